@@ -1,0 +1,1 @@
+"""Front ends: bring a model in."""

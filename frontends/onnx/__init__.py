@@ -1,0 +1,1 @@
+"""ONNX: the ai.sbnn operator set and the importer."""

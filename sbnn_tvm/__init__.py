@@ -1,0 +1,1 @@
+"""Sparse binary neural networks from PyTorch to one small, fast CPU library, through Apache TVM."""

@@ -1,0 +1,120 @@
+"""What happens to a layer's result before it is stored: a small program over vectors of channels.
+
+An anchor (convolution, dense, pooling, or a plain load) produces one value per output element; the epilogue is a
+straight-line program over it. Values are float32. The program is data: passes write it, kernels of every family
+emit it, and tests interpret it with numpy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A value computed earlier: 0 is the anchor's result, i + 1 the result of step i."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """The index-th tensor operand of the kernel: float32 of the output's own shape, NHWC (or [N, C])."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Pixel:
+    """The index-th tensor operand of the kernel, with one channel: float32 [N, H, W, 1] (or [N, 1]), for all channels."""
+
+    index: int
+
+
+@dataclass(frozen=True, eq=False)
+class Channel:
+    """A constant per output channel: float32 [C]."""
+
+    values: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Border:
+    """A constant per border class and output channel: float32 [classes, C] (shapes.BorderClasses)."""
+
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """One constant."""
+
+    value: float
+
+
+Operand = Ref | Tensor | Pixel | Channel | Border | Scalar
+
+Op = Literal["add", "subtract", "multiply", "divide", "maximum", "minimum", "prelu"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation on two operands; ``prelu`` is ``a if a > 0 else a * b``."""
+
+    op: Op
+    a: Operand
+    b: Operand
+
+
+@dataclass(frozen=True)
+class FloatOutput:
+    """Store a value as float32, NHWC."""
+
+    value: Operand
+
+
+@dataclass(frozen=True)
+class BitsOutput:
+    """Store ``value > threshold`` as one bit a channel, packed into words (isa.Isa.word_bits); tail bits are 0.
+
+    Attributes:
+        value: What is binarised.
+        threshold: A Channel or a Scalar.
+        inclusive: Compare with ``>=`` instead.
+    """
+
+    value: Operand
+    threshold: Operand
+    inclusive: bool = False
+
+
+@dataclass(frozen=True)
+class Program:
+    """Steps in order, then the outputs in the order of the kernel's output buffers."""
+
+    steps: tuple[Step, ...]
+    outputs: tuple[FloatOutput | BitsOutput, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerThreshold:
+    """Only for popcount anchors, with one packed output: a comparison of the integer sum D (sbnn_tvm.domain).
+
+    Bit c is ``D >= threshold[c]``, or ``D <= threshold[c]`` where ``flip[c]``.
+
+    Attributes:
+        threshold: int64 [C]; beyond the range of D it makes a constant bit.
+        flip: bool [C].
+    """
+
+    threshold: np.ndarray
+    flip: np.ndarray
+
+
+Epilogue = Program | IntegerThreshold
+
+STORE = Program((), (FloatOutput(Ref(0)),))
+"""Store the anchor's result as it is."""

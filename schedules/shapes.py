@@ -1,0 +1,118 @@
+"""Shapes of the layers that the schedules know, and the border classes of a padded convolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Conv2dShape:
+    """A 2-D convolution (or pooling) over an NHWC feature map.
+
+    Attributes:
+        batch, height, width, in_channels: The input.
+        out_channels: Output channels.
+        kernel: Taps (vertical, horizontal).
+        strides: (vertical, horizontal).
+        padding: (top, left, bottom, right), in pixels.
+        dilation: (vertical, horizontal).
+        groups: Divides both channel counts.
+    """
+
+    batch: int
+    height: int
+    width: int
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, int] = (1, 1)
+    strides: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    @property
+    def out_height(self) -> int:
+        """Rows of the output."""
+        return (self.padded_height - self.dilation[0] * (self.kernel[0] - 1) - 1) // self.strides[0] + 1
+
+    @property
+    def out_width(self) -> int:
+        """Columns of the output."""
+        return (self.padded_width - self.dilation[1] * (self.kernel[1] - 1) - 1) // self.strides[1] + 1
+
+    @property
+    def padded_height(self) -> int:
+        """Rows of the input with its padding."""
+        return self.height + self.padding[0] + self.padding[2]
+
+    @property
+    def padded_width(self) -> int:
+        """Columns of the input with its padding."""
+        return self.width + self.padding[1] + self.padding[3]
+
+    @property
+    def group_in_channels(self) -> int:
+        """Input channels that one output channel sees."""
+        return self.in_channels // self.groups
+
+    @property
+    def group_out_channels(self) -> int:
+        """Output channels of one group."""
+        return self.out_channels // self.groups
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates, counting those with padding."""
+        taps = self.kernel[0] * self.kernel[1] * self.group_in_channels
+        return self.batch * self.out_height * self.out_width * self.out_channels * taps
+
+    def with_padding(self, padding: tuple[int, int, int, int]) -> Conv2dShape:
+        """The same convolution with another padding."""
+        return replace(self, padding=padding)
+
+    def border_classes(self) -> BorderClasses:
+        """Which output pixels see which taps of the kernel inside the image."""
+        rows = _valid_taps(self.out_height, self.height, self.kernel[0], self.strides[0], self.padding[0], self.dilation[0])
+        cols = _valid_taps(self.out_width, self.width, self.kernel[1], self.strides[1], self.padding[1], self.dilation[1])
+        row_kinds, row_class = np.unique(rows, axis=0, return_inverse=True)
+        col_kinds, col_class = np.unique(cols, axis=0, return_inverse=True)
+        valid = row_kinds[:, None, :, None] & col_kinds[None, :, None, :]
+        return BorderClasses(
+            row_class.reshape(-1).astype(np.int32),
+            col_class.reshape(-1).astype(np.int32),
+            valid.reshape(-1, *self.kernel),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class BorderClasses:
+    """Output pixels grouped by the taps that fall inside the image; at most kh * kw classes matter.
+
+    Pixel (y, x) is of class ``row_class[y] * (col_class.max() + 1) + col_class[x]``.
+
+    Attributes:
+        row_class: int32 [out_height].
+        col_class: int32 [out_width].
+        valid: bool [classes, kh, kw], whether a tap is inside the image.
+    """
+
+    row_class: np.ndarray
+    col_class: np.ndarray
+    valid: np.ndarray
+
+    @property
+    def columns(self) -> int:
+        """Number of column classes."""
+        return int(self.col_class.max()) + 1
+
+    @property
+    def count(self) -> int:
+        """Number of classes."""
+        return len(self.valid)
+
+
+def _valid_taps(out: int, size: int, kernel: int, stride: int, pad: int, dilation: int) -> np.ndarray:
+    position = np.arange(out)[:, None] * stride - pad + np.arange(kernel)[None, :] * dilation
+    return (position >= 0) & (position < size)
