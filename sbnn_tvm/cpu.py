@@ -1,0 +1,122 @@
+"""What a CPU can do: the features that compiled code may need, and those of this machine.
+
+Features carry LLVM's names. Only those that LLVM may use on its own, without being asked by an intrinsic, matter here:
+vector extensions and bit manipulation, but not, say, AES.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+X86_FLAGS = {
+    "sse3": "pni",
+    "ssse3": "ssse3",
+    "sse4.1": "sse4_1",
+    "sse4.2": "sse4_2",
+    "sse4a": "sse4a",
+    "popcnt": "popcnt",
+    "lzcnt": "abm",
+    "bmi": "bmi1",
+    "bmi2": "bmi2",
+    "movbe": "movbe",
+    "avx": "avx",
+    "avx2": "avx2",
+    "f16c": "f16c",
+    "fma": "fma",
+    "fma4": "fma4",
+    "xop": "xop",
+    "tbm": "tbm",
+    "gfni": "gfni",
+    "avxvnni": "avx_vnni",
+    "avxifma": "avx_ifma",
+    "avxvnniint8": "avx_vnni_int8",
+    "avx512f": "avx512f",
+    "avx512cd": "avx512cd",
+    "avx512bw": "avx512bw",
+    "avx512dq": "avx512dq",
+    "avx512vl": "avx512vl",
+    "avx512ifma": "avx512ifma",
+    "avx512vbmi": "avx512vbmi",
+    "avx512vbmi2": "avx512_vbmi2",
+    "avx512vnni": "avx512_vnni",
+    "avx512bitalg": "avx512_bitalg",
+    "avx512vpopcntdq": "avx512_vpopcntdq",
+    "avx512vp2intersect": "avx512_vp2intersect",
+    "avx512bf16": "avx512_bf16",
+    "avx512fp16": "avx512_fp16",
+}
+AARCH64_FLAGS = {
+    "neon": "asimd",
+    "fp-armv8": "fp",
+    "lse": "atomics",
+    "rdm": "asimdrdm",
+    "fullfp16": "asimdhp",
+    "fp16fml": "asimdfhm",
+    "dotprod": "asimddp",
+    "i8mm": "i8mm",
+    "bf16": "bf16",
+    "sve": "sve",
+    "sve2": "sve2",
+}
+ARM_FLAGS = {"neon": "neon", "vfp3": "vfpv3", "vfp4": "vfpv4", "hwdiv-arm": "idiva", "hwdiv": "idivt"}
+
+FLAGS = {"x86_64": X86_FLAGS, "aarch64": AARCH64_FLAGS, "arm": ARM_FLAGS}
+"""For each machine, LLVM's name of a feature and its name in /proc/cpuinfo."""
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """A machine that can run compiled code.
+
+    Attributes:
+        machine: ``"x86_64"``, ``"aarch64"``, ``"arm"``, or what the operating system calls another one.
+        features: The features of FLAGS that it has, by LLVM's names.
+    """
+
+    machine: str
+    features: frozenset[str]
+
+    def missing(self, features: Iterable[str]) -> tuple[str, ...]:
+        """Those of ``features`` that this CPU lacks, sorted; features unknown to FLAGS count as present."""
+        known = FLAGS.get(self.machine, {})
+        return tuple(sorted(feature for feature in features if feature in known and feature not in self.features))
+
+
+def needed_features(machine: str, features: Iterable[str]) -> frozenset[str]:
+    """Those of LLVM's ``features`` that code for ``machine`` may use, and that can be looked up at run time."""
+    return frozenset(features) & FLAGS[machine].keys()
+
+
+@lru_cache(maxsize=1)
+def this_cpu() -> Cpu:
+    """The CPU of this machine, as the operating system lets us use it."""
+    machine = normalize_machine(platform.machine())
+    flags = _cpuinfo_flags(Path("/proc/cpuinfo"))
+    known = FLAGS.get(machine, {})
+    return Cpu(machine, frozenset(feature for feature, flag in known.items() if flag in flags))
+
+
+def normalize_machine(name: str) -> str:
+    """``name`` (of an operating system, or the first part of a triple) as a key of FLAGS, where there is one."""
+    name = name.lower()
+    if name in ("x86_64", "amd64"):
+        return "x86_64"
+    if name in ("aarch64", "arm64"):
+        return "aarch64"
+    if name.startswith(("arm", "thumb")):
+        return "arm"
+    return name
+
+
+def _cpuinfo_flags(path: Path) -> frozenset[str]:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return frozenset()
+    cores = {value for key, _, value in (line.partition(":") for line in lines) if key.strip() in ("flags", "Features")}
+    # Cores may differ (big.LITTLE); a thread can run on any of them.
+    return frozenset.intersection(*(frozenset(core.split()) for core in cores)) if cores else frozenset()

@@ -1,0 +1,201 @@
+"""What to compile for: names, TVM target dicts and TVM targets, checked, and what the schedules may assume there."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tvm.target import Target, codegen
+
+from sbnn_tvm.cpu import FLAGS, needed_features, normalize_machine, this_cpu
+from sbnn_tvm.errors import TargetError
+from sbnn_tvm.schedules import isa
+from sbnn_tvm.schedules.isa import Isa
+
+
+@dataclass(frozen=True)
+class CpuTarget:
+    """A CPU to compile for.
+
+    Attributes:
+        name: As the user gave it, or the CPU of a target dict.
+        isa: What the schedules may use.
+        triple: LLVM's, for example ``"aarch64-linux-gnu"``.
+        features: What the CPU must have at run time (sbnn_tvm.cpu), by LLVM's names.
+        target: The target of ``tvm.compile``.
+    """
+
+    name: str
+    isa: Isa
+    triple: str
+    features: frozenset[str]
+    target: Target = field(compare=False, repr=False)
+
+    @property
+    def machine(self) -> str:
+        """The kind of machine: ``"x86_64"``, ``"aarch64"`` or ``"arm"``."""
+        return normalize_machine(self.triple.split("-")[0])
+
+    @property
+    def native(self) -> bool:
+        """Whether code for this target runs on this machine."""
+        return can_run_here(self)
+
+    @property
+    def tvm(self) -> dict[str, Any]:
+        """The target dict that TVM was given; ``resolve`` of it gives the same target."""
+        config = self.target.export()
+        return {
+            key: list(config[key]) if key == "mattr" else config[key]
+            for key in config
+            if config[key] and key not in ("tag", "keys") and not key.startswith("feature.")
+        }
+
+    def __str__(self) -> str:
+        return self.name
+
+
+_X86 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu"}
+_AARCH64 = {"kind": "llvm", "mtriple": "aarch64-linux-gnu"}
+
+NAMED: dict[str, dict[str, Any]] = {
+    "x86": {**_X86, "mcpu": "x86-64-v3"},
+    "x86-64": {**_X86, "mcpu": "x86-64"},
+    "x86-64-v3": {**_X86, "mcpu": "x86-64-v3"},
+    "x86-64-v4": {**_X86, "mcpu": "x86-64-v4"},
+    # Without mcpu: code scheduled for a big core takes three times longer on an in-order one than generic code does.
+    "arm": {**_AARCH64, "mattr": ["+neon"]},
+    "cortex-a53": {**_AARCH64, "mcpu": "cortex-a53"},
+    "cortex-a72": {**_AARCH64, "mcpu": "cortex-a72"},
+    "neoverse-n1": {**_AARCH64, "mcpu": "neoverse-n1"},
+    "armv7": {"kind": "llvm", "mtriple": "armv7-linux-gnueabihf", "mattr": ["+neon"], "mfloat-abi": "hard"},
+}
+"""The targets that are known by name, beside ``"native"``: each is a TVM target dict."""
+
+KNOWN = ("native", *NAMED)
+"""The names that ``resolve`` takes."""
+
+
+def resolve(target: str | Mapping[str, Any] | Target | CpuTarget | None = None) -> CpuTarget:
+    """Find out what to compile for.
+
+    Args:
+        target: One of KNOWN; a TVM target dict such as ``{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu":
+            "cortex-a76"}``, where no ``mtriple`` means this machine's; a ``tvm.target.Target``; or None for this
+            machine.
+
+    Returns:
+        The target, its CPU and features known to LLVM.
+
+    Raises:
+        TargetError: If the name, the architecture, the CPU or a feature is unknown.
+    """
+    if isinstance(target, CpuTarget):
+        return target
+    if target is None:
+        target = "native"
+    if isinstance(target, str):
+        if target == "native":
+            return _from_dict("native", _native())
+        if target not in NAMED:
+            raise TargetError(f"unknown target {target!r}: {_suggest(target, KNOWN)}, or a TVM target dict")
+        return _from_dict(target, NAMED[target])
+    if isinstance(target, Target):
+        target = target.export()
+    if not isinstance(target, Mapping):
+        raise TargetError(
+            f"a target is a name ({', '.join(KNOWN)}), a TVM target dict or a tvm.target.Target, "
+            f"but got a {type(target).__name__}"
+        )
+    return _from_dict(None, target)
+
+
+def can_run_here(target: CpuTarget) -> bool:
+    """Whether code for ``target`` runs on this machine: same architecture, and every feature present."""
+    cpu = this_cpu()
+    return target.machine == cpu.machine and not cpu.missing(target.features)
+
+
+def _from_dict(name: str | None, config: Mapping[str, Any]) -> CpuTarget:
+    config = {key: value for key, value in config.items() if key != "tag" and not key.startswith("feature.")}
+    if config.get("kind") != "llvm":
+        raise TargetError(f'a target dict must have "kind": "llvm", since only CPUs are supported, but got {config}')
+    config.setdefault("mtriple", f"{this_cpu().machine}-linux-gnu")
+    triple = config["mtriple"]
+    # LLVM crashes on an architecture it does not know, so it must not see one.
+    machine = normalize_machine(triple.split("-")[0]) if isinstance(triple, str) else ""
+    if machine not in FLAGS:
+        raise TargetError(f"unknown target triple {triple!r}: it must begin with one of x86_64, aarch64, armv7")
+    if "linux" not in triple:
+        raise TargetError(f"unsupported target triple {triple!r}: only Linux is supported, as in {machine}-linux-gnu")
+
+    mcpu = config.get("mcpu")
+    if mcpu is not None:
+        known = [str(cpu) for cpu in codegen.llvm_get_cpu_archlist(Target({"kind": "llvm", "mtriple": triple}))]
+        if mcpu not in known:
+            raise TargetError(f"LLVM knows no CPU (mcpu) {mcpu!r} for {triple}: {_suggest(str(mcpu), known)}")
+    mattr = config.get("mattr", ())
+    for attribute in [mattr] if isinstance(mattr, str) else mattr:
+        _check_attribute(attribute, triple)
+
+    try:
+        tvm_target = Target(config)
+    except (ValueError, TypeError) as error:
+        raise TargetError(f"TVM does not accept the target {config}: {_first_sentence(error)}") from None
+    features = frozenset(str(feature) for feature in codegen.llvm_get_cpu_features(tvm_target))
+    name = name or mcpu or triple
+    return CpuTarget(name, _isa(name, machine, features), triple, needed_features(machine, features), tvm_target)
+
+
+def _native() -> dict[str, Any]:
+    """This machine. LLVM goes by the model of the CPU; a virtual machine may hide some of its features."""
+    cpu = this_cpu()
+    if cpu.machine not in FLAGS:
+        raise TargetError(f"this machine is {cpu.machine}, for which there are no kernels: name another target")
+    suffix = "gnueabihf" if cpu.machine == "arm" else "gnu"
+    config: dict[str, Any] = {"kind": "llvm", "mtriple": f"{cpu.machine.replace('arm', 'armv7')}-linux-{suffix}"}
+    if cpu.machine == "arm":
+        config["mfloat-abi"] = "hard"
+    config["mcpu"] = str(codegen.llvm_get_system_cpu()) or "generic"
+    if not codegen.llvm_is_valid_cpu(config["mcpu"], config["mtriple"]):
+        config["mcpu"] = "generic"
+    implied = {str(feature) for feature in codegen.llvm_get_cpu_features(Target(config))} & FLAGS[cpu.machine].keys()
+    hidden = [f"-{feature}" for feature in sorted(implied - cpu.features)]
+    # SVE is left to CPUs that LLVM knows to have it: TVM generates different code as soon as it sees it.
+    extra = [f"+{feature}" for feature in sorted(cpu.features - implied) if not feature.startswith("sve")]
+    return {**config, "mattr": [*extra, *hidden]} if extra or hidden else config
+
+
+def _check_attribute(attribute: object, triple: str) -> None:
+    if not isinstance(attribute, str) or not re.fullmatch(r"[+-][\w.-]+", attribute):
+        raise TargetError(f'mattr is a list of features, each written "+name" or "-name", but holds {attribute!r}')
+    alone = Target({"kind": "llvm", "mtriple": triple, "mattr": [f"+{attribute[1:]}"]})
+    if attribute[1:] not in {str(feature) for feature in codegen.llvm_get_cpu_features(alone)}:
+        machine = normalize_machine(triple.split("-")[0])
+        hint = _suggest(attribute[1:], FLAGS[machine])
+        raise TargetError(f"LLVM knows no feature (mattr) {attribute!r} for {triple}: {hint}")
+
+
+def _isa(name: str, machine: str, features: frozenset[str]) -> Isa:
+    if machine == "x86_64":
+        # The schedules use byte and word masks and 256-bit vectors along with 512-bit ones.
+        if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= features:
+            return isa.AVX512_VPOPCNTDQ if "avx512vpopcntdq" in features else isa.AVX512
+        return isa.AVX2 if "avx2" in features else isa.X86_BASELINE
+    if "neon" not in features:
+        raise TargetError(f'the target {name!r} has no NEON, which the kernels need: add "+neon" to its mattr')
+    return isa.NEON if machine == "aarch64" else isa.ARMV7_NEON
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=3)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return hint + ("the known ones are " if len(names) < 100 else "known are for example ") + ", ".join(names[:40])
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].split(". ")[0]

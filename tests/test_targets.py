@@ -1,0 +1,106 @@
+"""Targets: names, dicts, what they give to the schedules, and how wrong ones are refused."""
+
+from dataclasses import replace
+
+import pytest
+from tvm.target import Target
+
+from sbnn_tvm import cpu, targets
+from sbnn_tvm.errors import TargetError
+from sbnn_tvm.schedules import isa
+
+AVX512_FEATURES = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "machine"),
+    [
+        ("x86", isa.AVX2, "x86_64"),
+        ("x86-64", isa.X86_BASELINE, "x86_64"),
+        ("x86-64-v3", isa.AVX2, "x86_64"),
+        ("x86-64-v4", isa.AVX512, "x86_64"),
+        ("arm", isa.NEON, "aarch64"),
+        ("cortex-a53", isa.NEON, "aarch64"),
+        ("cortex-a72", isa.NEON, "aarch64"),
+        ("neoverse-n1", isa.NEON, "aarch64"),
+        ("armv7", isa.ARMV7_NEON, "arm"),
+    ],
+)
+def test_named(name, expected, machine):
+    target = targets.resolve(name)
+    assert (target.name, target.isa, target.machine) == (name, expected, machine)
+    assert str(target) == name
+
+
+@pytest.mark.parametrize("name", targets.KNOWN)
+def test_the_same_target_by_dict_and_by_tvm_target(name):
+    target = targets.resolve(name)
+    for other in (targets.resolve(target.tvm), targets.resolve(target.target), targets.resolve(Target(target.tvm))):
+        assert replace(other, name=name) == target
+    assert targets.resolve(target) is target
+
+
+def test_native_is_this_machine():
+    target = targets.resolve()
+    assert target == targets.resolve("native")
+    assert target.native
+    assert target.machine == cpu.this_cpu().machine
+    if target.machine == "x86_64":
+        assert target.features == cpu.this_cpu().features
+        wide = target.features >= AVX512_FEATURES
+        assert (target.isa.vector_bits == 512) == wide
+        assert (target.isa == isa.AVX512_VPOPCNTDQ) == (wide and "avx512vpopcntdq" in target.features)
+
+
+def test_native_without_what_the_virtual_machine_hides(monkeypatch):
+    weak = cpu.Cpu("x86_64", frozenset({"sse3", "ssse3", "sse4.1", "sse4.2", "popcnt", "avx", "avx2", "fma"}))
+    monkeypatch.setattr(targets, "this_cpu", lambda: weak)
+    target = targets.resolve("native")
+    assert target.isa == isa.AVX2
+    assert target.features == weak.features
+    assert target.native
+    assert not targets.resolve("x86-64-v4").native
+    assert not targets.resolve("arm").native
+
+
+def test_vpopcntdq_from_a_dict():
+    target = targets.resolve({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "icelake-server"})
+    assert (target.name, target.isa) == ("icelake-server", isa.AVX512_VPOPCNTDQ)
+    without = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "icelake-server", "mattr": ["-avx512vpopcntdq"]}
+    assert targets.resolve(without).isa == isa.AVX512
+
+
+def test_cpu_features_are_those_the_compiled_code_needs():
+    assert "avx2" in targets.resolve("x86").features
+    assert "dotprod" in targets.resolve("neoverse-n1").features
+    assert "dotprod" not in targets.resolve("arm").features
+    assert targets.resolve("x86-64").features == frozenset()
+
+
+X86 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu"}
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("arm64", "unknown target 'arm64': did you mean arm"),
+        ("gpu", "the known ones are native, x86, .*, armv7"),
+        (7, "a target is a name .* but got a int"),
+        ({"kind": "cuda"}, "only CPUs are supported"),
+        ({"mcpu": "znver4"}, "only CPUs are supported"),
+        ({"kind": "llvm", "mtriple": "riscv64-linux-gnu"}, "unknown target triple 'riscv64-linux-gnu'"),
+        ({"kind": "llvm", "mtriple": "nonsense"}, "unknown target triple 'nonsense'"),
+        ({"kind": "llvm", "mtriple": "aarch64-apple-darwin"}, "only Linux is supported"),
+        ({**X86, "mcpu": "cortex-a53"}, "LLVM knows no CPU .mcpu. 'cortex-a53' for x86_64-linux-gnu"),
+        ({**X86, "mcpu": "znver9"}, "did you mean znver"),
+        ({**X86, "mattr": ["+avx3"]}, r"LLVM knows no feature .mattr. '\+avx3' .*did you mean avx"),
+        ({**X86, "mattr": ["avx2"]}, "holds 'avx2'"),
+        ({**X86, "mattr": "+avx2"}, "TVM does not accept the target"),
+        ({**X86, "vectors": 3}, "Unknown config option 'vectors'"),
+        ({"kind": "llvm", "mtriple": "armv7-linux-gnueabihf", "mattr": ["-neon"]}, "no NEON"),
+    ],
+)
+def test_wrong_targets_are_one_clear_sentence(target, message):
+    with pytest.raises(TargetError, match=message) as error:
+        targets.resolve(target)
+    assert "\n" not in str(error.value)
