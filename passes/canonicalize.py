@@ -1,0 +1,110 @@
+"""Bring the many ways to write the same thing into the one that the later passes look for."""
+
+from __future__ import annotations
+
+import numpy as np
+from tvm import relax
+from tvm.ir import Call, IRModule
+from tvm.relax import Expr, op
+
+from .graph import Graph, Writer, constant, op_name, shape
+
+_COMPARISONS = {"greater", "greater_equal", "less", "less_equal"}
+
+
+def canonicalize(mod: IRModule) -> IRModule:
+    """Dead code goes; binarisers, zero padding and flattening before a dense layer take one form.
+
+    - A binariser is ``where(greater(x, t), hi, lo)`` or with ``greater_equal``, and ``lo < hi``.
+    - A zero ``pad`` of the image before a convolution becomes the convolution's own padding.
+    - A dense layer on a flattened feature map is a convolution whose kernel is the whole map: it then reads the map as it
+      lies in memory, packed or not.
+    """
+    graph = Graph(mod["main"])
+    live = graph.live()
+    writer = Writer(graph)
+    for var, value in graph.bindings:
+        if var not in live:
+            continue
+        name = op_name(value)
+        new: Expr | None = None
+        if name == "where":
+            new = _binariser(graph, writer, var, value)
+        elif name == "nn.conv2d":
+            new = _merge_zero_padding(graph, writer, value)
+        elif name == "matmul":
+            new = _dense_on_a_map(graph, writer, var, value)
+        if new is None:
+            writer.keep(var, value)
+        else:
+            writer.bind(var, new)
+    return _drop_dead(writer.module(mod))
+
+
+def _drop_dead(mod: IRModule) -> IRModule:
+    graph = Graph(mod["main"])
+    live = graph.live()
+    writer = Writer(graph)
+    for var, value in graph.bindings:
+        if var in live:
+            writer.keep(var, value)
+    return writer.module(mod)
+
+
+def _binariser(graph: Graph, writer: Writer, var: relax.Var, where: Call) -> Expr | None:
+    condition = graph.values.get(where.args[0])
+    if condition is None or op_name(condition) not in _COMPARISONS:
+        return None
+    (a, b), (yes, no) = condition.args, (constant(where.args[1]), constant(where.args[2]))
+    if yes is None or no is None or yes.size != 1 or no.size != 1 or yes.item() == no.item():
+        return None
+    name = op_name(condition)
+    if constant(a) is not None and constant(b) is None:  # t < x is x > t
+        a, b = b, a
+        name = {"less": "greater", "less_equal": "greater_equal", "greater": "less", "greater_equal": "less_equal"}[name]
+    threshold = constant(b)
+    if constant(a) is not None or threshold is None:
+        return None
+    hi, lo, x = yes.item(), no.item(), writer[a]
+    if lo > hi:  # not (x > t) is x <= t, except for NaN, which has no place in a network
+        hi, lo = lo, hi
+        name = {"greater": "less_equal", "greater_equal": "less", "less": "greater_equal", "less_equal": "greater"}[name]
+    if name.startswith("less"):
+        x = writer.emit(op.multiply(x, relax.const(np.float32(-1))), f"{var.name}_negated")
+        name, threshold = name.replace("less", "greater"), -threshold
+    compare = {"greater": op.greater, "greater_equal": op.greater_equal}[name]
+    condition = writer.emit(compare(x, relax.const(threshold)), f"{var.name}_condition")
+    return op.where(condition, relax.const(np.float32(hi)), relax.const(np.float32(lo)))
+
+
+def _merge_zero_padding(graph: Graph, writer: Writer, conv: Call) -> Expr | None:
+    pad = graph.producer(conv.args[0], "nn.pad")
+    if pad is None or pad.attrs.pad_mode != "constant" or float(pad.attrs.pad_value) != 0:
+        return None
+    width = [int(extent) for extent in pad.attrs.pad_width]
+    if any(width[:4]):
+        return None
+    old = [int(extent) for extent in conv.attrs.padding]
+    top, bottom, left, right = width[4:]
+    padding = (old[0] + top, old[1] + left, old[2] + bottom, old[3] + right)
+    return op.nn.conv2d(
+        writer[pad.args[0]],
+        conv.args[1],
+        strides=tuple(conv.attrs.strides),
+        padding=padding,
+        dilation=tuple(conv.attrs.dilation),
+        groups=int(conv.attrs.groups),
+    )
+
+
+def _dense_on_a_map(graph: Graph, writer: Writer, var: relax.Var, matmul: Call) -> Expr | None:
+    flatten, weight = graph.producer(matmul.args[0], "reshape"), constant(matmul.args[1])
+    if flatten is None or weight is None or weight.ndim != 2:
+        return None
+    feature_map = flatten.args[0]
+    extent, flat = shape(feature_map), shape(matmul.args[0])
+    if len(extent) != 4 or flat != (extent[0], int(np.prod(extent[1:]))):
+        return None
+    kernel = np.ascontiguousarray(weight.T).reshape(-1, *extent[1:])
+    conv = writer.emit(op.nn.conv2d(writer[feature_map], relax.const(kernel)), f"{var.name}_map")
+    return op.reshape(conv, (extent[0], kernel.shape[0]))

@@ -1,0 +1,175 @@
+"""A Relax function as a list of bindings, to be read, and a writer that makes the next one from it.
+
+Every pass has the same shape: read the ``Graph``, walk its bindings in order, and ``Writer.keep`` or ``Writer.bind``
+each of them. Variables keep their names, which is what traces a kernel back to the ONNX value that it computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.ir import Call, GenericConst, IRModule
+from tvm.relax import Expr, Var
+
+
+class Graph:
+    """The bindings of a function with one straight line of them.
+
+    Attributes:
+        params: The parameters.
+        bindings: (variable, value) in order of execution; bindings that only rename a variable are resolved away.
+        results: The variables (or constants) that are returned.
+        users: The bindings that read each variable, by their variable.
+    """
+
+    def __init__(self, func: relax.Function) -> None:
+        self.params: list[Var] = list(func.params)
+        self.bindings: list[tuple[Var, Expr]] = []
+        alias: dict[Var, Expr] = {}
+        tuples: dict[Var, relax.Tuple] = {}
+        for block in func.body.blocks:
+            for binding in block.bindings:
+                value = _substitute(binding.value, alias)
+                if isinstance(value, Var):
+                    alias[binding.var] = value
+                elif isinstance(value, relax.Tuple):
+                    tuples[binding.var] = value
+                else:
+                    self.bindings.append((binding.var, value))
+        body = alias.get(func.body.body, func.body.body)
+        body = tuples.get(body, body)
+        self.returns_tuple = isinstance(body, relax.Tuple)
+        self.results: list[Expr] = list(body.fields) if self.returns_tuple else [body]
+        self.results = [alias.get(result, result) for result in self.results]
+        self.values: dict[Var, Expr] = dict(self.bindings)
+        self.users: dict[Var, list[Var]] = {var: [] for var in [*self.params, *self.values]}
+        for var, value in self.bindings:
+            for operand in dict.fromkeys(operands(value)):
+                self.users[operand].append(var)
+
+    def live(self) -> set[Var]:
+        """The variables that the results depend on."""
+        alive = {result for result in self.results if isinstance(result, Var)}
+        for var, value in reversed(self.bindings):
+            if var in alive:
+                alive.update(operands(value))
+        return alive
+
+    def producer(self, expr: Expr, op: str) -> Call | None:
+        """The call that computes ``expr``, if it is a call of the operator ``op`` (without ``relax.``)."""
+        value = self.values.get(expr) if isinstance(expr, Var) else None
+        return value if value is not None and op_name(value) == op else None
+
+
+class Writer:
+    """Builds the next version of a function, binding by binding.
+
+    Example::
+
+        writer = Writer(graph)
+        for var, value in graph.bindings:
+            writer.keep(var, value)
+        return writer.module(mod)
+    """
+
+    def __init__(self, graph: Graph, mod: IRModule | None = None) -> None:
+        self._graph = graph
+        self._builder = relax.BlockBuilder(mod)
+        self._new: dict[Var, Expr] = {param: param for param in graph.params}
+        self._bindings: list[relax.VarBinding] = []
+
+    def __getitem__(self, expr: Expr) -> Expr:
+        """What an expression of the old function is in the new one."""
+        return _substitute(expr, self._new)
+
+    def keep(self, var: Var, value: Expr) -> Var:
+        """Bind ``var`` to the value that it had."""
+        return self.bind(var, self[value])
+
+    def bind(self, var: Var, value: Expr) -> Var:
+        """Bind what was ``var`` to a value of the new function."""
+        if isinstance(value, Var):
+            self._new[var] = value
+            return value
+        new = self.emit(value, var.name)
+        self._new[var] = new
+        return new
+
+    def emit(self, value: Expr, name: str) -> Var:
+        """Bind a value of the new function to a new variable."""
+        value = self._builder.normalize(value)
+        new = relax.DataflowVar(name, value.ty)
+        self._bindings.append(relax.VarBinding(new, value))
+        return new
+
+    def alias(self, var: Var, value: Expr) -> None:
+        """Let uses of ``var`` see a value of the new function."""
+        self._new[var] = value
+
+    def function(self, attrs: dict[str, object] | None = None) -> relax.Function:
+        """The new function, with the results of the old one."""
+        results = [self[result] for result in self._graph.results]
+        out = relax.Tuple(results) if self._graph.returns_tuple else results[0]
+        return make_function(self._graph.params, self._bindings, out, attrs)
+
+    def module(self, mod: IRModule) -> IRModule:
+        """``mod`` with its main function replaced."""
+        new = IRModule({gvar: func for gvar, func in mod.functions.items() if gvar.name_hint != "main"})
+        new["main"] = self.function({"global_symbol": "main"})
+        return new
+
+
+def make_function(
+    params: Sequence[Var], bindings: Sequence[relax.VarBinding], result: Expr, attrs: dict[str, object] | None = None
+) -> relax.Function:
+    """A pure function of one dataflow block."""
+    builder = relax.BlockBuilder()
+    out = relax.Var("out", builder.normalize(result).ty)
+    block = relax.DataflowBlock([*bindings, relax.VarBinding(out, result)])
+    func = relax.Function(list(params), relax.SeqExpr([block], out), out.ty, True)
+    return func.with_attrs(attrs) if attrs else func
+
+
+def _substitute(expr: Expr, mapping: dict[Var, Expr]) -> Expr:
+    if isinstance(expr, Var):
+        return mapping.get(expr, expr)
+    if isinstance(expr, relax.Tuple):
+        return relax.Tuple([_substitute(field, mapping) for field in expr.fields])
+    if isinstance(expr, relax.TupleGetItem):
+        return relax.TupleGetItem(_substitute(expr.tuple_value, mapping), expr.index)
+    if isinstance(expr, Call):
+        return Call(expr.op, [_substitute(arg, mapping) for arg in expr.args], expr.attrs, expr.ty_args)
+    return expr
+
+
+def operands(value: Expr) -> list[Var]:
+    """The variables that a bound value reads, in order, with repetitions."""
+    if isinstance(value, Var):
+        return [value]
+    if isinstance(value, Call):
+        return [var for arg in value.args for var in operands(arg)]
+    if isinstance(value, relax.Tuple):
+        return [var for field in value.fields for var in operands(field)]
+    if isinstance(value, relax.TupleGetItem):
+        return operands(value.tuple_value)
+    return []
+
+
+def op_name(value: Expr) -> str:
+    """The operator of a call without its ``relax.`` prefix, for example ``"nn.conv2d"``; empty if it is no such call."""
+    if isinstance(value, Call) and isinstance(value.op, tvm.ir.Op):
+        return str(value.op.name).removeprefix("relax.")
+    return ""
+
+
+def constant(expr: Expr) -> np.ndarray | None:
+    """The value of a constant, or None."""
+    return expr.value.numpy() if isinstance(expr, GenericConst) else None
+
+
+def shape(expr: Expr) -> tuple[int, ...]:
+    """The static shape of a tensor."""
+    return tuple(int(extent) for extent in expr.ty.shape)

@@ -1,0 +1,181 @@
+"""Find the binary layers of any graph: two-valued activations times weights of two values a channel.
+
+Graphs made with the ai.sbnn operators and graphs of standard operators only take the same way: what counts is what a
+tensor provably holds, not which tool wrote it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from tvm import relax
+from tvm.ir import Call, IRModule
+from tvm.relax import Expr, Var, op
+
+from sbnn_tvm.domain import BinaryDomain
+
+from .graph import Graph, Writer, constant, op_name, shape
+
+SignZero = Literal["exact", "positive", "negative"]
+
+# A tensor keeps its two values through these, whatever their attributes.
+_VALUE_PRESERVING = {"reshape", "permute_dims", "nn.max_pool2d", "squeeze", "expand_dims"}
+
+
+def domains(graph: Graph) -> dict[Var, BinaryDomain]:
+    """Which variables are provably two-valued, and with which values."""
+    known: dict[Var, BinaryDomain] = {}
+    for var, value in graph.bindings:
+        name = op_name(value)
+        if name == "where" and (domain := _binariser_domain(graph, value)) is not None:
+            known[var] = domain
+        elif name in _VALUE_PRESERVING and value.args[0] in known:
+            known[var] = known[value.args[0]]
+        elif name == "nn.pad" and value.args[0] in known:
+            domain = known[value.args[0]]
+            if value.attrs.pad_mode == "constant" and float(value.attrs.pad_value) in (domain.lo, domain.hi):
+                known[var] = domain
+    return known
+
+
+def _binariser_domain(graph: Graph, where: Call) -> BinaryDomain | None:
+    condition = graph.values.get(where.args[0])
+    hi, lo = constant(where.args[1]), constant(where.args[2])
+    if condition is None or op_name(condition) not in ("greater", "greater_equal") or hi is None or lo is None:
+        return None
+    if hi.size != 1 or lo.size != 1 or not lo.item() < hi.item():
+        return None
+    return BinaryDomain(lo.item(), hi.item())
+
+
+@dataclass(frozen=True, eq=False)
+class BinaryWeight:
+    """Weights of two values a channel: ``tau * signs + phi``.
+
+    Attributes:
+        signs: float32 of -1 and +1, in the shape of the weights, output channels first.
+        tau: float32 [out channels].
+        phi: float32 [out channels].
+    """
+
+    signs: np.ndarray
+    tau: np.ndarray
+    phi: np.ndarray
+
+    @classmethod
+    def of(cls, weight: np.ndarray) -> BinaryWeight | None:
+        """Read weights [out channels, ...]; None if a channel takes more than two values."""
+        flat = weight.reshape(len(weight), -1)
+        lo, hi = flat.min(axis=1), flat.max(axis=1)
+        if not np.all((flat == lo[:, None]) | (flat == hi[:, None])):
+            return None
+        # A channel of one value a is a * (+1) or -a * (-1); a zero channel has tau = 0.
+        single = lo == hi
+        bits = np.where(single[:, None], flat > 0, flat == hi[:, None])
+        tau = np.where(single, np.abs(hi), (hi.astype(np.float64) - lo) / 2).astype(np.float32)
+        phi = np.where(single, 0, (hi.astype(np.float64) + lo) / 2).astype(np.float32)
+        signs = np.where(bits, np.float32(1), np.float32(-1)).reshape(weight.shape)
+        return cls(signs, tau, phi)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the weights are -1 and +1 themselves."""
+        return bool(np.all(self.tau == 1) and not self.phi.any())
+
+
+def linear_weight(call: Expr) -> np.ndarray | None:
+    """The constant weights of a convolution or dense layer, output channels first; None for any other call."""
+    name = op_name(call)
+    if name == "nn.conv2d":
+        return constant(call.args[1])
+    if name == "matmul":
+        weight = constant(call.args[1])
+        return None if weight is None or weight.ndim != 2 else np.ascontiguousarray(weight.T)
+    return None
+
+
+def recognise(mod: IRModule, sign_zero: SignZero = "exact") -> IRModule:
+    """Rewrite every binary layer so that its weights are -1 and +1, and scale and offset follow.
+
+    ``conv(x, tau * S + phi)`` becomes ``tau * conv(x, S) + phi * conv(x, 1)``, where the first sum is one popcount an
+    output and the second one popcount a window. Plain ``Sign`` has three values; with ``sign_zero`` other than
+    ``"exact"`` it becomes a binariser that sends 0 to +1 or -1.
+    """
+    if sign_zero != "exact":
+        mod = _two_valued_sign(mod, sign_zero)
+    graph = Graph(mod["main"])
+    known = domains(graph)
+    writer = Writer(graph)
+    for var, value in graph.bindings:
+        weight = linear_weight(value)
+        binary = BinaryWeight.of(weight) if weight is not None and value.args[0] in known else None
+        if binary is None or binary.plain:
+            writer.keep(var, value)
+        else:
+            writer.bind(var, _with_signs(writer, var, value, binary))
+    return _window_sums_first(writer.module(mod))
+
+
+def _with_signs(writer: Writer, var: Var, call: Call, binary: BinaryWeight) -> Expr:
+    x = writer[call.args[0]]
+    if op_name(call) == "matmul":
+        rank = (1, -1)
+        window = op.sum(x, axis=-1, keepdims=True) if binary.phi.any() else None
+        signed: Expr = op.matmul(x, relax.const(np.ascontiguousarray(binary.signs.T)))
+    else:
+        rank = (1, -1, 1, 1)
+        ones = np.ones_like(binary.signs if int(call.attrs.groups) > 1 else binary.signs[:1])
+        window = _conv_like(call, x, ones) if binary.phi.any() else None
+        signed = _conv_like(call, x, binary.signs)
+    if window is not None:
+        window = writer.emit(window, f"{var.name}_window")
+    signed = writer.emit(signed, f"{var.name}_signed")
+    scaled = op.multiply(signed, relax.const(binary.tau.reshape(rank)))
+    if window is None:
+        return scaled
+    scaled = writer.emit(scaled, f"{var.name}_scaled")
+    offset = writer.emit(op.multiply(window, relax.const(binary.phi.reshape(rank))), f"{var.name}_offset")
+    return op.add(scaled, offset)
+
+
+def _conv_like(conv: Call, x: Expr, weight: np.ndarray) -> Call:
+    return Call(conv.op, [x, relax.const(weight)], conv.attrs)
+
+
+def _two_valued_sign(mod: IRModule, sign_zero: SignZero) -> IRModule:
+    graph = Graph(mod["main"])
+    writer = Writer(graph)
+    compare = op.greater_equal if sign_zero == "positive" else op.greater
+    for var, value in graph.bindings:
+        if op_name(value) == "sign":
+            condition = writer.emit(compare(writer[value.args[0]], relax.const(np.float32(0))), f"{var.name}_condition")
+            writer.bind(var, op.where(condition, relax.const(np.float32(1)), relax.const(np.float32(-1))))
+        else:
+            writer.keep(var, value)
+    return writer.module(mod)
+
+
+def is_window_sum(call: Expr) -> bool:
+    """Whether a linear call only sums its windows: one output channel, all weights 1."""
+    if op_name(call) == "sum":
+        axis = [int(a) for a in call.attrs.axis] if call.attrs.axis is not None else []
+        return bool(call.attrs.keepdims) and axis in ([-1], [len(shape(call.args[0])) - 1])
+    weight = linear_weight(call)
+    return weight is not None and len(weight) == 1 and bool(np.all(weight == 1))
+
+
+def _window_sums_first(mod: IRModule) -> IRModule:
+    # The sum of a window is an operand of the epilogue of the layer beside it, so it must come first.
+    graph = Graph(mod["main"])
+    known = domains(graph)
+    early = {var for var, value in graph.bindings if is_window_sum(value) and value.args[0] in known}
+    writer = Writer(graph)
+    waiting = {graph.values[var].args[0]: var for var in early}
+    for var, value in graph.bindings:
+        if var not in early:
+            writer.keep(var, value)
+        if var in waiting:
+            writer.keep(waiting[var], graph.values[waiting[var]])
+    return writer.module(mod)
