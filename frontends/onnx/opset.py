@@ -1,0 +1,197 @@
+"""The ai.sbnn operator set, version 1: its operators as ONNX functions, and the packing of binary weights.
+
+Each operator has a body in standard ONNX operators, so a file that carries these functions runs unchanged in a stock
+onnxruntime; docs/ai.sbnn.md is the specification. The bodies keep the integer part of a layer apart: signs are
+convolved first, which is exact in float32 as long as a sum has fewer than 2**24 terms, and scaled after.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from onnx import FunctionProto, ModelProto, helper, parser
+
+DOMAIN = "ai.sbnn"
+VERSION = 1
+ONNX_OPSET = 21  # of the bodies, and of the models that the exporter writes
+IR_VERSION = 10  # onnx by itself writes newer ones, which released onnxruntimes refuse
+
+_BINARIZE = """
+Binarize <lo: float = -1.0, hi: float = 1.0> (x, threshold) => (y)
+{
+    low = Constant <value_float: float = @lo> ()
+    high = Constant <value_float: float = @hi> ()
+    above = Greater (x, threshold)
+    y = Where (above, high, low)
+}
+"""
+
+# weight: uint8 [rows, ceil(taps / 8)], taps: int64 [1] -> signs: float32 [rows, taps]
+_UNPACK = """
+    shifts = Constant <value = uint8[8] {0, 1, 2, 3, 4, 5, 6, 7}> ()
+    lowest_bit = Constant <value = uint8[1] {1}> ()
+    axis_0 = Constant <value_ints = [0]> ()
+    axis_1 = Constant <value_ints = [1]> ()
+    axis_2 = Constant <value_ints = [2]> ()
+    one_row_each = Constant <value_ints = [0, -1]> ()
+    one = Constant <value_float = 1.0> ()
+    two = Constant <value_float = 2.0> ()
+    byte = Unsqueeze (weight, axis_2)
+    shifted = BitShift <direction = "RIGHT"> (byte, shifts)
+    bit = BitwiseAnd (shifted, lowest_bit)
+    row = Reshape (bit, one_row_each)
+    without_tail = Slice (row, axis_0, taps, axis_1)
+    bit_value = Cast <to = 1> (without_tail)
+    doubled = Mul (bit_value, two)
+    signs = Sub (doubled, one)
+"""
+
+_BINARY_CONV2D = f"""
+BinaryConv2d <weight_shape, strides: ints = [1, 1], pads: ints = [0, 0, 0, 0], dilations: ints = [1, 1],
+              group: int = 1, pad_value: int = 0> (x, weight, scale, offset) => (y)
+{{
+    shape = Constant <value_ints: ints = @weight_shape> ()
+    begin = Constant <value_ints = [1]> ()
+    end = Constant <value_ints = [4]> ()
+    filter_shape = Slice (shape, begin, end)
+    taps = ReduceProd <keepdims = 1> (filter_shape)
+    {_UNPACK}
+    kernel = Reshape (signs, shape)
+
+    amounts = Constant <value_ints: ints = @pads> ()
+    border = Constant <value_int: int = @pad_value> ()
+    border_value = Cast <to = 1> (border)
+    image_axes = Constant <value_ints = [2, 3]> ()
+    padded = Pad (x, amounts, border_value, image_axes)
+
+    d = Conv <strides: ints = @strides, dilations: ints = @dilations, group: int = @group> (padded, kernel)
+    channel_shape = Constant <value_ints = [-1, 1, 1]> ()
+    channel_scale = Reshape (scale, channel_shape)
+    d_scaled = Mul (d, channel_scale)
+
+    group_scalar = Constant <value_int: int = @group> ()
+    groups = Reshape (group_scalar, begin)
+    ones_shape = Concat <axis = 0> (groups, filter_shape)
+    ones = ConstantOfShape <value = float[1] {{1.0}}> (ones_shape)
+    t = Conv <strides: ints = @strides, dilations: ints = @dilations, group: int = @group> (padded, ones)
+    t_of_group = Unsqueeze (t, axis_2)
+    offset_shape = Concat <axis = 0> (groups, channel_shape)
+    offset_of_group = Reshape (offset, offset_shape)
+    t_by_group = Mul (t_of_group, offset_of_group)
+    d_shape = Shape (d)
+    t_scaled = Reshape (t_by_group, d_shape)
+    y = Add (d_scaled, t_scaled)
+}}
+"""
+
+_BINARY_LINEAR = f"""
+BinaryLinear <in_features> (x, weight, scale, offset) => (y)
+{{
+    features = Constant <value_int: int = @in_features> ()
+    vector_shape = Constant <value_ints = [1]> ()
+    taps = Reshape (features, vector_shape)
+    {_UNPACK}
+    matrix = Transpose <perm = [1, 0]> (signs)
+    d = MatMul (x, matrix)
+    d_scaled = Mul (d, scale)
+    last_axis = Constant <value_ints = [-1]> ()
+    t = ReduceSum <keepdims = 1> (x, last_axis)
+    t_scaled = Mul (t, offset)
+    y = Add (d_scaled, t_scaled)
+}}
+"""
+
+
+@cache
+def _functions() -> dict[str, FunctionProto]:
+    header = f'<domain: "{DOMAIN}", opset_import: ["" : {ONNX_OPSET}]>'
+    parsed = (parser.parse_function(header + text) for text in (_BINARIZE, _BINARY_CONV2D, _BINARY_LINEAR))
+    return {function.name: function for function in parsed}
+
+
+OPERATORS = ("Binarize", "BinaryConv2d", "BinaryLinear")
+
+
+def function(operator: str) -> FunctionProto:
+    """The body of one operator.
+
+    Args:
+        operator: One of ``OPERATORS``.
+
+    Returns:
+        A new FunctionProto of domain ai.sbnn.
+
+    Raises:
+        KeyError: If ai.sbnn version 1 has no such operator.
+    """
+    copy = FunctionProto()
+    copy.CopyFrom(_functions()[operator])
+    return copy
+
+
+def add_functions(model: ModelProto) -> ModelProto:
+    """Gives a model the bodies and opset imports of the ai.sbnn operators that it uses, in place.
+
+    Also sets the IR version that released onnxruntimes read.
+
+    Args:
+        model: A model whose ai.sbnn nodes have no bodies yet; its default opset is ``ONNX_OPSET``.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: If it uses an operator that ai.sbnn version 1 does not have.
+    """
+    used = sorted({node.op_type for node in model.graph.node if node.domain == DOMAIN})
+    if unknown := [name for name in used if name not in OPERATORS]:
+        raise ValueError(f"{DOMAIN} version {VERSION} has no operator {unknown[0]}, only {', '.join(OPERATORS)}")
+    present = {proto.name for proto in model.functions if proto.domain == DOMAIN}
+    model.functions.extend(function(name) for name in used if name not in present)
+    if used and all(entry.domain != DOMAIN for entry in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(DOMAIN, VERSION))
+    model.ir_version = min(model.ir_version or IR_VERSION, IR_VERSION)
+    return model
+
+
+def pack_bits(bits: np.ndarray) -> np.ndarray:
+    """Packs bits row by row, the first of eight in the lowest bit of a byte.
+
+    Args:
+        bits: [rows, ...], nonzero is bit 1; the other axes are packed in row-major order.
+
+    Returns:
+        uint8 [rows, ceil(K / 8)] with K bits a row; the unused high bits of a row's last byte are 0.
+
+    Examples:
+        >>> pack_bits(np.array([[1, 0, 0, 0, 0, 0, 0, 0, 1]]))
+        array([[1, 1]], dtype=uint8)
+    """
+    rows = np.asarray(bits).astype(bool)
+    return np.packbits(rows.reshape(len(rows), -1), axis=1, bitorder="little")
+
+
+def unpack_bits(packed: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """The inverse of pack_bits.
+
+    Args:
+        packed: uint8 [rows, ceil(K / 8)].
+        shape: [rows, ...], the shape of the bits, K of them a row.
+
+    Returns:
+        bool [rows, ...] of the given shape.
+
+    Raises:
+        ValueError: If ``packed`` is not uint8 of the size that the shape needs.
+    """
+    taps = math.prod(shape[1:])
+    expected = (shape[0], -(-taps // 8))
+    if packed.dtype != np.uint8 or packed.shape != expected:
+        raise ValueError(
+            f"packed weights of shape {tuple(shape)} are uint8 {list(expected)}, "
+            f"but got {packed.dtype} {list(packed.shape)}"
+        )
+    return np.unpackbits(packed, axis=1, count=taps, bitorder="little").astype(bool).reshape(tuple(shape))
