@@ -1,0 +1,49 @@
+"""Elementwise kernels: an epilogue over a tensor that lies in memory; also binarise-and-pack on its own."""
+
+from __future__ import annotations
+
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from sbnn_tvm.schedules.emit import EpilogueWriter, Index, load
+from sbnn_tvm.schedules.epilogue import Program
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.llvm import link
+
+
+def elementwise(shape: tuple[int, ...], epilogue: Program, isa: Isa) -> Kernel:
+    """Apply an epilogue to a float32 tensor, for example ``BitsOutput`` to binarise and pack it.
+
+    Args:
+        shape: (N, H, W, C) or (N, C) of the tensor.
+        epilogue: Its anchor is the tensor's value.
+        isa: The instruction set.
+
+    Returns:
+        ``func(data, *tensors, *constants, *outputs)``.
+    """
+    run = max(isa.word_bits, isa.float_lanes)
+    channels = shape[-1]
+    rows, columns = (shape[0], 1) if len(shape) == 2 else (shape[0] * shape[1], shape[2])
+    writer = EpilogueWriter(epilogue, shape, isa, tile=run)
+    with IRBuilder() as ib, T.prim_func(s_tir=True):
+        T.func_name("elementwise")
+        T.func_attr({"tirx.noalias": True})
+        data = T.arg("data", T.buffer(shape, "float32"))
+        writer.declare_tensors()
+        writer.declare_constants()
+        writer.declare_outputs()
+
+        def store_run(position: tuple[Index, ...], first: Index, valid: int) -> None:
+            vectors = range(0, run, isa.float_lanes)
+            values = [load(data, position, first + i, isa.float_lanes, valid - i) for i in vectors]
+            writer.store(values, position, first)
+
+        with T.parallel(0, rows) as row, T.serial(0, columns) as x:
+            position = (row,) if len(shape) == 2 else (row // shape[1], row % shape[1], x)
+            with T.serial(0, channels // run) as block:
+                store_run(position, block * run, run)
+            if channels % run:
+                store_run(position, channels // run * run, channels % run)
+    return Kernel("elementwise", link(ib.get(), writer.functions), tuple(writer.constants), writer.outputs)

@@ -1,0 +1,334 @@
+"""From an epilogue to TIR: a kernel hands over the vectors of its result, the writer stores what the program says.
+
+The order of calls while a kernel is built (inside ``with IRBuilder() as ib, T.prim_func(s_tir=True)``)::
+
+    writer = EpilogueWriter(program, out_shape, isa)
+    data = T.arg("data", ...)
+    writer.declare_tensors()                   # the parameters after data
+    weights = T.arg("weights", ...)            # the kernel's own constants
+    writer.declare_constants()
+    writer.declare_outputs()
+    ... loops:  writer.store([v0, v1], (n, y, x), first_channel)
+    func = link(ib.get(), writer.functions)
+    Kernel(name, func, (weights, *writer.constants), writer.outputs)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import gcd
+from typing import TypeAlias
+
+import numpy as np
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from sbnn_tvm.schedules import epilogue
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.llvm import LlvmFunction, fence, pack
+from sbnn_tvm.schedules.shapes import BorderClasses
+
+Index: TypeAlias = tirx.Expr | int
+
+
+def load(buffer: tirx.Buffer, position: Sequence[Index], first: Index, lanes: int, valid: int) -> tirx.Expr:
+    """A vector from the last axis; only ``valid`` lanes are read, the others are 0.
+
+    Args:
+        buffer: Its last axis is contiguous.
+        position: Indices of the other axes.
+        first: Index of the first lane.
+        lanes: Lanes of the result.
+        valid: Lanes that may be read, at most ``lanes``; below 1 nothing is read.
+    """
+    dtype = str(buffer.dtype)
+    if valid >= lanes:
+        return buffer.vload([*position, first], f"{dtype}x{lanes}")
+    zero = tirx.const(0, dtype)
+    if valid <= 0:
+        return tirx.Broadcast(zero, lanes)
+    pieces = []
+    for start, size in _powers_of_two(valid):
+        pieces.append(buffer.vload([*position, first + start], f"{dtype}x{size}" if size > 1 else dtype))
+    pieces += [zero] * (lanes - valid)
+    return tirx.Shuffle(pieces, list(range(lanes)))
+
+
+def store(buffer: tirx.Buffer, value: tirx.Expr, position: Sequence[Index], first: Index, valid: int) -> None:
+    """Emit a store of a vector to the last axis; only its first ``valid`` lanes are written."""
+    lanes = value.ty.dtype.lanes
+    if valid >= lanes:
+        T.buffer_store(buffer, value, [*position, tirx.Ramp(first, 1, lanes) if lanes > 1 else first])
+        return
+    for start, size in _powers_of_two(max(valid, 0)):
+        piece = tirx.Shuffle([value], list(range(start, start + size)))
+        T.buffer_store(buffer, piece, [*position, tirx.Ramp(first + start, 1, size) if size > 1 else first + start])
+
+
+def _powers_of_two(length: int) -> list[tuple[int, int]]:
+    """Cut [0, length) into (start, size) with sizes that are powers of two."""
+    pieces, start = [], 0
+    for bit in reversed(range(length.bit_length())):
+        if length >> bit & 1:
+            pieces.append((start, 1 << bit))
+            start += 1 << bit
+    return pieces
+
+
+@dataclass(eq=False)
+class EpilogueWriter:
+    """Writes the code of one epilogue into the kernel under construction.
+
+    Attributes:
+        program: What to compute and store.
+        shape: The result's shape, (N, H, W, C) or (N, C).
+        isa: Gives the packed words.
+        classes: The border classes, if the program has Border operands.
+        tile: The per-channel constants are padded to a multiple of it; every run of channels that is stored has a
+            length that divides it and starts at a multiple of its length.
+        constants: The arrays behind the parameters of :meth:`declare_constants`, once declared.
+        outputs: Shape and dtype of each output, as kernel.Kernel wants them.
+        functions: The LLVM functions that the code calls so far; the finished kernel needs llvm.link with them.
+    """
+
+    program: epilogue.Program
+    shape: tuple[int, ...]
+    isa: Isa
+    classes: BorderClasses | None = None
+    tile: int = 64
+    constants: list[np.ndarray] = field(default_factory=list, init=False)
+    functions: set[LlvmFunction] = field(default_factory=set, init=False)
+    _tensors: dict[int, tirx.Buffer] = field(default_factory=dict, init=False)
+    _vectors: dict[epilogue.Operand, tirx.Buffer] = field(default_factory=dict, init=False)
+    _thresholds: dict[epilogue.Operand, tirx.Buffer] = field(default_factory=dict, init=False)
+    _border_class: list[tirx.Buffer] = field(default_factory=list, init=False)
+    _outputs: list[tirx.Buffer] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        if self.classes is None and any(isinstance(each, epilogue.Border) for each in self._operands()):
+            raise ValueError("an epilogue with Border operands needs the border classes of the layer")
+        for operand in self._operands():
+            if isinstance(operand, epilogue.Channel | epilogue.Border):
+                expected: tuple[int, ...] = (self.channels,)
+                if isinstance(operand, epilogue.Border) and self.classes is not None:
+                    expected = (self.classes.count, self.channels)
+                if operand.values.shape != expected:
+                    kind = type(operand).__name__
+                    raise ValueError(f"the {kind} constant of an epilogue is {operand.values.shape}, not {expected}")
+
+    @property
+    def channels(self) -> int:
+        """Channels of the result."""
+        return self.shape[-1]
+
+    @property
+    def outputs(self) -> tuple[tuple[tuple[int, ...], str], ...]:
+        """Shape and dtype of each output."""
+        words = (*self.shape[:-1], self.isa.words(self.channels))
+        return tuple(
+            (self.shape, "float32") if isinstance(output, epilogue.FloatOutput) else (words, self.isa.word)
+            for output in self.program.outputs
+        )
+
+    def declare_tensors(self) -> None:
+        """Declare the tensor operands as the next parameters of the kernel, in the order of their indices."""
+        tensors = {each.index: each for each in self._operands() if isinstance(each, epilogue.Tensor | epilogue.Pixel)}
+        for index, tensor in sorted(tensors.items()):
+            shape = self.shape if isinstance(tensor, epilogue.Tensor) else (*self.shape[:-1], 1)
+            self._tensors[index] = T.arg(f"tensor{index}", T.buffer(shape, "float32"))
+
+    def declare_constants(self) -> None:
+        """Declare the per-channel constants as the next parameters, and collect their arrays."""
+        for operand in self._operands():
+            if isinstance(operand, epilogue.Channel | epilogue.Border) and operand not in self._vectors:
+                self._vectors[operand] = self._declare_constant(operand.values, fill=0.0)
+        for output in self.program.outputs:
+            if isinstance(output, epilogue.BitsOutput) and output.threshold not in self._thresholds:
+                self._declare_threshold(output.threshold)
+        if self.classes is not None and any(isinstance(each, epilogue.Border) for each in self._vectors):
+            for name, table in (("row_class", self.classes.row_class), ("col_class", self.classes.col_class)):
+                self._border_class.append(T.arg(name, T.buffer(table.shape, "int32")))
+                self.constants.append(np.ascontiguousarray(table, np.int32))
+
+    def declare_outputs(self) -> None:
+        """Declare the outputs as the last parameters."""
+        for index, (shape, dtype) in enumerate(self.outputs):
+            self._outputs.append(T.arg(f"out{index}", T.buffer(shape, dtype)))
+
+    def store(self, values: Sequence[tirx.Expr], position: Sequence[Index], first_channel: Index) -> None:
+        """Emit the epilogue for a run of channels of one output pixel.
+
+        Args:
+            values: float32 vectors of L lanes each, consecutive channels. With a packed output the run must have a
+                multiple of 8 channels; less than a word is stored as a part of the word.
+            position: Indices (n, y, x) or (n,) of the pixel.
+            first_channel: A multiple of the run's length. The run may hang over the last channel, or lie behind it:
+                nothing is stored there but the 0 bits that fill up the last word.
+        """
+        run = len(values) * values[0].ty.dtype.lanes
+        if self.tile % run:
+            raise ValueError(f"a run of {run} channels does not divide the tile of {self.tile} channels")
+        in_last = self.channels % run or run
+        if isinstance(first_channel, tirx.IntImm):
+            first_channel = int(first_channel)
+        if isinstance(first_channel, int):
+            left = self.channels - first_channel
+            if left > 0:
+                self._store_run(values, position, first_channel, min(run, left), last=left <= run)
+        elif in_last == run and not self._words_left(run):
+            self._store_run(values, position, first_channel, run, last=False)
+        else:
+            with T.If(first_channel + run < self.channels):
+                with T.Then():
+                    self._store_run(values, position, first_channel, run, last=False)
+                with T.Else(), T.If(first_channel < self.channels), T.Then():
+                    self._store_run(values, position, first_channel, in_last, last=True)
+
+    def _operands(self) -> list[epilogue.Operand]:
+        """Every operand of a step and every output's value."""
+        steps = [operand for step in self.program.steps for operand in (step.a, step.b)]
+        return steps + [output.value for output in self.program.outputs]
+
+    def _words_left(self, run: int) -> bool:
+        """Whether the last word of a pixel goes on behind the last run."""
+        packed = any(isinstance(output, epilogue.BitsOutput) for output in self.program.outputs)
+        return packed and -self.channels % self.isa.word_bits > -self.channels % run
+
+    def _declare_constant(self, values: np.ndarray, fill: float) -> tirx.Buffer:
+        width = -(-self.channels // self.tile) * self.tile
+        padding = [(0, 0)] * (values.ndim - 1) + [(0, width - self.channels)]
+        array = np.pad(np.asarray(values, np.float32), padding, constant_values=fill)
+        self.constants.append(array)
+        return T.arg(f"constant{len(self.constants) - 1}", T.buffer(array.shape, "float32"))
+
+    def _declare_threshold(self, threshold: epilogue.Operand) -> None:
+        # NaN behind the last channel compares false: the tail bits are 0 at no cost.
+        if isinstance(threshold, epilogue.Channel):
+            self._thresholds[threshold] = self._declare_constant(threshold.values, fill=np.nan)
+        elif isinstance(threshold, epilogue.Scalar):
+            if self.channels % self.isa.word_bits:
+                values = np.full(self.channels, threshold.value)
+                self._thresholds[threshold] = self._declare_constant(values, fill=np.nan)
+        else:
+            raise ValueError(f"the threshold of a packed output must be a Channel or a Scalar, not {threshold}")
+
+    def _store_run(
+        self, values: Sequence[tirx.Expr], position: Sequence[Index], first: Index, valid: int, last: bool
+    ) -> None:
+        """Store a run whose first ``valid`` channels exist; ``last`` if no channels follow."""
+        lanes = values[0].ty.dtype.lanes
+        border = None
+        if self.classes is not None and self._border_class:
+            rows, columns = self._border_class
+            border = T.bind(rows[position[-2]] * self.classes.columns + columns[position[-1]])
+        vectors = []
+        for i, value in enumerate(values):
+            vector = _Vector(self, position, first + i * lanes, lanes, valid - i * lanes, border)
+            vector.run(value)
+            vectors.append(vector)
+        for output, buffer in zip(self.program.outputs, self._outputs, strict=True):
+            if isinstance(output, epilogue.BitsOutput):
+                self._store_bits(output, buffer, vectors, last)
+            else:
+                for vector in vectors:
+                    store(buffer, vector.fetch(output.value), position, vector.first, vector.valid)
+
+    def _store_bits(
+        self, output: epilogue.BitsOutput, words: tirx.Buffer, vectors: Sequence[_Vector], last: bool
+    ) -> None:
+        head, word_bits = vectors[0], self.isa.word_bits
+        run = head.lanes * len(vectors)
+        bits = gcd(run, word_bits)  # a run shorter than a word is stored as a part of it
+        if bits % 8 or bits % head.lanes:
+            raise ValueError(f"cannot pack runs of {run} channels ({head.lanes} a vector) into {word_bits}-bit words")
+        if bits < word_bits:
+            shape = (*words.shape[:-1], words.shape[-1] * (word_bits // bits))
+            words = T.decl_buffer(shape, f"uint{bits}", data=words.data)
+        compare = pack("oge" if output.inclusive else "ogt", f"float32x{head.lanes}", bits // head.lanes)
+        self.functions.add(compare)
+        end = run // bits
+        if last:
+            start = self.channels - head.valid
+            end = (self.isa.words(self.channels) * word_bits - start) // bits
+        for i in range(end):
+            part = vectors[i * bits // head.lanes : (i + 1) * bits // head.lanes]
+            word = tirx.const(0, f"uint{bits}")
+            if part and part[0].valid > 0:
+                word = compare(*[v.fetch(output.value) for v in part], *[v.threshold(output.threshold) for v in part])
+            T.buffer_store(words, word, [*head.position, tirx.floordiv(head.first, bits) + i])
+
+    def _feeds_sum(self, index: int) -> bool:
+        """Whether a value is a product (or the anchor's result) that a step adds or subtracts."""
+        if index > 0 and self.program.steps[index - 1].op != "multiply":
+            return False
+        used = epilogue.Ref(index)
+        return any(step.op in ("add", "subtract") and used in (step.a, step.b) for step in self.program.steps)
+
+
+@dataclass(eq=False)
+class _Vector:
+    """One vector of the result on its way through the steps; ``valid`` lanes of it exist (maybe more than lanes)."""
+
+    writer: EpilogueWriter
+    position: Sequence[Index]
+    first: Index
+    lanes: int
+    valid: int
+    border: tirx.Expr | None
+    values: list[tirx.Expr] = field(default_factory=list)
+
+    def run(self, result: tirx.Expr) -> None:
+        """Evaluate all steps."""
+        self._append(result)
+        for step in self.writer.program.steps:
+            self._append(_apply(step.op, self.fetch(step.a), self.fetch(step.b)))
+
+    def fetch(self, operand: epilogue.Operand) -> tirx.Expr:
+        """The value of an operand."""
+        match operand:
+            case epilogue.Ref(index):
+                return self.values[index]
+            case epilogue.Tensor(index):
+                return load(self.writer._tensors[index], self.position, self.first, self.lanes, self.valid)
+            case epilogue.Pixel(index):
+                return tirx.Broadcast(self.writer._tensors[index][(*self.position, 0)], self.lanes)
+            case epilogue.Scalar(value):
+                return tirx.Broadcast(tirx.const(value, "float32"), self.lanes)
+            case epilogue.Border():
+                return self.writer._vectors[operand].vload([self.border, self.first], f"float32x{self.lanes}")
+            case epilogue.Channel():
+                return self.writer._vectors[operand].vload([self.first], f"float32x{self.lanes}")
+        raise TypeError(f"not an operand of an epilogue: {operand!r}")
+
+    def threshold(self, operand: epilogue.Operand) -> tirx.Expr:
+        """The threshold of a packed output, NaN behind the last channel."""
+        buffer = self.writer._thresholds.get(operand)
+        return self.fetch(operand) if buffer is None else buffer.vload([self.first], f"float32x{self.lanes}")
+
+    def _append(self, value: tirx.Expr) -> None:
+        if self.writer._feeds_sum(len(self.values)):
+            # Fused multiply-adds would differ from the reference by a rounding, and flip bits.
+            rounded = fence(f"float32x{self.lanes}")
+            self.writer.functions.add(rounded)
+            value = rounded(value)
+        self.values.append(T.bind(value))
+
+
+def _apply(op: epilogue.Op, a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    match op:
+        case "add":
+            return a + b
+        case "subtract":
+            return a - b
+        case "multiply":
+            return a * b
+        case "divide":
+            return a / b
+        case "maximum":
+            return tirx.max(a, b)
+        case "minimum":
+            return tirx.min(a, b)
+        case "prelu":
+            return tirx.Select(a > tirx.Broadcast(tirx.const(0, "float32"), a.ty.dtype.lanes), a, a * b)
+    raise ValueError(f"not an operation of an epilogue: {op!r}")

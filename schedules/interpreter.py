@@ -1,0 +1,84 @@
+"""The meaning of an epilogue in numpy: the reference for the code that emit.py writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sbnn_tvm.schedules import epilogue
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.shapes import BorderClasses
+from sbnn_tvm.schedules.words import pack_channels
+
+
+def evaluate(
+    program: epilogue.Program,
+    result: np.ndarray,
+    tensors: Sequence[np.ndarray],
+    isa: Isa,
+    classes: BorderClasses | None = None,
+) -> list[np.ndarray]:
+    """Interpret a program, rounding to float32 after every step.
+
+    Args:
+        program: Steps and outputs.
+        result: The anchor's result, float32 [N, H, W, C] or [N, C].
+        tensors: The tensor operands, in the order of their indices.
+        isa: Gives the word of packed outputs.
+        classes: The border classes, if the program has Border operands.
+
+    Returns:
+        The outputs: float32 of the result's shape, or words [..., isa.words(C)].
+    """
+    values = [np.asarray(result, np.float32)]
+
+    def fetch(operand: epilogue.Operand) -> np.ndarray:
+        match operand:
+            case epilogue.Ref(index):
+                return values[index]
+            case epilogue.Tensor(index) | epilogue.Pixel(index):
+                return np.asarray(tensors[index], np.float32)
+            case epilogue.Channel(constants):
+                return np.asarray(constants, np.float32)
+            case epilogue.Border(constants):
+                if classes is None:
+                    raise ValueError("a program with Border operands needs border classes to be interpreted")
+                of_pixel = classes.row_class[:, None] * classes.columns + classes.col_class[None, :]
+                return np.asarray(constants, np.float32)[of_pixel]
+            case epilogue.Scalar(value):
+                return np.array(value, np.float32)
+        raise TypeError(f"not an operand of an epilogue: {operand!r}")
+
+    with np.errstate(all="ignore"):
+        for step in program.steps:
+            value = _apply(step.op, fetch(step.a), fetch(step.b))
+            values.append(np.broadcast_to(value, values[0].shape))
+        outputs = []
+        for output in program.outputs:
+            value = np.broadcast_to(fetch(output.value), values[0].shape)
+            if isinstance(output, epilogue.BitsOutput):
+                threshold = fetch(output.threshold)
+                outputs.append(pack_channels(value >= threshold if output.inclusive else value > threshold, isa))
+            else:
+                outputs.append(np.array(value))
+        return outputs
+
+
+def _apply(op: epilogue.Op, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    match op:
+        case "add":
+            return a + b
+        case "subtract":
+            return a - b
+        case "multiply":
+            return a * b
+        case "divide":
+            return a / b
+        case "maximum":
+            return np.where(a > b, a, b)  # the second operand if one is NaN, as maxps
+        case "minimum":
+            return np.where(a < b, a, b)
+        case "prelu":
+            return np.where(a > 0, a, a * b)
+    raise ValueError(f"not an operation of an epilogue: {op!r}")
