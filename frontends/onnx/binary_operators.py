@@ -1,0 +1,108 @@
+"""Converters of the ai.sbnn operators: each becomes the ordinary Relax operators of its function body.
+
+docs/ai.sbnn.md is the specification; the order of the float32 operations is that of the bodies in opset.py, so that
+the imported module computes what onnxruntime computes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from tvm import relax
+
+from sbnn_tvm.frontends.onnx.converters import Converter
+from sbnn_tvm.frontends.onnx.node import Node, aligned, as_expr, per_channel, rank_of, shape_of
+from sbnn_tvm.frontends.onnx.opset import unpack_bits
+from sbnn_tvm.frontends.onnx.windows import Window2d, check_channels
+
+
+def binarize(node: Node) -> relax.Expr:
+    """``hi if x > threshold else lo``."""
+    attributes = node.attributes
+    x = node.expr(0)
+    rank = rank_of(x)
+    low, high = (np.array(attributes.get(name, value), np.float32) for name, value in (("lo", -1.0), ("hi", 1.0)))
+    above = node.emit(relax.op.greater(x, node.aligned(1, rank)))
+    return relax.op.where(above, aligned(high, rank), aligned(low, rank))
+
+
+def binary_conv2d(node: Node) -> relax.Expr:
+    """``scale * conv(x, signs) + offset * conv(x, ones)`` with weights that are ``scale * sign + offset``."""
+    attributes = node.attributes
+    x = node.expr(0)
+    shape = tuple(attributes["weight_shape"])
+    signs = _signs(node, shape)
+    scale, offset = _affine(node, shape[0])
+    groups = attributes.get("group", 1)
+    check_channels(node, x, shape, groups)
+    window = Window2d.of(node, shape[2:])
+    padding = window.padding
+    pad_value = attributes.get("pad_value", 0)
+    if pad_value not in (-1, 0, 1):
+        raise node.error(f"has pad_value {pad_value}; expected -1, 0 or 1")
+    if pad_value and any(padding):
+        top, left, bottom, right = padding
+        widths = [0, 0, 0, 0, top, bottom, left, right]
+        x = node.emit(relax.op.nn.pad(x, widths, pad_mode="constant", pad_value=float(pad_value)))
+        padding = (0, 0, 0, 0)
+
+    def convolve(kernel: np.ndarray) -> relax.Expr:
+        return relax.op.nn.conv2d(x, as_expr(kernel), window.strides, padding, window.dilation, groups)
+
+    y = convolve(signs)
+    if (scale != 1).any():
+        y = relax.op.multiply(node.emit(y), per_channel(scale, 4))
+    if not offset.any():
+        return y
+    y = node.emit(y)
+    # without groups all output channels share one sum
+    window_sum = node.emit(convolve(np.ones((1 if groups == 1 else shape[0], *shape[1:]), np.float32)))
+    return relax.op.add(y, node.emit(relax.op.multiply(window_sum, per_channel(offset, 4))))
+
+
+def binary_linear(node: Node) -> relax.Expr:
+    """``scale * (x @ signs) + offset * sum(x)`` with weights that are ``scale * sign + offset``."""
+    x = node.expr(0)
+    features = node.attributes["in_features"]
+    rows = node.constant(1).shape[0]
+    if shape_of(x)[-1] != features:
+        raise node.error(f"has in_features {features}, but an input of shape {list(shape_of(x))}")
+    signs = _signs(node, (rows, features))
+    scale, offset = _affine(node, rows)
+    rank = rank_of(x)
+    y = relax.op.matmul(x, as_expr(signs.T))
+    if (scale != 1).any():
+        y = relax.op.multiply(node.emit(y), aligned(scale, rank))
+    if not offset.any():
+        return y
+    y = node.emit(y)
+    row_sum = node.emit(relax.op.sum(x, axis=-1, keepdims=True))
+    return relax.op.add(y, node.emit(relax.op.multiply(row_sum, aligned(offset, rank))))
+
+
+def _signs(node: Node, shape: tuple[int, ...]) -> np.ndarray:
+    """The packed weights as float32 -1 and +1."""
+    try:
+        bits = unpack_bits(node.constant(1), shape)
+    except ValueError as error:
+        raise node.error(f"has wrong weights: {error}") from error
+    signs = bits.astype(np.float32)
+    signs *= 2
+    signs -= 1
+    return signs
+
+
+def _affine(node: Node, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and offset, float32 [channels] each."""
+    scale, offset = node.constant(2), node.constant(3)
+    for name, value in (("scale", scale), ("offset", offset)):
+        if value.shape != (channels,) or value.dtype != np.float32:
+            raise node.error(f"has a {name} that is {value.dtype} {list(value.shape)}; expected float32 [{channels}]")
+    return scale, offset
+
+
+BINARY_CONVERTERS: dict[str, Converter] = {
+    "Binarize": binarize,
+    "BinaryConv2d": binary_conv2d,
+    "BinaryLinear": binary_linear,
+}
+"""Converters by the name of the operator in the ai.sbnn domain, version 1."""

@@ -1,0 +1,53 @@
+"""Evaluate nodes of constant inputs at import: weights computed from weights, shapes computed from static shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from onnx import AttributeProto, NodeProto, helper
+from onnx.reference import ReferenceEvaluator
+
+_RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+
+
+def fold(
+    node: NodeProto, inputs: Sequence[np.ndarray | None], opsets: Mapping[str, int]
+) -> tuple[np.ndarray, ...] | None:
+    """Evaluate one standard node by ONNX's reference implementation.
+
+    Args:
+        node: The node.
+        inputs: The values of its inputs in order; None for an omitted optional one.
+        opsets: The operator set versions of the model.
+
+    Returns:
+        Its outputs in order, or None if it is random, has subgraphs, or the reference cannot evaluate it.
+    """
+    has_subgraph = any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute)
+    if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM or has_subgraph:
+        return None
+    names = [name for name in node.input if name]
+    function = helper.make_function(
+        "sbnn.folding",
+        "Fold",
+        list(dict.fromkeys(names)),
+        [name for name in node.output if name],
+        [node],
+        [helper.make_opsetid(domain, version) for domain, version in opsets.items()],
+    )
+    feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if name}
+    try:
+        with np.errstate(all="ignore"):
+            results = iter(ReferenceEvaluator(function).run(None, feeds, attributes={}))
+    except Exception:  # the reference has gaps and raises anything: TVM's importer then has its try
+        return None
+    outputs = tuple(np.asarray(next(results)) if name else np.empty(0) for name in node.output)
+    return outputs if all(value.dtype != object for value in outputs) else None
+
+
+def shape_like(shape: Sequence[int], dtype: str) -> np.ndarray:
+    """An array with this shape and no memory behind it: all that ``Shape`` and ``Size`` look at."""
+    return np.broadcast_to(np.zeros((), dtype), tuple(shape))

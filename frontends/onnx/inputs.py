@@ -1,0 +1,155 @@
+"""Static input shapes: the compiler plans memory ahead, so every dimension is a number before the import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto, ValueInfoProto
+
+from sbnn_tvm.errors import ModelError
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of a model.
+
+    Attributes:
+        name: Its ONNX name.
+        shape: Static dimensions.
+        dtype: A numpy dtype name, for example ``"float32"``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(str(dim) for dim in self.shape)}]"
+
+
+def with_static_inputs(
+    model: onnx.ModelProto, input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None
+) -> onnx.ModelProto:
+    """A copy of ``model`` whose inputs all have static shapes.
+
+    Args:
+        model: A checked model.
+        input_shape: The shape of the only input, or shapes by input name; dimensions that the model leaves open are
+            taken from here, all others must agree.
+
+    Returns:
+        The copy.
+
+    Raises:
+        ModelError: If a dimension stays open, a given shape contradicts the model, or names no input of it.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    inputs = model_inputs(copy.graph)
+    given = _shapes_by_name(inputs, input_shape)
+    symbols: dict[str, int] = {}
+    for value in inputs:
+        _make_static(value, given.get(value.name), symbols)
+    return copy
+
+
+def model_inputs(graph: onnx.GraphProto) -> list[ValueInfoProto]:
+    """The inputs that a caller must give: those that are not initialisers (old IR versions list both)."""
+    constants = {tensor.name for tensor in graph.initializer}
+    constants |= {tensor.values.name for tensor in graph.sparse_initializer}
+    return [value for value in graph.input if value.name not in constants]
+
+
+def tensor_spec(value: ValueInfoProto) -> TensorSpec:
+    """Describe an input whose shape is static."""
+    tensor = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    return TensorSpec(value.name, tuple(dim.dim_value for dim in tensor.shape.dim), dtype)
+
+
+def _shapes_by_name(
+    inputs: Sequence[ValueInfoProto], input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None
+) -> dict[str, tuple[int, ...]]:
+    names = [value.name for value in inputs]
+    listed = ", ".join(repr(name) for name in names) or "none"
+    if input_shape is None:
+        return {}
+    if isinstance(input_shape, Mapping):
+        for name in input_shape:
+            if name not in names:
+                raise ModelError(f"input_shape names {name!r}, but the inputs of the model are: {listed}")
+        return {name: _checked(name, shape) for name, shape in input_shape.items()}
+    if len(names) != 1:
+        raise ModelError(
+            f"one input_shape was given, but the model has {len(names)} inputs ({listed}); "
+            "pass a mapping from input name to shape"
+        )
+    return {names[0]: _checked(names[0], input_shape)}
+
+
+def _checked(name: str, shape: Sequence[int]) -> tuple[int, ...]:
+    try:
+        dims = tuple(int(dim) for dim in shape)
+    except (TypeError, ValueError):
+        dims = (0,)
+    if isinstance(shape, str) or any(dim <= 0 for dim in dims):
+        raise ModelError(f"the shape given for input {name!r} must be positive integers, but is {shape!r}")
+    return dims
+
+
+def _make_static(value: ValueInfoProto, given: tuple[int, ...] | None, symbols: dict[str, int]) -> None:
+    if value.type.WhichOneof("value") != "tensor_type":
+        raise ModelError(f"input {value.name!r} is not a tensor; only tensors can be inputs of a compiled model")
+    tensor = value.type.tensor_type
+    if tensor.elem_type in (TensorProto.UNDEFINED, TensorProto.STRING):
+        raise ModelError(f"input {value.name!r} has no numeric element type; export the model with a typed input")
+    declared = _declared(value)
+    if given is None:
+        if declared is None or any(not isinstance(dim, int) for dim in declared):
+            raise ModelError(_dynamic_message(value.name, declared))
+        return
+    if declared is not None and (
+        len(declared) != len(given)
+        or any(isinstance(dim, int) and dim != size for dim, size in zip(declared, given, strict=True))
+    ):
+        raise ModelError(
+            f"the shape {list(given)} given for input {value.name!r} contradicts the model, "
+            f"where it is {_text(declared)}"
+        )
+    for dim, size in zip(declared or (), given, strict=False):
+        if isinstance(dim, str) and dim != "?" and symbols.setdefault(dim, size) != size:
+            raise ModelError(
+                f"input {value.name!r} is given {size} for its dimension {dim!r}, "
+                f"but another input has {symbols[dim]} there; the two must agree"
+            )
+    tensor.shape.CopyFrom(onnx.TensorShapeProto())
+    for size in given:
+        tensor.shape.dim.add().dim_value = size
+
+
+def _declared(value: ValueInfoProto) -> tuple[int | str, ...] | None:
+    """Numbers where a dimension is static, its name (or ``"?"``) where it is open; None if the rank is open too."""
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return None
+    return tuple(
+        dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else dim.dim_param or "?"
+        for dim in tensor.shape.dim
+    )
+
+
+def _dynamic_message(name: str, declared: tuple[int | str, ...] | None) -> str:
+    if declared is None:
+        return f"input {name!r} has no shape in the model; pass one, {_example(name, (1, 3, 224, 224))}"
+    example = [dim if isinstance(dim, int) else 1 if axis == 0 else 224 for axis, dim in enumerate(declared)]
+    return f"input {name!r} has the dynamic shape {_text(declared)}; pass a static one, {_example(name, example)}"
+
+
+def _example(name: str, shape: Sequence[int]) -> str:
+    return f"for example input_shape={{{name!r}: {tuple(shape)}}}"
+
+
+def _text(declared: Sequence[int | str]) -> str:
+    return "[" + ", ".join(str(dim) for dim in declared) + "]"

@@ -1,0 +1,134 @@
+"""One ONNX node as a converter sees it: its inputs as constants or Relax expressions, and where it is for messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from onnx import NodeProto, helper
+from tvm import relax, tirx
+
+from sbnn_tvm.errors import ModelError
+
+Value: TypeAlias = np.ndarray | relax.Expr
+"""What an ONNX value is during the import: a constant, or what computes it from the model's inputs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """An ONNX node with its inputs.
+
+    Attributes:
+        proto: The node.
+        inputs: Its inputs in order; None for an omitted optional one.
+        opset: Version of the node's operator set.
+        emit: Binds an intermediate expression to a variable. Converters return the last expression unbound.
+    """
+
+    proto: NodeProto
+    inputs: tuple[Value | None, ...]
+    opset: int
+    emit: Callable[[relax.Expr], relax.Var]
+
+    @property
+    def where(self) -> str:
+        """The node, for error messages."""
+        return describe(self.proto)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Attribute values by name; strings are decoded."""
+        values = {attribute.name: helper.get_attribute_value(attribute) for attribute in self.proto.attribute}
+        return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
+
+    def value(self, index: int) -> Value | None:
+        """Input ``index``, or None if it is omitted."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    def required(self, index: int) -> Value:
+        """Input ``index``, which the operator cannot do without."""
+        value = self.value(index)
+        if value is None:
+            raise self.error(f"lacks its input {index}")
+        return value
+
+    def expr(self, index: int) -> relax.Expr:
+        """Input ``index`` as a Relax expression."""
+        return as_expr(self.required(index))
+
+    def constant(self, index: int) -> np.ndarray:
+        """Input ``index``, which must not depend on the model's inputs."""
+        value = self.required(index)
+        if not isinstance(value, np.ndarray):
+            name = self.proto.input[index]
+            raise self.error(f"needs a constant as input {index}, but {name!r} is computed at run time")
+        return value
+
+    def aligned(self, index: int, rank: int) -> relax.Expr:
+        """Input ``index`` for an elementwise operator: constants get leading 1s up to ``rank``."""
+        value = self.required(index)
+        return aligned(value, rank) if isinstance(value, np.ndarray) else value
+
+    def uses_output(self, index: int) -> bool:
+        """Whether the node names its optional output ``index``."""
+        return index < len(self.proto.output) and bool(self.proto.output[index])
+
+    def error(self, problem: str) -> ModelError:
+        """An error about this node; ``problem`` continues the sentence."""
+        return ModelError(f"{self.where} {problem}")
+
+
+def describe(node: NodeProto) -> str:
+    """Name a node for a message: its operator, its name, and the value it computes."""
+    operator = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+    output = next((name for name in node.output if name), "")
+    return f"{operator} node {node.name!r}" if node.name else f"the {operator} node that computes {output!r}"
+
+
+def as_expr(value: Value) -> relax.Expr:
+    """A constant as a Relax constant; anything else as it is."""
+    if isinstance(value, np.ndarray):
+        return relax.const(np.ascontiguousarray(value).reshape(value.shape), str(value.dtype))
+    return value
+
+
+def aligned(value: np.ndarray, rank: int) -> relax.Expr:
+    """A constant with leading 1s up to ``rank``, which broadcasts as before."""
+    return as_expr(value.reshape((1,) * (rank - value.ndim) + value.shape))
+
+
+def per_channel(values: np.ndarray, rank: int) -> relax.Expr:
+    """One number a channel, shaped [1, C, 1, ...] to broadcast over an NC... tensor."""
+    return as_expr(values.reshape((1, -1) + (1,) * (rank - 2)))
+
+
+def rank_of(value: Value) -> int:
+    """Number of dimensions."""
+    return value.ndim if isinstance(value, np.ndarray) else value.ty.ndim
+
+
+def shape_of(value: Value) -> tuple[int, ...]:
+    """The static shape of a constant, or of a Relax tensor whose shape is known to be static."""
+    if isinstance(value, np.ndarray):
+        return value.shape
+    return tuple(int(dim) for dim in value.ty.shape.values)
+
+
+def dtype_of(value: Value) -> str:
+    """The element type as a numpy dtype name."""
+    return str(value.dtype if isinstance(value, np.ndarray) else value.ty.dtype)
+
+
+def is_static(value: relax.Expr) -> bool:
+    """Whether a Relax value is a tensor, or tuple of tensors, of static shape."""
+
+    def static(ty: relax.Type) -> bool:
+        if isinstance(ty, relax.TupleType):
+            return all(static(field) for field in ty.fields)
+        if not isinstance(ty, relax.TensorType) or not isinstance(ty.shape, relax.ShapeExpr):
+            return False
+        return all(isinstance(dim, tirx.IntImm) for dim in ty.shape.values)
+
+    return static(value.ty)
