@@ -38,10 +38,11 @@ def canonicalize(mod: IRModule) -> IRModule:
             writer.keep(var, value)
         else:
             writer.bind(var, new)
-    return _drop_dead(writer.module(mod))
+    return drop_dead(writer.module(mod))
 
 
-def _drop_dead(mod: IRModule) -> IRModule:
+def drop_dead(mod: IRModule) -> IRModule:
+    """Remove bindings that no result depends on."""
     graph = Graph(mod["main"])
     live = graph.live()
     writer = Writer(graph)

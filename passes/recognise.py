@@ -172,10 +172,10 @@ def _window_sums_first(mod: IRModule) -> IRModule:
     known = domains(graph)
     early = {var for var, value in graph.bindings if is_window_sum(value) and value.args[0] in known}
     writer = Writer(graph)
-    waiting = {graph.values[var].args[0]: var for var in early}
     for var, value in graph.bindings:
         if var not in early:
             writer.keep(var, value)
-        if var in waiting:
-            writer.keep(waiting[var], graph.values[waiting[var]])
+        for user in graph.users[var]:
+            if user in early:
+                writer.keep(user, graph.values[user])
     return writer.module(mod)

@@ -1,0 +1,44 @@
+"""Say why a layer did not become binary."""
+
+from __future__ import annotations
+
+import numpy as np
+from tvm.ir import Call
+from tvm.relax import Var
+
+from sbnn_tvm.domain import BinaryDomain
+
+from .graph import Graph, op_name
+from .recognise import BinaryWeight, linear_weight
+
+
+def why_float(graph: Graph, domains: dict[Var, BinaryDomain], call: Call) -> str:
+    """Why a convolution or dense layer with constant weights stays float, in one sentence."""
+    weight = linear_weight(call)
+    assert weight is not None
+    two_valued = BinaryWeight.of(weight) is not None
+    if call.args[0] in domains:
+        if two_valued:
+            return "it is binary, but its padding value is none of its activations' values"
+        return f"its activations are two-valued, but {_weight_values(weight)}"
+    activations = _where_from(graph, call.args[0])
+    if two_valued:
+        return f"its weights are binary, but its activations are not two-valued: {activations}"
+    return f"{_weight_values(weight)}, and its activations are not two-valued: {activations}"
+
+
+def _weight_values(weight: np.ndarray) -> str:
+    flat = weight.reshape(len(weight), -1)
+    counts = [len(np.unique(channel)) for channel in flat]
+    worst = int(np.argmax(counts))
+    return f"its weights take {counts[worst]} values in output channel {worst}"
+
+
+def _where_from(graph: Graph, var: Var) -> str:
+    value = graph.values.get(var)
+    if value is None:
+        return "they are the model's input"
+    name = op_name(value)
+    if name == "sign":
+        return f"'{var.name}' is a Sign, which gives 0 at 0, a third value (pass sign_zero='positive' or 'negative')"
+    return f"they come from '{var.name}' ({name.removeprefix('nn.') or 'call'})"

@@ -1,0 +1,315 @@
+"""Group each convolution, dense layer or pooling with the elementwise operations around it into one composite.
+
+A composite is a Relax function of ordinary operators with the attribute ``Composite``; it still runs through TVM's
+default legalization, which is the oracle for the kernels that replace it. Its form is what ``layer.read_layer`` reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.ir import Call, IRModule
+from tvm.relax import Expr, Var
+
+from sbnn_tvm.domain import SIGN
+
+from .explain import why_float
+from .graph import Graph, Writer, constant, make_function, op_name, operands, shape
+from .recognise import domains, is_window_sum, linear_weight
+
+_STEPS = {
+    "add", "subtract", "multiply", "divide", "maximum", "minimum",
+    "nn.relu", "nn.leakyrelu", "nn.prelu", "clip", "negative", "where",
+}  # fmt: skip
+_POOLS = {"nn.max_pool2d": "sbnn.max_pool2d", "nn.avg_pool2d": "sbnn.avg_pool2d"}
+
+
+@dataclass(eq=False)
+class _Group:
+    """Bindings that become one function.
+
+    Attributes:
+        index: Groups run in the order of their index, and read only values of groups before them.
+        composite: Kind of layer; None for a single operator that is left to TVM.
+        data: What the anchor reads.
+        extent: Shape of the anchor's result without its extents of 1 behind the channels.
+        open: Whether elementwise operations may still join.
+    """
+
+    index: int
+    composite: str | None
+    data: Var | None = None
+    extent: tuple[int, ...] = ()
+    open: bool = False
+    members: list[Var] = field(default_factory=list)
+    attrs: dict[str, object] = field(default_factory=dict)
+
+
+def fuse_layers(mod: IRModule) -> IRModule:
+    """Outline the layers of ``main`` into composites, which run one after the other."""
+    graph = Graph(mod["main"])
+    former = _Former(graph)
+    for var, value in graph.bindings:
+        former.place(var, value)
+    writer = Writer(graph, mod)
+    functions: dict[str, relax.Function] = {}
+    gvars: dict[str, tvm.ir.GlobalVar] = {}
+    for group in former.groups:
+        if group.composite is None:
+            (var,) = group.members
+            former.rematerialise(writer, operands(graph.values[var]))
+            writer.keep(var, graph.values[var])
+            continue
+        outputs = [var for var in group.members if former.leaves(group, var)]
+        func, args = _outline(graph, former, group, outputs)
+        name = f"layer_{len(functions)}"
+        gvars[name] = tvm.ir.GlobalVar(name)
+        relax.expr._update_type(gvars[name], func.ty)
+        functions[name] = func
+        call = relax.Call(gvars[name], [writer[arg] for arg in args])
+        if len(outputs) == 1:
+            writer.bind(outputs[0], call)
+            continue
+        results = writer.emit(call, f"{name}_results")
+        for i, var in enumerate(outputs):
+            writer.bind(var, relax.TupleGetItem(results, i))
+    new = writer.module(mod)
+    for name, func in functions.items():
+        new[gvars[name]] = func
+    return new
+
+
+class _Former:
+    """Decides which group each binding belongs to.
+
+    An operation joins the latest group that it reads from. Since every group reads only from groups before it, the
+    groups can always run in order, whatever the graph between them looks like.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.domains = domains(graph)
+        self.groups: list[_Group] = []
+        self.group_of: dict[Var, _Group] = {}
+        # Conditions, paddings and broadcasts of one value a pixel: they have no group, their readers compute them.
+        self.inline: set[Var] = set()
+
+    def place(self, var: Var, value: Expr) -> None:
+        """Put one binding into a new or an existing group, or mark it as inline."""
+        name = op_name(value)
+        if self._is_inline(var, value):
+            self.inline.add(var)
+        elif (anchored := self._anchor(var, value)) is not None:
+            self._open(anchored, var)
+        elif name in _STEPS and self._is_step(var, value):
+            self._place_step(var, value)
+        elif name == "reshape" and _unit_reshape(value) and (host := self.group_of.get(value.args[0])) and host.open:
+            self._join(host, var)
+        else:
+            self._open(_Group(len(self.groups), None), var)
+
+    def _open(self, group: _Group, var: Var) -> None:
+        self.groups.append(group)
+        self._join(group, var)
+
+    def _join(self, group: _Group, var: Var) -> None:
+        group.members.append(var)
+        self.group_of[var] = group
+
+    def _is_inline(self, var: Var, value: Expr) -> bool:
+        name, users = op_name(value), [self.graph.values[user] for user in self.graph.users[var]]
+        if var in self.graph.results or not users:
+            return False
+        if name in ("greater", "greater_equal"):
+            return all(op_name(user) == "where" and self._is_binariser(user) for user in users)
+        if name == "nn.pad":
+            return all(self._absorbs_padding(user, value) for user in users)
+        if name == "multiply":  # phi * T, one value a pixel times one a channel
+            vector, pixel = constant(value.args[1]), value.args[0]
+            return vector is not None and isinstance(pixel, Var) and _is_pixel(pixel, shape(var)) and shape(pixel) != shape(var)
+        return False
+
+    def _absorbs_padding(self, user: Expr, pad: Call) -> bool:
+        width = [int(extent) for extent in pad.attrs.pad_width]
+        return (
+            op_name(user) == "nn.conv2d"
+            and linear_weight(user) is not None
+            and len(width) == 8
+            and not any(width[:4])
+            and not any(int(extent) for extent in user.attrs.padding)
+            and self._is_binary(user)
+        )
+
+    def _is_binariser(self, where: Call) -> bool:
+        return all(constant(arg) is not None and constant(arg).size == 1 for arg in where.args[1:])
+
+    def _is_binary(self, call: Call) -> bool:
+        weight = linear_weight(call)
+        return weight is not None and call.args[0] in self.domains and bool(np.all(np.abs(weight) == 1))
+
+    def _anchor(self, var: Var, value: Expr) -> _Group | None:
+        name, index = op_name(value), len(self.groups)
+        weight = linear_weight(value)
+        if weight is None and name == "sum" and is_window_sum(value) and value.args[0] in self.domains:
+            return self._window_sum(var, value)
+        if name in ("nn.conv2d", "matmul") and weight is not None:
+            binary = self._is_binary(value)
+            if binary and is_window_sum(value) and self.domains[value.args[0]] == SIGN:
+                return self._window_sum(var, value)
+            kind = ("binary_" if binary else "") + ("dense" if name == "matmul" else "conv2d")
+            group = _Group(index, f"sbnn.{kind}", self._unpadded(value.args[0]), _extent(var), True)
+            if binary:
+                domain = self.domains[value.args[0]]
+                group.attrs["sbnn.input_domain"] = [float(domain.lo), float(domain.hi)]
+            else:
+                group.attrs["sbnn.why_float"] = why_float(self.graph, self.domains, value)
+            group.attrs["sbnn.linear"] = var.name
+            return group
+        if name in _POOLS and (name == "nn.max_pool2d" or not value.attrs.ceil_mode):
+            bits = value.args[0] in self.domains
+            return _Group(index, _POOLS[name] + ("_bits" if bits else ""), value.args[0], _extent(var), not bits)
+        if name == "nn.adaptive_avg_pool2d" and shape(var)[2:] == (1, 1):
+            return _Group(index, "sbnn.global_avg_pool2d", value.args[0], _extent(var), True)
+        return None
+
+    def _window_sum(self, var: Var, value: Call) -> _Group:
+        return _Group(len(self.groups), "sbnn.window_sum", self._unpadded(value.args[0]), _extent(var))
+
+    def _unpadded(self, data: Var) -> Var:
+        return self.graph.values[data].args[0] if data in self.inline else data
+
+    def sources(self, value: Expr) -> list[Var]:
+        """The variables that a binding reads, looking through inline ones."""
+        found: list[Var] = []
+        for var in operands(value):
+            found += self.sources(self.graph.values[var]) if var in self.inline else [var]
+        return found
+
+    def _is_step(self, var: Var, value: Call) -> bool:
+        if op_name(value) == "where" and not (value.args[0] in self.inline and self._is_binariser(value)):
+            return False
+        if str(var.ty.dtype) != "float32" or len(shape(var)) < 2:
+            return False
+        out = shape(var)
+        variables = [arg for arg in value.args if isinstance(arg, Var) and arg not in self.inline]
+        constants = [constant(arg) for arg in value.args if constant(arg) is not None]
+        if op_name(value) == "where":
+            variables = self.sources(value)
+            constants = [constant(arg) for arg in self.graph.values[value.args[0]].args if constant(arg) is not None]
+        elif op_name(value) == "nn.prelu":
+            constants = []
+            if len(out) > 2 and int(value.attrs.axis) != 1:
+                return False
+        fits = all(shape(v) == out or _is_pixel(v, out) for v in variables)
+        return fits and any(shape(v) == out for v in variables) and all(_is_channel(c, out) for c in constants)
+
+    def _place_step(self, var: Var, value: Call) -> None:
+        sources = self.sources(value)
+        homes = [group for source in sources if (group := self.group_of.get(source)) is not None]
+        last = max(homes, key=lambda group: group.index, default=None)
+        if last is not None and last.open and last.extent == _extent(var):
+            self._join(last, var)
+            return
+        data = next(source for source in sources if shape(source) == shape(var))
+        self._open(_Group(len(self.groups), "sbnn.elementwise", data, _extent(var), True), var)
+
+    def leaves(self, group: _Group, var: Var) -> bool:
+        """Whether a value of a group is read outside of it."""
+        return var in self.graph.results or any(
+            self.group_of.get(user) is not group for user in self._readers(var)
+        )
+
+    def _readers(self, var: Var) -> Iterable[Var]:
+        for user in self.graph.users[var]:
+            if user in self.inline:
+                yield from self._readers(user)
+            else:
+                yield user
+
+    def rematerialise(self, writer: Writer, variables: Iterable[Var]) -> None:
+        """Emit inline values for an operator that is left to TVM."""
+        for var in variables:
+            if var in self.inline:
+                value = self.graph.values[var]
+                self.rematerialise(writer, operands(value))
+                writer.keep(var, value)
+
+
+def _outline(
+    graph: Graph, former: _Former, group: _Group, outputs: list[Var]
+) -> tuple[relax.Function, list[Var]]:
+    """The function of a group, and what it is called with: the anchor's data, then the tensor operands."""
+    assert group.data is not None
+    data = relax.Var("data", group.data.ty)
+    params, args = [data], [group.data]
+    new: dict[Var, Var] = {}
+    bindings: list[relax.VarBinding] = []
+    builder = relax.BlockBuilder()
+
+    def resolve(var: Var, reads_data: bool) -> Var:
+        if var in new:
+            return new[var]
+        if var in former.inline:
+            return bind(var, reads_data)
+        if reads_data and var == group.data:
+            return data
+        param = relax.Var(f"operand_{len(params) - 1}", var.ty)
+        params.append(param)
+        args.append(var)
+        new[var] = param
+        return param
+
+    def bind(var: Var, reads_data: bool) -> Var:
+        value = graph.values[var]
+        arguments = [resolve(arg, reads_data) if isinstance(arg, Var) else arg for arg in value.args]
+        call = builder.normalize(Call(value.op, arguments, value.attrs))
+        result = relax.DataflowVar(var.name, call.ty)
+        bindings.append(relax.VarBinding(result, call))
+        new[var] = result
+        return result
+
+    elementwise = group.composite == "sbnn.elementwise"
+    for i, member in enumerate(group.members):
+        bind(member, reads_data=elementwise or i == 0)
+    results = [new[var] for var in outputs]
+    attrs = {"Composite": group.composite, "sbnn.name": group.members[0].name, **group.attrs}
+    return make_function(params, bindings, results[0] if len(results) == 1 else relax.Tuple(results), attrs), args
+
+
+def _extent(var: Var) -> tuple[int, ...]:
+    return _without_units(shape(var))
+
+
+def _without_units(extent: tuple[int, ...]) -> tuple[int, ...]:
+    while len(extent) > 2 and extent[-1] == 1:
+        extent = extent[:-1]
+    return extent
+
+
+def _unit_reshape(reshape: Call) -> bool:
+    before, after = shape(reshape.args[0]), tuple(int(extent) for extent in reshape.args[1].values)
+    return len(after) >= 2 and _without_units(before) == _without_units(after)
+
+
+def _channel_axis(out: tuple[int, ...]) -> int:
+    return 1 if len(out) == 4 else len(out) - 1
+
+
+def _is_channel(values: np.ndarray, out: tuple[int, ...]) -> bool:
+    """Whether a constant is one number, or one a channel of a tensor of shape ``out``."""
+    if values.size == 1:
+        return values.ndim <= len(out)
+    padded = (1,) * (len(out) - values.ndim) + values.shape
+    axis = _channel_axis(out)
+    return len(padded) == len(out) and values.size == out[axis] == padded[axis]
+
+
+def _is_pixel(var: Var, out: tuple[int, ...]) -> bool:
+    """Whether a tensor has one value for all channels of each pixel of a tensor of shape ``out``."""
+    extent = shape(var)
+    axis = _channel_axis(out)
+    return len(extent) == len(out) and all(e == (1 if i == axis else o) for i, (e, o) in enumerate(zip(extent, out)))

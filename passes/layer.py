@@ -1,0 +1,225 @@
+"""Read a composite function back as data: what is computed, over which shape, and the epilogue after it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from tvm import relax
+from tvm.ir import Call
+from tvm.relax import Expr, Var
+
+from sbnn_tvm.domain import BinaryDomain
+from sbnn_tvm.schedules.epilogue import (
+    BitsOutput,
+    Channel,
+    FloatOutput,
+    Op,
+    Operand,
+    Pixel,
+    Program,
+    Ref,
+    Scalar,
+    Step,
+    Tensor,
+)
+from sbnn_tvm.schedules.shapes import Conv2dShape
+
+from .graph import Graph, constant, op_name, shape
+
+Kind = Literal[
+    "binary_conv2d", "binary_dense", "conv2d", "dense", "window_sum",
+    "max_pool2d", "max_pool2d_bits", "avg_pool2d", "global_avg_pool2d", "elementwise",
+]  # fmt: skip
+
+_BINARY_OPS: dict[str, Op] = {
+    "add": "add", "subtract": "subtract", "multiply": "multiply",
+    "divide": "divide", "maximum": "maximum", "minimum": "minimum",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One composite.
+
+    Attributes:
+        kind: What the anchor is.
+        name: Name of the variable that the anchor computes, which traces back to the ONNX value.
+        shape: The anchor as a convolution or pooling over a feature map; None for dense and elementwise layers.
+        extent: Logical shape (NCHW, or [..., C]) of what the anchor computes.
+        weight: float32, output channels first (OIHW, or [out, in]); None without weights.
+        pad_value: What a binary convolution reads beyond the border.
+        count_include_pad: Whether average pooling counts the padding.
+        input_domain: The two values of the activations of a binary layer.
+        program: The epilogue; its Tensor and Pixel indices count the operands behind the data.
+        outputs: Domain of each output if it is two-valued, else None.
+        why_float: Why a linear layer is not binary.
+    """
+
+    kind: Kind
+    name: str
+    shape: Conv2dShape | None
+    extent: tuple[int, ...]
+    weight: np.ndarray | None
+    pad_value: float
+    count_include_pad: bool
+    input_domain: BinaryDomain | None
+    program: Program
+    outputs: tuple[BinaryDomain | None, ...]
+    why_float: str | None
+
+    @property
+    def linear(self) -> bool:
+        """Whether the layer multiplies with weights."""
+        return self.weight is not None
+
+    @property
+    def binary(self) -> bool:
+        """Whether both weights and activations are two-valued."""
+        return self.kind in ("binary_conv2d", "binary_dense")
+
+
+def read_layer(func: relax.Function) -> Layer:
+    """The layer that a composite function computes."""
+    return _Reader(func).layer()
+
+
+class _Reader:
+    def __init__(self, func: relax.Function) -> None:
+        self.func = func
+        self.graph = Graph(func)
+        self.kind: Kind = str(func.attrs["Composite"]).removeprefix("sbnn.")  # type: ignore[assignment]
+        self.env: dict[Var, Operand] = {}
+        self.steps: list[Step] = []
+        self.bits: dict[Var, tuple[BitsOutput, BinaryDomain]] = {}
+
+    def layer(self) -> Layer:
+        bindings = list(self.graph.bindings)
+        pad_value = 0.0
+        conv_shape: Conv2dShape | None = None
+        weight: np.ndarray | None = None
+        anchor: Call | None = None
+        if self.kind == "elementwise":
+            data = self.graph.params[0]
+            extent = shape(data)
+        else:
+            pad: Call | None = None
+            if op_name(bindings[0][1]) == "nn.pad":
+                pad = bindings.pop(0)[1]
+                pad_value = float(pad.attrs.pad_value)
+            data, anchor = bindings.pop(0)
+            extent = shape(data)
+            weight = self._weight(anchor)
+            conv_shape = self._shape(anchor, pad, extent)
+        self.env[data] = Ref(0)
+        channels = extent[1] if len(extent) == 4 else extent[-1]
+        for i, param in enumerate(self.graph.params[1:]):
+            param_extent = shape(param)
+            of_channels = param_extent[1] if len(param_extent) == 4 else param_extent[-1]
+            self.env[param] = Pixel(i) if of_channels == 1 and channels != 1 else Tensor(i)
+        for var, value in bindings:
+            self._step(var, value, channels)
+        results = [result for result in self.graph.results if isinstance(result, Var)]
+        outputs = tuple(self.bits[var][0] if var in self.bits else FloatOutput(self.env[var]) for var in results)
+        domains = tuple(self.bits[var][1] if var in self.bits else None for var in results)
+        attrs = self.func.attrs
+        domain = attrs.get("sbnn.input_domain", None)
+        return Layer(
+            kind=self.kind,
+            name=str(attrs["sbnn.name"]),
+            shape=conv_shape,
+            extent=extent,
+            weight=weight if self.kind != "window_sum" else None,
+            pad_value=pad_value,
+            count_include_pad=bool(getattr(anchor.attrs, "count_include_pad", False)) if anchor is not None else False,
+            input_domain=BinaryDomain(float(domain[0]), float(domain[1])) if domain is not None else None,
+            program=Program(tuple(self.steps), outputs),
+            outputs=domains,
+            why_float=str(attrs["sbnn.why_float"]) if "sbnn.why_float" in attrs else None,
+        )
+
+    def _weight(self, anchor: Call) -> np.ndarray | None:
+        if op_name(anchor) == "nn.conv2d":
+            return constant(anchor.args[1])
+        if op_name(anchor) == "matmul":
+            weight = constant(anchor.args[1])
+            assert weight is not None
+            return np.ascontiguousarray(weight.T)
+        return None
+
+    def _shape(self, anchor: Call, pad: Call | None, extent: tuple[int, ...]) -> Conv2dShape | None:
+        name, attrs = op_name(anchor), anchor.attrs
+        if name in ("matmul", "sum"):
+            return None
+        batch, channels, height, width = shape(self.graph.params[0])
+        if name == "nn.adaptive_avg_pool2d":
+            return Conv2dShape(batch, height, width, channels, channels, (height, width), groups=channels)
+        padding = tuple(int(p) for p in attrs.padding)
+        if len(padding) == 2:
+            padding = (*padding, *padding)
+        if pad is not None:
+            top, bottom, left, right = (int(extent) for extent in pad.attrs.pad_width[4:])
+            padding = (top, left, bottom, right)
+        strides = (int(attrs.strides[0]), int(attrs.strides[1]))
+        dilation = (int(attrs.dilation[0]), int(attrs.dilation[1]))
+        if name == "nn.conv2d":
+            kernel = shape(anchor.args[1])[2:]
+            out, groups = extent[1], int(attrs.groups)
+        else:
+            kernel, out, groups = tuple(int(k) for k in attrs.pool_size), channels, channels
+        conv = Conv2dShape(batch, height, width, channels, out, kernel, strides, padding, dilation, groups)
+        # ceil_mode reads beyond the padded image; more padding behind says the same.
+        missing = [
+            max(0, (o - 1) * s + d * (k - 1) + 1 - p)
+            for o, s, d, k, p in zip(
+                extent[2:], strides, dilation, kernel, (conv.padded_height, conv.padded_width), strict=True
+            )
+        ]
+        return conv.with_padding((padding[0], padding[1], padding[2] + missing[0], padding[3] + missing[1]))
+
+    def _operand(self, expr: Expr, channels: int) -> Operand:
+        values = constant(expr)
+        if values is None:
+            return self.env[expr]
+        if values.size == 1:
+            return Scalar(float(values.item()))
+        return Channel(np.ascontiguousarray(values.reshape(channels), dtype=np.float32))
+
+    def _emit(self, op: Op, a: Operand, b: Operand) -> Operand:
+        self.steps.append(Step(op, a, b))
+        return Ref(len(self.steps))
+
+    def _step(self, var: Var, value: Expr, channels: int) -> None:
+        name = op_name(value)
+        if name in ("greater", "greater_equal"):
+            return
+        if name == "where":
+            condition = self.graph.values[value.args[0]]
+            hi, lo = constant(value.args[1]), constant(value.args[2])
+            assert hi is not None and lo is not None
+            bits = BitsOutput(
+                self._operand(condition.args[0], channels),
+                self._operand(condition.args[1], channels),
+                op_name(condition) == "greater_equal",
+            )
+            self.bits[var] = (bits, BinaryDomain(lo.item(), hi.item()))
+            return
+        a = self._operand(value.args[0], channels)
+        if name == "reshape":
+            self.env[var] = a
+        elif name in _BINARY_OPS:
+            self.env[var] = self._emit(_BINARY_OPS[name], a, self._operand(value.args[1], channels))
+        elif name == "nn.relu":
+            self.env[var] = self._emit("maximum", a, Scalar(0.0))
+        elif name == "nn.leakyrelu":
+            self.env[var] = self._emit("prelu", a, Scalar(float(value.attrs.alpha)))
+        elif name == "nn.prelu":
+            self.env[var] = self._emit("prelu", a, self._operand(value.args[1], channels))
+        elif name == "negative":
+            self.env[var] = self._emit("multiply", a, Scalar(-1.0))
+        elif name == "clip":
+            above = self._emit("maximum", a, Scalar(float(value.args[1].value)))
+            self.env[var] = self._emit("minimum", above, Scalar(float(value.args[2].value)))
+        else:
+            raise AssertionError(f"{name} is no step of an epilogue")

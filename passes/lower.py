@@ -1,0 +1,311 @@
+"""Replace every composite by its kernel, and let each value lie in memory in the forms that its readers want.
+
+A value of the network has one logical shape and any number of physical forms. A kernel asks for the form that it reads;
+a conversion is emitted only where nobody made that form already. So bits stay bits between binary layers, and feature
+maps stay channels-last between float ones, without a rule for either.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.ir import Call, IRModule
+from tvm.relax import Expr, Var, op
+
+from sbnn_tvm.domain import BinaryDomain
+from sbnn_tvm.errors import CompileError
+from sbnn_tvm.schedules.elementwise import elementwise
+from sbnn_tvm.schedules.epilogue import BitsOutput, Program, Ref, Scalar
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.layout import nchw_to_nhwc, nhwc_to_nchw
+from sbnn_tvm.schedules.pack import regroup, unpack
+
+from .choose_kernel import Choice, DataForm, choose_kernel
+from .graph import Graph, Writer, op_name, operands, shape
+from .layer import Layer, read_layer
+from .recognise import domains
+
+
+class Form(Enum):
+    """How a value lies in memory."""
+
+    PLAIN = "as in ONNX"
+    CHANNELS_LAST = "channels last"
+    BITS = "packed bits"
+
+
+@dataclass(frozen=True)
+class Physical:
+    """What a variable of the lowered module holds.
+
+    Attributes:
+        value: Name of the value that it holds, as before lowering.
+        form: How it lies in memory.
+        domain: The two values behind the bits.
+        groups: In how many groups of channels bits are packed.
+        extent: Logical shape.
+    """
+
+    value: str
+    form: Form
+    extent: tuple[int, ...]
+    domain: BinaryDomain | None = None
+    groups: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class LoweredLayer:
+    """A layer and the kernel that it became; ``layer`` is None for an operator that was left to TVM.
+
+    Attributes:
+        name: Name of the variable that the anchor computes.
+        operator: The operator, for layers that were left to TVM.
+        layer: What is computed.
+        choice: The kernel.
+        outputs: Names of the values that the kernel stores.
+    """
+
+    name: str
+    operator: str
+    layer: Layer | None
+    choice: Choice | None
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """A module of kernel calls.
+
+    Attributes:
+        mod: ``main`` calls the kernels; operators that have none are still Relax operators.
+        layers: One entry a layer, in order of execution.
+        physical: What the variables of ``main`` hold.
+    """
+
+    mod: IRModule
+    layers: tuple[LoweredLayer, ...]
+    physical: dict[str, Physical]
+
+
+@dataclass(eq=False)
+class _Value:
+    name: str
+    extent: tuple[int, ...]
+    domain: BinaryDomain | None
+    forms: dict[tuple[Form, int], Expr] = field(default_factory=dict)
+
+
+def lower(mod: IRModule, isa: Isa) -> Lowered:
+    """Lower a module of composites to kernel calls for one instruction set."""
+    return _Lowering(mod, isa).run()
+
+
+class _Lowering:
+    def __init__(self, mod: IRModule, isa: Isa) -> None:
+        self.mod, self.isa = mod, isa
+        self.graph = Graph(mod["main"])
+        self.writer = Writer(self.graph, mod)
+        self.domains = domains(self.graph)
+        self.values: dict[Var, _Value] = {}
+        self.tuples: dict[Var, list[tuple[Expr, Form, int, BinaryDomain | None]]] = {}
+        self.layers: list[LoweredLayer] = []
+        self.physical: dict[str, Physical] = {}
+        self.kernels: dict[int, list[tuple[tvm.tirx.PrimFunc, tvm.ir.GlobalVar]]] = {}
+        self.functions: dict[tvm.ir.GlobalVar, tvm.tirx.PrimFunc] = {}
+
+    def run(self) -> Lowered:
+        for param in self.graph.params:
+            self._define(param, param, Form.PLAIN)
+        for var, value in self.graph.bindings:
+            if isinstance(value, Call) and isinstance(value.op, tvm.ir.GlobalVar):
+                self._lower_layer(var, value)
+            elif isinstance(value, relax.TupleGetItem) and value.tuple_value in self.tuples:
+                self._define(var, *self.tuples[value.tuple_value][value.index])
+            elif op_name(value) == "reshape":
+                self._lower_reshape(var, value)
+            else:
+                self._leave_to_tvm(var, value)
+        for result in self.graph.results:
+            if isinstance(result, Var):
+                self.writer.alias(result, self._form(self.values[result], Form.PLAIN))
+        main = self.writer.module(IRModule({}))
+        for gvar, func in self.functions.items():
+            main[gvar] = func
+        return Lowered(main, tuple(self.layers), self.physical)
+
+    def _define(
+        self, var: Var, expr: Expr, form: Form, groups: int = 1, domain: BinaryDomain | None = None
+    ) -> None:
+        """Record that the value of an old variable is held by ``expr``."""
+        extent = shape(var) if isinstance(var.ty, relax.TensorType) else ()
+        value = _Value(var.name, extent, domain)
+        self.values[var] = value
+        self._hold(value, expr, form, groups)
+        if len(extent) != 4 and form == Form.PLAIN:
+            self._hold(value, expr, Form.CHANNELS_LAST)  # the last axis is the channels anyway
+
+    def _hold(self, value: _Value, expr: Expr, form: Form, groups: int = 1) -> Expr:
+        value.forms[form, groups] = expr
+        if isinstance(expr, Var):
+            self.physical[expr.name] = Physical(value.name, form, value.extent, value.domain, groups)
+        return expr
+
+    def _form(self, value: _Value, form: Form, groups: int = 1) -> Expr:
+        """A value in the form that is asked for, converted if nobody has done so before."""
+        if (form, groups) in value.forms:
+            return value.forms[form, groups]
+        if form == Form.BITS:
+            converted = self._to_bits(value, groups)
+        elif form == Form.PLAIN:
+            converted = self._transpose(value, self._form(value, Form.CHANNELS_LAST), nhwc_to_nchw, value.extent)
+        elif (Form.BITS, 1) in value.forms and (Form.PLAIN, 1) not in value.forms:
+            assert value.domain is not None
+            kernel = unpack(_channels_last(value.extent), value.domain.lo, value.domain.hi, self.isa)
+            converted = self._call(f"{value.name}_unpacked", kernel, [value.forms[Form.BITS, 1]])[0]
+        elif len(value.extent) != 4:
+            converted = self._reshape(value.forms[Form.PLAIN, 1], _channels_last(value.extent), value.name)
+        else:
+            plain = self._form(value, Form.PLAIN)
+            converted = self._transpose(value, plain, nchw_to_nhwc, _channels_last(value.extent))
+        return self._hold(value, converted, form, groups)
+
+    def _to_bits(self, value: _Value, groups: int) -> Expr:
+        assert value.domain is not None
+        if groups > 1:
+            packed = self._form(value, Form.BITS)
+            channels = value.extent[1]
+            if (channels // groups) % self.isa.word_bits == 0:
+                return packed
+            kernel = regroup(_channels_last(value.extent), channels, groups, self.isa)
+            return self._call(f"{value.name}_regrouped", kernel, [packed])[0]
+        middle = Scalar((value.domain.lo + value.domain.hi) / 2)
+        program = Program((), (BitsOutput(Ref(0), middle),))
+        kernel = elementwise(_channels_last(value.extent), program, self.isa)
+        return self._call(f"{value.name}_packed", kernel, [self._form(value, Form.CHANNELS_LAST)])[0]
+
+    def _transpose(self, value: _Value, source: Expr, schedule: object, to: tuple[int, ...]) -> Expr:
+        batch, channels, height, width = value.extent
+        if channels == 1 or height * width == 1:
+            return self._reshape(source, to, value.name)
+        kernel = schedule((batch, channels, height, width), self.isa)  # type: ignore[operator]
+        return self._call(f"{value.name}_transposed", kernel, [source])[0]
+
+    def _reshape(self, expr: Expr, to: Sequence[int], name: str) -> Expr:
+        if shape(expr) == tuple(to):
+            return expr
+        return self.writer.emit(op.reshape(expr, tuple(to)), f"{name}_reshaped")
+
+    def _call(self, name: str, kernel: Kernel, args: Sequence[Expr]) -> list[Expr]:
+        """Emit a call of a kernel; equal kernels are kept once, since their constants are arguments."""
+        params = [kernel.func.buffer_map[param] for param in kernel.func.params]
+        fitted = [
+            self._reshape(arg, [int(extent) for extent in buffer.shape], name)
+            for arg, buffer in zip(args, params, strict=False)
+        ]
+        constants = [relax.const(tvm.runtime.tensor(array)) for array in kernel.constants]
+        types = [relax.TensorType(extent, dtype) for extent, dtype in kernel.outputs]
+        call = op.call_tir(self._function(kernel), relax.Tuple([*fitted, *constants]), types[0] if len(types) == 1 else types)
+        if len(types) == 1:
+            return [self.writer.emit(call, name)]
+        results = self.writer.emit(call, f"{name}_results")
+        return [self.writer.emit(relax.TupleGetItem(results, i), f"{name}_{i}") for i in range(len(types))]
+
+    def _function(self, kernel: Kernel) -> tvm.ir.GlobalVar:
+        key = int(tvm.ir.structural_hash(kernel.func))
+        for func, gvar in self.kernels.setdefault(key, []):
+            if tvm.ir.structural_equal(func, kernel.func):
+                return gvar
+        family = re.sub(r"\W+", "_", kernel.name.split()[0])
+        gvar = tvm.ir.GlobalVar(f"sbnn_{len(self.functions)}_{family}")
+        func = kernel.func.with_attr("global_symbol", gvar.name_hint)
+        relax.expr._update_type(gvar, func.ty)
+        self.kernels[key].append((kernel.func, gvar))
+        self.functions[gvar] = func
+        return gvar
+
+    def _lower_layer(self, var: Var, call: Call) -> None:
+        func = self.mod[call.op]
+        layer = read_layer(func)
+        choice = choose_kernel(layer, self.isa)
+        data, *rest = (self.values[arg] for arg in call.args)
+        if choice.data == DataForm.BITS:
+            args = [self._form(data, Form.BITS, choice.groups)]
+        else:
+            args = [self._form(data, Form.CHANNELS_LAST)]
+        args += [self._form(operand, Form.CHANNELS_LAST) for operand in rest]
+        stored = self._call(var.name if len(layer.outputs) < 2 else layer.name, choice.kernel, args)
+        results: list[tuple[Expr, Form, int, BinaryDomain | None]] = []
+        if layer.kind == "max_pool2d_bits":
+            results.append((stored[0], Form.BITS, 1, data.domain))
+        else:
+            for expr, domain in zip(stored, layer.outputs, strict=True):
+                results.append((expr, Form.CHANNELS_LAST if domain is None else Form.BITS, 1, domain))
+        fields = self._fields(var)
+        for field_var, (expr, form, groups, domain) in zip(fields, results, strict=True):
+            logical = shape(field_var)
+            expr = self._reshape(expr, _stored_shape(logical, form, self.isa), field_var.name)
+            if field_var is var:
+                self._define(var, expr, form, groups, domain)
+            else:
+                self.tuples.setdefault(var, []).append((expr, form, groups, domain))
+        self.layers.append(LoweredLayer(layer.name, layer.kind, layer, choice, tuple(f.name for f in fields)))
+
+    def _fields(self, var: Var) -> list[Var]:
+        """The variables that the outputs of a call are bound to."""
+        if isinstance(var.ty, relax.TensorType):
+            return [var]
+        items = {}
+        for user in self.graph.users[var]:
+            value = self.graph.values[user]
+            assert isinstance(value, relax.TupleGetItem)
+            items[value.index] = user
+        return [items[i] for i in range(len(items))]
+
+    def _lower_reshape(self, var: Var, reshape: Call) -> None:
+        source = self.values[reshape.args[0]]
+        before, after = source.extent, shape(var)
+        if _unit_tail(before) == _unit_tail(after) and len(before) > 1 and len(after) > 1:
+            form, groups = next((key for key in source.forms if key[0] != Form.PLAIN), (Form.PLAIN, 1))
+            expr = self._reshape(source.forms[form, groups], _stored_shape(after, form, self.isa), var.name)
+            self._define(var, expr, form, groups, source.domain)
+            return
+        expr = self.writer.emit(op.reshape(self._form(source, Form.PLAIN), after), var.name)
+        self._define(var, expr, Form.PLAIN, 1, source.domain)
+
+    def _leave_to_tvm(self, var: Var, value: Expr) -> None:
+        for arg in dict.fromkeys(operands(value)):
+            if arg in self.values:
+                self.writer.alias(arg, self._form(self.values[arg], Form.PLAIN))
+        new = self.writer.keep(var, value)
+        self._define(var, new, Form.PLAIN, 1, self.domains.get(var))
+        name = op_name(value)
+        if not name and not isinstance(value, relax.TupleGetItem):
+            raise CompileError(f"'{var.name}' is a {type(value).__name__}, which the compiler does not know")
+        self.layers.append(LoweredLayer(var.name, name, None, None, (var.name,)))
+
+
+def _unit_tail(extent: tuple[int, ...]) -> tuple[int, ...]:
+    while len(extent) > 2 and extent[-1] == 1:
+        extent = extent[:-1]
+    return extent
+
+
+def _channels_last(extent: tuple[int, ...]) -> tuple[int, ...]:
+    if len(extent) == 4:
+        batch, channels, height, width = extent
+        return (batch, height, width, channels)
+    return (int(np.prod(extent[:-1])), extent[-1])
+
+
+def _stored_shape(extent: tuple[int, ...], form: Form, isa: Isa) -> tuple[int, ...]:
+    if form == Form.PLAIN:
+        return extent
+    stored = _channels_last(extent) if len(extent) == 4 or form == Form.BITS else extent
+    return (*stored[:-1], isa.words(stored[-1])) if form == Form.BITS else stored
