@@ -133,6 +133,9 @@ class _GraphImport:
         self._opset = versions.get("", versions.get("ai.onnx", 1))
         self._opsets = {**versions, "": self._opset}
         self._output_names = {output.name for output in self.model.graph.output}
+        for node in reversed(self.model.graph.node):
+            if node.op_type in ("Identity", "Dropout") and node.output[0] in self._output_names:
+                self._output_names.add(node.input[0])  # passed through: the same variable is returned
         self._tvm = ONNXGraphImporter({}, None)
         self._tvm.bb, self._tvm.opset = self._builder, self._opset
         self._tvm_operators = frozenset(_get_convert_map())
