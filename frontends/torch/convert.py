@@ -1,0 +1,207 @@
+"""Turns the convolutions and linear layers of an existing float model into binary ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+
+from sbnn_tvm.domain import SIGN, BinaryDomain
+from sbnn_tvm.frontends.torch.domains import ScaledSigns, WeightDomain
+from sbnn_tvm.frontends.torch.estimators import Estimator
+from sbnn_tvm.frontends.torch.modules import Binarize, BinaryConv2d, BinaryLayer, BinaryLinear
+
+FIRST = "<first>"
+LAST = "<last>"
+
+Skip = Collection[str] | Callable[[str, nn.Module], bool]
+
+_LINEAR_KINDS = (
+    nn.modules.conv._ConvNd,
+    nn.Linear,
+    nn.Bilinear,
+    nn.RNNBase,
+    nn.RNNCellBase,
+    nn.MultiheadAttention,
+)
+
+
+@dataclass(frozen=True)
+class BinaryConfig:
+    """How binarize_ converts a layer.
+
+    Attributes:
+        weights: The two weight values.
+        weight_estimator: The gradient of the weights' signs: a name (estimators.ESTIMATORS) or an Estimator.
+        activations: The two values that a converted layer's input is binarised to; None leaves inputs as they are.
+        activation_estimator: The gradient of that binarisation.
+        learn_threshold: Whether its threshold is learned, one per input channel (RSign); else it is 0.
+        padding_value: What padded pixels hold after it: 0, -1 or +1.
+    """
+
+    weights: WeightDomain = field(default_factory=ScaledSigns)
+    weight_estimator: str | Estimator = "clip"
+    activations: BinaryDomain | None = SIGN
+    activation_estimator: str | Estimator = "polynomial"
+    learn_threshold: bool = False
+    padding_value: int = 0
+
+
+@dataclass(frozen=True)
+class LayerNote:
+    """What became of one layer.
+
+    Attributes:
+        name: Its qualified name in the model.
+        kind: Its class before.
+        reason: Why it stayed float; empty where it was converted.
+    """
+
+    name: str
+    kind: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What binarize_ did: ``print`` it.
+
+    Attributes:
+        converted: Layers that are binary now.
+        kept: Linear layers that stayed float, with the reason.
+    """
+
+    converted: tuple[LayerNote, ...]
+    kept: tuple[LayerNote, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.converted)} layers binary, {len(self.kept)} float"]
+        width = max((len(note.name) for note in self.converted + self.kept), default=0)
+        lines += [f"  {note.name:{width}}  {note.kind} -> binary" for note in self.converted]
+        lines += [f"  {note.name:{width}}  {note.kind} stays float: {note.reason}" for note in self.kept]
+        return "\n".join(lines)
+
+
+def binarize_(model: nn.Module, config: BinaryConfig = BinaryConfig(), skip: Skip = (FIRST, LAST)) -> Conversion:
+    """Replaces nn.Conv2d and nn.Linear layers of a model by binary ones, in place.
+
+    A converted layer binarises its input and keeps the float weights (the same parameters) as latent weights and the
+    bias as it is. By default the first and the last linear layer, in the order in which the model registers them, stay
+    float, as in nearly all published binary networks.
+
+    Args:
+        model: Changed in place. Optimisers made for it before miss the new parameters, if the config has any.
+        config: How to convert.
+        skip: What stays float: qualified names or patterns (``"layer*.downsample.*"``), of which ``FIRST`` and
+            ``LAST`` mean the first and the last linear layer; or a function of (name, module). An explicit ``skip``
+            replaces the default: pass ``(FIRST, LAST, ...)`` to add to it.
+
+    Returns:
+        What was converted, and what was not and why.
+
+    Raises:
+        ValueError: If a name or pattern fits no linear layer, or the model itself is a layer that would be replaced.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 10))
+        >>> print(binarize_(model))
+        1 layers binary, 2 float
+          1  Conv2d -> binary
+          0  Conv2d stays float: skipped, the first linear layer
+          3  Linear stays float: skipped, the last linear layer
+    """
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, _LINEAR_KINDS)]
+    reason_to_skip = _skip_rule(skip, layers)
+    converted: list[LayerNote] = []
+    kept: list[LayerNote] = []
+    replacements: dict[nn.Module, BinaryLayer] = {}
+    for name, module in layers:
+        kind = type(module).__name__
+        if reason := reason_to_skip(name, module) or _obstacle(module):
+            kept.append(LayerNote(name, kind, reason))
+        elif not name:
+            raise ValueError(f"the model itself is a {kind}; put it into an nn.Sequential to convert it in place")
+        else:
+            replacements[module] = _binary(module, config)
+            converted.append(LayerNote(name, kind))
+    for parent in list(model.modules()):  # a layer may be registered at several places
+        for child_name, child in parent._modules.items():
+            if child in replacements:
+                parent._modules[child_name] = replacements[child]
+    return Conversion(tuple(converted), tuple(kept))
+
+
+def _skip_rule(skip: Skip, layers: list[tuple[str, nn.Module]]) -> Callable[[str, nn.Module], str]:
+    """A function that says why a layer is to be skipped; empty if it is not."""
+    if callable(skip):
+        return lambda name, module: "skipped by the given function" if skip(name, module) else ""
+    if isinstance(skip, str):
+        raise ValueError(f"skip is a collection of names, but got the string {skip!r}; write ({skip!r},)")
+    names = [name for name, _ in layers]
+    for pattern in skip:
+        if layers and pattern not in (FIRST, LAST) and not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(f"skip={pattern!r} fits no linear layer of the model; they are {', '.join(names)}")
+
+    def reason(name: str, module: nn.Module) -> str:
+        if FIRST in skip and name == names[0]:
+            return "skipped, the first linear layer"
+        if LAST in skip and name == names[-1]:
+            return "skipped, the last linear layer"
+        found = [pattern for pattern in skip if fnmatchcase(name, pattern)]
+        return f"skipped by {found[0]!r}" if found else ""
+
+    return reason
+
+
+def _obstacle(module: nn.Module) -> str:
+    """Why a layer cannot be converted; empty if it can."""
+    kind = type(module)
+    if kind is not nn.Conv2d and kind is not nn.Linear:
+        base = next((base for base in (nn.Conv2d, nn.Linear) if isinstance(module, base)), None)
+        return f"a subclass of {base.__name__} with code of its own" if base else f"{kind.__name__} has no binary form"
+    if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+        return f"padding_mode={module.padding_mode!r}, only zeros has a binary form"
+    if module._forward_pre_hooks or module._forward_hooks:
+        return "it has forward hooks, which would be lost"
+    if isinstance(module.weight, nn.UninitializedParameter):
+        return "its weights are not initialised yet"
+    return ""
+
+
+def _binary(module: nn.Module, config: BinaryConfig) -> BinaryLayer:
+    layer: BinaryLayer
+    with torch.device("meta"):  # the weights are about to be replaced
+        if isinstance(module, nn.Conv2d):
+            layer = BinaryConv2d(
+                module.in_channels,
+                module.out_channels,
+                module.kernel_size,  # type: ignore[arg-type]
+                module.stride,  # type: ignore[arg-type]
+                module.padding,  # type: ignore[arg-type]
+                module.dilation,  # type: ignore[arg-type]
+                module.groups,
+                padding_value=config.padding_value,
+                domain=config.weights,
+                estimator=config.weight_estimator,
+            )
+            channels, axis = module.in_channels, 1
+        else:
+            assert isinstance(module, nn.Linear)
+            layer = BinaryLinear(
+                module.in_features, module.out_features, domain=config.weights, estimator=config.weight_estimator
+            )
+            channels, axis = module.in_features, -1
+    layer.weight, layer.bias = module.weight, module.bias
+    layer.values = config.weights.build(module.weight)
+    if config.activations is not None:
+        layer.binarize = Binarize(
+            channels if config.learn_threshold else None,
+            learned=config.learn_threshold,
+            domain=config.activations,
+            estimator=config.activation_estimator,
+            channel_axis=axis,
+        ).to(module.weight)
+    return layer.train(module.training)

@@ -1,0 +1,128 @@
+"""The two values of a layer's weights: how many numbers describe them, and how they are learned.
+
+A binary weight is ``scale * S + offset`` with ``S = +1`` where the latent weight is positive and ``S = -1`` elsewhere
+(so a latent weight of exactly 0 counts as -1). A WeightDomain is the choice, as plain data; it builds a WeightValues
+module, which turns latent weights into ``scale`` and ``offset`` and owns what is learned of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightDomain(Protocol):
+    """The choice of the two weight values."""
+
+    def build(self, weight: Tensor) -> WeightValues:
+        """The module that holds the values; its initial values may come from the latent weights, [OC, ...]."""
+
+
+class WeightValues(nn.Module):
+    """Gives the two values of each output channel from its latent weights."""
+
+    def forward(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scale [OC] and offset [OC], None where it is 0, from latent weights [OC, ...]."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Signs:
+    """Weights are -1 and +1.
+
+    References:
+        Hubara et al., "Binarized Neural Networks", NeurIPS 2016, arXiv 1602.02830.
+    """
+
+    def build(self, weight: Tensor) -> WeightValues:
+        """No parameters."""
+        return _Ones()
+
+
+@dataclass(frozen=True)
+class ScaledSigns:
+    """Weights are -a and +a, with one a per output channel.
+
+    Attributes:
+        learned: False: a is the mean of |w| over the channel's latent weights at every forward pass, and no gradient
+            flows through it. True: a is a parameter, initialised that way.
+
+    References:
+        Rastegari et al., "XNOR-Net", ECCV 2016, arXiv 1603.05279 (the mean is the least-squares optimum);
+        Liu et al., "Bi-Real Net", ECCV 2018, arXiv 1808.00278 (no gradient through it).
+    """
+
+    learned: bool = False
+
+    def build(self, weight: Tensor) -> WeightValues:
+        """One parameter [OC] where ``learned``, else none."""
+        return _Affine(_mean_magnitude(weight), None) if self.learned else _MeanMagnitude()
+
+
+@dataclass(frozen=True)
+class TwoValues:
+    """Weights are any two values: scale (tau) and offset (phi) are learned.
+
+    Attributes:
+        per: One pair for the ``"layer"`` or for each ``"channel"``.
+        init: ``"unit"`` starts at -1 and +1; ``"fit"`` at the two values nearest to the latent weights in least
+            squares: the means of the positive and of the other weights.
+
+    References:
+        Schiavone, Galati, Zuluaga, "Binary Domain Generalization for Sparsifying Binary Neural Networks" (SBNN),
+        ECML-PKDD 2023, arXiv 2306.13515.
+    """
+
+    per: Literal["layer", "channel"] = "layer"
+    init: Literal["unit", "fit"] = "fit"
+
+    def __post_init__(self) -> None:
+        if self.per not in ("layer", "channel") or self.init not in ("unit", "fit"):
+            raise ValueError(
+                f"TwoValues takes per='layer' or 'channel' and init='unit' or 'fit', "
+                f"but got per={self.per!r}, init={self.init!r}"
+            )
+
+    def build(self, weight: Tensor) -> WeightValues:
+        """Two parameters, [OC] each per channel, else [1]."""
+        rows = weight.detach().reshape(len(weight) if self.per == "channel" else 1, -1)
+        if self.init == "unit":
+            return _Affine(rows.new_ones(len(rows)), rows.new_zeros(len(rows)))
+        above = rows > 0
+        hi, lo = _mean_where(rows, above), _mean_where(rows, ~above)
+        return _Affine((hi - lo) / 2, (hi + lo) / 2)
+
+
+class _Ones(WeightValues):
+    def forward(self, weight: Tensor) -> tuple[Tensor, None]:
+        return weight.new_ones(len(weight)), None
+
+
+class _MeanMagnitude(WeightValues):
+    def forward(self, weight: Tensor) -> tuple[Tensor, None]:
+        return _mean_magnitude(weight), None
+
+
+class _Affine(WeightValues):
+    def __init__(self, tau: Tensor, phi: Tensor | None) -> None:
+        super().__init__()
+        self.tau = nn.Parameter(tau)
+        self.phi = None if phi is None else nn.Parameter(phi)
+
+    def forward(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.tau.expand(len(weight)), None if self.phi is None else self.phi.expand(len(weight))
+
+    def extra_repr(self) -> str:
+        return f"{len(self.tau)} x (tau{'' if self.phi is None else ', phi'})"
+
+
+def _mean_magnitude(weight: Tensor) -> Tensor:
+    return weight.detach().abs().flatten(1).mean(1)
+
+
+def _mean_where(rows: Tensor, mask: Tensor) -> Tensor:
+    """The mean of the masked values of each row; 0 where there are none."""
+    return torch.where(mask, rows, 0).sum(1) / mask.sum(1).clamp_min(1)

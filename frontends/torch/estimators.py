@@ -1,0 +1,158 @@
+"""Straight-through estimators: what the gradient of a binarisation is taken to be.
+
+``y = hi if x > t else lo`` has no useful gradient. Each estimator replaces that of ``sign(u)``, at ``u = x - t``, by
+the derivative of a smooth stand-in, its *slope*::
+
+    dL/dx = dL/dy * (hi - lo) / 2 * slope(x - t)        dL/dt = -dL/dx, summed over what t is broadcast to
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sbnn_tvm.domain import SIGN, BinaryDomain
+
+
+class Estimator(ABC):
+    """The gradient that stands in for that of sign."""
+
+    @abstractmethod
+    def slope(self, u: Tensor) -> Tensor:
+        """The derivative that replaces that of ``sign(u)``, elementwise."""
+
+    def __repr__(self) -> str:
+        return type(self).__name__
+
+
+class Identity(Estimator):
+    """Slope 1 everywhere: sign is differentiated as if it were the identity.
+
+    References:
+        Bengio, Leonard, Courville, "Estimating or Propagating Gradients Through Stochastic Neurons", arXiv 1308.3432.
+    """
+
+    def slope(self, u: Tensor) -> Tensor:
+        """1."""
+        return torch.ones_like(u)
+
+
+class Clip(Estimator):
+    """Slope 1 where ``|u| <= 1``, else 0: sign is differentiated as hardtanh.
+
+    References:
+        Hubara et al., "Binarized Neural Networks", NeurIPS 2016, arXiv 1602.02830.
+    """
+
+    def slope(self, u: Tensor) -> Tensor:
+        """1 on [-1, 1], else 0."""
+        return (u.abs() <= 1).to(u.dtype)
+
+
+class Polynomial(Estimator):
+    """Slope ``2 - 2|u|`` where ``|u| < 1``, else 0: sign is differentiated as a piecewise quadratic.
+
+    References:
+        Liu et al., "Bi-Real Net", ECCV 2018, arXiv 1808.00278.
+    """
+
+    def slope(self, u: Tensor) -> Tensor:
+        """2 - 2|u| on [-1, 1], else 0."""
+        return (2 - 2 * u.abs()).clamp_min(0)
+
+
+class EDE(Estimator):
+    """The error decay estimator: slope ``k t (1 - tanh(t u)^2)``, sharpened while training goes on.
+
+    ``t`` grows from 0.1 to 10, evenly in its logarithm, and ``k = max(1 / t, 1)``. Call ``set_progress`` of this module
+    once an epoch.
+
+    Attributes:
+        progress: The share of training that is done, from 0 to 1.
+
+    References:
+        Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks" (IR-Net),
+        CVPR 2020, arXiv 1909.10788.
+    """
+
+    def __init__(self, progress: float = 0.0) -> None:
+        self.progress = progress
+
+    def slope(self, u: Tensor) -> Tensor:
+        """K t (1 - tanh(t u)^2)."""
+        t = 10.0 ** (2 * self.progress - 1)
+        return max(1 / t, 1.0) * t * (1 - torch.tanh(t * u).square())
+
+    def __repr__(self) -> str:
+        return f"EDE({self.progress:g})"
+
+
+ESTIMATORS: dict[str, type[Estimator]] = {"identity": Identity, "clip": Clip, "polynomial": Polynomial, "ede": EDE}
+
+
+def estimator(choice: str | Estimator) -> Estimator:
+    """An estimator by its name.
+
+    Args:
+        choice: A key of ``ESTIMATORS``, or an estimator, which is returned as it is.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if isinstance(choice, Estimator):
+        return choice
+    if choice not in ESTIMATORS:
+        raise ValueError(f"unknown estimator {choice!r}; pass {', '.join(ESTIMATORS)} or an Estimator object")
+    return ESTIMATORS[choice]()
+
+
+def set_progress(model: nn.Module, progress: float) -> None:
+    """Tells the EDE estimators of a model how far training has come.
+
+    Args:
+        model: Its modules' ``estimator`` attributes are updated.
+        progress: From 0 (begin) to 1 (end).
+    """
+    for module in model.modules():
+        if isinstance(found := getattr(module, "estimator", None), EDE):
+            found.progress = progress
+
+
+class _Binarize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, threshold: Tensor | float, domain: BinaryDomain, estimator: Estimator) -> Tensor:
+        ctx.domain, ctx.estimator = domain, estimator
+        ctx.fixed = None if isinstance(threshold, Tensor) else threshold
+        ctx.save_for_backward(x, *([threshold] if isinstance(threshold, Tensor) else []))
+        return torch.where(x > threshold, x.new_tensor(domain.hi), x.new_tensor(domain.lo))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, *thresholds = ctx.saved_tensors
+        threshold = thresholds[0] if thresholds else ctx.fixed
+        grad = grads[0] * (ctx.domain.tau * ctx.estimator.slope(x - threshold))
+        to_threshold = -grad.sum_to_size(threshold.shape) if thresholds and ctx.needs_input_grad[1] else None
+        return grad, to_threshold, None, None
+
+
+def binarize(
+    x: Tensor,
+    threshold: Tensor | float = 0.0,
+    domain: BinaryDomain = SIGN,
+    estimator: Estimator = Clip(),  # noqa: B008 (it has no state)
+) -> Tensor:
+    """``hi`` where ``x > threshold``, else ``lo`` (also where x is NaN), with an estimated gradient.
+
+    Args:
+        x: Any shape.
+        threshold: A number, or a tensor that broadcasts to the shape of ``x``.
+        domain: lo and hi.
+        estimator: Gives the gradients of ``x`` and ``threshold``.
+
+    Returns:
+        A tensor of the shape and dtype of ``x``.
+    """
+    return _Binarize.apply(x, threshold, domain, estimator)

@@ -1,0 +1,273 @@
+"""From a torch model to an ONNX model: binary layers become ai.sbnn operators with packed weights.
+
+The model is traced once by torch.onnx (dynamo) in eval mode. Nodes are named after the modules they come from
+(``features.3``), so that reports speak the user's language, and batch norms stay as they are: folding them is the
+compiler's task, which has to keep their rounding.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import torch
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnxscript import optimizer
+from torch import Tensor, nn
+
+from sbnn_tvm.errors import ModelError
+from sbnn_tvm.frontends.onnx import opset
+from sbnn_tvm.frontends.torch.modules import BinaryLayer
+
+Shape = Sequence[int]
+
+
+def export_onnx(model: nn.Module, path: str | os.PathLike[str], input_shape: Shape | None = None) -> None:
+    """Writes a torch model as an ONNX file that stock onnxruntime runs.
+
+    Args:
+        model: Any module; its BinaryConv2d, BinaryLinear and Binarize become ai.sbnn operators. Left unchanged.
+        path: Written in one step: an existing file stays whole if the export fails.
+        input_shape: Of the single float32 input, with the batch. None takes ``model.example_input_array``, a tensor or
+            a tuple of tensors.
+
+    Raises:
+        ModelError: If the model cannot be exported, has no known input shape, or the path cannot be written.
+
+    Examples:
+        >>> export_onnx(model, "model.onnx", (1, 3, 32, 32))  # doctest: +SKIP
+    """
+    target = Path(path)
+    if target.is_dir() or not target.parent.is_dir():
+        reason = "it is a directory" if target.is_dir() else f"there is no directory {str(target.parent)!r}"
+        raise ModelError(f"cannot write {str(target)!r}: {reason}")
+    proto = to_onnx(model, input_shape)
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(proto.SerializeToString())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, target)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise ModelError(f"cannot write {str(target)!r}: {error.strerror or error}") from error
+
+
+def to_onnx(model: nn.Module, input_shape: Shape | None = None) -> onnx.ModelProto:
+    """The ONNX model that export_onnx writes.
+
+    Args:
+        model, input_shape: As of export_onnx.
+
+    Returns:
+        A checked model with static shapes, opset 21, and the bodies of the ai.sbnn operators it uses.
+
+    Raises:
+        ModelError: As export_onnx.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"expected a torch.nn.Module to export, but got {type(model).__name__}")
+    inputs = _example_inputs(model, input_shape)
+    with _eval_mode(model), torch.no_grad():
+        try:
+            model(*inputs)
+        except Exception as error:
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
+            raise ModelError(f"the model does not run on an input of shape {shapes}: {_first_line(error)}") from error
+        with _packed_weights(model), _quiet():
+            try:
+                program = torch.onnx.export(
+                    model,
+                    inputs,
+                    dynamo=True,
+                    opset_version=opset.ONNX_OPSET,
+                    optimize=False,  # it would fold batch norms into convolutions
+                    verbose=False,
+                    input_names=["input"] if len(inputs) == 1 else [f"input_{i}" for i in range(len(inputs))],
+                )
+            except Exception as error:
+                raise ModelError(f"torch.onnx cannot export the model: {_reason(error)}") from error
+            assert program is not None
+            graph = program.model
+            optimizer.fold_constants(graph, onnx_shape_inference=False)
+            _drop_zero_biases(graph)
+            RemoveUnusedNodesPass()(graph)
+            _name_after_modules(graph, model)
+            _drop_metadata(graph)
+    proto = opset.add_functions(ir.to_proto(graph))
+    proto.producer_name = "sbnn_tvm"
+    onnx.checker.check_model(proto)
+    return proto
+
+
+def _example_inputs(model: nn.Module, input_shape: Shape | None) -> tuple[Tensor, ...]:
+    parameter = next(model.parameters(), torch.empty(0))
+    if input_shape is not None:
+        shape = tuple(input_shape) if isinstance(input_shape, Sequence) else ()
+        if not shape or not all(isinstance(size, int) and size > 0 for size in shape):
+            raise ModelError(
+                f"input_shape must be positive integers with the batch, such as (1, 3, 32, 32), but got {input_shape!r}"
+            )
+        return (torch.zeros(shape, device=parameter.device),)
+    example = getattr(model, "example_input_array", None)
+    if example is None:
+        raise ModelError(
+            "the model's input shape is unknown: pass input_shape=(1, 3, 32, 32) or the like, "
+            "or set model.example_input_array"
+        )
+    example = example if isinstance(example, tuple | list) else (example,)
+    if not all(isinstance(tensor, Tensor) for tensor in example):
+        raise ModelError("model.example_input_array must be a tensor or a tuple of tensors")
+    return tuple(tensor.detach().to(parameter.device) for tensor in example)
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def _packed_weights(model: nn.Module) -> Iterator[None]:
+    """Attaches the constants of the ai.sbnn operators to the binary layers, as buffers, for the duration of a trace."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, BinaryLayer)}
+    try:
+        for name, layer in layers.items():
+            for key, value in _constants(name, layer).items():
+                layer.register_buffer(f"packed_{key}", value, persistent=False)
+        yield
+    finally:
+        for layer in layers.values():
+            for key in ("weight", "scale", "offset"):
+                layer._buffers.pop(f"packed_{key}", None)
+                layer._non_persistent_buffers_set.discard(f"packed_{key}")
+
+
+def _constants(name: str, layer: BinaryLayer) -> dict[str, Tensor]:
+    if layer.weight.dtype != torch.float32:
+        raise ModelError(f"layer {name!r} has {layer.weight.dtype} weights; call model.float() before the export")
+    scale, offset = layer.values(layer.weight)
+    offset = torch.zeros_like(scale) if offset is None else offset
+    if not (torch.isfinite(scale).all() and torch.isfinite(offset).all()):
+        raise ModelError(f"layer {name!r} has weight values that are not finite; the training has diverged")
+    # A learned scale may have turned negative. Weights are the same with it positive and all signs flipped.
+    flipped = (scale < 0).reshape(-1, *[1] * (layer.weight.ndim - 1))
+    bits = (layer.weight > 0) ^ flipped
+    packed = torch.from_numpy(opset.pack_bits(bits.cpu().numpy()))
+    return {"weight": packed.to(scale.device), "scale": scale.abs().clone(), "offset": offset.clone()}
+
+
+def _drop_zero_biases(graph: ir.Model) -> None:
+    """The exporter gives convolutions without a bias one of zeros."""
+    for node in graph.graph:
+        bias = node.inputs[2].const_value if node.op_type == "Conv" and len(node.inputs) == 3 else None
+        if bias is not None and not bias.numpy().any():
+            node.resize_inputs(2)
+
+
+def _name_after_modules(graph: ir.Model, model: nn.Module) -> None:
+    """Names nodes, the values they make, and their constants after the modules that they come from.
+
+    The first node of a module without children (or of a binary layer) bears the module's name; others
+    ``module/Operator``, numbered where there are several.
+    """
+    modules = dict(model.named_modules())
+    outputs = {id(value) for value in graph.graph.outputs}
+    state = set(model.state_dict())
+    taken = {value.name for value in graph.graph.inputs} | set(graph.graph.initializers)
+    used: set[str] = set()
+    for node in graph.graph:
+        scopes = _scopes(node)
+        path = scopes[-2] if len(scopes) > 1 else ""
+        module = modules.get(path)
+        whole = path and module is not None and (isinstance(module, BinaryLayer) or not list(module.children()))
+        long_name = f"{path}/{node.op_type}" if path else node.op_type
+        node.name = _unused(path if whole and path not in used else long_name, used)
+        for value in node.outputs:
+            if id(value) not in outputs:
+                value.name = _unused(node.name, taken)
+    for index, value in enumerate(graph.graph.outputs):
+        value.name = _unused("output" if len(graph.graph.outputs) == 1 else f"output_{index}", taken)
+    for node in graph.graph:
+        for value, role in zip(node.inputs, _input_names(node), strict=False):
+            if value is not None and value.name in graph.graph.initializers and value.name not in state:
+                value.name = _unused(f"{node.name}.{role}", taken)
+
+
+def _input_names(node: ir.Node) -> list[str]:
+    if node.domain == opset.DOMAIN:
+        return list(opset.function(node.op_type).input)
+    return [entry.name for entry in onnx.defs.get_schema(node.op_type, opset.ONNX_OPSET, node.domain).inputs]
+
+
+def _scopes(node: ir.Node) -> list[str]:
+    return ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    """The name, numbered from 2 if it is taken; taken from now on."""
+    candidate, number = name, 2
+    while candidate in taken:
+        candidate, number = f"{name}_{number}", number + 1
+    taken.add(candidate)
+    return candidate
+
+
+def _drop_metadata(graph: ir.Model) -> None:
+    """The exporter notes stack traces and file names of this machine everywhere."""
+    for holder in (graph, graph.graph, *graph.graph, *graph.graph.inputs, *graph.graph.initializers.values()):
+        holder.metadata_props.clear()
+        holder.meta.clear()
+    for node in graph.graph:
+        for value in node.outputs:
+            value.metadata_props.clear()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what torch.onnx says about itself; its errors come as exceptions."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    sink = io.StringIO()
+    try:
+        with warnings.catch_warnings(), redirect_stdout(sink), redirect_stderr(sink):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the innermost cause: the exporter wraps what went wrong in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return _first_line(error)

@@ -1,0 +1,327 @@
+"""Binary layers for PyTorch: Binarize, BinaryConv2d and BinaryLinear.
+
+Layers keep *latent* float weights, which the optimiser updates, and use their signs: +1 where the weight is positive,
+-1 elsewhere, 0 included. The forward pass is, operation for operation, that of the ai.sbnn operators::
+
+    y = conv(pad(x), S) * scale + conv(pad(x), ones) * offset (+ bias)
+
+With two-valued inputs the convolutions sum integers, exactly, and only then are scaled.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sbnn_tvm.domain import SIGN, BinaryDomain
+from sbnn_tvm.frontends.onnx.opset import DOMAIN, VERSION
+from sbnn_tvm.frontends.torch.domains import ScaledSigns, WeightDomain
+from sbnn_tvm.frontends.torch.estimators import Estimator, binarize
+from sbnn_tvm.frontends.torch.estimators import estimator as estimator_of
+
+Padding = int | tuple[int, int] | tuple[int, int, int, int] | Literal["same", "valid"]
+
+
+class Binarize(nn.Module):
+    """``y = hi if x > t else lo``: the activation before a binary layer; NaN becomes lo.
+
+    Args:
+        channels: Thresholds; None for a single one.
+        threshold: Their (initial) value.
+        learned: Whether they are trained (RSign of ReActNet, arXiv 2003.03488).
+        domain: lo and hi.
+        estimator: The gradient: a name (estimators.ESTIMATORS) or an Estimator.
+        channel_axis: The axis of ``x`` with ``channels`` entries.
+
+    Shapes:
+        Any to the same, float32.
+
+    Examples:
+        >>> Binarize()(torch.tensor([-0.5, 0.0, 0.5]))
+        tensor([-1., -1.,  1.])
+    """
+
+    def __init__(
+        self,
+        channels: int | None = None,
+        threshold: float = 0.0,
+        *,
+        learned: bool = False,
+        domain: BinaryDomain = SIGN,
+        estimator: str | Estimator = "polynomial",
+        channel_axis: int = 1,
+    ) -> None:
+        super().__init__()
+        self.channels, self.domain, self.channel_axis = channels, domain, channel_axis
+        self.estimator = estimator_of(estimator)
+        values = torch.full(() if channels is None else (channels,), float(threshold))
+        self.threshold: Tensor
+        if learned:
+            self.threshold = nn.Parameter(values)
+        else:
+            self.register_buffer("threshold", values)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Binarises x."""
+        threshold = self.threshold
+        if self.channels is not None:
+            axis = self.channel_axis % x.ndim if x.ndim else 0
+            if x.ndim <= axis or x.shape[axis] != self.channels:
+                raise ValueError(
+                    f"Binarize has {self.channels} thresholds along axis {self.channel_axis}, "
+                    f"but its input has shape {list(x.shape)}"
+                )
+            threshold = threshold.reshape(-1, *[1] * (x.ndim - axis - 1))
+        if torch.onnx.is_in_onnx_export():
+            attributes = {"lo": float(self.domain.lo), "hi": float(self.domain.hi)}
+            return _symbolic("Binarize", [x, threshold], attributes, x.shape)
+        return binarize(x, threshold, self.domain, self.estimator)
+
+    def extra_repr(self) -> str:
+        """Channels, domain and gradient."""
+        learned = ", learned" if isinstance(self.threshold, nn.Parameter) else ""
+        return f"{self.channels or 1} threshold(s){learned}, domain={self.domain}, estimator={self.estimator}"
+
+
+class BinaryLayer(nn.Module):
+    """What BinaryConv2d and BinaryLinear share: latent weights, their signs and the two weight values.
+
+    Attributes:
+        weight: The latent weights, float32 [OC, ...].
+        bias: float32 [OC] or None.
+        values: The module that gives scale and offset.
+        binarize: Binarises the input first; None where the input comes binarised.
+        estimator: The gradient of the signs.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def _setup(
+        self,
+        weight: Tensor,
+        bias: bool,
+        domain: WeightDomain,
+        estimator: str | Estimator,
+        binarize: nn.Module | None,
+    ) -> None:
+        nn.init.kaiming_uniform_(weight, a=math.sqrt(5))  # as torch's own layers
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.zeros(len(weight))) if bias else None
+        self.domain = domain
+        self.values = domain.build(weight)
+        self.estimator = estimator_of(estimator)
+        self.binarize = binarize
+
+    def signs(self) -> Tensor:
+        """The weights' signs, float32 of the weights' shape, with the estimator's gradient."""
+        return binarize(self.weight, 0.0, SIGN, self.estimator)
+
+    def density(self) -> float:
+        """The share of weights whose sign is +1."""
+        return float((self.weight > 0).float().mean())
+
+    def _exported(self) -> list[Tensor]:
+        """The constants that sbnn_tvm.frontends.torch.export attaches for the duration of an export."""
+        if "packed_weight" not in self._buffers:
+            raise RuntimeError("binary layers are exported by sbnn_tvm.export_onnx, not by torch.onnx.export itself")
+        return [getattr(self, f"packed_{name}") for name in ("weight", "scale", "offset")]
+
+
+class BinaryConv2d(BinaryLayer):
+    """A 2-D convolution with two-valued weights.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, dilation, groups, bias: As of nn.Conv2d.
+        padding: Pixels: one number, (vertical, horizontal), (top, left, bottom, right), "same" or "valid".
+        padding_value: What padded pixels hold: 0 (contributes nothing), -1 or +1.
+        domain: The two weight values (domains).
+        estimator: The gradient of the weights' signs: a name (estimators.ESTIMATORS) or an Estimator.
+        binarize: Binarises the input first, usually a Binarize; None where the input comes binarised.
+
+    Shapes:
+        float32 [N, in_channels, H, W] to float32 [N, out_channels, H', W'].
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Examples:
+        >>> layer = BinaryConv2d(16, 32, 3, padding=1, binarize=Binarize())
+        >>> layer(torch.randn(1, 16, 8, 8)).shape
+        torch.Size([1, 32, 8, 8])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: Padding = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = False,
+        *,
+        padding_value: int = 0,
+        domain: WeightDomain = ScaledSigns(),  # noqa: B008 (frozen)
+        estimator: str | Estimator = "clip",
+        binarize: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}")
+        if padding_value not in (-1, 0, 1):
+            raise ValueError(f"padding_value must be -1, 0 or 1, but got {padding_value}")
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size, self.stride, self.dilation = _pair(kernel_size), _pair(stride), _pair(dilation)
+        self.pads = _pads(padding, self.kernel_size, self.stride, self.dilation)
+        self.padding_value = padding_value
+        weight = torch.empty(out_channels, in_channels // groups, *self.kernel_size)
+        self._setup(weight, bias, domain, estimator, binarize)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolves x, binarising it first where the layer has a ``binarize``."""
+        if self.binarize is not None:
+            x = self.binarize(x)
+        y = self._symbolic(x) if torch.onnx.is_in_onnx_export() else self._convolve(x)
+        return y if self.bias is None else y + self.bias[:, None, None]
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        top, left, bottom, right = self.pads
+        padded = functional.pad(x, (left, right, top, bottom), value=float(self.padding_value)) if any(self.pads) else x
+        scale, offset = self.values(self.weight)
+        d = functional.conv2d(padded, self.signs(), None, self.stride, 0, self.dilation, self.groups)
+        y = d * scale[:, None, None]
+        if offset is None:
+            return y
+        ones = x.new_ones(self.groups, *self.weight.shape[1:])  # one filter a group: its sum is shared by the channels
+        t = functional.conv2d(padded, ones, None, self.stride, 0, self.dilation, self.groups)
+        return y + t.repeat_interleave(self.out_channels // self.groups, 1) * offset[:, None, None]
+
+    def _symbolic(self, x: Tensor) -> Tensor:
+        attributes = {
+            "weight_shape": list(self.weight.shape),
+            "strides": list(self.stride),
+            "pads": list(self.pads),
+            "dilations": list(self.dilation),
+            "group": self.groups,
+            "pad_value": self.padding_value,
+        }
+        top, left, bottom, right = self.pads
+        height, width = (
+            (size - d * (k - 1) - 1) // s + 1
+            for size, k, s, d in zip(
+                (x.shape[2] + top + bottom, x.shape[3] + left + right),
+                self.kernel_size,
+                self.stride,
+                self.dilation,
+                strict=True,
+            )
+        )
+        return _symbolic(
+            "BinaryConv2d", [x, *self._exported()], attributes, (x.shape[0], self.out_channels, height, width)
+        )
+
+    def extra_repr(self) -> str:
+        """As of nn.Conv2d, with what is binary."""
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        if any(self.pads):
+            text += f", pads={self.pads}, padding_value={self.padding_value}"
+        if self.dilation != (1, 1):
+            text += f", dilation={self.dilation}"
+        if self.groups != 1:
+            text += f", groups={self.groups}"
+        return f"{text}, bias={self.bias is not None}, domain={self.domain}, estimator={self.estimator}"
+
+
+class BinaryLinear(BinaryLayer):
+    """A linear layer with two-valued weights.
+
+    Args:
+        in_features, out_features, bias: As of nn.Linear.
+        domain, estimator, binarize: As of BinaryConv2d.
+
+    Shapes:
+        float32 [..., in_features] to float32 [..., out_features].
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        *,
+        domain: WeightDomain = ScaledSigns(),  # noqa: B008 (frozen)
+        estimator: str | Estimator = "clip",
+        binarize: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self._setup(torch.empty(out_features, in_features), bias, domain, estimator, binarize)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiplies x, binarising it first where the layer has a ``binarize``."""
+        if self.binarize is not None:
+            x = self.binarize(x)
+        if torch.onnx.is_in_onnx_export():
+            shape = (*x.shape[:-1], self.out_features)
+            y = _symbolic("BinaryLinear", [x, *self._exported()], {"in_features": self.in_features}, shape)
+        else:
+            scale, offset = self.values(self.weight)
+            y = functional.linear(x, self.signs()) * scale
+            if offset is not None:
+                y = y + x.sum(-1, keepdim=True) * offset
+        return y if self.bias is None else y + self.bias
+
+    def extra_repr(self) -> str:
+        """As of nn.Linear, with what is binary."""
+        return (
+            f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, "
+            f"domain={self.domain}, estimator={self.estimator}"
+        )
+
+
+def clamp_latent_(model: nn.Module, bound: float = 1.0) -> None:
+    """Clamps the latent weights of a model's binary layers to [-bound, bound], in place.
+
+    Call it after each optimiser step: latent weights far from 0 receive no gradient from the clipping estimators and
+    would never flip again. SBNN (arXiv 2306.13515) uses 1.5, most others 1.
+    """
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, BinaryLayer):
+                module.weight.clamp_(-bound, bound)
+
+
+def _symbolic(operator: str, inputs: list[Tensor], attributes: dict, shape: tuple[int, ...]) -> Tensor:
+    return torch.onnx.ops.symbolic(
+        f"{DOMAIN}::{operator}", inputs, attributes, dtype=inputs[0].dtype, shape=shape, version=VERSION
+    )
+
+
+def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or min(pair) < 1:
+        raise ValueError(f"kernel_size, stride and dilation are one or two positive numbers, but got {value}")
+    return pair[0], pair[1]
+
+
+def _pads(
+    padding: Padding, kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """(top, left, bottom, right)."""
+    if padding == "valid":
+        return (0, 0, 0, 0)
+    if padding == "same":
+        if stride != (1, 1):
+            raise ValueError(f"padding='same' needs stride 1, but got {stride}")
+        vertical, horizontal = (d * (k - 1) for k, d in zip(kernel, dilation, strict=True))
+        return (vertical // 2, horizontal // 2, vertical - vertical // 2, horizontal - horizontal // 2)
+    amounts = (padding,) * 2 if isinstance(padding, int) else padding
+    if isinstance(amounts, str) or len(amounts) not in (2, 4) or min(amounts) < 0:
+        raise ValueError(f"padding is 'same', 'valid', or one, two or four numbers from 0, but got {padding!r}")
+    return (*amounts, *amounts)[:4]
