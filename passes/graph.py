@@ -80,6 +80,7 @@ class Writer:
         self._builder = relax.BlockBuilder(mod)
         self._new: dict[Var, Expr] = {param: param for param in graph.params}
         self._bindings: list[relax.VarBinding] = []
+        self._names = {var.name for var in graph.users}
 
     def __getitem__(self, expr: Expr) -> Expr:
         """What an expression of the old function is in the new one."""
@@ -94,13 +95,19 @@ class Writer:
         if isinstance(value, Var):
             self._new[var] = value
             return value
+        self._names.discard(var.name)
         new = self.emit(value, var.name)
         self._new[var] = new
         return new
 
     def emit(self, value: Expr, name: str) -> Var:
-        """Bind a value of the new function to a new variable."""
+        """Bind a value of the new function to a new variable; a name that is taken gets a number."""
         value = self._builder.normalize(value)
+        stem, count = name, 0
+        while name in self._names:
+            count += 1
+            name = f"{stem}_{count}"
+        self._names.add(name)
         new = relax.DataflowVar(name, value.ty)
         self._bindings.append(relax.VarBinding(new, value))
         return new

@@ -53,6 +53,8 @@ class Layer:
         count_include_pad: Whether average pooling counts the padding.
         input_domain: The two values of the activations of a binary layer.
         program: The epilogue; its Tensor and Pixel indices count the operands behind the data.
+        members: Names of the variables that the layer computes, in order.
+        step_names: Name of the variable behind each step of the program.
         outputs: Domain of each output if it is two-valued, else None.
         why_float: Why a linear layer is not binary.
     """
@@ -66,6 +68,8 @@ class Layer:
     count_include_pad: bool
     input_domain: BinaryDomain | None
     program: Program
+    members: tuple[str, ...]
+    step_names: tuple[str, ...]
     outputs: tuple[BinaryDomain | None, ...]
     why_float: str | None
 
@@ -92,6 +96,7 @@ class _Reader:
         self.kind: Kind = str(func.attrs["Composite"]).removeprefix("sbnn.")  # type: ignore[assignment]
         self.env: dict[Var, Operand] = {}
         self.steps: list[Step] = []
+        self.step_names: list[str] = []
         self.bits: dict[Var, tuple[BitsOutput, BinaryDomain]] = {}
 
     def layer(self) -> Layer:
@@ -120,6 +125,7 @@ class _Reader:
             self.env[param] = Pixel(i) if of_channels == 1 and channels != 1 else Tensor(i)
         for var, value in bindings:
             self._step(var, value, channels)
+            self.step_names += [var.name] * (len(self.steps) - len(self.step_names))
         results = [result for result in self.graph.results if isinstance(result, Var)]
         outputs = tuple(self.bits[var][0] if var in self.bits else FloatOutput(self.env[var]) for var in results)
         domains = tuple(self.bits[var][1] if var in self.bits else None for var in results)
@@ -135,6 +141,8 @@ class _Reader:
             count_include_pad=bool(getattr(anchor.attrs, "count_include_pad", False)) if anchor is not None else False,
             input_domain=BinaryDomain(float(domain[0]), float(domain[1])) if domain is not None else None,
             program=Program(tuple(self.steps), outputs),
+            members=tuple(var.name for var, _ in self.graph.bindings),
+            step_names=tuple(self.step_names),
             outputs=domains,
             why_float=str(attrs["sbnn.why_float"]) if "sbnn.why_float" in attrs else None,
         )

@@ -148,8 +148,8 @@ class _Lowering:
         value = _Value(var.name, extent, domain)
         self.values[var] = value
         self._hold(value, expr, form, groups)
-        if len(extent) != 4 and form == Form.PLAIN:
-            self._hold(value, expr, Form.CHANNELS_LAST)  # the last axis is the channels anyway
+        if len(extent) != 4 and form != Form.BITS:  # the last axis is the channels anyway
+            value.forms[Form.PLAIN, 1] = value.forms[Form.CHANNELS_LAST, 1] = expr
 
     def _hold(self, value: _Value, expr: Expr, form: Form, groups: int = 1) -> Expr:
         value.forms[form, groups] = expr
@@ -164,13 +164,12 @@ class _Lowering:
         if form == Form.BITS:
             converted = self._to_bits(value, groups)
         elif form == Form.PLAIN:
-            converted = self._transpose(value, self._form(value, Form.CHANNELS_LAST), nhwc_to_nchw, value.extent)
+            source = self._form(value, Form.CHANNELS_LAST)
+            converted = self._transpose(value, source, nhwc_to_nchw, value.extent)
         elif (Form.BITS, 1) in value.forms and (Form.PLAIN, 1) not in value.forms:
             assert value.domain is not None
             kernel = unpack(_channels_last(value.extent), value.domain.lo, value.domain.hi, self.isa)
             converted = self._call(f"{value.name}_unpacked", kernel, [value.forms[Form.BITS, 1]])[0]
-        elif len(value.extent) != 4:
-            converted = self._reshape(value.forms[Form.PLAIN, 1], _channels_last(value.extent), value.name)
         else:
             plain = self._form(value, Form.PLAIN)
             converted = self._transpose(value, plain, nchw_to_nhwc, _channels_last(value.extent))
@@ -191,9 +190,9 @@ class _Lowering:
         return self._call(f"{value.name}_packed", kernel, [self._form(value, Form.CHANNELS_LAST)])[0]
 
     def _transpose(self, value: _Value, source: Expr, schedule: object, to: tuple[int, ...]) -> Expr:
-        batch, channels, height, width = value.extent
-        if channels == 1 or height * width == 1:
+        if len(value.extent) != 4 or value.extent[1] == 1 or value.extent[2:] == (1, 1):
             return self._reshape(source, to, value.name)
+        batch, channels, height, width = value.extent
         kernel = schedule((batch, channels, height, width), self.isa)  # type: ignore[operator]
         return self._call(f"{value.name}_transposed", kernel, [source])[0]
 

@@ -1,0 +1,77 @@
+"""The compiler, phase by phase: this file is its table of contents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tvm import relax
+from tvm.ir import IRModule
+
+from sbnn_tvm.schedules.isa import Isa
+
+from .canonicalize import canonicalize
+from .fuse_layers import fuse_layers
+from .keep_bits import keep_bits
+from .lower import Lowered, lower
+from .recognise import SignZero, recognise
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may decide.
+
+    Attributes:
+        sign_zero: What a plain Sign gives at 0: ``"exact"`` keeps ONNX's 0, and with it a layer in float; ``"positive"``
+            and ``"negative"`` allow +1 or -1 instead, so that the layer can become binary.
+        dump: A folder for the module after each phase, as TVMScript.
+    """
+
+    sign_zero: SignZero = "exact"
+    dump: Path | None = None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One step from Relax to Relax."""
+
+    name: str
+    apply: Callable[[IRModule, Options], IRModule]
+
+
+PHASES: tuple[Phase, ...] = (
+    # One way to write a binariser, a padded convolution, a dense layer behind a feature map.
+    Phase("canonicalize", lambda mod, options: canonicalize(mod)),
+    # Two-valued activations meet two-valued weights: conv(x, tau * S + phi) = tau * conv(x, S) + phi * conv(x, 1).
+    Phase("recognise", lambda mod, options: recognise(mod, options.sign_zero)),
+    # binarize(max_pool(x)) = max_pool(binarize(x)): bits travel, not floats.
+    Phase("keep_bits", lambda mod, options: keep_bits(mod)),
+    # Each layer with its batch norm, shortcut, activation and binariser becomes one composite. Up to here the module runs
+    # through TVM's default legalization: it is the oracle for what follows.
+    Phase("fuse_layers", lambda mod, options: fuse_layers(mod)),
+)
+
+
+def to_composites(mod: IRModule, options: Options) -> IRModule:
+    """Run the phases from an imported module to one whose layers are composites."""
+    for name, mod in phases(mod, options):  # noqa: B020
+        if options.dump is not None:
+            options.dump.mkdir(parents=True, exist_ok=True)
+            (options.dump / f"{name}.py").write_text(mod.script(show_meta=False))
+    return mod
+
+
+def phases(mod: IRModule, options: Options) -> Iterator[tuple[str, IRModule]]:
+    """The module after each phase."""
+    yield "0_imported", mod
+    for i, phase in enumerate(PHASES):
+        mod = phase.apply(mod, options)
+        yield f"{i + 1}_{phase.name}", mod
+
+
+def to_kernels(composites: IRModule, isa: Isa) -> Lowered:
+    """Choose a kernel for every composite, and lower what is left to TVM's own, unscheduled loops."""
+    lowered = lower(composites, isa)
+    legal = relax.transform.LegalizeOps()(lowered.mod)
+    return Lowered(legal, lowered.layers, lowered.physical)

@@ -1,0 +1,147 @@
+"""Run a lowered model one kernel at a time, on this machine or in an emulator, on numpy arrays.
+
+The virtual machine runs a model as a whole. Here each value can be looked at, or replaced, on the way: that is how a
+library for another CPU is run on this one, and how ``verify`` finds the first layer that differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from tvm import relax
+from tvm.ir import Call, GenericConst
+from tvm.relax import Expr, Var
+
+from sbnn_tvm.passes.graph import Graph, op_name
+from sbnn_tvm.passes.lower import Form, Lowered, Physical
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.words import pack_channels
+
+
+class KernelRunner(Protocol):
+    """Whatever can call a compiled kernel."""
+
+    def run(self, name: str, arrays: Sequence[np.ndarray]) -> None:
+        """Call a kernel by its name; the outputs are the last arrays, written in place."""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One value that was computed.
+
+    Attributes:
+        name: The variable of the lowered module.
+        physical: What it holds; None for values between two records.
+        array: The bytes as they lie in memory.
+    """
+
+    name: str
+    physical: Physical | None
+    array: np.ndarray
+
+
+def run_kernels(
+    lowered: Lowered,
+    runner: KernelRunner,
+    inputs: Sequence[np.ndarray],
+    replace: Callable[[Step], np.ndarray | None] | None = None,
+) -> Iterator[Step]:
+    """Run ``main`` kernel by kernel.
+
+    Args:
+        lowered: The kernels.
+        runner: Calls them.
+        inputs: One array for each parameter of ``main``.
+        replace: Called with each value; what it returns (if not None) is what later kernels read instead.
+
+    Yields:
+        Each value in order, and last the results as steps named ``"output 0"`` and so on.
+    """
+    graph = Graph(lowered.mod["main"])
+    values: dict[Var, np.ndarray | tuple[np.ndarray, ...]] = {}
+
+    def read(expr: Expr) -> np.ndarray:
+        if isinstance(expr, GenericConst):
+            return expr.value.numpy()
+        value = values[expr]
+        assert isinstance(value, np.ndarray)
+        return value
+
+    def record(var: Var, array: np.ndarray) -> Step:
+        step = Step(var.name, lowered.physical.get(var.name), array)
+        other = replace(step) if replace is not None else None
+        values[var] = array if other is None else other
+        return step
+
+    for param, array in zip(graph.params, inputs, strict=True):
+        yield record(param, np.ascontiguousarray(array))
+    for var, value in graph.bindings:
+        if isinstance(value, relax.TupleGetItem):
+            fields = values[value.tuple_value]
+            assert isinstance(fields, tuple)
+            yield record(var, fields[value.index])
+        elif op_name(value) == "call_tir":
+            outputs = _call(runner, value, var, read)
+            if isinstance(var.ty, relax.TensorType):
+                yield record(var, outputs[0])
+            else:
+                values[var] = outputs
+        else:
+            raise NotImplementedError(f"'{var.name}' calls {op_name(value)}, which is no kernel")
+    for i, result in enumerate(graph.results):
+        yield Step(f"output {i}", None, read(result))
+
+
+def _call(runner: KernelRunner, call: Call, var: Var, read: Callable[[Expr], np.ndarray]) -> tuple[np.ndarray, ...]:
+    types = [var.ty] if isinstance(var.ty, relax.TensorType) else list(var.ty.fields)
+    outputs = tuple(np.zeros([int(extent) for extent in ty.shape], str(ty.dtype)) for ty in types)
+    runner.run(call.args[0].name_hint, [*(read(arg) for arg in call.args[1].fields), *outputs])
+    return outputs
+
+
+def encode(value: np.ndarray, physical: Physical, isa: Isa) -> np.ndarray:
+    """Lay a value (as in ONNX) out in memory."""
+    if physical.form == Form.PLAIN:
+        return np.ascontiguousarray(value)
+    last = np.moveaxis(value, 1, -1) if value.ndim == 4 else value
+    if physical.form == Form.CHANNELS_LAST:
+        return np.ascontiguousarray(last)
+    assert physical.domain is not None
+    bits = last.reshape(-1, last.shape[-1]) if value.ndim != 4 else last
+    bits = bits > np.float32((physical.domain.lo + physical.domain.hi) / 2)
+    if physical.groups == 1:
+        return pack_channels(bits, isa)
+    groups = np.split(bits, physical.groups, axis=-1)
+    return np.concatenate([pack_channels(np.ascontiguousarray(group), isa) for group in groups], axis=-1)
+
+
+def decode(array: np.ndarray, physical: Physical) -> np.ndarray:
+    """Read a value (as in ONNX) from memory; bits become bool."""
+    extent = physical.extent
+    if physical.form == Form.PLAIN:
+        return array.reshape(extent)
+    if physical.form == Form.BITS:
+        array = _unpack(array, extent[1] if len(extent) == 4 else extent[-1], physical.groups)
+    if len(extent) == 4:
+        batch, channels, height, width = extent
+        return np.moveaxis(array.reshape(batch, height, width, channels), -1, 1)
+    return array.reshape(extent)
+
+
+def _unpack(words: np.ndarray, channels: int, groups: int) -> np.ndarray:
+    flat = np.ascontiguousarray(words).view(np.uint8).reshape(*words.shape[:-1], groups, -1)
+    bits = np.unpackbits(flat, axis=-1, bitorder="little")[..., : channels // groups]
+    return bits.reshape(*words.shape[:-1], channels).astype(bool)
+
+
+def outputs_of(steps: Iterator[Step]) -> tuple[np.ndarray, ...]:
+    """The results of a run."""
+    return tuple(step.array for step in steps if step.physical is None and step.name.startswith("output "))
+
+
+def values_by_name(steps: Iterator[Step]) -> Mapping[str, np.ndarray]:
+    """All values of a run by the name of their variable."""
+    return {step.name: step.array for step in steps}
