@@ -1,1 +1,44 @@
-"""Sparse binary neural networks from PyTorch to one small, fast CPU library, through Apache TVM."""
+"""Sparse binary neural networks from PyTorch to one small, fast CPU library, through Apache TVM.
+
+Importing this package imports nothing else: a machine that only runs compiled models needs numpy and TVM's runtime,
+and what needs torch, onnx or the compiler is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sbnn_tvm.compiler import compile
+    from sbnn_tvm.domain import BinaryDomain
+    from sbnn_tvm.errors import SbnnError
+    from sbnn_tvm.frontends.torch.export import export_onnx
+    from sbnn_tvm.module import CompiledModule
+    from sbnn_tvm.runtime import LoadedModule, load
+
+__version__ = "0.1.0"
+
+__all__ = ["BinaryDomain", "CompiledModule", "LoadedModule", "SbnnError", "compile", "export_onnx", "load"]
+
+_HOMES = {
+    "BinaryDomain": "sbnn_tvm.domain",
+    "CompiledModule": "sbnn_tvm.module",
+    "LoadedModule": "sbnn_tvm.runtime",
+    "SbnnError": "sbnn_tvm.errors",
+    "compile": "sbnn_tvm.compiler",
+    "export_onnx": "sbnn_tvm.frontends.torch.export",
+    "load": "sbnn_tvm.runtime",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

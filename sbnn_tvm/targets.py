@@ -23,7 +23,7 @@ class CpuTarget:
     Attributes:
         name: As the user gave it, or the CPU of a target dict.
         isa: What the schedules may use.
-        triple: LLVM's, for example ``"aarch64-linux-gnu"``.
+        triple: LLVM's, for example ``"aarch64-unknown-linux-gnu"``.
         features: What the CPU must have at run time (sbnn_tvm.cpu), by LLVM's names.
         target: The target of ``tvm.compile``.
     """
@@ -58,8 +58,9 @@ class CpuTarget:
         return self.name
 
 
-_X86 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu"}
-_AARCH64 = {"kind": "llvm", "mtriple": "aarch64-linux-gnu"}
+_X86 = {"kind": "llvm", "mtriple": "x86_64-unknown-linux-gnu"}
+_AARCH64 = {"kind": "llvm", "mtriple": "aarch64-unknown-linux-gnu"}
+_ARMV7 = {"kind": "llvm", "mtriple": "armv7-unknown-linux-gnueabihf", "mfloat-abi": "hard"}
 
 NAMED: dict[str, dict[str, Any]] = {
     "x86": {**_X86, "mcpu": "x86-64-v3"},
@@ -71,7 +72,7 @@ NAMED: dict[str, dict[str, Any]] = {
     "cortex-a53": {**_AARCH64, "mcpu": "cortex-a53"},
     "cortex-a72": {**_AARCH64, "mcpu": "cortex-a72"},
     "neoverse-n1": {**_AARCH64, "mcpu": "neoverse-n1"},
-    "armv7": {"kind": "llvm", "mtriple": "armv7-linux-gnueabihf", "mattr": ["+neon"], "mfloat-abi": "hard"},
+    "armv7": {**_ARMV7, "mattr": ["+neon"]},
 }
 """The targets that are known by name, beside ``"native"``: each is a TVM target dict."""
 
@@ -123,15 +124,15 @@ def _from_dict(name: str | None, config: Mapping[str, Any]) -> CpuTarget:
     config = {key: value for key, value in config.items() if key != "tag" and not key.startswith("feature.")}
     if config.get("kind") != "llvm":
         raise TargetError(f'a target dict must have "kind": "llvm", since only CPUs are supported, but got {config}')
-    config.setdefault("mtriple", f"{this_cpu().machine}-linux-gnu")
-    triple = config["mtriple"]
+    triple = _triple(config.get("mtriple", f"{this_cpu().machine}-linux-gnu"))
     # LLVM crashes on an architecture it does not know, so it must not see one.
-    machine = normalize_machine(triple.split("-")[0]) if isinstance(triple, str) else ""
+    machine = normalize_machine(triple.split("-")[0])
     if machine not in FLAGS:
         raise TargetError(f"unknown target triple {triple!r}: it must begin with one of x86_64, aarch64, armv7")
     if "linux" not in triple:
         raise TargetError(f"unsupported target triple {triple!r}: only Linux is supported, as in {machine}-linux-gnu")
 
+    config["mtriple"] = triple
     mcpu = config.get("mcpu")
     if mcpu is not None:
         known = [str(cpu) for cpu in codegen.llvm_get_cpu_archlist(Target({"kind": "llvm", "mtriple": triple}))]
@@ -155,18 +156,20 @@ def _native() -> dict[str, Any]:
     cpu = this_cpu()
     if cpu.machine not in FLAGS:
         raise TargetError(f"this machine is {cpu.machine}, for which there are no kernels: name another target")
-    suffix = "gnueabihf" if cpu.machine == "arm" else "gnu"
-    config: dict[str, Any] = {"kind": "llvm", "mtriple": f"{cpu.machine.replace('arm', 'armv7')}-linux-{suffix}"}
-    if cpu.machine == "arm":
-        config["mfloat-abi"] = "hard"
-    config["mcpu"] = str(codegen.llvm_get_system_cpu()) or "generic"
-    if not codegen.llvm_is_valid_cpu(config["mcpu"], config["mtriple"]):
-        config["mcpu"] = "generic"
+    base = {"x86_64": _X86, "aarch64": _AARCH64, "arm": _ARMV7}[cpu.machine]
+    mcpu = str(codegen.llvm_get_system_cpu())
+    config: dict[str, Any] = {**base, "mcpu": mcpu if codegen.llvm_is_valid_cpu(mcpu, base["mtriple"]) else "generic"}
     implied = {str(feature) for feature in codegen.llvm_get_cpu_features(Target(config))} & FLAGS[cpu.machine].keys()
     hidden = [f"-{feature}" for feature in sorted(implied - cpu.features)]
     # SVE is left to CPUs that LLVM knows to have it: TVM generates different code as soon as it sees it.
     extra = [f"+{feature}" for feature in sorted(cpu.features - implied) if not feature.startswith("sve")]
     return {**config, "mattr": [*extra, *hidden]} if extra or hidden else config
+
+
+def _triple(triple: object) -> str:
+    """LLVM counts from the left: in armv7-linux-gnueabihf it takes linux for the vendor, and finds no system."""
+    parts = str(triple).split("-")
+    return "-".join([parts[0], "unknown", *parts[1:]] if len(parts) == 3 and parts[1] == "linux" else parts)
 
 
 def _check_attribute(attribute: object, triple: str) -> None:

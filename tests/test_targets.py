@@ -77,6 +77,14 @@ def test_cpu_features_are_those_the_compiled_code_needs():
     assert targets.resolve("x86-64").features == frozenset()
 
 
+def test_a_triple_without_vendor_is_completed():
+    # LLVM would otherwise miss the EABI and call functions that ARM's libraries do not have.
+    target = targets.resolve(
+        {"kind": "llvm", "mtriple": "armv7-linux-gnueabihf", "mattr": ["+neon"], "mfloat-abi": "hard"}
+    )
+    assert target.triple == "armv7-unknown-linux-gnueabihf"
+
+
 X86 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu"}
 
 
@@ -88,10 +96,10 @@ X86 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu"}
         (7, "a target is a name .* but got a int"),
         ({"kind": "cuda"}, "only CPUs are supported"),
         ({"mcpu": "znver4"}, "only CPUs are supported"),
-        ({"kind": "llvm", "mtriple": "riscv64-linux-gnu"}, "unknown target triple 'riscv64-linux-gnu'"),
+        ({"kind": "llvm", "mtriple": "riscv64-linux-gnu"}, "unknown target triple 'riscv64-unknown-linux-gnu'"),
         ({"kind": "llvm", "mtriple": "nonsense"}, "unknown target triple 'nonsense'"),
         ({"kind": "llvm", "mtriple": "aarch64-apple-darwin"}, "only Linux is supported"),
-        ({**X86, "mcpu": "cortex-a53"}, "LLVM knows no CPU .mcpu. 'cortex-a53' for x86_64-linux-gnu"),
+        ({**X86, "mcpu": "cortex-a53"}, "LLVM knows no CPU .mcpu. 'cortex-a53' for x86_64-unknown-linux-gnu"),
         ({**X86, "mcpu": "znver9"}, "did you mean znver"),
         ({**X86, "mattr": ["+avx3"]}, r"LLVM knows no feature .mattr. '\+avx3' .*did you mean avx"),
         ({**X86, "mattr": ["avx2"]}, "holds 'avx2'"),

@@ -1,0 +1,189 @@
+"""From object files to one shared library, for this machine or another one, with whatever linker there is.
+
+Libraries are linked without a C library: what they import, the process that loads them has. So a bare linker does, no
+cross compiler or system root is needed, and the one in the Python package ``ziglang`` serves every target.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
+
+from sbnn_tvm.cpu import this_cpu
+from sbnn_tvm.elf import note_object, read_header
+from sbnn_tvm.errors import LibraryError
+from sbnn_tvm.metadata import OWNER, Metadata
+from sbnn_tvm.targets import CpuTarget
+
+_LIBC = {"memcpy", "memmove", "memset", "memcmp"}
+_LIBM = {
+    name + suffix
+    for name in (
+        *("acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "ceil", "copysign", "cos", "cosh", "erf"),
+        *("exp", "exp10", "exp2", "expm1", "fabs", "floor", "fma", "fmax", "fmin", "fmod", "hypot", "ldexp", "log"),
+        *("log10", "log1p", "log2", "nearbyint", "nextafter", "pow", "rint", "round", "roundeven", "sin", "sincos"),
+        *("sinh", "sqrt", "tan", "tanh", "trunc"),
+    )
+    for suffix in ("", "f")
+}
+_RUNTIME = re.compile(r"TVMFFI\w+|TVMBackend\w+|__aeabi_\w+")  # __aeabi: arithmetic of 32-bit ARM, in libgcc_s
+
+
+@dataclass(frozen=True)
+class Linker:
+    """A program that makes shared libraries.
+
+    Attributes:
+        name: For messages.
+        command: The program and its options, without the output and the objects.
+    """
+
+    name: str
+    command: tuple[str, ...]
+
+    def link(self, output: Path, objects: list[Path]) -> None:
+        """Link ``objects`` to the shared library ``output``.
+
+        Raises:
+            LibraryError: If the linker fails.
+        """
+        command = [*self.command, "-o", str(output), *map(str, objects)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise LibraryError(f"the linker {self.name} cannot be started: {error.strerror}") from None
+        if done.returncode != 0:
+            reason = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
+            raise LibraryError(f"the linker {self.name} failed: {reason}")
+
+
+def find_linker(target: CpuTarget) -> Linker:
+    """The best linker for ``target`` on this machine: a C compiler of the system, its bare linker, or ziglang's.
+
+    Raises:
+        LibraryError: If there is none.
+    """
+    for name in _candidates(target):
+        program = shutil.which(name)
+        if program is None:
+            continue
+        if name.endswith("ld"):
+            return Linker(name, (program, "-shared", "-s", "-z", "noexecstack"))
+        return Linker(name, (program, "-shared", "-s", "-fPIC", "-nostartfiles", "-nodefaultlibs"))
+    zig = _zig()
+    if zig is not None:
+        return Linker("ziglang", (str(zig), "ld.lld", "-shared", "-s", "-z", "noexecstack"))
+    raise LibraryError(
+        f"there is no linker for {target.triple}: pip install ziglang, or install {_PREFIX[target.machine]}gcc"
+    )
+
+
+def write_library(executable: Any, path: str | os.PathLike[str], target: CpuTarget, metadata: Metadata) -> None:
+    """Write a compiled model as one shared library, with what it says about itself inside.
+
+    The file appears whole or not at all.
+
+    Args:
+        executable: What ``tvm.compile`` returned for a Relax module.
+        path: Where to; an existing file is replaced.
+        target: What it was compiled for.
+        metadata: What ``sbnn_tvm.runtime`` will need to know.
+
+    Raises:
+        LibraryError: If the destination cannot be written, or the linker is missing or fails.
+    """
+    linker = find_linker(target)
+    with _replacing(Path(path)) as draft, tempfile.TemporaryDirectory(prefix="sbnn_tvm-") as folder:
+        note = Path(folder) / "metadata.o"
+        note.write_bytes(note_object(target.machine, OWNER, metadata.to_json().encode()))
+        executable.export_library(str(draft), fcompile=_fcompile(linker), addons=[str(note)], workspace_dir=folder)
+        check_library(draft, target)
+
+
+def check_library(path: Path, target: CpuTarget) -> None:
+    """Check that a library is for ``target`` and needs nothing but C, mathematics and TVM's runtime.
+
+    Raises:
+        LibraryError: If not.
+    """
+    header = read_header(path)
+    if header.machine != target.machine:
+        raise LibraryError(f"the linker made a library for {header.machine} instead of {target.machine}")
+    foreign = sorted(undefined_symbols(path) - _LIBC - _LIBM)
+    foreign = [symbol for symbol in foreign if not _RUNTIME.fullmatch(symbol)]
+    if foreign:
+        raise LibraryError(
+            f"the library for {target} would need {', '.join(foreign)}, which TVM's runtime does not have"
+        )
+
+
+def undefined_symbols(path: Path) -> set[str]:
+    """The symbols that a library must find elsewhere when it is loaded; weak ones may stay away."""
+    with path.open("rb") as file:
+        table = ELFFile(file).get_section_by_name(".dynsym")
+        symbols = list(table.iter_symbols()) if isinstance(table, SymbolTableSection) else []
+    return {
+        symbol.name
+        for symbol in symbols
+        if symbol.name and symbol["st_shndx"] == "SHN_UNDEF" and symbol["st_info"]["bind"] != "STB_WEAK"
+    }
+
+
+_PREFIX = {"x86_64": "x86_64-linux-gnu-", "aarch64": "aarch64-linux-gnu-", "arm": "arm-linux-gnueabihf-"}
+
+
+def _candidates(target: CpuTarget) -> list[str]:
+    prefix = _PREFIX[target.machine]
+    own = ["cc", "gcc", "clang", "ld"] if target.machine == this_cpu().machine else []
+    return [*own, prefix + "gcc", prefix + "ld"]
+
+
+def _zig() -> Path | None:
+    spec = find_spec("ziglang")
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).with_name("zig")
+
+
+def _fcompile(linker: Linker) -> Callable[..., None]:
+    def link(output: str, objects: list[str], options: list[str] | None = None) -> None:
+        linker.link(Path(output), [Path(name) for name in objects])
+
+    link.object_format = "o"  # type: ignore[attr-defined]  # how TVM asks what to write and what comes out
+    link.output_format = "so"  # type: ignore[attr-defined]
+    return link
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` to write to; what is there in the end takes its place."""
+    if path.is_dir():
+        raise LibraryError(f"cannot write {path}: it is a folder; give the name of a file in it")
+    if not path.parent.is_dir():
+        raise LibraryError(f"cannot write {path}: there is no folder {path.parent}")
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".so", dir=path.parent)
+    except OSError as error:
+        raise LibraryError(f"cannot write {path}: {error.strerror}") from None
+    os.close(handle)
+    draft = Path(name)
+    try:
+        yield draft
+        draft.chmod(0o755)
+        draft.replace(path)
+    except OSError as error:
+        raise LibraryError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        draft.unlink(missing_ok=True)

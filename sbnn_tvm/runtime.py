@@ -1,0 +1,231 @@
+"""Run a compiled library: TVM's runtime and numpy, without torch, onnx or the compiler."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import sys
+import threading
+from functools import lru_cache
+from os import PathLike
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from sbnn_tvm.cpu import normalize_machine, this_cpu
+from sbnn_tvm.elf import ElfError, read_header, read_note
+from sbnn_tvm.errors import LibraryError
+from sbnn_tvm.inputs import match_inputs
+from sbnn_tvm.metadata import OWNER, Metadata, TensorSpec
+from sbnn_tvm.threads import check_num_threads, default_num_threads, use_threads
+
+_CPU = 1  # kDLCPU
+_POOLED = 2  # TVM's pooled allocator
+_ALIGNMENT = 64  # kernels check that their buffers are aligned to it; numpy promises 16
+
+
+def load(path: str | PathLike[str], num_threads: int | None = None) -> LoadedModule:
+    """Load a compiled model.
+
+    Everything that can be wrong with the library is found before any of its code runs.
+
+    Args:
+        path: A library written by ``CompiledModule.export``.
+        num_threads: Threads that share the work of a layer. The default is the environment's ``TVM_NUM_THREADS``, or
+            else the number of physical cores.
+
+    Returns:
+        The model, ready to run.
+
+    Raises:
+        LibraryError: If the file is missing, not a compiled model, made for another architecture, for CPU features
+            that this machine lacks, or by another version.
+        InputError: If ``num_threads`` is not a positive integer.
+
+    Example::
+
+        model = sbnn_tvm.load("model.so")
+        scores = model.run(image)
+    """
+    threads = default_num_threads() if num_threads is None else check_num_threads(num_threads)
+    path = Path(path)
+    metadata = read_metadata(path)
+    _check_machine(path, metadata)
+    _check_versions(path, metadata)
+    tvm_ffi = _tvm_runtime()
+    try:
+        # An absolute path: the loader would search for a bare name in the system's directories.
+        machine = tvm_ffi.load_module(str(path.resolve()))["vm_load_executable"]()
+        machine["vm_initialization"](_CPU, 0, _POOLED)
+        main = machine["main"]
+    except (RuntimeError, AttributeError, ValueError, KeyError) as error:
+        raise LibraryError(f"{path} cannot be loaded: {_first_line(error)}; compile the model again") from None
+    return LoadedModule(metadata, main, threads)
+
+
+def read_metadata(path: str | PathLike[str]) -> Metadata:
+    """What a compiled library says about itself, for any architecture; nothing of it is loaded or run.
+
+    Raises:
+        LibraryError: If the file is missing, not a compiled model, or by an incompatible version.
+    """
+    path = Path(path)
+    try:
+        if not read_header(path).shared:
+            raise ElfError("not a shared library")
+        note = read_note(path, OWNER)
+    except FileNotFoundError:
+        raise LibraryError(f"there is no file {path}: export a compiled model to it first") from None
+    except OSError as error:
+        raise LibraryError(f"{path} cannot be read: {error.strerror}") from None
+    except ElfError as error:
+        raise LibraryError(f"{path} is not a compiled model: {error}") from None
+    if note is None:
+        raise LibraryError(f"{path} is a shared library, but not a model compiled by sbnn_tvm")
+    try:
+        return Metadata.from_json(note.decode())
+    except ValueError as error:
+        raise LibraryError(f"{path} cannot be read: {error}; compile the model again with this version") from None
+
+
+class LoadedModule:
+    """A compiled model; made by ``load``."""
+
+    def __init__(self, metadata: Metadata, main: Any, num_threads: int) -> None:
+        self.metadata = metadata
+        self.num_threads = num_threads
+        self._main = main
+        self._lock = threading.Lock()  # the virtual machine and its buffers serve one call at a time
+        self._staging = tuple(_aligned(spec) for spec in metadata.inputs)
+        self._tensors = tuple(_tvm_runtime().from_dlpack(array) for array in self._staging)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Name, shape and dtype of each input."""
+        return self.metadata.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Name, shape and dtype of each output."""
+        return self.metadata.outputs
+
+    @property
+    def target(self) -> str:
+        """The name of the target that the model was compiled for."""
+        return self.metadata.target
+
+    @property
+    def report(self) -> str:
+        """The compiler's report, as JSON text."""
+        return self.metadata.report
+
+    def run(self, *inputs: Any) -> np.ndarray | tuple[np.ndarray, ...]:
+        """Run the model; calls from several threads take turns.
+
+        Args:
+            inputs: One array for each of ``self.inputs``, in their order, or a single dict from their names to arrays.
+
+        Returns:
+            The output, or a tuple of them in the order of ``self.outputs`` if there are several.
+
+        Raises:
+            InputError: If an array is missing, or of another shape or dtype than the model declares.
+        """
+        arrays = match_inputs(self.inputs, inputs)
+        with self._lock:
+            use_threads(_tvm_runtime(), self.num_threads)
+            for staging, array in zip(self._staging, arrays, strict=True):
+                np.copyto(staging, array)
+            result = self._main(*self._tensors)
+            # Copies: a view would keep memory of the virtual machine, and may be one of the staging buffers.
+            if len(self.outputs) == 1:
+                return np.array(np.from_dlpack(_only(result)))
+            return tuple(np.array(np.from_dlpack(tensor)) for tensor in result)
+
+    def __repr__(self) -> str:
+        inputs, outputs = (", ".join(map(str, specs)) for specs in (self.inputs, self.outputs))
+        return f"<{self.metadata.name} for {self.target}: {inputs} -> {outputs}>"
+
+
+def _check_machine(path: Path, metadata: Metadata) -> None:
+    header = read_header(path)
+    cpu = this_cpu()
+    bits = 64 if sys.maxsize > 2**32 else 32
+    if header.machine != cpu.machine or header.bits != bits:
+        built = normalize_machine(metadata.triple.split("-")[0])
+        raise LibraryError(
+            f"{path} is for {built} (target {metadata.target!r}), but this machine is {cpu.machine}: "
+            f'compile the model with target="native" to run it here'
+        )
+    missing = cpu.missing(metadata.features)
+    if missing:
+        raise LibraryError(
+            f"{path} is for target {metadata.target!r}, but this CPU lacks {', '.join(missing)}: "
+            f'compile the model for a lesser target, or with target="native" on this machine'
+        )
+
+
+def _check_versions(path: Path, metadata: Metadata) -> None:
+    try:
+        installed = importlib.metadata.version("apache-tvm")
+    except importlib.metadata.PackageNotFoundError:  # built from source
+        return
+    if _minor(installed) != _minor(metadata.tvm_version):
+        raise LibraryError(
+            f"{path} needs TVM {_minor(metadata.tvm_version)}, but {installed} is installed: install "
+            f'"apache-tvm=={metadata.tvm_version}", or compile the model again'
+        )
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
+@lru_cache(maxsize=1)
+def _tvm_runtime() -> ModuleType:
+    """tvm_ffi with TVM's runtime library behind it; in a process that has imported all of TVM, that one."""
+    if "tvm" not in sys.modules and importlib.util.find_spec("tvm") is None:
+        raise LibraryError("TVM's runtime is not installed: pip install apache-tvm")
+    tvm_ffi = _import_tvm_ffi()
+    if "tvm" not in sys.modules:
+        spec = importlib.util.find_spec("tvm")
+        assert spec is not None and spec.submodule_search_locations is not None
+        folders = [Path(folder) / "lib" for folder in spec.submodule_search_locations]
+        from tvm_ffi.libinfo import load_lib_ctypes
+
+        # As tvm/base.py does it; the second one has what a few operators call, for example sorting.
+        load_lib_ctypes("apache-tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=folders)
+        load_lib_ctypes("apache-tvm", "tvm_runtime_extra", "RTLD_LOCAL", extra_lib_paths=folders)
+    return tvm_ffi
+
+
+def _import_tvm_ffi() -> ModuleType:
+    """tvm_ffi imports torch wherever it is installed, which takes seconds; it does without if there is none."""
+    hide = "torch" not in sys.modules
+    if hide:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # makes "import torch" an ImportError
+    try:
+        import tvm_ffi
+    finally:
+        if hide:
+            del sys.modules["torch"]
+    return tvm_ffi
+
+
+def _aligned(spec: TensorSpec) -> np.ndarray:
+    dtype = np.dtype(spec.dtype)
+    size = int(np.prod(spec.shape)) * dtype.itemsize
+    raw = np.zeros(size + _ALIGNMENT, np.uint8)
+    begin = -raw.ctypes.data % _ALIGNMENT
+    return raw[begin : begin + size].view(dtype).reshape(spec.shape)
+
+
+def _only(result: Any) -> Any:
+    """The output of a model with one output, also where it returns a tuple of one."""
+    return result if hasattr(result, "__dlpack__") else result[0]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

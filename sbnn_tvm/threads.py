@@ -1,0 +1,58 @@
+"""The threads of TVM's runtime: how many, and without binding the caller's thread to one core."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from types import ModuleType
+
+from sbnn_tvm.errors import InputError
+
+_configured = threading.local()
+
+# TVM's mode "threads share all the cores given". The other modes bind the calling thread to a single core for good.
+_SHARE_CORES = -3
+
+
+def default_num_threads() -> int:
+    """The environment's ``TVM_NUM_THREADS``, or else the number of physical cores that this process may use."""
+    wanted = os.environ.get("TVM_NUM_THREADS", "")
+    if wanted.isdigit() and int(wanted) > 0:
+        return min(int(wanted), len(_cpus()))
+    return len({_core(cpu) for cpu in _cpus()})
+
+
+def check_num_threads(num_threads: int) -> int:
+    """``num_threads``, at most the CPUs that this process may use.
+
+    Raises:
+        InputError: If it is not a positive integer.
+    """
+    if not isinstance(num_threads, int) or isinstance(num_threads, bool) or num_threads < 1:
+        raise InputError(f"num_threads must be a positive integer, but got {num_threads!r}")
+    return min(num_threads, len(_cpus()))
+
+
+def use_threads(tvm_ffi: ModuleType, num_threads: int) -> None:
+    """Make parallel loops started by this thread use ``num_threads`` threads.
+
+    TVM keeps one pool of threads for each thread that runs models, as large as its first use asks for; later uses can
+    only take fewer of them. So a pool is created with all the CPUs, and only ``num_threads`` of its threads work.
+    """
+    if getattr(_configured, "num_threads", None) != num_threads:
+        cpus = [str(cpu) for cpu in _cpus()]
+        tvm_ffi.get_global_func("runtime.config_threadpool")(_SHARE_CORES, num_threads, cpus)
+        _configured.num_threads = num_threads
+
+
+def _cpus() -> list[int]:
+    return sorted(os.sched_getaffinity(0))
+
+
+def _core(cpu: int) -> tuple[str, str] | int:
+    topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+    try:
+        return (topology / "physical_package_id").read_text(), (topology / "core_id").read_text()
+    except OSError:
+        return cpu
