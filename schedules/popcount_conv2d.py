@@ -1,0 +1,270 @@
+"""Binary convolution by popcount: packed bits in, D = sum of sign products out (sbnn_tvm.domain).
+
+A direct convolution (direct_conv2d.py) whose step is ``counter += popcount(input ^ weight)`` on words: 3 vector
+instructions for ``vector_bits`` multiply-accumulates where the ISA has a vector popcount.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import gcd
+
+import numpy as np
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from sbnn_tvm.schedules.direct_conv2d import DirectConv2d, Sink
+from sbnn_tvm.schedules.emit import EpilogueWriter, Index
+from sbnn_tvm.schedules.epilogue import Epilogue, IntegerThreshold
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.llvm import LlvmFunction, pack
+from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.tiles import Tile, default_tile, lanes
+from sbnn_tvm.schedules.words import pack_channels
+
+
+def popcount_conv2d(
+    shape: Conv2dShape,
+    signs: np.ndarray,
+    pad_value: int,
+    epilogue: Epilogue,
+    isa: Isa,
+    tile: Tile | None = None,
+) -> Kernel:
+    """A convolution of {-1, +1} activations with {-1, +1} weights.
+
+    The kernel's data is packed along channels, [N, H, W, groups * isa.words(Cin / groups)] of ``isa.word``: the
+    channels of every group start at their own word. Bit 1 is +1.
+
+    Args:
+        shape: The layer.
+        signs: bool [OC, Cin / groups, kh, kw], True for +1.
+        pad_value: What lies outside of the image: 0 adds nothing to D; -1 and +1 are bits like any other.
+        epilogue: Its Ref(0) is D as float32, exact for windows below 2^24 taps.
+        isa: What to generate code for.
+        tile: One of tiles.tiles(shape, isa, "popcount"); by default the first.
+
+    Raises:
+        ValueError: If ``signs``, ``pad_value`` or the epilogue's constants do not fit the layer.
+    """
+    expected = (shape.out_channels, shape.group_in_channels, *shape.kernel)
+    if signs.shape != expected:
+        raise ValueError(
+            f"the signs of a binary convolution are {signs.shape}, not (OC, Cin / groups, kh, kw) {expected}"
+        )
+    if pad_value not in (-1, 0, 1):
+        raise ValueError(f"a binary convolution pads with -1, 0 or +1, not {pad_value}")
+    return _popcount("popcount_conv2d", shape, None, signs.astype(bool), pad_value, epilogue, isa, tile)
+
+
+def popcount_dense(batch: int, signs: np.ndarray, epilogue: Epilogue, isa: Isa, tile: Tile | None = None) -> Kernel:
+    """A dense layer of {-1, +1} activations and weights: data [batch, isa.words(K)], outputs of rank 2.
+
+    Args:
+        batch: Rows of the data.
+        signs: bool [OC, K], True for +1.
+        epilogue: Its Ref(0) is D as float32.
+        isa: What to generate code for.
+        tile: One of tiles.tiles(shape, isa, "popcount") for the 1x1 convolution over a row of ``batch`` pixels.
+
+    Raises:
+        ValueError: If the constants of the epilogue do not fit.
+    """
+    channels, depth = signs.shape
+    shape = Conv2dShape(1, 1, batch, depth, channels)
+    data = (batch, isa.words(depth))
+    return _popcount("popcount_dense", shape, data, signs.astype(bool)[:, :, None, None], 0, epilogue, isa, tile)
+
+
+def _popcount(
+    name: str,
+    shape: Conv2dShape,
+    data: tuple[int, ...] | None,
+    signs: np.ndarray,
+    pad_value: int,
+    epilogue: Epilogue,
+    isa: Isa,
+    tile: Tile | None,
+) -> Kernel:
+    if isinstance(epilogue, IntegerThreshold):
+        for kind, array in (("threshold", epilogue.threshold), ("flip", epilogue.flip)):
+            if array.shape != (shape.out_channels,):
+                raise ValueError(f"the {kind} of an integer threshold is {array.shape}, not ({shape.out_channels},)")
+        # With the signs of a flipped channel negated, D <= t becomes D >= -t: one direction for all.
+        signs = signs ^ epilogue.flip[:, None, None, None]
+    words = pack_channels(np.moveaxis(signs, 1, -1), isa)
+    outside = pack_channels(np.full(shape.group_in_channels, pad_value == 1), isa)
+    counter = "uint32" if isa.word_bits < 32 and signs[0].size >= 1 << isa.word_bits else isa.word
+    vector = lanes(shape, isa, "popcount")
+    conv = DirectConv2d(
+        name=name,
+        shape=shape,
+        data_shape=data or (shape.batch, shape.height, shape.width, shape.groups * isa.words(shape.group_in_channels)),
+        element=isa.word,
+        accumulator=counter,
+        lanes=vector,
+        tile=tile or default_tile(shape, isa, "popcount"),
+        weights=words.reshape(shape.groups, shape.group_out_channels, *words.shape[1:]),
+        border=np.tile(outside, shape.groups),
+        accumulate=lambda count, x, w: count + _cast(tirx.popcount(tirx.bitwise_xor(x, w)), counter),
+    )
+    base = _base(shape, signs, pad_value)
+    sink: Sink
+    if isinstance(epilogue, IntegerThreshold):
+        sink = _ThresholdSink(conv, isa, _Table(conv, _limits(base, epilogue, signs[0].size)))
+    else:
+        classes = shape.border_classes() if data is None else None
+        writer = EpilogueWriter(epilogue, conv.out_shape, isa, classes, conv.run)
+        sink = _FloatSink(writer, _Table(conv, base))
+    return conv.build(sink)
+
+
+def _base(shape: Conv2dShape, signs: np.ndarray, pad_value: int) -> np.ndarray:
+    """``D = base - 2 * P`` for a window with P differing bits: int64 [border classes, OC].
+
+    Outside of the image the bits are 0, so a weight +1 there is counted in P though it adds nothing to D.
+    """
+    if pad_value != 0 or not any(shape.padding):
+        return np.full((1, shape.out_channels), signs[0].size)
+    valid = shape.border_classes().valid
+    inside = shape.group_in_channels * np.count_nonzero(valid, axis=(1, 2))
+    counted = np.einsum("kyx,oyx->ko", ~valid, np.count_nonzero(signs, axis=1))
+    return inside[:, None] + 2 * counted
+
+
+def _limits(base: np.ndarray, epilogue: IntegerThreshold, taps: int) -> np.ndarray:
+    """The comparison of D as ``P < limit``: [border classes, OC], from 0 (never) to taps + 1 (always)."""
+    # Clipped to the range of D first, since thresholds may be as large as an int64.
+    reachable = np.clip(epilogue.threshold, -taps - 1, taps + 1)
+    least = np.where(epilogue.flip, -reachable, reachable)
+    return np.clip((base - least) // 2 + 1, 0, taps + 1)
+
+
+class _Table:
+    """Integers per border class and output channel, a constant of the kernel in the smallest dtype that holds them."""
+
+    def __init__(self, conv: DirectConv2d, values: np.ndarray) -> None:
+        dtype = next(each for each in ("int16", "uint16", "int32") if np.array_equal(values.astype(each), values))
+        self.constants = [np.pad(values.astype(dtype), [(0, 0), (0, -values.shape[1] % conv.run)])]
+        if len(values) > 1:
+            classes = conv.shape.border_classes()
+            self.constants += [classes.row_class * np.int32(classes.columns), classes.col_class]
+        self._buffers: list[tirx.Buffer] = []
+
+    def declare(self) -> None:
+        """Declare the table and, where there are border classes, those of rows and columns."""
+        for name, array in zip(("table", "row_class", "column_class"), self.constants, strict=False):
+            self._buffers.append(T.arg(f"count_{name}", T.buffer(array.shape, str(array.dtype))))
+
+    def load(self, position: Sequence[Index], first: Index, lanes: int, count: int, dtype: str) -> list[tirx.Expr]:
+        """The values for ``count`` vectors of channels of a pixel."""
+        table, border = self._buffers[0], tirx.const(0, "int32")
+        if len(self._buffers) > 1:
+            border = T.bind(self._buffers[1][position[-2]] + self._buffers[2][position[-1]])
+        vector = f"{table.dtype}x{lanes}"
+        return [_cast(table.vload([border, first + i * lanes], vector), dtype) for i in range(count)]
+
+
+def _cast(value: tirx.Expr, dtype: str) -> tirx.Expr:
+    """The value with another element type and the same lanes."""
+    return tirx.Cast(f"{dtype}x{value.ty.dtype.lanes}", value)
+
+
+@dataclass(eq=False)
+class _FloatSink:
+    """Counters become D as float32, for an epilogue program."""
+
+    writer: EpilogueWriter
+    base: _Table
+
+    @property
+    def constants(self) -> list[np.ndarray]:
+        return [*self.base.constants, *self.writer.constants]
+
+    @property
+    def functions(self) -> set[LlvmFunction]:
+        return self.writer.functions
+
+    @property
+    def outputs(self) -> tuple[tuple[tuple[int, ...], str], ...]:
+        return self.writer.outputs
+
+    def declare_tensors(self) -> None:
+        self.writer.declare_tensors()
+
+    def declare_constants(self) -> None:
+        self.base.declare()
+        self.writer.declare_constants()
+
+    def declare_outputs(self) -> None:
+        self.writer.declare_outputs()
+
+    def store(self, values: Sequence[tirx.Expr], position: Sequence[Index], first_channel: Index) -> None:
+        lanes = values[0].ty.dtype.lanes
+        bases = self.base.load(position, first_channel, lanes, len(values), "int32")
+        two = tirx.Broadcast(tirx.const(2, "int32"), lanes)
+        sums = [base - _cast(count, "int32") * two for base, count in zip(bases, values, strict=True)]
+        self.writer.store([_cast(value, "float32") for value in sums], position, first_channel)
+
+
+@dataclass(eq=False)
+class _ThresholdSink:
+    """Counters are compared with integers, and the bits stored."""
+
+    conv: DirectConv2d
+    isa: Isa
+    limits: _Table
+    functions: set[LlvmFunction] = field(default_factory=set, init=False)
+    _words: list[tirx.Buffer] = field(default_factory=list, init=False)
+
+    @property
+    def constants(self) -> list[np.ndarray]:
+        return self.limits.constants
+
+    @property
+    def outputs(self) -> tuple[tuple[tuple[int, ...], str], ...]:
+        *position, channels = self.conv.out_shape
+        return (((*position, self.isa.words(channels)), self.isa.word),)
+
+    def declare_tensors(self) -> None:
+        pass
+
+    def declare_constants(self) -> None:
+        self.limits.declare()
+
+    def declare_outputs(self) -> None:
+        ((shape, dtype),) = self.outputs
+        self._words.append(T.arg("out0", T.buffer(shape, dtype)))
+
+    def store(self, values: Sequence[tirx.Expr], position: Sequence[Index], first_channel: Index) -> None:
+        dtype = values[0].ty.dtype
+        limits = self.limits.load(position, first_channel, dtype.lanes, len(values), self.conv.accumulator)
+        # A run may be a part of a word or several words. Memory is little endian, so a part is stored as it is.
+        run, channels = len(values) * dtype.lanes, self.conv.shape.out_channels
+        bits = gcd(run, self.isa.word_bits)
+        total = self.isa.words(channels) * self.isa.word_bits // bits
+        (((*shape, _), _),) = self.outputs
+        parts = T.decl_buffer((*shape, total), f"uint{bits}", data=self._words[0].data)
+        # Signed where the counter has room: AVX2 has no unsigned comparison.
+        below = pack("ult" if dtype.bits < 32 else "slt", str(dtype), bits // dtype.lanes)
+        self.functions.add(below)
+
+        def store(part: int, value: tirx.Expr) -> None:
+            T.buffer_store(parts, value, [*position, tirx.floordiv(first_channel, bits) + part])
+
+        # The last run may end before the last word does, or behind it.
+        left = total - -(-channels // run) * (run // bits)
+        for part in range(run // bits):
+            vectors = slice(part * bits // dtype.lanes, (part + 1) * bits // dtype.lanes)
+            word = below(*values[vectors], *limits[vectors])
+            if part < run // bits + left:
+                store(part, word)
+            else:
+                with T.If(first_channel + part * bits < channels), T.Then():
+                    store(part, word)
+        if left > 0:
+            with T.If(first_channel + run >= channels), T.Then():
+                for part in range(run // bits, run // bits + left):
+                    store(part, tirx.const(0, f"uint{bits}"))

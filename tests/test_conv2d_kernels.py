@@ -1,0 +1,264 @@
+"""The direct convolutions against numpy, over a grid of shapes, paddings, instruction sets and epilogues."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tvm
+
+from sbnn_tvm.schedules import isa as isas
+from sbnn_tvm.schedules.epilogue import (
+    STORE,
+    BitsOutput,
+    Border,
+    Channel,
+    FloatOutput,
+    IntegerThreshold,
+    Pixel,
+    Program,
+    Ref,
+    Scalar,
+    Step,
+    Tensor,
+)
+from sbnn_tvm.schedules.float_conv2d import float_conv2d, float_dense
+from sbnn_tvm.schedules.interpreter import evaluate
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.popcount_conv2d import popcount_conv2d, popcount_dense
+from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.tiles import Tile, tiles
+from sbnn_tvm.schedules.words import pack_channels
+
+TARGETS = {
+    isas.AVX512_VPOPCNTDQ: {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "icelake-server"},
+    isas.AVX512: {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "skylake-avx512"},
+    isas.AVX2: {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v3"},
+    isas.X86_BASELINE: {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64"},
+    isas.NEON: {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mattr": ["+neon"]},
+    isas.ARMV7_NEON: {
+        "kind": "llvm",
+        "mtriple": "armv7-linux-gnueabihf",
+        "mattr": ["+neon"],
+        "mfloat-abi": "hard",
+    },
+}
+X86 = [isas.AVX512_VPOPCNTDQ, isas.AVX512, isas.AVX2, isas.X86_BASELINE]
+
+SHAPES = {
+    "plain": Conv2dShape(1, 9, 9, 64, 64, (3, 3), (1, 1), (1, 1, 1, 1)),
+    "channel tails": Conv2dShape(2, 5, 7, 37, 43, (3, 3), (1, 1), (1, 1, 1, 1)),
+    "no padding": Conv2dShape(1, 6, 5, 70, 24, (3, 2)),
+    "asymmetric": Conv2dShape(1, 7, 6, 20, 16, (3, 3), (2, 1), (0, 2, 1, 0)),
+    "strided 5x5": Conv2dShape(1, 11, 8, 9, 12, (5, 5), (2, 3), (2, 2, 2, 2)),
+    "dilated": Conv2dShape(1, 9, 8, 33, 10, (3, 3), (1, 1), (2, 2, 2, 2), (2, 2)),
+    "1x1": Conv2dShape(2, 4, 5, 128, 130),
+    "strided 1x1": Conv2dShape(1, 7, 7, 16, 32, (1, 1), (2, 2)),
+    "all border": Conv2dShape(1, 2, 1, 8, 8, (5, 3), (1, 1), (2, 1, 2, 1)),
+    "stem": Conv2dShape(1, 13, 13, 3, 64, (7, 7), (2, 2), (3, 3, 3, 3)),
+    "2 groups": Conv2dShape(1, 5, 6, 34, 48, (3, 3), (1, 1), (1, 1, 1, 1), groups=2),
+    "3 odd groups": Conv2dShape(2, 4, 5, 15, 21, (3, 3), (1, 1), (1, 0, 1, 2), (1, 2), groups=3),
+    "depthwise": Conv2dShape(1, 5, 5, 19, 19, (3, 3), (1, 1), (1, 1, 1, 1), groups=19),
+}
+
+
+def convolve(x: np.ndarray, w: np.ndarray, shape: Conv2dShape, pad_value: float = 0) -> np.ndarray:
+    """Plain convolution of NHWC data with [OC, Cin / groups, kh, kw] weights, in float64."""
+    top, left, bottom, right = shape.padding
+    x = np.pad(x.astype(np.float64), ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=pad_value)
+    out = np.zeros((shape.batch, shape.out_height, shape.out_width, shape.out_channels))
+    channels, width = shape.group_in_channels, shape.group_out_channels
+    (sy, sx), (dy, dx) = shape.strides, shape.dilation
+    for ky, kx, group in itertools.product(range(shape.kernel[0]), range(shape.kernel[1]), range(shape.groups)):
+        rows = slice(ky * dy, ky * dy + (shape.out_height - 1) * sy + 1, sy)
+        columns = slice(kx * dx, kx * dx + (shape.out_width - 1) * sx + 1, sx)
+        window = x[:, rows, columns, group * channels : (group + 1) * channels]
+        outs = slice(group * width, (group + 1) * width)
+        out[..., outs] += window @ w[outs, :, ky, kx].T.astype(np.float64)
+    return out
+
+
+def pack_groups(bits: np.ndarray, groups: int, isa: Isa) -> np.ndarray:
+    """Pack channels, every group from its own word on."""
+    split = pack_channels(bits.reshape(*bits.shape[:-1], groups, -1), isa)
+    return split.reshape(*bits.shape[:-1], -1)
+
+
+def run(kernel: Kernel, isa: Isa, data: np.ndarray, *tensors: np.ndarray) -> list[np.ndarray]:
+    """Compile a kernel and run it on this machine; the outputs start as garbage."""
+    module = tvm.IRModule({"kernel": kernel.func.with_attr("global_symbol", "kernel")})
+    lib = tvm.compile(module, tvm.target.Target(TARGETS[isa]))
+    outputs = [tvm.runtime.tensor(np.full(shape, 77, dtype)) for shape, dtype in kernel.outputs]
+    lib["kernel"](*[tvm.runtime.tensor(np.ascontiguousarray(a)) for a in (data, *tensors, *kernel.constants)], *outputs)
+    return [output.numpy() for output in outputs]
+
+
+def signs_of(rng: np.random.Generator, *shape: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random bits, and the +-1 that they mean."""
+    bits = rng.integers(0, 2, shape).astype(bool)
+    return bits, np.where(bits, 1, -1)
+
+
+def integer_threshold(rng: np.random.Generator, sums: np.ndarray) -> tuple[IntegerThreshold, np.ndarray]:
+    """Thresholds that sums hit exactly, that are out of range, in both directions; and the bits they make."""
+    channels = sums.shape[-1]
+    flat = sums.reshape(-1, channels)
+    threshold = flat[rng.integers(0, len(flat), channels), np.arange(channels)].astype(np.int64)
+    threshold[1::7] += 1
+    threshold[2::11] = 10**6
+    threshold[3::11] = -(10**6)
+    threshold[4::13] = np.iinfo(np.int64).max
+    threshold[5::13] = np.iinfo(np.int64).min
+    flip = rng.integers(0, 2, channels).astype(bool)
+    return IntegerThreshold(threshold, flip), np.where(flip, sums <= threshold, sums >= threshold)
+
+
+def rich_program(rng: np.random.Generator, shape: Conv2dShape) -> tuple[Program, list[np.ndarray]]:
+    """Scale, border table, residual, PReLU; floats and bits out. Also its tensor operands."""
+    channels = shape.out_channels
+
+    def constant() -> Channel:
+        return Channel(rng.standard_normal(channels).astype(np.float32))
+
+    table = Border(rng.standard_normal((shape.border_classes().count, channels)).astype(np.float32))
+    program = Program(
+        (
+            Step("multiply", Ref(0), constant()),
+            Step("add", Ref(1), table),
+            Step("add", Ref(2), Tensor(0)),
+            Step("multiply", Ref(3), Pixel(1)),
+            Step("prelu", Ref(4), constant()),
+        ),
+        (BitsOutput(Ref(3), constant()), FloatOutput(Ref(5)), BitsOutput(Ref(5), Scalar(0.25), inclusive=True)),
+    )
+    pixels = (shape.batch, shape.out_height, shape.out_width)
+    tensors = [rng.standard_normal((*pixels, each)).astype(np.float32) for each in (channels, 1)]
+    return program, tensors
+
+
+@pytest.mark.parametrize("isa", X86, ids=lambda isa: isa.name)
+@pytest.mark.parametrize("pad_value", [-1, 0, 1])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_popcount_conv2d(shape: Conv2dShape, pad_value: int, isa: Isa) -> None:
+    rng = np.random.default_rng(3)
+    x_bits, x = signs_of(rng, shape.batch, shape.height, shape.width, shape.in_channels)
+    w_bits, w = signs_of(rng, shape.out_channels, shape.group_in_channels, *shape.kernel)
+    data, sums = pack_groups(x_bits, shape.groups, isa), convolve(x, w, shape, pad_value)
+    threshold, bits = integer_threshold(rng, sums)
+
+    (stored,) = run(popcount_conv2d(shape, w_bits, pad_value, STORE, isa), isa, data)
+    np.testing.assert_array_equal(stored, sums)
+    (words,) = run(popcount_conv2d(shape, w_bits, pad_value, threshold, isa), isa, data)
+    np.testing.assert_array_equal(words, pack_channels(bits, isa))
+
+
+@pytest.mark.parametrize("isa", X86, ids=lambda isa: isa.name)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_popcount_program(shape: Conv2dShape, isa: Isa) -> None:
+    rng = np.random.default_rng(4)
+    x_bits, x = signs_of(rng, shape.batch, shape.height, shape.width, shape.in_channels)
+    w_bits, w = signs_of(rng, shape.out_channels, shape.group_in_channels, *shape.kernel)
+    program, tensors = rich_program(rng, shape)
+    kernel = popcount_conv2d(shape, w_bits, 0, program, isa)
+    outputs = run(kernel, isa, pack_groups(x_bits, shape.groups, isa), *tensors)
+    expected = evaluate(program, convolve(x, w, shape), tensors, isa, shape.border_classes())
+    for output, reference in zip(outputs, expected, strict=True):
+        np.testing.assert_array_equal(output, reference)
+
+
+@pytest.mark.parametrize("isa", X86, ids=lambda isa: isa.name)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_float_conv2d(shape: Conv2dShape, isa: Isa) -> None:
+    rng = np.random.default_rng(5)
+    # Small integers: sums are exact in any order, so the epilogue's bits can be compared exactly.
+    x = rng.integers(-8, 9, (shape.batch, shape.height, shape.width, shape.in_channels)).astype(np.float32)
+    w = rng.integers(-8, 9, (shape.out_channels, shape.group_in_channels, *shape.kernel)).astype(np.float32)
+    program, tensors = rich_program(rng, shape)
+    outputs = run(float_conv2d(shape, w, program, isa), isa, x, *tensors)
+    expected = evaluate(program, convolve(x, w, shape), tensors, isa, shape.border_classes())
+    for output, reference in zip(outputs, expected, strict=True):
+        np.testing.assert_array_equal(output, reference)
+
+
+@pytest.mark.parametrize("isa", X86, ids=lambda isa: isa.name)
+@pytest.mark.parametrize("batch, depth, channels", [(1, 64, 10), (1, 300, 100), (5, 130, 67), (17, 33, 8)])
+def test_dense(batch: int, depth: int, channels: int, isa: Isa) -> None:
+    rng = np.random.default_rng(6)
+    x_bits, x = signs_of(rng, batch, depth)
+    w_bits, w = signs_of(rng, channels, depth)
+    sums = x @ w.T
+    threshold, bits = integer_threshold(rng, sums)
+    data = pack_channels(x_bits, isa)
+    (words,) = run(popcount_dense(batch, w_bits, threshold, isa), isa, data)
+    np.testing.assert_array_equal(words, pack_channels(bits, isa))
+    bias = Channel(rng.integers(-9, 9, channels).astype(np.float32))
+    program = Program((Step("add", Ref(0), bias), Step("add", Ref(1), Tensor(0))), (FloatOutput(Ref(2)),))
+    residual = rng.integers(-9, 9, sums.shape).astype(np.float32)
+    for kernel, inputs in (
+        (popcount_dense(batch, w_bits, program, isa), data),
+        (float_dense(batch, w.astype(np.float32), program, isa), x.astype(np.float32)),
+    ):
+        (output,) = run(kernel, isa, inputs, residual)
+        np.testing.assert_array_equal(output, sums + bias.values + residual)
+
+
+@pytest.mark.parametrize("isa", [isas.AVX512_VPOPCNTDQ, isas.AVX2], ids=lambda isa: isa.name)
+def test_every_tile_agrees(isa: Isa) -> None:
+    shape = Conv2dShape(1, 3, 9, 20, 70, (3, 3), (1, 1), (1, 1, 1, 1))
+    rng = np.random.default_rng(7)
+    x_bits, x = signs_of(rng, 1, 3, 9, 20)
+    w_bits, w = signs_of(rng, 70, 20, 3, 3)
+    threshold, bits = integer_threshold(rng, convolve(x, w, shape))
+    for tile in tiles(shape, isa, "popcount")[::4]:
+        (words,) = run(popcount_conv2d(shape, w_bits, 0, threshold, isa, tile), isa, pack_channels(x_bits, isa))
+        np.testing.assert_array_equal(words, pack_channels(bits, isa), err_msg=str(tile))
+
+
+def test_arm_compiles() -> None:
+    rng = np.random.default_rng(8)
+    for isa, shape in itertools.product([isas.NEON, isas.ARMV7_NEON], [SHAPES["plain"], SHAPES["3 odd groups"]]):
+        w_bits, w = signs_of(rng, shape.out_channels, shape.group_in_channels, *shape.kernel)
+        threshold = IntegerThreshold(np.zeros(shape.out_channels, np.int64), np.zeros(shape.out_channels, bool))
+        program, _ = rich_program(rng, shape)
+        for kernel in (
+            popcount_conv2d(shape, w_bits, 0, threshold, isa),
+            popcount_conv2d(shape, w_bits, 0, program, isa),
+            float_conv2d(shape, w.astype(np.float32), program, isa),
+        ):
+            tvm.compile(tvm.IRModule({"kernel": kernel.func}), tvm.target.Target(TARGETS[isa]))
+
+
+def test_two_threads_agree(tmp_path: Path) -> None:
+    script = tmp_path / "threads.py"
+    script.write_text(
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import test_conv2d_kernels as tests\n"
+        "for name in ('plain', '3 odd groups'):\n"
+        "    tests.test_popcount_conv2d(tests.SHAPES[name], 0, tests.isas.AVX2)\n"
+        "    tests.test_float_conv2d(tests.SHAPES[name], tests.isas.AVX2)\n"
+    )
+    for threads in ("1", "2"):
+        environment = {**os.environ, "TVM_NUM_THREADS": threads}
+        subprocess.run([sys.executable, script, Path(__file__).parent], env=environment, check=True)
+
+
+def test_errors_name_what_does_not_fit() -> None:
+    shape, isa = SHAPES["plain"], isas.AVX2
+    signs = np.ones((64, 64, 3, 3), bool)
+    threshold = IntegerThreshold(np.zeros(64, np.int64), np.zeros(64, bool))
+    with pytest.raises(ValueError, match="signs of a binary convolution"):
+        popcount_conv2d(shape, signs[:63], 0, threshold, isa)
+    with pytest.raises(ValueError, match="pads with -1, 0 or"):
+        popcount_conv2d(shape, signs, 2, threshold, isa)
+    with pytest.raises(ValueError, match="threshold of an integer threshold"):
+        popcount_conv2d(shape, signs, 0, IntegerThreshold(np.zeros(63, np.int64), np.zeros(64, bool)), isa)
+    with pytest.raises(ValueError, match="does not fit a row"):
+        popcount_conv2d(shape, signs, 0, threshold, isa, Tile(10, 2))
+    with pytest.raises(ValueError, match="weight of a convolution"):
+        float_conv2d(shape, np.ones((64, 64, 3), np.float32), STORE, isa)
