@@ -30,11 +30,9 @@ from tvm.tirx.script import builder as T
 from sbnn_tvm.schedules.emit import Index
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.llvm import LlvmFunction, link
+from sbnn_tvm.schedules.parallel import parallel_rows
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.tiles import Tile
-
-# Copying less than this into the padded workspace costs less than starting the threads.
-_PARALLEL_COPY_BYTES = 1 << 18
 
 # Channels that are stored at once after a row was collected: a multiple of 8 and a divisor of every word.
 _COLLECTED_RUN = 16
@@ -158,12 +156,13 @@ class DirectConv2d:
             sink.declare_outputs()
             nest = _Nest(self, sink, _pad(self, data), weight)
             rows, blocks = self.shape.batch * self.shape.out_height, self.shape.groups * self.blocks
+            work = rows * blocks * (weights[0].size // self.lanes) * self.shape.out_width
             if self.collected:
-                with T.parallel(0, rows) as row:
+                with parallel_rows(rows, work) as row:
                     nest.collected_row(row)
             else:
                 image_outside = np.prod(self.data_shape) > weights.size
-                with T.parallel(0, rows * blocks) as task:
+                with parallel_rows(rows * blocks, work) as task:
                     if image_outside:
                         nest.row(tirx.floordiv(task, blocks), tirx.floormod(task, blocks))
                     else:
@@ -195,9 +194,7 @@ def _pad(conv: DirectConv2d, data: tirx.Buffer) -> tirx.Buffer:
         if count:
             with T.serial(0, shape.batch) as n, T.serial(0, count) as y:
                 fill(n, first + y, 0, shape.padded_width)
-    copied = shape.batch * shape.height * width * np.dtype(conv.element).itemsize
-    loop = T.parallel if copied >= _PARALLEL_COPY_BYTES else T.serial
-    with loop(0, shape.batch * shape.height) as row:
+    with parallel_rows(shape.batch * shape.height, shape.batch * shape.height * width) as row:
         n, y = T.bind(tirx.floordiv(row, shape.height)), T.bind(top + tirx.floormod(row, shape.height))
         fill(n, y, 0, left)
         with T.serial(0, shape.width * channels) as i:

@@ -13,6 +13,8 @@ import pytest
 import tvm
 
 from sbnn_tvm.schedules import isa as isas
+from sbnn_tvm.schedules.conv2d import float_conv2d, popcount_conv2d
+from sbnn_tvm.schedules.dense import float_dense, popcount_dense
 from sbnn_tvm.schedules.epilogue import (
     STORE,
     BitsOutput,
@@ -27,11 +29,9 @@ from sbnn_tvm.schedules.epilogue import (
     Step,
     Tensor,
 )
-from sbnn_tvm.schedules.float_conv2d import float_conv2d, float_dense
 from sbnn_tvm.schedules.interpreter import evaluate
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.popcount_conv2d import popcount_conv2d, popcount_dense
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.tiles import Tile, tiles
 from sbnn_tvm.schedules.words import pack_channels

@@ -1,4 +1,4 @@
-"""Binary convolution by popcount: packed bits in, D = sum of sign products out (sbnn_tvm.domain).
+"""The direct convolution on packed bits: D, the sum of sign products (sbnn_tvm.domain), by popcount.
 
 A direct convolution (direct_conv2d.py) whose step is ``counter += popcount(input ^ weight)`` on words: 3 vector
 instructions for ``vector_bits`` multiply-accumulates where the ISA has a vector popcount.
@@ -25,69 +25,22 @@ from sbnn_tvm.schedules.tiles import Tile, default_tile, lanes
 from sbnn_tvm.schedules.words import pack_channels
 
 
-def popcount_conv2d(
-    shape: Conv2dShape,
-    signs: np.ndarray,
-    pad_value: int,
-    epilogue: Epilogue,
-    isa: Isa,
-    tile: Tile | None = None,
-) -> Kernel:
-    """A convolution of {-1, +1} activations with {-1, +1} weights.
-
-    The kernel's data is packed along channels, [N, H, W, groups * isa.words(Cin / groups)] of ``isa.word``: the
-    channels of every group start at their own word. Bit 1 is +1.
-
-    Args:
-        shape: The layer.
-        signs: bool [OC, Cin / groups, kh, kw], True for +1.
-        pad_value: What lies outside of the image: 0 adds nothing to D; -1 and +1 are bits like any other.
-        epilogue: Its Ref(0) is D as float32, exact for windows below 2^24 taps.
-        isa: What to generate code for.
-        tile: One of tiles.tiles(shape, isa, "popcount"); by default the first.
-
-    Raises:
-        ValueError: If ``signs``, ``pad_value`` or the epilogue's constants do not fit the layer.
-    """
-    expected = (shape.out_channels, shape.group_in_channels, *shape.kernel)
-    if signs.shape != expected:
-        raise ValueError(
-            f"the signs of a binary convolution are {signs.shape}, not (OC, Cin / groups, kh, kw) {expected}"
-        )
-    if pad_value not in (-1, 0, 1):
-        raise ValueError(f"a binary convolution pads with -1, 0 or +1, not {pad_value}")
-    return _popcount("popcount_conv2d", shape, None, signs.astype(bool), pad_value, epilogue, isa, tile)
-
-
-def popcount_dense(batch: int, signs: np.ndarray, epilogue: Epilogue, isa: Isa, tile: Tile | None = None) -> Kernel:
-    """A dense layer of {-1, +1} activations and weights: data [batch, isa.words(K)], outputs of rank 2.
-
-    Args:
-        batch: Rows of the data.
-        signs: bool [OC, K], True for +1.
-        epilogue: Its Ref(0) is D as float32.
-        isa: What to generate code for.
-        tile: One of tiles.tiles(shape, isa, "popcount") for the 1x1 convolution over a row of ``batch`` pixels.
-
-    Raises:
-        ValueError: If the constants of the epilogue do not fit.
-    """
-    channels, depth = signs.shape
-    shape = Conv2dShape(1, 1, batch, depth, channels)
-    data = (batch, isa.words(depth))
-    return _popcount("popcount_dense", shape, data, signs.astype(bool)[:, :, None, None], 0, epilogue, isa, tile)
-
-
-def _popcount(
+def direct_popcount(
     name: str,
     shape: Conv2dShape,
-    data: tuple[int, ...] | None,
     signs: np.ndarray,
     pad_value: int,
     epilogue: Epilogue,
     isa: Isa,
     tile: Tile | None,
+    data_shape: tuple[int, ...],
 ) -> Kernel:
+    """The kernel behind conv2d.popcount_conv2d and dense.popcount_dense, which describe the arguments.
+
+    Args:
+        name: Symbol of the function.
+        data_shape: Shape of the packed activations; of rank 2 for a dense layer.
+    """
     if isinstance(epilogue, IntegerThreshold):
         for kind, array in (("threshold", epilogue.threshold), ("flip", epilogue.flip)):
             if array.shape != (shape.out_channels,):
@@ -96,12 +49,12 @@ def _popcount(
         signs = signs ^ epilogue.flip[:, None, None, None]
     words = pack_channels(np.moveaxis(signs, 1, -1), isa)
     outside = pack_channels(np.full(shape.group_in_channels, pad_value == 1), isa)
-    counter = "uint32" if isa.word_bits < 32 and signs[0].size >= 1 << isa.word_bits else isa.word
+    counter = "uint32" if isa.word_bits < 32 and signs[0].size + 1 >= 1 << isa.word_bits else isa.word
     vector = lanes(shape, isa, "popcount")
     conv = DirectConv2d(
         name=name,
         shape=shape,
-        data_shape=data or (shape.batch, shape.height, shape.width, shape.groups * isa.words(shape.group_in_channels)),
+        data_shape=data_shape,
         element=isa.word,
         accumulator=counter,
         lanes=vector,
@@ -115,7 +68,7 @@ def _popcount(
     if isinstance(epilogue, IntegerThreshold):
         sink = _ThresholdSink(conv, isa, _Table(conv, _limits(base, epilogue, signs[0].size)))
     else:
-        classes = shape.border_classes() if data is None else None
+        classes = shape.border_classes() if len(data_shape) == 4 else None
         writer = EpilogueWriter(epilogue, conv.out_shape, isa, classes, conv.run)
         sink = _FloatSink(writer, _Table(conv, base))
     return conv.build(sink)

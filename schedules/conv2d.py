@@ -1,0 +1,70 @@
+"""Convolutions as kernels, on packed bits and on float32: what direct_conv2d.py generates for a layer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sbnn_tvm.schedules.direct_float import direct_float
+from sbnn_tvm.schedules.direct_popcount import direct_popcount
+from sbnn_tvm.schedules.epilogue import Epilogue, Program
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.tiles import Tile
+
+
+def popcount_conv2d(
+    shape: Conv2dShape,
+    signs: np.ndarray,
+    pad_value: int,
+    epilogue: Epilogue,
+    isa: Isa,
+    tile: Tile | None = None,
+) -> Kernel:
+    """A convolution of {-1, +1} activations with {-1, +1} weights.
+
+    The kernel's data is packed along channels, [N, H, W, groups * isa.words(Cin / groups)] of ``isa.word``: the
+    channels of every group start at their own word. Bit 1 is +1.
+
+    Args:
+        shape: The layer.
+        signs: bool [OC, Cin / groups, kh, kw], True for +1.
+        pad_value: What lies outside of the image: 0 adds nothing to D; -1 and +1 are bits like any other.
+        epilogue: Its Ref(0) is D, the sum of sign products, as float32: exact for windows below 2^24 taps.
+        isa: What to generate code for.
+        tile: One of tiles.tiles(shape, isa, "popcount"); by default the first.
+
+    Raises:
+        ValueError: If ``signs``, ``pad_value``, ``tile`` or the epilogue's constants do not fit the layer.
+    """
+    expected = (shape.out_channels, shape.group_in_channels, *shape.kernel)
+    if signs.shape != expected:
+        raise ValueError(
+            f"the signs of a binary convolution are {signs.shape}, not (OC, Cin / groups, kh, kw) = {expected}"
+        )
+    if pad_value not in (-1, 0, 1):
+        raise ValueError(f"a binary convolution pads with -1, 0 or +1, not {pad_value}")
+    data_shape = (shape.batch, shape.height, shape.width, shape.groups * isa.words(shape.group_in_channels))
+    return direct_popcount("popcount_conv2d", shape, signs.astype(bool), pad_value, epilogue, isa, tile, data_shape)
+
+
+def float_conv2d(
+    shape: Conv2dShape, weight: np.ndarray, epilogue: Program, isa: Isa, tile: Tile | None = None
+) -> Kernel:
+    """A float32 convolution of an NHWC feature map, padded with zeros.
+
+    Args:
+        shape: The layer.
+        weight: float32 [OC, Cin / groups, kh, kw].
+        epilogue: Its Ref(0) is the sum of products; the order of the sum differs from other implementations.
+        isa: What to generate code for.
+        tile: One of tiles.tiles(shape, isa, "float32"); by default the first.
+
+    Raises:
+        ValueError: If ``weight``, ``tile`` or the epilogue's constants do not fit the layer.
+    """
+    expected = (shape.out_channels, shape.group_in_channels, *shape.kernel)
+    if weight.shape != expected:
+        raise ValueError(f"the weight of a convolution is {weight.shape}, not (OC, Cin / groups, kh, kw) = {expected}")
+    data_shape = (shape.batch, shape.height, shape.width, shape.in_channels)
+    return direct_float("float_conv2d", shape, weight, epilogue, isa, tile, data_shape)

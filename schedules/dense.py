@@ -1,0 +1,54 @@
+"""Dense layers as kernels: 1x1 convolutions over one row, whose pixels are the batch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sbnn_tvm.schedules.direct_float import direct_float
+from sbnn_tvm.schedules.direct_popcount import direct_popcount
+from sbnn_tvm.schedules.epilogue import Epilogue, Program
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.tiles import Tile
+
+
+def dense_shape(batch: int, depth: int, channels: int) -> Conv2dShape:
+    """The convolution that a dense layer is; tiles.tiles wants it."""
+    return Conv2dShape(1, 1, batch, depth, channels)
+
+
+def popcount_dense(batch: int, signs: np.ndarray, epilogue: Epilogue, isa: Isa, tile: Tile | None = None) -> Kernel:
+    """A dense layer of {-1, +1} activations and weights: data [batch, isa.words(K)], outputs of rank 2.
+
+    Args:
+        batch: Rows of the data.
+        signs: bool [OC, K], True for +1.
+        epilogue: Its Ref(0) is D, the sum of sign products, as float32.
+        isa: What to generate code for.
+        tile: One of tiles.tiles(dense_shape(batch, K, OC), isa, "popcount"); by default the first.
+
+    Raises:
+        ValueError: If ``tile`` or the epilogue's constants do not fit.
+    """
+    channels, depth = signs.shape
+    shape, kernel = dense_shape(batch, depth, channels), signs.astype(bool)[:, :, None, None]
+    return direct_popcount("popcount_dense", shape, kernel, 0, epilogue, isa, tile, (batch, isa.words(depth)))
+
+
+def float_dense(batch: int, weight: np.ndarray, epilogue: Program, isa: Isa, tile: Tile | None = None) -> Kernel:
+    """A float32 dense layer: data [batch, K], outputs of rank 2.
+
+    Args:
+        batch: Rows of the data.
+        weight: float32 [OC, K].
+        epilogue: Its Ref(0) is the sum of products.
+        isa: What to generate code for.
+        tile: One of tiles.tiles(dense_shape(batch, K, OC), isa, "float32"); by default the first.
+
+    Raises:
+        ValueError: If ``tile`` or the epilogue's constants do not fit.
+    """
+    channels, depth = weight.shape
+    shape, kernel = dense_shape(batch, depth, channels), weight[:, :, None, None]
+    return direct_float("float_dense", shape, kernel, epilogue, isa, tile, (batch, depth))

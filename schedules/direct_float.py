@@ -1,0 +1,45 @@
+"""The direct convolution on float32: one multiply-add a step and vector."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sbnn_tvm.schedules.direct_conv2d import DirectConv2d
+from sbnn_tvm.schedules.emit import EpilogueWriter
+from sbnn_tvm.schedules.epilogue import Program
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.tiles import Tile, default_tile, lanes
+
+
+def direct_float(
+    name: str,
+    shape: Conv2dShape,
+    weight: np.ndarray,
+    epilogue: Program,
+    isa: Isa,
+    tile: Tile | None,
+    data_shape: tuple[int, ...],
+) -> Kernel:
+    """The kernel behind conv2d.float_conv2d and dense.float_dense, which describe the arguments.
+
+    Args:
+        name: Symbol of the function.
+        data_shape: Shape of the activations; of rank 2 for a dense layer.
+    """
+    channels_last = np.moveaxis(weight.astype(np.float32), 1, -1)
+    conv = DirectConv2d(
+        name=name,
+        shape=shape,
+        data_shape=data_shape,
+        element="float32",
+        accumulator="float32",
+        lanes=lanes(shape, isa, "float32"),
+        tile=tile or default_tile(shape, isa, "float32"),
+        weights=channels_last.reshape(shape.groups, shape.group_out_channels, *channels_last.shape[1:]),
+        border=np.zeros(shape.in_channels, np.float32),
+        accumulate=lambda sums, x, w: sums + x * w,
+    )
+    classes = shape.border_classes() if len(data_shape) == 4 else None
+    return conv.build(EpilogueWriter(epilogue, conv.out_shape, isa, classes, conv.run))
