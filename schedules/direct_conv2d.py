@@ -30,7 +30,7 @@ from tvm.tirx.script import builder as T
 from sbnn_tvm.schedules.emit import Index
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.llvm import LlvmFunction, link
-from sbnn_tvm.schedules.parallel import parallel_rows
+from sbnn_tvm.schedules.loops import parallel_rows
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.tiles import Tile
 

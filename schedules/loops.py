@@ -1,0 +1,41 @@
+"""Loops that every kernel needs: over rows, perhaps on several threads, and over blocks with a rest at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm import tirx
+from tvm.tirx.script import builder as T
+from tvm.tirx.script.builder.frame import ForFrame
+
+# Waking the other threads takes about as long as moving this many float32 values through a core.
+GRAIN = 16384
+
+
+def parallel_rows(rows: int, elements: int) -> ForFrame:
+    """A loop over ``rows``, parallel if all of them together touch enough ``elements``."""
+    return T.parallel(0, rows) if rows > 1 and elements >= GRAIN else T.serial(0, rows)
+
+
+def for_blocks(length: int, step: int, body: Callable[[tirx.Expr | int, int], None]) -> None:
+    """Emit ``body(first, valid)`` for every block of [0, length): a loop over full ones, then the rest."""
+    if length >= step:
+        with T.serial(0, length // step) as block:
+            body(block * step, step)
+    if length % step:
+        body(length // step * step, length % step)
+
+
+def one_block(block: tirx.Expr, length: int, step: int, body: Callable[[tirx.Expr | int, int], None]) -> None:
+    """Emit ``body(first, valid)`` for the block of a number that is only known when the kernel runs."""
+    rest = length % step
+    if rest == 0:
+        body(block * step, step)
+    elif length < step:
+        body(0, rest)
+    else:
+        with T.If(block < length // step):
+            with T.Then():
+                body(block * step, step)
+            with T.Else():
+                body(length // step * step, rest)
