@@ -104,7 +104,7 @@ def _dense_on_a_map(graph: Graph, writer: Writer, var: relax.Var, matmul: Call) 
         return None
     feature_map = flatten.args[0]
     extent, flat = shape(feature_map), shape(matmul.args[0])
-    if len(extent) != 4 or flat != (extent[0], int(np.prod(extent[1:]))):
+    if len(extent) != 4 or extent[2:] == (1, 1) or flat != (extent[0], int(np.prod(extent[1:]))):
         return None
     kernel = np.ascontiguousarray(weight.T).reshape(-1, *extent[1:])
     conv = writer.emit(op.nn.conv2d(writer[feature_map], relax.const(kernel)), f"{var.name}_map")

@@ -78,8 +78,8 @@ def choose_kernel(layer: Layer, isa: Isa) -> Choice:
             assert conv is not None
             return Choice(max_pool2d_bits(conv, isa), DataForm.BITS)
         case "window_sum":
-            assert layer.shape is not None
-            return Choice(window_sum(layer.shape, int(layer.pad_value), isa), DataForm.BITS)
+            windows = layer.shape or Conv2dShape(_rows(layer), 1, 1, layer.inputs, 1)
+            return Choice(window_sum(windows, int(layer.pad_value), isa), DataForm.BITS)
         case "conv2d":
             assert conv is not None and layer.weight is not None
             return Choice(_float_conv2d(conv, layer.weight, program, isa))

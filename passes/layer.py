@@ -47,6 +47,7 @@ class Layer:
         kind: What the anchor is.
         name: Name of the variable that the anchor computes, which traces back to the ONNX value.
         shape: The anchor as a convolution or pooling over a feature map; None for dense and elementwise layers.
+        inputs: Channels of the data.
         extent: Logical shape (NCHW, or [..., C]) of what the anchor computes.
         weight: float32, output channels first (OIHW, or [out, in]); None without weights.
         pad_value: What a binary convolution reads beyond the border.
@@ -62,6 +63,7 @@ class Layer:
     kind: Kind
     name: str
     shape: Conv2dShape | None
+    inputs: int
     extent: tuple[int, ...]
     weight: np.ndarray | None
     pad_value: float
@@ -118,11 +120,9 @@ class _Reader:
             weight = self._weight(anchor)
             conv_shape = self._shape(anchor, pad, extent)
         self.env[data] = Ref(0)
-        channels = extent[1] if len(extent) == 4 else extent[-1]
+        channels = _channels(extent)
         for i, param in enumerate(self.graph.params[1:]):
-            param_extent = shape(param)
-            of_channels = param_extent[1] if len(param_extent) == 4 else param_extent[-1]
-            self.env[param] = Pixel(i) if of_channels == 1 and channels != 1 else Tensor(i)
+            self.env[param] = Pixel(i) if _channels(shape(param)) == 1 and channels != 1 else Tensor(i)
         for var, value in bindings:
             self._step(var, value, channels)
             self.step_names += [var.name] * (len(self.steps) - len(self.step_names))
@@ -135,6 +135,7 @@ class _Reader:
             kind=self.kind,
             name=str(attrs["sbnn.name"]),
             shape=conv_shape,
+            inputs=_channels(shape(self.graph.params[0])),
             extent=extent,
             weight=weight if self.kind != "window_sum" else None,
             pad_value=pad_value,
@@ -231,3 +232,7 @@ class _Reader:
             self.env[var] = self._emit("minimum", above, Scalar(float(value.args[2].value)))
         else:
             raise AssertionError(f"{name} is no step of an epilogue")
+
+
+def _channels(extent: tuple[int, ...]) -> int:
+    return extent[1] if len(extent) == 4 else extent[-1]

@@ -14,6 +14,7 @@ from enum import Enum
 
 import numpy as np
 import tvm
+import tvm_ffi
 from tvm import relax
 from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
@@ -203,10 +204,9 @@ class _Lowering:
 
     def _call(self, name: str, kernel: Kernel, args: Sequence[Expr]) -> list[Expr]:
         """Emit a call of a kernel; equal kernels are kept once, since their constants are arguments."""
-        params = [kernel.func.buffer_map[param] for param in kernel.func.params]
         fitted = [
-            self._reshape(arg, [int(extent) for extent in buffer.shape], name)
-            for arg, buffer in zip(args, params, strict=False)
+            self._reshape(arg, [int(extent) for extent in param.shape], name)
+            for arg, param in zip(args, kernel.func.params, strict=False)
         ]
         constants = [relax.const(tvm.runtime.tensor(array)) for array in kernel.constants]
         types = [relax.TensorType(extent, dtype) for extent, dtype in kernel.outputs]
@@ -217,9 +217,9 @@ class _Lowering:
         return [self.writer.emit(relax.TupleGetItem(results, i), f"{name}_{i}") for i in range(len(types))]
 
     def _function(self, kernel: Kernel) -> tvm.ir.GlobalVar:
-        key = int(tvm.ir.structural_hash(kernel.func))
+        key = int(tvm_ffi.structural_hash(kernel.func))
         for func, gvar in self.kernels.setdefault(key, []):
-            if tvm.ir.structural_equal(func, kernel.func):
+            if tvm_ffi.structural_equal(func, kernel.func):
                 return gvar
         family = re.sub(r"\W+", "_", kernel.name.split()[0])
         gvar = tvm.ir.GlobalVar(f"sbnn_{len(self.functions)}_{family}")

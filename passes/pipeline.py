@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import tvm
 from tvm import relax
 from tvm.ir import IRModule
+from tvm.runtime import Executable
+from tvm.target import Target
 
 from sbnn_tvm.schedules.isa import Isa
 
@@ -73,5 +76,25 @@ def phases(mod: IRModule, options: Options) -> Iterator[tuple[str, IRModule]]:
 def to_kernels(composites: IRModule, isa: Isa) -> Lowered:
     """Choose a kernel for every composite, and lower what is left to TVM's own, unscheduled loops."""
     lowered = lower(composites, isa)
-    legal = relax.transform.LegalizeOps()(lowered.mod)
+    # A reshape stays one: the virtual machine makes it a view.
+    legal = relax.transform.LegalizeOps(skip_ops=["relax.reshape"])(lowered.mod)
     return Lowered(legal, lowered.layers, lowered.physical)
+
+
+def to_executable(lowered: Lowered, target: Target) -> Executable:
+    """TVM's own part: plan the memory, generate machine code."""
+    plan = tvm.transform.Sequential(
+        [
+            relax.transform.ToNonDataflow(),
+            relax.transform.RemovePurityChecking(),
+            relax.transform.CallTIRRewrite(),
+            relax.transform.StaticPlanBlockMemory(),
+            relax.transform.LowerAllocTensor(),
+            relax.transform.KillAfterLastUse(),
+            relax.transform.LowerRuntimeBuiltin(),
+            relax.transform.ComputePrimValue(),
+            relax.transform.VMShapeLower(),
+            relax.transform.AttachGlobalSymbol(),
+        ]
+    )
+    return relax.build(lowered.mod, target, relax_pipeline=plan)

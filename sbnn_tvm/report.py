@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 
+UNSCHEDULED = "TVM (unscheduled)"
+
+
 @dataclass(frozen=True)
 class LayerReport:
     """One layer of a compiled model.
@@ -45,7 +48,10 @@ class LayerReport:
         return self.kernel != UNSCHEDULED
 
 
-UNSCHEDULED = "TVM (unscheduled)"
+    @property
+    def fallback(self) -> bool:
+        """Whether its weights are binary but it runs in float, or it runs in TVM's unscheduled loops."""
+        return not self.scheduled or (self.density is not None and not self.binary)
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,11 @@ class Report:
             f"{self.model} for {self.target}: {len(binary)} of {len(self.linear)} layers with weights are binary "
             f"({share:.1%} of {macs / 1e6:.4g} M MACs), {self.bytes / 1024:.1f} KiB of constants"
         )
+
+    def fallbacks(self) -> tuple[str, ...]:
+        """What ``strict=True`` refuses, in sentences."""
+        found = [f"{layer.name} ({layer.kind}): {layer.why}" for layer in self.layers if layer.fallback]
+        return (*found, *self.notes)
 
     def to_json(self) -> str:
         """As JSON text."""

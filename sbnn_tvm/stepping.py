@@ -6,11 +6,12 @@ library for another CPU is run on this one, and how ``verify`` finds the first l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import tvm
 from tvm import relax
 from tvm.ir import Call, GenericConst
 from tvm.relax import Expr, Var
@@ -18,7 +19,7 @@ from tvm.relax import Expr, Var
 from sbnn_tvm.passes.graph import Graph, op_name
 from sbnn_tvm.passes.lower import Form, Lowered, Physical
 from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.words import pack_channels
+from sbnn_tvm.schedules.words import pack_channels, unpack_channels
 
 
 class KernelRunner(Protocol):
@@ -26,6 +27,21 @@ class KernelRunner(Protocol):
 
     def run(self, name: str, arrays: Sequence[np.ndarray]) -> None:
         """Call a kernel by its name; the outputs are the last arrays, written in place."""
+
+
+class NativeKernels:
+    """Calls the kernels of a compiled Relax module on this machine."""
+
+    def __init__(self, executable: Any) -> None:
+        self._module = executable.jit()
+
+    def run(self, name: str, arrays: Sequence[np.ndarray]) -> None:
+        """Call a kernel by its name; the outputs are the last arrays, written in place."""
+        tensors = [tvm.runtime.tensor(array) for array in arrays]  # copies, aligned as the kernels want them
+        self._module.get_function(name, query_imports=True)(*tensors)
+        for array, tensor in zip(arrays, tensors, strict=True):
+            if array.flags.writeable:
+                np.copyto(array, tensor.numpy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +105,8 @@ def run_kernels(
                 yield record(var, outputs[0])
             else:
                 values[var] = outputs
+        elif op_name(value) == "reshape":
+            yield record(var, read(value.args[0]).reshape([int(extent) for extent in var.ty.shape]))
         else:
             raise NotImplementedError(f"'{var.name}' calls {op_name(value)}, which is no kernel")
     for i, result in enumerate(graph.results):
@@ -132,16 +150,10 @@ def decode(array: np.ndarray, physical: Physical) -> np.ndarray:
 
 
 def _unpack(words: np.ndarray, channels: int, groups: int) -> np.ndarray:
-    flat = np.ascontiguousarray(words).view(np.uint8).reshape(*words.shape[:-1], groups, -1)
-    bits = np.unpackbits(flat, axis=-1, bitorder="little")[..., : channels // groups]
-    return bits.reshape(*words.shape[:-1], channels).astype(bool)
+    bits = unpack_channels(words.reshape(*words.shape[:-1], groups, -1), channels // groups)
+    return bits.reshape(*words.shape[:-1], channels)
 
 
 def outputs_of(steps: Iterator[Step]) -> tuple[np.ndarray, ...]:
     """The results of a run."""
     return tuple(step.array for step in steps if step.physical is None and step.name.startswith("output "))
-
-
-def values_by_name(steps: Iterator[Step]) -> Mapping[str, np.ndarray]:
-    """All values of a run by the name of their variable."""
-    return {step.name: step.array for step in steps}

@@ -1,0 +1,102 @@
+"""``sbnn_tvm.compile``: from a PyTorch or ONNX model to a library for a CPU."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tvm
+
+from sbnn_tvm.errors import CompileError
+from sbnn_tvm.frontends.onnx.importer import import_onnx
+from sbnn_tvm.frontends.onnx.loading import load_model
+from sbnn_tvm.module import CompiledModule
+from sbnn_tvm.passes.pipeline import Options, to_composites, to_executable, to_kernels
+from sbnn_tvm.passes.recognise import SignZero
+from sbnn_tvm.reporting import describe
+from sbnn_tvm.targets import resolve
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+
+def compile(
+    model: torch.nn.Module | onnx.ModelProto | str | os.PathLike[str] | bytes,
+    target: str | Mapping[str, Any] | tvm.target.Target = "native",
+    *,
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
+    sign_zero: SignZero = "exact",
+    strict: bool = False,
+    name: str | None = None,
+    dump: str | os.PathLike[str] | None = None,
+) -> CompiledModule:
+    """Compile a model for a CPU.
+
+    Args:
+        model: A PyTorch module, the path or content of an ONNX file, or a ModelProto.
+        target: ``"native"``, a name that ``sbnn-tvm targets`` lists, a TVM target dict, or a TVM target.
+        input_shape: Shape of the input, batch included (or shapes by input name). A PyTorch module without it needs an
+            ``example_input_array``; an ONNX model needs it where dimensions are open.
+        sign_zero: What a plain ``Sign`` gives at 0. ONNX says 0, a third value, which keeps a layer in float;
+            ``"positive"`` and ``"negative"`` allow +1 or -1, and the report says so.
+        strict: Refuse a model of which any layer with binary weights would run in float, or any operator in TVM's
+            unscheduled loops, or a value be approximated.
+        name: Of the model, in reports; taken from the file or the class without it.
+        dump: A folder for the module after each phase, as TVMScript.
+
+    Returns:
+        The compiled model: ``run``, ``verify``, ``report``, ``export``.
+
+    Raises:
+        ModelError: If the model cannot be read, or has an operator or shape that is not supported.
+        TargetError: If the target is not known.
+        CompileError: With ``strict``, if something would fall back.
+
+    Example::
+
+        module = sbnn_tvm.compile("model.onnx", target="arm")
+        print(module.report)
+        module.export("model.so")
+    """
+    if sign_zero not in ("exact", "positive", "negative"):
+        raise CompileError(f"sign_zero must be 'exact', 'positive' or 'negative', but got {sign_zero!r}")
+    cpu = resolve(target)
+    imported = import_onnx(load_model(_to_onnx(model, input_shape)), _shape_of_open_inputs(model, input_shape))
+    options = Options(sign_zero, Path(dump) if dump is not None else None)
+    composites = to_composites(imported.mod, options)
+    lowered = to_kernels(composites, cpu.isa)
+    report = describe(lowered, imported, name or _name_of(model), cpu.name, options)
+    if strict and report.fallbacks():
+        raise CompileError("strict=True refuses this model: " + "; ".join(report.fallbacks()))
+    executable = to_executable(lowered, cpu.target)
+    return CompiledModule(imported, composites, lowered, executable, cpu, report)
+
+
+def _is_torch_module(model: object) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module)
+
+
+def _to_onnx(model: Any, input_shape: Any) -> Any:
+    if not _is_torch_module(model):
+        return model
+    from sbnn_tvm.frontends.torch.export import to_onnx
+
+    return to_onnx(model, input_shape)
+
+
+def _shape_of_open_inputs(model: Any, input_shape: Any) -> Any:
+    return None if _is_torch_module(model) else input_shape
+
+
+def _name_of(model: Any) -> str:
+    if isinstance(model, str | os.PathLike):
+        return Path(model).stem
+    if _is_torch_module(model):
+        return type(model).__name__
+    graph = getattr(model, "graph", None)
+    return graph.name or "model" if graph is not None else "model"

@@ -1,0 +1,219 @@
+"""A compiled model, still in the process that compiled it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tvm.ir import IRModule
+from tvm.tirx import PrimFunc
+
+from sbnn_tvm.errors import InputError, TargetError
+from sbnn_tvm.frontends.onnx.importer import Imported
+from sbnn_tvm.inputs import match_inputs
+from sbnn_tvm.linking import write_library
+from sbnn_tvm.metadata import Metadata, TensorSpec
+from sbnn_tvm.passes.lower import Lowered
+from sbnn_tvm.report import Report
+from sbnn_tvm.runtime import LoadedModule, load
+from sbnn_tvm.stepping import KernelRunner, NativeKernels, outputs_of, run_kernels
+from sbnn_tvm.targets import CpuTarget
+from sbnn_tvm.verification import Verification, verify
+
+
+class CompiledModule:
+    """What ``sbnn_tvm.compile`` returns.
+
+    Attributes:
+        imported: The model as Relax, and its ONNX source.
+        composites: The module whose layers are composites of Relax operators: the oracle for the kernels.
+        lowered: The module of kernels.
+        target: What it was compiled for.
+        report: What each layer became, and why.
+    """
+
+    def __init__(
+        self,
+        imported: Imported,
+        composites: IRModule,
+        lowered: Lowered,
+        executable: Any,
+        target: CpuTarget,
+        report: Report,
+    ) -> None:
+        self.imported = imported
+        self.composites = composites
+        self.lowered = lowered
+        self.target = target
+        self.report = report
+        self._executable = executable
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Name, shape and dtype of each input."""
+        return tuple(TensorSpec(spec.name, spec.shape, spec.dtype) for spec in self.imported.inputs)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Name, shape and dtype of each output."""
+        return tuple(TensorSpec(spec.name, spec.shape, spec.dtype) for spec in self.imported.outputs)
+
+    def run(self, *inputs: Any) -> np.ndarray | tuple[np.ndarray, ...]:
+        """Run the model on this machine.
+
+        Args:
+            inputs: One array for each of ``self.inputs``, in their order, or a single dict from their names to arrays.
+
+        Returns:
+            The output, or a tuple of them if there are several.
+
+        Raises:
+            InputError: If an array is missing, or of another shape or dtype than the model declares.
+            TargetError: If the target is another CPU than this machine's (``emulate`` runs it, slowly).
+        """
+        return self.library.run(*inputs)
+
+    def emulate(self, *inputs: Any) -> tuple[np.ndarray, ...]:
+        """Run the model kernel by kernel in an emulator of the target's CPU; all outputs as a tuple.
+
+        Raises:
+            InputError: As ``run``.
+            TargetError: If there is no emulator for the target.
+        """
+        arrays = match_inputs(self.inputs, inputs)
+        return outputs_of(run_kernels(self.lowered, self.emulator, arrays))
+
+    def verify(
+        self,
+        inputs: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray] | None = None,
+        *,
+        samples: int = 3,
+        seed: int = 0,
+        tolerance: float = 1e-4,
+        check: bool = True,
+    ) -> Verification:
+        """Compare every output, and every layer, with onnxruntime on the same ONNX model.
+
+        A build for this machine is run here as ``export`` writes it; a build for another CPU is run in an emulator.
+
+        Args:
+            inputs: The model's input (or inputs), where random ones will not do; a larger first dimension than the
+                model's batch is run batch by batch.
+            samples: How many random inputs to run when none are given.
+            seed: Of the random inputs.
+            tolerance: Largest difference of a float output, relative to the largest value of that output.
+            check: Raise an error on a mismatch rather than only report it.
+
+        Returns:
+            What was compared.
+
+        Raises:
+            VerificationError: On a mismatch; names the first layer that differs.
+            InputError: If the inputs do not fit the model.
+            TargetError: If the target can be neither run nor emulated here.
+        """
+        result = verify(self, self._batches(inputs, samples, seed), tolerance)
+        if check:
+            result.check()
+        return result
+
+    def export(self, path: str | os.PathLike[str]) -> Path:
+        """Write the model as one shared library, which ``sbnn_tvm.load`` runs; an existing file is replaced.
+
+        Returns:
+            The path.
+
+        Raises:
+            LibraryError: If the destination cannot be written, or there is no linker for the target.
+        """
+        metadata = Metadata(
+            name=self.report.model,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            target=self.target.name,
+            triple=self.target.triple,
+            features=tuple(sorted(self.target.features)),
+            report=self.report.to_json(),
+            sbnn_version=version("sbnn-tvm"),
+            tvm_version=version("apache-tvm"),
+        )
+        write_library(self._executable, path, self.target, metadata)
+        return Path(path)
+
+    @cached_property
+    def library(self) -> LoadedModule:
+        """The model as it is deployed: exported to a temporary file and loaded.
+
+        Raises:
+            TargetError: If the target is another CPU than this machine's.
+        """
+        if not self.target.native:
+            raise TargetError(
+                f"this model was compiled for {self.target} ({self.target.triple}), which is not this machine's CPU: "
+                f'export it and run it there, use emulate(), or compile with target="native"'
+            )
+        return load(self.export(Path(self._folder.name) / "model.so"))
+
+    @cached_property
+    def emulator(self) -> KernelRunner:
+        """Runs the target's machine code on this machine.
+
+        Raises:
+            TargetError: If there is no emulator for the target.
+        """
+        from sbnn_tvm.emulator import Emulator
+
+        return Emulator(self.kernels, self.target)
+
+    @property
+    def kernel_runner(self) -> KernelRunner:
+        """Runs single kernels: on this machine if the target is its CPU, else in an emulator."""
+        return self._native_kernels if self.target.native else self.emulator
+
+    @cached_property
+    def _native_kernels(self) -> KernelRunner:
+        return NativeKernels(self._executable)
+
+    @property
+    def kernels(self) -> IRModule:
+        """The TIR functions."""
+        functions = self.lowered.mod.functions.items()
+        return IRModule({gvar: func for gvar, func in functions if isinstance(func, PrimFunc)})
+
+    @cached_property
+    def _folder(self) -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory(prefix="sbnn_tvm-")
+
+    def _batches(
+        self, inputs: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray] | None, samples: int, seed: int
+    ) -> Iterator[tuple[np.ndarray, ...]]:
+        if inputs is None:
+            rng = np.random.default_rng(seed)
+            for _ in range(samples):
+                yield tuple(_random(rng, spec) for spec in self.inputs)
+            return
+        if isinstance(inputs, Mapping):
+            inputs = [inputs[spec.name] for spec in self.inputs if spec.name in inputs]
+        arrays = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
+        if len(arrays) != len(self.inputs):
+            raise InputError(f"the model takes {len(self.inputs)} inputs, but got {len(arrays)} to verify with")
+        sizes = [spec.shape[0] if spec.shape else 1 for spec in self.inputs]
+        count = max(1, len(arrays[0]) // sizes[0]) if arrays[0].ndim else 1
+        for i in range(count):
+            cut = [a[i * n : (i + 1) * n] if a.ndim else a for a, n in zip(arrays, sizes, strict=True)]
+            yield match_inputs(self.inputs, cut)
+
+    def __repr__(self) -> str:
+        return f"<CompiledModule: {self.report.summary()}>"
+
+
+def _random(rng: np.random.Generator, spec: TensorSpec) -> np.ndarray:
+    if np.issubdtype(np.dtype(spec.dtype), np.floating):
+        return rng.standard_normal(spec.shape).astype(spec.dtype)
+    return rng.integers(0, 2, spec.shape).astype(spec.dtype)

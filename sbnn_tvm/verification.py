@@ -1,0 +1,272 @@
+"""Compare a compiled model with onnxruntime, output by output and layer by layer.
+
+A threshold amplifies rounding: one float rounding before a binariser flips a bit, and everything behind it differs. So
+each layer is also run on the reference's own inputs, where one flip cannot hide what comes after it, and a bit that
+differs is accepted only if the reference's value lies within the rounding bound of its threshold; such flips are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from sbnn_tvm.errors import VerificationError
+from sbnn_tvm.passes.lower import Form
+from sbnn_tvm.stepping import Step, decode, encode, run_kernels
+
+if TYPE_CHECKING:
+    from sbnn_tvm.module import CompiledModule
+
+ROUNDING_ULPS = 256
+"""A float32 sum may differ from the reference's by this many units in the last place of its largest value."""
+
+
+@dataclass(frozen=True)
+class OutputComparison:
+    """One output over all inputs.
+
+    Attributes:
+        name: Of the output.
+        max_abs: Largest difference.
+        max_rel: Largest difference, relative to the largest value of that output for that input.
+        within: Whether ``max_rel`` is within the tolerance.
+    """
+
+    name: str
+    max_abs: float
+    max_rel: float
+    within: bool
+
+
+@dataclass(frozen=True)
+class LayerComparison:
+    """One value inside the model, computed from the reference's inputs.
+
+    Attributes:
+        name: The ONNX value.
+        node: The ONNX node that computes it.
+        bits: Whether it is two-valued.
+        max_rel: Largest difference of floats, relative to the largest value.
+        flipped: Bits that differ with the reference's value within the rounding bound of the threshold.
+        wrong: Bits that differ without that excuse, or floats beyond the tolerance.
+        elements: How many were compared.
+    """
+
+    name: str
+    node: str
+    bits: bool
+    max_rel: float
+    flipped: int
+    wrong: int
+    elements: int
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What ``verify`` found.
+
+    Attributes:
+        model: Name of the model.
+        target: Name of the target.
+        method: Where the model ran.
+        samples: How many inputs.
+        tolerance: Of float outputs.
+        outputs: End to end.
+        layers: From the reference's inputs, in order, over the first input.
+    """
+
+    model: str
+    target: str
+    method: str
+    samples: int
+    tolerance: float
+    outputs: tuple[OutputComparison, ...]
+    layers: tuple[LayerComparison, ...]
+
+    @property
+    def flipped(self) -> int:
+        """Bits that differ within the rounding bound."""
+        return sum(layer.flipped for layer in self.layers)
+
+    @property
+    def first_difference(self) -> LayerComparison | None:
+        """The first layer that is wrong, given the reference's inputs."""
+        return next((layer for layer in self.layers if layer.wrong), None)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every layer agrees, and the outputs do, or differ only behind bits flipped by rounding."""
+        return self.first_difference is None and (all(out.within for out in self.outputs) or self.flipped > 0)
+
+    def check(self) -> None:
+        """Raise VerificationError unless ``passed``."""
+        if not self.passed:
+            raise VerificationError(str(self))
+
+    def __str__(self) -> str:
+        worst = max(self.outputs, key=lambda out: out.max_rel)
+        head = f"{self.model} for {self.target}, {self.method}, {self.samples} input{'s' * (self.samples != 1)}"
+        outputs = f"largest difference of '{worst.name}' {worst.max_abs:.3g} absolute, {worst.max_rel:.3g} relative"
+        flips = f"{self.flipped} bits flipped within the rounding bound of a threshold"
+        if self.passed:
+            return f"{head}: agrees with onnxruntime in {len(self.layers)} layers and all outputs; {outputs}; {flips}"
+        first = self.first_difference
+        if first is None:
+            where = "every layer by itself agrees, so rounding adds up over the layers: allow a larger tolerance"
+        else:
+            what = "bits" if first.bits else f"values (relative difference {first.max_rel:.3g})"
+            where = f"the first layer that differs is '{first.node}' (value '{first.name}'): {first.wrong} of {first.elements} {what}"
+        return f"{head}: differs from onnxruntime: {outputs}; {flips}; {where}"
+
+
+def verify(
+    module: CompiledModule, batches: Iterable[tuple[np.ndarray, ...]], tolerance: float = 1e-4
+) -> Verification:
+    """Run a compiled model and onnxruntime on the same inputs.
+
+    Args:
+        module: The compiled model.
+        batches: Inputs, one tuple for each run.
+        tolerance: Largest relative difference of float values.
+    """
+    reference = _Reference(module.imported.model)
+    names = [spec.name for spec in module.outputs]
+    native = module.target.native
+    max_abs, max_rel = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    layers: tuple[LayerComparison, ...] = ()
+    samples = 0
+    for arrays in batches:
+        expected = reference.run(dict(zip((spec.name for spec in module.inputs), arrays, strict=True)), names)
+        if native:
+            result = module.library.run(*arrays)
+            outputs = result if isinstance(result, tuple) else (result,)
+        else:
+            outputs = module.emulate(*arrays)
+        for name, output in zip(names, outputs, strict=True):
+            difference, relative = _difference(output, expected[name])
+            max_abs[name], max_rel[name] = max(max_abs[name], difference), max(max_rel[name], relative)
+        if not samples:
+            layers = tuple(_compare_layers(module, reference, arrays, tolerance))
+        samples += 1
+    compared = tuple(OutputComparison(n, max_abs[n], max_rel[n], max_rel[n] <= tolerance) for n in names)
+    method = "run on this machine" if native else "kernels run in an emulator (unicorn)"
+    return Verification(module.report.model, module.target.name, method, samples, tolerance, compared, layers)
+
+
+def _difference(got: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
+    """Largest absolute difference, and relative to the largest value; a NaN on one side only counts as infinite."""
+    if got.size == 0:
+        return 0.0, 0.0
+    a, b = got.astype(np.float64), expected.astype(np.float64)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    with np.errstate(invalid="ignore"):
+        gap = np.where(same, 0.0, np.abs(a - b))
+    gap = np.where(np.isnan(gap), np.inf, gap)
+    largest = float(gap.max())
+    finite = np.abs(b[np.isfinite(b)])
+    scale = float(finite.max()) if finite.size else 0.0
+    return largest, largest / scale if scale else (0.0 if largest == 0 else np.inf)
+
+
+class _Reference:
+    """onnxruntime on the model, without graph optimisations, with any value as an output."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        import onnxruntime
+
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(model)
+        graph = self.model.graph
+        self.producers = {output: node for node in graph.node for output in node.output}
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        for node in graph.node:
+            if node.op_type == "Constant" and node.attribute[0].HasField("t"):
+                self.constants[node.output[0]] = node.attribute[0].t
+        listed = {output.name for output in graph.output}
+        values = [name for node in graph.node for name in node.output if name and name not in listed]
+        graph.output.extend(onnx.ValueInfoProto(name=name) for name in values)
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(
+            self.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def run(self, inputs: dict[str, np.ndarray], names: list[str] | None = None) -> dict[str, np.ndarray]:
+        """The named values, or all of them."""
+        names = names or [output.name for output in self.session.get_outputs()]
+        return {**inputs, **dict(zip(names, self.session.run(names, inputs), strict=True))}
+
+    def binarised(self, name: str, values: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
+        """What was compared to make a two-valued value, and the threshold, if it comes straight from a binariser."""
+        node = self.producers.get(name)
+        if node is not None and node.op_type == "Where":
+            node = self.producers.get(node.input[0])
+        if node is None or node.op_type not in ("Binarize", "Sign", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"):
+            return None
+        sides = [self._value(side, values) for side in node.input]
+        if len(sides) == 1:
+            sides.append(np.zeros((), np.float32))
+        first, second = sides
+        return None if first is None or second is None else (first, second)
+
+    def _value(self, name: str, values: dict[str, np.ndarray]) -> np.ndarray | None:
+        if name in values:
+            return values[name]
+        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
+
+
+def _compare_layers(
+    module: CompiledModule, reference: _Reference, arrays: tuple[np.ndarray, ...], tolerance: float
+) -> Iterable[LayerComparison]:
+    names = [spec.name for spec in module.inputs]
+    values = reference.run(dict(zip(names, arrays, strict=True)))
+    trace, isa = module.imported.trace, module.target.isa
+
+    def expected(step: Step) -> np.ndarray | None:
+        value = values.get(trace.get(step.physical.value, "")) if step.physical is not None else None
+        return value if value is not None and step.physical and value.shape == step.physical.extent else None
+
+    def replace(step: Step) -> np.ndarray | None:
+        value = expected(step)
+        return None if value is None or step.physical is None else encode(value, step.physical, isa)
+
+    runner = module.kernel_runner
+    seen: set[str] = set()
+    for step in run_kernels(module.lowered, runner, arrays, replace):
+        value = expected(step)
+        if value is None or step.physical is None or step.physical.value in seen:
+            continue
+        name = trace[step.physical.value]
+        if name not in reference.producers:
+            continue
+        seen.add(step.physical.value)
+        node = module.imported.nodes.get(step.physical.value, name)
+        got = decode(step.array, step.physical)
+        if step.physical.form == Form.BITS:
+            assert step.physical.domain is not None
+            bits = value > np.float32((step.physical.domain.lo + step.physical.domain.hi) / 2)
+            differ = got != bits
+            excused = differ & _near_threshold(reference.binarised(name, values), differ.shape)
+            wrong = int((differ & ~excused).sum())
+            yield LayerComparison(name, node, True, 0.0, int(excused.sum()), wrong, got.size)
+        else:
+            _, relative = _difference(got, value)
+            bound = tolerance * np.abs(value[np.isfinite(value)]).max(initial=0.0)
+            wrong = int((~np.isclose(got, value, rtol=0, atol=bound, equal_nan=True)).sum())
+            yield LayerComparison(name, node, False, relative, 0, wrong, got.size)
+
+
+def _near_threshold(compared: tuple[np.ndarray, np.ndarray] | None, shape: tuple[int, ...]) -> np.ndarray:
+    """Where a value lies within the rounding bound of its threshold."""
+    if compared is None:
+        return np.zeros(shape, bool)
+    value, threshold = compared
+    unit = np.finfo(np.float32).eps * ROUNDING_ULPS
+    bound = unit * np.maximum(np.abs(value).max(initial=0.0), np.abs(threshold))
+    return np.broadcast_to(np.abs(value - threshold) <= bound, shape)
