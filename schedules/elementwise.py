@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
@@ -10,6 +12,7 @@ from sbnn_tvm.schedules.epilogue import Program
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.llvm import link
+from sbnn_tvm.schedules.loops import for_blocks, parallel_rows
 
 
 def elementwise(shape: tuple[int, ...], epilogue: Program, isa: Isa) -> Kernel:
@@ -40,10 +43,7 @@ def elementwise(shape: tuple[int, ...], epilogue: Program, isa: Isa) -> Kernel:
             values = [load(data, position, first + i, isa.float_lanes, valid - i) for i in vectors]
             writer.store(values, position, first)
 
-        with T.parallel(0, rows) as row, T.serial(0, columns) as x:
+        with parallel_rows(rows, rows * columns * channels) as row, T.serial(0, columns) as x:
             position = (row,) if len(shape) == 2 else (row // shape[1], row % shape[1], x)
-            with T.serial(0, channels // run) as block:
-                store_run(position, block * run, run)
-            if channels % run:
-                store_run(position, channels // run * run, channels % run)
+            for_blocks(channels, run, partial(store_run, position))
     return Kernel("elementwise", link(ib.get(), writer.functions), tuple(writer.constants), writer.outputs)

@@ -100,3 +100,19 @@ def fence(dtype: str) -> LlvmFunction:
         f"  %r = call {vector} @llvm.arithmetic.fence.{short}({vector} %a)\n  ret {vector} %r\n}}\n"
     )
     return LlvmFunction(name, dtype, text)
+
+
+@cache
+def spread(bits: int) -> LlvmFunction:
+    """A float32 vector of ``bits`` lanes from a word and the values of its 1 and its 0 bits."""
+    name = f"sbnn_spread_{bits}"
+    floats = f"<{bits} x float>"
+    lines = [f"%mask = bitcast i{bits} %word to <{bits} x i1>"]
+    for value in ("one", "zero"):
+        lines.append(f"%{value}0 = insertelement {floats} poison, float %{value}, i32 0")
+        lines.append(f"%{value}s = shufflevector {floats} %{value}0, {floats} poison, <{bits} x i32> zeroinitializer")
+    lines += [f"%r = select <{bits} x i1> %mask, {floats} %ones, {floats} %zeros", f"ret {floats} %r"]
+    arguments = f"i{bits} %word, float %one, float %zero"
+    body = "\n  ".join(lines)
+    text = f"define linkonce_odr {floats} @{name}({arguments}) alwaysinline {{\n  {body}\n}}\n"
+    return LlvmFunction(name, f"float32x{bits}", text)

@@ -1,0 +1,44 @@
+"""Depthwise convolution: every channel has its own kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+from tvm import tirx
+
+from sbnn_tvm.schedules.epilogue import Program
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.window import WindowOperation, window_kernel
+
+
+def depthwise_conv2d(shape: Conv2dShape, weight: np.ndarray, epilogue: Program, isa: Isa) -> Kernel:
+    """Convolve every channel with its own kernel.
+
+    Args:
+        shape: The layer, with ``groups == in_channels == out_channels``.
+        weight: float32 [C, 1, kh, kw].
+        epilogue: Its anchor is the convolution without bias.
+        isa: The instruction set.
+
+    Returns:
+        ``func(data float32 [N, H, W, C], *tensors, weights, *constants, *outputs)``.
+
+    Raises:
+        ValueError: If the layer has another number of groups or output channels, or the weight another shape.
+    """
+    if not shape.groups == shape.in_channels == shape.out_channels:
+        raise ValueError(
+            f"a depthwise convolution has as many groups and output channels as input channels, but this one has"
+            f" {shape.in_channels} inputs, {shape.out_channels} outputs and {shape.groups} groups; use the direct"
+            f" convolution"
+        )
+    expected = (shape.out_channels, 1, *shape.kernel)
+    if weight.shape != expected:
+        raise ValueError(f"the weight of this depthwise convolution is {weight.shape}, not {expected}")
+
+    def multiply_add(accumulator: tirx.Expr, value: tirx.Expr, tap: tirx.Expr | None) -> tirx.Expr:
+        return accumulator + value * tap
+
+    taps = np.asarray(weight, np.float32)[:, 0].transpose(1, 2, 0)
+    return window_kernel(WindowOperation("depthwise_conv2d", 0.0, multiply_add, weights=taps), shape, epilogue, isa)

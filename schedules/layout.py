@@ -1,0 +1,98 @@
+"""Between channels first and channels last: blocked transposes of float32 feature maps."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from sbnn_tvm.schedules.emit import Index, load, store
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.loops import for_blocks, one_block, parallel_rows
+
+Shape = tuple[int, int, int, int]
+
+# Up to so many channels are interleaved at once: the result of a block is one contiguous run.
+FEW_CHANNELS = 4
+
+
+def nchw_to_nhwc(shape: Shape, isa: Isa) -> Kernel:
+    """Channels last.
+
+    Args:
+        shape: (N, C, H, W).
+        isa: The instruction set.
+
+    Returns:
+        ``func(data float32 [N, C, H, W], out float32 [N, H, W, C])``.
+    """
+    batch, channels, height, width = shape
+    return _transpose("nchw_to_nhwc", shape, (batch, height, width, channels), channels, height * width, isa)
+
+
+def nhwc_to_nchw(shape: Shape, isa: Isa) -> Kernel:
+    """Channels first.
+
+    Args:
+        shape: (N, C, H, W).
+        isa: The instruction set.
+
+    Returns:
+        ``func(data float32 [N, H, W, C], out float32 [N, C, H, W])``.
+    """
+    batch, channels, height, width = shape
+    return _transpose("nhwc_to_nchw", (batch, height, width, channels), shape, height * width, channels, isa)
+
+
+def _transpose(name: str, in_shape: Shape, out_shape: Shape, rows: int, columns: int, isa: Isa) -> Kernel:
+    """Transpose the matrix [rows, columns] of every image."""
+    batch, lanes = in_shape[0], isa.float_lanes
+    blocks = -(-columns // lanes)
+    with IRBuilder() as ib, T.prim_func(s_tir=True):
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True})
+        data = T.arg("data", T.buffer(in_shape, "float32"))
+        out = T.arg("out", T.buffer(out_shape, "float32"))
+        source = T.decl_buffer((batch, rows, columns), "float32", data=data.data)
+
+        def interleave(image: Index, column: Index, width: int) -> None:
+            flat = T.decl_buffer((batch, columns * rows), "float32", data=out.data)
+            vectors = [load(source, (image, row), column, lanes, width) for row in range(rows)]
+            mixed = tirx.Shuffle(vectors, [row * lanes + i for i in range(lanes) for row in range(rows)])
+            store(flat, T.bind(mixed), (image,), column * rows, width * rows)
+
+        def transpose_columns(image: Index, column: Index, width: int) -> None:
+            target = T.decl_buffer((batch, columns, rows), "float32", data=out.data)
+
+            def transpose_block(row: Index, height: int) -> None:
+                zero = tirx.Broadcast(tirx.const(0.0, "float32"), lanes)
+                vectors = [
+                    load(source, (image, row + i), column, lanes, width) if i < height else zero for i in range(lanes)
+                ]
+                for i, vector in enumerate(_transposed([T.bind(vector) for vector in vectors])[:width]):
+                    store(target, vector, (image, column + i), row, height)
+
+            for_blocks(rows, lanes, transpose_block)
+
+        with parallel_rows(batch * blocks, batch * rows * columns) as index:
+            body = interleave if rows <= FEW_CHANNELS else transpose_columns
+            one_block(index % blocks, columns, lanes, partial(body, index // blocks))
+    return Kernel(name, ib.get(), (), ((out_shape, "float32"),))
+
+
+def _transposed(vectors: list[tirx.Expr]) -> list[tirx.Expr]:
+    """Transpose a square of vectors: swap the off-diagonal blocks of 1, 2, 4 ... lanes."""
+    lanes = len(vectors)
+    block = 1
+    while block < lanes:
+        upper = [lanes + i - block if i & block else i for i in range(lanes)]
+        lower = [lanes + i if i & block else i + block for i in range(lanes)]
+        for i in range(lanes):
+            if not i & block:
+                pair = [vectors[i], vectors[i + block]]
+                vectors[i], vectors[i + block] = (T.bind(tirx.Shuffle(pair, order)) for order in (upper, lower))
+        block *= 2
+    return vectors

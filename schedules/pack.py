@@ -1,0 +1,137 @@
+"""Kernels around packed bits: unpacking, regrouping for grouped convolutions, sums over windows."""
+
+from __future__ import annotations
+
+import numpy as np
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from sbnn_tvm.schedules.emit import Index, store
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.llvm import link, spread
+from sbnn_tvm.schedules.loops import for_blocks, parallel_rows
+from sbnn_tvm.schedules.packed_rows import WideWords, accumulate_rows
+from sbnn_tvm.schedules.shapes import Conv2dShape
+
+
+def unpack(shape: tuple[int, ...], lo: float, hi: float, isa: Isa) -> Kernel:
+    """Packed bits as the float32 values that they stand for.
+
+    Args:
+        shape: (N, H, W, C) or (N, C) of the result.
+        lo: The value of bit 0.
+        hi: The value of bit 1.
+        isa: The instruction set.
+
+    Returns:
+        ``func(words [..., isa.words(C)], out float32 [..., C])``.
+    """
+    channels, rows = shape[-1], int(np.prod(shape[:-1]))
+    words, function = isa.words(channels), spread(isa.word_bits)
+    with IRBuilder() as ib, T.prim_func(s_tir=True):
+        T.func_name("unpack")
+        T.func_attr({"tirx.noalias": True})
+        data = T.arg("data", T.buffer((*shape[:-1], words), isa.word))
+        out = T.arg("out", T.buffer(shape, "float32"))
+        pixels = T.decl_buffer((rows, words), isa.word, data=data.data)
+        values = T.decl_buffer((rows, channels), "float32", data=out.data)
+        with parallel_rows(rows, rows * channels) as row:
+
+            def spread_word(first: Index, valid: int) -> None:
+                word = pixels[row, tirx.floordiv(first, isa.word_bits)]
+                vector = T.bind(function(word, tirx.const(hi, "float32"), tirx.const(lo, "float32")))
+                store(values, vector, (row,), first, valid)
+
+            for_blocks(channels, isa.word_bits, spread_word)
+    return Kernel("unpack", link(ib.get(), [function]), (), ((shape, "float32"),))
+
+
+def regroup(shape: tuple[int, ...], channels: int, groups: int, isa: Isa) -> Kernel:
+    """Move the channels of every group to words of their own.
+
+    Args:
+        shape: (N, H, W, C) of the feature map.
+        channels: C, which ``groups`` divides.
+        groups: Number of groups.
+        isa: The instruction set.
+
+    Returns:
+        ``func(words [N, H, W, isa.words(C)], out [N, H, W, groups * isa.words(C / groups)])``.
+
+    Raises:
+        ValueError: If ``groups`` does not divide ``channels``.
+    """
+    if channels % groups:
+        raise ValueError(f"cannot split {channels} channels into {groups} groups of the same size")
+    size, bits = channels // groups, isa.word_bits
+    pixels, words, group_words = int(np.prod(shape[:-1])), isa.words(channels), isa.words(channels // groups)
+    out_shape = (*shape[:-1], groups * group_words)
+
+    def const(value: int) -> tirx.Expr:
+        return tirx.const(value, isa.word)
+
+    with IRBuilder() as ib, T.prim_func(s_tir=True):
+        T.func_name("regroup")
+        T.func_attr({"tirx.noalias": True})
+        data = T.arg("data", T.buffer((*shape[:-1], words), isa.word))
+        out = T.arg("out", T.buffer(out_shape, isa.word))
+        source = T.decl_buffer((pixels, words), isa.word, data=data.data)
+        target = T.decl_buffer((pixels, groups * group_words), isa.word, data=out.data)
+        with parallel_rows(pixels, pixels * groups * group_words) as pixel, T.serial(0, groups) as group:
+            for i in range(group_words):
+                first = T.bind(group * size + i * bits)
+                word, shift = T.bind(first // bits), T.bind(T.cast(first % bits, isa.word))
+                # The next word moves up by bits - shift, in two steps since a shift by all bits is undefined. Behind
+                # the last word there is none, nor any channel of this group.
+                low = source[pixel, word] >> shift
+                high = (source[pixel, tirx.min(word + 1, words - 1)] << const(1)) << (const(bits - 1) - shift)
+                mask = (1 << min(bits, size - i * bits)) - 1
+                T.buffer_store(target, (low | high) & const(mask), [pixel, group * group_words + i])
+    return Kernel("regroup", ib.get(), (), ((out_shape, isa.word),))
+
+
+def window_sum(shape: Conv2dShape, pad_value: int, isa: Isa) -> Kernel:
+    """The sum of the signs -1 and +1 of packed bits over every window and all channels; exact.
+
+    Args:
+        shape: The windows; a dense layer is a 1x1 convolution over N images of one pixel.
+        pad_value: What every channel of a pixel beyond the border counts: -1, 0 or +1.
+        isa: The instruction set.
+
+    Returns:
+        ``func(words [N, H, W, isa.words(C)], out float32 [N, OH, OW, 1])``.
+
+    Raises:
+        ValueError: If there are several groups, which have a sum each, or ``pad_value`` is another number.
+    """
+    if shape.groups != 1:
+        raise ValueError(f"a window sum is over all channels, but this layer has {shape.groups} groups")
+    if pad_value not in (-1, 0, 1):
+        raise ValueError(f"a padded bit counts -1, 0 or +1 in a window sum, not {pad_value}")
+    channels, (kernel_height, kernel_width) = shape.in_channels, shape.kernel
+    wide = WideWords.of(channels, isa)
+    out_shape = (shape.batch, shape.out_height, shape.out_width, 1)
+    rows = shape.batch * shape.out_height
+    with IRBuilder() as ib, T.prim_func(s_tir=True):
+        T.func_name("window_sum")
+        T.func_attr({"tirx.noalias": True})
+        data = T.arg("data", T.buffer((shape.batch, shape.height, shape.width, isa.words(channels)), isa.word))
+        out = T.arg("out", T.buffer(out_shape, "float32"))
+        sums = T.decl_buffer((rows, shape.out_width), "float32", data=out.data)
+        with parallel_rows(rows, rows * shape.width * wide.count * kernel_height) as row:
+            ones, valid_taps = accumulate_rows(data, shape, row, isa, lambda total, word: total + tirx.popcount(word))
+            # Of every column the sum over the taps, for the columns of the padding too.
+            columns = T.alloc_buffer((shape.padded_width,), "int32")
+            outside = pad_value * channels * kernel_height
+            for x in (*range(shape.padding[1]), *range(shape.padding[1] + shape.width, shape.padded_width)):
+                T.buffer_store(columns, tirx.const(outside, "int32"), [x])
+            signs = T.bind(outside - valid_taps * (channels + pad_value * channels))
+            with T.serial(0, shape.width) as x:
+                count = sum((T.cast(ones[x * wide.count + i], "int32") for i in range(wide.count)), start=tirx.const(0))
+                T.buffer_store(columns, signs + 2 * count, [x + shape.padding[1]])
+            with T.serial(0, shape.out_width) as x:
+                taps = (columns[x * shape.strides[1] + kx * shape.dilation[1]] for kx in range(kernel_width))
+                T.buffer_store(sums, T.cast(sum(taps, start=tirx.const(0)), "float32"), [row, x])
+    return Kernel("window_sum", ib.get(), (), ((out_shape, "float32"),))

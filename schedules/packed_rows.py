@@ -1,0 +1,85 @@
+"""Rows of a packed feature map, seen in the widest words that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import gcd
+
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from sbnn_tvm.schedules.emit import Index, load, store
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.loops import for_blocks
+from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.window import taps_inside
+
+
+@dataclass(frozen=True)
+class WideWords:
+    """How the packed channels of a pixel are grouped, since memory holds the same bytes whatever the word.
+
+    Attributes:
+        bits: Of a wide word, at most 64.
+        count: Wide words a pixel.
+    """
+
+    bits: int
+    count: int
+
+    @classmethod
+    def of(cls, channels: int, isa: Isa) -> WideWords:
+        """The widest words that divide a pixel."""
+        pixel = isa.words(channels) * isa.word_bits
+        bits = gcd(pixel, 64)
+        return cls(bits, pixel // bits)
+
+    @property
+    def dtype(self) -> str:
+        """Of a wide word."""
+        return f"uint{self.bits}"
+
+    def rows(self, packed: tirx.Buffer) -> tirx.Buffer:
+        """A packed buffer [N, H, W, words] as [N * H, W * count] wide words."""
+        batch, height, width, _ = (int(extent) for extent in packed.shape)
+        return T.decl_buffer((batch * height, width * self.count), self.dtype, data=packed.data)
+
+
+def accumulate_rows(
+    data: tirx.Buffer,
+    shape: Conv2dShape,
+    row: Index,
+    isa: Isa,
+    combine: Callable[[tirx.Expr, tirx.Expr], tirx.Expr],
+) -> tuple[tirx.Buffer, Index]:
+    """Emit the vertical half of a separable window over packed words.
+
+    Args:
+        data: Packed [N, H, W, words].
+        shape: The windows.
+        row: Number of the output row, of all images.
+        isa: The instruction set.
+        combine: The new accumulator from the old one, at first 0, and a vector of the input.
+
+    Returns:
+        A buffer of one row of accumulators, wide words [W * count], and how many taps were inside the image.
+    """
+    wide = WideWords.of(shape.in_channels, isa)
+    rows = wide.rows(data)
+    length, lanes = shape.width * wide.count, isa.vector_bits // wide.bits
+    image, y = row // shape.out_height, row % shape.out_height
+    top = T.bind(y * shape.strides[0] - shape.padding[0])
+    first, end = (T.bind(tap) for tap in taps_inside(top, shape.kernel[0], shape.dilation[0], 0, shape.height))
+    total = T.alloc_buffer((length,), wide.dtype)
+    zero = tirx.Broadcast(tirx.const(0, wide.dtype), lanes)
+    for_blocks(length, lanes, lambda i, valid: store(total, zero, (), i, valid))
+    with T.serial(first, end) as ky:
+        source = T.bind(image * shape.height + top + ky * shape.dilation[0])
+
+        def add(i: Index, valid: int) -> None:
+            combined = combine(load(total, (), i, lanes, valid), load(rows, (source,), i, lanes, valid))
+            store(total, combined, (), i, valid)
+
+        for_blocks(length, lanes, add)
+    return total, end - first

@@ -1,0 +1,160 @@
+"""Poolings over NHWC feature maps, and max pooling of packed bits."""
+
+from __future__ import annotations
+
+from functools import partial, reduce
+from operator import or_
+
+import numpy as np
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from sbnn_tvm.schedules.emit import EpilogueWriter, Index, load, store
+from sbnn_tvm.schedules.epilogue import Program
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.llvm import link
+from sbnn_tvm.schedules.loops import one_block, parallel_rows
+from sbnn_tvm.schedules.packed_rows import WideWords, accumulate_rows
+from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.window import WindowOperation, check_windows, column_spans, taps_inside, window_kernel
+
+
+def max_pool2d(shape: Conv2dShape, epilogue: Program, isa: Isa) -> Kernel:
+    """Maximum over windows; the padding takes no part.
+
+    Args:
+        shape: Input and windows; as many output channels as input channels.
+        epilogue: Its anchor is the maximum.
+        isa: The instruction set.
+
+    Returns:
+        ``func(data float32 [N, H, W, C], *tensors, *constants, *outputs)``.
+
+    Raises:
+        ValueError: If a window lies in the padding altogether.
+    """
+    check_windows(shape)
+    operation = WindowOperation("max_pool2d", -np.inf, lambda accumulator, value, _: tirx.max(accumulator, value))
+    return window_kernel(operation, shape, epilogue, isa)
+
+
+def avg_pool2d(
+    shape: Conv2dShape, epilogue: Program, isa: Isa, count_include_pad: bool | tuple[int, int, int, int] = False
+) -> Kernel:
+    """Mean over windows.
+
+    Args:
+        shape: Input and windows; as many output channels as input channels.
+        epilogue: Its anchor is the mean.
+        isa: The instruction set.
+        count_include_pad: Whether the zeros of the padding count; or how much of it does (top, left, bottom, right),
+            for windows that ceil_mode lets hang over the padded input.
+
+    Returns:
+        ``func(data float32 [N, H, W, C], *tensors, *constants, *outputs)``.
+
+    Raises:
+        ValueError: If a window lies in the padding altogether.
+    """
+    check_windows(shape)
+    if isinstance(count_include_pad, tuple):
+        counted = count_include_pad
+    else:
+        counted = shape.padding if count_include_pad else (0, 0, 0, 0)
+
+    def mean(total: tirx.Expr, y: Index, x: Index) -> tirx.Expr:
+        rows, columns = (
+            taps_inside(start, shape.kernel[axis], shape.dilation[axis], -counted[axis], size + counted[axis + 2])
+            for axis, start, size in ((0, y, shape.height), (1, x, shape.width))
+        )
+        count = (rows[1] - rows[0]) * (columns[1] - columns[0])
+        return total / tirx.Broadcast(T.cast(count, "float32"), total.ty.dtype.lanes)
+
+    operation = WindowOperation("avg_pool2d", 0.0, lambda accumulator, value, _: accumulator + value, mean)
+    return window_kernel(operation, shape, epilogue, isa)
+
+
+def global_avg_pool2d(shape: tuple[int, int, int, int], epilogue: Program, isa: Isa) -> Kernel:
+    """Mean over the whole image.
+
+    Args:
+        shape: (N, H, W, C) of the input.
+        epilogue: Its anchor is the mean, of shape [N, 1, 1, C].
+        isa: The instruction set.
+
+    Returns:
+        ``func(data float32 [N, H, W, C], *tensors, *constants, *outputs)``.
+    """
+    batch, height, width, channels = shape
+    lanes = isa.float_lanes
+    vectors = max(4, 8 // lanes)  # as many chains of additions hide their latency
+    run = vectors * lanes
+    blocks = -(-channels // run)
+    writer = EpilogueWriter(epilogue, (batch, 1, 1, channels), isa)
+    with IRBuilder() as ib, T.prim_func(s_tir=True):
+        T.func_name("global_avg_pool2d")
+        T.func_attr({"tirx.noalias": True})
+        data = T.arg("data", T.buffer(shape, "float32"))
+        writer.declare_tensors()
+        writer.declare_constants()
+        writer.declare_outputs()
+
+        def emit_block(n: Index, first: Index, valid: int) -> None:
+            total = T.alloc_buffer((run,), "float32")
+            for i in range(0, run, lanes):
+                store(total, tirx.Broadcast(tirx.const(0.0, "float32"), lanes), (), i, lanes)
+            with T.serial(0, height) as y, T.serial(0, width) as x:
+                for i in range(0, run, lanes):
+                    value = load(data, (n, y, x), first + i, lanes, valid - i)
+                    store(total, load(total, (), i, lanes, lanes) + value, (), i, lanes)
+            count = tirx.Broadcast(tirx.const(height * width, "float32"), lanes)
+            writer.store([load(total, (), i, lanes, lanes) / count for i in range(0, run, lanes)], (n, 0, 0), first)
+
+        with parallel_rows(batch * blocks, batch * height * width * channels) as row:
+            one_block(row % blocks, channels, run, partial(emit_block, row // blocks))
+    return Kernel("global_avg_pool2d", link(ib.get(), writer.functions), tuple(writer.constants), writer.outputs)
+
+
+def max_pool2d_bits(shape: Conv2dShape, isa: Isa) -> Kernel:
+    """Maximum over windows of packed bits: OR. The padding is 0.
+
+    Args:
+        shape: Input and windows; as many output channels as input channels.
+        isa: The instruction set.
+
+    Returns:
+        ``func(words [N, H, W, isa.words(C)], out [N, OH, OW, isa.words(C)])``.
+
+    Raises:
+        ValueError: If a window lies in the padding altogether.
+    """
+    check_windows(shape)
+    wide, words = WideWords.of(shape.in_channels, isa), isa.words(shape.in_channels)
+    out_shape = (shape.batch, shape.out_height, shape.out_width, words)
+    rows = shape.batch * shape.out_height
+    with IRBuilder() as ib, T.prim_func(s_tir=True):
+        T.func_name("max_pool2d_bits")
+        T.func_attr({"tirx.noalias": True})
+        data = T.arg("data", T.buffer((shape.batch, shape.height, shape.width, words), isa.word))
+        out = T.arg("out", T.buffer(out_shape, isa.word))
+        maxima = wide.rows(out)
+        with parallel_rows(rows, rows * shape.width * wide.count * shape.kernel[0]) as row:
+            columns, _ = accumulate_rows(data, shape, row, isa, lambda total, word: total | word)
+
+            def emit_pixel(x: Index, left: Index) -> None:
+                taps = [left + kx * shape.dilation[1] for kx in range(shape.kernel[1])]
+                taps = [tap for tap in taps if not isinstance(tap, int) or 0 <= tap < shape.width]
+                with T.serial(0, wide.count) as i:
+                    value = reduce(or_, (columns[tap * wide.count + i] for tap in taps))
+                    T.buffer_store(maxima, value, [row, x * wide.count + i])
+
+            for start, _, count in column_spans(shape, 1):
+                left = start * shape.strides[1] - shape.padding[1]
+                if count == 1:
+                    emit_pixel(start, left)
+                else:
+                    with T.serial(0, count) as x:
+                        emit_pixel(start + x, left + x * shape.strides[1])
+    return Kernel("max_pool2d_bits", ib.get(), (), ((out_shape, isa.word),))

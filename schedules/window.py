@@ -1,0 +1,232 @@
+"""Sliding windows that keep channels apart: the one template of the poolings and the depthwise convolution.
+
+Lanes over channels, a register tile over the pixels of a row::
+
+    parallel (image, output row)
+      tiles of output pixels: where they touch the border each on its own, those between in a loop
+        blocks of channels
+          taps of a column that lie inside the image (a loop, its bounds depend on the row)
+            columns of the tile: load once, combine with every accumulator whose window it is in
+          store through the epilogue
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from sbnn_tvm.schedules.emit import EpilogueWriter, Index, load, store
+from sbnn_tvm.schedules.epilogue import Program
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.llvm import link
+from sbnn_tvm.schedules.loops import for_blocks, parallel_rows
+from sbnn_tvm.schedules.shapes import Conv2dShape
+
+MAX_TILE = 8  # pixels; beyond that loads are amortised and code only grows
+
+
+def taps_inside(start: Index, kernel: int, dilation: int, low: int, high: int) -> tuple[Index, Index]:
+    """The taps [first, end) of a window that begins at ``start`` and whose positions lie in [low, high)."""
+    first, end = (low - start + dilation - 1) // dilation, (high - start + dilation - 1) // dilation
+    if isinstance(start, int):
+        first = max(first, 0)
+        return first, max(min(end, kernel), first)
+    first = tirx.max(first, 0)
+    return first, tirx.max(tirx.min(end, kernel), first)
+
+
+def check_windows(shape: Conv2dShape) -> None:
+    """Refuse a pooling of which a window lies in the padding altogether.
+
+    Raises:
+        ValueError: If the padding is too large for the kernel.
+    """
+    classes = shape.border_classes()
+    if not classes.valid.any(axis=(1, 2)).all():
+        raise ValueError(
+            f"a pooling window of {shape.kernel} with padding {shape.padding} lies outside the"
+            f" {shape.height}x{shape.width} input; use less padding"
+        )
+
+
+class Combine(Protocol):
+    """The new accumulator from the old one, a vector of the input, and the tap's weights (None without weights)."""
+
+    def __call__(self, accumulator: tirx.Expr, value: tirx.Expr, weight: tirx.Expr | None) -> tirx.Expr:
+        """All are float32 vectors."""
+
+
+@dataclass(frozen=True, eq=False)
+class WindowOperation:
+    """What a kernel does with its windows.
+
+    Attributes:
+        name: Of the kernel.
+        initial: The accumulator before the first tap.
+        combine: Adds a tap.
+        finish: The result from the accumulator and the first pixel of the window (y and x, which may be negative);
+            None if it is the accumulator.
+        weights: float32 [kh, kw, C], if ``combine`` wants them.
+    """
+
+    name: str
+    initial: float
+    combine: Combine
+    finish: Callable[[tirx.Expr, Index, Index], tirx.Expr] | None = None
+    weights: np.ndarray | None = None
+
+
+def window_kernel(operation: WindowOperation, shape: Conv2dShape, epilogue: Program, isa: Isa) -> Kernel:
+    """A kernel over sliding windows, channel by channel.
+
+    Args:
+        operation: What happens in a window.
+        shape: Input and windows; as many output channels as input channels.
+        epilogue: Its anchor is the operation's result.
+        isa: The instruction set.
+
+    Returns:
+        ``func(data [N, H, W, C], *tensors, weights?, *constants, *outputs)``.
+    """
+    lanes = isa.float_lanes
+    vectors = max(1, 8 // lanes)  # packed outputs need 8 channels at a time
+    run = vectors * lanes
+    most = min(MAX_TILE, isa.registers // 2 // vectors)
+    pixels = -(-shape.out_width // -(-shape.out_width // most))  # tiles of about the same size
+    out_shape = (shape.batch, shape.out_height, shape.out_width, shape.in_channels)
+    writer = EpilogueWriter(epilogue, out_shape, isa, shape.border_classes())
+    with IRBuilder() as ib, T.prim_func(s_tir=True):
+        T.func_name(operation.name)
+        T.func_attr({"tirx.noalias": True})
+        data = T.arg("data", T.buffer((shape.batch, shape.height, shape.width, shape.in_channels), "float32"))
+        writer.declare_tensors()
+        constants, weights = [], None
+        if operation.weights is not None:
+            padded = np.pad(operation.weights, [(0, 0), (0, 0), (0, -shape.in_channels % run)])
+            constants.append(np.ascontiguousarray(padded, np.float32))
+            weights = T.arg("weights", T.buffer(padded.shape, "float32"))
+        writer.declare_constants()
+        writer.declare_outputs()
+        tile = _Tile(operation, shape, data, weights, writer, lanes, vectors)
+        rows = shape.batch * shape.out_height
+        with parallel_rows(rows, rows * shape.out_width * shape.in_channels * shape.kernel[0]) as index:
+            row = _Row.emit(shape, index)
+            for start, size, count in column_spans(shape, pixels):
+                if count == 1:
+                    tile.emit(row, start, size)
+                else:
+                    with T.serial(0, count) as i:
+                        tile.emit(row, start + i * size, size)
+    name = f"{operation.name} {pixels}x{run}"
+    return Kernel(name, link(ib.get(), writer.functions), (*constants, *writer.constants), writer.outputs)
+
+
+def column_spans(shape: Conv2dShape, pixels: int) -> list[tuple[int, int, int]]:
+    """Cut a row of outputs into tiles, given as (first column, columns of a tile, tiles).
+
+    Tiles with a window that hangs over the border, and the narrower last one, stand alone: they know their columns
+    when the code is written. The others are alike.
+    """
+    inside: list[tuple[int, int, int]] = []
+    alone: list[tuple[int, int, int]] = []
+    for start in range(0, shape.out_width, pixels):
+        size = min(pixels, shape.out_width - start)
+        left = start * shape.strides[1] - shape.padding[1]
+        right = left + (size - 1) * shape.strides[1] + (shape.kernel[1] - 1) * shape.dilation[1]
+        fits = left >= 0 and right < shape.width and size == pixels
+        (inside if fits else alone).append((start, size, 1))
+    if inside:
+        alone.append((inside[0][0], pixels, len(inside)))
+    return sorted(alone)
+
+
+class _Row(NamedTuple):
+    """One row of the output: image, row, first row of its windows, and their taps [first, end) inside the image."""
+
+    n: Index
+    y: Index
+    top: Index
+    first_tap: Index
+    end_tap: Index
+
+    @classmethod
+    def emit(cls, shape: Conv2dShape, index: Index) -> _Row:
+        n, y = index // shape.out_height, index % shape.out_height
+        top = T.bind(y * shape.strides[0] - shape.padding[0])
+        first, end = taps_inside(top, shape.kernel[0], shape.dilation[0], 0, shape.height)
+        return cls(n, y, top, T.bind(first), T.bind(end))
+
+
+@dataclass(frozen=True, eq=False)
+class _Tile:
+    """Emits the code of register tiles: ``pixels`` neighbouring outputs of a row times ``vectors`` of channels."""
+
+    operation: WindowOperation
+    shape: Conv2dShape
+    data: tirx.Buffer
+    weights: tirx.Buffer | None
+    writer: EpilogueWriter
+    lanes: int
+    vectors: int
+
+    def emit(self, row: _Row, start: Index, pixels: int) -> None:
+        """All channels of a tile, from output column ``start``."""
+        run = self.lanes * self.vectors
+        for_blocks(self.shape.in_channels, run, partial(self._emit_block, row, start, pixels))
+
+    def _emit_block(self, row: _Row, start: Index, pixels: int, channel: Index, valid: int) -> None:
+        lanes, left = self.lanes, start * self.shape.strides[1] - self.shape.padding[1]
+        vectors = [v for v in range(self.vectors) if v * lanes < valid]
+        accumulators = T.alloc_buffer((pixels * self.vectors * lanes,), "float32")
+
+        def place(pixel: int, vector: int) -> int:
+            return (pixel * self.vectors + vector) * lanes
+
+        def accumulator(pixel: int, vector: int) -> tirx.Expr:
+            return load(accumulators, (), place(pixel, vector), lanes, lanes)
+
+        initial = tirx.Broadcast(tirx.const(self.operation.initial, "float32"), lanes)
+        for pixel in range(pixels):
+            for vector in range(self.vectors):
+                store(accumulators, initial, (), place(pixel, vector), lanes)
+        with T.serial(row.first_tap, row.end_tap) as ky:
+            y = T.bind(row.top + ky * self.shape.dilation[0])
+            for vector in vectors:
+                first = channel + vector * lanes
+                weights = self._weights(ky, first)
+                for column, uses in self._columns(left, pixels):
+                    value = T.bind(load(self.data, (row.n, y, left + column), first, lanes, valid - vector * lanes))
+                    for pixel, kx in uses:
+                        combined = self.operation.combine(accumulator(pixel, vector), value, weights[kx])
+                        store(accumulators, combined, (), place(pixel, vector), lanes)
+        for pixel in range(pixels):
+            values = [accumulator(pixel, vector) for vector in range(self.vectors)]
+            if self.operation.finish is not None:
+                x = left + pixel * self.shape.strides[1]
+                values = [self.operation.finish(value, row.top, x) for value in values]
+            self.writer.store(values, (row.n, row.y, start + pixel), channel)
+
+    def _weights(self, ky: Index, first_channel: Index) -> Sequence[tirx.Expr | None]:
+        """The weights of a row of taps."""
+        taps = range(self.shape.kernel[1])
+        if self.weights is None:
+            return [None for _ in taps]
+        return [T.bind(load(self.weights, (ky, kx), first_channel, self.lanes, self.lanes)) for kx in taps]
+
+    def _columns(self, left: Index, pixels: int) -> list[tuple[int, list[tuple[int, int]]]]:
+        """The input columns of a tile, from its left edge, each with the (pixel, tap) pairs that read it."""
+        uses: dict[int, list[tuple[int, int]]] = {}
+        for pixel in range(pixels):
+            for kx in range(self.shape.kernel[1]):
+                column = pixel * self.shape.strides[1] + kx * self.shape.dilation[1]
+                if not isinstance(left, int) or 0 <= left + column < self.shape.width:
+                    uses.setdefault(column, []).append((pixel, kx))
+        return sorted(uses.items())
