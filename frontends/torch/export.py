@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from sbnn_tvm.errors import ModelError
 from sbnn_tvm.frontends.onnx import opset
-from sbnn_tvm.frontends.torch.modules import BinaryLayer
+from sbnn_tvm.frontends.torch.modules import BinaryLayer, traced_as_operators
 
 Shape = Sequence[int]
 
@@ -79,6 +79,9 @@ def to_onnx(model: nn.Module, input_shape: Shape | None = None) -> onnx.ModelPro
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected a torch.nn.Module to export, but got {type(model).__name__}")
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise ModelError(f"{name!r} of the model is {_dtype(tensor)}, not float32; call model.float() first")
     inputs = _example_inputs(model, input_shape)
     with _eval_mode(model), torch.no_grad():
         try:
@@ -88,9 +91,10 @@ def to_onnx(model: nn.Module, input_shape: Shape | None = None) -> onnx.ModelPro
             raise ModelError(f"the model does not run on an input of shape {shapes}: {_first_line(error)}") from error
         with _packed_weights(model), _quiet():
             try:
+                with traced_as_operators():
+                    traced = torch.export.export(model, inputs)
                 program = torch.onnx.export(
-                    model,
-                    inputs,
+                    traced,
                     dynamo=True,
                     opset_version=opset.ONNX_OPSET,
                     optimize=False,  # it would fold batch norms into convolutions
@@ -161,8 +165,6 @@ def _packed_weights(model: nn.Module) -> Iterator[None]:
 
 
 def _constants(name: str, layer: BinaryLayer) -> dict[str, Tensor]:
-    if layer.weight.dtype != torch.float32:
-        raise ModelError(f"layer {name!r} has {layer.weight.dtype} weights; call model.float() before the export")
     scale, offset = layer.values(layer.weight)
     offset = torch.zeros_like(scale) if offset is None else offset
     if not (torch.isfinite(scale).all() and torch.isfinite(offset).all()):
@@ -253,6 +255,10 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _umask() -> int:

@@ -11,6 +11,8 @@ With two-valued inputs the convolutions sum integers, exactly, and only then are
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -24,6 +26,23 @@ from sbnn_tvm.frontends.torch.estimators import Estimator, binarize
 from sbnn_tvm.frontends.torch.estimators import estimator as estimator_of
 
 Padding = int | tuple[int, int] | tuple[int, int, int, int] | Literal["same", "valid"]
+
+
+_traced_as_operators = False
+
+
+@contextmanager
+def traced_as_operators() -> Iterator[None]:
+    """While it is open, the layers trace as single ai.sbnn operators; the exporter opens it.
+
+    Elsewhere, in torch.compile or in a torch.onnx.export of one's own, they trace as the operations they consist of.
+    """
+    global _traced_as_operators
+    _traced_as_operators = True
+    try:
+        yield
+    finally:
+        _traced_as_operators = False
 
 
 class Binarize(nn.Module):
@@ -76,7 +95,7 @@ class Binarize(nn.Module):
                     f"but its input has shape {list(x.shape)}"
                 )
             threshold = threshold.reshape(-1, *[1] * (x.ndim - axis - 1))
-        if torch.onnx.is_in_onnx_export():
+        if _traced_as_operators:
             attributes = {"lo": float(self.domain.lo), "hi": float(self.domain.hi)}
             return _symbolic("Binarize", [x, threshold], attributes, x.shape)
         return binarize(x, threshold, self.domain, self.estimator)
@@ -126,9 +145,7 @@ class BinaryLayer(nn.Module):
         return float((self.weight > 0).float().mean())
 
     def _exported(self) -> list[Tensor]:
-        """The constants that sbnn_tvm.frontends.torch.export attaches for the duration of an export."""
-        if "packed_weight" not in self._buffers:
-            raise RuntimeError("binary layers are exported by sbnn_tvm.export_onnx, not by torch.onnx.export itself")
+        """The constants that the exporter attaches for the duration of a trace."""
         return [getattr(self, f"packed_{name}") for name in ("weight", "scale", "offset")]
 
 
@@ -187,20 +204,26 @@ class BinaryConv2d(BinaryLayer):
         """Convolves x, binarising it first where the layer has a ``binarize``."""
         if self.binarize is not None:
             x = self.binarize(x)
-        y = self._symbolic(x) if torch.onnx.is_in_onnx_export() else self._convolve(x)
+        y = self._symbolic(x) if _traced_as_operators else self._convolve(x)
         return y if self.bias is None else y + self.bias[:, None, None]
 
     def _convolve(self, x: Tensor) -> Tensor:
         top, left, bottom, right = self.pads
         padded = functional.pad(x, (left, right, top, bottom), value=float(self.padding_value)) if any(self.pads) else x
         scale, offset = self.values(self.weight)
-        d = functional.conv2d(padded, self.signs(), None, self.stride, 0, self.dilation, self.groups)
+        d = self._exact_conv2d(padded, self.signs())
         y = d * scale[:, None, None]
         if offset is None:
             return y
         ones = x.new_ones(self.groups, *self.weight.shape[1:])  # one filter a group: its sum is shared by the channels
-        t = functional.conv2d(padded, ones, None, self.stride, 0, self.dilation, self.groups)
+        t = self._exact_conv2d(padded, ones)
         return y + t.repeat_interleave(self.out_channels // self.groups, 1) * offset[:, None, None]
+
+    def _exact_conv2d(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Without NNPACK, whose Winograd transforms round sums of integers; torch takes it where there is no oneDNN."""
+        compiling = torch.compiler.is_compiling()  # the flag cannot be traced
+        with nullcontext() if compiling else torch.backends.nnpack.flags(enabled=False):
+            return functional.conv2d(x, weight, None, self.stride, 0, self.dilation, self.groups)
 
     def _symbolic(self, x: Tensor) -> Tensor:
         attributes = {
@@ -267,7 +290,7 @@ class BinaryLinear(BinaryLayer):
         """Multiplies x, binarising it first where the layer has a ``binarize``."""
         if self.binarize is not None:
             x = self.binarize(x)
-        if torch.onnx.is_in_onnx_export():
+        if _traced_as_operators:
             shape = (*x.shape[:-1], self.out_features)
             y = _symbolic("BinaryLinear", [x, *self._exported()], {"in_features": self.in_features}, shape)
         else:
