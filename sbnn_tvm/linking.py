@@ -90,25 +90,29 @@ def find_linker(target: CpuTarget) -> Linker:
     )
 
 
-def write_library(executable: Any, path: str | os.PathLike[str], target: CpuTarget, metadata: Metadata) -> None:
+def write_library(
+    executable: Any, path: str | os.PathLike[str], target: CpuTarget, metadata: Metadata | None = None
+) -> None:
     """Write a compiled model as one shared library, with what it says about itself inside.
 
     The file appears whole or not at all.
 
     Args:
-        executable: What ``tvm.compile`` returned for a Relax module.
+        executable: What ``tvm.compile`` returned.
         path: Where to; an existing file is replaced.
         target: What it was compiled for.
-        metadata: What ``sbnn_tvm.runtime`` will need to know.
+        metadata: What ``sbnn_tvm.runtime`` needs to know; None for kernels without a model.
 
     Raises:
         LibraryError: If the destination cannot be written, or the linker is missing or fails.
     """
     linker = find_linker(target)
     with _replacing(Path(path)) as draft, tempfile.TemporaryDirectory(prefix="sbnn_tvm-") as folder:
-        note = Path(folder) / "metadata.o"
-        note.write_bytes(note_object(target.machine, OWNER, metadata.to_json().encode()))
-        executable.export_library(str(draft), fcompile=_fcompile(linker), addons=[str(note)], workspace_dir=folder)
+        notes = []
+        if metadata is not None:
+            notes.append(f"{folder}/metadata.o")
+            Path(notes[0]).write_bytes(note_object(target.machine, OWNER, metadata.to_json().encode()))
+        executable.export_library(str(draft), fcompile=_fcompile(linker), addons=notes, workspace_dir=folder)
         check_library(draft, target)
 
 

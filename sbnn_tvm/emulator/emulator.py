@@ -1,0 +1,307 @@
+"""Load a library into an emulated ARM CPU and call its kernels.
+
+The library is loaded into unicorn (QEMU's CPU as a Python package) much as the system's loader would do it; what it
+imports is in sbnn_tvm.emulator.imports. The kernels are called by TVM's convention (tvm/ffi/c_api.h)::
+
+    int __tvm_ffi_NAME(void* self, const TVMFFIAny* arguments, int32_t count, TVMFFIAny* result)
+"""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+import unicorn
+from elftools.elf.dynamic import DynamicSegment
+from elftools.elf.elffile import ELFFile
+from elftools.elf.relocation import RelocationTable
+from elftools.elf.sections import Symbol, SymbolTableSection
+from tvm.ir import IRModule
+
+from sbnn_tvm.elf import read_header
+from sbnn_tvm.emulator.imports import Imports, UnknownImportError
+from sbnn_tvm.emulator.machines import MACHINES, Machine, start
+from sbnn_tvm.emulator.memory import PAGE, GuardedMemory, Slot
+from sbnn_tvm.errors import TargetError
+from sbnn_tvm.linking import write_library
+from sbnn_tvm.runtime import read_metadata
+from sbnn_tvm.targets import CpuTarget
+
+_IMAGE = 0x10_0000  # where the library is loaded
+_IMPORTS = 0x8_0000  # where its imports are
+_STOP = 0x4_0000  # where a kernel returns to; nothing is there
+_STACK = 8 << 20
+
+_PREFIX = "__tvm_ffi_"
+_TENSOR = 7  # kTVMFFIDLTensorPtr
+_CPU = 1  # kDLCPU
+_DTYPE_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}  # numpy's kinds as DLDataTypeCode
+
+_WITHOUT_EXTENSIONS = {"neon", "fp-armv8", "vfp3"}  # what the default CPUs can do
+
+_ACCESSES = {
+    unicorn.UC_MEM_READ_UNMAPPED: "reads",
+    unicorn.UC_MEM_WRITE_UNMAPPED: "writes",
+    unicorn.UC_MEM_FETCH_UNMAPPED: "jumps to",
+    unicorn.UC_MEM_READ_PROT: "reads protected memory,",
+    unicorn.UC_MEM_WRITE_PROT: "writes protected memory,",
+    unicorn.UC_MEM_FETCH_PROT: "jumps to data,",
+}
+
+
+class EmulationError(RuntimeError):
+    """A kernel refused its arguments, left its memory, or used an instruction that the emulated CPU does not have."""
+
+
+class Emulator:
+    """The kernels of a library for aarch64 or armv7, callable on numpy arrays.
+
+    Example::
+
+        emulator = Emulator(kernels, targets.resolve("arm"))
+        emulator.run("conv", [data, weights, out])           # writes out
+        emulator.instructions("conv", [data, weights, out])  # does so too, and says how many it took
+    """
+
+    def __init__(self, mod: IRModule, target: CpuTarget, cpu: str | None = None, num_tasks: int = 1) -> None:
+        """Compile the TIR functions of a module for an ARM target, and load them.
+
+        Args:
+            mod: Its PrimFuncs are the kernels, under their names in the module; the rest is left out.
+            target: An aarch64 or armv7 target.
+            cpu: What to emulate: ``"a53"``, ``"a57"``, ``"a72"`` or ``"max"`` (every extension but SVE); for armv7
+                ``"a7"``, ``"a15"`` or ``"max"``. An instruction that it does not have is an error. The default is the
+                a72 or the a7, or ``"max"`` for a target with optional extensions.
+            num_tasks: Into how many tasks a parallel loop is cut, as if there were so many cores.
+
+        Raises:
+            TargetError: If the target is not ARM, or the CPU is unknown.
+        """
+        _machine(target.machine, str(target))
+        kernels = {
+            variable.name_hint: function.with_attr("global_symbol", variable.name_hint)
+            for variable, function in mod.functions.items()
+            if isinstance(function, tvm.tirx.PrimFunc)
+        }
+        with tempfile.TemporaryDirectory(prefix="sbnn_tvm-") as folder:
+            path = Path(folder) / "kernels.so"
+            write_library(tvm.compile(IRModule(kernels), target.target), path, target)
+            self._load(path, target.features, cpu, num_tasks)
+
+    @classmethod
+    def from_library(cls, path: str | PathLike[str], cpu: str | None = None, num_tasks: int = 1) -> Emulator:
+        """Load the kernels of a model as it is deployed.
+
+        Args:
+            path: A library that ``CompiledModule.export`` wrote.
+            cpu: As for the constructor.
+            num_tasks: As for the constructor.
+
+        Raises:
+            LibraryError: If the file is not a compiled model.
+            TargetError: If the library is not for ARM, or the CPU is unknown.
+        """
+        emulator = cls.__new__(cls)
+        emulator._load(Path(path), frozenset(read_metadata(path).features), cpu, num_tasks)
+        return emulator
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The names of the kernels."""
+        return tuple(self._kernels)
+
+    def run(self, name: str, arrays: Sequence[np.ndarray]) -> None:
+        """Call a kernel.
+
+        Args:
+            name: The kernel.
+            arrays: Its arguments in order, C-contiguous. Those that are writable are written back after the call.
+
+        Raises:
+            EmulationError: If the kernel refuses the arguments, leaves its memory, or uses an unknown instruction.
+        """
+        if name not in self._kernels:
+            raise EmulationError(f"there is no kernel {name!r}: the library has {', '.join(self._kernels)}")
+        while len(self._arguments) < len(arrays):
+            self._arguments.append(self._memory.slot(f"argument {len(self._arguments)}"))
+        slots = self._arguments[: len(arrays)]
+        for index, (slot, array) in enumerate(zip(slots, arrays, strict=True)):
+            if not array.flags.c_contiguous:
+                raise EmulationError(f"argument {index} of kernel {name!r} is not C-contiguous")
+            slot.label = f"argument {index} ({array.dtype}{list(array.shape)})"
+            self._memory.store(slot, array.tobytes())
+        self._imports.reset()
+        self._invalid_access = ""
+        self._start(name, arrays, [slot.address for slot in slots])
+        for slot, array in zip(slots, arrays, strict=True):
+            if array.flags.writeable:
+                data = self._uc.mem_read(slot.address, array.nbytes) if array.nbytes else b""
+                array[...] = np.frombuffer(data, array.dtype).reshape(array.shape)
+        for slot in self._arguments:
+            slot.size = 0
+
+    def instructions(self, name: str, arrays: Sequence[np.ndarray]) -> int:
+        """Call a kernel as ``run`` does, and count its instructions; those of imported functions do not count."""
+        total = 0
+
+        def count(uc: unicorn.Uc, address: int, size: int, user_data: object) -> None:
+            nonlocal total
+            total += size
+
+        # One callback for each basic block, which is executed whole; every instruction has four bytes.
+        hook = self._uc.hook_add(unicorn.UC_HOOK_BLOCK, count, begin=_IMAGE, end=self._image_end - 1)
+        self._flush()
+        try:
+            self.run(name, arrays)
+        finally:
+            self._uc.hook_del(hook)
+            self._flush()
+        return total // 4
+
+    def _flush(self) -> None:
+        """Forget the code translated so far, which knows nothing of hooks added later."""
+        self._uc.ctl_flush_tb()  # type: ignore[attr-defined]  # made at run time
+
+    def _start(self, name: str, arrays: Sequence[np.ndarray], addresses: Sequence[int]) -> None:
+        result, arguments = self._write_call(arrays, addresses)
+        machine, uc = self._machine, self._uc
+        for register, value in zip(machine.arguments, (0, arguments, len(arrays), result), strict=False):
+            uc.reg_write(register, value)
+        uc.reg_write(machine.link, _STOP)
+        uc.reg_write(machine.stack, self._stack.end - PAGE)
+        try:
+            uc.emu_start(self._kernels[name], _STOP)
+        except UnknownImportError as error:
+            raise EmulationError(f"kernel {name!r} cannot be emulated: {error}") from None
+        except unicorn.UcError as error:
+            raise EmulationError(f"kernel {name!r} {self._explain(error)}") from None
+        status = uc.reg_read(machine.arguments[0]) & 0xFFFF_FFFF
+        if status != 0:
+            raise EmulationError(f"kernel {name!r} failed: {self._imports.error or f'status {status}'}")
+
+    def _write_call(self, arrays: Sequence[np.ndarray], addresses: Sequence[int]) -> tuple[int, int]:
+        """Write the arguments as TVM wants them; returns where the result goes, and where they are.
+
+        The result, then a TVMFFIAny for each argument, then a DLTensor for each, then their shapes and strides.
+        """
+        machine = self._machine
+        any_size, tensor_size = 16, struct.calcsize(machine.tensor)
+        tensor_stride = -(-tensor_size // 8) * 8
+        tensors_at = any_size * (1 + len(arrays))
+        extents_at = tensors_at + tensor_stride * len(arrays)
+        base = self._memory.reserve(self._call, extents_at + sum(16 * array.ndim for array in arrays))
+        values, tensors, extents = bytes(any_size), b"", b""
+        for index, (array, address) in enumerate(zip(arrays, addresses, strict=True)):
+            values += struct.pack("<iIQ", _TENSOR, 0, base + tensors_at + index * tensor_stride)
+            shape = base + extents_at + len(extents)
+            strides = [step // array.itemsize for step in array.strides]
+            dtype = (_DTYPE_CODES[array.dtype.kind], 8 * array.itemsize, 1)
+            fields = (address, _CPU, 0, array.ndim, *dtype, shape, shape + 8 * array.ndim, 0)
+            tensors += struct.pack(machine.tensor, *fields).ljust(tensor_stride, b"\0")
+            extents += struct.pack(f"<{2 * array.ndim}q", *array.shape, *strides)
+        self._uc.mem_write(base, values + tensors + extents)
+        return base, base + any_size
+
+    def _note_invalid_access(
+        self, uc: unicorn.Uc, access: int, address: int, size: int, value: int, user_data: object
+    ) -> bool:
+        verb = _ACCESSES.get(access, "touches")
+        self._invalid_access = f"{verb} {size} bytes {self._memory.describe(address)}"
+        return False
+
+    def _explain(self, error: unicorn.UcError) -> str:
+        counter = int(self._uc.reg_read(self._machine.counter))
+        where = f"at +{counter - _IMAGE:#x} of the library"
+        if self._invalid_access:
+            return f"{self._invalid_access}, {where}"
+        if error.errno in (unicorn.UC_ERR_INSN_INVALID, unicorn.UC_ERR_EXCEPTION):
+            return f"uses an instruction that the {self.cpu} does not have, {where}"
+        return f"cannot be emulated: {error}, {where}"
+
+    def _load(self, path: Path, features: frozenset[str], cpu: str | None, num_tasks: int) -> None:
+        name = read_header(path).machine
+        self._machine = machine = _machine(name, str(path))
+        self.cpu = cpu or (machine.default_cpu if features <= _WITHOUT_EXTENSIONS else "max")
+        if self.cpu not in machine.cpus:
+            known = ", ".join(machine.cpus)
+            raise TargetError(f"unknown CPU {self.cpu!r} to emulate: for {name} there are {known}")
+        self._uc = start(machine, self.cpu)
+        self._memory = GuardedMemory(self._uc, machine.slots, machine.slot)
+        self._call = self._memory.slot("the arguments of the call")
+        self._stack = self._memory.slot("the stack")
+        self._memory.reserve(self._stack, _STACK)
+        self._imports = Imports(self._uc, machine, self._memory, _IMPORTS, num_tasks)
+        self._arguments: list[Slot] = []
+        self._invalid_access = ""
+        self._uc.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._note_invalid_access)
+        self._kernels: dict[str, int] = {}
+        self._image_end = _IMAGE
+        self._map(path)
+
+    def _map(self, path: Path) -> None:
+        """Map the library, resolve its imports, and find its kernels."""
+        with path.open("rb") as file:
+            elf = ELFFile(file)
+            for segment in elf.iter_segments("PT_LOAD"):
+                begin = _IMAGE + segment["p_vaddr"]
+                first, last = begin // PAGE * PAGE, -(-(begin + segment["p_memsz"]) // PAGE) * PAGE
+                self._uc.mem_map(first, last - first, _protection(segment["p_flags"]))
+                self._uc.mem_write(begin, segment.data())
+                self._image_end = max(self._image_end, last)
+            table = elf.get_section_by_name(".dynsym")
+            assert isinstance(table, SymbolTableSection)
+            for segment in elf.iter_segments("PT_DYNAMIC"):
+                assert isinstance(segment, DynamicSegment)
+                for relocations in segment.get_relocation_tables().values():
+                    assert isinstance(relocations, RelocationTable)
+                    for relocation in relocations.iter_relocations():
+                        self._relocate(relocation.entry, table.get_symbol(relocation["r_info_sym"]))
+            for symbol in table.iter_symbols():
+                if symbol["st_shndx"] == "SHN_UNDEF":
+                    continue
+                service = self._imports.service(symbol.name)
+                if service is not None:  # a weak variable, which TVM's loader fills
+                    self._uc.mem_write(_IMAGE + symbol["st_value"], self._pointer(service))
+                elif symbol.name.startswith(_PREFIX) and symbol["st_info"]["type"] == "STT_FUNC":
+                    self._kernels[symbol.name.removeprefix(_PREFIX)] = _IMAGE + symbol["st_value"]
+
+    def _relocate(self, entry: Any, symbol: Symbol) -> None:
+        machine, kind = self._machine, entry["r_info_type"]
+        where = _IMAGE + entry["r_offset"]
+        if kind in machine.bound:
+            value = self._address(symbol)
+        elif kind in (machine.relative, machine.absolute):
+            stored = self._uc.mem_read(where, struct.calcsize(machine.pointer))
+            addend = entry["r_addend"] if "r_addend" in entry else struct.unpack("<" + machine.pointer, stored)[0]
+            value = addend + (_IMAGE if kind == machine.relative else self._address(symbol))
+        else:
+            raise TargetError(f"the library has a relocation of type {kind}, which the emulator does not know")
+        self._uc.mem_write(where, self._pointer(value))
+
+    def _address(self, symbol: Symbol) -> int:
+        if symbol["st_shndx"] != "SHN_UNDEF":
+            return _IMAGE + int(symbol["st_value"])
+        if symbol["st_info"]["bind"] == "STB_WEAK":
+            return 0
+        return self._imports.address(symbol.name)
+
+    def _pointer(self, value: int) -> bytes:
+        return struct.pack("<" + self._machine.pointer, value)
+
+
+def _machine(name: str, what: str) -> Machine:
+    if name not in MACHINES:
+        raise TargetError(f"{what} is for {name}, but only aarch64 and arm can be emulated")
+    return MACHINES[name]
+
+
+def _protection(flags: int) -> int:
+    """The access that a segment allows (PF_X 1, PF_W 2, PF_R 4), for unicorn."""
+    wanted = {1: unicorn.UC_PROT_EXEC, 2: unicorn.UC_PROT_WRITE, 4: unicorn.UC_PROT_READ}
+    return sum(protection for flag, protection in wanted.items() if flags & flag)
