@@ -210,9 +210,11 @@ def test_activations() -> None:
         above = Clip(x, low)
         below = Clip(x, , high)
         free = Clip(x)
+        crossed = Clip(x, high, low)
+        dynamic = Clip(x, d)
         sign = Sign(z)
         """,
-        {"x": X, "z": np.sign(X) * (np.abs(X) > 0.5), "m": normal(3, 9)},
+        {"x": X, "z": np.sign(X) * (np.abs(X) > 0.5), "m": normal(3, 9), "d": normal(1).reshape(())},
         {
             "slope": normal(4, 1, 1),
             "one_slope": np.float32([0.25]),
@@ -223,7 +225,7 @@ def test_activations() -> None:
         exact=True,
     )
     found = operators(imported)
-    assert found.count("nn.prelu") == 3 and found.count("clip") == 1 and "sign" in found and "nn.relu" in found
+    assert found.count("nn.prelu") == 3 and found.count("clip") == 2 and "sign" in found and "nn.relu" in found
 
 
 def test_old_attribute_forms() -> None:
@@ -365,10 +367,12 @@ def test_long_tail_through_tvm() -> None:
         power = Pow(x, two)
         absolute = Abs(x)
         gathered = Gather<axis = 1>(x, picks)
+        picked = Gather<axis = -1>(x, one_pick)
+        looked_up = Gather(x, indices)
         top = ReduceMax<keepdims = 0>(x, axes)
         """,
-        {"x": X},
-        {"two": np.float32(2), "picks": np.int64([2, 0]), "axes": np.int64([2])},
+        {"x": X, "indices": np.int64([[1, 0, 1]])},
+        {"two": np.float32(2), "picks": np.int64([2, -4]), "one_pick": np.int64(-2), "axes": np.int64([2])},
     )
 
 
@@ -436,11 +440,31 @@ def test_unknown_binary_operators_and_versions() -> None:
         import_onnx(model)
 
 
-def test_binary_weights_that_do_not_fit() -> None:
-    constants = {"t": np.float32(0), **binary_constants((5, 13), True, True)}
-    text = "y = ai.sbnn.BinaryLinear<in_features = 33>(x, w, s, o)"
-    model = build(text, {"x": normal(3, 33)}, constants, outputs=["y"])
-    with pytest.raises(ModelError, match="BinaryLinear node 'BinaryLinear:y' has wrong weights"):
+@pytest.mark.parametrize(
+    ("text", "changes", "match"),
+    [
+        ("BinaryLinear<in_features = 33>", {"x": normal(3, 33)}, "'BinaryLinear:y' has wrong weights: packed"),
+        ("BinaryLinear<in_features = 13>", {"x": normal(3, 12)}, r"has in_features 13, but .* \[3, 12\]"),
+        ("BinaryLinear<in_features = 13>", {"s": normal(4)}, r"has scale .*\[4\]; expected float32 \[5\]"),
+        ("BinaryLinear<in_features = 13>", {"o": np.full(5, np.nan, np.float32)}, "has offset .* all finite"),
+        ("BinaryLinear", {}, "lacks its attribute 'in_features'"),
+        ("BinaryConv2d<weight_shape = [5, 13]>", {}, r"has weight_shape \[5, 13\] and group 1"),
+        ("BinaryConv2d<weight_shape = [5, 13, 1, 1]>", {}, r"an input of shape \[3, 13\]"),
+        ("BinaryConv2d<weight_shape = [5, 13, 1, 1], pad_value = 2>", {"x": normal(1, 13, 2, 2)}, "pad_value 2"),
+        ("Binarize<lo = 1.0, hi = 0.0>", {}, "has lo 1 and hi 0; expected"),
+    ],
+)
+def test_binary_operators_that_do_not_fit(text: str, changes: Mapping[str, np.ndarray], match: str) -> None:
+    values = {"x": normal(3, 13), **binary_constants((5, 13), True, True), **changes}
+    x = {"x": values.pop("x")}
+    model = build("y = Relu(x)", x, values)
+    node = parser.parse_node(
+        f"y = ai.sbnn.{text}(x, w, s, o)" if "Linear" in text or "Conv" in text else f"y = ai.sbnn.{text}(x, s)"
+    )
+    node.name = f"{node.op_type}:y"
+    model.graph.node[0].CopyFrom(node)
+    model.opset_import.append(helper.make_opsetid(opset.DOMAIN, 1))
+    with pytest.raises(ModelError, match=match):
         import_onnx(model)
 
 
@@ -580,6 +604,11 @@ def test_foreign_functions_are_inlined() -> None:
     assert operators(import_onnx(load_model(model))) == ["add", "nn.relu"]
 
 
+def test_standard_operators_without_converter_use_their_definition() -> None:
+    imported = check("y = Celu<alpha = 2.0>(x)\nz = Relu(y)", {"x": X})
+    assert imported.nodes["z"] == "Relu:z" and "nn.relu" in operators(imported)
+
+
 @pytest.mark.parametrize(
     "model",
     [
@@ -656,9 +685,12 @@ def test_all_unsupported_operators_are_named() -> None:
             {"w": normal(5, 3)},
             r"MatMul node 'MatMul:y' on inputs of shape \[2, 4, 7, 9\], \[5, 3\]",
         ),
+        ("y = Add(x, w)", {"w": normal(3)}, r"Add node 'Add:y' .* \[3\] cannot be imported: the first input shape"),
+        ("y = MaxPool<kernel_shape = [20, 3]>(x)", {}, r"an output of shape \[2, 4, -12, 7\] .* larger input"),
         ("y = Reshape(x, s)", {"s": np.int64([5, 5])}, r"cannot make shape \[5, 5\]"),
         ("y = NonZero(x)", {}, "NonZero:y' has an output whose shape depends on the data"),
         ("y, i = MaxPool<kernel_shape = [2, 2]>(x)", {}, "indices of the maxima"),
+        ("y = Gather<axis = 1>(x, p)", {"p": np.int64([4])}, "picks elements 4 to 4 of axis 1, which has 4"),
         ("y = Pad(x, p)", {"p": np.int64([0, 0, -1, 0, 0, 0, 0, 0])}, "negative pads"),
     ],
 )
@@ -722,6 +754,13 @@ def test_missing_external_data(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(ModelError, match=r"model\.onnx' keeps weights in 'weights\.bin'"):
         load_model(path)
+
+
+def test_damaged_weights_are_named() -> None:
+    model = build("y = MatMul(x, w)", {"x": normal(2, 3)}, {"w": normal(3, 4)})
+    model.graph.initializer[0].dims[0] = 5
+    with pytest.raises(ModelError, match=r"the initializer 'w' of shape \[5, 4\] is damaged"):
+        import_onnx(model)
 
 
 def test_inputs_must_be_numeric_tensors() -> None:

@@ -17,22 +17,25 @@ from sbnn_tvm.frontends.onnx.windows import Window2d, check_channels
 
 def binarize(node: Node) -> relax.Expr:
     """``hi if x > threshold else lo``."""
-    attributes = node.attributes
     x = node.expr(0)
     rank = rank_of(x)
-    low, high = (np.array(attributes.get(name, value), np.float32) for name, value in (("lo", -1.0), ("hi", 1.0)))
+    low, high = (np.float32(node.attributes.get(name, value)) for name, value in (("lo", -1.0), ("hi", 1.0)))
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        raise node.error(f"has lo {low:g} and hi {high:g}; expected two finite values lo < hi")
     above = node.emit(relax.op.greater(x, node.aligned(1, rank)))
-    return relax.op.where(above, aligned(high, rank), aligned(low, rank))
+    return relax.op.where(above, aligned(np.array(high), rank), aligned(np.array(low), rank))
 
 
 def binary_conv2d(node: Node) -> relax.Expr:
     """``scale * conv(x, signs) + offset * conv(x, ones)`` with weights that are ``scale * sign + offset``."""
     attributes = node.attributes
     x = node.expr(0)
-    shape = tuple(attributes["weight_shape"])
+    shape = tuple(node.attribute("weight_shape"))
+    groups = attributes.get("group", 1)
+    if len(shape) != 4 or min(shape) < 1 or groups < 1:
+        raise node.error(f"has weight_shape {list(shape)} and group {groups}; expected 4 positive numbers and one")
     signs = _signs(node, shape)
     scale, offset = _affine(node, shape[0])
-    groups = attributes.get("group", 1)
     check_channels(node, x, shape, groups)
     window = Window2d.of(node, shape[2:])
     padding = window.padding
@@ -62,7 +65,7 @@ def binary_conv2d(node: Node) -> relax.Expr:
 def binary_linear(node: Node) -> relax.Expr:
     """``scale * (x @ signs) + offset * sum(x)`` with weights that are ``scale * sign + offset``."""
     x = node.expr(0)
-    features = node.attributes["in_features"]
+    features = node.attribute("in_features")
     rows = node.constant(1).shape[0]
     if shape_of(x)[-1] != features:
         raise node.error(f"has in_features {features}, but an input of shape {list(shape_of(x))}")
@@ -95,8 +98,10 @@ def _affine(node: Node, channels: int) -> tuple[np.ndarray, np.ndarray]:
     """Scale and offset, float32 [channels] each."""
     scale, offset = node.constant(2), node.constant(3)
     for name, value in (("scale", scale), ("offset", offset)):
-        if value.shape != (channels,) or value.dtype != np.float32:
-            raise node.error(f"has a {name} that is {value.dtype} {list(value.shape)}; expected float32 [{channels}]")
+        if value.shape != (channels,) or value.dtype != np.float32 or not np.isfinite(value).all():
+            raise node.error(
+                f"has {name} that is {value.dtype} {list(value.shape)}; expected float32 [{channels}], all finite"
+            )
     return scale, offset
 
 

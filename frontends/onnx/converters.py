@@ -89,6 +89,8 @@ def batch_normalization(node: Node) -> relax.Expr | None:
     x = node.expr(0)
     scale, bias, mean, variance = (node.constant(index) for index in range(1, 5))
     epsilon = np.array(node.attributes.get("epsilon", 1e-5), variance.dtype)
+    if not np.all(variance > -epsilon):
+        raise node.error(f"has a variance of {np.min(variance):g}; with epsilon {epsilon:g} it must be positive")
     k = scale * (np.array(1, variance.dtype) / np.sqrt(variance + epsilon))
     t = bias - mean * k
     dtype, rank = dtype_of(x), rank_of(x)
@@ -129,11 +131,11 @@ def clip(node: Node) -> relax.Expr | None:
         low, high = (node.attributes.get(name) for name in ("min", "max"))
     else:
         bounds = [node.value(index) for index in (1, 2)]
-        if any(isinstance(bound, relax.Expr) for bound in bounds):
+        if not all(bound is None or isinstance(bound, np.ndarray) for bound in bounds):
             return None
         low, high = (None if bound is None else bound.item() for bound in bounds)
     if low is not None and high is not None:
-        return relax.op.clip(x, low, high)
+        return relax.op.clip(x, min(low, high), high)  # bounds in the wrong order give the upper one
     dtype, rank = dtype_of(x), rank_of(x)
     if low is not None:
         return relax.op.maximum(x, aligned(np.array(low, dtype), rank))
@@ -157,7 +159,7 @@ def dropout(node: Node) -> relax.Expr:
 
 def cast(node: Node) -> relax.Expr | None:
     """Nothing to the same type, 0 and 1 from truth values; other conversions are TVM's."""
-    x, dtype = node.expr(0), helper.tensor_dtype_to_np_dtype(node.attributes["to"]).name
+    x, dtype = node.expr(0), helper.tensor_dtype_to_np_dtype(node.attribute("to")).name
     if dtype == dtype_of(x):
         return x
     return relax.op.astype(x, dtype) if dtype_of(x) == "bool" and dtype != "bool" else None
@@ -181,7 +183,7 @@ def max_pool(node: Node) -> relax.Expr | None:
         raise node.error("returns the indices of the maxima, which is not supported; remove that output")
     if rank_of(x) != 4:
         return None
-    window = Window2d.of(node, node.attributes["kernel_shape"])
+    window = Window2d.of(node, node.attribute("kernel_shape"))
     ceil_mode = bool(node.attributes.get("ceil_mode", 0))
     return relax.op.nn.max_pool2d(x, window.kernel, window.strides, window.padding, window.dilation, ceil_mode)
 
@@ -191,7 +193,7 @@ def average_pool(node: Node) -> relax.Expr | None:
     x = node.expr(0)
     if rank_of(x) != 4:
         return None
-    window = Window2d.of(node, node.attributes["kernel_shape"])
+    window = Window2d.of(node, node.attribute("kernel_shape"))
     ceil_mode, count_pad = (bool(node.attributes.get(name, 0)) for name in ("ceil_mode", "count_include_pad"))
     return relax.op.nn.avg_pool2d(
         x, window.kernel, window.strides, window.padding, window.dilation, ceil_mode, count_pad
@@ -265,6 +267,18 @@ def flatten(node: Node) -> relax.Expr:
     return _reshaped(node, x, [prod(shape[:axis]), prod(shape[axis:])])
 
 
+def gather(node: Node) -> relax.Expr | None:
+    """Constant picks along an axis; computed ones are TVM's."""
+    x, picks = node.expr(0), node.value(1)
+    if not isinstance(picks, np.ndarray):
+        return None
+    axis = node.attributes.get("axis", 0)
+    size = shape_of(x)[axis]
+    if picks.size and not -size <= picks.min() <= picks.max() < size:
+        raise node.error(f"picks elements {picks.min()} to {picks.max()} of axis {axis}, which has {size}")
+    return relax.op.take(x, as_expr(picks % size), axis)
+
+
 def _axes(node: Node) -> list[int] | None:
     if node.opset < 13:
         return node.attributes.get("axes")
@@ -319,6 +333,7 @@ CONVERTERS: dict[str, Converter] = {
     "Div": divide,
     "Dropout": dropout,
     "Flatten": flatten,
+    "Gather": gather,
     "Gemm": gemm,
     "GlobalAveragePool": global_average_pool,
     "Greater": _binary(relax.op.greater),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -27,6 +27,8 @@ from sbnn_tvm.frontends.onnx.inputs import TensorSpec, model_inputs, tensor_spec
 from sbnn_tvm.frontends.onnx.node import Node, Value, as_expr, describe, dtype_of, is_static, shape_of
 
 _STANDARD = ("", "ai.onnx")
+_CONVERTERS = {"": CONVERTERS, "ai.onnx": CONVERTERS, opset.DOMAIN: BINARY_CONVERTERS}
+_TVM_OPERATORS = frozenset(_get_convert_map())
 _NODES_SHOWN = 3  # of each unsupported operator
 
 
@@ -92,9 +94,23 @@ def _check_domain_version(model: onnx.ModelProto) -> None:
 
 
 def _inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Replace calls of model-local functions by their bodies; the ai.sbnn operators stay whole."""
+    """Replace calls of model-local functions by their bodies; the ai.sbnn operators stay whole.
+
+    Standard operators that no converter knows are replaced too, where ONNX defines them by others.
+    """
     foreign = [(function.domain, function.name) for function in model.functions if function.domain != opset.DOMAIN]
-    return inliner.inline_selected_functions(model, foreign) if foreign else model
+    if foreign:
+        model = inliner.inline_selected_functions(model, foreign)
+    unknown = sorted({node.op_type for node in model.graph.node if node.domain in _STANDARD and not _supports(node)})
+    if unknown:
+        standard = [("", operator) for operator in unknown]
+        model = inliner.inline_selected_functions(model, standard, inline_schema_functions=True)
+    return model
+
+
+def _supports(node: NodeProto) -> bool:
+    own = node.op_type in _CONVERTERS.get(node.domain, {})
+    return own or (node.domain in _STANDARD and node.op_type in _TVM_OPERATORS)
 
 
 def _nodes_of_all(main: relax.Function, known: Mapping[str, str]) -> dict[str, str]:
@@ -108,43 +124,38 @@ def _nodes_of_all(main: relax.Function, known: Mapping[str, str]) -> dict[str, s
     return dict(reversed(nodes.items()))
 
 
-@dataclass
 class _GraphImport:
-    """One walk over a graph.
+    """One walk over a graph with static input shapes and without foreign functions.
 
     Attributes:
-        model: Static input shapes, no foreign functions.
         trace, nodes: As in ``Imported``; ``nodes`` only of the variables that are results of nodes.
         returned: What ``main`` returns.
     """
 
-    model: onnx.ModelProto
-    trace: dict[str, str] = field(default_factory=dict)
-    nodes: dict[str, str] = field(default_factory=dict)
-    returned: list[relax.Var] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.trace: dict[str, str] = {}
+        self.nodes: dict[str, str] = {}
+        self.returned: list[relax.Var] = []
+        self._graph = model.graph
         self._builder = relax.BlockBuilder()
         self._values: dict[str, Value] = {}
         self._unknown: set[str] = set()  # values behind an unsupported operator
         self._unsupported: list[NodeProto] = []
         self._names: set[str] = set()
-        versions = {entry.domain: entry.version for entry in self.model.opset_import}
+        versions = {entry.domain: entry.version for entry in model.opset_import}
         self._opset = versions.get("", versions.get("ai.onnx", 1))
         self._opsets = {**versions, "": self._opset}
-        self._output_names = {output.name for output in self.model.graph.output}
-        for node in reversed(self.model.graph.node):
+        self._output_names = {output.name for output in self._graph.output}
+        for node in reversed(self._graph.node):
             if node.op_type in ("Identity", "Dropout") and node.output[0] in self._output_names:
                 self._output_names.add(node.input[0])  # passed through: the same variable is returned
         self._tvm = ONNXGraphImporter({}, None)
         self._tvm.bb, self._tvm.opset = self._builder, self._opset
-        self._tvm_operators = frozenset(_get_convert_map())
 
     def run(self) -> tvm.IRModule:
         """Build the module."""
-        graph = self.model.graph
         parameters = []
-        for value in model_inputs(graph):
+        for value in model_inputs(self._graph):
             spec = tensor_spec(value)
             parameters.append(relax.Var(self._fresh(spec.name), relax.TensorType(spec.shape, spec.dtype)))
             self._values[spec.name] = parameters[-1]
@@ -152,8 +163,8 @@ class _GraphImport:
         with self._builder.function("main", parameters, attrs={"num_input": len(parameters)}):
             with self._builder.dataflow():
                 try:
-                    self._walk(graph)
-                    self.returned = [self._output(output.name) for output in graph.output]
+                    self._walk(self._graph)
+                    self.returned = [self._output(output.name) for output in self._graph.output]
                 except ModelError as error:
                     failure = error  # raised below: a builder that is left half-way complains on stderr
                     self.returned = [self._builder.emit_output(relax.Tuple([]))]
@@ -164,17 +175,17 @@ class _GraphImport:
 
     def _walk(self, graph: onnx.GraphProto) -> None:
         for tensor in graph.initializer:
-            self._values[tensor.name] = numpy_helper.to_array(tensor)
+            self._values[tensor.name] = _array(tensor)
         for sparse in graph.sparse_initializer:
             self._values[sparse.values.name] = _dense(sparse)
         for node in graph.node:
             self._visit(node)
-        if graph is self.model.graph and self._unsupported:
+        if graph is self._graph and self._unsupported:
             raise ModelError(_unsupported_message(self._unsupported))
 
     def _visit(self, node: NodeProto) -> None:
         if any(name in self._unknown for name in node.input):
-            if not self._is_supported(node):
+            if not _supports(node):
                 self._unsupported.append(node)
             self._unknown.update(node.output)
             return
@@ -184,7 +195,7 @@ class _GraphImport:
         if node.op_type == "If" and node.domain in _STANDARD and isinstance(inputs[0], np.ndarray):
             self._take_branch(node, bool(inputs[0].item()))
             return
-        if not self._is_supported(node):
+        if not _supports(node):
             self._unsupported.append(node)
             self._unknown.update(node.output)
             return
@@ -193,9 +204,10 @@ class _GraphImport:
         except ModelError:
             raise
         except Exception as error:  # TVM's converters and type inference raise anything
-            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             shapes = ", ".join(_shape_text(value) for value in inputs if value is not None)
-            raise ModelError(f"{describe(node)} on inputs of shape {shapes} cannot be imported: {reason}") from error
+            raise ModelError(
+                f"{describe(node)} on inputs of shape {shapes} cannot be imported: {_reason(error)}"
+            ) from error
         self._bind(node, results)
 
     def _lookup(self, node: NodeProto, name: str) -> Value:
@@ -226,16 +238,10 @@ class _GraphImport:
             else:
                 self._values[name] = self._lookup(node, inner.name)
 
-    def _is_supported(self, node: NodeProto) -> bool:
-        if node.domain == opset.DOMAIN:
-            return node.op_type in BINARY_CONVERTERS
-        return node.domain in _STANDARD and (node.op_type in CONVERTERS or node.op_type in self._tvm_operators)
-
     def _convert(self, node: NodeProto, inputs: tuple[Value | None, ...]) -> list[relax.Expr]:
         """The expressions of a node's outputs; all but the last step are bound already."""
-        binary = node.domain == opset.DOMAIN
-        converter: Converter | None = (BINARY_CONVERTERS if binary else CONVERTERS).get(node.op_type)
-        version = self._opsets.get(opset.DOMAIN, opset.VERSION) if binary else self._opset
+        converter: Converter | None = _CONVERTERS[node.domain].get(node.op_type)
+        version = self._opset if node.domain in _STANDARD else self._opsets[node.domain]
         hint = f"{node.output[0]}_part"
         result = None
         if converter is not None:
@@ -263,6 +269,9 @@ class _GraphImport:
         for name, result in zip(node.output, results, strict=False):
             if not name:
                 continue
+            if isinstance(result, tvm.ir.GenericConst):
+                self._values[name] = result.value.numpy()
+                continue
             if isinstance(result, relax.Var):
                 variable = result  # an input passed through, or bound by TVM's converter
             elif name in self._output_names:
@@ -273,6 +282,12 @@ class _GraphImport:
                 raise ModelError(
                     f"{describe(node)} has an output whose shape depends on the data ({variable.ty}), "
                     "which is not supported; every shape must follow from the input shapes"
+                )
+            if isinstance(variable.ty, relax.TensorType) and min(shape_of(variable), default=1) < 1:
+                shapes = ", ".join(_shape_text(value) for value in self._inputs_of(node))
+                raise ModelError(
+                    f"{describe(node)} has an output of shape {list(shape_of(variable))} for inputs of shape {shapes}; "
+                    "the model needs a larger input"
                 )
             self._values[name] = variable
             if not any(variable.same_as(value) for value in self._inputs_of(node)):
@@ -309,8 +324,17 @@ class _GraphImport:
         return name
 
 
+def _array(tensor: onnx.TensorProto) -> np.ndarray:
+    try:
+        return numpy_helper.to_array(tensor)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"the initializer {tensor.name!r} of shape {list(tensor.dims)} is damaged ({error}); export the model again"
+        ) from error
+
+
 def _dense(sparse: onnx.SparseTensorProto) -> np.ndarray:
-    values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+    values, indices = _array(sparse.values), _array(sparse.indices)
     dense = np.zeros(tuple(sparse.dims), values.dtype)
     if indices.ndim == 1:
         dense.reshape(-1)[indices] = values
@@ -321,6 +345,13 @@ def _dense(sparse: onnx.SparseTensorProto) -> np.ndarray:
 
 def _shape_text(value: Value) -> str:
     return str(list(shape_of(value))) if isinstance(value, np.ndarray) or is_static(value) else str(value.ty)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of a TVM error, without the dump of the operator's registration."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    line = re.sub(r"^In ir\.Op\(.*support_level=\d+\), ", "", line)
+    return re.sub(r"T\.int64\((-?\d+)\)", r"\1", line)
 
 
 def _unsupported_message(nodes: Iterable[NodeProto]) -> str:
@@ -335,5 +366,5 @@ def _unsupported_message(nodes: Iterable[NodeProto]) -> str:
         parts.append(f"{operator} ({', '.join(places[:_NODES_SHOWN])}{more})")
     return (
         f"the model uses operators that are not supported: {'; '.join(parts)}; "
-        "express them with supported ones, or export with onnx operators instead of custom ones"
+        "export the model with standard ONNX operators, or rewrite these nodes"
     )

@@ -103,7 +103,8 @@ def _make_static(value: ValueInfoProto, given: tuple[int, ...] | None, symbols: 
     if value.type.WhichOneof("value") != "tensor_type":
         raise ModelError(f"input {value.name!r} is not a tensor; only tensors can be inputs of a compiled model")
     tensor = value.type.tensor_type
-    if tensor.elem_type in (TensorProto.UNDEFINED, TensorProto.STRING):
+    numeric = set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED, TensorProto.STRING}
+    if tensor.elem_type not in numeric:
         raise ModelError(f"input {value.name!r} has no numeric element type; export the model with a typed input")
     declared = _declared(value)
     if given is None:

@@ -43,6 +43,13 @@ class Node:
         values = {attribute.name: helper.get_attribute_value(attribute) for attribute in self.proto.attribute}
         return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
 
+    def attribute(self, name: str) -> Any:
+        """The value of an attribute that the operator cannot do without."""
+        values = self.attributes
+        if name not in values:
+            raise self.error(f"lacks its attribute {name!r}")
+        return values[name]
+
     def value(self, index: int) -> Value | None:
         """Input ``index``, or None if it is omitted."""
         return self.inputs[index] if index < len(self.inputs) else None
