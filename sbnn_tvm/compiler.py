@@ -4,35 +4,45 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tvm
+from tvm.ir import IRModule
 
 from sbnn_tvm.errors import CompileError
-from sbnn_tvm.frontends.onnx.importer import import_onnx
+from sbnn_tvm.frontends.onnx.importer import Imported, import_onnx
 from sbnn_tvm.frontends.onnx.loading import load_model
 from sbnn_tvm.module import CompiledModule
+from sbnn_tvm.passes.lower import Lowered
 from sbnn_tvm.passes.pipeline import Options, to_composites, to_executable, to_kernels
 from sbnn_tvm.passes.recognise import SignZero
+from sbnn_tvm.report import Report
 from sbnn_tvm.reporting import describe
-from sbnn_tvm.targets import resolve
+from sbnn_tvm.targets import CpuTarget, resolve
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     import onnx
     import torch
 
+    Model: TypeAlias = torch.nn.Module | onnx.ModelProto | str | os.PathLike[str] | bytes
+    TargetLike: TypeAlias = str | Mapping[str, Any] | tvm.target.Target
+
 
 def compile(
-    model: torch.nn.Module | onnx.ModelProto | str | os.PathLike[str] | bytes,
-    target: str | Mapping[str, Any] | tvm.target.Target = "native",
+    model: Model,
+    target: TargetLike = "native",
     *,
     input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     sign_zero: SignZero = "exact",
     strict: bool = False,
     name: str | None = None,
     dump: str | os.PathLike[str] | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> CompiledModule:
     """Compile a model for a CPU.
 
@@ -47,6 +57,7 @@ def compile(
             unscheduled loops, or a value be approximated.
         name: Of the model, in reports; taken from the file or the class without it.
         dump: A folder for the module after each phase, as TVMScript.
+        progress: Called with the name of each step of the compilation when it begins.
 
     Returns:
         The compiled model: ``run``, ``verify``, ``report``, ``export``.
@@ -62,18 +73,76 @@ def compile(
         print(module.report)
         module.export("model.so")
     """
+    progress = progress or _silent
+    front = _lower(model, target, input_shape, sign_zero, name, dump, progress)
+    if strict and front.report.fallbacks():
+        raise CompileError("strict=True refuses this model: " + "; ".join(front.report.fallbacks()))
+    progress("generating machine code")
+    executable = to_executable(front.lowered, front.target.target)
+    return CompiledModule(front.imported, front.composites, front.lowered, executable, front.target, front.report)
+
+
+def explain(
+    model: Model,
+    target: TargetLike = "native",
+    *,
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
+    sign_zero: SignZero = "exact",
+    name: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """What ``compile`` would make of a model, layer by layer, without generating machine code.
+
+    Args:
+        model: As of compile, like all others.
+        target, input_shape, sign_zero, name, progress: As of compile.
+
+    Returns:
+        The report that the compiled model would have.
+
+    Raises:
+        ModelError: As compile.
+        TargetError: As compile.
+    """
+    return _lower(model, target, input_shape, sign_zero, name, None, progress or _silent).report
+
+
+@dataclass(frozen=True)
+class _Lowering:
+    """Everything up to machine code."""
+
+    imported: Imported
+    composites: IRModule
+    lowered: Lowered
+    target: CpuTarget
+    report: Report
+
+
+def _lower(
+    model: Model,
+    target: TargetLike,
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None,
+    sign_zero: SignZero,
+    name: str | None,
+    dump: str | os.PathLike[str] | None,
+    progress: Callable[[str], None],
+) -> _Lowering:
     if sign_zero not in ("exact", "positive", "negative"):
         raise CompileError(f"sign_zero must be 'exact', 'positive' or 'negative', but got {sign_zero!r}")
     cpu = resolve(target)
+    progress("importing the model")
     imported = import_onnx(load_model(_to_onnx(model, input_shape)), _shape_of_open_inputs(model, input_shape))
     options = Options(sign_zero, Path(dump) if dump is not None else None)
+    progress("recognising binary layers")
     composites = to_composites(imported.mod, options)
+    progress("choosing kernels")
     lowered = to_kernels(composites, cpu.isa)
     report = describe(lowered, imported, name or _name_of(model), cpu.name, options)
-    if strict and report.fallbacks():
-        raise CompileError("strict=True refuses this model: " + "; ".join(report.fallbacks()))
-    executable = to_executable(lowered, cpu.target)
-    return CompiledModule(imported, composites, lowered, executable, cpu, report)
+    return _Lowering(imported, composites, lowered, cpu, report)
+
+
+def _silent(step: str) -> None:
+    """Nobody asked for the progress."""
 
 
 def _is_torch_module(model: object) -> bool:
