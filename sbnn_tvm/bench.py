@@ -1,0 +1,67 @@
+"""Time functions against each other on a machine that others may be using too."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+BURST = 0.02
+"""Seconds that one function runs before the next has its turn: long enough to fill the caches with its own data."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long the calls of one function took.
+
+    Attributes:
+        minimum: Seconds of the fastest call: what the machine can do when nobody disturbs it.
+        median: Seconds of the call in the middle.
+        runs: How many calls were timed.
+    """
+
+    minimum: float
+    median: float
+    runs: int
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> Timing:
+        """The timing of single calls."""
+        return cls(min(seconds), statistics.median(seconds), len(seconds))
+
+
+def interleave(functions: Mapping[str, Callable[[], object]], seconds: float = 5.0) -> dict[str, Timing]:
+    """Time functions in turn, so that noise and changes of the clock frequency meet all of them alike.
+
+    In each round every function has one burst: a call that is not counted, which brings back what the others drove out
+    of the caches, then calls that are timed one by one. Every function has three rounds at least, however slow it is.
+
+    Args:
+        functions: What to time, by name.
+        seconds: For all of them together, about.
+
+    Returns:
+        The timing of each, under its name.
+
+    Example::
+
+        times = interleave({"ours": lambda: model.run(x), "theirs": lambda: session.run(None, {"x": x})})
+        print(times["theirs"].minimum / times["ours"].minimum)
+    """
+    calls: dict[str, list[float]] = {name: [] for name in functions}
+    end = time.perf_counter() + seconds
+    rounds = 0
+    while rounds < 3 or time.perf_counter() < end:
+        for name, function in functions.items():
+            function()
+            burst_end = time.perf_counter() + BURST
+            while True:
+                begin = time.perf_counter()
+                function()
+                done = time.perf_counter()
+                calls[name].append(done - begin)
+                if done >= burst_end:
+                    break
+        rounds += 1
+    return {name: Timing.of(some) for name, some in calls.items()}
