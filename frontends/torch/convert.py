@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -134,7 +134,7 @@ def binarize_(model: nn.Module, config: BinaryConfig = BinaryConfig(), skip: Ski
     return Conversion(tuple(converted), tuple(kept))
 
 
-def _skip_rule(skip: Skip, layers: list[tuple[str, nn.Module]]) -> Callable[[str, nn.Module], str]:
+def _skip_rule(skip: Skip, layers: Sequence[tuple[str, nn.Module]]) -> Callable[[str, nn.Module], str]:
     """A function that says why a layer is to be skipped; empty if it is not."""
     if callable(skip):
         return lambda name, module: "skipped by the given function" if skip(name, module) else ""
@@ -194,7 +194,8 @@ def _binary(module: nn.Module, config: BinaryConfig) -> BinaryLayer:
                 module.in_features, module.out_features, domain=config.weights, estimator=config.weight_estimator
             )
             channels, axis = module.in_features, -1
-    layer.weight, layer.bias = module.weight, module.bias
+    for name in ("weight", "bias"):
+        layer.register_parameter(name, module._parameters[name])
     layer.values = config.weights.build(module.weight)
     if config.activations is not None:
         layer.binarize = Binarize(

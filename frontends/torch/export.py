@@ -12,6 +12,7 @@ import io
 import logging
 import os
 import tempfile
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -20,9 +21,10 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 import torch
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 from onnxscript import optimizer
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from sbnn_tvm.errors import ModelError
 from sbnn_tvm.frontends.onnx import opset
@@ -88,7 +90,9 @@ def to_onnx(model: nn.Module, input_shape: Shape | None = None) -> onnx.ModelPro
             model(*inputs)
         except Exception as error:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
-            raise ModelError(f"the model does not run on an input of shape {shapes}: {_first_line(error)}") from error
+            raise ModelError(
+                f"the model does not run on an input of shape {shapes}: {_reason(error, model)}"
+            ) from error
         with _packed_weights(model), _quiet():
             try:
                 with traced_as_operators():
@@ -102,12 +106,13 @@ def to_onnx(model: nn.Module, input_shape: Shape | None = None) -> onnx.ModelPro
                     input_names=["input"] if len(inputs) == 1 else [f"input_{i}" for i in range(len(inputs))],
                 )
             except Exception as error:
-                raise ModelError(f"torch.onnx cannot export the model: {_reason(error)}") from error
+                raise ModelError(f"torch cannot export the model to ONNX: {_reason(error, model)}") from error
             assert program is not None
             graph = program.model
-            optimizer.fold_constants(graph, onnx_shape_inference=False)
+            optimizer.fold_constants(graph, onnx_shape_inference=True)
             _drop_zero_biases(graph)
             RemoveUnusedNodesPass()(graph)
+            LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
             _name_after_modules(graph, model)
             _drop_metadata(graph)
     proto = opset.add_functions(ir.to_proto(graph))
@@ -179,8 +184,8 @@ def _constants(name: str, layer: BinaryLayer) -> dict[str, Tensor]:
 def _drop_zero_biases(graph: ir.Model) -> None:
     """The exporter gives convolutions without a bias one of zeros."""
     for node in graph.graph:
-        bias = node.inputs[2].const_value if node.op_type == "Conv" and len(node.inputs) == 3 else None
-        if bias is not None and not bias.numpy().any():
+        bias = node.inputs[2] if node.op_type == "Conv" and len(node.inputs) == 3 else None
+        if bias is not None and bias.const_value is not None and not bias.const_value.numpy().any():
             node.resize_inputs(2)
 
 
@@ -193,7 +198,7 @@ def _name_after_modules(graph: ir.Model, model: nn.Module) -> None:
     modules = dict(model.named_modules())
     outputs = {id(value) for value in graph.graph.outputs}
     state = set(model.state_dict())
-    taken = {value.name for value in graph.graph.inputs} | set(graph.graph.initializers)
+    taken = {str(value.name) for value in graph.graph.inputs} | set(graph.graph.initializers)
     used: set[str] = set()
     for node in graph.graph:
         scopes = _scopes(node)
@@ -205,12 +210,13 @@ def _name_after_modules(graph: ir.Model, model: nn.Module) -> None:
         for value in node.outputs:
             if id(value) not in outputs:
                 value.name = _unused(node.name, taken)
-    for index, value in enumerate(graph.graph.outputs):
-        value.name = _unused("output" if len(graph.graph.outputs) == 1 else f"output_{index}", taken)
+    for index, result in enumerate(graph.graph.outputs):
+        if result.producer() is not None:
+            result.name = _unused("output" if len(graph.graph.outputs) == 1 else f"output_{index}", taken)
     for node in graph.graph:
-        for value, role in zip(node.inputs, _input_names(node), strict=False):
-            if value is not None and value.name in graph.graph.initializers and value.name not in state:
-                value.name = _unused(f"{node.name}.{role}", taken)
+        for source, role in zip(node.inputs, _input_names(node), strict=False):
+            if source is not None and source.name in graph.graph.initializers and source.name not in state:
+                source.name = _unused(f"{node.name}.{role}", taken)
 
 
 def _input_names(node: ir.Node) -> list[str]:
@@ -245,16 +251,15 @@ def _drop_metadata(graph: ir.Model) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silences what torch.onnx says about itself; its errors come as exceptions."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     sink = io.StringIO()
     try:
         with warnings.catch_warnings(), redirect_stdout(sink), redirect_stderr(sink):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(disabled)
 
 
 def _dtype(tensor: Tensor) -> str:
@@ -267,13 +272,15 @@ def _umask() -> int:
     return mask
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of the innermost cause: the exporter wraps what went wrong in pages of advice."""
+def _reason(error: BaseException, model: nn.Module) -> str:
+    """The first line of the innermost cause (torch wraps it in pages of advice), and the module where it happened."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return _first_line(error)
+    lines = str(error).strip().splitlines()
+    reason = lines[0] if lines else type(error).__name__
+    if isinstance(error, GuardOnDataDependentSymNode):
+        reason = "its control flow depends on the values of a tensor"
+    names = {id(module): name for name, module in model.named_modules() if name}
+    callers = (id(frame.f_locals.get("self")) for frame, _ in traceback.walk_tb(error.__traceback__))
+    inside = [names[caller] for caller in callers if caller in names]
+    return f"{reason} (in {inside[-1]!r})" if inside else reason

@@ -130,7 +130,7 @@ class BinaryLayer(nn.Module):
     ) -> None:
         nn.init.kaiming_uniform_(weight, a=math.sqrt(5))  # as torch's own layers
         self.weight = nn.Parameter(weight)
-        self.bias = nn.Parameter(torch.zeros(len(weight))) if bias else None
+        self.register_parameter("bias", nn.Parameter(torch.zeros(len(weight))) if bias else None)
         self.domain = domain
         self.values = domain.build(weight)
         self.estimator = estimator_of(estimator)
