@@ -16,7 +16,7 @@ from tvm.tirx import PrimFunc
 
 from sbnn_tvm.errors import InputError, TargetError
 from sbnn_tvm.frontends.onnx.importer import Imported
-from sbnn_tvm.inputs import match_inputs
+from sbnn_tvm.inputs import match_inputs, random_inputs
 from sbnn_tvm.linking import write_library
 from sbnn_tvm.metadata import Metadata, TensorSpec
 from sbnn_tvm.passes.lower import Lowered
@@ -57,12 +57,12 @@ class CompiledModule:
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """Name, shape and dtype of each input."""
-        return tuple(TensorSpec(spec.name, spec.shape, spec.dtype) for spec in self.imported.inputs)
+        return self.imported.inputs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Name, shape and dtype of each output."""
-        return tuple(TensorSpec(spec.name, spec.shape, spec.dtype) for spec in self.imported.outputs)
+        return self.imported.outputs
 
     def run(self, *inputs: Any) -> np.ndarray | tuple[np.ndarray, ...]:
         """Run the model on this machine.
@@ -196,7 +196,7 @@ class CompiledModule:
         if inputs is None:
             rng = np.random.default_rng(seed)
             for _ in range(samples):
-                yield tuple(_random(rng, spec) for spec in self.inputs)
+                yield random_inputs(self.inputs, rng)
             return
         if isinstance(inputs, Mapping):
             inputs = [inputs[spec.name] for spec in self.inputs if spec.name in inputs]
@@ -211,9 +211,3 @@ class CompiledModule:
 
     def __repr__(self) -> str:
         return f"<CompiledModule: {self.report.summary()}>"
-
-
-def _random(rng: np.random.Generator, spec: TensorSpec) -> np.ndarray:
-    if np.issubdtype(np.dtype(spec.dtype), np.floating):
-        return rng.standard_normal(spec.shape).astype(spec.dtype)
-    return rng.integers(0, 2, spec.shape).astype(spec.dtype)

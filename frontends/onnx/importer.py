@@ -23,8 +23,9 @@ from sbnn_tvm.frontends.onnx import opset
 from sbnn_tvm.frontends.onnx.binary_operators import BINARY_CONVERTERS
 from sbnn_tvm.frontends.onnx.converters import CONVERTERS, Converter
 from sbnn_tvm.frontends.onnx.folding import fold, shape_like
-from sbnn_tvm.frontends.onnx.inputs import TensorSpec, model_inputs, tensor_spec, with_static_inputs
+from sbnn_tvm.frontends.onnx.inputs import model_inputs, tensor_spec, with_static_inputs
 from sbnn_tvm.frontends.onnx.node import Node, Value, as_expr, describe, dtype_of, is_static, shape_of
+from sbnn_tvm.metadata import TensorSpec
 
 _STANDARD = ("", "ai.onnx")
 _CONVERTERS = {"": CONVERTERS, "ai.onnx": CONVERTERS, opset.DOMAIN: BINARY_CONVERTERS}

@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import onnx
 from onnx import TensorProto, ValueInfoProto
 
 from sbnn_tvm.errors import ModelError
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """An input or output of a model.
-
-    Attributes:
-        name: Its ONNX name.
-        shape: Static dimensions.
-        dtype: A numpy dtype name, for example ``"float32"``.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}[{', '.join(str(dim) for dim in self.shape)}]"
+from sbnn_tvm.metadata import TensorSpec
 
 
 def with_static_inputs(
