@@ -1,0 +1,145 @@
+"""Bit planes: feature maps packed along pixels, one plane (a bit a pixel) for each channel.
+
+A plane is cut into vectors, and neighbouring pixels into different vectors, so that a tap of a convolution is, for most
+vectors, just another vector: with ``a`` row phases and ``b`` column phases pixel (y, x) of an image is in vector
+``(y % a, x % b)``, there in bit ``x // b`` of lane ``y // a``. The lanes of a vector are ``row_bits`` wide; small maps
+have several images in one vector. Only taps that leave the phases need shifted copies (schedules/plane_window.py)::
+
+    planes[block, y % a, x % b, channel, word]        block = image // images
+    bit (image % images * rows + y // a) * row_bits + x // b of the vector, from the lowest of word 0 on
+
+All bits that are no pixel are 0: kernels rely on it and keep it so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from sbnn_tvm.schedules.isa import Isa
+
+ROW_BITS = (8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class PlaneLayout:
+    """How one feature map lies in bit planes.
+
+    Attributes:
+        batch, height, width, channels: The feature map.
+        vector_bits: Pixels in a vector, used or not: 64, or a multiple of it.
+        row_bits: Pixels in a lane: 8, 16, 32 or 64.
+        row_phases: ``a`` above; rows y, y + a, y + 2a ... are the lanes of a vector.
+        column_phases: ``b`` above.
+        images: Images that share a vector.
+    """
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    vector_bits: int
+    row_bits: int
+    row_phases: int
+    column_phases: int
+    images: int = 1
+
+    def __post_init__(self) -> None:
+        if self.row_bits not in ROW_BITS or self.vector_bits % 64:
+            raise ValueError(f"bit planes have lanes of 8 to 64 bits in vectors of 64-bit words, not {self}")
+        if self.images * self.rows > self.lanes or self.columns > self.row_bits:
+            raise ValueError(f"the pixels do not fit the vectors of {self}")
+
+    @property
+    def lanes(self) -> int:
+        """Lanes of a vector."""
+        return self.vector_bits // self.row_bits
+
+    @property
+    def rows(self) -> int:
+        """Lanes that one image takes."""
+        return -(-self.height // self.row_phases)
+
+    @property
+    def columns(self) -> int:
+        """Bits of a lane that may be pixels."""
+        return -(-self.width // self.column_phases)
+
+    @property
+    def words(self) -> int:
+        """64-bit words of a vector."""
+        return self.vector_bits // 64
+
+    @property
+    def blocks(self) -> int:
+        """Groups of images that share vectors."""
+        return -(-self.batch // self.images)
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of one channel."""
+        return self.blocks * self.row_phases * self.column_phases
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array, uint64."""
+        return (self.blocks, self.row_phases, self.column_phases, self.channels, self.words)
+
+    def encode(self, bits: np.ndarray) -> np.ndarray:
+        """The planes of bool [N, H, W, C]."""
+        grid = np.zeros(
+            (self.blocks * self.images, self.rows * self.row_phases, self.row_bits * self.column_phases, self.channels),
+            bool,
+        )
+        grid[: self.batch, : self.height, : self.width] = bits
+        split = grid.reshape(
+            self.blocks,
+            self.images,
+            self.rows,
+            self.row_phases,
+            self.row_bits,
+            self.column_phases,
+            self.channels,
+        )
+        # (block, row phase, column phase, channel, image, row, bit)
+        lanes = split.transpose(0, 3, 5, 6, 1, 2, 4).reshape(*self.shape[:-1], -1)
+        padded = np.pad(lanes, [(0, 0)] * 4 + [(0, self.vector_bits - lanes.shape[-1])])
+        octets = np.ascontiguousarray(np.packbits(padded, axis=-1, bitorder="little"))
+        return octets.view("<u8").astype(np.uint64, copy=False)
+
+    def decode(self, planes: np.ndarray) -> np.ndarray:
+        """The inverse of :meth:`encode`: bool [N, H, W, C]."""
+        octets = np.ascontiguousarray(planes.astype("<u8", copy=False)).view(np.uint8)
+        lanes = np.unpackbits(octets, axis=-1, bitorder="little")[..., : self.images * self.rows * self.row_bits]
+        split = lanes.reshape(*self.shape[:-1], self.images, self.rows, self.row_bits)
+        grid = split.transpose(0, 4, 5, 1, 6, 2, 3).reshape(
+            self.blocks * self.images, self.rows * self.row_phases, self.row_bits * self.column_phases, self.channels
+        )
+        return grid[: self.batch, : self.height, : self.width].astype(bool)
+
+
+# How long an addition of a plane takes, relative to one of a full vector: narrow vectors save less than their width.
+_NARROW = {512: 1.0, 256: 0.55, 128: 0.45, 64: 0.25}
+
+
+@cache
+def plane_layout(batch: int, height: int, width: int, channels: int, isa: Isa) -> PlaneLayout:
+    """The layout that suits a feature map: few vectors, and few of them at the border between phases."""
+    candidates = []
+    for vector_bits in (bits for bits in (512, 256, 128, 64) if bits <= isa.vector_bits):
+        for row_bits in (bits for bits in ROW_BITS if bits <= vector_bits):
+            lanes = vector_bits // row_bits
+            column_phases = 1
+            while column_phases * row_bits < width:
+                column_phases *= 2
+            row_phases = -(-height // lanes)
+            images = max(1, min(batch, lanes // height))
+            layout = PlaneLayout(
+                batch, height, width, channels, vector_bits, row_bits, row_phases, column_phases, images
+            )
+            halo = layout.blocks * (row_phases + 2) * (column_phases + 2)
+            scale = _NARROW[vector_bits * 512 // max(isa.vector_bits, 128)] if isa.vector_bits > 128 else vector_bits / 128
+            candidates.append(((layout.vectors + 0.05 * halo) * scale, layout))
+    return min(candidates, key=lambda each: each[0])[1]

@@ -1,0 +1,396 @@
+"""The windows of a convolution on bit planes: for every tap the planes, shifted to the pixels of the output.
+
+An output with phases ``(a, b)`` (schedules/bit_planes.py) has its pixel of lane i and bit j of vector (p, q) at row
+``a * i + p`` and column ``b * j + q``. Its tap (ky, kx) is the input's row ``a * sy * i + r`` and column
+``b * sx * j + s``, with ``r = p * sy + ky * dy - top`` and ``s = q * sx + kx * dx - left``. So a *slab* for every (r, s)
+holds all that the taps need, once; neighbouring vectors of the output share most of them::
+
+    window[block, r - r_min, s - s_min, channel, word]    channel C is a plane of zeros
+
+Tap (ky, kx) of channel c is ``(ky * dy * slabs_x + kx * dx) * (C + 1) + c`` vectors behind the first slab of the vector,
+whichever the vector. Where the phases of input and output agree (stride 1, and stride 2 where the input has twice as
+many), a slab is an input vector, shifted by whole lanes and some bits; otherwise rows are gathered one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from sbnn_tvm.schedules.bit_planes import PlaneLayout
+from sbnn_tvm.schedules.emit import Index
+from sbnn_tvm.schedules.loops import parallel_rows
+from sbnn_tvm.schedules.shapes import Conv2dShape
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of the window, rows or columns, for all taps.
+
+    Attributes:
+        phases: Of the output.
+        stride, dilation, padding: Of the layer; the padding before the first pixel.
+        taps: Of the kernel.
+        size: Of the input.
+        input_phases: Of the input.
+    """
+
+    phases: int
+    stride: int
+    dilation: int
+    padding: int
+    taps: int
+    size: int
+    input_phases: int
+
+    @property
+    def first(self) -> int:
+        """The smallest displacement (r or s)."""
+        return -self.padding
+
+    @property
+    def slabs(self) -> int:
+        """Displacements from the smallest to the largest."""
+        return (self.phases - 1) * self.stride + (self.taps - 1) * self.dilation + 1
+
+    @property
+    def step(self) -> int:
+        """Input pixels from a lane (or bit) of the output to the next."""
+        return self.phases * self.stride
+
+    @property
+    def aligned(self) -> bool:
+        """Whether a lane (or bit) of the output is one of the input."""
+        return self.step == self.input_phases
+
+    def needed(self) -> list[int]:
+        """The displacements that some tap of some pixel needs."""
+        pixels, taps = range(self.phases), range(self.taps)
+        return sorted({p * self.stride + k * self.dilation - self.padding for p in pixels for k in taps})
+
+    def runs(self) -> Iterator[tuple[int, int, int]]:
+        """The needed displacements as (shift, first, count), consecutive ones with the same shift in lanes or bits."""
+        needed = self.needed()
+        start = 0
+        for i in range(1, len(needed) + 1):
+            first = needed[start]
+            if i == len(needed) or needed[i] != needed[i - 1] + 1 or needed[i] % self.input_phases == 0:
+                yield first // self.input_phases, first, i - start
+                start = i
+
+
+@dataclass(frozen=True)
+class PlaneWindow:
+    """The windows of one layer.
+
+    Attributes:
+        shape: The layer.
+        source: Layout of the input.
+        target: Layout of the output; its vectors have the slabs' pixels.
+        pad_value: -1 and 0 are bit 0, and +1 is bit 1 outside of the image.
+    """
+
+    shape: Conv2dShape
+    source: PlaneLayout
+    target: PlaneLayout
+    pad_value: int
+
+    @property
+    def rows(self) -> Axis:
+        """The vertical axis."""
+        shape = self.shape
+        return Axis(
+            self.target.row_phases,
+            shape.strides[0],
+            shape.dilation[0],
+            shape.padding[0],
+            shape.kernel[0],
+            shape.height,
+            self.source.row_phases,
+        )
+
+    @property
+    def columns(self) -> Axis:
+        """The horizontal axis."""
+        shape = self.shape
+        return Axis(
+            self.target.column_phases,
+            shape.strides[1],
+            shape.dilation[1],
+            shape.padding[1],
+            shape.kernel[1],
+            shape.width,
+            self.source.column_phases,
+        )
+
+    @property
+    def planes(self) -> int:
+        """Planes in a slab: the channels and one of zeros."""
+        return self.shape.in_channels + 1
+
+    @property
+    def array_shape(self) -> tuple[int, ...]:
+        """Shape of the window, uint64."""
+        return (self.target.blocks, self.rows.slabs, self.columns.slabs, self.planes, self.target.words)
+
+    @property
+    def zero(self) -> int:
+        """Offset of a plane of zeros, in words, from the first slab of a vector."""
+        return self.shape.in_channels * self.target.words
+
+    def offsets(self) -> np.ndarray:
+        """Offsets of all taps, in words, from the first slab of a vector: int64 [Cin, kh, kw]."""
+        shape, words = self.shape, self.target.words
+        c, ky, kx = np.indices((shape.in_channels, *shape.kernel))
+        slab = ky * shape.dilation[0] * self.columns.slabs + kx * shape.dilation[1]
+        return (slab * self.planes + c) * words
+
+    def base(self, block: Index, row_phase: Index, column_phase: Index) -> tirx.Expr:
+        """Index of the first slab of a vector of the output, in words."""
+        _, slabs_y, slabs_x, planes, words = self.array_shape
+        row = block * slabs_y + row_phase * self.shape.strides[0]
+        return (row * slabs_x + column_phase * self.shape.strides[1]) * (planes * words)
+
+    @property
+    def direct(self) -> bool:
+        """Whether slabs are shifted input vectors."""
+        same = (self.source.vector_bits, self.source.row_bits, self.source.images) == (
+            self.target.vector_bits,
+            self.target.row_bits,
+            self.target.images,
+        )
+        # Several images in a vector: their first lanes must agree too.
+        lanes = self.source.images == 1 or self.source.rows == self.target.rows
+        return same and lanes and self.rows.aligned and self.columns.aligned
+
+    def constants(self) -> list[np.ndarray]:
+        """Tables for :meth:`emit`: where it gathers rows from, and which bits of a slab lie outside of the image."""
+        tables = [] if self.direct else [self._row_table(), self._column_table()]
+        if self.masked:
+            tables += [self._inside(), self._padding_bits()]
+        return tables
+
+    @property
+    def masked(self) -> bool:
+        """Whether slabs need correction outside of the image: bits of 1, or no bits from the image beside."""
+        return self.pad_value == 1 or (self.direct and self.source.images > 1)
+
+    def emit(self, data: tirx.Buffer, tables: list[tirx.Buffer]) -> tirx.Buffer:
+        """Emit the code that makes the window.
+
+        Args:
+            data: The planes of the input.
+            tables: The parameters for :meth:`constants`.
+
+        Returns:
+            The window, uint64 of ``array_shape``.
+        """
+        window = T.alloc_buffer(self.array_shape, "uint64")
+        if self.direct:
+            self._shift_vectors(data, window, tables)
+        else:
+            self._gather_rows(data, window, tables)
+        return window
+
+    def _shift_vectors(self, data: tirx.Buffer, window: tirx.Buffer, tables: list[tirx.Buffer]) -> None:
+        source, rows, columns = self.source, self.rows, self.columns
+        lane, lanes, channels = f"uint{source.row_bits}", source.lanes, source.channels
+        blocks, slabs_y, slabs_x, planes, words = self.array_shape
+        vector = f"{lane}x{lanes}" if lanes > 1 else lane
+        inputs = T.decl_buffer((int(np.prod(source.shape[:-1])), lanes), lane, data=data.data)
+        outputs = T.decl_buffer((blocks * slabs_y * slabs_x * planes, lanes), lane, data=window.data)
+
+        def const(value: int) -> tirx.Expr:
+            scalar = tirx.const(value, lane)
+            return tirx.Broadcast(scalar, lanes) if lanes > 1 else scalar
+
+        def copy(r: tirx.Expr, s: tirx.Expr, block: tirx.Expr, down: int, right: int) -> None:
+            phase_y, phase_x = r - down * rows.input_phases, s - right * columns.input_phases
+            first = (block * source.row_phases + phase_y) * source.column_phases + phase_x
+            from_vector = T.bind(first * channels)
+            slab = T.bind((block * slabs_y + r - rows.first) * slabs_x + s - columns.first)
+            to_vector = T.bind(slab * planes)
+            masks = []
+            for table in tables:
+                bits = T.decl_buffer((slabs_y * slabs_x, lanes), lane, data=table.data)
+                number = (r - rows.first) * slabs_x + s - columns.first
+                masks.append(T.bind(bits.vload([number, 0], vector)))
+            with T.serial(0, channels) as c:
+                value = inputs.vload([from_vector + c, 0], vector)
+                if down and lanes > 1:
+                    order = [i + down if 0 <= i + down < lanes else lanes for i in range(lanes)]
+                    value = tirx.Shuffle([T.bind(value), const(0)], order)
+                elif down:
+                    value = const(0)
+                if abs(right) >= source.row_bits:
+                    value = const(0)
+                elif right:
+                    value = value >> const(right) if right > 0 else value << const(-right)
+                if masks:
+                    value = (value & masks[0]) | masks[1]
+                T.buffer_store(outputs, value, [to_vector + c, tirx.Ramp(0, 1, lanes) if lanes > 1 else 0])
+            T.buffer_store(outputs, const(0), [to_vector + channels, tirx.Ramp(0, 1, lanes) if lanes > 1 else 0])
+
+        # A loop over rows of slabs with the same shift.
+        for down, first_r, count_r in rows.runs():
+            work = blocks * count_r * columns.slabs * channels * lanes
+            with parallel_rows(blocks * count_r, work) as row:
+                block, r = T.bind(tirx.floordiv(row, count_r)), T.bind(tirx.floormod(row, count_r) + first_r)
+                for right, first_s, count_s in columns.runs():
+                    with T.serial(first_s, first_s + count_s) as s:
+                        copy(r, s, block, down, right)
+
+    def _gather_rows(self, data: tirx.Buffer, window: tirx.Buffer, tables: list[tirx.Buffer]) -> None:
+        source, target = self.source, self.target
+        blocks, slabs_y, slabs_x, planes, words = self.array_shape
+        element, in_lanes, out_lanes = f"uint{target.row_bits}", source.lanes, target.lanes
+        outputs = T.decl_buffer((blocks * slabs_y * slabs_x * planes, out_lanes), element, data=window.data)
+        row_table, column_table, masks = tables[0], tables[1], tables[2:]
+        needed_r, needed_s = self.rows.needed(), self.columns.needed()
+        rows = source.row_phases * in_lanes
+
+        # Lanes that are no row of an image are never written below.
+        with parallel_rows(blocks * slabs_y * slabs_x, blocks * slabs_y * slabs_x * planes * out_lanes) as slab:
+            with T.serial(0, planes * words) as i:
+                flat = T.decl_buffer((blocks * slabs_y * slabs_x, planes * words), "uint64", data=window.data)
+                T.buffer_store(flat, tirx.const(0, "uint64"), [slab, i])
+
+        work = target.batch * source.channels * (rows + len(needed_r) * target.rows) * len(needed_s) * 4
+        with parallel_rows(source.channels, work) as c, T.serial(0, target.batch) as n:
+            # All rows of the channel, in the columns that displacement s needs; then rows of pad bits.
+            outside = source.images * source.rows
+            columns = T.alloc_buffer((len(needed_s), rows + outside), element)
+            for k, s in enumerate(needed_s):
+                with T.serial(0, outside) as i:
+                    T.buffer_store(columns, tirx.const(0, element), [k, rows + i])
+                with T.serial(0, source.row_phases) as phase:
+                    first = T.bind((n // source.images * source.row_phases + phase) * source.column_phases)
+                    value = self._take_columns(data, first, c, k, s, column_table)
+                    at = tirx.Ramp(phase * in_lanes, 1, in_lanes) if in_lanes > 1 else phase
+                    T.buffer_store(columns, value, [k, at])
+            first_lane = T.bind(n % target.images * target.rows)
+            first_row = T.bind(n % source.images * source.rows)
+            with T.serial(0, len(needed_r)) as i:
+                r = T.bind(row_table[i, target.rows])
+                with T.serial(0, target.rows) as lane:
+                    row = T.bind(row_table[i, lane] + first_row)
+                    for k, s in enumerate(needed_s):
+                        slab = (n // target.images * slabs_y + r) * slabs_x + s - self.columns.first
+                        T.buffer_store(outputs, columns[k, row], [slab * planes + c, first_lane + lane])
+        if masks:
+            flat = T.decl_buffer((blocks, slabs_y * slabs_x, planes * words), "uint64", data=window.data)
+            with T.serial(0, blocks) as block, T.serial(0, slabs_y * slabs_x) as slab:
+                with T.serial(0, source.channels) as c, T.serial(0, words) as w:
+                    bits = flat[block, slab, c * words + w] & masks[0][slab, w]
+                    T.buffer_store(flat, bits | masks[1][slab, w], [block, slab, c * words + w])
+
+    def _take_columns(
+        self, data: tirx.Buffer, first: tirx.Expr, c: tirx.Expr, k: int, s: int, column_table: tirx.Buffer
+    ) -> tirx.Expr:
+        """The columns that displacement s needs, of all lanes of the vectors that begin with number ``first``."""
+        source, target, axis = self.source, self.target, self.columns
+        width = max(source.row_bits, target.row_bits)
+        inputs = T.decl_buffer(
+            (int(np.prod(source.shape[:-1])), source.lanes), f"uint{source.row_bits}", data=data.data
+        )
+
+        def const(value: int) -> tirx.Expr:
+            scalar = tirx.const(value, f"uint{width}")
+            return tirx.Broadcast(scalar, source.lanes) if source.lanes > 1 else scalar
+
+        def cast(value: tirx.Expr, bits: int) -> tirx.Expr:
+            return tirx.Cast(f"uint{bits}x{source.lanes}" if source.lanes > 1 else f"uint{bits}", value)
+
+        def load(phase: Index) -> tirx.Expr:
+            vector = f"uint{source.row_bits}x{source.lanes}" if source.lanes > 1 else f"uint{source.row_bits}"
+            return cast(inputs.vload([(first + phase) * source.channels + c, 0], vector), width)
+
+        if not self._by_shifts:
+            total = T.alloc_buffer((source.lanes,), f"uint{width}")
+            at = tirx.Ramp(0, 1, source.lanes) if source.lanes > 1 else 0
+            vector = f"uint{width}x{source.lanes}" if source.lanes > 1 else f"uint{width}"
+            T.buffer_store(total, const(0), [at])
+            with T.serial(0, target.columns) as j, T.If(column_table[k, j, 0] >= 0), T.Then():
+                shift = T.bind(tirx.Cast(f"uint{width}", column_table[k, j, 1]))
+                bit = (load(column_table[k, j, 0]) >> self._spread(shift)) & const(1)
+                placed = bit << self._spread(tirx.Cast(f"uint{width}", j))
+                T.buffer_store(total, total.vload([0], vector) | placed, [at])
+            return cast(total.vload([0], vector), target.row_bits)
+
+        ratio = axis.step // axis.input_phases
+        phase, shift = s % axis.input_phases, s // axis.input_phases
+        left = max(0, -(shift // ratio))  # bits of the output that lie before the image
+        shift += left * ratio
+        value = load(phase)
+        if shift:
+            value = value >> const(shift) if shift < width else const(0)
+        while ratio > 1:
+            value, ratio = _even_bits(value, width, const), ratio // 2
+        if left:
+            value = value << const(left) if left < width else const(0)
+        return cast(value, target.row_bits)
+
+    def _spread(self, scalar: tirx.Expr) -> tirx.Expr:
+        return tirx.Broadcast(scalar, self.source.lanes) if self.source.lanes > 1 else scalar
+
+    @property
+    def _by_shifts(self) -> bool:
+        """Whether the columns of a displacement are every 1, 2, 4 ... bits of one input vector."""
+        ratio, rest = divmod(self.columns.step, self.columns.input_phases)
+        return rest == 0 and ratio & (ratio - 1) == 0
+
+    def _row_table(self) -> np.ndarray:
+        """Of every needed r and output lane the input row, in the order of the input's vectors; last the slab of r."""
+        needed, axis, source = self.rows.needed(), self.rows, self.source
+        y = np.asarray(needed)[:, None] + axis.step * np.arange(self.target.rows)[None, :]
+        row = y % source.row_phases * source.lanes + y // source.row_phases
+        row[(y < 0) | (y >= self.shape.height)] = source.row_phases * source.lanes
+        return np.concatenate([row, np.asarray(needed)[:, None] - axis.first], axis=1).astype(np.int32)
+
+    def _column_table(self) -> np.ndarray:
+        """Of every needed s and output bit the input's column phase (-1: outside) and bit."""
+        needed, axis = self.columns.needed(), self.columns
+        x = np.asarray(needed)[:, None] + axis.step * np.arange(self.target.columns)[None, :]
+        phase, bit = x % axis.input_phases, x // axis.input_phases
+        phase[(x < 0) | (x >= self.shape.width)] = -1
+        return np.stack([phase, bit], axis=-1).astype(np.int32)
+
+    def _inside(self) -> np.ndarray:
+        """Which bits of a slab are pixels of the image: uint64 [slabs_y * slabs_x, words]."""
+        y = np.arange(self.rows.slabs)[:, None] + self.rows.first + self.rows.step * np.arange(self.target.rows)
+        x = np.arange(self.columns.slabs)[:, None] + self.columns.first
+        x = x + self.columns.step * np.arange(self.target.columns)
+        rows, columns = (y >= 0) & (y < self.shape.height), (x >= 0) & (x < self.shape.width)
+        return self._slab_bits(rows[:, None, :, None] & columns[None, :, None, :])
+
+    def _padding_bits(self) -> np.ndarray:
+        """Which bits of a slab are 1 because they lie outside of the image: uint64 [slabs_y * slabs_x, words]."""
+        inside = self._inside()
+        return ~inside if self.pad_value == 1 else np.zeros_like(inside)
+
+    def _slab_bits(self, bits: np.ndarray) -> np.ndarray:
+        """[slabs_y, slabs_x, rows, columns] as words, the same for all images of a vector."""
+        target, slabs = self.target, self.rows.slabs * self.columns.slabs
+        lanes = np.zeros((slabs, target.lanes, target.row_bits), bool)
+        image = bits.reshape(slabs, target.rows, target.columns)
+        for first in range(0, target.images * target.rows, target.rows):
+            lanes[:, first : first + target.rows, : target.columns] = image
+        octets = np.packbits(lanes.reshape(slabs, -1), axis=-1, bitorder="little")
+        return np.ascontiguousarray(octets).view("<u8").astype(np.uint64, copy=False)
+
+
+def _even_bits(value: tirx.Expr, width: int, const: Callable[[int], tirx.Expr]) -> tirx.Expr:
+    """Bits 0, 2, 4 ... moved together."""
+
+    def mask(run: int) -> tirx.Expr:
+        return const(sum(((1 << run) - 1) << first for first in range(0, width, 2 * run)))
+
+    value, run = T.bind(value & mask(1)), 1
+    while 2 * run < width:
+        value = T.bind((value | (value >> const(run))) & mask(2 * run))
+        run *= 2
+    return value
