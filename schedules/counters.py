@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import TypeAlias
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
@@ -17,8 +18,13 @@ from tvm.tirx.script import builder as T
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.llvm import LlvmFunction
 
+Plane: TypeAlias = Callable[[], tirx.Expr]
+"""Makes a plane where it is needed: early ones would fill the registers."""
+
 XOR3 = 0x96
 MAJORITY = 0xE8
+CARRY_OF_SUM = 0x8E
+"""majority(a, b, c) from (a ^ b ^ c, b, c): the sum may then overwrite ``a``, which saves copying a register."""
 
 
 @dataclass(eq=False)
@@ -37,24 +43,30 @@ class Adder:
 
     def xor3(self, a: tirx.Expr, b: tirx.Expr, c: tirx.Expr) -> tirx.Expr:
         """The sum of three bits, without its carry."""
-        return T.bind(self._ternary(XOR3, a, b, c) if self._has_ternary else a ^ b ^ c)
+        return self._ternary(XOR3, a, b, c) if self._has_ternary else T.bind(a ^ b ^ c)
 
     def majority(self, a: tirx.Expr, b: tirx.Expr, c: tirx.Expr) -> tirx.Expr:
         """The carry of three bits."""
         if self._has_ternary:
-            return T.bind(self._ternary(MAJORITY, a, b, c))
+            return self._ternary(MAJORITY, a, b, c)
         return T.bind(_choose(a ^ b, c, a))
 
     def full(self, a: tirx.Expr, b: tirx.Expr, c: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
         """The sum of three bits and its carry."""
         if self._has_ternary:
-            return self.xor3(a, b, c), self.majority(a, b, c)
+            total = self.xor3(a, b, c)
+            return total, self._ternary(CARRY_OF_SUM, total, b, c)
         differ = T.bind(a ^ b)
         return T.bind(differ ^ c), T.bind(_choose(differ, c, a))
 
     def half(self, a: tirx.Expr, b: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
         """The sum of two bits and its carry."""
         return T.bind(a ^ b), T.bind(a & b)
+
+    def halves(self, value: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
+        """The low and the high words of a vector twice as long."""
+        low, high = list(range(self.words)), list(range(self.words, 2 * self.words))
+        return T.bind(tirx.Shuffle([value], low)), T.bind(tirx.Shuffle([value], high))
 
     @property
     def _has_ternary(self) -> bool:
@@ -63,7 +75,12 @@ class Adder:
     def _ternary(self, table: int, a: tirx.Expr, b: tirx.Expr, c: tirx.Expr) -> tirx.Expr:
         function = ternary(table, self.words)
         self.functions.add(function)
-        return function(a, b, c)
+        return call_once(function, a, b, c)
+
+
+def call_once(function: LlvmFunction, *args: tirx.Expr) -> tirx.Expr:
+    """The result of a call in a variable. TIR would copy a pure call to all its uses, and a tree of adders explodes."""
+    return T.bind(T.call_extern(function.result, function.name, *args))
 
 
 def _choose(condition: tirx.Expr, yes: tirx.Expr, no: tirx.Expr) -> tirx.Expr:
@@ -96,63 +113,101 @@ class Counters:
 
     Attributes:
         adder: Adds planes.
-        levels: Planes; carries out of the last one are OR-ed into one more, ``overflow``, if there is one.
-        overflow: Whether there is.
+        levels: Planes of the counters.
+        overflow: Whether one more plane collects the carries out of the last one; without it they are lost.
     """
 
     adder: Adder
     levels: int
-    overflow: bool
+    overflow: bool = False
     _planes: tirx.Buffer = field(init=False)
 
     def __post_init__(self) -> None:
         self._planes = T.alloc_buffer((self.levels + self.overflow, self.adder.words), "uint64")
 
     def __getitem__(self, level: int) -> tirx.Expr:
-        return self._planes.vload([level, 0], f"uint64x{self.adder.words}")
+        return T.bind(load_words(self._planes, [level, 0], self.adder.words))
 
     def __setitem__(self, level: int, plane: tirx.Expr) -> None:
-        T.buffer_store(self._planes, plane, [level, tirx.Ramp(0, 1, self.adder.words)])
+        store_words(self._planes, plane, [level, 0])
 
     def start(self, initial: Callable[[int], tirx.Expr]) -> None:
         """Set all planes."""
         for level in range(self.levels + self.overflow):
             self[level] = initial(level)
 
-    def add(self, planes: Sequence[Callable[[], tirx.Expr]], level: int = 0) -> None:
-        """Add planes of weight ``2^level``: 1, 2, 4, 8 ... of them; each is made where it is needed."""
-        carries: list[tirx.Expr] = []
+    def add(self, planes: Sequence[Plane], level: int = 0) -> None:
+        """Add planes of weight ``2^level``.
+
+        Args:
+            planes: 1, 2, 4, 8 ... functions that make a plane where it is needed.
+            level: Of all of them.
+        """
+        end = min(level + len(planes).bit_length() - 1, self.levels)
         waiting: list[list[tirx.Expr]] = [[] for _ in range(self.levels + 1)]
-        depth = len(planes).bit_length() - 1
 
         def push(at: int, plane: tirx.Expr) -> None:
-            if at == level + depth:
-                carries.append(plane)
-                return
             waiting[at].append(plane)
-            if len(waiting[at]) == 3:
+            if at < end and len(waiting[at]) == 3:
                 total, carry = self.adder.full(*waiting[at])
                 waiting[at] = [total]
                 push(at + 1, carry)
 
-        depth = min(depth, self.levels - level)
         for plane in planes:
-            push(level, T.bind(plane()))
-        for at in range(level, level + depth):
-            old = T.bind(self[at])
-            if len(waiting[at]) == 2:
-                self[at], carry = self.adder.full(*waiting[at], old)
+            push(level, plane())
+        # The counters come last: only one adder a level waits for the block before.
+        for at in range(level, end):
+            push(at, self[at])
+            (self[at],) = waiting[at]
+        for carry in waiting[end]:
+            self._ripple(end, carry)
+
+    def add_number(self, planes: Sequence[tirx.Expr]) -> None:
+        """Add bit-sliced integers, lowest plane first."""
+        carry = None
+        for at, plane in enumerate(planes):
+            if carry is None:
+                self[at], carry = self.adder.half(self[at], plane)
             else:
-                self[at], carry = self.adder.half(waiting[at][0], old)
-            push(at + 1, carry)
-        for carry in carries:
-            self._ripple(level + depth, carry)
+                self[at], carry = self.adder.full(self[at], plane, carry)
+        if carry is not None:
+            self._ripple(len(planes), carry)
 
     def _ripple(self, level: int, carry: tirx.Expr) -> None:
         for at in range(level, self.levels):
-            old = T.bind(self[at])
-            self[at] = T.bind(old ^ carry)
             if at + 1 < self.levels or self.overflow:
-                carry = T.bind(old & carry)
+                self[at], carry = self.adder.half(self[at], carry)
+            else:
+                self[at] = self[at] ^ carry
         if self.overflow:
             self[self.levels] = self[self.levels] | carry
+
+
+def load_words(buffer: tirx.Buffer, position: list[tirx.Expr | int], words: int) -> tirx.Expr:
+    """A vector of 64-bit words, or a word."""
+    return buffer.vload(position, f"uint64x{words}") if words > 1 else buffer[tuple(position)]
+
+
+def store_words(buffer: tirx.Buffer, value: tirx.Expr, position: list[tirx.Expr | int]) -> None:
+    """Emit a store of a vector of 64-bit words, or of a word."""
+    words = value.ty.dtype.lanes
+    T.buffer_store(buffer, value, [*position[:-1], tirx.Ramp(position[-1], 1, words)] if words > 1 else position)
+
+
+def words_of(value: int, words: int) -> tirx.Expr:
+    """A constant in all 64-bit words of a vector, or a word."""
+    scalar = tirx.const(value, "uint64")
+    return tirx.Broadcast(scalar, words) if words > 1 else scalar
+
+
+@cache
+def load_plane(words: int) -> LlvmFunction:
+    """A vector from a pointer and an offset in 64-bit words: the pointer stays in a register, which TIR cannot say."""
+    vector = f"<{words} x i64>" if words > 1 else "i64"
+    name = f"sbnn_load_plane_{words}"
+    text = (
+        f"define linkonce_odr {vector} @{name}(ptr %vector, i64 %offset) alwaysinline {{\n"
+        f"  %at = getelementptr i64, ptr %vector, i64 %offset\n"
+        f"  %r = load {vector}, ptr %at, align 8\n  ret {vector} %r\n}}\n"
+    )
+    return LlvmFunction(name, f"uint64x{words}" if words > 1 else "uint64", text)

@@ -2,47 +2,40 @@
 
 For every output channel the planes of its set weights are added into bit-sliced counters::
 
-    make the window of shifted planes                          schedules/plane_window.py
-    parallel for vector of output pixels, part of the channels:
-        for channel, those with most weights first:
-            counters = 2^L - threshold                         border by border, constant planes
-            for block of 16 set weights:
-                counters += 16 planes                          15 full adders
-            tails of 8 and 4
-            store the overflow                                 set where the count reaches the threshold
+    make the window of shifted planes                           plane_window.py
+    parallel for vector of output pixels, chunk of channels:
+        for channel, those with most weights first:             weight_lists.py
+            counters = 0                                        or a number that makes the comparison easy
+            for block of 16 set weights, then 8 and 4:
+                counters += planes                              counters.py
+            sink                                                plane_threshold.py, plane_float.py
 
-The cost is proportional to the number of set weights. Budget of a set weight and a vector of pixels: a load of its
-offset, a load of the plane, and about one full adder (schedules/counters.py).
+The cost is proportional to the number of set weights, whatever their pattern. Budget of a set weight and a vector of
+pixels: a load of the offset, a load of the plane, and about one full adder. What is counted says plane_counting.py.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.domain import SIGN, BinaryDomain
+from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
 from sbnn_tvm.schedules.bit_planes import PlaneLayout, plane_layout
-from sbnn_tvm.schedules.counters import Adder, Counters
+from sbnn_tvm.schedules.counters import Adder, Counters, Plane, call_once, load_plane, load_words, store_words, words_of
 from sbnn_tvm.schedules.epilogue import Epilogue, IntegerThreshold
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.llvm import link
+from sbnn_tvm.schedules.llvm import LlvmFunction, link
 from sbnn_tvm.schedules.loops import parallel_rows
-from sbnn_tvm.schedules.plane_window import PlaneWindow
+from sbnn_tvm.schedules.plane_counting import PlaneCounting
+from sbnn_tvm.schedules.plane_float import FloatSink
+from sbnn_tvm.schedules.plane_threshold import ThresholdSink
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.weight_lists import BLOCK, TAIL, WeightLists
-
-
-def out_layout(shape, isa):
-    return plane_layout(shape.batch, shape.out_height, shape.out_width, shape.out_channels, isa)
-
-
-def in_layout(shape, isa):
-    return plane_layout(shape.batch, shape.height, shape.width, shape.in_channels, isa)
+from sbnn_tvm.schedules.weight_lists import BLOCK, TAIL
 
 
 def sparse_conv2d(
@@ -55,164 +48,246 @@ def sparse_conv2d(
     source: PlaneLayout | None = None,
     target: PlaneLayout | None = None,
 ) -> Kernel:
-    source = source or in_layout(shape, isa)
-    target = target or out_layout(shape, isa)
-    conv = _Conv(shape, bits, pad_value, isa, source, target)
-    return conv.build_threshold(epilogue)
+    """A convolution of {-1, +1} activations with sparse binary weights.
+
+    The kernel's data is in bit planes, uint64 of ``source.shape``; bit 1 is +1. With an integer threshold its output is
+    in bit planes too, uint64 of ``target.shape``; a Program's outputs are NHWC, float32 or packed along channels.
+
+    Args:
+        shape: The layer.
+        bits: bool [OC, Cin / groups, kh, kw], the set weights.
+        pad_value: What lies outside of the image: 0 adds nothing; -1 and +1 are bits like any other.
+        epilogue: Its Ref(0), or what it compares, is the sum of products: an integer, exact as float32.
+        isa: What to generate code for.
+        domain: What the weights are: domain.SIGN, where a set bit is +1 and another one -1, or domain.BIT, +1 and 0.
+        source: Layout of the input; by default bit_planes.plane_layout's.
+        target: Layout of the output, or of the pixels that are computed together.
+
+    Raises:
+        ValueError: If an argument does not fit the layer.
+    """
+    expected = (shape.out_channels, shape.group_in_channels, *shape.kernel)
+    if bits.shape != expected:
+        raise ValueError(
+            f"the bits of a sparse convolution are {bits.shape}, not (OC, Cin / groups, kh, kw) = {expected}"
+        )
+    if pad_value not in (-1, 0, 1):
+        raise ValueError(f"a binary convolution pads with -1, 0 or +1, not {pad_value}")
+    if domain not in (SIGN, BIT):
+        raise ValueError(f"the weights of a sparse convolution are in {SIGN} or {BIT}, not {domain}")
+    of_input = (shape.batch, shape.height, shape.width, shape.in_channels)
+    of_output = (shape.batch, shape.out_height, shape.out_width, shape.out_channels)
+    source, target = source or plane_layout(*of_input, isa), target or plane_layout(*of_output, isa)
+    for name, layout, size in (("source", source, of_input), ("target", target, of_output)):
+        if (layout.batch, layout.height, layout.width, layout.channels) != size:
+            raise ValueError(f"the {name} of a sparse convolution of {size} cannot have the layout {layout}")
+    counting = PlaneCounting(shape, bits.astype(bool), pad_value, isa, domain == SIGN, source, target)
+    if isinstance(epilogue, IntegerThreshold):
+        return _build(counting, ThresholdSink(counting, epilogue))
+    return _build(counting, FloatSink(counting, epilogue))
 
 
-class _Conv:
-    def __init__(self, shape, bits, pad_value, isa, source, target):
-        self.shape, self.bits, self.pad_value, self.isa = shape, bits, pad_value, isa
-        self.source, self.target = source, target
-        self.window = PlaneWindow(shape, source, target, pad_value)
-        self.words = target.words
-        self.pieces = max(1, min(256, isa.vector_bits) // target.vector_bits)
-        offsets = self.window.offsets()
-        lists = []
-        for oc in range(shape.out_channels):
-            group = oc // shape.group_out_channels
-            mine = offsets[group * shape.group_in_channels : (group + 1) * shape.group_in_channels]
-            lists.append(mine[bits[oc]])
-        self.lists = WeightLists.of(lists, self.window.zero, self.pieces)
-        self.levels = max(1, int(self.lists.counts.max()).bit_length())
+class PlaneSink(Protocol):
+    """Where counters go: declares parameters and outputs, and stores the counters of channel after channel."""
 
-    def classes(self):
-        """class of every bit [blocks, a, b, V], -1 no pixel; counts of valid set weights [classes, OC]."""
-        shape, t = self.shape, self.target
-        if self.pad_value == 0 and any(shape.padding):
-            border = shape.border_classes()
-            of_pixel = border.row_class[:, None] * border.columns + border.col_class[None, :]
-            valid = np.einsum("kyx,oyx->ko", border.valid, np.count_nonzero(self.bits, axis=1))
-        else:
-            of_pixel = np.zeros((shape.out_height, shape.out_width), int)
-            valid = np.count_nonzero(self.bits, axis=(1, 2, 3))[None]
-        grid = np.full((t.blocks * t.images, t.rows * t.row_phases, t.row_bits * t.column_phases), -1)
-        grid[: t.batch, : t.height, : t.width] = of_pixel
-        split = grid.reshape(t.blocks, t.images, t.rows, t.row_phases, t.row_bits, t.column_phases)
-        lanes = split.transpose(0, 3, 5, 1, 2, 4).reshape(t.vectors, -1)
-        lanes = np.pad(lanes, [(0, 0), (0, t.vector_bits - lanes.shape[1])], constant_values=-1)
-        return lanes, valid
+    overflow: bool
+    functions: set[LlvmFunction]
 
-    def build_threshold(self, epilogue: IntegerThreshold) -> Kernel:
-        shape, isa, target, window, lists = self.shape, self.isa, self.target, self.window, self.lists
-        lanes, valid = self.classes()
-        kinds, kind_of = np.unique(lanes, axis=0, return_inverse=True)
-        top = 1 << self.levels
-        big = 2 * shape.kernel[0] * shape.kernel[1] * shape.group_in_channels + 2
-        t = np.clip(epilogue.threshold, -big, big) + epilogue.flip
-        need = np.clip(-((-t - valid) // 2), 0, top)  # [classes, OC]: A >= need
-        start = top - need[:, lists.channels]
-        start = np.concatenate([start, np.zeros((1, start.shape[1]), start.dtype)])  # class -1
-        overflow_init = bool((start >= top).any())
-        planes = self.levels + overflow_init
-        init = np.zeros((len(kinds), shape.out_channels, planes, target.vector_bits), bool)
-        for level in range(planes):
-            init[:, :, level] = (start[kinds] >> level & 1).transpose(0, 2, 1)
-        initial = np.ascontiguousarray(np.packbits(init, axis=-1, bitorder="little")).view(np.uint64)
-        inverted = bool(epilogue.flip.any())
-        invert = np.zeros(0)
-        adder = Adder(isa, self.words * self.pieces)
-        constants = [lists.channels, lists.table, lists.entries, kind_of.reshape(-1).astype(np.int32), initial]
-        if inverted:
-            flip = np.where(epilogue.flip[lists.channels], ~np.uint64(0), np.uint64(0))
-            mask = np.ascontiguousarray(np.packbits(kinds >= 0, axis=-1, bitorder="little")).view(np.uint64)
-            constants += [flip, mask]
-        tables_np = window.constants()
-        words, pieces = self.words, self.pieces
-        vectors = target.vectors
-        chunks = 1 if vectors >= 16 else min(-(-16 // vectors), -(-shape.out_channels // 16))
-        per = -(-shape.out_channels // chunks)
-        with IRBuilder() as builder, T.prim_func(s_tir=True):
-            T.func_name("sparse_conv2d")
-            T.func_attr({"tirx.noalias": True})
-            data = T.arg("data", T.buffer(self.source.shape, "uint64"))
-            channels_b, table_b, entries_b, kind_b, initial_b, *flips = [
-                T.arg(f"c{i}", T.buffer(a.shape, str(a.dtype))) for i, a in enumerate(constants)
-            ]
-            tables = [T.arg(f"w{i}", T.buffer(a.shape, str(a.dtype))) for i, a in enumerate(tables_np)]
-            out = T.arg("out", T.buffer(target.shape, "uint64"))
-            flat_out = T.decl_buffer((vectors, shape.out_channels, words), "uint64", data=out.data)
-            ws = window.emit(data, tables)
-            flat = T.decl_buffer((int(np.prod(ws.shape)),), "uint64", data=ws.data)
-            work = int(lists.counts.sum()) * vectors * words * 2
-            with parallel_rows(vectors * chunks, work) as task:
-                v, chunk = T.bind(task // chunks), T.bind(task % chunks)
-                a, b = target.row_phases, target.column_phases
-                base = T.bind(tirx.Cast("int64", window.base(v // (a * b), v // b % a, v % b)))
-                kind = T.bind(kind_b[v])
-                with T.serial(0, per) as j:
-                    i = T.bind(tirx.min(chunk * per + j, shape.out_channels - 1))
-                    counters = Counters(adder, self.levels, True)
+    @property
+    def constants(self) -> list[np.ndarray]:
+        """The arrays of the parameters that declare_constants declares."""
 
-                    def init_plane(level):
-                        if level >= planes:
-                            return tirx.Broadcast(tirx.const(0, "uint64"), words * pieces) if words * pieces > 1 else tirx.const(0, "uint64")
-                        value = initial_b.vload([kind, i, level, 0], f"uint64x{words}" if words > 1 else "uint64")
-                        if pieces > 1:
-                            zero = tirx.const(0, "uint64")
-                            if words > 1:
-                                zero = tirx.Broadcast(zero, words)
-                            value = tirx.Shuffle([value] + [zero] * (pieces - 1), list(range(words * pieces)))
-                        return value
+    @property
+    def outputs(self) -> tuple[tuple[tuple[int, ...], str], ...]:
+        """Shape and dtype of each output."""
 
-                    counters.start(init_plane)
-                    first = T.bind(tirx.Cast("int64", table_b[i, 0]))
+    def declare_tensors(self) -> None:
+        """Declare the tensor operands, the parameters after the data."""
 
-                    def plane(at):
-                        def make():
-                            parts = []
-                            for p in range(pieces):
-                                off = tirx.Cast("int64", entries_b[at * pieces + p + first])
-                                parts.append(flat.vload([base + off], f"uint64x{words}" if words > 1 else "uint64"))
-                            if pieces == 1:
-                                return parts[0]
-                            return tirx.Shuffle(parts, list(range(words * pieces)))
-                        return make
+    def declare_constants(self) -> None:
+        """Declare the constants."""
 
-                    blocks = T.bind(table_b[i, 1])
-                    tail = T.bind(table_b[i, 2])
-                    with T.serial(0, blocks) as blk:
-                        at = T.bind(tirx.Cast("int64", blk) * BLOCK)
-                        counters.add([plane(at + k) for k in range(BLOCK)])
-                    after = T.bind(tirx.Cast("int64", blocks) * BLOCK)
-                    with T.If(tail >= 2), T.Then():
-                        counters.add([plane(after + k) for k in range(8)])
-                    after2 = T.bind(after + tirx.Cast("int64", tail // 2) * 8)
-                    with T.If(tail % 2 == 1), T.Then():
-                        counters.add([plane(after2 + k) for k in range(4)])
-                    result = self.reduce(counters)
-                    if inverted:
-                        f = flips[0][i]
-                        if words > 1:
-                            f = tirx.Broadcast(f, words)
-                        result = result ^ (f & flips[1].vload([kind, 0], f"uint64x{words}" if words > 1 else "uint64"))
-                    T.buffer_store(flat_out, result, [v, channels_b[i], tirx.Ramp(0, 1, words) if words > 1 else 0])
-        func = link(builder.get(), adder.functions)
-        return Kernel(f"sparse {target.vector_bits}", func, (*constants, *tables_np), ((target.shape, "uint64"),))
+    def declare_outputs(self) -> None:
+        """Declare the outputs, the last parameters."""
 
-    def reduce(self, counters):
-        words, pieces = self.words, self.pieces
-        planes = [T.bind(counters[level]) for level in range(self.levels + 1)]
-        while pieces > 1:
-            pieces //= 2
-            half = words * pieces
-            sub = Adder(self.isa, half)
-            def split(value):
-                if half == 1:
-                    return T.bind(tirx.Shuffle([value], [0])), T.bind(tirx.Shuffle([value], [1]))
-                return (T.bind(tirx.Shuffle([value], list(range(half)))), T.bind(tirx.Shuffle([value], list(range(half, 2 * half)))))
-            carry = None
-            new = []
-            for level in range(self.levels):
-                lo, hi = split(planes[level])
-                if carry is None:
-                    total, carry = sub.half(lo, hi)
-                else:
-                    total, carry = sub.full(lo, hi, carry)
-                new.append(total)
-            lo, hi = split(planes[-1])
-            new.append(T.bind(lo | hi | carry))
-            planes = new
-            counters.adder.functions |= sub.functions
-        return planes[-1]
+    def begin(self, vector: tirx.Expr, chunk: tirx.Expr) -> None:
+        """Called before the first channel of a chunk."""
+
+    def start(self, number: tirx.Expr, level: int) -> tirx.Expr | None:
+        """What the counters of list ``number`` start with in plane ``level``, if the sink wants anything."""
+
+    def store(self, planes: list[tirx.Expr], number: tirx.Expr, channel: tirx.Expr) -> None:
+        """Store the counters' planes, with the overflow behind them, of list ``number``."""
+
+    def end(self) -> None:
+        """Called after the last channel of a chunk."""
+
+
+def _build(counting: PlaneCounting, sink: PlaneSink) -> Kernel:
+    lists, target, window = counting.lists, counting.target, counting.window
+    tables = window.constants()
+    own = [lists.channels, lists.table, lists.entries]
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("sparse_conv2d")
+        T.func_attr({"tirx.noalias": True})
+        data = T.arg("data", T.buffer(counting.source.shape, "uint64"))
+        sink.declare_tensors()
+        parameters = [T.arg(f"lists{i}", T.buffer(array.shape, str(array.dtype))) for i, array in enumerate(own)]
+        shifts = [T.arg(f"window{i}", T.buffer(array.shape, str(array.dtype))) for i, array in enumerate(tables)]
+        sink.declare_constants()
+        sink.declare_outputs()
+        nest = _Nest(counting, sink, *parameters, window.emit(data, shifts))
+        if counting.signs:
+            nest.count_windows()
+        work = (int(lists.counts.sum()) * 2 + 32 * len(lists.channels)) * target.vectors * target.words
+        with parallel_rows(target.vectors * counting.chunks, work) as task:
+            nest.task(T.bind(task // counting.chunks), T.bind(task % counting.chunks))
+    func = link(builder.get(), nest.adder.functions | sink.functions)
+    name = f"sparse {'signs' if counting.signs else 'bits'} {target.vector_bits}x{target.row_bits}"
+    return Kernel(name, func, (*own, *tables, *sink.constants), sink.outputs)
+
+
+class _Nest:
+    """The main loops, while they are written."""
+
+    def __init__(
+        self,
+        counting: PlaneCounting,
+        sink: PlaneSink,
+        channels: tirx.Buffer,
+        table: tirx.Buffer,
+        entries: tirx.Buffer,
+        window: tirx.Buffer,
+    ) -> None:
+        self.counting, self.sink = counting, sink
+        self.channels, self.table, self.entries = channels, table, entries
+        self.window = T.decl_buffer((int(np.prod(window.shape)),), "uint64", data=window.data)
+        self.words, self.pieces = counting.target.words, counting.pieces
+        self.adder = Adder(counting.isa, self.words * self.pieces)
+        self.load = load_plane(self.words)
+        self.adder.functions.add(self.load)
+        self.missing: tirx.Buffer | None = None
+
+    def first_plane(self, vector: tirx.Expr) -> tirx.Expr:
+        """A pointer to the first slab of a vector's window."""
+        target = self.counting.target
+        a, b = target.row_phases, target.column_phases
+        base = self.counting.window.base(vector // (a * b), vector // b % a, vector % b)
+        return T.bind(tirx.address_of(self.window[base]))
+
+    def task(self, vector: tirx.Expr, chunk: tirx.Expr) -> None:
+        """A chunk of channels for one vector of pixels."""
+        counting, sink = self.counting, self.sink
+        pointer, channels, size = self.first_plane(vector), counting.shape.out_channels, counting.chunk
+        sink.begin(vector, chunk)
+        with T.serial(0, tirx.min(size, channels - chunk * size) if channels % size else size) as i:
+            number = T.bind(chunk * size + i)
+            channel = T.bind(self.channels[number])
+            counters = Counters(self.adder, counting.levels, sink.overflow)
+            counters.start(lambda level: self.start(vector, number, channel, level))
+            self.count(counters, pointer, number)
+            planes = [counters[level] for level in range(counting.levels + sink.overflow)]
+            sink.store(self.sum_pieces(planes), number, channel)
+        sink.end()
+
+    def start(self, vector: tirx.Expr, number: tirx.Expr, channel: tirx.Expr, level: int) -> tirx.Expr:
+        """A plane of the counters, before anything is counted."""
+        value = self.sink.start(number, level)
+        if self.missing is not None and level < self.counting.window_levels:
+            group = channel // self.counting.shape.group_out_channels
+            value = load_words(self.missing, [vector, group, level, 0], self.words)
+        if value is None:
+            return words_of(0, self.words * self.pieces)
+        if self.pieces == 1:
+            return value
+        # One piece starts with the number, the others with 0.
+        zeros = [words_of(0, self.words)] * (self.pieces - 1)
+        return tirx.Shuffle([value, *zeros], list(range(self.words * self.pieces)))
+
+    def count(self, counters: Counters, pointer: tirx.Expr, number: tirx.Expr) -> None:
+        """Add all planes of a list."""
+        level = 1 if self.counting.signs else 0
+        first, blocks, tails = (T.bind(self.table[number, i]) for i in range(3))
+        with T.serial(0, blocks) as block:
+            at = T.bind(first + block * (BLOCK * self.pieces))
+            counters.add([self.plane(pointer, at, step) for step in range(BLOCK)], level)
+        at = T.bind(first + blocks * (BLOCK * self.pieces))
+        with T.If(tails >= 2), T.Then():
+            counters.add([self.plane(pointer, at, step) for step in range(2 * TAIL)], level)
+        with T.If(tails % 2 == 1), T.Then():
+            last = T.bind(at + tails // 2 * (2 * TAIL * self.pieces))
+            counters.add([self.plane(pointer, last, step) for step in range(TAIL)], level)
+
+    def plane(self, pointer: tirx.Expr, at: tirx.Expr, step: int) -> Plane:
+        """The planes of a step behind entry ``at``, side by side."""
+
+        def load() -> tirx.Expr:
+            entries = [self.entries[at + step * self.pieces + i] for i in range(self.pieces)]
+            planes = [call_once(self.load, pointer, tirx.Cast("int64", entry)) for entry in entries]
+            if self.pieces == 1:
+                return planes[0]
+            return T.bind(tirx.Shuffle(planes, list(range(self.words * self.pieces))))
+
+        return load
+
+    def sum_pieces(self, planes: list[tirx.Expr]) -> list[tirx.Expr]:
+        """Add up the counters that lie side by side."""
+        words, overflow = self.words * self.pieces, self.sink.overflow
+        while words > self.words:
+            words //= 2
+            adder, carry, sums = Adder(self.counting.isa, words), words_of(0, words), []
+            for plane in planes[: self.counting.levels]:
+                low, high = adder.halves(plane)
+                total, carry = adder.full(low, high, carry)
+                sums.append(total)
+            if overflow:
+                low, high = adder.halves(planes[-1])
+                sums.append(T.bind(low | high | carry))
+            planes = sums
+            self.adder.functions |= adder.functions
+        return planes
+
+    def count_windows(self) -> None:
+        """Emit ``2^Q - 1 - pc`` for all vectors and groups: channel sums of every slab, then sums over the taps."""
+        counting, window = self.counting, self.counting.window
+        shape, words = counting.shape, self.words
+        blocks, slabs_y, slabs_x, planes, _ = window.array_shape
+        slabs, depth, groups = blocks * slabs_y * slabs_x, shape.group_in_channels, shape.groups
+        adder = Adder(counting.isa, words)
+        part_levels, levels = depth.bit_length(), counting.window_levels
+        parts = T.alloc_buffer((slabs, groups, part_levels, words), "uint64")
+        source = T.decl_buffer((slabs, planes, words), "uint64", data=self.window.data)
+        needed = [(y - window.rows.first, x - window.columns.first) for y in window.rows.needed() for x in window.columns.needed()]
+        used = sorted({y * slabs_x + x for y, x in needed})
+        dense = len(used) == slabs_y * slabs_x
+        with parallel_rows(slabs, slabs * shape.in_channels * words * 4) as slab:
+            del dense
+            with T.serial(0, groups) as group:
+                counters = Counters(adder, part_levels)
+                counters.start(lambda level: words_of(0, words))
+
+                def plane(c: tirx.Expr | int) -> Plane:
+                    return lambda: T.bind(load_words(source, [slab, group * depth + c, 0], words))
+
+                if depth >= BLOCK:
+                    with T.serial(0, depth // BLOCK) as block:
+                        counters.add([plane(block * BLOCK + i) for i in range(BLOCK)])
+                if depth % BLOCK:
+                    with T.serial(depth // BLOCK * BLOCK, depth) as c:
+                        counters.add([plane(c)])
+                for level in range(part_levels):
+                    store_words(parts, counters[level], [slab, group, level, 0])
+        target = counting.target
+        self.missing = T.alloc_buffer((target.vectors, groups, levels, words), "uint64")
+        a, b = target.row_phases, target.column_phases
+        with parallel_rows(target.vectors, target.vectors * groups * shape.kernel[0] * shape.kernel[1] * levels * words * 4) as vector:
+            first = T.bind(window.base(vector // (a * b), vector // b % a, vector % b) // (planes * words))
+            with T.serial(0, groups) as group:
+                counters = Counters(adder, levels)
+                counters.start(lambda level: words_of(0, words))
+                with T.serial(0, shape.kernel[0]) as ky, T.serial(0, shape.kernel[1]) as kx:
+                    slab = T.bind(first + ky * (shape.dilation[0] * slabs_x) + kx * shape.dilation[1])
+                    counters.add_number([T.bind(load_words(parts, [slab, group, level, 0], words)) for level in range(part_levels)])
+                for level in range(levels):
+                    store_words(self.missing, ~counters[level], [vector, group, level, 0])
+        self.adder.functions |= adder.functions

@@ -1,6 +1,6 @@
 """The set weights of a sparse layer as lists of plane offsets, in the order in which a kernel walks them.
 
-The channels with most weights come first, so that the loops of neighbouring channels have the same lengths and their
+The channels with most weights come first (in every chunk of channels, which is the work of one thread), so that the loops of neighbouring channels have the same lengths and their
 branches are predicted. A list is cut into *steps*; in each step one vector of planes is added: one plane, or several
 narrow ones side by side. Lists are filled up to a multiple of ``TAIL`` steps with a plane of zeros.
 """
@@ -37,16 +37,17 @@ class WeightLists:
     pieces: int
 
     @classmethod
-    def of(cls, lists: list[np.ndarray], zero: int, pieces: int) -> WeightLists:
+    def of(cls, lists: list[np.ndarray], zero: int, pieces: int, chunk: int) -> WeightLists:
         """Lay out lists of offsets.
 
         Args:
             lists: For every output channel the offsets of its set weights.
             zero: The offset of a plane of zeros.
             pieces: Entries of a step.
+            chunk: Channels of a chunk.
         """
         counts = np.array([len(each) for each in lists], np.int64)
-        order = np.argsort(-counts, kind="stable")
+        order = np.lexsort((-counts, np.arange(len(lists)) // chunk))
         table, entries, first = [], [], 0
         for channel in order:
             steps = -(-len(lists[channel]) // (TAIL * pieces)) * TAIL

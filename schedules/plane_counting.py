@@ -1,0 +1,138 @@
+"""What the counters of a sparse convolution count, and how that becomes the layer's result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from sbnn_tvm.schedules.bit_planes import PlaneLayout
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.plane_window import PlaneWindow
+from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.weight_lists import WeightLists
+
+_TASKS = 16  # what a kernel is cut into, about, if its output has fewer vectors
+_WORD = 64
+
+
+@dataclass(frozen=True, eq=False)
+class PlaneCounting:
+    """The counters ``F`` of a sparse convolution; the result is ``factor * F + base``.
+
+    With {0, 1} weights F is the number A of set weights that meet a set activation, and of those n that lie inside of
+    the image the result is ``E = 2 A - n``. With {-1, +1} weights only those of the rarer sign m are counted, and::
+
+        D = m (4 A - 2 n - 2 pc + K) = 2 m F + m (K - 2 n - 2 (2^Q - 1)),    F = 2 A + (2^Q - 1 - pc)
+
+    where pc is the number of set activations among the K of the window: the same for all channels of a group.
+
+    Attributes:
+        shape: The layer.
+        bits: bool [OC, Cin / groups, kh, kw], the set weights.
+        pad_value: What lies outside of the image: -1, 0 or +1.
+        isa: The instruction set.
+        signs: Whether weights are -1 and +1, not 0 and 1.
+        source: Layout of the input.
+        target: Layout of the output.
+    """
+
+    shape: Conv2dShape
+    bits: np.ndarray
+    pad_value: int
+    isa: Isa
+    signs: bool
+    source: PlaneLayout
+    target: PlaneLayout
+
+    @cached_property
+    def window(self) -> PlaneWindow:
+        """The planes of all taps."""
+        return PlaneWindow(self.shape, self.source, self.target, self.pad_value)
+
+    @cached_property
+    def sign(self) -> np.ndarray:
+        """m of every output channel, int64 [OC]: the sign that is rarer."""
+        rare = 2 * np.count_nonzero(self.bits, axis=(1, 2, 3)) <= self.bits[0].size
+        return np.where(rare | (not self.signs), 1, -1)
+
+    @cached_property
+    def counted(self) -> np.ndarray:
+        """Which weights are counted, bool of the shape of ``bits``."""
+        return self.bits ^ (self.sign < 0)[:, None, None, None]
+
+    @property
+    def chunk(self) -> int:
+        """Output channels that are one task: all, or less where the output has few vectors."""
+        channels = self.shape.out_channels
+        if self.target.vectors >= _TASKS:
+            return channels
+        return max(_WORD, -(-channels * self.target.vectors // _TASKS // _WORD) * _WORD)
+
+    @property
+    def chunks(self) -> int:
+        """Tasks of a vector."""
+        return -(-self.shape.out_channels // self.chunk)
+
+    @property
+    def pieces(self) -> int:
+        """Planes that are added at once, side by side, since one does not fill a register."""
+        return max(1, min(256, self.isa.vector_bits) // self.target.vector_bits)
+
+    @cached_property
+    def lists(self) -> WeightLists:
+        """The counted weights."""
+        shape, offsets = self.shape, self.window.offsets()
+        grouped = offsets.reshape(shape.groups, shape.group_in_channels, *shape.kernel)
+        lists = [grouped[oc // shape.group_out_channels][mask] for oc, mask in enumerate(self.counted)]
+        return WeightLists.of(lists, self.window.zero, self.pieces, self.chunk)
+
+    @property
+    def window_levels(self) -> int:
+        """Q: planes of pc."""
+        return int(self.bits[0].size).bit_length()
+
+    @property
+    def levels(self) -> int:
+        """Planes of F."""
+        return self.window_levels + 1 if self.signs else max(1, int(self.lists.counts.max()).bit_length())
+
+    @cached_property
+    def valid(self) -> np.ndarray:
+        """bool [classes, kh, kw]: which taps count, in every border class."""
+        if self.pad_value == 0 and any(self.shape.padding):
+            return self.shape.border_classes().valid
+        return np.ones((1, *self.shape.kernel), bool)
+
+    @cached_property
+    def factor(self) -> np.ndarray:
+        """int64 [OC]."""
+        return 2 * self.sign
+
+    @cached_property
+    def base(self) -> np.ndarray:
+        """int64 [classes, OC]."""
+        inside = np.einsum("kyx,oyx->ko", self.valid, np.count_nonzero(self.counted, axis=1))
+        if not self.signs:
+            return -inside
+        taps = self.shape.group_in_channels * np.count_nonzero(self.valid, axis=(1, 2))
+        return self.sign * (taps[:, None] - 2 * inside - 2 * ((1 << self.window_levels) - 1))
+
+    @cached_property
+    def classes(self) -> np.ndarray:
+        """The border class of every bit, -1 for those that are no pixel: int64 [vectors, vector_bits]."""
+        target = self.target
+        of_pixel = np.zeros((target.height, target.width), np.int64)
+        if len(self.valid) > 1:
+            border = self.shape.border_classes()
+            of_pixel = border.row_class[:, None].astype(np.int64) * border.columns + border.col_class[None, :]
+        lanes = [target.row_phases, target.row_bits * target.column_phases]
+        grid = np.full((target.blocks * target.images, target.rows * lanes[0], lanes[1]), -1)
+        grid[: target.batch, : target.height, : target.width] = of_pixel
+        split = grid.reshape(
+            target.blocks, target.images, target.rows, target.row_phases, target.row_bits, target.column_phases
+        )
+        vectors = split.transpose(0, 3, 5, 1, 2, 4).reshape(target.vectors, -1)
+        missing = target.vector_bits - vectors.shape[1]
+        return np.pad(vectors, [(0, 0), (0, missing)], constant_values=-1)
