@@ -2,7 +2,7 @@
 
 A full adder takes three planes of weight 2^l to one of weight 2^l and one of weight 2^(l + 1): two instructions with
 AVX-512's ternary logic, three on NEON (eor, eor, bsl), five elsewhere. Every adder takes one plane out of circulation,
-so that n planes cost about n adders whatever the tree; the one here (Harley and Seal's) keeps few of them alive.
+so that n planes cost about n adders whatever the tree; the one here (Harley's and Seal's) keeps few of them alive.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
@@ -21,10 +21,24 @@ from sbnn_tvm.schedules.llvm import LlvmFunction
 Plane: TypeAlias = Callable[[], tirx.Expr]
 """Makes a plane where it is needed: early ones would fill the registers."""
 
-XOR3 = 0x96
-MAJORITY = 0xE8
-CARRY_OF_SUM = 0x8E
-"""majority(a, b, c) from (a ^ b ^ c, b, c): the sum may then overwrite ``a``, which saves copying a register."""
+Logic = Literal["xor", "and", "xor3", "majority", "carry_of_sum"]
+
+# Bit 4 * a + 2 * b + c is the result: AVX-512's vpternlogq.
+_TABLES = {"xor3": 0x96, "majority": 0xE8, "carry_of_sum": 0x8E}
+
+# In general; LLVM finds what two of them have in common, and NEON's bsl.
+_STEPS = {
+    "xor": ("%r = xor {t} %a, %b",),
+    "and": ("%r = and {t} %a, %b",),
+    "xor3": ("%d = xor {t} %a, %b", "%r = xor {t} %d, %c"),
+    "majority": (
+        "%d = xor {t} %a, %b",
+        "%y = and {t} %d, %c",
+        "%n = xor {t} %d, {ones}",
+        "%z = and {t} %n, %a",
+        "%r = or {t} %y, %z",
+    ),
+}
 
 
 @dataclass(eq=False)
@@ -41,27 +55,21 @@ class Adder:
     words: int
     functions: set[LlvmFunction] = field(default_factory=set, init=False)
 
-    def xor3(self, a: tirx.Expr, b: tirx.Expr, c: tirx.Expr) -> tirx.Expr:
-        """The sum of three bits, without its carry."""
-        return self._ternary(XOR3, a, b, c) if self._has_ternary else T.bind(a ^ b ^ c)
-
     def majority(self, a: tirx.Expr, b: tirx.Expr, c: tirx.Expr) -> tirx.Expr:
         """The carry of three bits."""
-        if self._has_ternary:
-            return self._ternary(MAJORITY, a, b, c)
-        return T.bind(_choose(a ^ b, c, a))
+        return self._apply("majority", a, b, c)
 
     def full(self, a: tirx.Expr, b: tirx.Expr, c: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
         """The sum of three bits and its carry."""
+        total = self._apply("xor3", a, b, c)
         if self._has_ternary:
-            total = self.xor3(a, b, c)
-            return total, self._ternary(CARRY_OF_SUM, total, b, c)
-        differ = T.bind(a ^ b)
-        return T.bind(differ ^ c), T.bind(_choose(differ, c, a))
+            # From the sum, not from ``a``, which the sum may overwrite then: that saves copying a register.
+            return total, self._apply("carry_of_sum", total, b, c)
+        return total, self._apply("majority", a, b, c)
 
     def half(self, a: tirx.Expr, b: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
         """The sum of two bits and its carry."""
-        return T.bind(a ^ b), T.bind(a & b)
+        return self._apply("xor", a, b), self._apply("and", a, b)
 
     def halves(self, value: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
         """The low and the high words of a vector twice as long."""
@@ -72,39 +80,40 @@ class Adder:
     def _has_ternary(self) -> bool:
         return self.isa.name.startswith("avx512") and self.words > 1
 
-    def _ternary(self, table: int, a: tirx.Expr, b: tirx.Expr, c: tirx.Expr) -> tirx.Expr:
-        function = ternary(table, self.words)
+    def _apply(self, logic: Logic, *planes: tirx.Expr) -> tirx.Expr:
+        function = logic_function(logic, self.words, self._has_ternary and logic in _TABLES)
         self.functions.add(function)
-        return call_once(function, a, b, c)
+        return call_once(function, *planes)
 
 
 def call_once(function: LlvmFunction, *args: tirx.Expr) -> tirx.Expr:
-    """The result of a call in a variable. TIR would copy a pure call to all its uses, and a tree of adders explodes."""
+    """The result of a call in a variable. TIR would copy what is pure to all its uses, and a tree of adders explodes."""
     return T.bind(T.call_extern(function.result, function.name, *args))
 
 
-def _choose(condition: tirx.Expr, yes: tirx.Expr, no: tirx.Expr) -> tirx.Expr:
-    """Bit by bit; NEON has an instruction for it, and LLVM finds it."""
-    return (condition & yes) | (~condition & no)
-
-
 @cache
-def ternary(table: int, words: int) -> LlvmFunction:
-    """Any function of three bits, AVX-512's vpternlogq.
+def logic_function(logic: Logic, words: int, ternary: bool) -> LlvmFunction:
+    """A function of two or three planes.
 
     Args:
-        table: Bit ``4 * a + 2 * b + c`` is the result.
-        words: 64-bit words in a vector: 2, 4 or 8.
+        logic: Which one.
+        words: 64-bit words in a plane.
+        ternary: Whether to take AVX-512's ternary logic.
     """
-    vector, bits = f"<{words} x i64>", 64 * words
-    intrinsic = f"@llvm.x86.avx512.pternlog.q.{bits}"
-    name = f"sbnn_ternary_{table:02x}_{bits}"
-    text = (
-        f"declare {vector} {intrinsic}({vector}, {vector}, {vector}, i32)\n"
-        f"define linkonce_odr {vector} @{name}({vector} %a, {vector} %b, {vector} %c) alwaysinline {{\n"
-        f"  %r = call {vector} {intrinsic}({vector} %a, {vector} %b, {vector} %c, i32 {table})\n  ret {vector} %r\n}}\n"
-    )
-    return LlvmFunction(name, f"uint64x{words}", text)
+    kind = f"<{words} x i64>" if words > 1 else "i64"
+    arguments = ", ".join(f"{kind} %{name}" for name in ("ab" if logic in ("xor", "and") else "abc"))
+    declare = ""
+    if ternary:
+        intrinsic = f"@llvm.x86.avx512.pternlog.q.{64 * words}"
+        declare = f"declare {kind} {intrinsic}({kind}, {kind}, {kind}, i32)\n"
+        lines = [f"%r = call {kind} {intrinsic}({arguments}, i32 {_TABLES[logic]})"]
+    else:
+        ones = f"<{', '.join(['i64 -1'] * words)}>" if words > 1 else "-1"
+        lines = [step.format(t=kind, ones=ones) for step in _STEPS[logic]]
+    name = f"sbnn_{logic}_{words}{'_ternary' if ternary else ''}"
+    body = "\n  ".join([*lines, f"ret {kind} %r"])
+    text = f"{declare}define linkonce_odr {kind} @{name}({arguments}) alwaysinline {{\n  {body}\n}}\n"
+    return LlvmFunction(name, f"uint64x{words}" if words > 1 else "uint64", text)
 
 
 @dataclass(eq=False)
@@ -178,7 +187,7 @@ class Counters:
             if at + 1 < self.levels or self.overflow:
                 self[at], carry = self.adder.half(self[at], carry)
             else:
-                self[at] = self[at] ^ carry
+                self[at], _ = self.adder.half(self[at], carry)
         if self.overflow:
             self[self.levels] = self[self.levels] | carry
 

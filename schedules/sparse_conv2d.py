@@ -169,23 +169,22 @@ class _Nest:
         self.missing: tirx.Buffer | None = None
 
     def first_plane(self, vector: tirx.Expr) -> tirx.Expr:
-        """A pointer to the first slab of a vector's window."""
+        """Index of the first slab of a vector's window."""
         target = self.counting.target
         a, b = target.row_phases, target.column_phases
-        base = self.counting.window.base(vector // (a * b), vector // b % a, vector % b)
-        return T.bind(tirx.address_of(self.window[base]))
+        return T.bind(self.counting.window.base(vector // (a * b), vector // b % a, vector % b))
 
     def task(self, vector: tirx.Expr, chunk: tirx.Expr) -> None:
         """A chunk of channels for one vector of pixels."""
         counting, sink = self.counting, self.sink
-        pointer, channels, size = self.first_plane(vector), counting.shape.out_channels, counting.chunk
+        window, channels, size = self.first_plane(vector), counting.shape.out_channels, counting.chunk
         sink.begin(vector, chunk)
         with T.serial(0, tirx.min(size, channels - chunk * size) if channels % size else size) as i:
             number = T.bind(chunk * size + i)
             channel = T.bind(self.channels[number])
             counters = Counters(self.adder, counting.levels, sink.overflow)
             counters.start(lambda level: self.start(vector, number, channel, level))
-            self.count(counters, pointer, number)
+            self.count(counters, window, number)
             planes = [counters[level] for level in range(counting.levels + sink.overflow)]
             sink.store(self.sum_pieces(planes), number, channel)
         sink.end()
@@ -204,25 +203,27 @@ class _Nest:
         zeros = [words_of(0, self.words)] * (self.pieces - 1)
         return tirx.Shuffle([value, *zeros], list(range(self.words * self.pieces)))
 
-    def count(self, counters: Counters, pointer: tirx.Expr, number: tirx.Expr) -> None:
+    def count(self, counters: Counters, window: tirx.Expr, number: tirx.Expr) -> None:
         """Add all planes of a list."""
         level = 1 if self.counting.signs else 0
         first, blocks, tails = (T.bind(self.table[number, i]) for i in range(3))
         with T.serial(0, blocks) as block:
             at = T.bind(first + block * (BLOCK * self.pieces))
-            counters.add([self.plane(pointer, at, step) for step in range(BLOCK)], level)
+            counters.add([self.plane(window, at, step) for step in range(BLOCK)], level)
         at = T.bind(first + blocks * (BLOCK * self.pieces))
         with T.If(tails >= 2), T.Then():
-            counters.add([self.plane(pointer, at, step) for step in range(2 * TAIL)], level)
+            counters.add([self.plane(window, at, step) for step in range(2 * TAIL)], level)
         with T.If(tails % 2 == 1), T.Then():
             last = T.bind(at + tails // 2 * (2 * TAIL * self.pieces))
-            counters.add([self.plane(pointer, last, step) for step in range(TAIL)], level)
+            counters.add([self.plane(window, last, step) for step in range(TAIL)], level)
 
-    def plane(self, pointer: tirx.Expr, at: tirx.Expr, step: int) -> Plane:
+    def plane(self, window: tirx.Expr, at: tirx.Expr, step: int) -> Plane:
         """The planes of a step behind entry ``at``, side by side."""
 
         def load() -> tirx.Expr:
             entries = [self.entries[at + step * self.pieces + i] for i in range(self.pieces)]
+            # The address is taken here, each time: TIR reuses the memory of a buffer after its last mention.
+            pointer = tirx.address_of(self.window[window])
             planes = [call_once(self.load, pointer, tirx.Cast("int64", entry)) for entry in entries]
             if self.pieces == 1:
                 return planes[0]
@@ -279,9 +280,8 @@ class _Nest:
                     store_words(parts, counters[level], [slab, group, level, 0])
         target = counting.target
         self.missing = T.alloc_buffer((target.vectors, groups, levels, words), "uint64")
-        a, b = target.row_phases, target.column_phases
         with parallel_rows(target.vectors, target.vectors * groups * shape.kernel[0] * shape.kernel[1] * levels * words * 4) as vector:
-            first = T.bind(window.base(vector // (a * b), vector // b % a, vector % b) // (planes * words))
+            first = T.bind(self.first_plane(vector) // (planes * words))
             with T.serial(0, groups) as group:
                 counters = Counters(adder, levels)
                 counters.start(lambda level: words_of(0, words))

@@ -1,0 +1,133 @@
+"""Sparse convolutions on bit planes against numpy: shapes, layouts, instruction sets, both kinds of weights."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_conv2d_kernels import SHAPES, convolve, integer_threshold, run, signs_of
+
+from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
+from sbnn_tvm.schedules import isa as isas
+from sbnn_tvm.schedules.bit_planes import ROW_BITS, PlaneLayout, plane_layout
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.sparse_conv2d import sparse_conv2d
+
+PADDED = Conv2dShape(3, 9, 9, 20, 18, (3, 3), (1, 1), (1, 1, 1, 1))
+MORE = {
+    **SHAPES,
+    "images side by side": PADDED,
+    "halved": Conv2dShape(2, 20, 20, 17, 9, (3, 3), (2, 2), (1, 1, 1, 1)),
+    "stride 3, wide": Conv2dShape(1, 5, 70, 4, 6, (1, 3), (3, 3), (0, 2, 0, 1)),
+    "two column phases": Conv2dShape(1, 20, 90, 5, 7, (3, 3), (1, 1), (1, 1, 1, 1)),
+    "shrinks": Conv2dShape(1, 4, 66, 3, 4, (3, 3)),
+    "grows": Conv2dShape(1, 3, 64, 2, 3, (1, 2), (1, 1), (1, 3, 2, 3)),
+}
+
+
+def sparse_layer(
+    shape: Conv2dShape, density: float, domain: BinaryDomain, pad_value: int
+) -> tuple[np.random.Generator, np.ndarray, np.ndarray, np.ndarray]:
+    """Activation bits, weight bits of very different numbers, and the sums of products."""
+    rng = np.random.default_rng(9)
+    x_bits, x = signs_of(rng, shape.batch, shape.height, shape.width, shape.in_channels)
+    densities = np.linspace(0, 2 * density, shape.out_channels)[:, None, None, None]
+    w_bits = rng.random((shape.out_channels, shape.group_in_channels, *shape.kernel)) < densities
+    w = np.where(w_bits, 1, -1 if domain == SIGN else 0)
+    return rng, x_bits, w_bits, convolve(x, w, shape, pad_value)
+
+
+def check_threshold(
+    shape: Conv2dShape,
+    pad_value: int,
+    isa: Isa,
+    domain: BinaryDomain,
+    density: float = 0.2,
+    layouts: tuple[PlaneLayout, PlaneLayout] | None = None,
+) -> None:
+    rng, x_bits, w_bits, sums = sparse_layer(shape, density, domain, pad_value)
+    threshold, bits = integer_threshold(rng, sums)
+    source = plane_layout(shape.batch, shape.height, shape.width, shape.in_channels, isa)
+    target = plane_layout(shape.batch, shape.out_height, shape.out_width, shape.out_channels, isa)
+    if layouts is not None:
+        source, target = layouts
+    kernel = sparse_conv2d(shape, w_bits, pad_value, threshold, isa, domain, source, target)
+    (planes,) = run(kernel, isa, source.encode(x_bits))
+    np.testing.assert_array_equal(planes, target.encode(bits))
+
+
+def layouts_of(batch: int, height: int, width: int, channels: int, images: int = 1) -> list[PlaneLayout]:
+    """Many layouts of a feature map."""
+    layouts = []
+    for vector_bits, row_bits in itertools.product((64, 128, 256, 512), ROW_BITS):
+        lanes, columns = vector_bits // row_bits, 1
+        while columns * row_bits < width:
+            columns *= 2
+        if images == 1 or lanes // height >= images:
+            rows = -(-height // lanes)
+            layouts.append(PlaneLayout(batch, height, width, channels, vector_bits, row_bits, rows, columns, images))
+    return layouts
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1, 1), (3, 9, 9, 2), (2, 17, 40, 3), (1, 3, 200, 2), (5, 7, 7, 4)], ids=str)
+def test_layout(size: tuple[int, int, int, int]) -> None:
+    bits = np.random.default_rng(1).integers(0, 2, size).astype(bool)
+    every = layouts_of(*size) + layouts_of(*size, images=3)
+    for layout in [*every, *(plane_layout(*size, isa) for isa in (isas.AVX512, isas.AVX2, isas.NEON))]:
+        planes = layout.encode(bits)
+        assert planes.shape == layout.shape
+        np.testing.assert_array_equal(layout.decode(planes), bits)
+        # Every pixel once and nothing else.
+        assert sum(int(word).bit_count() for word in planes.flat) == np.count_nonzero(bits)
+
+
+@pytest.mark.parametrize("domain", [SIGN, BIT], ids=str)
+@pytest.mark.parametrize("shape", MORE.values(), ids=MORE.keys())
+def test_threshold(shape: Conv2dShape, domain: BinaryDomain) -> None:
+    for pad_value in (0, -1, 1) if any(shape.padding) else (0,):
+        check_threshold(shape, pad_value, isas.AVX512_VPOPCNTDQ, domain)
+
+
+@pytest.mark.parametrize("isa", [isas.AVX2, isas.X86_BASELINE], ids=lambda isa: isa.name)
+@pytest.mark.parametrize("name", ["channel tails", "strided 5x5", "3 odd groups", "images side by side", "shrinks"])
+def test_threshold_of_other_isas(name: str, isa: Isa) -> None:
+    check_threshold(MORE[name], 0, isa, SIGN)
+    check_threshold(MORE[name], 1, isa, BIT)
+
+
+@pytest.mark.parametrize("density", [0.0, 0.02, 0.5, 1.0])
+def test_densities(density: float) -> None:
+    shape = Conv2dShape(1, 5, 9, 70, 66, (3, 3), (1, 1), (1, 1, 1, 1))
+    for domain in (SIGN, BIT):
+        check_threshold(shape, 0, isas.AVX512, domain, density)
+
+
+@pytest.mark.parametrize("row_bits", ROW_BITS)
+def test_any_layouts(row_bits: int) -> None:
+    shape = Conv2dShape(2, 10, 11, 5, 6, (3, 3), (1, 1), (1, 1, 1, 1))
+    sources = [layout for layout in layouts_of(2, 10, 11, 5) if layout.row_bits == row_bits]
+    targets = layouts_of(2, 10, 11, 6)
+    for i, source in enumerate(sources):
+        same = PlaneLayout(**{**source.__dict__, "channels": 6})
+        for target in (same, targets[(5 * i + row_bits // 8) % len(targets)]):
+            check_threshold(shape, i % 3 - 1, isas.AVX512, BIT, layouts=(source, target))
+
+
+def test_two_threads_agree(tmp_path: Path) -> None:
+    script = tmp_path / "threads.py"
+    script.write_text(
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import test_sparse_kernels as tests\n"
+        "shape = tests.Conv2dShape(2, 13, 70, 40, 130, (3, 3), (1, 1), (1, 1, 1, 1))\n"
+        "tests.check_threshold(shape, 0, tests.isas.AVX2, tests.SIGN)\n"
+        "tests.check_threshold(shape, 1, tests.isas.AVX512, tests.BIT)\n"
+    )
+    for threads in ("1", "2"):
+        environment = {**os.environ, "TVM_NUM_THREADS": threads}
+        subprocess.run([sys.executable, script, Path(__file__).parent], env=environment, check=True)
