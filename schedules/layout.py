@@ -72,7 +72,7 @@ def _transpose(name: str, in_shape: Shape, out_shape: Shape, rows: int, columns:
                 vectors = [
                     load(source, (image, row + i), column, lanes, width) if i < height else zero for i in range(lanes)
                 ]
-                for i, vector in enumerate(_transposed([T.bind(vector) for vector in vectors])[:width]):
+                for i, vector in enumerate(transposed([T.bind(vector) for vector in vectors])[:width]):
                     store(target, vector, (image, column + i), row, height)
 
             for_blocks(rows, lanes, transpose_block)
@@ -83,7 +83,7 @@ def _transpose(name: str, in_shape: Shape, out_shape: Shape, rows: int, columns:
     return Kernel(name, ib.get(), (), ((out_shape, "float32"),))
 
 
-def _transposed(vectors: list[tirx.Expr]) -> list[tirx.Expr]:
+def transposed(vectors: list[tirx.Expr]) -> list[tirx.Expr]:
     """Transpose a square of vectors: swap the off-diagonal blocks of 1, 2, 4 ... lanes."""
     lanes = len(vectors)
     block = 1

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_conv2d_kernels import SHAPES, convolve, integer_threshold, run, signs_of
+from test_conv2d_kernels import SHAPES, convolve, integer_threshold, rich_program, run, signs_of
 
 from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
 from sbnn_tvm.schedules import isa as isas
 from sbnn_tvm.schedules.bit_planes import ROW_BITS, PlaneLayout, plane_layout
+from sbnn_tvm.schedules.interpreter import evaluate
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.sparse_conv2d import sparse_conv2d
@@ -131,3 +132,17 @@ def test_two_threads_agree(tmp_path: Path) -> None:
     for threads in ("1", "2"):
         environment = {**os.environ, "TVM_NUM_THREADS": threads}
         subprocess.run([sys.executable, script, Path(__file__).parent], env=environment, check=True)
+
+
+@pytest.mark.parametrize("domain", [SIGN, BIT], ids=str)
+@pytest.mark.parametrize("isa", [isas.AVX512_VPOPCNTDQ, isas.AVX2], ids=lambda isa: isa.name)
+@pytest.mark.parametrize("name", ["plain", "channel tails", "strided 5x5", "3 odd groups", "images side by side"])
+def test_program(name: str, isa: Isa, domain: BinaryDomain) -> None:
+    shape = MORE[name]
+    rng, x_bits, w_bits, sums = sparse_layer(shape, 0.4, domain, 0)
+    program, tensors = rich_program(rng, shape)
+    source = plane_layout(shape.batch, shape.height, shape.width, shape.in_channels, isa)
+    outputs = run(sparse_conv2d(shape, w_bits, 0, program, isa, domain), isa, source.encode(x_bits), *tensors)
+    expected = evaluate(program, sums, tensors, isa, shape.border_classes())
+    for output, reference in zip(outputs, expected, strict=True):
+        np.testing.assert_array_equal(output, reference)
