@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import cache
 
 from tvm import tirx
+from tvm.tirx.script import builder as T
 
 from sbnn_tvm.schedules.counters import call_once
+from sbnn_tvm.schedules.layout import transposed
 from sbnn_tvm.schedules.llvm import LlvmFunction
 
 
@@ -62,3 +64,23 @@ def _swap(shift: int, high: bool, words: int) -> LlvmFunction:
     body = "\n  ".join([*lines, f"%r = or {kind} %x, %y", f"ret {kind} %r"])
     text = f"define linkonce_odr {kind} @{name}({kind} %low, {kind} %high) alwaysinline {{\n  {body}\n}}\n"
     return LlvmFunction(name, f"uint64x{words}" if words > 1 else "uint64", text)
+
+
+def transpose_words(square: tirx.Buffer, functions: set[LlvmFunction]) -> None:
+    """Emit the transpose of 64x64 bits in place: bit c of word r becomes bit r of word c.
+
+    Args:
+        square: uint64 [64].
+        functions: The LLVM functions that the code calls are added to it.
+    """
+    # A vector of 8 neighbouring rows exchanges blocks of 32, 16 and 8 with another one; then one of every 8th row.
+    rows = [T.bind(square.vload([8 * i], "uint64x8")) for i in range(8)]
+    for shift in (4, 2, 1):
+        for low in (i for i in range(8) if not i & shift):
+            pair = rows[low], rows[low + shift]
+            for at, high in ((low, False), (low + shift, True)):
+                function = _swap(8 * shift, high, 8)
+                functions.add(function)
+                rows[at] = call_once(function, *pair)
+    for i, row in enumerate(transposed(transpose_bytes(transposed(rows), functions))):
+        T.buffer_store(square, row, [tirx.Ramp(8 * i, 1, 8)])

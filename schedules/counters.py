@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.isa import Family, Isa
 from sbnn_tvm.schedules.llvm import LlvmFunction
 
 Plane: TypeAlias = Callable[[], tirx.Expr]
@@ -26,19 +26,16 @@ Logic = Literal["xor", "and", "xor3", "majority", "carry_of_sum"]
 # Bit 4 * a + 2 * b + c is the result: AVX-512's vpternlogq.
 _TABLES = {"xor3": 0x96, "majority": 0xE8, "carry_of_sum": 0x8E}
 
-# In general; LLVM finds what two of them have in common, and NEON's bsl.
+# In general; LLVM finds what two of them have in common.
 _STEPS = {
     "xor": ("%r = xor {t} %a, %b",),
     "and": ("%r = and {t} %a, %b",),
     "xor3": ("%d = xor {t} %a, %b", "%r = xor {t} %d, %c"),
-    "majority": (
-        "%d = xor {t} %a, %b",
-        "%y = and {t} %d, %c",
-        "%n = xor {t} %d, {ones}",
-        "%z = and {t} %n, %a",
-        "%r = or {t} %y, %z",
-    ),
+    "majority": ("%d = xor {t} %a, %b", "%x = and {t} %d, %c", "%y = and {t} %a, %b", "%r = or {t} %x, %y"),
 }
+
+# One instruction chooses c where a and b differ, and a elsewhere; LLVM would rewrite it to the three above.
+_BSL = ("%d = xor {t} %a, %b", '%r = call {t} asm "bsl $0.16b, $2.16b, $3.16b", "=w,0,w,w"({t} %d, {t} %c, {t} %a)')
 
 
 @dataclass(eq=False)
@@ -81,7 +78,7 @@ class Adder:
         return self.isa.name.startswith("avx512") and self.words > 1
 
     def _apply(self, logic: Logic, *planes: tirx.Expr) -> tirx.Expr:
-        function = logic_function(logic, self.words, self._has_ternary and logic in _TABLES)
+        function = logic_function(logic, self.words, self.isa.family, self._has_ternary and logic in _TABLES)
         self.functions.add(function)
         return call_once(function, *planes)
 
@@ -92,12 +89,13 @@ def call_once(function: LlvmFunction, *args: tirx.Expr) -> tirx.Expr:
 
 
 @cache
-def logic_function(logic: Logic, words: int, ternary: bool) -> LlvmFunction:
+def logic_function(logic: Logic, words: int, family: Family, ternary: bool) -> LlvmFunction:
     """A function of two or three planes.
 
     Args:
         logic: Which one.
         words: 64-bit words in a plane.
+        family: The architecture.
         ternary: Whether to take AVX-512's ternary logic.
     """
     kind = f"<{words} x i64>" if words > 1 else "i64"
@@ -108,8 +106,8 @@ def logic_function(logic: Logic, words: int, ternary: bool) -> LlvmFunction:
         declare = f"declare {kind} {intrinsic}({kind}, {kind}, {kind}, i32)\n"
         lines = [f"%r = call {kind} {intrinsic}({arguments}, i32 {_TABLES[logic]})"]
     else:
-        ones = f"<{', '.join(['i64 -1'] * words)}>" if words > 1 else "-1"
-        lines = [step.format(t=kind, ones=ones) for step in _STEPS[logic]]
+        select = logic == "majority" and family == "aarch64" and words == 2
+        lines = [step.format(t=kind) for step in (_BSL if select else _STEPS[logic])]
     name = f"sbnn_{logic}_{words}{'_ternary' if ternary else ''}"
     body = "\n  ".join([*lines, f"ret {kind} %r"])
     text = f"{declare}define linkonce_odr {kind} @{name}({arguments}) alwaysinline {{\n  {body}\n}}\n"
@@ -210,13 +208,18 @@ def words_of(value: int, words: int) -> tirx.Expr:
 
 
 @cache
-def load_plane(words: int) -> LlvmFunction:
-    """A vector from a pointer and an offset in 64-bit words: the pointer stays in a register, which TIR cannot say."""
-    vector = f"<{words} x i64>" if words > 1 else "i64"
-    name = f"sbnn_load_plane_{words}"
+def load_plane(words: int, unit: int) -> LlvmFunction:
+    """A plane from a pointer and an offset: the pointer stays in a register, which TIR cannot say.
+
+    Args:
+        words: 64-bit words in the plane.
+        unit: 64-bit words that an offset counts; what an addressing mode scales by costs nothing.
+    """
+    kind = f"<{words} x i64>" if words > 1 else "i64"
+    name = f"sbnn_load_plane_{words}_{unit}"
     text = (
-        f"define linkonce_odr {vector} @{name}(ptr %vector, i64 %offset) alwaysinline {{\n"
-        f"  %at = getelementptr i64, ptr %vector, i64 %offset\n"
-        f"  %r = load {vector}, ptr %at, align 8\n  ret {vector} %r\n}}\n"
+        f"define linkonce_odr {kind} @{name}(ptr %vector, i64 %offset) alwaysinline {{\n"
+        f"  %at = getelementptr [{unit} x i64], ptr %vector, i64 %offset\n"
+        f"  %r = load {kind}, ptr %at, align 8\n  ret {kind} %r\n}}\n"
     )
     return LlvmFunction(name, f"uint64x{words}" if words > 1 else "uint64", text)

@@ -80,13 +80,18 @@ class PlaneCounting:
         """Planes that are added at once, side by side, since one does not fill a register."""
         return max(1, min(256, self.isa.vector_bits) // self.target.vector_bits)
 
+    @property
+    def unit(self) -> int:
+        """64-bit words that an offset in the lists counts: what an address may be scaled by."""
+        return 1 if self.isa.family == "x86" else self.target.words
+
     @cached_property
     def lists(self) -> WeightLists:
         """The counted weights."""
-        shape, offsets = self.shape, self.window.offsets()
+        shape, offsets = self.shape, self.window.offsets() // self.unit
         grouped = offsets.reshape(shape.groups, shape.group_in_channels, *shape.kernel)
         lists = [grouped[oc // shape.group_out_channels][mask] for oc, mask in enumerate(self.counted)]
-        return WeightLists.of(lists, self.window.zero, self.pieces, self.chunk)
+        return WeightLists.of(lists, self.window.zero // self.unit, self.pieces, self.chunk)
 
     @property
     def window_levels(self) -> int:

@@ -24,6 +24,7 @@ from sbnn_tvm.schedules.epilogue import Program
 from sbnn_tvm.schedules.layout import transposed
 from sbnn_tvm.schedules.llvm import LlvmFunction
 from sbnn_tvm.schedules.plane_counting import PlaneCounting
+from sbnn_tvm.schedules.plane_pixels import pixel_of
 
 _TILE = 64  # the constants of the epilogue have a multiple of so many channels
 
@@ -126,13 +127,7 @@ class FloatSink:
                 self._pixel(pixels, i, T.bind((block * side + i) * 8 + k), T.bind(self._first + first))
 
     def _pixel(self, pixels: tirx.Buffer, i: tirx.Expr, bit: tirx.Expr, first: tirx.Expr) -> None:
-        target = self.counting.target
-        a, b = target.row_phases, target.column_phases
-        lane, column = T.bind(bit // target.row_bits), T.bind(bit % target.row_bits)
-        y = T.bind(lane % target.rows * a + self._vector // b % a)
-        x = T.bind(column * b + self._vector % b)
-        n = T.bind(self._vector // (a * b) * target.images + lane // target.rows)
-        inside = tirx.all(lane < target.images * target.rows, y < target.height, x < target.width, n < target.batch)
+        (n, y, x), inside = pixel_of(self.counting.target, self._vector, bit)
         with T.If(inside), T.Then():
             border = self._buffers[2][y] + self._buffers[3][x] if len(self._buffers) > 2 else tirx.const(0, "int32")
             border = T.bind(border)

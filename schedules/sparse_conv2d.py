@@ -164,7 +164,7 @@ class _Nest:
         self.window = T.decl_buffer((int(np.prod(window.shape)),), "uint64", data=window.data)
         self.words, self.pieces = counting.target.words, counting.pieces
         self.adder = Adder(counting.isa, self.words * self.pieces)
-        self.load = load_plane(self.words)
+        self.load = load_plane(self.words, counting.unit)
         self.adder.functions.add(self.load)
         self.missing: tirx.Buffer | None = None
 

@@ -10,15 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_conv2d_kernels import SHAPES, convolve, integer_threshold, rich_program, run, signs_of
+import tvm
+from test_conv2d_kernels import SHAPES, TARGETS, convolve, integer_threshold, rich_program, run, signs_of
+from tvm.ir import IRModule
 
+from sbnn_tvm import targets
 from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
+from sbnn_tvm.emulator import Emulator
 from sbnn_tvm.schedules import isa as isas
 from sbnn_tvm.schedules.bit_planes import ROW_BITS, PlaneLayout, plane_layout
+from sbnn_tvm.schedules.epilogue import IntegerThreshold
 from sbnn_tvm.schedules.interpreter import evaluate
 from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.plane_conversions import planes_to_words, words_to_planes
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.sparse_conv2d import sparse_conv2d
+from sbnn_tvm.schedules.words import pack_channels
 
 PADDED = Conv2dShape(3, 9, 9, 20, 18, (3, 3), (1, 1), (1, 1, 1, 1))
 MORE = {
@@ -146,3 +153,54 @@ def test_program(name: str, isa: Isa, domain: BinaryDomain) -> None:
     expected = evaluate(program, sums, tensors, isa, shape.border_classes())
     for output, reference in zip(outputs, expected, strict=True):
         np.testing.assert_array_equal(output, reference)
+
+
+@pytest.mark.parametrize("isa", [isas.AVX512, isas.AVX2], ids=lambda isa: isa.name)
+@pytest.mark.parametrize("size", [(1, 9, 9, 64), (3, 7, 7, 100), (1, 20, 70, 17), (2, 5, 3, 130)], ids=str)
+def test_conversions(size: tuple[int, int, int, int], isa: Isa) -> None:
+    bits = np.random.default_rng(2).integers(0, 2, size).astype(bool)
+    for layout in (plane_layout(*size, isa), layouts_of(*size)[5]):
+        planes, words = layout.encode(bits), pack_channels(bits, isa)
+        np.testing.assert_array_equal(run(words_to_planes(layout, isa), isa, words)[0], planes)
+        np.testing.assert_array_equal(run(planes_to_words(layout, isa), isa, planes)[0], words)
+
+
+def test_errors_name_what_does_not_fit() -> None:
+    shape, isa = MORE["plain"], isas.AVX2
+    bits = np.ones((64, 64, 3, 3), bool)
+    threshold = IntegerThreshold(np.zeros(64, np.int64), np.zeros(64, bool))
+    with pytest.raises(ValueError, match="bits of a sparse convolution"):
+        sparse_conv2d(shape, bits[:63], 0, threshold, isa)
+    with pytest.raises(ValueError, match="pads with -1, 0 or"):
+        sparse_conv2d(shape, bits, 2, threshold, isa)
+    with pytest.raises(ValueError, match="weights of a sparse convolution"):
+        sparse_conv2d(shape, bits, 0, threshold, isa, BinaryDomain(-1, 2))
+    with pytest.raises(ValueError, match="cannot have the layout"):
+        sparse_conv2d(shape, bits, 0, threshold, isa, source=plane_layout(1, 9, 9, 63, isa))
+    with pytest.raises(ValueError, match="flip of an integer threshold"):
+        sparse_conv2d(shape, bits, 0, IntegerThreshold(np.zeros(64, np.int64), np.zeros(63, bool)), isa)
+    with pytest.raises(ValueError, match="do not fit the vectors"):
+        PlaneLayout(1, 9, 9, 64, 64, 8, 1, 1)
+
+
+def test_arm_is_exact_and_short() -> None:
+    shape = Conv2dShape(1, 16, 16, 64, 64, (3, 3), (1, 1), (1, 1, 1, 1))
+    for density, domain, limit in ((0.05, BIT, 0.5), (0.5, SIGN, 3.2)):
+        rng, x_bits, w_bits, sums = sparse_layer(shape, density, domain, 0)
+        threshold, bits = integer_threshold(rng, sums)
+        layout = plane_layout(1, 16, 16, 64, isas.NEON)
+        kernel = sparse_conv2d(shape, w_bits, 0, threshold, isas.NEON, domain)
+        emulator = Emulator(IRModule({"sparse": kernel.func}), targets.resolve("arm"))
+        out = np.full(layout.shape, 77, np.uint64)
+        count = emulator.instructions("sparse", [layout.encode(x_bits), *kernel.constants, out])
+        np.testing.assert_array_equal(out, layout.encode(bits))
+        assert count / (shape.macs / 128) < limit
+
+
+def test_armv7_compiles() -> None:
+    isa, shape = isas.ARMV7_NEON, MORE["3 odd groups"]
+    rng, _, w_bits, sums = sparse_layer(shape, 0.2, BIT, 0)
+    program, _ = rich_program(rng, shape)
+    for epilogue in (integer_threshold(rng, sums)[0], program):
+        func = sparse_conv2d(shape, w_bits, 0, epilogue, isa).func
+        tvm.compile(IRModule({"kernel": func}), tvm.target.Target(TARGETS[isa]))

@@ -1,0 +1,103 @@
+"""Between packed words (along channels, schedules/words.py) and bit planes (along pixels): transposes of 64x64 bits."""
+
+from __future__ import annotations
+
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from sbnn_tvm.schedules.bit_planes import PlaneLayout
+from sbnn_tvm.schedules.bit_transpose import transpose_words
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.llvm import LlvmFunction, link
+from sbnn_tvm.schedules.loops import parallel_rows
+from sbnn_tvm.schedules.plane_pixels import pixel_of
+
+_SQUARE = 64
+
+
+def words_to_planes(layout: PlaneLayout, isa: Isa) -> Kernel:
+    """Pack along pixels what is packed along channels.
+
+    Args:
+        layout: Of the result.
+        isa: Gives the packed words.
+
+    Returns:
+        ``func(words [N, H, W, isa.words(C)], planes uint64 layout.shape)``.
+    """
+    functions: set[LlvmFunction] = set()
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("words_to_planes")
+        T.func_attr({"tirx.noalias": True})
+        data = T.arg("data", T.buffer(_words_shape(layout, isa), isa.word))
+        out = T.arg("out", T.buffer(layout.shape, "uint64"))
+        planes = T.decl_buffer((layout.vectors, layout.channels, layout.words), "uint64", data=out.data)
+        with parallel_rows(layout.vectors * layout.words, _work(layout)) as row:
+            vector, word = T.bind(row // layout.words), T.bind(row % layout.words)
+            with T.serial(0, -(-layout.channels // _SQUARE)) as group:
+                square = T.alloc_buffer((_SQUARE,), "uint64")
+                with T.serial(0, _SQUARE) as bit:
+                    position, inside = pixel_of(layout, vector, T.bind(word * _SQUARE + bit))
+                    T.buffer_store(square, tirx.const(0, "uint64"), [bit])
+                    for part, exists in _parts(layout, isa, group):
+                        with T.If(tirx.all(inside, exists)), T.Then():
+                            value = tirx.Cast("uint64", data[(*position, group * (_SQUARE // isa.word_bits) + part)])
+                            shift = tirx.const(part * isa.word_bits, "uint64")
+                            T.buffer_store(square, square[bit] | (value << shift), [bit])
+                transpose_words(square, functions)
+                with T.serial(0, tirx.min(_SQUARE, layout.channels - group * _SQUARE)) as c:
+                    T.buffer_store(planes, square[c], [vector, group * _SQUARE + c, word])
+    return Kernel("words_to_planes", link(builder.get(), functions), (), ((layout.shape, "uint64"),))
+
+
+def planes_to_words(layout: PlaneLayout, isa: Isa) -> Kernel:
+    """Pack along channels what is packed along pixels: the inverse of :func:`words_to_planes`.
+
+    Args:
+        layout: Of the data.
+        isa: Gives the packed words.
+
+    Returns:
+        ``func(planes uint64 layout.shape, words [N, H, W, isa.words(C)])``.
+    """
+    functions: set[LlvmFunction] = set()
+    out_shape = _words_shape(layout, isa)
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name("planes_to_words")
+        T.func_attr({"tirx.noalias": True})
+        data = T.arg("data", T.buffer(layout.shape, "uint64"))
+        out = T.arg("out", T.buffer(out_shape, isa.word))
+        planes = T.decl_buffer((layout.vectors, layout.channels, layout.words), "uint64", data=data.data)
+        with parallel_rows(layout.vectors * layout.words, _work(layout)) as row:
+            vector, word = T.bind(row // layout.words), T.bind(row % layout.words)
+            with T.serial(0, -(-layout.channels // _SQUARE)) as group:
+                square = T.alloc_buffer((_SQUARE,), "uint64")
+                with T.serial(0, _SQUARE) as c:
+                    T.buffer_store(square, tirx.const(0, "uint64"), [c])
+                    with T.If(group * _SQUARE + c < layout.channels), T.Then():
+                        T.buffer_store(square, planes[vector, group * _SQUARE + c, word], [c])
+                transpose_words(square, functions)
+                with T.serial(0, _SQUARE) as bit:
+                    position, inside = pixel_of(layout, vector, T.bind(word * _SQUARE + bit))
+                    for part, exists in _parts(layout, isa, group):
+                        with T.If(tirx.all(inside, exists)), T.Then():
+                            value = square[bit] >> tirx.const(part * isa.word_bits, "uint64")
+                            at = (*position, group * (_SQUARE // isa.word_bits) + part)
+                            T.buffer_store(out, tirx.Cast(isa.word, value), at)
+    return Kernel("planes_to_words", link(builder.get(), functions), (), ((out_shape, isa.word),))
+
+
+def _words_shape(layout: PlaneLayout, isa: Isa) -> tuple[int, ...]:
+    return (layout.batch, layout.height, layout.width, isa.words(layout.channels))
+
+
+def _work(layout: PlaneLayout) -> int:
+    return layout.vectors * layout.vector_bits * layout.channels // 16
+
+
+def _parts(layout: PlaneLayout, isa: Isa, group: tirx.Expr) -> list[tuple[int, tirx.Expr]]:
+    """The packed words of 64 channels, and whether each exists."""
+    words = _SQUARE // isa.word_bits
+    return [(part, group * words + part < isa.words(layout.channels)) for part in range(words)]
