@@ -91,7 +91,9 @@ class PlaneCounting:
         shape, offsets = self.shape, self.window.offsets() // self.unit
         grouped = offsets.reshape(shape.groups, shape.group_in_channels, *shape.kernel)
         lists = [grouped[oc // shape.group_out_channels][mask] for oc, mask in enumerate(self.counted)]
-        return WeightLists.of(lists, self.window.zero // self.unit, self.pieces, self.chunk)
+        # AArch64 loads two of 32 bits with one instruction.
+        wide = self.isa.family == "aarch64"
+        return WeightLists.of(lists, self.window.zero // self.unit, self.pieces, self.chunk, wide)
 
     @property
     def window_levels(self) -> int:

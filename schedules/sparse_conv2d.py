@@ -6,7 +6,7 @@ For every output channel the planes of its set weights are added into bit-sliced
     parallel for vector of output pixels, chunk of channels:
         for channel, those with most weights first:             weight_lists.py
             counters = 0                                        or a number that makes the comparison easy
-            for block of 16 set weights, then 8 and 4:
+            for block of 16 or 32 set weights, then 8 and 4:
                 counters += planes                              counters.py
             sink                                                plane_threshold.py, plane_float.py
 
@@ -35,7 +35,9 @@ from sbnn_tvm.schedules.plane_counting import PlaneCounting
 from sbnn_tvm.schedules.plane_float import FloatSink
 from sbnn_tvm.schedules.plane_threshold import ThresholdSink
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.weight_lists import BLOCK, TAIL
+from sbnn_tvm.schedules.weight_lists import TAIL
+
+_CHANNELS = 16  # that are added at once when the activations of a window are counted
 
 
 def sparse_conv2d(
@@ -207,15 +209,16 @@ class _Nest:
         """Add all planes of a list."""
         level = 1 if self.counting.signs else 0
         first, blocks, tails = (T.bind(self.table[number, i]) for i in range(3))
+        steps = self.counting.lists.block
         with T.serial(0, blocks) as block:
-            at = T.bind(first + block * (BLOCK * self.pieces))
-            counters.add([self.plane(window, at, step) for step in range(BLOCK)], level)
-        at = T.bind(first + blocks * (BLOCK * self.pieces))
-        with T.If(tails >= 2), T.Then():
-            counters.add([self.plane(window, at, step) for step in range(2 * TAIL)], level)
-        with T.If(tails % 2 == 1), T.Then():
-            last = T.bind(at + tails // 2 * (2 * TAIL * self.pieces))
-            counters.add([self.plane(window, last, step) for step in range(TAIL)], level)
+            at = T.bind(first + block * (steps * self.pieces))
+            counters.add([self.plane(window, at, step) for step in range(steps)], level)
+        at = T.bind(first + blocks * (steps * self.pieces))
+        while steps > TAIL:
+            steps //= 2
+            with T.If(tails & steps // TAIL != 0), T.Then():
+                counters.add([self.plane(window, at, step) for step in range(steps)], level)
+            at = T.bind(at + (tails & steps // TAIL) * (TAIL * self.pieces))
 
     def plane(self, window: tirx.Expr, at: tirx.Expr, step: int) -> Plane:
         """The planes of a step behind entry ``at``, side by side."""
@@ -224,7 +227,7 @@ class _Nest:
             entries = [self.entries[at + step * self.pieces + i] for i in range(self.pieces)]
             # The address is taken here, each time: TIR reuses the memory of a buffer after its last mention.
             pointer = tirx.address_of(self.window[window])
-            planes = [call_once(self.load, pointer, tirx.Cast("int64", entry)) for entry in entries]
+            planes = [call_once(self.load, pointer, tirx.Cast("int64", tirx.Cast("uint64", entry))) for entry in entries]
             if self.pieces == 1:
                 return planes[0]
             return T.bind(tirx.Shuffle(planes, list(range(self.words * self.pieces))))
@@ -258,11 +261,7 @@ class _Nest:
         part_levels, levels = depth.bit_length(), counting.window_levels
         parts = T.alloc_buffer((slabs, groups, part_levels, words), "uint64")
         source = T.decl_buffer((slabs, planes, words), "uint64", data=self.window.data)
-        needed = [(y - window.rows.first, x - window.columns.first) for y in window.rows.needed() for x in window.columns.needed()]
-        used = sorted({y * slabs_x + x for y, x in needed})
-        dense = len(used) == slabs_y * slabs_x
         with parallel_rows(slabs, slabs * shape.in_channels * words * 4) as slab:
-            del dense
             with T.serial(0, groups) as group:
                 counters = Counters(adder, part_levels)
                 counters.start(lambda level: words_of(0, words))
@@ -270,11 +269,11 @@ class _Nest:
                 def plane(c: tirx.Expr | int) -> Plane:
                     return lambda: T.bind(load_words(source, [slab, group * depth + c, 0], words))
 
-                if depth >= BLOCK:
-                    with T.serial(0, depth // BLOCK) as block:
-                        counters.add([plane(block * BLOCK + i) for i in range(BLOCK)])
-                if depth % BLOCK:
-                    with T.serial(depth // BLOCK * BLOCK, depth) as c:
+                if depth >= _CHANNELS:
+                    with T.serial(0, depth // _CHANNELS) as block:
+                        counters.add([plane(block * _CHANNELS + i) for i in range(_CHANNELS)])
+                if depth % _CHANNELS:
+                    with T.serial(depth // _CHANNELS * _CHANNELS, depth) as c:
                         counters.add([plane(c)])
                 for level in range(part_levels):
                     store_words(parts, counters[level], [slab, group, level, 0])
