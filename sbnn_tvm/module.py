@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ from tvm.tirx import PrimFunc
 
 from sbnn_tvm.errors import InputError, TargetError
 from sbnn_tvm.frontends.onnx.importer import Imported
-from sbnn_tvm.inputs import match_inputs, random_inputs
+from sbnn_tvm.inputs import match_inputs, random_inputs, split_batches
 from sbnn_tvm.linking import write_library
 from sbnn_tvm.metadata import Metadata, TensorSpec
 from sbnn_tvm.passes.lower import Lowered
@@ -115,10 +115,16 @@ class CompiledModule:
 
         Raises:
             VerificationError: On a mismatch; names the first layer that differs.
-            InputError: If the inputs do not fit the model.
+            InputError: If the inputs do not fit the model, or nothing is asked to be compared.
             TargetError: If the target can be neither run nor emulated here.
         """
-        result = verify(self, self._batches(inputs, samples, seed), tolerance)
+        if not tolerance >= 0:
+            raise InputError(f"the tolerance must be a number from 0 on, but got {tolerance}")
+        if inputs is None and samples < 1:
+            raise InputError(f"at least one random input is needed to compare anything, but samples={samples}")
+        rng = np.random.default_rng(seed)
+        random = (random_inputs(self.inputs, rng) for _ in range(samples))
+        result = verify(self, random if inputs is None else split_batches(self.inputs, inputs), tolerance)
         if check:
             result.check()
         return result
@@ -189,25 +195,6 @@ class CompiledModule:
     @cached_property
     def _folder(self) -> tempfile.TemporaryDirectory[str]:
         return tempfile.TemporaryDirectory(prefix="sbnn_tvm-")
-
-    def _batches(
-        self, inputs: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray] | None, samples: int, seed: int
-    ) -> Iterator[tuple[np.ndarray, ...]]:
-        if inputs is None:
-            rng = np.random.default_rng(seed)
-            for _ in range(samples):
-                yield random_inputs(self.inputs, rng)
-            return
-        if isinstance(inputs, Mapping):
-            inputs = [inputs[spec.name] for spec in self.inputs if spec.name in inputs]
-        arrays = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
-        if len(arrays) != len(self.inputs):
-            raise InputError(f"the model takes {len(self.inputs)} inputs, but got {len(arrays)} to verify with")
-        sizes = [spec.shape[0] if spec.shape else 1 for spec in self.inputs]
-        count = max(1, len(arrays[0]) // sizes[0]) if arrays[0].ndim else 1
-        for i in range(count):
-            cut = [a[i * n : (i + 1) * n] if a.ndim else a for a, n in zip(arrays, sizes, strict=True)]
-            yield match_inputs(self.inputs, cut)
 
     def __repr__(self) -> str:
         return f"<CompiledModule: {self.report.summary()}>"
