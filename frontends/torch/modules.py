@@ -27,7 +27,6 @@ from sbnn_tvm.frontends.torch.estimators import estimator as estimator_of
 
 Padding = int | tuple[int, int] | tuple[int, int, int, int] | Literal["same", "valid"]
 
-
 _traced_as_operators = False
 
 
@@ -88,8 +87,8 @@ class Binarize(nn.Module):
         """Binarises x."""
         threshold = self.threshold
         if self.channels is not None:
-            axis = self.channel_axis % x.ndim if x.ndim else 0
-            if x.ndim <= axis or x.shape[axis] != self.channels:
+            axis = self.channel_axis + (x.ndim if self.channel_axis < 0 else 0)
+            if not 0 <= axis < x.ndim or x.shape[axis] != self.channels:
                 raise ValueError(
                     f"Binarize has {self.channels} thresholds along axis {self.channel_axis}, "
                     f"but its input has shape {list(x.shape)}"
@@ -217,7 +216,7 @@ class BinaryConv2d(BinaryLayer):
             return y
         ones = x.new_ones(self.groups, *self.weight.shape[1:])  # one filter a group: its sum is shared by the channels
         t = self._exact_conv2d(padded, ones)
-        return y + t.repeat_interleave(self.out_channels // self.groups, 1) * offset[:, None, None]
+        return y + t.repeat_interleave(self.out_channels // self.groups, -3) * offset[:, None, None]
 
     def _exact_conv2d(self, x: Tensor, weight: Tensor) -> Tensor:
         """Without NNPACK, whose Winograd transforms round sums of integers; torch takes it where there is no oneDNN."""
