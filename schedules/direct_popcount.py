@@ -24,6 +24,9 @@ from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.tiles import Tile, default_tile, lanes
 from sbnn_tvm.schedules.words import pack_channels
 
+# Tables of thresholds up to this size, in bytes, are stored as the kernel compares them.
+_SMALL_TABLE = 16 * 1024
+
 
 def direct_popcount(
     name: str,
@@ -66,11 +69,11 @@ def direct_popcount(
     base = _base(shape, signs, pad_value)
     sink: Sink
     if isinstance(epilogue, IntegerThreshold):
-        sink = _ThresholdSink(conv, isa, _Table(conv, _limits(base, epilogue, signs[0].size)))
+        sink = _ThresholdSink(conv, isa, _Table(conv, _limits(base, epilogue, signs[0].size), counter))
     else:
         classes = shape.border_classes() if len(data_shape) == 4 else None
         writer = EpilogueWriter(epilogue, conv.out_shape, isa, classes, conv.run)
-        sink = _FloatSink(writer, _Table(conv, base))
+        sink = _FloatSink(writer, _Table(conv, base, "int32"))
     return conv.build(sink)
 
 
@@ -96,10 +99,14 @@ def _limits(base: np.ndarray, epilogue: IntegerThreshold, taps: int) -> np.ndarr
 
 
 class _Table:
-    """Integers per border class and output channel, a constant of the kernel in the smallest dtype that holds them."""
+    """Integers per border class and output channel, a constant of the kernel in the smallest dtype that holds them.
 
-    def __init__(self, conv: DirectConv2d, values: np.ndarray) -> None:
-        dtype = next(each for each in ("int16", "uint16", "int32") if np.array_equal(values.astype(each), values))
+    A small table comes in ``preferred`` instead, which saves a conversion.
+    """
+
+    def __init__(self, conv: DirectConv2d, values: np.ndarray, preferred: str) -> None:
+        narrow = next(each for each in ("int16", "uint16", "int32") if np.array_equal(values.astype(each), values))
+        dtype = preferred if values.astype(preferred).nbytes <= _SMALL_TABLE else narrow
         self.constants = [np.pad(values.astype(dtype), [(0, 0), (0, -values.shape[1] % conv.run)])]
         if len(values) > 1:
             classes = conv.shape.border_classes()

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from math import gcd
 from typing import Literal
 
-from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.isa import AVX512_VPOPCNTDQ, Isa
 from sbnn_tvm.schedules.shapes import Conv2dShape
+
+# The weights of a block are read again for every tile: they should stay in a part of the second-level cache.
+_CACHED_WEIGHTS = 640 * 1024
 
 Arithmetic = Literal["popcount", "float32"]
 
@@ -45,12 +48,12 @@ def tiles(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> list[Tile]:
         isa: Gives the number of registers.
         arithmetic: What the kernel accumulates.
     """
-    # Beside the accumulators registers hold weights, the input, and the constants of a popcount by table.
-    budget = isa.registers - 4 if arithmetic == "float32" else isa.registers // 2
+    # Weights, one input and, for a popcount, the xor take registers too.
+    others = 1 if arithmetic == "float32" else 2
     candidates = [
         Tile(pixels, vectors)
         for vectors in _vectors(shape.groups, shape.group_out_channels, lanes(shape, isa, arithmetic))
-        for pixels in range(1, max(1, min(shape.out_width, budget // vectors)) + 1)
+        for pixels in range(1, min(shape.out_width, (isa.registers - vectors - others) // vectors) + 1)
     ]
     return sorted(candidates, key=lambda tile: (_cost(tile, shape, isa, arithmetic), -tile.pixels))
 
@@ -72,19 +75,27 @@ def _vectors(groups: int, channels: int, lanes: int) -> list[int]:
 
 
 def _cost(tile: Tile, shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> float:
-    """Vector instructions of the layer, up to a factor.
+    """Vector instructions of the layer, up to a factor, with penalties found by measuring.
 
     The last tile of a row overlaps its neighbour, and the last vectors of a group may be padding: both count in full.
     """
     results = tile.pixels * tile.vectors
+    width = lanes(shape, isa, arithmetic) * tile.vectors
     depth = shape.kernel[0] * shape.kernel[1] * shape.group_in_channels
     if arithmetic == "float32":
         # Latency: fewer accumulators than this leave the multiply-add pipes idle.
-        steps, work = depth, max(results, 4 if isa.vector_bits == 512 else 8)
+        steps, work, step_bytes = depth, max(results, 8), 4 * width
     else:
-        by_table = isa.family == "x86" and isa.name != "avx512-vpopcntdq"
+        by_table = isa.family == "x86" and isa.name != AVX512_VPOPCNTDQ.name
         steps, work = -(-depth // isa.word_bits), (10 if by_table else 3) * results
+        step_bytes = width * isa.word_bits // 8
     # AVX-512 broadcasts for free, as a memory operand.
     step = work + 0.3 * tile.vectors + (0.1 if isa.vector_bits == 512 else 0.5) * tile.pixels + 0.5
-    blocks = -(-shape.group_out_channels // (lanes(shape, isa, arithmetic) * tile.vectors))
-    return -(-shape.out_width // tile.pixels) * blocks * (steps * step + 4 * results + 20)
+    cost = (
+        -(-shape.out_width // tile.pixels) * -(-shape.group_out_channels // width) * (steps * step + 4 * results + 20)
+    )
+    if isa.vector_bits == 512 and results >= 16:
+        cost *= 1.1  # LLVM loads the inputs of several unrolled steps ahead, and spills
+    if steps * step_bytes > _CACHED_WEIGHTS:
+        cost *= 1.3
+    return cost
