@@ -51,6 +51,22 @@ def test_an_unknown_name():
         sbnn_tvm.relay  # noqa: B018
 
 
+def test_a_missing_extra():
+    """What a deployment target says that is asked to compile."""
+    script = """
+import sys
+sys.modules["onnx"] = None
+import sbnn_tvm
+try:
+    sbnn_tvm.compile
+except ModuleNotFoundError as error:
+    assert "sbnn_tvm.compile needs onnx, which is not installed: pip install 'sbnn-tvm[" in str(error), error
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
 def test_version():
     assert importlib.metadata.version("sbnn-tvm") == sbnn_tvm.__version__
     assert f"## [{sbnn_tvm.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
