@@ -177,7 +177,8 @@ def classify_in_fresh_process(library: Path, images: np.ndarray, folder: Path) -
     np.save(paths[0], images)
     script = Path(__file__).with_name("classify.py")
     done = subprocess.run([sys.executable, script, library, *paths], capture_output=True, text=True, timeout=120)
-    check(bool(done.stdout), f"classify.py runs {done.stderr.strip()}".strip())
+    if not done.stdout:
+        check(False, f"classify.py: {done.stderr.strip()}")
     return np.load(paths[1]), json.loads(done.stdout)["imported"]
 
 
