@@ -279,7 +279,11 @@ class _Vector:
     values: list[tirx.Expr] = field(default_factory=list)
 
     def run(self, result: tirx.Expr) -> None:
-        """Evaluate all steps."""
+        """Evaluate all steps; behind the last channel there is nothing to evaluate."""
+        if self.valid <= 0:
+            nothing = tirx.Broadcast(tirx.const(0.0, "float32"), self.lanes)
+            self.values = [nothing] * (1 + len(self.writer.program.steps))
+            return
         self._append(result)
         for step in self.writer.program.steps:
             self._append(_apply(step.op, self.fetch(step.a), self.fetch(step.b)))
