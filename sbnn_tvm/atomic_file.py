@@ -1,0 +1,48 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sbnn_tvm.errors import SbnnError
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str], error: type[SbnnError], mode: int = 0o666) -> Iterator[Path]:
+    """An empty file beside ``path`` to write to; what is in it in the end takes the place of ``path``.
+
+    Args:
+        path: Where to; an existing file is replaced at once, and stays as it is if the body of the ``with`` fails.
+        error: What to raise if that is impossible.
+        mode: Permissions of the file, of which the umask is taken away.
+
+    Raises:
+        error: If ``path`` cannot be written, or the body raises an OSError.
+    """
+    path = Path(path)
+    check_destination(path, error)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.so")  # TVM looks at the ending of what it links
+    try:
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        mode = os.fstat(handle).st_mode & 0o777
+        os.close(handle)
+        yield draft
+        draft.chmod(mode)  # a linker makes the file anew
+        draft.replace(path)
+    except OSError as reason:
+        raise error(f"cannot write {path}: {reason.strerror or reason}") from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def check_destination(path: str | os.PathLike[str], error: type[SbnnError]) -> None:
+    """Raise ``error`` if ``path`` is no place for a file; cheap enough to ask before hours of work."""
+    path = Path(path)
+    if path.is_dir():
+        raise error(f"cannot write {path}: it is a folder; give the name of a file in it")
+    if not path.parent.is_dir():
+        raise error(f"cannot write {path}: there is no folder {path.parent}")
