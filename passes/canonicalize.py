@@ -9,7 +9,8 @@ from tvm.relax import Expr, op
 
 from .graph import Graph, Writer, constant, op_name, shape
 
-_COMPARISONS = {"greater", "greater_equal", "less", "less_equal"}
+_SWAPPED = {"greater": "less", "greater_equal": "less_equal", "less": "greater", "less_equal": "greater_equal"}
+_NEGATED = {"greater": "less_equal", "greater_equal": "less", "less": "greater_equal", "less_equal": "greater"}
 
 
 def canonicalize(mod: IRModule) -> IRModule:
@@ -17,8 +18,9 @@ def canonicalize(mod: IRModule) -> IRModule:
 
     - A binariser is ``where(greater(x, t), hi, lo)`` or with ``greater_equal``, and ``lo < hi``.
     - A zero ``pad`` of the image before a convolution becomes the convolution's own padding.
-    - A dense layer on a flattened feature map is a convolution whose kernel is the whole map: it then reads the map as it
-      lies in memory, packed or not.
+    - A dense layer on a flattened feature map is a convolution whose kernel is the whole map: it then reads the map as
+      it lies in memory, packed or not.
+    - A dense layer on four axes is one on rows: only feature maps have four axes in what follows.
     """
     graph = Graph(mod["main"])
     live = graph.live()
@@ -33,7 +35,7 @@ def canonicalize(mod: IRModule) -> IRModule:
         elif name == "nn.conv2d":
             new = _merge_zero_padding(graph, writer, value)
         elif name == "matmul":
-            new = _dense_on_a_map(graph, writer, var, value)
+            new = _dense_on_a_map(graph, writer, var, value) or _dense_on_rows(writer, var, value)
         if new is None:
             writer.keep(var, value)
         else:
@@ -54,22 +56,24 @@ def drop_dead(mod: IRModule) -> IRModule:
 
 def _binariser(graph: Graph, writer: Writer, var: relax.Var, where: Call) -> Expr | None:
     condition = graph.values.get(where.args[0])
-    if condition is None or op_name(condition) not in _COMPARISONS:
+    if condition is None or op_name(condition) not in _SWAPPED:
         return None
     (a, b), (yes, no) = condition.args, (constant(where.args[1]), constant(where.args[2]))
     if yes is None or no is None or yes.size != 1 or no.size != 1 or yes.item() == no.item():
         return None
+    if any(str(each.ty.dtype) != "float32" for each in (a, b, var)):
+        return None
     name = op_name(condition)
     if constant(a) is not None and constant(b) is None:  # t < x is x > t
         a, b = b, a
-        name = {"less": "greater", "less_equal": "greater_equal", "greater": "less", "greater_equal": "less_equal"}[name]
+        name = _SWAPPED[name]
     threshold = constant(b)
-    if constant(a) is not None or threshold is None:
+    if constant(a) is not None or threshold is None or np.broadcast_shapes(shape(a), threshold.shape) != shape(var):
         return None
     hi, lo, x = yes.item(), no.item(), writer[a]
     if lo > hi:  # not (x > t) is x <= t, except for NaN, which has no place in a network
         hi, lo = lo, hi
-        name = {"greater": "less_equal", "greater_equal": "less", "less": "greater_equal", "less_equal": "greater"}[name]
+        name = _NEGATED[name]
     if name.startswith("less"):
         x = writer.emit(op.multiply(x, relax.const(np.float32(-1))), f"{var.name}_negated")
         name, threshold = name.replace("less", "greater"), -threshold
@@ -90,7 +94,7 @@ def _merge_zero_padding(graph: Graph, writer: Writer, conv: Call) -> Expr | None
     padding = (old[0] + top, old[1] + left, old[2] + bottom, old[3] + right)
     return op.nn.conv2d(
         writer[pad.args[0]],
-        conv.args[1],
+        writer[conv.args[1]],
         strides=tuple(conv.attrs.strides),
         padding=padding,
         dilation=tuple(conv.attrs.dilation),
@@ -109,3 +113,12 @@ def _dense_on_a_map(graph: Graph, writer: Writer, var: relax.Var, matmul: Call) 
     kernel = np.ascontiguousarray(weight.T).reshape(-1, *extent[1:])
     conv = writer.emit(op.nn.conv2d(writer[feature_map], relax.const(kernel)), f"{var.name}_map")
     return op.reshape(conv, (extent[0], kernel.shape[0]))
+
+
+def _dense_on_rows(writer: Writer, var: relax.Var, matmul: Call) -> Expr | None:
+    weight, extent = constant(matmul.args[1]), shape(var)
+    if weight is None or weight.ndim != 2 or len(extent) != 4:
+        return None
+    rows = writer.emit(op.reshape(writer[matmul.args[0]], (int(np.prod(extent[:-1])), len(weight))), f"{var.name}_rows")
+    product = writer.emit(op.matmul(rows, matmul.args[1]), f"{var.name}_product")
+    return op.reshape(product, extent)

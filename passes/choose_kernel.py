@@ -70,7 +70,7 @@ def choose_kernel(layer: Layer, isa: Isa) -> Choice:
             return Choice(global_avg_pool2d((conv.batch, conv.height, conv.width, conv.in_channels), program, isa))
         case "avg_pool2d":
             assert conv is not None
-            return Choice(avg_pool2d(conv, program, isa, count_include_pad=layer.count_include_pad))
+            return Choice(avg_pool2d(conv, program, isa, count_include_pad=layer.counted_padding or False))
         case "max_pool2d":
             assert conv is not None
             return Choice(max_pool2d(conv, program, isa))

@@ -1,8 +1,8 @@
 """Turn scales, batch norm and a binariser after a popcount into one integer threshold a channel.
 
-The epilogue is not solved for the threshold: its own float32 operations are evaluated at every integer that the popcount
-can give, in the order in which the reference evaluates them, and the point is found where the bit flips. So the folded
-layer gives the reference's bits for every input, ties included.
+The epilogue is not solved for the threshold: its own float32 operations are evaluated at every integer that the
+popcount can give, in the order in which the reference evaluates them, and the point is found where the bit flips. So
+the folded layer gives the reference's bits for every input, ties included.
 """
 
 from __future__ import annotations

@@ -18,13 +18,14 @@ from tvm.relax import Expr, Var
 from sbnn_tvm.domain import SIGN
 
 from .explain import why_float
-from .graph import Graph, Writer, constant, make_function, op_name, operands, shape
+from .graph import Graph, Writer, constant, make_function, op_name, operands, shape, without_pixels
 from .recognise import domains, is_window_sum, linear_weight
 
 _STEPS = {
     "add", "subtract", "multiply", "divide", "maximum", "minimum",
     "nn.relu", "nn.leakyrelu", "nn.prelu", "clip", "negative", "where",
 }  # fmt: skip
+_ANCHORS = {"nn.conv2d", "matmul", "nn.max_pool2d", "nn.avg_pool2d", "nn.adaptive_avg_pool2d"}
 _POOLS = {"nn.max_pool2d": "sbnn.max_pool2d", "nn.avg_pool2d": "sbnn.avg_pool2d"}
 
 
@@ -36,7 +37,7 @@ class _Group:
         index: Groups run in the order of their index, and read only values of groups before them.
         composite: Kind of layer; None for a single operator that is left to TVM.
         data: What the anchor reads.
-        extent: Shape of the anchor's result without its extents of 1 behind the channels.
+        extent: Shape of the anchor's result, [N, C] for a feature map of single pixels.
         open: Whether elementwise operations may still join.
     """
 
@@ -107,7 +108,7 @@ class _Former:
             self._open(anchored, var)
         elif name in _STEPS and self._is_step(var, value):
             self._place_step(var, value)
-        elif name == "reshape" and _unit_reshape(value) and (host := self.group_of.get(value.args[0])) and host.open:
+        elif name == "reshape" and (host := self._host_of_reshape(var, value)) is not None:
             self._join(host, var)
         else:
             self._open(_Group(len(self.groups), None), var)
@@ -125,12 +126,16 @@ class _Former:
         if var in self.graph.results or not users:
             return False
         if name in ("greater", "greater_equal"):
-            return all(op_name(user) == "where" and self._is_binariser(user) for user in users)
+            return constant(value.args[1]) is not None and all(
+                op_name(user) == "where" and self._is_binariser(user) for user in users
+            )
         if name == "nn.pad":
             return all(self._absorbs_padding(user, value) for user in users)
         if name == "multiply":  # phi * T, one value a pixel times one a channel
             vector, pixel = constant(value.args[1]), value.args[0]
-            return vector is not None and isinstance(pixel, Var) and _is_pixel(pixel, shape(var)) and shape(pixel) != shape(var)
+            if vector is None or not all(op_name(user) in _STEPS for user in users):
+                return False
+            return isinstance(pixel, Var) and _is_pixel(pixel, shape(var)) and shape(pixel) != shape(var)
         return False
 
     def _absorbs_padding(self, user: Expr, pad: Call) -> bool:
@@ -153,10 +158,10 @@ class _Former:
 
     def _anchor(self, var: Var, value: Expr) -> _Group | None:
         name, index = op_name(value), len(self.groups)
+        if name not in _ANCHORS or str(var.ty.dtype) != "float32":
+            return None
         weight = linear_weight(value)
-        if weight is None and name == "sum" and is_window_sum(value) and value.args[0] in self.domains:
-            return self._window_sum(var, value)
-        if name in ("nn.conv2d", "matmul") and weight is not None:
+        if weight is not None and not (name == "matmul" and len(shape(var)) == 4):
             binary = self._is_binary(value)
             if binary and is_window_sum(value) and self.domains[value.args[0]] == SIGN:
                 return self._window_sum(var, value)
@@ -169,8 +174,8 @@ class _Former:
                 group.attrs["sbnn.why_float"] = why_float(self.graph, self.domains, value)
             group.attrs["sbnn.linear"] = var.name
             return group
-        if name in _POOLS and (name == "nn.max_pool2d" or not value.attrs.ceil_mode):
-            bits = value.args[0] in self.domains
+        if name in _POOLS:
+            bits = name == "nn.max_pool2d" and value.args[0] in self.domains
             return _Group(index, _POOLS[name] + ("_bits" if bits else ""), value.args[0], _extent(var), not bits)
         if name == "nn.adaptive_avg_pool2d" and shape(var)[2:] == (1, 1):
             return _Group(index, "sbnn.global_avg_pool2d", value.args[0], _extent(var), True)
@@ -192,9 +197,9 @@ class _Former:
     def _is_step(self, var: Var, value: Call) -> bool:
         if op_name(value) == "where" and not (value.args[0] in self.inline and self._is_binariser(value)):
             return False
-        if str(var.ty.dtype) != "float32" or len(shape(var)) < 2:
-            return False
         out = shape(var)
+        if len(out) < 2:
+            return False
         variables = [arg for arg in value.args if isinstance(arg, Var) and arg not in self.inline]
         constants = [constant(arg) for arg in value.args if constant(arg) is not None]
         if op_name(value) == "where":
@@ -202,8 +207,10 @@ class _Former:
             constants = [constant(arg) for arg in self.graph.values[value.args[0]].args if constant(arg) is not None]
         elif op_name(value) == "nn.prelu":
             constants = []
-            if len(out) > 2 and int(value.attrs.axis) != 1:
+            if int(value.attrs.axis) != _channel_axis(out):
                 return False
+        if any(str(v.ty.dtype) != "float32" for v in (var, *variables)):
+            return False
         fits = all(shape(v) == out or _is_pixel(v, out) for v in variables)
         return fits and any(shape(v) == out for v in variables) and all(_is_channel(c, out) for c in constants)
 
@@ -211,11 +218,21 @@ class _Former:
         sources = self.sources(value)
         homes = [group for source in sources if (group := self.group_of.get(source)) is not None]
         last = max(homes, key=lambda group: group.index, default=None)
-        if last is not None and last.open and last.extent == _extent(var):
+        # What a group binarises it stores as bits: who computes with their values comes after it.
+        bits = any(source in self.domains and self.group_of.get(source) is last for source in sources)
+        if last is not None and last.open and last.extent == _extent(var) and not bits:
             self._join(last, var)
             return
         data = next(source for source in sources if shape(source) == shape(var))
         self._open(_Group(len(self.groups), "sbnn.elementwise", data, _extent(var), True), var)
+
+    def _host_of_reshape(self, var: Var, reshape: Call) -> _Group | None:
+        """The group of a feature map of single pixels that only loses or gets its pixel axes."""
+        source = reshape.args[0]
+        host = self.group_of.get(source)
+        if host is None or not host.open or source in self.domains or len(shape(var)) not in (2, 4):
+            return None
+        return host if _extent(source) == _extent(var) else None
 
     def leaves(self, group: _Group, var: Var) -> bool:
         """Whether a value of a group is read outside of it."""
@@ -281,18 +298,7 @@ def _outline(
 
 
 def _extent(var: Var) -> tuple[int, ...]:
-    return _without_units(shape(var))
-
-
-def _without_units(extent: tuple[int, ...]) -> tuple[int, ...]:
-    while len(extent) > 2 and extent[-1] == 1:
-        extent = extent[:-1]
-    return extent
-
-
-def _unit_reshape(reshape: Call) -> bool:
-    before, after = shape(reshape.args[0]), tuple(int(extent) for extent in reshape.args[1].values)
-    return len(after) >= 2 and _without_units(before) == _without_units(after)
+    return without_pixels(shape(var))
 
 
 def _channel_axis(out: tuple[int, ...]) -> int:
@@ -312,4 +318,4 @@ def _is_pixel(var: Var, out: tuple[int, ...]) -> bool:
     """Whether a tensor has one value for all channels of each pixel of a tensor of shape ``out``."""
     extent = shape(var)
     axis = _channel_axis(out)
-    return len(extent) == len(out) and all(e == (1 if i == axis else o) for i, (e, o) in enumerate(zip(extent, out)))
+    return len(extent) == len(out) and all(e == (1 if i == axis else o) for i, (e, o) in enumerate(zip(extent, out, strict=True)))

@@ -6,7 +6,7 @@ from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
 
 from .canonicalize import drop_dead
-from .graph import Graph, Writer, constant, op_name
+from .graph import Graph, Writer, constant, op_name, shape
 from .recognise import domains
 
 _MOVABLE = {"nn.max_pool2d", "reshape"}
@@ -33,11 +33,18 @@ def _move_one(mod: IRModule) -> IRModule | None:
         mover = graph.values.get(condition.args[0])
         if mover is None or op_name(mover) not in _MOVABLE or not _only_reader(graph, condition.args[0], where.args[0]):
             continue
-        threshold = constant(condition.args[1])
-        if op_name(mover) == "reshape" and (threshold is None or threshold.size != 1):
+        if not _one_threshold_a_channel(condition, op_name(mover)):
             continue
         return _swap(mod, graph, var, condition.args[0])
     return None
+
+
+def _one_threshold_a_channel(condition: Call, mover: str) -> bool:
+    """Whether a comparison treats all the elements alike that its operand is moved over."""
+    threshold, extent = constant(condition.args[1]), shape(condition.args[0])
+    if threshold is None or threshold.ndim > len(extent):
+        return False
+    return threshold.size == 1 or (mover != "reshape" and threshold.shape == (1, extent[1], 1, 1))
 
 
 def _only_reader(graph: Graph, var: Var, condition: Var) -> bool:

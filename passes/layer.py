@@ -51,7 +51,7 @@ class Layer:
         extent: Logical shape (NCHW, or [..., C]) of what the anchor computes.
         weight: float32, output channels first (OIHW, or [out, in]); None without weights.
         pad_value: What a binary convolution reads beyond the border.
-        count_include_pad: Whether average pooling counts the padding.
+        counted_padding: The padding (top, left, bottom, right) that average pooling counts; None if it counts none.
         input_domain: The two values of the activations of a binary layer.
         program: The epilogue; its Tensor and Pixel indices count the operands behind the data.
         members: Names of the variables that the layer computes, in order.
@@ -67,7 +67,7 @@ class Layer:
     extent: tuple[int, ...]
     weight: np.ndarray | None
     pad_value: float
-    count_include_pad: bool
+    counted_padding: tuple[int, int, int, int] | None
     input_domain: BinaryDomain | None
     program: Program
     members: tuple[str, ...]
@@ -139,7 +139,7 @@ class _Reader:
             extent=extent,
             weight=weight if self.kind != "window_sum" else None,
             pad_value=pad_value,
-            count_include_pad=bool(getattr(anchor.attrs, "count_include_pad", False)) if anchor is not None else False,
+            counted_padding=_counted_padding(anchor) if self.kind == "avg_pool2d" else None,
             input_domain=BinaryDomain(float(domain[0]), float(domain[1])) if domain is not None else None,
             program=Program(tuple(self.steps), outputs),
             members=tuple(var.name for var, _ in self.graph.bindings),
@@ -159,14 +159,12 @@ class _Reader:
 
     def _shape(self, anchor: Call, pad: Call | None, extent: tuple[int, ...]) -> Conv2dShape | None:
         name, attrs = op_name(anchor), anchor.attrs
-        if name in ("matmul", "sum"):
+        if name == "matmul":
             return None
         batch, channels, height, width = shape(self.graph.params[0])
         if name == "nn.adaptive_avg_pool2d":
             return Conv2dShape(batch, height, width, channels, channels, (height, width), groups=channels)
-        padding = tuple(int(p) for p in attrs.padding)
-        if len(padding) == 2:
-            padding = (*padding, *padding)
+        padding = _padding(anchor)
         if pad is not None:
             top, bottom, left, right = (int(extent) for extent in pad.attrs.pad_width[4:])
             padding = (top, left, bottom, right)
@@ -232,6 +230,17 @@ class _Reader:
             self.env[var] = self._emit("minimum", above, Scalar(float(value.args[2].value)))
         else:
             raise AssertionError(f"{name} is no step of an epilogue")
+
+
+def _padding(call: Call) -> tuple[int, int, int, int]:
+    padding = tuple(int(p) for p in call.attrs.padding)
+    top, left, bottom, right = padding if len(padding) == 4 else (*padding, *padding)
+    return top, left, bottom, right
+
+
+def _counted_padding(pool: Call | None) -> tuple[int, int, int, int] | None:
+    # What ceil_mode adds behind the padding is never counted.
+    return _padding(pool) if pool is not None and pool.attrs.count_include_pad else None
 
 
 def _channels(extent: tuple[int, ...]) -> int:

@@ -26,8 +26,8 @@ class Options:
     """What a user may decide.
 
     Attributes:
-        sign_zero: What a plain Sign gives at 0: ``"exact"`` keeps ONNX's 0, and with it a layer in float; ``"positive"``
-            and ``"negative"`` allow +1 or -1 instead, so that the layer can become binary.
+        sign_zero: What a plain Sign gives at 0: ``"exact"`` keeps ONNX's 0, and with it a layer in float;
+            ``"positive"`` and ``"negative"`` allow +1 or -1 instead, so that the layer can become binary.
         dump: A folder for the module after each phase, as TVMScript.
     """
 
@@ -50,8 +50,8 @@ PHASES: tuple[Phase, ...] = (
     Phase("recognise", lambda mod, options: recognise(mod, options.sign_zero)),
     # binarize(max_pool(x)) = max_pool(binarize(x)): bits travel, not floats.
     Phase("keep_bits", lambda mod, options: keep_bits(mod)),
-    # Each layer with its batch norm, shortcut, activation and binariser becomes one composite. Up to here the module runs
-    # through TVM's default legalization: it is the oracle for what follows.
+    # Each layer with its batch norm, shortcut, activation and binariser becomes one composite. Up to here the module
+    # runs through TVM's default legalization: it is the oracle for what follows.
     Phase("fuse_layers", lambda mod, options: fuse_layers(mod)),
 )
 

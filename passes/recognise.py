@@ -6,6 +6,7 @@ tensor provably holds, not which tool wrote it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,16 +29,23 @@ def domains(graph: Graph) -> dict[Var, BinaryDomain]:
     """Which variables are provably two-valued, and with which values."""
     known: dict[Var, BinaryDomain] = {}
     for var, value in graph.bindings:
-        name = op_name(value)
-        if name == "where" and (domain := _binariser_domain(graph, value)) is not None:
+        if (domain := domain_of(graph, value, known)) is not None:
             known[var] = domain
-        elif name in _VALUE_PRESERVING and value.args[0] in known:
-            known[var] = known[value.args[0]]
-        elif name == "nn.pad" and value.args[0] in known:
-            domain = known[value.args[0]]
-            if value.attrs.pad_mode == "constant" and float(value.attrs.pad_value) in (domain.lo, domain.hi):
-                known[var] = domain
     return known
+
+
+def domain_of(graph: Graph, value: Expr, known: Mapping[Var, BinaryDomain]) -> BinaryDomain | None:
+    """The two values of a bound value, given those of the variables before it; None if it has others."""
+    name = op_name(value)
+    if name == "where":
+        return _binariser_domain(graph, value)
+    if name not in _VALUE_PRESERVING and name != "nn.pad":
+        return None
+    domain = known.get(value.args[0])
+    if domain is None or name != "nn.pad":
+        return domain
+    inside = value.attrs.pad_mode == "constant" and float(value.attrs.pad_value) in (domain.lo, domain.hi)
+    return domain if inside else None
 
 
 def _binariser_domain(graph: Graph, where: Call) -> BinaryDomain | None:
@@ -109,6 +117,10 @@ def recognise(mod: IRModule, sign_zero: SignZero = "exact") -> IRModule:
     known = domains(graph)
     writer = Writer(graph)
     for var, value in graph.bindings:
+        if op_name(value) == "sum" and value.args[0] in known and _sums_rows(value):
+            ones = np.ones((shape(value.args[0])[-1], 1), np.float32)
+            writer.bind(var, op.matmul(writer[value.args[0]], relax.const(ones)))
+            continue
         weight = linear_weight(value)
         binary = BinaryWeight.of(weight) if weight is not None and value.args[0] in known else None
         if binary is None or binary.plain:
@@ -122,7 +134,8 @@ def _with_signs(writer: Writer, var: Var, call: Call, binary: BinaryWeight) -> E
     x = writer[call.args[0]]
     if op_name(call) == "matmul":
         rank = (1, -1)
-        window = op.sum(x, axis=-1, keepdims=True) if binary.phi.any() else None
+        ones = np.ones((binary.signs.shape[1], 1), np.float32)
+        window = op.matmul(x, relax.const(ones)) if binary.phi.any() else None
         signed: Expr = op.matmul(x, relax.const(np.ascontiguousarray(binary.signs.T)))
     else:
         rank = (1, -1, 1, 1)
@@ -157,11 +170,14 @@ def _two_valued_sign(mod: IRModule, sign_zero: SignZero) -> IRModule:
     return writer.module(mod)
 
 
+def _sums_rows(call: Call) -> bool:
+    rank = len(shape(call.args[0]))
+    axis = [int(a) % rank for a in call.attrs.axis] if call.attrs.axis is not None else []
+    return bool(call.attrs.keepdims) and rank in (2, 3) and axis == [rank - 1]
+
+
 def is_window_sum(call: Expr) -> bool:
     """Whether a linear call only sums its windows: one output channel, all weights 1."""
-    if op_name(call) == "sum":
-        axis = [int(a) for a in call.attrs.axis] if call.attrs.axis is not None else []
-        return bool(call.attrs.keepdims) and axis in ([-1], [len(shape(call.args[0])) - 1])
     weight = linear_weight(call)
     return weight is not None and len(weight) == 1 and bool(np.all(weight == 1))
 
