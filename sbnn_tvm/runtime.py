@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import shutil
 import sys
+import tempfile
 import threading
 from functools import lru_cache
 from os import PathLike
@@ -56,8 +58,7 @@ def load(path: str | PathLike[str], num_threads: int | None = None) -> LoadedMod
     _check_versions(path, metadata)
     tvm_ffi = _tvm_runtime()
     try:
-        # An absolute path: the loader would search for a bare name in the system's directories.
-        machine = tvm_ffi.load_module(str(path.resolve()))["vm_load_executable"]()
+        machine = _load_library(tvm_ffi, path)["vm_load_executable"]()
         machine["vm_initialization"](_CPU, 0, _POOLED)
         main = machine["main"]
     except (RuntimeError, AttributeError, ValueError, KeyError) as error:
@@ -181,6 +182,25 @@ def _check_versions(path: Path, metadata: Metadata) -> None:
 
 def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
+
+
+_loaded: dict[str, tuple[int, int, int]] = {}
+
+
+def _load_library(tvm_ffi: ModuleType, path: Path) -> Any:
+    """Load a library that may have been written anew since this process loaded another one by the same name.
+
+    The dynamic loader goes by the name alone, and would give the old one again: a new file gets a name of its own.
+    """
+    name = str(path.resolve())  # absolute: the loader would search for a bare name in the system's directories
+    status = path.stat()
+    identity = (status.st_dev, status.st_ino, status.st_mtime_ns)
+    if _loaded.setdefault(name, identity) == identity:
+        return tvm_ffi.load_module(name)
+    with tempfile.TemporaryDirectory(prefix="sbnn_tvm-") as folder:
+        copy = Path(folder) / path.name
+        shutil.copyfile(path, copy)
+        return tvm_ffi.load_module(str(copy))
 
 
 @lru_cache(maxsize=1)
