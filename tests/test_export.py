@@ -259,9 +259,9 @@ def test_the_public_name() -> None:
 
 
 def test_unwritable_paths(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="there is no directory"):
+    with pytest.raises(ModelError, match="there is no folder"):
         export_onnx(nn.Linear(2, 2), tmp_path / "missing" / "model.onnx", (1, 2))
-    with pytest.raises(ModelError, match="it is a directory"):
+    with pytest.raises(ModelError, match="it is a folder"):
         export_onnx(nn.Linear(2, 2), tmp_path, (1, 2))
 
 
