@@ -20,6 +20,7 @@ from sbnn_tvm.cpu import normalize_machine, this_cpu
 from sbnn_tvm.elf import ElfError, read_header, read_note
 from sbnn_tvm.errors import LibraryError
 from sbnn_tvm.inputs import match_inputs
+from sbnn_tvm.lean_import import without_torch
 from sbnn_tvm.metadata import OWNER, Metadata, TensorSpec
 from sbnn_tvm.threads import check_num_threads, default_num_threads, use_threads
 
@@ -208,7 +209,8 @@ def _tvm_runtime() -> ModuleType:
     """tvm_ffi with TVM's runtime library behind it; in a process that has imported all of TVM, that one."""
     if "tvm" not in sys.modules and importlib.util.find_spec("tvm") is None:
         raise LibraryError("TVM's runtime is not installed: pip install apache-tvm")
-    tvm_ffi = _import_tvm_ffi()
+    with without_torch():
+        import tvm_ffi
     if "tvm" not in sys.modules:
         spec = importlib.util.find_spec("tvm")
         assert spec is not None and spec.submodule_search_locations is not None
@@ -218,19 +220,6 @@ def _tvm_runtime() -> ModuleType:
         # As tvm/base.py does it; the second one has what a few operators call, for example sorting.
         load_lib_ctypes("apache-tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=folders)
         load_lib_ctypes("apache-tvm", "tvm_runtime_extra", "RTLD_LOCAL", extra_lib_paths=folders)
-    return tvm_ffi
-
-
-def _import_tvm_ffi() -> ModuleType:
-    """tvm_ffi imports torch wherever it is installed, which takes seconds; it does without if there is none."""
-    hide = "torch" not in sys.modules
-    if hide:
-        sys.modules["torch"] = None  # type: ignore[assignment]  # makes "import torch" an ImportError
-    try:
-        import tvm_ffi
-    finally:
-        if hide:
-            del sys.modules["torch"]
     return tvm_ffi
 
 
