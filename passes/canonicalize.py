@@ -35,7 +35,9 @@ def canonicalize(mod: IRModule) -> IRModule:
         elif name == "nn.conv2d":
             new = _merge_zero_padding(graph, writer, value)
         elif name == "matmul":
-            new = _dense_on_a_map(graph, writer, var, value) or _dense_on_rows(writer, var, value)
+            new = _dense_on_a_map(graph, writer, var, value)
+            if new is None:
+                new = _dense_on_rows(writer, var, value)
         if new is None:
             writer.keep(var, value)
         else:
