@@ -43,7 +43,7 @@ from sbnn_tvm.frontends.torch import (
     to_onnx,
 )
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 REQUIRED_ACCURACY = 0.9
 DENSITY = 0.1
@@ -242,7 +242,7 @@ def main(arguments: list[str] | None = None) -> None:
             library = modules[target].export(options.out / f"digits.{target}.so")
         console.print(f"{library}: {kib(library)}, {time.perf_counter() - begin:.1f} s")
     report = modules["native"].report
-    console.print(str(report), soft_wrap=True, highlight=False)
+    console.print(report)
 
     heading("4. Verify against onnxruntime, layer by layer")
     for target, inputs in (("native", images), ("arm", images[:4])):

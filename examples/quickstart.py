@@ -18,13 +18,13 @@ def main() -> None:
     module = sbnn_tvm.compile(model, target="native")
     print(module.report)  # layer by layer: what it became, and why
     print(module.verify(image))  # against onnxruntime
-    print("classified as", module.run(image).argmax())  # numpy in, numpy out
+    print("classified as", np.argmax(module.run(image)))  # numpy in, numpy out
 
     folder = Path("out")
     folder.mkdir(exist_ok=True)
     library = module.export(folder / "model.so")
     again = sbnn_tvm.load(library)  # imports the runtime only: no torch, no onnx, no compiler
-    assert (again.run(image) == module.run(image)).all()
+    assert np.array_equal(again.run(image), module.run(image))
 
     sbnn_tvm.compile(model, target="arm").export(folder / "model.arm.so")  # for a Raspberry Pi, say
     sbnn_tvm.export_onnx(model, folder / "model.onnx")  # the same file runs in stock onnxruntime
