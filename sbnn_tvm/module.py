@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from tvm.ir import IRModule
-from tvm.tirx import PrimFunc
 
 from sbnn_tvm.errors import InputError, TargetError
 from sbnn_tvm.frontends.onnx.importer import Imported
@@ -175,7 +174,7 @@ class CompiledModule:
         """
         from sbnn_tvm.emulator import Emulator
 
-        return Emulator(self.kernels, self.target)
+        return Emulator.from_library(self.export(Path(self._folder.name) / "model.so"))
 
     @property
     def kernel_runner(self) -> KernelRunner:
@@ -184,13 +183,7 @@ class CompiledModule:
 
     @cached_property
     def _native_kernels(self) -> KernelRunner:
-        return NativeKernels(self._executable)
-
-    @property
-    def kernels(self) -> IRModule:
-        """The TIR functions."""
-        functions = self.lowered.mod.functions.items()
-        return IRModule({gvar: func for gvar, func in functions if isinstance(func, PrimFunc)})
+        return NativeKernels(self.library)
 
     @cached_property
     def _folder(self) -> tempfile.TemporaryDirectory[str]:

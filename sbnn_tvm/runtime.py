@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
@@ -59,12 +60,13 @@ def load(path: str | PathLike[str], num_threads: int | None = None) -> LoadedMod
     _check_versions(path, metadata)
     tvm_ffi = _tvm_runtime()
     try:
-        machine = _load_library(tvm_ffi, path)["vm_load_executable"]()
+        library = _load_library(tvm_ffi, path)
+        machine = library["vm_load_executable"]()
         machine["vm_initialization"](_CPU, 0, _POOLED)
         main = machine["main"]
     except (RuntimeError, AttributeError, ValueError, KeyError) as error:
         raise LibraryError(f"{path} cannot be loaded: {_first_line(error)}; compile the model again") from None
-    return LoadedModule(metadata, main, threads)
+    return LoadedModule(metadata, library, main, threads)
 
 
 def read_metadata(path: str | PathLike[str]) -> Metadata:
@@ -95,8 +97,9 @@ def read_metadata(path: str | PathLike[str]) -> Metadata:
 class LoadedModule:
     """A compiled model; made by ``load``."""
 
-    def __init__(self, metadata: Metadata, main: Any, num_threads: int) -> None:
+    def __init__(self, metadata: Metadata, library: Any, main: Any, num_threads: int) -> None:
         self.metadata = metadata
+        self._library = library
         self.num_threads = num_threads
         self._main = main
         self._lock = threading.Lock()  # the virtual machine and its buffers serve one call at a time
@@ -145,6 +148,11 @@ class LoadedModule:
             if len(self.outputs) == 1:
                 return np.array(np.from_dlpack(_only(result)))
             return tuple(np.array(np.from_dlpack(tensor)) for tensor in result)
+
+    def kernel(self, name: str) -> Callable[..., None]:
+        """A single kernel by its symbol; it takes aligned TVM tensors, the outputs last."""
+        use_threads(_tvm_runtime(), self.num_threads)
+        return self._library.get_function(name, query_imports=True)
 
     def __repr__(self) -> str:
         inputs, outputs = (", ".join(map(str, specs)) for specs in (self.inputs, self.outputs))

@@ -88,11 +88,11 @@ def timing_table(times: Mapping[str, Timing]) -> Table:
 
 def targets_table(targets: Mapping[str, CpuTarget]) -> Table:
     """The targets that have a name."""
-    table = _table("name", "kernels", "CPU", "triple", "on this machine")
+    table = _table("name", "kernels", "CPU", "triple", "here")
     for name, target in targets.items():
         cpu = str(target.tvm.get("mcpu", "any"))
         here = "[green]runs[/]" if target.native else "emulated" if target.machine != "x86_64" else "no"
-        table.add_row(f"[bold]{name}[/]", target.isa.name, cpu, target.triple, here)
+        table.add_row(f"[bold]{name}[/]", target.isa.name, cpu, target.triple.replace("-unknown", ""), here)
     return table
 
 
