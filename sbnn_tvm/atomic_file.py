@@ -25,24 +25,28 @@ def replacing(path: str | os.PathLike[str], error: type[SbnnError], mode: int = 
     """
     path = Path(path)
     check_destination(path, error)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.so")  # TVM looks at the ending of what it links
+    draft = path.with_name(f".sbnn_tvm-{secrets.token_hex(8)}.so")  # TVM looks at the ending of what it links
     try:
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        mode = os.fstat(handle).st_mode & 0o777
-        os.close(handle)
-        yield draft
-        draft.chmod(mode)  # a linker makes the file anew
-        draft.replace(path)
+        try:
+            mode = os.fstat(handle).st_mode & 0o777
+            os.close(handle)
+            yield draft
+            draft.chmod(mode)  # a linker makes the file anew
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
     except OSError as reason:
         raise error(f"cannot write {path}: {reason.strerror or reason}") from None
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def check_destination(path: str | os.PathLike[str], error: type[SbnnError]) -> None:
     """Raise ``error`` if ``path`` is no place for a file; cheap enough to ask before hours of work."""
     path = Path(path)
-    if path.is_dir():
-        raise error(f"cannot write {path}: it is a folder; give the name of a file in it")
-    if not path.parent.is_dir():
-        raise error(f"cannot write {path}: there is no folder {path.parent}")
+    try:
+        if path.is_dir():
+            raise error(f"cannot write {path}: it is a folder; give the name of a file in it")
+        if not path.parent.is_dir():
+            raise error(f"cannot write {path}: there is no folder {path.parent}")
+    except OSError as reason:
+        raise error(f"cannot write {path}: {reason.strerror}") from None

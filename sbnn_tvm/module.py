@@ -121,6 +121,8 @@ class CompiledModule:
             raise InputError(f"the tolerance must be a number from 0 on, but got {tolerance}")
         if inputs is None and samples < 1:
             raise InputError(f"at least one random input is needed to compare anything, but samples={samples}")
+        if seed < 0:
+            raise InputError(f"the seed must be a number from 0 on, but got {seed}")
         rng = np.random.default_rng(seed)
         random = (random_inputs(self.inputs, rng) for _ in range(samples))
         result = verify(self, random if inputs is None else split_batches(self.inputs, inputs), tolerance)

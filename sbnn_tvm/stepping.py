@@ -94,7 +94,7 @@ def run_kernels(
         return step
 
     for param, array in zip(graph.params, inputs, strict=True):
-        yield record(param, np.ascontiguousarray(array))
+        yield record(param, np.asarray(array, order="C"))
     for var, value in graph.bindings:
         if isinstance(value, relax.TupleGetItem):
             fields = values[value.tuple_value]
@@ -124,7 +124,7 @@ def _call(runner: KernelRunner, call: Call, var: Var, read: Callable[[Expr], np.
 def encode(value: np.ndarray, physical: Physical, isa: Isa) -> np.ndarray:
     """Lay a value (as in ONNX) out in memory."""
     if physical.form == Form.PLAIN:
-        return np.ascontiguousarray(value)
+        return np.asarray(value, order="C")  # ascontiguousarray would make a scalar an array
     last = np.moveaxis(value, 1, -1) if value.ndim == 4 else value
     if physical.form == Form.CHANNELS_LAST:
         return np.ascontiguousarray(last)
