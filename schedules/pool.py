@@ -14,7 +14,7 @@ from sbnn_tvm.schedules.emit import EpilogueWriter, Index, load, store
 from sbnn_tvm.schedules.epilogue import Program
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.llvm import link
+from sbnn_tvm.schedules.llvm import extremum, link
 from sbnn_tvm.schedules.loops import one_block, parallel_rows
 from sbnn_tvm.schedules.packed_rows import WideWords, accumulate_rows
 from sbnn_tvm.schedules.shapes import Conv2dShape
@@ -36,7 +36,10 @@ def max_pool2d(shape: Conv2dShape, epilogue: Program, isa: Isa) -> Kernel:
         ValueError: If a window lies in the padding altogether.
     """
     check_windows(shape)
-    operation = WindowOperation("max_pool2d", -np.inf, lambda accumulator, value, _: tirx.max(accumulator, value))
+    maximum = extremum("maximum", f"float32x{isa.float_lanes}", isa.family)
+    operation = WindowOperation(
+        "max_pool2d", -np.inf, lambda accumulator, value, _: maximum(accumulator, value), functions=(maximum,)
+    )
     return window_kernel(operation, shape, epilogue, isa)
 
 
