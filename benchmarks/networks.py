@@ -19,14 +19,26 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from kernel_times import kernel_times
+from kernel_times import table as kernel_table
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 import sbnn_tvm
 from sbnn_tvm.bench import Timing, interleave
-from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, BinaryLinear, resnet, resnet18, to_onnx, vgg_small
-from sbnn_tvm.frontends.torch.models import VGG, ResNet
+from sbnn_tvm.frontends.torch import (
+    Binarize,
+    BinaryConv2d,
+    BinaryLinear,
+    RPReLU,
+    quicknet,
+    reactnet,
+    resnet,
+    resnet18,
+    to_onnx,
+    vgg_small,
+)
 
 
 @dataclass(frozen=True)
@@ -40,13 +52,15 @@ class Network:
     """
 
     name: str
-    build: Callable[[], VGG | ResNet]
+    build: Callable[[], nn.Module]
     bar: float | None = None
 
 
 NETWORKS = (
-    Network("Bi-Real ResNet-18, 224x224", resnet18, 4.0),
+    Network("Bi-Real ResNet-18, 224x224", resnet18, 7.0),
     Network("Bi-Real ResNet-18 with PReLU, 224x224", lambda: resnet18(prelu=True)),
+    Network("ReActNet-A, 224x224", reactnet, 5.0),
+    Network("QuickNet, 224x224", quicknet, 5.0),
     Network("ResNet-18 of the same kind, 32x32", lambda: resnet(image_size=32)),
     Network("VGG-Small, 32x32", lambda: vgg_small(image_size=32)),
 )
@@ -125,14 +139,23 @@ def randomise_statistics(model: nn.Module) -> None:
             nn.init.uniform_(module.running_var, 0.5, 2.0)
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.5)
+        elif isinstance(module, RPReLU):
+            nn.init.normal_(module.before, std=0.5)
+            nn.init.normal_(module.after, std=0.5)
+
+
+def random_network(network: Network) -> nn.Module:
+    """A network with random weights and statistics, in evaluation mode."""
+    torch.manual_seed(0)
+    model = network.build()
+    randomise_statistics(model)
+    return model.eval()
 
 
 def measure(network: Network, target: str, seconds: float, folder: Path) -> Result:
     """Build, compile, check and time one network."""
-    torch.manual_seed(0)
-    model = network.build()
-    randomise_statistics(model)
-    binary = to_onnx(model.eval())
+    model = random_network(network)
+    binary = to_onnx(model)
     start = time.perf_counter()
     module = sbnn_tvm.compile(binary, target, name=network.name)
     compile_seconds = time.perf_counter() - start
@@ -176,16 +199,22 @@ def main() -> int:
     parser.add_argument("--target", default="native", help="what to compile for; must run on this machine")
     parser.add_argument("--seconds", type=float, default=10.0, help="to time a network (default: %(default)s)")
     parser.add_argument("--only", default="", help="networks whose name contains this")
+    parser.add_argument("--profile", action="store_true", help="time every kernel of the networks instead")
     parser.add_argument("--folder", type=Path, default=Path("out"), help="for the library (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="write the results there, as JSON")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     console = Console(width=None if Console().is_terminal else 200)
+    networks = [network for network in NETWORKS if arguments.only.lower() in network.name.lower()]
+    if arguments.profile:
+        for network in networks:
+            module = sbnn_tvm.compile(random_network(network), arguments.target, name=network.name)
+            console.print(kernel_table(network.name, kernel_times(module)))
+        return 0
     results = []
-    for network in NETWORKS:
-        if arguments.only.lower() in network.name.lower():
-            with console.status(network.name):
-                results.append(measure(network, arguments.target, arguments.seconds, arguments.folder))
+    for network in networks:
+        with console.status(network.name):
+            results.append(measure(network, arguments.target, arguments.seconds, arguments.folder))
     console.print(table(results, arguments.target))
     if arguments.output:
         rows = [{**asdict(result), "speedup": result.speedup, "passed": result.passed} for result in results]

@@ -1,4 +1,4 @@
-"""Binary layers for PyTorch: Binarize, BinaryConv2d and BinaryLinear.
+"""Binary layers for PyTorch: Binarize, BinaryConv2d and BinaryLinear, and the activation RPReLU.
 
 Layers keep *latent* float weights, which the optimiser updates, and use their signs: +1 where the weight is positive,
 -1 elsewhere, 0 included. The forward pass is, operation for operation, that of the ai.sbnn operators::
@@ -103,6 +103,31 @@ class Binarize(nn.Module):
         """Channels, domain and gradient."""
         learned = ", learned" if isinstance(self.threshold, nn.Parameter) else ""
         return f"{self.channels or 1} threshold(s){learned}, domain={self.domain}, estimator={self.estimator}"
+
+
+class RPReLU(nn.Module):
+    """A PReLU that learns where its knee lies: ``prelu(x + before) + after``, all of them one number a channel.
+
+    Args:
+        channels: Size of axis 1 of ``x``.
+
+    Shapes:
+        float32 [N, channels, ...] to the same.
+
+    References:
+        Liu et al., "ReActNet", ECCV 2020, arXiv 2003.03488.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.before = nn.Parameter(torch.zeros(channels))
+        self.prelu = nn.PReLU(channels)
+        self.after = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activates x."""
+        shape = (-1, *[1] * (x.ndim - 2))
+        return self.prelu(x + self.before.reshape(shape)) + self.after.reshape(shape)
 
 
 class BinaryLayer(nn.Module):
