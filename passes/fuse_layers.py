@@ -316,6 +316,5 @@ def _is_channel(values: np.ndarray, out: tuple[int, ...]) -> bool:
 
 def _is_pixel(var: Var, out: tuple[int, ...]) -> bool:
     """Whether a tensor has one value for all channels of each pixel of a tensor of shape ``out``."""
-    extent = shape(var)
     axis = _channel_axis(out)
-    return len(extent) == len(out) and all(e == (1 if i == axis else o) for i, (e, o) in enumerate(zip(extent, out, strict=True)))
+    return shape(var) == tuple(1 if i == axis else extent for i, extent in enumerate(out))
