@@ -43,7 +43,7 @@ from sbnn_tvm.frontends.torch import (
     to_onnx,
 )
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
 
 REQUIRED_ACCURACY = 0.9
 DENSITY = 0.1
@@ -171,15 +171,30 @@ def classify_with_onnxruntime(path: Path, images: np.ndarray, optimise: bool = F
     return np.concatenate([runner.run(None, {"input": image[None]})[0].argmax(1) for image in images])
 
 
-def classify_in_fresh_process(library: Path, images: np.ndarray, folder: Path) -> tuple[np.ndarray, list[str]]:
-    """The class of every image from classify.py, and what that process imported beyond the runtime."""
-    paths = folder / "test_images.npy", folder / "predictions.npy"
-    np.save(paths[0], images)
-    script = Path(__file__).with_name("classify.py")
-    done = subprocess.run([sys.executable, script, library, *paths], capture_output=True, text=True, timeout=120)
+@dataclass(frozen=True, eq=False)
+class Deployed:
+    """What classify.py did in a process of its own.
+
+    Attributes:
+        predictions: The class of every image.
+        load_seconds: How long it took to load the library.
+        imported: What the process imported beyond the runtime; nothing, if all is well.
+    """
+
+    predictions: np.ndarray
+    load_seconds: float
+    imported: list[str]
+
+
+def classify_in_fresh_process(library: Path, images: np.ndarray, folder: Path) -> Deployed:
+    """Run classify.py, which knows numpy and sbnn_tvm.load."""
+    images_path, predictions_path = folder / "test_images.npy", folder / "predictions.npy"
+    np.save(images_path, images)
+    command = [sys.executable, Path(__file__).with_name("classify.py"), library, images_path, predictions_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if not done.stdout:
         check(False, f"classify.py: {done.stderr.strip()}")
-    return np.load(paths[1]), json.loads(done.stdout)["imported"]
+    return Deployed(predictions=np.load(predictions_path), **json.loads(done.stdout))
 
 
 def latencies(library: Path, float_model: Path, image: np.ndarray) -> tuple[float, float]:
@@ -252,10 +267,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     heading("5. Deploy: classify the test images in a fresh process")
     library = options.out / "digits.native.so"
-    deployed, imported = classify_in_fresh_process(library, images, options.out)
-    check(not imported, "the process imported neither torch, onnx, onnxruntime nor the compiler")
-    same = (deployed == predictions).all() and (deployed == reference).all()
+    deployed = classify_in_fresh_process(library, images, options.out)
+    check(not deployed.imported, "the process imported neither torch, onnx, onnxruntime nor the compiler")
+    same = (deployed.predictions == predictions).all() and (deployed.predictions == reference).all()
     check(same, f"all {len(images)} predictions are those of PyTorch and onnxruntime")
+    console.print(f"loading the library took {deployed.load_seconds * 1e3:.0f} ms")
 
     heading("6. Measure: one image, one thread")
     with console.status("timing both in turns"):

@@ -57,9 +57,9 @@ def test_demo_network_says_the_same_everywhere(tmp_path, one_torch_thread):
     ]
     assert module.verify(images, check=False).passed
     library = module.export(tmp_path / "digits.so")
-    deployed, imported = demo.classify_in_fresh_process(library, images, tmp_path)
-    assert imported == []
-    assert (deployed == expected).all()
+    deployed = demo.classify_in_fresh_process(library, images, tmp_path)
+    assert deployed.imported == []
+    assert (deployed.predictions == expected).all()
 
 
 def test_demo_density_penalty_acts_on_the_general_domain_only():
