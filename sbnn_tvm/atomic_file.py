@@ -24,13 +24,10 @@ def replacing(path: str | os.PathLike[str], error: type[SbnnError], mode: int = 
         error: If ``path`` cannot be written, or the body raises an OSError.
     """
     path = Path(path)
-    check_destination(path, error)
-    draft = path.with_name(f".sbnn_tvm-{secrets.token_hex(8)}.so")  # TVM looks at the ending of what it links
     try:
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        draft = _create_draft(path, error, mode)
         try:
-            mode = os.fstat(handle).st_mode & 0o777
-            os.close(handle)
+            mode = draft.stat().st_mode
             yield draft
             draft.chmod(mode)  # a linker makes the file anew
             draft.replace(path)
@@ -41,12 +38,18 @@ def replacing(path: str | os.PathLike[str], error: type[SbnnError], mode: int = 
 
 
 def check_destination(path: str | os.PathLike[str], error: type[SbnnError]) -> None:
-    """Raise ``error`` if ``path`` is no place for a file; cheap enough to ask before hours of work."""
-    path = Path(path)
+    """Raise ``error`` if ``path`` cannot be written: to be told so before a long computation, and not after it."""
     try:
-        if path.is_dir():
-            raise error(f"cannot write {path}: it is a folder; give the name of a file in it")
-        if not path.parent.is_dir():
-            raise error(f"cannot write {path}: there is no folder {path.parent}")
+        _create_draft(Path(path), error, 0o666).unlink()
     except OSError as reason:
-        raise error(f"cannot write {path}: {reason.strerror}") from None
+        raise error(f"cannot write {path}: {reason.strerror or reason}") from None
+
+
+def _create_draft(path: Path, error: type[SbnnError], mode: int) -> Path:
+    if path.is_dir():
+        raise error(f"cannot write {path}: it is a folder; give the name of a file in it")
+    if not path.parent.is_dir():
+        raise error(f"cannot write {path}: there is no folder {path.parent}")
+    draft = path.with_name(f".sbnn_tvm-{secrets.token_hex(8)}.so")  # TVM looks at the ending of what it links
+    os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+    return draft
