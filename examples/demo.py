@@ -190,7 +190,8 @@ def classify_in_fresh_process(library: Path, images: np.ndarray, folder: Path) -
     """Run classify.py, which knows numpy and sbnn_tvm.load."""
     images_path, predictions_path = folder / "test_images.npy", folder / "predictions.npy"
     np.save(images_path, images)
-    command = [sys.executable, Path(__file__).with_name("classify.py"), library, images_path, predictions_path]
+    script = Path(__file__).with_name("classify.py")
+    command = [sys.executable, *map(str, (script, library, images_path, predictions_path))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if not done.stdout:
         check(False, f"classify.py: {done.stderr.strip()}")
