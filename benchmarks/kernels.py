@@ -97,7 +97,8 @@ class Contestant:
     seconds: float = field(default=float("inf"))
 
     def take_turn(self) -> None:
-        """Run once and keep the time if it is the best."""
+        """Run twice, so that the caches forget the contestant before, and keep the second time if it is the best."""
+        self.run()
         start = time.perf_counter()
         self.run()
         self.seconds = min(self.seconds, (time.perf_counter() - start) / self.links)
