@@ -210,7 +210,7 @@ class _GraphImport:
             shapes = ", ".join(_shape_text(value) for value in inputs if value is not None)
             raise ModelError(
                 f"{describe(node)} on inputs of shape {shapes} cannot be imported: {_reason(error)}"
-            ) from error
+            ) from None
         self._bind(node, results)
 
     def _lookup(self, node: NodeProto, name: str) -> Value:
@@ -351,10 +351,11 @@ def _shape_text(value: Value) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of a TVM error, without the dump of the operator's registration."""
+    """The first sentence of a TVM error, without the dump of the operator's registration."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     line = re.sub(r"^In ir\.Op\(.*support_level=\d+\), ", "", line)
-    return re.sub(r"T\.int64\((-?\d+)\)", r"\1", line)
+    line = re.sub(r"T\.int64\((-?\d+)\)", r"\1", line)
+    return re.split(r"\.\s", line)[0].rstrip(".")
 
 
 def _unsupported_message(nodes: Iterable[NodeProto]) -> str:
