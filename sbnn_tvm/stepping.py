@@ -90,7 +90,7 @@ def run_kernels(
     def record(var: Var, array: np.ndarray) -> Step:
         step = Step(var.name, lowered.physical.get(var.name), array)
         other = replace(step) if replace is not None else None
-        values[var] = array if other is None else other
+        values[var] = array if other is None else other.reshape(array.shape)  # rows of rows lie as one list of them
         return step
 
     for param, array in zip(graph.params, inputs, strict=True):
