@@ -29,6 +29,8 @@ def why_float(graph: Graph, domains: dict[Var, BinaryDomain], call: Call) -> str
 
 def _weight_values(weight: np.ndarray) -> str:
     flat = weight.reshape(len(weight), -1)
+    if not np.isfinite(flat).all():
+        return f"its weights in output channel {int(np.argmin(np.isfinite(flat).all(axis=1)))} are not all finite"
     counts = [len(np.unique(channel)) for channel in flat]
     worst = int(np.argmax(counts))
     return f"its weights take {counts[worst]} values in output channel {worst}"

@@ -74,7 +74,9 @@ class BinaryWeight:
 
     @classmethod
     def of(cls, weight: np.ndarray) -> BinaryWeight | None:
-        """Read weights [out channels, ...]; None if a channel takes more than two values."""
+        """Read weights [out channels, ...]; None if a channel takes more than two values, or one that is not finite."""
+        if not np.isfinite(weight).all():
+            return None
         flat = weight.reshape(len(weight), -1)
         lo, hi = flat.min(axis=1), flat.max(axis=1)
         if not np.all((flat == lo[:, None]) | (flat == hi[:, None])):

@@ -2,7 +2,8 @@
 
 A threshold amplifies rounding: one float rounding before a binariser flips a bit, and everything behind it differs. So
 each layer is also run on the reference's own inputs, where one flip cannot hide what comes after it, and a bit that
-differs is accepted only if the reference's value lies within the rounding bound of its threshold; such flips are counted.
+differs is accepted only if the reference's value lies within the rounding bound of its threshold; such flips are
+counted.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sbnn_tvm.errors import VerificationError
+from sbnn_tvm.errors import InputError, ModelError, VerificationError
 from sbnn_tvm.passes.lower import Form
 from sbnn_tvm.stepping import Step, decode, encode, run_kernels
 
@@ -120,13 +121,12 @@ class Verification:
             where = "every layer by itself agrees, so rounding adds up over the layers: allow a larger tolerance"
         else:
             what = "bits" if first.bits else f"values (relative difference {first.max_rel:.3g})"
-            where = f"the first layer that differs is '{first.node}' (value '{first.name}'): {first.wrong} of {first.elements} {what}"
+            where = f"the first layer that differs is '{first.node}' (value '{first.name}'): "
+            where += f"{first.wrong} of {first.elements} {what}"
         return f"{head}: differs from onnxruntime: {outputs}; {flips}; {where}"
 
 
-def verify(
-    module: CompiledModule, batches: Iterable[tuple[np.ndarray, ...]], tolerance: float = 1e-4
-) -> Verification:
+def verify(module: CompiledModule, batches: Iterable[tuple[np.ndarray, ...]], tolerance: float = 1e-4) -> Verification:
     """Run a compiled model and onnxruntime on the same inputs.
 
     Args:
@@ -193,14 +193,21 @@ class _Reference:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(
-            self.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            self.session = onnxruntime.InferenceSession(
+                self.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # a class of its own for every kind of failure, all derived from Exception
+            raise ModelError(f"onnxruntime, the reference, cannot load this model: {_first_line(error)}") from None
 
     def run(self, inputs: dict[str, np.ndarray], names: list[str] | None = None) -> dict[str, np.ndarray]:
         """The named values, or all of them."""
         names = names or [output.name for output in self.session.get_outputs()]
-        return {**inputs, **dict(zip(names, self.session.run(names, inputs), strict=True))}
+        try:
+            values = self.session.run(names, inputs)
+        except Exception as error:
+            raise InputError(f"onnxruntime, the reference, fails on these inputs: {_first_line(error)}") from None
+        return {**inputs, **dict(zip(names, values, strict=True))}
 
     def binarised(self, name: str, values: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
         """What was compared to make a two-valued value, and the threshold, if it comes straight from a binariser."""
@@ -268,5 +275,10 @@ def _near_threshold(compared: tuple[np.ndarray, np.ndarray] | None, shape: tuple
         return np.zeros(shape, bool)
     value, threshold = compared
     unit = np.finfo(np.float32).eps * ROUNDING_ULPS
-    bound = unit * np.maximum(np.abs(value).max(initial=0.0), np.abs(threshold))
+    largest = np.abs(value[np.isfinite(value)]).max(initial=0.0)
+    bound = unit * np.maximum(largest, np.where(np.isfinite(threshold), np.abs(threshold), 0))
     return np.broadcast_to(np.abs(value - threshold) <= bound, shape)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
