@@ -44,8 +44,13 @@ _Store = Callable[[tirx.Expr, Sequence[tirx.Expr]], None]
 class Sink(Protocol):
     """Where a kernel's accumulators go: declares parameters and outputs, and stores runs of channels."""
 
-    constants: Sequence[np.ndarray]
-    functions: set[LlvmFunction]
+    @property
+    def constants(self) -> Sequence[np.ndarray]:
+        """The arrays behind the constants, once declared."""
+
+    @property
+    def functions(self) -> set[LlvmFunction]:
+        """The LLVM functions that the code calls."""
 
     @property
     def outputs(self) -> tuple[tuple[tuple[int, ...], str], ...]:

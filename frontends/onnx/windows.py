@@ -67,4 +67,4 @@ class Window2d:
                 f"has strides {list(strides)}, dilations {list(dilation)} and pads {list(padding)}; "
                 "expected 2 and 2 positive numbers and 4 that are not negative"
             )
-        return Window2d(tuple(kernel), strides, padding, dilation)
+        return Window2d((kernel[0], kernel[1]), strides, padding, dilation)

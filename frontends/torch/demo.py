@@ -52,7 +52,7 @@ def random_network(
         with torch.no_grad():
             for module in model.modules():
                 if isinstance(module, BinaryLayer):
-                    module.weight -= module.weight.quantile(1 - density)
+                    module.weight.sub_(module.weight.quantile(1 - density))
             model.train()
             for _ in range(3):
                 model(torch.randn(8, channels, size, size))
