@@ -145,6 +145,10 @@ def test_operator_that_is_supported_but_not_like_this() -> None:
     weight = np.zeros((4, 5), np.float32)
     with refused(ModelError, r"'dense'.* shape \[2, 3\], \[4, 5\]"):
         sbnn_tvm.compile(graph(nodes, {"x": ("FLOAT", [2, 3])}, {"y": ("FLOAT", [2, 5])}, w=weight))
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], name="conv", strides=[0, 1])]
+    kernel = np.zeros((4, 3, 3, 3), np.float32)
+    with refused(ModelError, r"'conv' has strides \[0, 1\].* expected 2 and 2 positive numbers"):
+        sbnn_tvm.compile(graph(nodes, {"x": ("FLOAT", [1, 3, 5, 5])}, {"y": ("FLOAT", [1, 4, "h", "w"])}, w=kernel))
 
 
 @pytest.mark.parametrize(
@@ -172,6 +176,28 @@ def test_several_inputs_need_shapes_by_name() -> None:
         sbnn_tvm.compile(two, input_shape=(1, 3))
     with refused(ModelError, r"another input has 1 there; the two must agree"):
         sbnn_tvm.compile(two, input_shape={"x": (1, 3), "z": (2, 3)})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_not_binary(value: float) -> None:
+    model = foreign_models.vgg(channels=32, size=8, hidden=32)
+    weight = model.graph.initializer[5]
+    broken = numpy_helper.to_array(weight).copy()
+    assert broken.shape == (32, 32, 3, 3)
+    broken[3] = value
+    weight.CopyFrom(numpy_helper.from_array(broken, weight.name))
+    module = sbnn_tvm.compile(model)
+    assert module.verify().passed
+    (layer,) = (layer for layer in module.report.layers if layer.name == "/Conv_4")
+    assert not layer.binary and "its weights in output channel 3 are not all finite" in layer.why
+
+
+def test_inputs_that_the_reference_refuses() -> None:
+    node = helper.make_node("Div", ["x", "z"], ["y"], name="ratio")
+    module = sbnn_tvm.compile(graph([node], {n: ("INT64", [2]) for n in "xz"}, {"y": ("INT64", [2])}))
+    with refused(InputError, "onnxruntime, the reference, fails on these inputs: .* division by zero"):
+        module.verify([np.ones(2, np.int64), np.zeros(2, np.int64)])
+    assert module.verify([np.array([7, -8]), np.array([2, 3])]).passed
 
 
 @pytest.mark.parametrize("element", ["BFLOAT16", "STRING", "COMPLEX64", "FLOAT8E4M3FN"])
