@@ -28,6 +28,7 @@ from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.pack import window_sum
 from sbnn_tvm.schedules.pool import avg_pool2d, global_avg_pool2d, max_pool2d, max_pool2d_bits
+from sbnn_tvm.schedules.select_channels import select_channels, select_channels_bits
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
 from .fold_thresholds import fold_threshold
@@ -65,6 +66,13 @@ def choose_kernel(layer: Layer, isa: Isa) -> Choice:
     match layer.kind:
         case "elementwise":
             return Choice(elementwise(_channels_last(layer.extent), program, isa))
+        case "select_channels":
+            assert layer.selection is not None
+            return Choice(select_channels(_channels_last(layer.extent)[:-1], layer.selection, program, isa))
+        case "select_channels_bits":
+            assert layer.selection is not None
+            kernel = select_channels_bits(_channels_last(layer.extent)[:-1], layer.selection, isa)
+            return Choice(kernel, DataForm.BITS)
         case "global_avg_pool2d":
             assert conv is not None
             return Choice(global_avg_pool2d((conv.batch, conv.height, conv.width, conv.in_channels), program, isa))

@@ -18,14 +18,15 @@ from tvm.relax import Expr, Var
 from sbnn_tvm.domain import SIGN
 
 from .explain import why_float
-from .graph import Graph, Writer, constant, make_function, op_name, operands, shape, without_pixels
+from .graph import Graph, Writer, channel_axis, constant, make_function, op_name, operands, shape, without_pixels
+from .rearrange_channels import concatenated_channels, taken_channels
 from .recognise import domains, is_window_sum, linear_weight
 
 _STEPS = {
     "add", "subtract", "multiply", "divide", "maximum", "minimum",
     "nn.relu", "nn.leakyrelu", "nn.prelu", "clip", "negative", "where",
 }  # fmt: skip
-_ANCHORS = {"nn.conv2d", "matmul", "nn.max_pool2d", "nn.avg_pool2d", "nn.adaptive_avg_pool2d"}
+_ANCHORS = {"nn.conv2d", "matmul", "nn.max_pool2d", "nn.avg_pool2d", "nn.adaptive_avg_pool2d", "concat", "take"}
 _POOLS = {"nn.max_pool2d": "sbnn.max_pool2d", "nn.avg_pool2d": "sbnn.avg_pool2d"}
 
 
@@ -36,14 +37,14 @@ class _Group:
     Attributes:
         index: Groups run in the order of their index, and read only values of groups before them.
         composite: Kind of layer; None for a single operator that is left to TVM.
-        data: What the anchor reads.
+        data: What the anchor reads, one variable but for selections of channels.
         extent: Shape of the anchor's result, [N, C] for a feature map of single pixels.
         open: Whether elementwise operations may still join.
     """
 
     index: int
     composite: str | None
-    data: Var | None = None
+    data: tuple[Var, ...] = ()
     extent: tuple[int, ...] = ()
     open: bool = False
     members: list[Var] = field(default_factory=list)
@@ -131,6 +132,10 @@ class _Former:
             )
         if name == "nn.pad":
             return all(self._absorbs_padding(user, value) for user in users)
+        if name == "concat":
+            return concatenated_channels(value, shape(var)) is not None and all(
+                taken_channels(user, shape(var)) is not None for user in users
+            )
         if name == "multiply":  # phi * T, one value a pixel times one a channel
             vector, pixel = constant(value.args[1]), value.args[0]
             if vector is None or not all(op_name(user) in _STEPS for user in users):
@@ -166,7 +171,7 @@ class _Former:
             if binary and is_window_sum(value) and self.domains[value.args[0]] == SIGN:
                 return self._window_sum(var, value)
             kind = ("binary_" if binary else "") + ("dense" if name == "matmul" else "conv2d")
-            group = _Group(index, f"sbnn.{kind}", self._unpadded(value.args[0]), _extent(var), True)
+            group = _Group(index, f"sbnn.{kind}", (self._unpadded(value.args[0]),), _extent(var), True)
             if binary:
                 domain = self.domains[value.args[0]]
                 group.attrs["sbnn.input_domain"] = [float(domain.lo), float(domain.hi)]
@@ -176,13 +181,29 @@ class _Former:
             return group
         if name in _POOLS:
             bits = name == "nn.max_pool2d" and value.args[0] in self.domains
-            return _Group(index, _POOLS[name] + ("_bits" if bits else ""), value.args[0], _extent(var), not bits)
+            return _Group(index, _POOLS[name] + ("_bits" if bits else ""), (value.args[0],), _extent(var), not bits)
         if name == "nn.adaptive_avg_pool2d" and shape(var)[2:] == (1, 1):
-            return _Group(index, "sbnn.global_avg_pool2d", value.args[0], _extent(var), True)
-        return None
+            return _Group(index, "sbnn.global_avg_pool2d", (value.args[0],), _extent(var), True)
+        return self._selection(var, value)
+
+    def _selection(self, var: Var, value: Expr) -> _Group | None:
+        """Channels of others, where these are two-valued alike: as bits, with no elementwise operations."""
+        extent = shape(var)
+        sources = concatenated_channels(value, extent)
+        if taken_channels(value, extent) is not None and isinstance(value.args[0], Var):
+            sources = self.sources(value)
+        if sources is None:
+            return None
+        data = tuple(dict.fromkeys(sources))
+        bits = var in self.domains
+        group = _Group(
+            len(self.groups), "sbnn.select_channels" + ("_bits" if bits else ""), data, _extent(var), not bits
+        )
+        group.attrs["sbnn.inputs"] = len(data)
+        return group
 
     def _window_sum(self, var: Var, value: Call) -> _Group:
-        return _Group(len(self.groups), "sbnn.window_sum", self._unpadded(value.args[0]), _extent(var))
+        return _Group(len(self.groups), "sbnn.window_sum", (self._unpadded(value.args[0]),), _extent(var))
 
     def _unpadded(self, data: Var) -> Var:
         return self.graph.values[data].args[0] if data in self.inline else data
@@ -207,7 +228,7 @@ class _Former:
             constants = [constant(arg) for arg in self.graph.values[value.args[0]].args if constant(arg) is not None]
         elif op_name(value) == "nn.prelu":
             constants = []
-            if int(value.attrs.axis) != _channel_axis(out):
+            if int(value.attrs.axis) != channel_axis(out):
                 return False
         if any(str(v.ty.dtype) != "float32" for v in (var, *variables)):
             return False
@@ -224,7 +245,7 @@ class _Former:
             self._join(last, var)
             return
         data = next(source for source in sources if shape(source) == shape(var))
-        self._open(_Group(len(self.groups), "sbnn.elementwise", data, _extent(var), True), var)
+        self._open(_Group(len(self.groups), "sbnn.elementwise", (data,), _extent(var), True), var)
 
     def _host_of_reshape(self, var: Var, reshape: Call) -> _Group | None:
         """The group of a feature map of single pixels that only loses or gets its pixel axes."""
@@ -260,9 +281,8 @@ def _outline(
     graph: Graph, former: _Former, group: _Group, outputs: list[Var]
 ) -> tuple[relax.Function, list[Var]]:
     """The function of a group, and what it is called with: the anchor's data, then the tensor operands."""
-    assert group.data is not None
-    data = relax.Var("data", group.data.ty)
-    params, args = [data], [group.data]
+    data = {var: relax.Var("data" if not i else f"data_{i}", var.ty) for i, var in enumerate(group.data)}
+    params, args = list(data.values()), list(data)
     new: dict[Var, Var] = {}
     bindings: list[relax.VarBinding] = []
     builder = relax.BlockBuilder()
@@ -272,17 +292,22 @@ def _outline(
             return new[var]
         if var in former.inline:
             return bind(var, reads_data)
-        if reads_data and var == group.data:
-            return data
-        param = relax.Var(f"operand_{len(params) - 1}", var.ty)
+        if reads_data and var in data:
+            return data[var]
+        param = relax.Var(f"operand_{len(params) - len(data)}", var.ty)
         params.append(param)
         args.append(var)
         new[var] = param
         return param
 
+    def resolved(arg: Expr, reads_data: bool) -> Expr:
+        if isinstance(arg, relax.Tuple):
+            return relax.Tuple([resolved(field, reads_data) for field in arg.fields])
+        return resolve(arg, reads_data) if isinstance(arg, Var) else arg
+
     def bind(var: Var, reads_data: bool) -> Var:
         value = graph.values[var]
-        arguments = [resolve(arg, reads_data) if isinstance(arg, Var) else arg for arg in value.args]
+        arguments = [resolved(arg, reads_data) for arg in value.args]
         call = builder.normalize(Call(value.op, arguments, value.attrs))
         result = relax.DataflowVar(var.name, call.ty)
         bindings.append(relax.VarBinding(result, call))
@@ -301,20 +326,16 @@ def _extent(var: Var) -> tuple[int, ...]:
     return without_pixels(shape(var))
 
 
-def _channel_axis(out: tuple[int, ...]) -> int:
-    return 1 if len(out) == 4 else len(out) - 1
-
-
 def _is_channel(values: np.ndarray, out: tuple[int, ...]) -> bool:
     """Whether a constant is one number, or one a channel of a tensor of shape ``out``."""
     if values.size == 1:
         return values.ndim <= len(out)
     padded = (1,) * (len(out) - values.ndim) + values.shape
-    axis = _channel_axis(out)
+    axis = channel_axis(out)
     return len(padded) == len(out) and values.size == out[axis] == padded[axis]
 
 
 def _is_pixel(var: Var, out: tuple[int, ...]) -> bool:
     """Whether a tensor has one value for all channels of each pixel of a tensor of shape ``out``."""
-    axis = _channel_axis(out)
+    axis = channel_axis(out)
     return shape(var) == tuple(1 if i == axis else extent for i, extent in enumerate(out))

@@ -186,3 +186,8 @@ def shape(expr: Expr) -> tuple[int, ...]:
 def without_pixels(extent: tuple[int, ...]) -> tuple[int, ...]:
     """``[N, C]`` for a feature map ``[N, C, 1, 1]`` of single pixels, which lies in memory alike; else the shape."""
     return extent[:2] if len(extent) == 4 and extent[2:] == (1, 1) else extent
+
+
+def channel_axis(extent: Sequence[int]) -> int:
+    """The axis of the channels: the second of a feature map [N, C, H, W], else the last."""
+    return 1 if len(extent) == 4 else len(extent) - 1

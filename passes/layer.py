@@ -24,13 +24,16 @@ from sbnn_tvm.schedules.epilogue import (
     Step,
     Tensor,
 )
+from sbnn_tvm.schedules.select_channels import Selection
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
-from .graph import Graph, constant, op_name, shape
+from .graph import Graph, channel_axis, constant, op_name, shape
+from .rearrange_channels import concatenated_channels
 
 Kind = Literal[
     "binary_conv2d", "binary_dense", "conv2d", "dense", "window_sum",
     "max_pool2d", "max_pool2d_bits", "avg_pool2d", "global_avg_pool2d", "elementwise",
+    "select_channels", "select_channels_bits",
 ]  # fmt: skip
 
 _BINARY_OPS: dict[str, Op] = {
@@ -47,6 +50,7 @@ class Layer:
         kind: What the anchor is.
         name: Name of the variable that the anchor computes, which traces back to the ONNX value.
         shape: The anchor as a convolution or pooling over a feature map; None for dense and elementwise layers.
+        selection: Which channels of which data; None for other layers, which have one input.
         inputs: Channels of the data.
         extent: Logical shape (NCHW, or [..., C]) of what the anchor computes.
         weight: float32, output channels first (OIHW, or [out, in]); None without weights.
@@ -63,6 +67,7 @@ class Layer:
     kind: Kind
     name: str
     shape: Conv2dShape | None
+    selection: Selection | None
     inputs: int
     extent: tuple[int, ...]
     weight: np.ndarray | None
@@ -107,7 +112,12 @@ class _Reader:
         conv_shape: Conv2dShape | None = None
         weight: np.ndarray | None = None
         anchor: Call | None = None
-        if self.kind == "elementwise":
+        selection: Selection | None = None
+        sources = int(self.func.attrs.get("sbnn.inputs", 1))
+        if self.kind in ("select_channels", "select_channels_bits"):
+            data, selection = self._selection(bindings, self.graph.params[:sources])
+            extent = shape(data)
+        elif self.kind == "elementwise":
             data = self.graph.params[0]
             extent = shape(data)
         else:
@@ -121,7 +131,7 @@ class _Reader:
             conv_shape = self._shape(anchor, pad, extent)
         self.env[data] = Ref(0)
         channels = _channels(extent)
-        for i, param in enumerate(self.graph.params[1:]):
+        for i, param in enumerate(self.graph.params[sources:]):
             self.env[param] = Pixel(i) if _channels(shape(param)) == 1 and channels != 1 else Tensor(i)
         for var, value in bindings:
             self._step(var, value, channels)
@@ -135,6 +145,7 @@ class _Reader:
             kind=self.kind,
             name=str(attrs["sbnn.name"]),
             shape=conv_shape,
+            selection=selection,
             inputs=_channels(shape(self.graph.params[0])),
             extent=extent,
             weight=weight if self.kind != "window_sum" else None,
@@ -147,6 +158,22 @@ class _Reader:
             outputs=domains,
             why_float=str(attrs["sbnn.why_float"]) if "sbnn.why_float" in attrs else None,
         )
+
+    def _selection(self, bindings: list[tuple[Var, Expr]], params: list[Var]) -> tuple[Var, Selection]:
+        """The result and the channels of a concatenation, a ``take``, or one behind the other."""
+        sizes = [shape(param)[channel_axis(shape(param))] for param in params]
+        selection = Selection.concatenation(sizes)
+        data, value = bindings.pop(0)
+        if (fields := concatenated_channels(value, shape(data))) is not None:
+            first = dict(zip(params, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
+            indices = [first[each] + c for each in fields for c in range(sizes[params.index(each)])]
+            selection = selection.take(indices)
+            if not bindings or op_name(bindings[0][1]) != "take":
+                return data, selection
+            data, value = bindings.pop(0)
+        taken = constant(value.args[1])
+        assert taken is not None
+        return data, selection.take(taken.tolist())
 
     def _weight(self, anchor: Call) -> np.ndarray | None:
         if op_name(anchor) == "nn.conv2d":

@@ -236,16 +236,16 @@ class _Lowering:
         func = self.mod[call.op]
         layer = read_layer(func)
         choice = choose_kernel(layer, self.isa)
-        data, *rest = (self.values[arg] for arg in call.args)
-        if choice.data == DataForm.BITS:
-            args = [self._form(data, Form.BITS, choice.groups)]
-        else:
-            args = [self._form(data, Form.CHANNELS_LAST)]
+        values = [self.values[arg] for arg in call.args]
+        inputs = len(layer.selection.inputs) if layer.selection is not None else 1
+        data, rest = values[:inputs], values[inputs:]
+        read = (Form.BITS, choice.groups) if choice.data == DataForm.BITS else (Form.CHANNELS_LAST, 1)
+        args = [self._form(each, *read) for each in data]
         args += [self._form(operand, Form.CHANNELS_LAST) for operand in rest]
         stored = self._call(var.name if len(layer.outputs) < 2 else layer.name, choice.kernel, args)
         results: list[tuple[Expr, Form, int, BinaryDomain | None]] = []
-        if layer.kind == "max_pool2d_bits":
-            results.append((stored[0], Form.BITS, 1, data.domain))
+        if layer.kind in ("max_pool2d_bits", "select_channels_bits"):
+            results.append((stored[0], Form.BITS, 1, data[0].domain))
         else:
             for expr, domain in zip(stored, layer.outputs, strict=True):
                 results.append((expr, Form.CHANNELS_LAST if domain is None else Form.BITS, 1, domain))

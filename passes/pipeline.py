@@ -18,6 +18,7 @@ from .canonicalize import canonicalize
 from .fuse_layers import fuse_layers
 from .keep_bits import keep_bits
 from .lower import Lowered, lower
+from .rearrange_channels import rearrange_channels
 from .recognise import SignZero, recognise
 
 
@@ -46,6 +47,8 @@ class Phase:
 PHASES: tuple[Phase, ...] = (
     # One way to write a binariser, a padded convolution, a dense layer behind a feature map.
     Phase("canonicalize", lambda mod, options: canonicalize(mod)),
+    # Splits, slices, shuffles and concatenations of channels are selections of channels.
+    Phase("rearrange_channels", lambda mod, options: rearrange_channels(mod)),
     # Two-valued activations meet two-valued weights: conv(x, tau * S + phi) = tau * conv(x, S) + phi * conv(x, 1).
     Phase("recognise", lambda mod, options: recognise(mod, options.sign_zero)),
     # binarize(max_pool(x)) = max_pool(binarize(x)): bits travel, not floats.

@@ -22,7 +22,7 @@ from .graph import Graph, Writer, constant, op_name, shape
 SignZero = Literal["exact", "positive", "negative"]
 
 # A tensor keeps its two values through these, whatever their attributes.
-_VALUE_PRESERVING = {"reshape", "permute_dims", "nn.max_pool2d", "squeeze", "expand_dims"}
+_VALUE_PRESERVING = {"reshape", "permute_dims", "nn.max_pool2d", "squeeze", "expand_dims", "take", "strided_slice"}
 
 
 def domains(graph: Graph) -> dict[Var, BinaryDomain]:
@@ -39,6 +39,9 @@ def domain_of(graph: Graph, value: Expr, known: Mapping[Var, BinaryDomain]) -> B
     name = op_name(value)
     if name == "where":
         return _binariser_domain(graph, value)
+    if name == "concat" and isinstance(value.args[0], relax.Tuple):
+        together = {known.get(field) for field in value.args[0].fields}
+        return together.pop() if len(together) == 1 else None
     if name not in _VALUE_PRESERVING and name != "nn.pad":
         return None
     domain = known.get(value.args[0])

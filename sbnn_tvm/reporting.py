@@ -16,6 +16,7 @@ _KINDS = {
     "binary_conv2d": "binary conv", "binary_dense": "binary dense", "conv2d": "conv", "dense": "dense",
     "window_sum": "window sum", "max_pool2d": "max pool", "max_pool2d_bits": "max pool on bits",
     "avg_pool2d": "average pool", "global_avg_pool2d": "global average pool", "elementwise": "elementwise",
+    "select_channels": "channels", "select_channels_bits": "channels of bits",
 }  # fmt: skip
 
 
@@ -59,6 +60,8 @@ def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
 
 def _geometry(layer: Layer) -> str:
     conv = layer.shape
+    if layer.selection is not None:
+        return f": {layer.selection}"
     if conv is None or layer.kind == "global_avg_pool2d":
         return ""
     text = f" {conv.kernel[0]}x{conv.kernel[1]}"

@@ -1,4 +1,4 @@
-"""Concatenation, split and shuffle of channels, all of them one thing: every output channel is a channel of some input."""
+"""Concatenation, split and shuffle of channels are one thing: every output channel is a channel of some input."""
 
 from __future__ import annotations
 
@@ -57,6 +57,14 @@ class Selection:
         """All channels of all inputs in order."""
         return cls(tuple(channels), tuple(Source(i, c) for i, count in enumerate(channels) for c in range(count)))
 
+    def __str__(self) -> str:
+        if self == Selection.concatenation(self.inputs):
+            return "concatenation"
+        channels = [source.channel for source in self.sources]
+        if len(self.inputs) == 1 and channels == list(range(channels[0], channels[0] + len(channels))):
+            return f"{channels[0]} to {channels[-1]}"
+        return "permutation" if len(set(self.sources)) == sum(self.inputs) == len(channels) else "selection"
+
     def take(self, indices: Sequence[int]) -> Selection:
         """Some channels of what this one selects."""
         return Selection(self.inputs, tuple(self.sources[index] for index in indices))
@@ -90,9 +98,7 @@ def select_channels(pixels: tuple[int, ...], selection: Selection, epilogue: Pro
 
         def store_block(position: tuple[Index, ...], block: _Blocks, number: Index) -> None:
             moved = number * block.step
-            values = [
-                _gather(data, position, block.sources[i : i + lanes], moved, lanes) for i in range(0, run, lanes)
-            ]
+            values = [_gather(data, position, block.sources[i : i + lanes], moved, lanes) for i in range(0, run, lanes)]
             writer.store(values, position, block.first + number * run)
 
         with parallel_rows(rows, rows * columns * shape[-1]) as row, T.serial(0, columns) as x:
@@ -126,7 +132,8 @@ class _Blocks:
         """The step to a next block of these sources; None if it is not like the others."""
         if len(sources) != len(self.sources):
             return None
-        steps = {b.channel - a.channel if a.input == b.input else None for a, b in zip(self.sources, sources, strict=True)}
+        pairs = zip(self.sources, sources, strict=True)
+        steps = {b.channel - a.channel if a.input == b.input else None for a, b in pairs}
         step = steps.pop() if len(steps) == 1 else None
         if step is None or self.count == 1:
             return step

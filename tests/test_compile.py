@@ -148,14 +148,12 @@ CASES = {
         BITS + "l = Less(x, t)\ne = Where(l, hi, lo)\nm = Concat<axis=1>(b, e)\ny = Conv(m, w)",
         IMAGE,
         {**BINARIZE, "w": signs(4, 16, 3, 3)},
-        left=1,
         exact=True,
     ),
     "bits are split": Case(
         BITS + "p, q = Split<axis=1, num_outputs=2>(b)\nd = Conv(p, w)\ne = Conv(q, w)\ny = Concat<axis=1>(d, e)",
         IMAGE,
         {**BINARIZE, "w": signs(4, 4, 3, 3)},
-        left=2,
         exact=True,
     ),
     "bits, sums and the condition are outputs": Case(
