@@ -10,10 +10,13 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-from rich.console import Console
-from rich.text import Text
-from typer.core import TyperGroup
+try:
+    import typer
+    from rich.console import Console
+    from rich.text import Text
+    from typer.core import TyperGroup
+except ModuleNotFoundError as error:  # where models are only run
+    raise SystemExit(f'error: the command line needs {error.name}: pip install "sbnn-tvm[compile]"') from None
 
 from sbnn_tvm import __version__
 from sbnn_tvm.errors import InputError, LibraryError, ModelError, SbnnError, TargetError
@@ -296,7 +299,7 @@ def bench(
     input_shape: InputShape = None,
     sign_zero: SignZeroOption = SignZero.exact,
 ) -> None:
-    """Time a model on this machine, on random inputs of batch as compiled."""
+    """Time a model on this machine, on random inputs."""
     import tempfile
 
     import numpy as np

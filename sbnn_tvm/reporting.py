@@ -27,7 +27,9 @@ def describe(lowered: Lowered, imported: Imported, model: str, target: str, opti
     signs = [node.name or node.output[0] for node in imported.model.graph.node if node.op_type == "Sign"]
     if signs and options.sign_zero != "exact":
         value = "+1" if options.sign_zero == "positive" else "-1"
-        notes.append(f"Sign gives {value} instead of 0 at 0, as sign_zero={options.sign_zero!r} allows: {', '.join(signs)}")
+        notes.append(
+            f"Sign gives {value} instead of 0 at 0, as sign_zero={options.sign_zero!r} allows: {', '.join(signs)}"
+        )
     return Report(model, target, layers, tuple(notes))
 
 
@@ -36,7 +38,9 @@ def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
     if layer is None or choice is None:
         name = imported.nodes.get(entry.name, entry.name)
         operator = entry.operator.removeprefix("nn.")
-        return LayerReport(name, operator, "", None, 32, UNSCHEDULED, 0, 0, "there is no kernel of ours for this operator")
+        return LayerReport(
+            name, operator, "", None, 32, UNSCHEDULED, 0, 0, "there is no kernel of ours for this operator"
+        )
     nodes = imported.nodes
     name = _origin(layer, nodes) or layer.name
     popcount = choice.kernel.name.startswith("popcount")
@@ -44,7 +48,10 @@ def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
     why = layer.why_float or ""
     if layer.binary and not popcount:
         kind = kind.removeprefix("binary ")
-        why = "it is binary, but its groups have too few channels for popcounts to pay: it runs in float with the same result"
+        why = (
+            "it is binary, but its groups have too few channels for popcounts to pay: "
+            "it runs in float with the same result"
+        )
     return LayerReport(
         name=name,
         kind=kind,
