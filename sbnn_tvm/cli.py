@@ -337,11 +337,16 @@ def bench(
         step(f"measuring for {seconds:g} s")
         times = interleave(functions, seconds)
     console.print(timing_table(times))
-    console.print(
-        f"\n{loaded.num_threads} thread{'s' * (loaded.num_threads != 1)}, a call as from Python. Others may use this "
-        "machine: compare minima; medians far above them show how busy it is.",
-        style="dim",
-    )
+    notes = [
+        f"{loaded.num_threads} thread{'s' * (loaded.num_threads != 1)}, a call as from Python.",
+        "Others may use this machine: compare minima; medians far above them show how busy it is.",
+    ]
+    if against == "onnxruntime":
+        notes.append(
+            "onnxruntime runs the same ONNX model, optimised, its binary layers as float ones behind their binarisers; "
+            "a float network without binarisers is faster there."
+        )
+    console.print("", " ".join(notes), sep="\n", style="dim")
 
 
 @app.command()
