@@ -84,7 +84,7 @@ def choose_kernel(layer: Layer, isa: Isa) -> Choice:
             return Choice(max_pool2d(conv, program, isa))
         case "max_pool2d_bits":
             assert conv is not None
-            return Choice(max_pool2d_bits(conv, isa), DataForm.BITS)
+            return Choice(max_pool2d_bits(conv, isa, layer.minima), DataForm.BITS)
         case "window_sum":
             windows = layer.shape or Conv2dShape(_rows(layer), 1, 1, layer.inputs, 1)
             return Choice(window_sum(windows, int(layer.pad_value), isa), DataForm.BITS)

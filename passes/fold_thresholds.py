@@ -73,5 +73,3 @@ def _bits(program: Program, output: BitsOutput, sums: np.ndarray, channels: int,
 def _scalar(operand: Operand) -> float:
     assert isinstance(operand, Scalar)
     return operand.value
-
-

@@ -18,9 +18,9 @@ from tvm.relax import Expr, Var
 from sbnn_tvm.domain import SIGN
 
 from .explain import why_float
-from .graph import Graph, Writer, channel_axis, constant, make_function, op_name, operands, shape, without_pixels
+from .graph import Graph, Writer, channel_axis, constant, make_function, one_a_channel, op_name, operands, shape, without_pixels
 from .rearrange_channels import concatenated_channels, taken_channels
-from .recognise import domains, is_window_sum, linear_weight
+from .recognise import domains, is_window_sum, linear_weight, signed_max_pool
 
 _STEPS = {
     "add", "subtract", "multiply", "divide", "maximum", "minimum",
@@ -136,12 +136,25 @@ class _Former:
             return concatenated_channels(value, shape(var)) is not None and all(
                 taken_channels(user, shape(var)) is not None for user in users
             )
+        if name in ("multiply", "nn.max_pool2d") and self._in_signed_pool(var):
+            return True
         if name == "multiply":  # phi * T, one value a pixel times one a channel
             vector, pixel = constant(value.args[1]), value.args[0]
             if vector is None or not all(op_name(user) in _STEPS for user in users):
                 return False
             return isinstance(pixel, Var) and _is_pixel(pixel, shape(var)) and shape(pixel) != shape(var)
         return False
+
+    def _in_signed_pool(self, var: Var) -> bool:
+        """Whether a value only serves the minima and maxima of bits."""
+        users = self.graph.users[var]
+        if not users or var in self.graph.results:
+            return False
+        if op_name(self.graph.values[var]) == "nn.max_pool2d":
+            return all(user in self.domains and signed_max_pool(self.graph, self.graph.values[user]) for user in users)
+        return all(
+            op_name(self.graph.values[user]) == "nn.max_pool2d" and self._in_signed_pool(user) for user in users
+        )
 
     def _absorbs_padding(self, user: Expr, pad: Call) -> bool:
         width = [int(extent) for extent in pad.attrs.pad_width]
@@ -163,6 +176,8 @@ class _Former:
 
     def _anchor(self, var: Var, value: Expr) -> _Group | None:
         name, index = op_name(value), len(self.groups)
+        if var in self.domains and (pooled := signed_max_pool(self.graph, value)) is not None:
+            return _Group(index, "sbnn.max_pool2d_bits", (pooled[0],), _extent(var))
         if name not in _ANCHORS or str(var.ty.dtype) != "float32":
             return None
         weight = linear_weight(value)
@@ -233,7 +248,7 @@ class _Former:
         if any(str(v.ty.dtype) != "float32" for v in (var, *variables)):
             return False
         fits = all(shape(v) == out or _is_pixel(v, out) for v in variables)
-        return fits and any(shape(v) == out for v in variables) and all(_is_channel(c, out) for c in constants)
+        return fits and any(shape(v) == out for v in variables) and all(one_a_channel(c, out) for c in constants)
 
     def _place_step(self, var: Var, value: Call) -> None:
         sources = self.sources(value)
@@ -257,9 +272,7 @@ class _Former:
 
     def leaves(self, group: _Group, var: Var) -> bool:
         """Whether a value of a group is read outside of it."""
-        return var in self.graph.results or any(
-            self.group_of.get(user) is not group for user in self._readers(var)
-        )
+        return var in self.graph.results or any(self.group_of.get(user) is not group for user in self._readers(var))
 
     def _readers(self, var: Var) -> Iterable[Var]:
         for user in self.graph.users[var]:
@@ -277,9 +290,7 @@ class _Former:
                 writer.keep(var, value)
 
 
-def _outline(
-    graph: Graph, former: _Former, group: _Group, outputs: list[Var]
-) -> tuple[relax.Function, list[Var]]:
+def _outline(graph: Graph, former: _Former, group: _Group, outputs: list[Var]) -> tuple[relax.Function, list[Var]]:
     """The function of a group, and what it is called with: the anchor's data, then the tensor operands."""
     data = {var: relax.Var("data" if not i else f"data_{i}", var.ty) for i, var in enumerate(group.data)}
     params, args = list(data.values()), list(data)
@@ -324,15 +335,6 @@ def _outline(
 
 def _extent(var: Var) -> tuple[int, ...]:
     return without_pixels(shape(var))
-
-
-def _is_channel(values: np.ndarray, out: tuple[int, ...]) -> bool:
-    """Whether a constant is one number, or one a channel of a tensor of shape ``out``."""
-    if values.size == 1:
-        return values.ndim <= len(out)
-    padded = (1,) * (len(out) - values.ndim) + values.shape
-    axis = channel_axis(out)
-    return len(padded) == len(out) and values.size == out[axis] == padded[axis]
 
 
 def _is_pixel(var: Var, out: tuple[int, ...]) -> bool:

@@ -191,3 +191,12 @@ def without_pixels(extent: tuple[int, ...]) -> tuple[int, ...]:
 def channel_axis(extent: Sequence[int]) -> int:
     """The axis of the channels: the second of a feature map [N, C, H, W], else the last."""
     return 1 if len(extent) == 4 else len(extent) - 1
+
+
+def one_a_channel(values: np.ndarray, extent: Sequence[int]) -> bool:
+    """Whether a constant is one number, or one a channel of a tensor of shape ``extent``."""
+    if values.size == 1:
+        return values.ndim <= len(extent)
+    padded = (1,) * (len(extent) - values.ndim) + values.shape
+    axis = channel_axis(extent)
+    return len(padded) == len(extent) and values.size == extent[axis] == padded[axis]

@@ -29,6 +29,8 @@ from sbnn_tvm.schedules.shapes import Conv2dShape
 
 from .graph import Graph, channel_axis, constant, op_name, shape
 from .rearrange_channels import concatenated_channels
+from .recognise import signed_max_pool
+from .recognise import REWRITTEN
 
 Kind = Literal[
     "binary_conv2d", "binary_dense", "conv2d", "dense", "window_sum",
@@ -55,6 +57,7 @@ class Layer:
         extent: Logical shape (NCHW, or [..., C]) of what the anchor computes.
         weight: float32, output channels first (OIHW, or [out, in]); None without weights.
         pad_value: What a binary convolution reads beyond the border.
+        minima: bool [C], in which channels a max pooling of bits takes the minimum; None if in none.
         counted_padding: The padding (top, left, bottom, right) that average pooling counts; None if it counts none.
         input_domain: The two values of the activations of a binary layer.
         program: The epilogue; its Tensor and Pixel indices count the operands behind the data.
@@ -72,6 +75,7 @@ class Layer:
     extent: tuple[int, ...]
     weight: np.ndarray | None
     pad_value: float
+    minima: np.ndarray | None
     counted_padding: tuple[int, int, int, int] | None
     input_domain: BinaryDomain | None
     program: Program
@@ -84,6 +88,11 @@ class Layer:
     def linear(self) -> bool:
         """Whether the layer multiplies with weights."""
         return self.weight is not None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the reference computes the same integers and rounds the same steps after them, so that bits are equal."""
+        return self.binary and not self.name.endswith(REWRITTEN)
 
     @property
     def binary(self) -> bool:
@@ -113,6 +122,7 @@ class _Reader:
         weight: np.ndarray | None = None
         anchor: Call | None = None
         selection: Selection | None = None
+        minima: np.ndarray | None = None
         sources = int(self.func.attrs.get("sbnn.inputs", 1))
         if self.kind in ("select_channels", "select_channels_bits"):
             data, selection = self._selection(bindings, self.graph.params[:sources])
@@ -126,6 +136,9 @@ class _Reader:
                 pad = bindings.pop(0)[1]
                 pad_value = float(pad.attrs.pad_value)
             data, anchor = bindings.pop(0)
+            if bindings and self.kind == "max_pool2d_bits" and (pooled := signed_max_pool(self.graph, bindings[-1][1])) is not None:
+                (_, anchor), (data, _) = bindings
+                minima, bindings = pooled[1] < 0, []
             extent = shape(data)
             weight = self._weight(anchor)
             conv_shape = self._shape(anchor, pad, extent)
@@ -150,6 +163,7 @@ class _Reader:
             extent=extent,
             weight=weight if self.kind != "window_sum" else None,
             pad_value=pad_value,
+            minima=minima,
             counted_padding=_counted_padding(anchor) if self.kind == "avg_pool2d" else None,
             input_domain=BinaryDomain(float(domain[0]), float(domain[1])) if domain is not None else None,
             program=Program(tuple(self.steps), outputs),

@@ -141,9 +141,7 @@ class _Lowering:
             main[gvar] = func
         return Lowered(main, tuple(self.layers), self.physical)
 
-    def _define(
-        self, var: Var, expr: Expr, form: Form, groups: int = 1, domain: BinaryDomain | None = None
-    ) -> None:
+    def _define(self, var: Var, expr: Expr, form: Form, groups: int = 1, domain: BinaryDomain | None = None) -> None:
         """Record that the value of an old variable is held by ``expr``."""
         extent = shape(var) if isinstance(var.ty, relax.TensorType) else ()
         value = _Value(var.name, extent, domain)

@@ -21,6 +21,9 @@ from .graph import Graph, Writer, constant, op_name, shape
 
 SignZero = Literal["exact", "positive", "negative"]
 
+REWRITTEN = "_signed"
+"""Ends the name of an integer sum that takes the place of a sum of float products, which the reference rounds."""
+
 # A tensor keeps its two values through these, whatever their attributes.
 _VALUE_PRESERVING = {"reshape", "permute_dims", "nn.max_pool2d", "squeeze", "expand_dims", "take", "strided_slice"}
 
@@ -39,6 +42,9 @@ def domain_of(graph: Graph, value: Expr, known: Mapping[Var, BinaryDomain]) -> B
     name = op_name(value)
     if name == "where":
         return _binariser_domain(graph, value)
+    if name == "multiply":
+        pooled = signed_max_pool(graph, value)
+        return known.get(pooled[0]) if pooled is not None else None
     if name == "concat" and isinstance(value.args[0], relax.Tuple):
         together = {known.get(field) for field in value.args[0].fields}
         return together.pop() if len(together) == 1 else None
@@ -59,6 +65,23 @@ def _binariser_domain(graph: Graph, where: Call) -> BinaryDomain | None:
     if hi.size != 1 or lo.size != 1 or not lo.item() < hi.item():
         return None
     return BinaryDomain(lo.item(), hi.item())
+
+
+def signed_max_pool(graph: Graph, value: Expr) -> tuple[Var, np.ndarray] | None:
+    """``x`` and ``s`` of ``s * max_pool2d(s * x)``, where s is -1 or +1 in each channel: there a minimum, here a maximum.
+
+    Returns:
+        x, and s as float32 [C]; None for anything else.
+    """
+    signs = constant(value.args[1]) if op_name(value) == "multiply" else None
+    if signs is None or not np.all(np.abs(signs) == 1):
+        return None
+    pool = graph.producer(value.args[0], "nn.max_pool2d")
+    inner = graph.producer(pool.args[0], "multiply") if pool is not None else None
+    if inner is None or not isinstance(inner.args[0], Var) or signs.shape != (1, shape(inner.args[0])[1], 1, 1):
+        return None
+    same = constant(inner.args[1])
+    return (inner.args[0], signs.reshape(-1)) if same is not None and np.array_equal(same, signs) else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +172,7 @@ def _with_signs(writer: Writer, var: Var, call: Call, binary: BinaryWeight) -> E
         signed = _conv_like(call, x, binary.signs)
     if window is not None:
         window = writer.emit(window, f"{var.name}_window")
-    signed = writer.emit(signed, f"{var.name}_signed")
+    signed = writer.emit(signed, f"{var.name}{REWRITTEN}")
     scaled = op.multiply(signed, relax.const(binary.tau.reshape(rank)))
     if window is None:
         return scaled
