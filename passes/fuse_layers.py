@@ -18,7 +18,18 @@ from tvm.relax import Expr, Var
 from sbnn_tvm.domain import SIGN
 
 from .explain import why_float
-from .graph import Graph, Writer, channel_axis, constant, make_function, one_a_channel, op_name, operands, shape, without_pixels
+from .graph import (
+    Graph,
+    Writer,
+    channel_axis,
+    constant,
+    make_function,
+    one_a_channel,
+    op_name,
+    operands,
+    shape,
+    without_pixels,
+)
 from .rearrange_channels import concatenated_channels, taken_channels
 from .recognise import domains, is_window_sum, linear_weight, signed_max_pool
 

@@ -29,8 +29,7 @@ from sbnn_tvm.schedules.shapes import Conv2dShape
 
 from .graph import Graph, channel_axis, constant, op_name, shape
 from .rearrange_channels import concatenated_channels
-from .recognise import signed_max_pool
-from .recognise import REWRITTEN
+from .recognise import REWRITTEN, signed_max_pool
 
 Kind = Literal[
     "binary_conv2d", "binary_dense", "conv2d", "dense", "window_sum",
@@ -91,7 +90,7 @@ class Layer:
 
     @property
     def exact(self) -> bool:
-        """Whether the reference computes the same integers and rounds the same steps after them, so that bits are equal."""
+        """Whether the reference computes the same integers and rounds the same steps behind them: bits are equal."""
         return self.binary and not self.name.endswith(REWRITTEN)
 
     @property
@@ -136,8 +135,10 @@ class _Reader:
                 pad = bindings.pop(0)[1]
                 pad_value = float(pad.attrs.pad_value)
             data, anchor = bindings.pop(0)
-            if bindings and self.kind == "max_pool2d_bits" and (pooled := signed_max_pool(self.graph, bindings[-1][1])) is not None:
-                (_, anchor), (data, _) = bindings
+            if self.kind == "max_pool2d_bits" and bindings:
+                (_, anchor), (data, signed) = bindings
+                pooled = signed_max_pool(self.graph, signed)
+                assert pooled is not None
                 minima, bindings = pooled[1] < 0, []
             extent = shape(data)
             weight = self._weight(anchor)

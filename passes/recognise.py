@@ -68,7 +68,7 @@ def _binariser_domain(graph: Graph, where: Call) -> BinaryDomain | None:
 
 
 def signed_max_pool(graph: Graph, value: Expr) -> tuple[Var, np.ndarray] | None:
-    """``x`` and ``s`` of ``s * max_pool2d(s * x)``, where s is -1 or +1 in each channel: there a minimum, here a maximum.
+    """``x`` and ``s`` of ``s * max_pool2d(s * x)``: a minimum in the channels where s is -1, a maximum where it is +1.
 
     Returns:
         x, and s as float32 [C]; None for anything else.
