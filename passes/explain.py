@@ -37,10 +37,9 @@ def _weight_values(weight: np.ndarray) -> str:
 
 
 def _where_from(graph: Graph, var: Var) -> str:
+    while (reshape := graph.producer(var, "reshape")) is not None:
+        var = reshape.args[0]
     value = graph.values.get(var)
-    while op_name(value) == "reshape":
-        var = value.args[0]
-        value = graph.values.get(var)
     if value is None:
         return "they are the model's input"
     name = op_name(value)

@@ -179,7 +179,8 @@ class _Former:
         )
 
     def _is_binariser(self, where: Call) -> bool:
-        return all(constant(arg) is not None and constant(arg).size == 1 for arg in where.args[1:])
+        values = [constant(arg) for arg in where.args[1:]]
+        return all(value is not None and value.size == 1 for value in values)
 
     def _is_binary(self, call: Call) -> bool:
         weight = linear_weight(call)
@@ -248,10 +249,10 @@ class _Former:
         if len(out) < 2:
             return False
         variables = [arg for arg in value.args if isinstance(arg, Var) and arg not in self.inline]
-        constants = [constant(arg) for arg in value.args if constant(arg) is not None]
+        constants = _constants(value)
         if op_name(value) == "where":
             variables = self.sources(value)
-            constants = [constant(arg) for arg in self.graph.values[value.args[0]].args if constant(arg) is not None]
+            constants = _constants(self.graph.values[value.args[0]])
         elif op_name(value) == "nn.prelu":
             constants = []
             if int(value.attrs.axis) != channel_axis(out):
@@ -352,3 +353,7 @@ def _is_pixel(var: Var, out: tuple[int, ...]) -> bool:
     """Whether a tensor has one value for all channels of each pixel of a tensor of shape ``out``."""
     axis = channel_axis(out)
     return shape(var) == tuple(1 if i == axis else extent for i, extent in enumerate(out))
+
+
+def _constants(call: Call) -> list[np.ndarray]:
+    return [values for arg in call.args if (values := constant(arg)) is not None]

@@ -213,10 +213,10 @@ class _Reader:
         strides = (int(attrs.strides[0]), int(attrs.strides[1]))
         dilation = (int(attrs.dilation[0]), int(attrs.dilation[1]))
         if name == "nn.conv2d":
-            kernel = shape(anchor.args[1])[2:]
-            out, groups = extent[1], int(attrs.groups)
+            taps, out, groups = shape(anchor.args[1])[2:], extent[1], int(attrs.groups)
         else:
-            kernel, out, groups = tuple(int(k) for k in attrs.pool_size), channels, channels
+            taps, out, groups = tuple(int(k) for k in attrs.pool_size), channels, channels
+        kernel = (taps[0], taps[1])
         conv = Conv2dShape(batch, height, width, channels, out, kernel, strides, padding, dilation, groups)
         # ceil_mode reads beyond the padded image; more padding behind says the same.
         missing = [

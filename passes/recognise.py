@@ -161,7 +161,7 @@ def recognise(mod: IRModule, sign_zero: SignZero = "exact") -> IRModule:
 def _with_signs(writer: Writer, var: Var, call: Call, binary: BinaryWeight) -> Expr:
     x = writer[call.args[0]]
     if op_name(call) == "matmul":
-        rank = (1, -1)
+        rank: tuple[int, ...] = (1, -1)
         ones = np.ones((binary.signs.shape[1], 1), np.float32)
         window = op.matmul(x, relax.const(ones)) if binary.phi.any() else None
         signed: Expr = op.matmul(x, relax.const(np.ascontiguousarray(binary.signs.T)))
