@@ -81,7 +81,7 @@ def _find(graph: Graph, binarised: Var) -> _Move | None:
         reader, value = chain[0], graph.values.get(chain[0])
         if value is None:
             return None
-        if len(chain) > 1 and (sources := _sources(value, shape(reader))) is not None:
+        if len(chain) > 1 and (sources := _sources(graph, value, shape(reader))) is not None:
             break
         operand = _operand(value, shape(reader))
         if operand is None:
@@ -99,7 +99,7 @@ def _find(graph: Graph, binarised: Var) -> _Move | None:
     return _Move(mover, sources, tuple(rest), binarised, signs)
 
 
-def _sources(mover: Expr, extent: tuple[int, ...]) -> tuple[_Source, ...] | None:
+def _sources(graph: Graph, mover: Expr, extent: tuple[int, ...]) -> tuple[_Source, ...] | None:
     name = op_name(mover)
     if (fields := concatenated_channels(mover, extent)) is not None:
         axis = channel_axis(extent)
@@ -117,8 +117,10 @@ def _sources(mover: Expr, extent: tuple[int, ...]) -> tuple[_Source, ...] | None
     if taken is None:
         return None
     channels = np.argsort(taken)
-    permutes = len(taken) == shape(source)[channel_axis(extent)] and bool(np.all(taken[channels] == range(len(taken))))
-    return (_Source(source, channels if permutes else None),)
+    if len(taken) == shape(source)[channel_axis(extent)] and np.array_equal(taken[channels], np.arange(len(taken))):
+        return (_Source(source, channels),)
+    # To binarise more than is taken costs nothing in the epilogue of a layer, but a kernel where there is none.
+    return (_Source(source, None),) if source in graph.values else None
 
 
 def _operand(value: Expr, extent: tuple[int, ...]) -> Var | None:

@@ -145,7 +145,12 @@ def check_packed_windows(shape: Conv2dShape, target_name: str) -> None:
     bits = random_bits((shape.batch, shape.height, shape.width, shape.in_channels))
     words = pack_channels(bits, target.isa)
     (maxima,) = run(max_pool2d_bits(shape, target.isa), target, words)
-    np.testing.assert_array_equal(maxima, pack_channels(windows(bits, shape, False).any(0), target.isa))
+    largest = windows(bits, shape, False).any(0)
+    np.testing.assert_array_equal(maxima, pack_channels(largest, target.isa))
+    minima = random_bits((shape.in_channels,))
+    (extremes,) = run(max_pool2d_bits(shape, target.isa, minima), target, words)
+    expected = np.where(minima, windows(bits, shape, True).all(0), largest)
+    np.testing.assert_array_equal(extremes, pack_channels(expected, target.isa))
     for pad_value in (-1, 0, 1):
         (sums,) = run(window_sum(shape, pad_value, target.isa), target, words)
         expected = windows(np.where(bits, 1, -1), shape, pad_value).sum((0, -1))[..., None]
