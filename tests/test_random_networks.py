@@ -360,7 +360,7 @@ RELAXED = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_b
 
 
 @given(networks())
-@settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=RELAXED)
+@settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=RELAXED)
 def test_random_network(model: onnx.ModelProto) -> None:
     check(model)
 
