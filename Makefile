@@ -9,11 +9,12 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test test-slow lint format clean
 
 help:
 	@echo 'make demo    train a small binary network, compile it for this machine and for ARM, verify and benchmark it'
-	@echo 'make test    run all tests'
+	@echo 'make test    run the tests'
+	@echo 'make test-slow  run the long ones: the whole demo, the README, many random networks'
 	@echo 'make lint    check style and types'
 	@echo 'make format  apply the style'
 	@echo 'make clean   remove everything made here'
@@ -23,6 +24,9 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
 
 # mypy does not know that passes/ is sbnn_tvm.passes: show it the package as it is installed.
 TYPED := build/typed/sbnn_tvm
