@@ -384,7 +384,7 @@ FUSED = {
     "a prelu on rows of rows": Fused(
         "d = MatMul(x, w)\ny = PRelu(d, s)\nz = Relu(d)",
         {"w": normal(20, 7), "s": normal(7, 1)},
-        ["dense", "prelu"],
+        ["dense", "nn.prelu"],
         {"x": (2, 7, 20)},
         ("y", "z"),
     ),
