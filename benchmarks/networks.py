@@ -1,9 +1,9 @@
 """Whole networks against onnxruntime, one thread, random weights.
 
-Run ``python benchmarks/networks.py``. Each network is compiled without tuning, and timed in turn with two versions of
+Run ``python benchmarks/networks.py``. Each network is compiled without tuning, and timed in turn with three versions of
 itself in onnxruntime with all its optimisations: the same layers in float32 (binary convolutions become float ones, and
-nothing is binarised, which costs onnxruntime least), and the binary model itself as exported. The minimum over many
-rounds counts.
+nothing is binarised, which costs onnxruntime least), these quantised to int8, and the binary model itself as exported.
+The minimum over many rounds counts.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from int8_version import int8_version
 from kernel_times import kernel_times
 from kernel_times import table as kernel_table
+from records import Machine
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -49,15 +51,17 @@ class Network:
         name: Shown in the table.
         build: Makes it, with random weights.
         bar: How many times faster than onnxruntime float32 it must be; None for information only.
+        int8_bar: The same for onnxruntime int8.
     """
 
     name: str
     build: Callable[[], nn.Module]
     bar: float | None = None
+    int8_bar: float | None = None
 
 
 NETWORKS = (
-    Network("Bi-Real ResNet-18, 224x224", resnet18, 7.0),
+    Network("Bi-Real ResNet-18, 224x224", resnet18, 7.0, 2.2),
     Network("Bi-Real ResNet-18 with PReLU, 224x224", lambda: resnet18(prelu=True)),
     Network("ReActNet-A, 224x224", reactnet, 5.0),
     Network("QuickNet, 224x224", quicknet, 5.0),
@@ -79,8 +83,10 @@ class Result:
         float_bytes: Of the same network as float32 ONNX.
         ours: Seconds of a run of the library.
         float32: Seconds of the float32 version in onnxruntime.
+        int8: Seconds of its int8 version in onnxruntime.
         reference: Seconds of the binary model in onnxruntime.
         bar: As of Network.
+        int8_bar: As of Network.
     """
 
     name: str
@@ -89,8 +95,10 @@ class Result:
     float_bytes: int
     ours: Timing
     float32: Timing
+    int8: Timing
     reference: Timing
     bar: float | None
+    int8_bar: float | None
 
     @property
     def speedup(self) -> float:
@@ -98,9 +106,15 @@ class Result:
         return self.float32.minimum / self.ours.minimum
 
     @property
+    def int8_speedup(self) -> float:
+        """Against onnxruntime int8."""
+        return self.int8.minimum / self.ours.minimum
+
+    @property
     def passed(self) -> bool:
         """Whether the bars are reached."""
-        return self.compile_seconds < COMPILE_SECONDS and (self.bar is None or self.speedup >= self.bar)
+        fast = self.speedup >= (self.bar or 0) and self.int8_speedup >= (self.int8_bar or 0)
+        return self.compile_seconds < COMPILE_SECONDS and fast
 
 
 def float_twin(model: nn.Module) -> nn.Module:
@@ -163,34 +177,50 @@ def measure(network: Network, target: str, seconds: float, folder: Path) -> Resu
     module.verify(samples=1)
     loaded = sbnn_tvm.load(library, num_threads=1)
     float_model = to_onnx(float_twin(model).eval())
-    float32, reference = session(float_model), session(binary)
+    float32, int8, reference = session(float_model), session(int8_version(float_model)), session(binary)
     x = np.random.default_rng(0).standard_normal(loaded.inputs[0].shape).astype(np.float32)
     (name,) = (node.name for node in float32.get_inputs())
     times = interleave(
         {
             "ours": lambda: loaded.run(x),
             "float32": lambda: float32.run(None, {name: x}),
+            "int8": lambda: int8.run(None, {name: x}),
             "reference": lambda: reference.run(None, {name: x}),
         },
         seconds,
     )
     sizes = library.stat().st_size, float_model.ByteSize()
-    return Result(
-        network.name, compile_seconds, *sizes, times["ours"], times["float32"], times["reference"], network.bar
-    )
+    timings = times["ours"], times["float32"], times["int8"], times["reference"]
+    return Result(network.name, compile_seconds, *sizes, *timings, network.bar, network.int8_bar)
 
 
 def table(results: list[Result], target: str) -> Table:
     """One row a network."""
     out = Table(title=f"Whole networks, batch 1, one thread, target {target}: minimum (median) in milliseconds")
-    for heading in ("network", "ours", "onnxruntime float32", "onnxruntime, binary model", "speed-up", "compile s", "KiB"):
+    headings = (
+        "network",
+        "ours",
+        "onnxruntime float32",
+        "int8",
+        "binary model",
+        "speed-up",
+        "over int8",
+        "compile s",
+        "KiB",
+    )
+    for heading in headings:
         out.add_column(heading, justify="left" if heading == "network" else "right")
     for result in results:
-        cells = [f"{t.minimum * 1e3:.2f} ({t.median * 1e3:.2f})" for t in (result.ours, result.float32, result.reference)]
-        bar = "" if result.bar is None else f" {'pass' if result.passed else 'FAIL'} (>= {result.bar:g})"
+        timings = result.ours, result.float32, result.int8, result.reference
+        cells = [f"{t.minimum * 1e3:.2f} ({t.median * 1e3:.2f})" for t in timings]
+        cells += [_ratio(result.speedup, result.bar), _ratio(result.int8_speedup, result.int8_bar)]
         size = f"{result.library_bytes / 1024:,.0f} of {result.float_bytes / 1024:,.0f}"
-        out.add_row(result.name, *cells, f"{result.speedup:.2f}{bar}", f"{result.compile_seconds:.1f}", size)
+        out.add_row(result.name, *cells, f"{result.compile_seconds:.1f}", size)
     return out
+
+
+def _ratio(value: float, bar: float | None) -> str:
+    return f"{value:.2f}" if bar is None else f"{value:.2f} {'pass' if value >= bar else 'FAIL'} (>= {bar:g})"
 
 
 def main() -> int:
@@ -204,7 +234,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="write the results there, as JSON")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    console = Console(width=None if Console().is_terminal else 200)
+    console = Console(width=None if Console().is_terminal else 220)
     networks = [network for network in NETWORKS if arguments.only.lower() in network.name.lower()]
     if arguments.profile:
         for network in networks:
@@ -217,8 +247,9 @@ def main() -> int:
             results.append(measure(network, arguments.target, arguments.seconds, arguments.folder))
     console.print(table(results, arguments.target))
     if arguments.output:
-        rows = [{**asdict(result), "speedup": result.speedup, "passed": result.passed} for result in results]
-        arguments.output.write_text(json.dumps({"target": arguments.target, "networks": rows}, indent=2) + "\n")
+        rows = [{**asdict(result), "passed": result.passed} for result in results]
+        content = {"machine": asdict(Machine()), "target": arguments.target, "networks": rows}
+        arguments.output.write_text(json.dumps(content, indent=1) + "\n")
     return 0 if all(result.passed for result in results) else 1
 
 

@@ -43,7 +43,9 @@ class Record:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Record:
         """The record of a JSON object."""
-        shape = {key: tuple(value) if isinstance(value, list) else value for key, value in fields["shape"].items()}
+        shape: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in fields["shape"].items()
+        }
         return cls(**{**fields, "shape": Conv2dShape(**shape)})
 
 
@@ -65,7 +67,7 @@ class Machine:
 
 def cpu_name() -> str:
     """The name of this CPU, or its numbers where it has no name."""
-    fields = {}
+    fields: dict[str, str] = {}
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         key, _, value = line.partition(":")
         fields.setdefault(key.strip(), value.strip())

@@ -50,7 +50,7 @@ def vpshufb_contestant(shape: Conv2dShape, rng: np.random.Generator) -> Contesta
 
 def _pointer(array: np.ndarray) -> ctypes.Array:
     """The array's memory, which lives as long as this does."""
-    return (ctypes.c_uint64 * array.size).from_buffer(array)
+    return (ctypes.c_uint64 * array.size).from_buffer(array.data)
 
 
 def _compiled(source: Path) -> ctypes.CDLL:
