@@ -10,6 +10,7 @@ import tvm
 from rich.table import Table
 
 import sbnn_tvm
+from sbnn_tvm.bench import interleave
 from sbnn_tvm.inputs import random_inputs
 from sbnn_tvm.passes.graph import Graph, op_name
 from sbnn_tvm.stepping import run_kernels
@@ -37,31 +38,29 @@ class KernelTime:
 class _Recorder:
     """Runs kernels as the model does, and then each many times."""
 
-    def __init__(self, module: sbnn_tvm.CompiledModule, repeats: int) -> None:
-        # The virtual machine's module; the kernels are in what it imports, where time_evaluator does not look.
-        (self.library,) = (each for each in module._executable.jit().imports if each.kind == "llvm")
-        self.repeats = repeats
+    def __init__(self, library: sbnn_tvm.LoadedModule, seconds: float) -> None:
+        self.library = library
+        self.seconds = seconds
         self.calls: list[tuple[str, float, int]] = []
 
     def run(self, name: str, arrays: Sequence[np.ndarray]) -> None:
         tensors = [tvm.runtime.tensor(array) for array in arrays]
-        self.library[name](*tensors)
+        kernel = self.library.kernel(name)
+        timing = interleave({name: lambda: kernel(*tensors)}, self.seconds)[name]
         for array, tensor in zip(arrays, tensors, strict=True):
             if array.flags.writeable:
                 np.copyto(array, tensor.numpy())
-        timer = self.library.time_evaluator(name, tvm.cpu(), number=3, repeat=self.repeats, min_repeat_ms=1)
-        seconds = timer(*tensors).min
-        self.calls.append((name, seconds, sum(array.nbytes for array in arrays)))
+        self.calls.append((name, timing.minimum, sum(array.nbytes for array in arrays)))
 
 
-def kernel_times(module: sbnn_tvm.CompiledModule, repeats: int = 20) -> list[KernelTime]:
+def kernel_times(module: sbnn_tvm.CompiledModule, seconds: float = 0.06) -> list[KernelTime]:
     """Time every kernel of a model on the data that it gets for a random input.
 
     Args:
         module: Compiled for this machine.
-        repeats: The fastest of so many runs of a millisecond counts.
+        seconds: To time a kernel; its fastest call counts.
     """
-    recorder = _Recorder(module, repeats)
+    recorder = _Recorder(module.library, seconds)
     inputs = random_inputs(module.inputs, np.random.default_rng(0))
     list(run_kernels(module.lowered, recorder, inputs))
     macs = {name: report.macs for name, report in _reports(module)}
