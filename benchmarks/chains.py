@@ -45,6 +45,10 @@ class BinaryChain:
         ]
         return cls(layer.shapes, bits, signs, thresholds)
 
+    def start(self, links: int) -> BinaryChain:
+        """Only the first links."""
+        return BinaryChain(self.shapes[:links], self.bits, self.signs[:links], self.thresholds[:links])
+
     def output(self, target: CpuTarget) -> np.ndarray:
         """The last link's bits, bool [N, H, W, OC], by float32 convolutions of -1, 0 and +1."""
         bits = self.bits
