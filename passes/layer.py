@@ -84,9 +84,9 @@ class Layer:
     why_float: str | None
 
     @property
-    def linear(self) -> bool:
-        """Whether the layer multiplies with weights."""
-        return self.weight is not None
+    def sums_windows(self) -> bool:
+        """Whether the layer has no weights of its own: it sums what the offset of other weights multiplies."""
+        return self.kind == "window_sum" or (self.binary and self.weight is not None and bool((self.weight > 0).all()))
 
     @property
     def exact(self) -> bool:

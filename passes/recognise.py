@@ -115,6 +115,11 @@ class BinaryWeight:
         signs = np.where(bits, np.float32(1), np.float32(-1)).reshape(weight.shape)
         return cls(signs, tau, phi)
 
+    @staticmethod
+    def telling(weight: np.ndarray) -> bool:
+        """Whether weights [out channels, ...] are two-valued on purpose: two weights a channel always are."""
+        return weight[0].size > 2 and BinaryWeight.of(weight) is not None
+
     @property
     def plain(self) -> bool:
         """Whether the weights are -1 and +1 themselves."""
@@ -207,14 +212,18 @@ def _sums_rows(call: Call) -> bool:
 def is_window_sum(call: Expr) -> bool:
     """Whether a linear call only sums its windows: one output channel, all weights 1."""
     weight = linear_weight(call)
-    return weight is not None and len(weight) == 1 and bool(np.all(weight == 1))
+    return weight is not None and len(weight) == 1 and _ones(weight)
+
+
+def _ones(weight: np.ndarray | None) -> bool:
+    return weight is not None and bool(np.all(weight == 1))
 
 
 def _window_sums_first(mod: IRModule) -> IRModule:
-    # The sum of a window is an operand of the epilogue of the layer beside it, so it must come first.
+    # The sum of a window (of a group) is an operand of the epilogue of the layer beside it, so it must come first.
     graph = Graph(mod["main"])
     known = domains(graph)
-    early = {var for var, value in graph.bindings if is_window_sum(value) and value.args[0] in known}
+    early = {var for var, value in graph.bindings if _ones(linear_weight(value)) and value.args[0] in known}
     writer = Writer(graph)
     for var, value in graph.bindings:
         if var not in early:
