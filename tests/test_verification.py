@@ -204,6 +204,15 @@ def test_bits_flipped_by_rounding_are_counted_not_failed() -> None:
     assert "for 1 of the inputs but for what lies behind bits flipped by rounding" in str(verification)
 
 
+def test_sums_that_the_reference_rounds_excuse_flips() -> None:
+    """Sums of 0.7 and -0.3 that are 0: the reference's rounding decides, while the kernel's sum is exact."""
+    text = "c = Greater(x, t)\nb = Where(c, hi, lo)\nd = Conv(b, w)\ng = Greater(d, t)\ny = Where(g, one, zero)"
+    constants = {"t": 0.0, "hi": 0.7, "lo": -0.3, "one": 1.0, "zero": 0.0}
+    constants |= {"w": np.random.default_rng(3).choice([-1.0, 1.0], (32, 20, 1, 1))}
+    verification = sbnn_tvm.compile(small_model(text, {"x": (4, 20, 9, 9)}, constants)).verify()
+    assert verification.flipped > 100 and verification.behind_flips == 3
+
+
 def test_bits_flipped_further_from_the_threshold_fail() -> None:
     module = sbnn_tvm.compile(tie_network(0.5))
     shifted = sbnn_tvm.compile(tie_network(0.499))
