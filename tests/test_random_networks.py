@@ -19,6 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from small_models import grid_inputs, run_reference
 
 import sbnn_tvm
+from sbnn_tvm.frontends.onnx import opset
+from sbnn_tvm.targets import resolve
 
 Shape = tuple[int, ...]
 
@@ -37,7 +39,7 @@ ELEMENTWISE = (
 )
 ON_MAPS = (
     "conv", "conv", "conv", "binary conv", "binary conv", "binary conv", "max pool", "average pool", "global pool",
-    "pad", "concat", "flatten", "transpose", "split",
+    "pad", "concat", "flatten", "transpose", "split", "slice", "gather", "shuffle",
 )  # fmt: skip
 ON_ROWS = ("dense", "dense", "unflatten", "sum")
 BINARIZE = ("binarize", "binarize", "binarize")
@@ -103,7 +105,7 @@ class Network:
         bits = self.rng.random(shape) < self.choose(0.1, 0.5, 1.0)
         kind = self.choose("signs", "signs", "per channel", "two values", "sparse", "float")
         if kind == "float":
-            return self.steps(*shape, step=0.125, bound=1)
+            return self.choose(self.steps(*shape, step=0.125, bound=1), self.rng.standard_normal(shape))
         if kind == "signs":
             return np.where(bits, 1.0, -1.0)
         if kind == "per channel":
@@ -114,10 +116,12 @@ class Network:
         return np.where(bits, 0.5, 0.0)
 
     def binarize(self, x: str) -> str:
-        lo, hi = self.choose((-1.0, 1.0), (-1.0, 1.0), (-1.0, 1.0), (0.0, 1.0), (-0.5, 2.0))
+        lo, hi = self.choose((-1.0, 1.0), (-1.0, 1.0), (-1.0, 1.0), (0.0, 1.0), (-0.5, 2.0), (-0.3, 0.7))
         if self.choose(False, False, True):
             lo, hi = hi, lo
         threshold = self.constant(self.choose(0.0, 0.0, self.steps(*self.channel(x), step=0.5)))
+        if self.choose(*[False] * 9, True):
+            threshold = self.choose(*(name for name in self.values if self.shapes[name] == self.shapes[x]))
         operator = self.choose("Greater", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
         sides = (x, threshold) if self.choose(True, True, False) else (threshold, x)
         condition = self.node(operator, *sides, shape=self.shapes[x])
@@ -148,9 +152,35 @@ class Network:
         bias = [self.constant(self.steps(outputs))] if self.choose(False, False, True) else []
         return self.node("Conv", x, weight, *bias, shape=(batch, outputs, *size), group=groups, **attributes)
 
+    def custom_conv(self, x: str) -> str | None:
+        """ai.sbnn::BinaryConv2d."""
+        batch, channels, *_ = self.shapes[x]
+        if (window := self.window(x)) is None:
+            return None
+        attributes, size = window
+        groups = self.choose(*(g for g in (1, 1, 2, channels) if channels % g == 0))
+        shape = (groups * self.draw(st.integers(1, 2 if groups > 4 else 40 // groups)), channels // groups)
+        shape += tuple(attributes.pop("kernel_shape"))
+        value = self.choose(-1, 0, 0, 1)
+        return self.node(
+            "BinaryConv2d", x, *self.packed(shape), shape=(batch, shape[0], *size), domain=opset.DOMAIN,
+            weight_shape=list(shape), group=groups, pad_value=value, **attributes,
+        )  # fmt: skip
+
+    def packed(self, shape: Shape) -> tuple[str, str, str]:
+        """Bits, scale and offset of weights."""
+        bits = self.rng.random(shape) < self.choose(0.1, 0.5)
+        tau, phi = self.choose((1.0, 0.0), (self.steps(shape[0]), 0.0), (self.steps(shape[0]), self.steps(shape[0])))
+        scale, offset = (self.constant(np.broadcast_to(np.float32(each), shape[:1])) for each in (tau, phi))
+        return self.constant(opset.pack_bits(bits)), scale, offset
+
     def dense(self, x: str) -> str:
         shape = self.shapes[x]
         outputs = self.draw(st.integers(1, 70))
+        if self.choose(False, False, True):
+            packed = self.packed((outputs, shape[-1]))
+            out = (*shape[:-1], outputs)
+            return self.node("BinaryLinear", x, *packed, shape=out, domain=opset.DOMAIN, in_features=shape[-1])
         weight = self.weights(outputs, shape[-1])
         out = (*shape[:-1], outputs)
         if len(shape) == 2 and self.choose(False, True):
@@ -237,7 +267,8 @@ class Network:
             case "conv":
                 return self.conv(x)
             case "binary conv":
-                return self.conv(self.binarize(x))
+                x = self.binarize(x)
+                return self.custom_conv(x) if self.choose(False, False, True) else self.conv(x)
             case "max pool":
                 return self.pool(x, "MaxPool")
             case "average pool":
@@ -264,6 +295,21 @@ class Network:
                 return self.node("Flatten", x, shape=(batch, channels * height * width))
             case "transpose":
                 return self.node("Transpose", x, shape=(batch, channels, width, height), perm=[0, 1, 3, 2])
+            case "slice":
+                size = self.draw(st.integers(1, channels))
+                first = self.draw(st.integers(0, channels - size))
+                bounds = [self.constant(np.array([each])) for each in (first, first + size, 1)]
+                return self.node("Slice", x, *bounds, shape=(batch, size, height, width))
+            case "gather":
+                picks = self.rng.integers(0, channels, self.draw(st.integers(1, 20)))
+                return self.node("Gather", x, self.constant(picks), shape=(batch, len(picks), height, width), axis=1)
+            case "shuffle":
+                groups = self.choose(*(g for g in (2, 3, 4) if channels % g == 0), 1)
+                split, back = (batch, groups, channels // groups, height, width), self.shapes[x]
+                y = self.node("Reshape", x, self.constant(np.array(split)), shape=split)
+                swapped = (batch, channels // groups, groups, height, width)
+                y = self.node("Transpose", y, shape=swapped, perm=[0, 2, 1, 3, 4])
+                return self.node("Reshape", y, self.constant(np.array(back)), shape=back)
             case "split":
                 if channels % 2:
                     return None
@@ -317,11 +363,12 @@ class Network:
         inner = [name for node in self.nodes for name in node.output if name in read]
         more = self.draw(st.lists(st.sampled_from(inner), max_size=2, unique=True)) if inner else []
         names = [*ends, *more]
+        domains = [helper.make_opsetid("", 21), helper.make_opsetid(opset.DOMAIN, opset.VERSION)]
         graph = helper.make_graph(
             self.nodes, "random", self.inputs, [onnx.ValueInfoProto(name=name) for name in names], self.constants
         )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-        return onnx.shape_inference.infer_shapes(model, strict_mode=True)
+        model = helper.make_model(graph, opset_imports=domains, ir_version=10)
+        return onnx.shape_inference.infer_shapes(opset.add_functions(model), strict_mode=True)
 
 
 @st.composite
@@ -345,10 +392,10 @@ def networks(draw: Any) -> onnx.ModelProto:
     return network.model()
 
 
-def check(model: onnx.ModelProto) -> None:
+def check(model: onnx.ModelProto, target: str) -> None:
     feeds = grid_inputs(model)
     expected = run_reference(model, feeds)
-    module = sbnn_tvm.compile(model)
+    module = sbnn_tvm.compile(model, target)
     verification = module.verify(feeds)
     outputs = module.run(feeds)
     for (name, want), got in zip(expected.items(), outputs if isinstance(outputs, tuple) else (outputs,), strict=True):
@@ -357,16 +404,17 @@ def check(model: onnx.ModelProto) -> None:
 
 
 RELAXED = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
+TARGETS = st.sampled_from(["native", *(name for name in ("x86", "x86-64", "x86-64-v4") if resolve(name).native)])
 
 
-@given(networks())
+@given(networks(), TARGETS)
 @settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=RELAXED)
-def test_random_network(model: onnx.ModelProto) -> None:
-    check(model)
+def test_random_network(model: onnx.ModelProto, target: str) -> None:
+    check(model, target)
 
 
 @pytest.mark.slow
-@given(networks())
+@given(networks(), TARGETS)
 @settings(max_examples=2000, deadline=None, database=None, suppress_health_check=RELAXED)
-def test_many_random_networks(model: onnx.ModelProto) -> None:
-    check(model)
+def test_many_random_networks(model: onnx.ModelProto, target: str) -> None:
+    check(model, target)
