@@ -78,7 +78,7 @@ def _bars_below_a_limit(axis: Axes, records: Sequence[Record], limit: str) -> No
             )
             number.set_zorder(3)
         if (layer, limit) in speeds:
-            label = f"{limit} of the machine" if i == 0 else None
+            label = f"{limit} of the machine" if i == 0 else "_"  # a name that no legend shows
             axis.hlines(speeds[layer, limit], i - 0.45, i + 0.45, colors="black", linestyles="--", label=label)
     axis.set_xticks(range(len(layers)), [_two_lines(layer) for layer in layers], fontsize=8)
     axis.set_ylabel("10$^9$ multiply-accumulates / s")
