@@ -9,12 +9,13 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo test test-slow bench lint format clean
 
 help:
 	@echo 'make demo    train a small binary network, compile it for this machine and for ARM, verify and benchmark it'
 	@echo 'make test    run the tests'
 	@echo 'make test-slow  run the long ones: the whole demo, the README, many random networks'
+	@echo 'make bench   measure kernels and networks against the limits of this machine and against onnxruntime'
 	@echo 'make lint    check style and types'
 	@echo 'make format  apply the style'
 	@echo 'make clean   remove everything made here'
@@ -27,6 +28,16 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+# A missed bar is an exit code of 1, and no reason not to measure the rest.
+bench: $(INSTALLED)
+	mkdir -p out
+	$(BIN)/python benchmarks/probes.py --output out/probes.json
+	-$(BIN)/python benchmarks/kernels.py --output out/kernels.json
+	-$(BIN)/python benchmarks/kernels.py --target x86-64-v3 --output out/kernels_avx2.json
+	-$(BIN)/python benchmarks/instructions.py --output out/instructions.json
+	-$(BIN)/python benchmarks/networks.py --output out/networks.json
+	$(BIN)/python benchmarks/plots.py
 
 # mypy does not know that passes/ is sbnn_tvm.passes: show it the package as it is installed.
 TYPED := build/typed/sbnn_tvm
