@@ -10,13 +10,15 @@ from tvm.relax import Expr, op
 from .graph import Graph, Writer, constant, op_name, shape
 
 _SWAPPED = {"greater": "less", "greater_equal": "less_equal", "less": "greater", "less_equal": "greater_equal"}
+_ARITHMETIC = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide}
 _NEGATED = {"greater": "less_equal", "greater_equal": "less", "less": "greater_equal", "less_equal": "greater"}
 
 
 def canonicalize(mod: IRModule) -> IRModule:
     """Dead code goes; binarisers, zero padding and flattening before a dense layer take one form.
 
-    - A binariser is ``where(greater(x, t), hi, lo)`` or with ``greater_equal``, and ``lo < hi``.
+    - A binariser is ``where(greater(x, t), hi, lo)`` or with ``greater_equal``, and ``lo < hi``. A comparison as a
+      number is one, and so is what numbers are added to or multiplied with: ``2 * (x > t) - 1``, for example.
     - A zero ``pad`` of the image before a convolution becomes the convolution's own padding.
     - A dense layer on a flattened feature map is a convolution whose kernel is the whole map: it then reads the map as
       it lies in memory, packed or not.
@@ -30,8 +32,8 @@ def canonicalize(mod: IRModule) -> IRModule:
             continue
         name = op_name(value)
         new: Expr | None = None
-        if name == "where":
-            new = _binariser(graph, writer, var, value)
+        if name in ("where", "astype", "negative", *_ARITHMETIC):
+            new = _binariser(graph, writer, var)
         elif name == "nn.conv2d":
             new = _merge_zero_padding(graph, writer, value)
         elif name == "matmul":
@@ -56,14 +58,43 @@ def drop_dead(mod: IRModule) -> IRModule:
     return writer.module(mod)
 
 
-def _binariser(graph: Graph, writer: Writer, var: relax.Var, where: Call) -> Expr | None:
-    condition = graph.values.get(where.args[0])
-    if condition is None or op_name(condition) not in _SWAPPED:
+def _chosen(graph: Graph, var: Expr) -> tuple[Call, np.float32, np.float32] | None:
+    """The comparison that decides between two numbers, and these: where it holds, and where it does not."""
+    value = graph.values.get(var) if isinstance(var, relax.Var) else None
+    name = op_name(value) if value is not None else ""
+    if str(var.ty.dtype) != "float32":
         return None
-    (a, b), (yes, no) = condition.args, (constant(where.args[1]), constant(where.args[2]))
-    if yes is None or no is None or yes.size != 1 or no.size != 1 or yes.item() == no.item():
+    if name in ("where", "astype"):
+        condition = graph.values.get(value.args[0])
+        if condition is None or op_name(condition) not in _SWAPPED:
+            return None
+        yes, no = (_number(arg) for arg in value.args[1:]) if name == "where" else (np.float32(1), np.float32(0))
+        return None if yes is None or no is None else (condition, yes, no)
+    if name != "negative" and name not in _ARITHMETIC:
         return None
-    if any(str(each.ty.dtype) != "float32" for each in (a, b, var)):
+    numbers = [_number(arg) for arg in value.args]
+    variables = [arg for arg, number in zip(value.args, numbers, strict=True) if number is None]
+    chosen = _chosen(graph, variables[0]) if len(variables) == 1 else None
+    if chosen is None:
+        return None
+    operation = _ARITHMETIC.get(name, np.negative)
+    with np.errstate(all="ignore"):
+        yes, no = (operation(*(each if number is None else number for number in numbers)) for each in chosen[1:])
+    return chosen[0], yes, no
+
+
+def _number(expr: Expr) -> np.float32 | None:
+    values = constant(expr)
+    return np.float32(values.item()) if values is not None and values.size == 1 else None
+
+
+def _binariser(graph: Graph, writer: Writer, var: relax.Var) -> Expr | None:
+    chosen = _chosen(graph, var)
+    if chosen is None:
+        return None
+    condition, yes, no = chosen
+    a, b = condition.args
+    if yes == no or not np.isfinite([yes, no]).all() or any(str(each.ty.dtype) != "float32" for each in (a, b)):
         return None
     name = op_name(condition)
     if constant(a) is not None and constant(b) is None:  # t < x is x > t
@@ -72,7 +103,7 @@ def _binariser(graph: Graph, writer: Writer, var: relax.Var, where: Call) -> Exp
     threshold = constant(b)
     if constant(a) is not None or threshold is None or np.broadcast_shapes(shape(a), threshold.shape) != shape(var):
         return None
-    hi, lo, x = yes.item(), no.item(), writer[a]
+    hi, lo, x = yes, no, writer[a]
     if lo > hi:  # not (x > t) is x <= t, except for NaN, which has no place in a network
         hi, lo = lo, hi
         name = _NEGATED[name]
@@ -81,7 +112,7 @@ def _binariser(graph: Graph, writer: Writer, var: relax.Var, where: Call) -> Exp
         name, threshold = name.replace("less", "greater"), -threshold
     compare = {"greater": op.greater, "greater_equal": op.greater_equal}[name]
     condition = writer.emit(compare(x, relax.const(threshold)), f"{var.name}_condition")
-    return op.where(condition, relax.const(np.float32(hi)), relax.const(np.float32(lo)))
+    return op.where(condition, relax.const(hi), relax.const(lo))
 
 
 def _merge_zero_padding(graph: Graph, writer: Writer, conv: Call) -> Expr | None:

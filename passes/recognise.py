@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from tvm import relax
@@ -18,8 +17,6 @@ from tvm.relax import Expr, Var, op
 from sbnn_tvm.domain import BinaryDomain
 
 from .graph import Graph, Writer, constant, op_name, shape
-
-SignZero = Literal["exact", "positive", "negative"]
 
 REWRITTEN = "_signed"
 """Ends the name of an integer sum that takes the place of a sum of float products, which the reference rounds."""
@@ -137,15 +134,12 @@ def linear_weight(call: Expr) -> np.ndarray | None:
     return None
 
 
-def recognise(mod: IRModule, sign_zero: SignZero = "exact") -> IRModule:
+def recognise(mod: IRModule) -> IRModule:
     """Rewrite every binary layer so that its weights are -1 and +1, and scale and offset follow.
 
     ``conv(x, tau * S + phi)`` becomes ``tau * conv(x, S) + phi * conv(x, 1)``, where the first sum is one popcount an
-    output and the second one popcount a window. Plain ``Sign`` has three values; with ``sign_zero`` other than
-    ``"exact"`` it becomes a binariser that sends 0 to +1 or -1.
+    output and the second one popcount a window.
     """
-    if sign_zero != "exact":
-        mod = _two_valued_sign(mod, sign_zero)
     graph = Graph(mod["main"])
     known = domains(graph)
     writer = Writer(graph)
@@ -188,19 +182,6 @@ def _with_signs(writer: Writer, var: Var, call: Call, binary: BinaryWeight) -> E
 
 def _conv_like(conv: Call, x: Expr, weight: np.ndarray) -> Call:
     return Call(conv.op, [x, relax.const(weight)], conv.attrs)
-
-
-def _two_valued_sign(mod: IRModule, sign_zero: SignZero) -> IRModule:
-    graph = Graph(mod["main"])
-    writer = Writer(graph)
-    compare = op.greater_equal if sign_zero == "positive" else op.greater
-    for var, value in graph.bindings:
-        if op_name(value) == "sign":
-            condition = writer.emit(compare(writer[value.args[0]], relax.const(np.float32(0))), f"{var.name}_condition")
-            writer.bind(var, op.where(condition, relax.const(np.float32(1)), relax.const(np.float32(-1))))
-        else:
-            writer.keep(var, value)
-    return writer.module(mod)
 
 
 def _sums_rows(call: Call) -> bool:

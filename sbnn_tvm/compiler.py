@@ -18,7 +18,7 @@ from sbnn_tvm.frontends.onnx.loading import load_model
 from sbnn_tvm.module import CompiledModule
 from sbnn_tvm.passes.lower import Lowered
 from sbnn_tvm.passes.pipeline import Options, to_composites, to_executable, to_kernels
-from sbnn_tvm.passes.recognise import SignZero
+from sbnn_tvm.passes.resolve_signs import SignZero
 from sbnn_tvm.report import Report
 from sbnn_tvm.reporting import describe
 from sbnn_tvm.targets import CpuTarget, resolve

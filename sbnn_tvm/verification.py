@@ -243,8 +243,9 @@ class _Reference:
     def binarised(self, name: str, values: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
         """What was compared to make a two-valued value, and the threshold, if it comes straight from a binariser."""
         node = self.producers.get(name)
-        if node is not None and node.op_type == "Where":
-            node = self.producers.get(node.input[0])
+        while node is not None and node.op_type in ("Where", "Cast", "Neg", "Add", "Sub", "Mul", "Div"):
+            chosen = node.input[:1] if node.op_type == "Where" else [n for n in node.input if n not in self.constants]
+            node = self.producers.get(chosen[0]) if len(chosen) == 1 else None
         if node is None or node.op_type not in ("Binarize", "Sign", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"):
             return None
         sides = [self._value(side, values) for side in node.input]

@@ -21,12 +21,14 @@ from tvm.relax import Function
 
 from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
 from sbnn_tvm.frontends.onnx.importer import import_onnx
+from sbnn_tvm.passes import fold_thresholds
 from sbnn_tvm.passes.canonicalize import canonicalize
 from sbnn_tvm.passes.fold_thresholds import fold_threshold
 from sbnn_tvm.passes.graph import Graph, constant, op_name
 from sbnn_tvm.passes.layer import Layer, read_layer
 from sbnn_tvm.passes.pipeline import Options, to_composites
-from sbnn_tvm.passes.recognise import BinaryWeight, SignZero, domains, recognise
+from sbnn_tvm.passes.recognise import BinaryWeight, domains, recognise
+from sbnn_tvm.passes.resolve_signs import SignZero, resolve_signs
 from sbnn_tvm.schedules.epilogue import (
     BitsOutput,
     Border,
@@ -117,9 +119,32 @@ def test_every_way_to_write_a_binariser() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "domain"),
+    [
+        ("y = Cast<to=1>(c)", BIT),
+        ("b = Cast<to=1>(c)\nm = Mul(two, b)\ny = Sub(m, one)", SIGN),
+        ("b = Cast<to=1>(c)\nm = Mul(b, two)\ny = Sub(one, m)", SIGN),
+        ("b = Where(c, one, two)\nn = Neg(b)\ny = Div(n, half)", BinaryDomain(-4, -2)),
+        ("b = Where(c, one, half)\nm = Add(b, half)\ny = Div(one, m)", BinaryDomain(float(np.float32(2 / 3)), 1)),
+    ],
+)
+def test_arithmetic_on_a_binariser(text: str, domain: BinaryDomain) -> None:
+    constants = {"t": 0.5, "one": 1.0, "two": 2.0, "half": 0.5}
+    model = small_model(f"c = GreaterOrEqual(t, x)\n{text}", IMAGE, constants)
+    mod = canonicalize(imported(model))
+    assert operators(mod)["where"] == 1 and set(operators(mod)) <= {"multiply", "greater", "greater_equal", "where"}
+    graph = Graph(mod["main"])
+    assert domains(graph)[graph.results[0]] == domain
+    agrees(mod, model, exact=True)
+
+
+@pytest.mark.parametrize(
     ("text", "constants"),
     [
         ("c = Greater(x, t)\ny = Where(c, x, lo)", {}),
+        ("c = Greater(x, t)\nb = Cast<to=1>(c)\ny = Div(hi, b)", {}),
+        ("c = Greater(x, t)\nb = Cast<to=1>(c)\ny = Mul(t, b)", {}),
+        ("c = Greater(x, t)\nb = Cast<to=1>(c)\ny = Mul(k, b)", {"k": np.arange(8.0).reshape(8, 1, 1)}),
         ("c = Greater(x, t)\ny = Where(c, hi, hi)", {}),
         ("c = Greater(x, t)\ny = Where(c, hi, lo)", {"hi": np.arange(8.0).reshape(8, 1, 1)}),
     ],
@@ -127,7 +152,8 @@ def test_every_way_to_write_a_binariser() -> None:
 def test_what_is_no_binariser(text: str, constants: Mapping[str, Any]) -> None:
     model = small_model(text, IMAGE, {**BINARIZE, **constants})
     mod = canonicalize(imported(model))
-    assert not domains(Graph(mod["main"]))
+    graph = Graph(mod["main"])
+    assert graph.results[0] not in domains(graph)
     agrees(mod, model, exact=True)
 
 
@@ -250,7 +276,7 @@ def test_sums_of_rows_of_bits(text: str, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(("sign_zero", "at_zero"), [("exact", 0), ("positive", 1), ("negative", -1)])
 def test_sign(sign_zero: SignZero, at_zero: int) -> None:
     model = small_model("y = Sign(x)", {"x": (1, 5)})
-    mod = recognise(canonicalize(imported(model)), sign_zero)
+    mod = canonicalize(resolve_signs(imported(model), sign_zero))
     (result,) = run_oracle(mod, [np.float32([[-0.5, -0.0, 0.0, 1e-30, 2]])])
     np.testing.assert_array_equal(result, [[-1, at_zero, at_zero, 1, 1]])
     assert bool(domains(Graph(mod["main"]))) == (sign_zero != "exact")
@@ -472,6 +498,17 @@ def test_folded_thresholds_answer_as_the_program(program: Program, taps: int) ->
     assert (folded is not None) == monotone
     if folded is not None:
         np.testing.assert_array_equal(of_sums(folded, sums), bits)
+
+
+def test_channels_are_folded_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    scale = np.float32([0.5, -0.5, 0, 1, 0.1])
+    program = Program((Step("multiply", Ref(0), Channel(scale)),), (BitsOutput(Ref(1), Channel(scale)),))
+    together = fold_threshold(program, 20, CHANNELS, AVX2)
+    monkeypatch.setattr(fold_thresholds, "AT_ONCE", 100)
+    in_blocks = fold_threshold(program, 20, CHANNELS, AVX2)
+    assert together is not None and in_blocks is not None
+    np.testing.assert_array_equal(in_blocks.threshold, together.threshold)
+    np.testing.assert_array_equal(in_blocks.flip, together.flip)
 
 
 def test_ties_negative_scales_and_scales_of_zero() -> None:

@@ -125,6 +125,10 @@ class Network:
         operator = self.choose("Greater", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
         sides = (x, threshold) if self.choose(True, True, False) else (threshold, x)
         condition = self.node(operator, *sides, shape=self.shapes[x])
+        if self.choose(False, False, False, True):
+            number = self.node("Cast", condition, shape=self.shapes[x], to=TensorProto.FLOAT)
+            scaled = self.node("Mul", self.constant(hi - lo), number, shape=self.shapes[x])
+            return self.node("Add", scaled, self.constant(lo), shape=self.shapes[x])
         return self.node("Where", condition, self.constant(hi), self.constant(lo), shape=self.shapes[x])
 
     def window(self, x: str, largest: int = 4) -> tuple[dict[str, Any], Shape] | None:
