@@ -9,16 +9,20 @@ from tvm.relax import Expr, op
 
 from .graph import Graph, Writer, constant, op_name, shape
 
-_COMPARISONS = {"greater", "greater_equal", "less", "less_equal"}
+_SWAPPED = {"greater": "less", "greater_equal": "less_equal", "less": "greater", "less_equal": "greater_equal"}
+_ARITHMETIC = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide}
+_NEGATED = {"greater": "less_equal", "greater_equal": "less", "less": "greater_equal", "less_equal": "greater"}
 
 
 def canonicalize(mod: IRModule) -> IRModule:
     """Dead code goes; binarisers, zero padding and flattening before a dense layer take one form.
 
-    - A binariser is ``where(greater(x, t), hi, lo)`` or with ``greater_equal``, and ``lo < hi``.
+    - A binariser is ``where(greater(x, t), hi, lo)`` or with ``greater_equal``, and ``lo < hi``. A comparison as a
+      number is one, and so is what numbers are added to or multiplied with: ``2 * (x > t) - 1``, for example.
     - A zero ``pad`` of the image before a convolution becomes the convolution's own padding.
-    - A dense layer on a flattened feature map is a convolution whose kernel is the whole map: it then reads the map as it
-      lies in memory, packed or not.
+    - A dense layer on a flattened feature map is a convolution whose kernel is the whole map: it then reads the map as
+      it lies in memory, packed or not.
+    - A dense layer on four axes is one on rows: only feature maps have four axes in what follows.
     """
     graph = Graph(mod["main"])
     live = graph.live()
@@ -28,12 +32,14 @@ def canonicalize(mod: IRModule) -> IRModule:
             continue
         name = op_name(value)
         new: Expr | None = None
-        if name == "where":
-            new = _binariser(graph, writer, var, value)
+        if name in ("where", "astype", "negative", *_ARITHMETIC):
+            new = _binariser(graph, writer, var)
         elif name == "nn.conv2d":
             new = _merge_zero_padding(graph, writer, value)
         elif name == "matmul":
             new = _dense_on_a_map(graph, writer, var, value)
+            if new is None:
+                new = _dense_on_rows(writer, var, value)
         if new is None:
             writer.keep(var, value)
         else:
@@ -52,30 +58,61 @@ def drop_dead(mod: IRModule) -> IRModule:
     return writer.module(mod)
 
 
-def _binariser(graph: Graph, writer: Writer, var: relax.Var, where: Call) -> Expr | None:
-    condition = graph.values.get(where.args[0])
-    if condition is None or op_name(condition) not in _COMPARISONS:
+def _chosen(graph: Graph, var: Expr) -> tuple[Call, np.float32, np.float32] | None:
+    """The comparison that decides between two numbers, and these: where it holds, and where it does not."""
+    value = graph.values.get(var) if isinstance(var, relax.Var) else None
+    name = op_name(value) if value is not None else ""
+    if str(var.ty.dtype) != "float32":
         return None
-    (a, b), (yes, no) = condition.args, (constant(where.args[1]), constant(where.args[2]))
-    if yes is None or no is None or yes.size != 1 or no.size != 1 or yes.item() == no.item():
+    if name in ("where", "astype"):
+        condition = graph.values.get(value.args[0])
+        if condition is None or op_name(condition) not in _SWAPPED:
+            return None
+        yes, no = (_number(arg) for arg in value.args[1:]) if name == "where" else (np.float32(1), np.float32(0))
+        return None if yes is None or no is None else (condition, yes, no)
+    if name != "negative" and name not in _ARITHMETIC:
+        return None
+    numbers = [_number(arg) for arg in value.args]
+    variables = [arg for arg, number in zip(value.args, numbers, strict=True) if number is None]
+    chosen = _chosen(graph, variables[0]) if len(variables) == 1 else None
+    if chosen is None:
+        return None
+    operation = _ARITHMETIC.get(name, np.negative)
+    with np.errstate(all="ignore"):
+        yes, no = (operation(*(each if number is None else number for number in numbers)) for each in chosen[1:])
+    return chosen[0], yes, no
+
+
+def _number(expr: Expr) -> np.float32 | None:
+    values = constant(expr)
+    return np.float32(values.item()) if values is not None and values.size == 1 else None
+
+
+def _binariser(graph: Graph, writer: Writer, var: relax.Var) -> Expr | None:
+    chosen = _chosen(graph, var)
+    if chosen is None:
+        return None
+    condition, yes, no = chosen
+    a, b = condition.args
+    if yes == no or not np.isfinite([yes, no]).all() or any(str(each.ty.dtype) != "float32" for each in (a, b)):
         return None
     name = op_name(condition)
     if constant(a) is not None and constant(b) is None:  # t < x is x > t
         a, b = b, a
-        name = {"less": "greater", "less_equal": "greater_equal", "greater": "less", "greater_equal": "less_equal"}[name]
+        name = _SWAPPED[name]
     threshold = constant(b)
-    if constant(a) is not None or threshold is None:
+    if constant(a) is not None or threshold is None or np.broadcast_shapes(shape(a), threshold.shape) != shape(var):
         return None
-    hi, lo, x = yes.item(), no.item(), writer[a]
+    hi, lo, x = yes, no, writer[a]
     if lo > hi:  # not (x > t) is x <= t, except for NaN, which has no place in a network
         hi, lo = lo, hi
-        name = {"greater": "less_equal", "greater_equal": "less", "less": "greater_equal", "less_equal": "greater"}[name]
+        name = _NEGATED[name]
     if name.startswith("less"):
         x = writer.emit(op.multiply(x, relax.const(np.float32(-1))), f"{var.name}_negated")
         name, threshold = name.replace("less", "greater"), -threshold
     compare = {"greater": op.greater, "greater_equal": op.greater_equal}[name]
     condition = writer.emit(compare(x, relax.const(threshold)), f"{var.name}_condition")
-    return op.where(condition, relax.const(np.float32(hi)), relax.const(np.float32(lo)))
+    return op.where(condition, relax.const(hi), relax.const(lo))
 
 
 def _merge_zero_padding(graph: Graph, writer: Writer, conv: Call) -> Expr | None:
@@ -90,7 +127,7 @@ def _merge_zero_padding(graph: Graph, writer: Writer, conv: Call) -> Expr | None
     padding = (old[0] + top, old[1] + left, old[2] + bottom, old[3] + right)
     return op.nn.conv2d(
         writer[pad.args[0]],
-        conv.args[1],
+        writer[conv.args[1]],
         strides=tuple(conv.attrs.strides),
         padding=padding,
         dilation=tuple(conv.attrs.dilation),
@@ -109,3 +146,12 @@ def _dense_on_a_map(graph: Graph, writer: Writer, var: relax.Var, matmul: Call) 
     kernel = np.ascontiguousarray(weight.T).reshape(-1, *extent[1:])
     conv = writer.emit(op.nn.conv2d(writer[feature_map], relax.const(kernel)), f"{var.name}_map")
     return op.reshape(conv, (extent[0], kernel.shape[0]))
+
+
+def _dense_on_rows(writer: Writer, var: relax.Var, matmul: Call) -> Expr | None:
+    weight, extent = constant(matmul.args[1]), shape(var)
+    if weight is None or weight.ndim != 2 or len(extent) != 4:
+        return None
+    rows = writer.emit(op.reshape(writer[matmul.args[0]], (int(np.prod(extent[:-1])), len(weight))), f"{var.name}_rows")
+    product = writer.emit(op.matmul(rows, matmul.args[1]), f"{var.name}_product")
+    return op.reshape(product, extent)

@@ -28,6 +28,7 @@ from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.pack import window_sum
 from sbnn_tvm.schedules.pool import avg_pool2d, global_avg_pool2d, max_pool2d, max_pool2d_bits
+from sbnn_tvm.schedules.select_channels import select_channels, select_channels_bits
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
 from .fold_thresholds import fold_threshold
@@ -65,18 +66,25 @@ def choose_kernel(layer: Layer, isa: Isa) -> Choice:
     match layer.kind:
         case "elementwise":
             return Choice(elementwise(_channels_last(layer.extent), program, isa))
+        case "select_channels":
+            assert layer.selection is not None
+            return Choice(select_channels(_channels_last(layer.extent)[:-1], layer.selection, program, isa))
+        case "select_channels_bits":
+            assert layer.selection is not None
+            kernel = select_channels_bits(_channels_last(layer.extent)[:-1], layer.selection, isa)
+            return Choice(kernel, DataForm.BITS)
         case "global_avg_pool2d":
             assert conv is not None
             return Choice(global_avg_pool2d((conv.batch, conv.height, conv.width, conv.in_channels), program, isa))
         case "avg_pool2d":
             assert conv is not None
-            return Choice(avg_pool2d(conv, program, isa, count_include_pad=layer.count_include_pad))
+            return Choice(avg_pool2d(conv, program, isa, count_include_pad=layer.counted_padding or False))
         case "max_pool2d":
             assert conv is not None
             return Choice(max_pool2d(conv, program, isa))
         case "max_pool2d_bits":
             assert conv is not None
-            return Choice(max_pool2d_bits(conv, isa), DataForm.BITS)
+            return Choice(max_pool2d_bits(conv, isa, layer.minima), DataForm.BITS)
         case "window_sum":
             windows = layer.shape or Conv2dShape(_rows(layer), 1, 1, layer.inputs, 1)
             return Choice(window_sum(windows, int(layer.pad_value), isa), DataForm.BITS)

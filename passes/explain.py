@@ -16,9 +16,9 @@ def why_float(graph: Graph, domains: dict[Var, BinaryDomain], call: Call) -> str
     """Why a convolution or dense layer with constant weights stays float, in one sentence."""
     weight = linear_weight(call)
     assert weight is not None
-    two_valued = BinaryWeight.of(weight) is not None
+    two_valued = BinaryWeight.telling(weight)
     if call.args[0] in domains:
-        if two_valued:
+        if BinaryWeight.of(weight) is not None:
             return "it is binary, but its padding value is none of its activations' values"
         return f"its activations are two-valued, but {_weight_values(weight)}"
     activations = _where_from(graph, call.args[0])
@@ -29,16 +29,19 @@ def why_float(graph: Graph, domains: dict[Var, BinaryDomain], call: Call) -> str
 
 def _weight_values(weight: np.ndarray) -> str:
     flat = weight.reshape(len(weight), -1)
+    if not np.isfinite(flat).all():
+        return f"its weights in output channel {int(np.argmin(np.isfinite(flat).all(axis=1)))} are not all finite"
     counts = [len(np.unique(channel)) for channel in flat]
     worst = int(np.argmax(counts))
+    if flat.shape[1] <= 2:
+        return f"it has no more than {flat.shape[1]} weights an output channel"
     return f"its weights take {counts[worst]} values in output channel {worst}"
 
 
 def _where_from(graph: Graph, var: Var) -> str:
+    while (reshape := graph.producer(var, "reshape")) is not None:
+        var = reshape.args[0]
     value = graph.values.get(var)
-    while op_name(value) == "reshape":
-        var = value.args[0]
-        value = graph.values.get(var)
     if value is None:
         return "they are the model's input"
     name = op_name(value)

@@ -18,13 +18,26 @@ from tvm.relax import Expr, Var
 from sbnn_tvm.domain import SIGN
 
 from .explain import why_float
-from .graph import Graph, Writer, constant, make_function, op_name, operands, shape
-from .recognise import domains, is_window_sum, linear_weight
+from .graph import (
+    Graph,
+    Writer,
+    channel_axis,
+    constant,
+    make_function,
+    one_a_channel,
+    op_name,
+    operands,
+    shape,
+    without_pixels,
+)
+from .rearrange_channels import concatenated_channels, taken_channels
+from .recognise import domains, is_window_sum, linear_weight, signed_max_pool
 
 _STEPS = {
     "add", "subtract", "multiply", "divide", "maximum", "minimum",
     "nn.relu", "nn.leakyrelu", "nn.prelu", "clip", "negative", "where",
 }  # fmt: skip
+_ANCHORS = {"nn.conv2d", "matmul", "nn.max_pool2d", "nn.avg_pool2d", "nn.adaptive_avg_pool2d", "concat", "take"}
 _POOLS = {"nn.max_pool2d": "sbnn.max_pool2d", "nn.avg_pool2d": "sbnn.avg_pool2d"}
 
 
@@ -35,14 +48,14 @@ class _Group:
     Attributes:
         index: Groups run in the order of their index, and read only values of groups before them.
         composite: Kind of layer; None for a single operator that is left to TVM.
-        data: What the anchor reads.
-        extent: Shape of the anchor's result without its extents of 1 behind the channels.
+        data: What the anchor reads, one variable but for selections of channels.
+        extent: Shape of the anchor's result, [N, C] for a feature map of single pixels.
         open: Whether elementwise operations may still join.
     """
 
     index: int
     composite: str | None
-    data: Var | None = None
+    data: tuple[Var, ...] = ()
     extent: tuple[int, ...] = ()
     open: bool = False
     members: list[Var] = field(default_factory=list)
@@ -107,7 +120,7 @@ class _Former:
             self._open(anchored, var)
         elif name in _STEPS and self._is_step(var, value):
             self._place_step(var, value)
-        elif name == "reshape" and _unit_reshape(value) and (host := self.group_of.get(value.args[0])) and host.open:
+        elif name == "reshape" and (host := self._host_of_reshape(var, value)) is not None:
             self._join(host, var)
         else:
             self._open(_Group(len(self.groups), None), var)
@@ -125,13 +138,34 @@ class _Former:
         if var in self.graph.results or not users:
             return False
         if name in ("greater", "greater_equal"):
-            return all(op_name(user) == "where" and self._is_binariser(user) for user in users)
+            return constant(value.args[1]) is not None and all(
+                op_name(user) == "where" and self._is_binariser(user) for user in users
+            )
         if name == "nn.pad":
             return all(self._absorbs_padding(user, value) for user in users)
+        if name == "concat":
+            return concatenated_channels(value, shape(var)) is not None and all(
+                taken_channels(user, shape(var)) is not None for user in users
+            )
+        if name in ("multiply", "nn.max_pool2d") and self._in_signed_pool(var):
+            return True
         if name == "multiply":  # phi * T, one value a pixel times one a channel
             vector, pixel = constant(value.args[1]), value.args[0]
-            return vector is not None and isinstance(pixel, Var) and _is_pixel(pixel, shape(var)) and shape(pixel) != shape(var)
+            if vector is None or not all(op_name(user) in _STEPS for user in users):
+                return False
+            return isinstance(pixel, Var) and _is_pixel(pixel, shape(var)) and shape(pixel) != shape(var)
         return False
+
+    def _in_signed_pool(self, var: Var) -> bool:
+        """Whether a value only serves the minima and maxima of bits."""
+        users = self.graph.users[var]
+        if not users or var in self.graph.results:
+            return False
+        if op_name(self.graph.values[var]) == "nn.max_pool2d":
+            return all(user in self.domains and signed_max_pool(self.graph, self.graph.values[user]) for user in users)
+        return all(
+            op_name(self.graph.values[user]) == "nn.max_pool2d" and self._in_signed_pool(user) for user in users
+        )
 
     def _absorbs_padding(self, user: Expr, pad: Call) -> bool:
         width = [int(extent) for extent in pad.attrs.pad_width]
@@ -145,7 +179,8 @@ class _Former:
         )
 
     def _is_binariser(self, where: Call) -> bool:
-        return all(constant(arg) is not None and constant(arg).size == 1 for arg in where.args[1:])
+        values = [constant(arg) for arg in where.args[1:]]
+        return all(value is not None and value.size == 1 for value in values)
 
     def _is_binary(self, call: Call) -> bool:
         weight = linear_weight(call)
@@ -153,15 +188,17 @@ class _Former:
 
     def _anchor(self, var: Var, value: Expr) -> _Group | None:
         name, index = op_name(value), len(self.groups)
+        if var in self.domains and (pooled := signed_max_pool(self.graph, value)) is not None:
+            return _Group(index, "sbnn.max_pool2d_bits", (pooled[0],), _extent(var))
+        if name not in _ANCHORS or str(var.ty.dtype) != "float32":
+            return None
         weight = linear_weight(value)
-        if weight is None and name == "sum" and is_window_sum(value) and value.args[0] in self.domains:
-            return self._window_sum(var, value)
-        if name in ("nn.conv2d", "matmul") and weight is not None:
+        if weight is not None and not (name == "matmul" and len(shape(var)) == 4):
             binary = self._is_binary(value)
             if binary and is_window_sum(value) and self.domains[value.args[0]] == SIGN:
                 return self._window_sum(var, value)
             kind = ("binary_" if binary else "") + ("dense" if name == "matmul" else "conv2d")
-            group = _Group(index, f"sbnn.{kind}", self._unpadded(value.args[0]), _extent(var), True)
+            group = _Group(index, f"sbnn.{kind}", (self._unpadded(value.args[0]),), _extent(var), True)
             if binary:
                 domain = self.domains[value.args[0]]
                 group.attrs["sbnn.input_domain"] = [float(domain.lo), float(domain.hi)]
@@ -169,15 +206,31 @@ class _Former:
                 group.attrs["sbnn.why_float"] = why_float(self.graph, self.domains, value)
             group.attrs["sbnn.linear"] = var.name
             return group
-        if name in _POOLS and (name == "nn.max_pool2d" or not value.attrs.ceil_mode):
-            bits = value.args[0] in self.domains
-            return _Group(index, _POOLS[name] + ("_bits" if bits else ""), value.args[0], _extent(var), not bits)
+        if name in _POOLS:
+            bits = name == "nn.max_pool2d" and value.args[0] in self.domains
+            return _Group(index, _POOLS[name] + ("_bits" if bits else ""), (value.args[0],), _extent(var), not bits)
         if name == "nn.adaptive_avg_pool2d" and shape(var)[2:] == (1, 1):
-            return _Group(index, "sbnn.global_avg_pool2d", value.args[0], _extent(var), True)
-        return None
+            return _Group(index, "sbnn.global_avg_pool2d", (value.args[0],), _extent(var), True)
+        return self._selection(var, value)
+
+    def _selection(self, var: Var, value: Expr) -> _Group | None:
+        """Channels of others, where these are two-valued alike: as bits, with no elementwise operations."""
+        extent = shape(var)
+        sources = concatenated_channels(value, extent)
+        if taken_channels(value, extent) is not None and isinstance(value.args[0], Var):
+            sources = self.sources(value)
+        if sources is None:
+            return None
+        data = tuple(dict.fromkeys(sources))
+        bits = var in self.domains
+        group = _Group(
+            len(self.groups), "sbnn.select_channels" + ("_bits" if bits else ""), data, _extent(var), not bits
+        )
+        group.attrs["sbnn.inputs"] = len(data)
+        return group
 
     def _window_sum(self, var: Var, value: Call) -> _Group:
-        return _Group(len(self.groups), "sbnn.window_sum", self._unpadded(value.args[0]), _extent(var))
+        return _Group(len(self.groups), "sbnn.window_sum", (self._unpadded(value.args[0]),), _extent(var))
 
     def _unpadded(self, data: Var) -> Var:
         return self.graph.values[data].args[0] if data in self.inline else data
@@ -192,36 +245,46 @@ class _Former:
     def _is_step(self, var: Var, value: Call) -> bool:
         if op_name(value) == "where" and not (value.args[0] in self.inline and self._is_binariser(value)):
             return False
-        if str(var.ty.dtype) != "float32" or len(shape(var)) < 2:
-            return False
         out = shape(var)
+        if len(out) < 2:
+            return False
         variables = [arg for arg in value.args if isinstance(arg, Var) and arg not in self.inline]
-        constants = [constant(arg) for arg in value.args if constant(arg) is not None]
+        constants = _constants(value)
         if op_name(value) == "where":
             variables = self.sources(value)
-            constants = [constant(arg) for arg in self.graph.values[value.args[0]].args if constant(arg) is not None]
+            constants = _constants(self.graph.values[value.args[0]])
         elif op_name(value) == "nn.prelu":
             constants = []
-            if len(out) > 2 and int(value.attrs.axis) != 1:
+            if int(value.attrs.axis) != channel_axis(out):
                 return False
+        if any(str(v.ty.dtype) != "float32" for v in (var, *variables)):
+            return False
         fits = all(shape(v) == out or _is_pixel(v, out) for v in variables)
-        return fits and any(shape(v) == out for v in variables) and all(_is_channel(c, out) for c in constants)
+        return fits and any(shape(v) == out for v in variables) and all(one_a_channel(c, out) for c in constants)
 
     def _place_step(self, var: Var, value: Call) -> None:
         sources = self.sources(value)
         homes = [group for source in sources if (group := self.group_of.get(source)) is not None]
         last = max(homes, key=lambda group: group.index, default=None)
-        if last is not None and last.open and last.extent == _extent(var):
+        # What a group binarises it stores as bits: who computes with their values comes after it.
+        bits = any(source in self.domains and self.group_of.get(source) is last for source in sources)
+        if last is not None and last.open and last.extent == _extent(var) and not bits:
             self._join(last, var)
             return
         data = next(source for source in sources if shape(source) == shape(var))
-        self._open(_Group(len(self.groups), "sbnn.elementwise", data, _extent(var), True), var)
+        self._open(_Group(len(self.groups), "sbnn.elementwise", (data,), _extent(var), True), var)
+
+    def _host_of_reshape(self, var: Var, reshape: Call) -> _Group | None:
+        """The group of a feature map of single pixels that only loses or gets its pixel axes."""
+        source = reshape.args[0]
+        host = self.group_of.get(source)
+        if host is None or not host.open or source in self.domains or len(shape(var)) not in (2, 4):
+            return None
+        return host if _extent(source) == _extent(var) else None
 
     def leaves(self, group: _Group, var: Var) -> bool:
         """Whether a value of a group is read outside of it."""
-        return var in self.graph.results or any(
-            self.group_of.get(user) is not group for user in self._readers(var)
-        )
+        return var in self.graph.results or any(self.group_of.get(user) is not group for user in self._readers(var))
 
     def _readers(self, var: Var) -> Iterable[Var]:
         for user in self.graph.users[var]:
@@ -239,13 +302,10 @@ class _Former:
                 writer.keep(var, value)
 
 
-def _outline(
-    graph: Graph, former: _Former, group: _Group, outputs: list[Var]
-) -> tuple[relax.Function, list[Var]]:
+def _outline(graph: Graph, former: _Former, group: _Group, outputs: list[Var]) -> tuple[relax.Function, list[Var]]:
     """The function of a group, and what it is called with: the anchor's data, then the tensor operands."""
-    assert group.data is not None
-    data = relax.Var("data", group.data.ty)
-    params, args = [data], [group.data]
+    data = {var: relax.Var("data" if not i else f"data_{i}", var.ty) for i, var in enumerate(group.data)}
+    params, args = list(data.values()), list(data)
     new: dict[Var, Var] = {}
     bindings: list[relax.VarBinding] = []
     builder = relax.BlockBuilder()
@@ -255,17 +315,22 @@ def _outline(
             return new[var]
         if var in former.inline:
             return bind(var, reads_data)
-        if reads_data and var == group.data:
-            return data
-        param = relax.Var(f"operand_{len(params) - 1}", var.ty)
+        if reads_data and var in data:
+            return data[var]
+        param = relax.Var(f"operand_{len(params) - len(data)}", var.ty)
         params.append(param)
         args.append(var)
         new[var] = param
         return param
 
+    def resolved(arg: Expr, reads_data: bool) -> Expr:
+        if isinstance(arg, relax.Tuple):
+            return relax.Tuple([resolved(field, reads_data) for field in arg.fields])
+        return resolve(arg, reads_data) if isinstance(arg, Var) else arg
+
     def bind(var: Var, reads_data: bool) -> Var:
         value = graph.values[var]
-        arguments = [resolve(arg, reads_data) if isinstance(arg, Var) else arg for arg in value.args]
+        arguments = [resolved(arg, reads_data) for arg in value.args]
         call = builder.normalize(Call(value.op, arguments, value.attrs))
         result = relax.DataflowVar(var.name, call.ty)
         bindings.append(relax.VarBinding(result, call))
@@ -281,35 +346,14 @@ def _outline(
 
 
 def _extent(var: Var) -> tuple[int, ...]:
-    return _without_units(shape(var))
-
-
-def _without_units(extent: tuple[int, ...]) -> tuple[int, ...]:
-    while len(extent) > 2 and extent[-1] == 1:
-        extent = extent[:-1]
-    return extent
-
-
-def _unit_reshape(reshape: Call) -> bool:
-    before, after = shape(reshape.args[0]), tuple(int(extent) for extent in reshape.args[1].values)
-    return len(after) >= 2 and _without_units(before) == _without_units(after)
-
-
-def _channel_axis(out: tuple[int, ...]) -> int:
-    return 1 if len(out) == 4 else len(out) - 1
-
-
-def _is_channel(values: np.ndarray, out: tuple[int, ...]) -> bool:
-    """Whether a constant is one number, or one a channel of a tensor of shape ``out``."""
-    if values.size == 1:
-        return values.ndim <= len(out)
-    padded = (1,) * (len(out) - values.ndim) + values.shape
-    axis = _channel_axis(out)
-    return len(padded) == len(out) and values.size == out[axis] == padded[axis]
+    return without_pixels(shape(var))
 
 
 def _is_pixel(var: Var, out: tuple[int, ...]) -> bool:
     """Whether a tensor has one value for all channels of each pixel of a tensor of shape ``out``."""
-    extent = shape(var)
-    axis = _channel_axis(out)
-    return len(extent) == len(out) and all(e == (1 if i == axis else o) for i, (e, o) in enumerate(zip(extent, out)))
+    axis = channel_axis(out)
+    return shape(var) == tuple(1 if i == axis else extent for i, extent in enumerate(out))
+
+
+def _constants(call: Call) -> list[np.ndarray]:
+    return [values for arg in call.args if (values := constant(arg)) is not None]

@@ -20,7 +20,8 @@ class Graph:
 
     Attributes:
         params: The parameters.
-        bindings: (variable, value) in order of execution; bindings that only rename a variable are resolved away.
+        bindings: (variable, value) in order of execution; those that only rename a variable or constant are resolved
+            away.
         results: The variables (or constants) that are returned.
         users: The bindings that read each variable, by their variable.
     """
@@ -33,7 +34,7 @@ class Graph:
         for block in func.body.blocks:
             for binding in block.bindings:
                 value = _substitute(binding.value, alias)
-                if isinstance(value, Var):
+                if isinstance(value, Var | GenericConst):
                     alias[binding.var] = value
                 elif isinstance(value, relax.Tuple):
                     tuples[binding.var] = value
@@ -166,7 +167,7 @@ def operands(value: Expr) -> list[Var]:
 
 
 def op_name(value: Expr) -> str:
-    """The operator of a call without its ``relax.`` prefix, for example ``"nn.conv2d"``; empty if it is no such call."""
+    """The operator of a call without its ``relax.`` prefix, such as ``"nn.conv2d"``; empty if it is no such call."""
     if isinstance(value, Call) and isinstance(value.op, tvm.ir.Op):
         return str(value.op.name).removeprefix("relax.")
     return ""
@@ -180,3 +181,22 @@ def constant(expr: Expr) -> np.ndarray | None:
 def shape(expr: Expr) -> tuple[int, ...]:
     """The static shape of a tensor."""
     return tuple(int(extent) for extent in expr.ty.shape)
+
+
+def without_pixels(extent: tuple[int, ...]) -> tuple[int, ...]:
+    """``[N, C]`` for a feature map ``[N, C, 1, 1]`` of single pixels, which lies in memory alike; else the shape."""
+    return extent[:2] if len(extent) == 4 and extent[2:] == (1, 1) else extent
+
+
+def channel_axis(extent: Sequence[int]) -> int:
+    """The axis of the channels: the second of a feature map [N, C, H, W], else the last."""
+    return 1 if len(extent) == 4 else len(extent) - 1
+
+
+def one_a_channel(values: np.ndarray, extent: Sequence[int]) -> bool:
+    """Whether a constant is one number, or one a channel of a tensor of shape ``extent``."""
+    if values.size == 1:
+        return values.ndim <= len(extent)
+    padded = (1,) * (len(extent) - values.ndim) + values.shape
+    axis = channel_axis(extent)
+    return len(padded) == len(extent) and values.size == extent[axis] == padded[axis]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -24,13 +25,17 @@ from sbnn_tvm.schedules.epilogue import (
     Step,
     Tensor,
 )
+from sbnn_tvm.schedules.select_channels import Selection
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
-from .graph import Graph, constant, op_name, shape
+from .graph import Graph, channel_axis, constant, op_name, shape
+from .rearrange_channels import concatenated_channels
+from .recognise import REWRITTEN, signed_max_pool
 
 Kind = Literal[
     "binary_conv2d", "binary_dense", "conv2d", "dense", "window_sum",
     "max_pool2d", "max_pool2d_bits", "avg_pool2d", "global_avg_pool2d", "elementwise",
+    "select_channels", "select_channels_bits",
 ]  # fmt: skip
 
 _BINARY_OPS: dict[str, Op] = {
@@ -47,11 +52,13 @@ class Layer:
         kind: What the anchor is.
         name: Name of the variable that the anchor computes, which traces back to the ONNX value.
         shape: The anchor as a convolution or pooling over a feature map; None for dense and elementwise layers.
+        selection: Which channels of which data; None for other layers, which have one input.
         inputs: Channels of the data.
         extent: Logical shape (NCHW, or [..., C]) of what the anchor computes.
         weight: float32, output channels first (OIHW, or [out, in]); None without weights.
         pad_value: What a binary convolution reads beyond the border.
-        count_include_pad: Whether average pooling counts the padding.
+        minima: bool [C], in which channels a max pooling of bits takes the minimum; None if in none.
+        counted_padding: The padding (top, left, bottom, right) that average pooling counts; None if it counts none.
         input_domain: The two values of the activations of a binary layer.
         program: The epilogue; its Tensor and Pixel indices count the operands behind the data.
         members: Names of the variables that the layer computes, in order.
@@ -63,11 +70,13 @@ class Layer:
     kind: Kind
     name: str
     shape: Conv2dShape | None
+    selection: Selection | None
     inputs: int
     extent: tuple[int, ...]
     weight: np.ndarray | None
     pad_value: float
-    count_include_pad: bool
+    minima: np.ndarray | None
+    counted_padding: tuple[int, int, int, int] | None
     input_domain: BinaryDomain | None
     program: Program
     members: tuple[str, ...]
@@ -76,9 +85,19 @@ class Layer:
     why_float: str | None
 
     @property
-    def linear(self) -> bool:
-        """Whether the layer multiplies with weights."""
-        return self.weight is not None
+    def sums_windows(self) -> bool:
+        """Whether the layer has no weights of its own: it sums what the offset of other weights multiplies."""
+        return self.kind == "window_sum" or (self.binary and self.weight is not None and bool((self.weight > 0).all()))
+
+    @property
+    def exact(self) -> bool:
+        """Whether the reference computes the same integers and rounds the same steps behind them: bits are equal."""
+        if self.input_domain is None or self.weight is None or self.name.endswith(REWRITTEN):
+            return False
+        # Sums of other values than, say, -1 and +1 are rounded by the reference, and in another order here.
+        low, high = Fraction(self.input_domain.lo), Fraction(self.input_domain.hi)
+        units = max(low.denominator, high.denominator)
+        return self.weight[0].size * max(abs(low), abs(high)) * units < 2**23
 
     @property
     def binary(self) -> bool:
@@ -107,7 +126,13 @@ class _Reader:
         conv_shape: Conv2dShape | None = None
         weight: np.ndarray | None = None
         anchor: Call | None = None
-        if self.kind == "elementwise":
+        selection: Selection | None = None
+        minima: np.ndarray | None = None
+        sources = int(self.func.attrs.get("sbnn.inputs", 1))
+        if self.kind in ("select_channels", "select_channels_bits"):
+            data, selection = self._selection(bindings, self.graph.params[:sources])
+            extent = shape(data)
+        elif self.kind == "elementwise":
             data = self.graph.params[0]
             extent = shape(data)
         else:
@@ -116,12 +141,17 @@ class _Reader:
                 pad = bindings.pop(0)[1]
                 pad_value = float(pad.attrs.pad_value)
             data, anchor = bindings.pop(0)
+            if self.kind == "max_pool2d_bits" and bindings:
+                (_, anchor), (data, signed) = bindings
+                pooled = signed_max_pool(self.graph, signed)
+                assert pooled is not None
+                minima, bindings = pooled[1] < 0, []
             extent = shape(data)
             weight = self._weight(anchor)
             conv_shape = self._shape(anchor, pad, extent)
         self.env[data] = Ref(0)
         channels = _channels(extent)
-        for i, param in enumerate(self.graph.params[1:]):
+        for i, param in enumerate(self.graph.params[sources:]):
             self.env[param] = Pixel(i) if _channels(shape(param)) == 1 and channels != 1 else Tensor(i)
         for var, value in bindings:
             self._step(var, value, channels)
@@ -135,11 +165,13 @@ class _Reader:
             kind=self.kind,
             name=str(attrs["sbnn.name"]),
             shape=conv_shape,
+            selection=selection,
             inputs=_channels(shape(self.graph.params[0])),
             extent=extent,
             weight=weight if self.kind != "window_sum" else None,
             pad_value=pad_value,
-            count_include_pad=bool(getattr(anchor.attrs, "count_include_pad", False)) if anchor is not None else False,
+            minima=minima,
+            counted_padding=_counted_padding(anchor) if self.kind == "avg_pool2d" else None,
             input_domain=BinaryDomain(float(domain[0]), float(domain[1])) if domain is not None else None,
             program=Program(tuple(self.steps), outputs),
             members=tuple(var.name for var, _ in self.graph.bindings),
@@ -147,6 +179,22 @@ class _Reader:
             outputs=domains,
             why_float=str(attrs["sbnn.why_float"]) if "sbnn.why_float" in attrs else None,
         )
+
+    def _selection(self, bindings: list[tuple[Var, Expr]], params: list[Var]) -> tuple[Var, Selection]:
+        """The result and the channels of a concatenation, a ``take``, or one behind the other."""
+        sizes = [shape(param)[channel_axis(shape(param))] for param in params]
+        selection = Selection.concatenation(sizes)
+        data, value = bindings.pop(0)
+        if (fields := concatenated_channels(value, shape(data))) is not None:
+            first = dict(zip(params, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
+            indices = [first[each] + c for each in fields for c in range(sizes[params.index(each)])]
+            selection = selection.take(indices)
+            if not bindings or op_name(bindings[0][1]) != "take":
+                return data, selection
+            data, value = bindings.pop(0)
+        taken = constant(value.args[1])
+        assert taken is not None
+        return data, selection.take(taken.tolist())
 
     def _weight(self, anchor: Call) -> np.ndarray | None:
         if op_name(anchor) == "nn.conv2d":
@@ -159,24 +207,22 @@ class _Reader:
 
     def _shape(self, anchor: Call, pad: Call | None, extent: tuple[int, ...]) -> Conv2dShape | None:
         name, attrs = op_name(anchor), anchor.attrs
-        if name in ("matmul", "sum"):
+        if name == "matmul":
             return None
         batch, channels, height, width = shape(self.graph.params[0])
         if name == "nn.adaptive_avg_pool2d":
             return Conv2dShape(batch, height, width, channels, channels, (height, width), groups=channels)
-        padding = tuple(int(p) for p in attrs.padding)
-        if len(padding) == 2:
-            padding = (*padding, *padding)
+        padding = _padding(anchor)
         if pad is not None:
             top, bottom, left, right = (int(extent) for extent in pad.attrs.pad_width[4:])
             padding = (top, left, bottom, right)
         strides = (int(attrs.strides[0]), int(attrs.strides[1]))
         dilation = (int(attrs.dilation[0]), int(attrs.dilation[1]))
         if name == "nn.conv2d":
-            kernel = shape(anchor.args[1])[2:]
-            out, groups = extent[1], int(attrs.groups)
+            taps, out, groups = shape(anchor.args[1])[2:], extent[1], int(attrs.groups)
         else:
-            kernel, out, groups = tuple(int(k) for k in attrs.pool_size), channels, channels
+            taps, out, groups = tuple(int(k) for k in attrs.pool_size), channels, channels
+        kernel = (taps[0], taps[1])
         conv = Conv2dShape(batch, height, width, channels, out, kernel, strides, padding, dilation, groups)
         # ceil_mode reads beyond the padded image; more padding behind says the same.
         missing = [
@@ -232,6 +278,17 @@ class _Reader:
             self.env[var] = self._emit("minimum", above, Scalar(float(value.args[2].value)))
         else:
             raise AssertionError(f"{name} is no step of an epilogue")
+
+
+def _padding(call: Call) -> tuple[int, int, int, int]:
+    padding = tuple(int(p) for p in call.attrs.padding)
+    top, left, bottom, right = padding if len(padding) == 4 else (*padding, *padding)
+    return top, left, bottom, right
+
+
+def _counted_padding(pool: Call | None) -> tuple[int, int, int, int] | None:
+    # What ceil_mode adds behind the padding is never counted.
+    return _padding(pool) if pool is not None and pool.attrs.count_include_pad else None
 
 
 def _channels(extent: tuple[int, ...]) -> int:

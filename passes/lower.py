@@ -29,9 +29,9 @@ from sbnn_tvm.schedules.layout import nchw_to_nhwc, nhwc_to_nchw
 from sbnn_tvm.schedules.pack import regroup, unpack
 
 from .choose_kernel import Choice, DataForm, choose_kernel
-from .graph import Graph, Writer, op_name, operands, shape
+from .graph import Graph, Writer, op_name, operands, shape, without_pixels
 from .layer import Layer, read_layer
-from .recognise import domains
+from .recognise import domain_of
 
 
 class Form(Enum):
@@ -113,7 +113,7 @@ class _Lowering:
         self.mod, self.isa = mod, isa
         self.graph = Graph(mod["main"])
         self.writer = Writer(self.graph, mod)
-        self.domains = domains(self.graph)
+        self.domains: dict[Var, BinaryDomain] = {}
         self.values: dict[Var, _Value] = {}
         self.tuples: dict[Var, list[tuple[Expr, Form, int, BinaryDomain | None]]] = {}
         self.layers: list[LoweredLayer] = []
@@ -141,13 +141,13 @@ class _Lowering:
             main[gvar] = func
         return Lowered(main, tuple(self.layers), self.physical)
 
-    def _define(
-        self, var: Var, expr: Expr, form: Form, groups: int = 1, domain: BinaryDomain | None = None
-    ) -> None:
+    def _define(self, var: Var, expr: Expr, form: Form, groups: int = 1, domain: BinaryDomain | None = None) -> None:
         """Record that the value of an old variable is held by ``expr``."""
         extent = shape(var) if isinstance(var.ty, relax.TensorType) else ()
         value = _Value(var.name, extent, domain)
         self.values[var] = value
+        if domain is not None:
+            self.domains[var] = domain
         self._hold(value, expr, form, groups)
         if len(extent) != 4 and form != Form.BITS:  # the last axis is the channels anyway
             value.forms[Form.PLAIN, 1] = value.forms[Form.CHANNELS_LAST, 1] = expr
@@ -210,7 +210,8 @@ class _Lowering:
         ]
         constants = [relax.const(tvm.runtime.tensor(array)) for array in kernel.constants]
         types = [relax.TensorType(extent, dtype) for extent, dtype in kernel.outputs]
-        call = op.call_tir(self._function(kernel), relax.Tuple([*fitted, *constants]), types[0] if len(types) == 1 else types)
+        out_types = types[0] if len(types) == 1 else types
+        call = op.call_tir(self._function(kernel), relax.Tuple([*fitted, *constants]), out_types)
         if len(types) == 1:
             return [self.writer.emit(call, name)]
         results = self.writer.emit(call, f"{name}_results")
@@ -233,16 +234,16 @@ class _Lowering:
         func = self.mod[call.op]
         layer = read_layer(func)
         choice = choose_kernel(layer, self.isa)
-        data, *rest = (self.values[arg] for arg in call.args)
-        if choice.data == DataForm.BITS:
-            args = [self._form(data, Form.BITS, choice.groups)]
-        else:
-            args = [self._form(data, Form.CHANNELS_LAST)]
+        values = [self.values[arg] for arg in call.args]
+        inputs = len(layer.selection.inputs) if layer.selection is not None else 1
+        data, rest = values[:inputs], values[inputs:]
+        read = (Form.BITS, choice.groups) if choice.data == DataForm.BITS else (Form.CHANNELS_LAST, 1)
+        args = [self._form(each, *read) for each in data]
         args += [self._form(operand, Form.CHANNELS_LAST) for operand in rest]
         stored = self._call(var.name if len(layer.outputs) < 2 else layer.name, choice.kernel, args)
         results: list[tuple[Expr, Form, int, BinaryDomain | None]] = []
-        if layer.kind == "max_pool2d_bits":
-            results.append((stored[0], Form.BITS, 1, data.domain))
+        if layer.kind in ("max_pool2d_bits", "select_channels_bits"):
+            results.append((stored[0], Form.BITS, 1, data[0].domain))
         else:
             for expr, domain in zip(stored, layer.outputs, strict=True):
                 results.append((expr, Form.CHANNELS_LAST if domain is None else Form.BITS, 1, domain))
@@ -270,7 +271,7 @@ class _Lowering:
     def _lower_reshape(self, var: Var, reshape: Call) -> None:
         source = self.values[reshape.args[0]]
         before, after = source.extent, shape(var)
-        if _unit_tail(before) == _unit_tail(after) and len(before) > 1 and len(after) > 1:
+        if without_pixels(before) == without_pixels(after) and len(after) in (2, 4):
             form, groups = next((key for key in source.forms if key[0] != Form.PLAIN), (Form.PLAIN, 1))
             expr = self._reshape(source.forms[form, groups], _stored_shape(after, form, self.isa), var.name)
             self._define(var, expr, form, groups, source.domain)
@@ -283,17 +284,12 @@ class _Lowering:
             if arg in self.values:
                 self.writer.alias(arg, self._form(self.values[arg], Form.PLAIN))
         new = self.writer.keep(var, value)
-        self._define(var, new, Form.PLAIN, 1, self.domains.get(var))
+        self._define(var, new, Form.PLAIN, 1, domain_of(self.graph, value, self.domains))
         name = op_name(value)
         if not name and not isinstance(value, relax.TupleGetItem):
             raise CompileError(f"'{var.name}' is a {type(value).__name__}, which the compiler does not know")
-        self.layers.append(LoweredLayer(var.name, name, None, None, (var.name,)))
-
-
-def _unit_tail(extent: tuple[int, ...]) -> tuple[int, ...]:
-    while len(extent) > 2 and extent[-1] == 1:
-        extent = extent[:-1]
-    return extent
+        if name:
+            self.layers.append(LoweredLayer(var.name, name, None, None, (var.name,)))
 
 
 def _channels_last(extent: tuple[int, ...]) -> tuple[int, ...]:

@@ -18,7 +18,9 @@ from .canonicalize import canonicalize
 from .fuse_layers import fuse_layers
 from .keep_bits import keep_bits
 from .lower import Lowered, lower
-from .recognise import SignZero, recognise
+from .rearrange_channels import rearrange_channels
+from .recognise import recognise
+from .resolve_signs import SignZero, resolve_signs
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class Options:
     """What a user may decide.
 
     Attributes:
-        sign_zero: What a plain Sign gives at 0: ``"exact"`` keeps ONNX's 0, and with it a layer in float; ``"positive"``
-            and ``"negative"`` allow +1 or -1 instead, so that the layer can become binary.
+        sign_zero: What a plain Sign gives at 0: ``"exact"`` keeps ONNX's 0, and with it a layer in float;
+            ``"positive"`` and ``"negative"`` allow +1 or -1 instead, so that the layer can become binary.
         dump: A folder for the module after each phase, as TVMScript.
     """
 
@@ -44,14 +46,18 @@ class Phase:
 
 
 PHASES: tuple[Phase, ...] = (
+    # What the user allows: Sign gives +1 or -1 at 0.
+    Phase("resolve_signs", lambda mod, options: resolve_signs(mod, options.sign_zero)),
     # One way to write a binariser, a padded convolution, a dense layer behind a feature map.
     Phase("canonicalize", lambda mod, options: canonicalize(mod)),
+    # Splits, slices, shuffles and concatenations of channels are selections of channels.
+    Phase("rearrange_channels", lambda mod, options: rearrange_channels(mod)),
     # Two-valued activations meet two-valued weights: conv(x, tau * S + phi) = tau * conv(x, S) + phi * conv(x, 1).
-    Phase("recognise", lambda mod, options: recognise(mod, options.sign_zero)),
+    Phase("recognise", lambda mod, options: recognise(mod)),
     # binarize(max_pool(x)) = max_pool(binarize(x)): bits travel, not floats.
     Phase("keep_bits", lambda mod, options: keep_bits(mod)),
-    # Each layer with its batch norm, shortcut, activation and binariser becomes one composite. Up to here the module runs
-    # through TVM's default legalization: it is the oracle for what follows.
+    # Each layer with its batch norm, shortcut, activation and binariser becomes one composite. Up to here the module
+    # runs through TVM's default legalization: it is the oracle for what follows.
     Phase("fuse_layers", lambda mod, options: fuse_layers(mod)),
 )
 

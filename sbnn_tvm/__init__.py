@@ -35,7 +35,16 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    try:
+        value = getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", __name__):
+            raise
+        raise ModuleNotFoundError(
+            f"sbnn_tvm.{name} needs {missing}, which is not installed: pip install 'sbnn-tvm[compile,torch,verify]'",
+            name=error.name,
+        ) from None
     globals()[name] = value
     return value
 

@@ -18,7 +18,7 @@ from sbnn_tvm.frontends.onnx.loading import load_model
 from sbnn_tvm.module import CompiledModule
 from sbnn_tvm.passes.lower import Lowered
 from sbnn_tvm.passes.pipeline import Options, to_composites, to_executable, to_kernels
-from sbnn_tvm.passes.recognise import SignZero
+from sbnn_tvm.passes.resolve_signs import SignZero
 from sbnn_tvm.report import Report
 from sbnn_tvm.reporting import describe
 from sbnn_tvm.targets import CpuTarget, resolve
@@ -132,13 +132,21 @@ def _lower(
     cpu = resolve(target)
     progress("importing the model")
     imported = import_onnx(load_model(_to_onnx(model, input_shape)), _shape_of_open_inputs(model, input_shape))
-    options = Options(sign_zero, Path(dump) if dump is not None else None)
+    options = Options(sign_zero, None if dump is None else _folder(dump))
     progress("recognising binary layers")
     composites = to_composites(imported.mod, options)
     progress("choosing kernels")
     lowered = to_kernels(composites, cpu.isa)
     report = describe(lowered, imported, name or _name_of(model), cpu.name, options)
     return _Lowering(imported, composites, lowered, cpu, report)
+
+
+def _folder(path: str | os.PathLike[str]) -> Path:
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CompileError(f"cannot make the folder {os.fspath(path)} to dump to: {error.strerror}") from None
+    return Path(path)
 
 
 def _silent(step: str) -> None:

@@ -64,6 +64,9 @@ AARCH64_FLAGS = {
 }
 ARM_FLAGS = {"neon": "neon", "vfp3": "vfpv3", "vfp4": "vfpv4", "hwdiv-arm": "idiva", "hwdiv": "idivt"}
 
+MANDATORY = {"aarch64": frozenset({"neon", "fp-armv8"})}
+"""What every machine of a kind has; an emulated one shows its host's /proc/cpuinfo."""
+
 FLAGS = {"x86_64": X86_FLAGS, "aarch64": AARCH64_FLAGS, "arm": ARM_FLAGS}
 """For each machine, LLVM's name of a feature and its name in /proc/cpuinfo."""
 
@@ -97,7 +100,8 @@ def this_cpu() -> Cpu:
     machine = normalize_machine(platform.machine())
     flags = _cpuinfo_flags(Path("/proc/cpuinfo"))
     known = FLAGS.get(machine, {})
-    return Cpu(machine, frozenset(feature for feature, flag in known.items() if flag in flags))
+    found = frozenset(feature for feature, flag in known.items() if flag in flags)
+    return Cpu(machine, found | MANDATORY.get(machine, frozenset()))
 
 
 def normalize_machine(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The arrays of a call, matched with what the model declares."""
+"""The arrays of a call: matched with what the model declares, or drawn at random."""
 
 from __future__ import annotations
 
@@ -28,9 +28,48 @@ def match_inputs(specs: Sequence[TensorSpec], values: Sequence[Any]) -> tuple[np
     if len(values) == 1 and isinstance(values[0], Mapping):
         values = _by_name(specs, values[0])
     if len(values) != len(specs):
-        expected = ", ".join(map(str, specs))
-        raise InputError(f"the model takes {_count(len(specs))} ({expected}), but got {len(values)}")
+        raise InputError(_wrong_count(specs, len(values)))
     return tuple(_check(spec, value) for spec, value in zip(specs, values, strict=True))
+
+
+def split_batches(
+    specs: Sequence[TensorSpec], values: np.ndarray | Sequence[Any] | Mapping[str, Any]
+) -> tuple[tuple[np.ndarray, ...], ...]:
+    """Cut arrays that hold several inputs, one after another along the first dimension, into the arguments of calls.
+
+    Args:
+        specs: The inputs of the model.
+        values: One array for each, in their order or by name; the array itself for a model with one input.
+
+    Returns:
+        The arrays of each call, checked as by ``match_inputs``.
+
+    Raises:
+        InputError: If they do not fit the model, or hold different numbers of inputs.
+    """
+    if isinstance(values, Mapping):
+        arrays = _by_name(specs, values)
+    else:
+        arrays = [values] if isinstance(values, np.ndarray) else list(values)
+    if len(arrays) != len(specs):
+        raise InputError(_wrong_count(specs, len(arrays)))
+    calls = [_split(spec, value) for spec, value in zip(specs, arrays, strict=True)]
+    counts = {spec.name: len(call) for spec, call in zip(specs, calls, strict=True)}
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"{count} of {name!r}" for name, count in counts.items())
+        raise InputError(f"every input of the model must be given equally often, but there are {found}")
+    return tuple(match_inputs(specs, arrays) for arrays in zip(*calls, strict=True))
+
+
+def random_inputs(specs: Sequence[TensorSpec], rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Arrays that a model accepts: floats from the standard normal distribution, 0 and 1 for integers and booleans."""
+    return tuple(_random(spec, rng) for spec in specs)
+
+
+def _random(spec: TensorSpec, rng: np.random.Generator) -> np.ndarray:
+    if np.issubdtype(np.dtype(spec.dtype), np.floating):
+        return np.asarray(rng.standard_normal(spec.shape), spec.dtype)
+    return np.asarray(rng.integers(0, 2, spec.shape), spec.dtype)
 
 
 def _by_name(specs: Sequence[TensorSpec], values: Mapping[Any, Any]) -> list[Any]:
@@ -44,11 +83,21 @@ def _by_name(specs: Sequence[TensorSpec], values: Mapping[Any, Any]) -> list[Any
     return [values[name] for name in names]
 
 
+def _split(spec: TensorSpec, value: Any) -> list[np.ndarray]:
+    array = _array(spec, value)
+    if array.shape == spec.shape:
+        return [array]
+    calls, rest = divmod(len(array), spec.shape[0]) if array.ndim and spec.shape else (0, 0)
+    if not calls or rest or array.shape[1:] != spec.shape[1:]:
+        several = ", or several of them along the first dimension" if spec.shape else ""
+        raise InputError(
+            f"input {spec.name!r} must have shape {list(spec.shape)}{several}, but got {list(array.shape)}"
+        )
+    return np.split(array, calls)
+
+
 def _check(spec: TensorSpec, value: Any) -> np.ndarray:
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise InputError(f"input {spec} is not an array: {error}") from None
+    array = _array(spec, value)
     if array.shape != spec.shape:
         raise InputError(f"input {spec.name!r} must have shape {list(spec.shape)}, but got {list(array.shape)}")
     if array.dtype != np.dtype(spec.dtype):
@@ -59,8 +108,17 @@ def _check(spec: TensorSpec, value: Any) -> np.ndarray:
     return array
 
 
-def _count(inputs: int) -> str:
-    return f"{inputs} input" + ("s" if inputs != 1 else "")
+def _array(spec: TensorSpec, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"input {spec} is not an array: {error}") from None
+
+
+def _wrong_count(specs: Sequence[TensorSpec], count: int) -> str:
+    inputs = f"{len(specs)} input" + ("s" if len(specs) != 1 else "")
+    expected = f" ({', '.join(map(str, specs))})" if specs else ""
+    return f"the model takes {inputs}{expected}, but got {count}"
 
 
 def _names(values: Mapping[Any, Any]) -> str:

@@ -11,8 +11,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
+from sbnn_tvm.atomic_file import replacing
 from sbnn_tvm.cpu import this_cpu
 from sbnn_tvm.elf import note_object, read_header
 from sbnn_tvm.errors import LibraryError
@@ -107,7 +107,7 @@ def write_library(
         LibraryError: If the destination cannot be written, or the linker is missing or fails.
     """
     linker = find_linker(target)
-    with _replacing(Path(path)) as draft, tempfile.TemporaryDirectory(prefix="sbnn_tvm-") as folder:
+    with replacing(path, LibraryError, 0o777) as draft, tempfile.TemporaryDirectory(prefix="sbnn_tvm-") as folder:
         notes = []
         if metadata is not None:
             notes.append(f"{folder}/metadata.o")
@@ -168,26 +168,3 @@ def _fcompile(linker: Linker) -> Callable[..., None]:
     link.object_format = "o"  # type: ignore[attr-defined]  # how TVM asks what to write and what comes out
     link.output_format = "so"  # type: ignore[attr-defined]
     return link
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write to; what is there in the end takes its place."""
-    if path.is_dir():
-        raise LibraryError(f"cannot write {path}: it is a folder; give the name of a file in it")
-    if not path.parent.is_dir():
-        raise LibraryError(f"cannot write {path}: there is no folder {path.parent}")
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".so", dir=path.parent)
-    except OSError as error:
-        raise LibraryError(f"cannot write {path}: {error.strerror}") from None
-    os.close(handle)
-    draft = Path(name)
-    try:
-        yield draft
-        draft.chmod(0o755)
-        draft.replace(path)
-    except OSError as error:
-        raise LibraryError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        draft.unlink(missing_ok=True)

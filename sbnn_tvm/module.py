@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 from tvm.ir import IRModule
-from tvm.tirx import PrimFunc
 
 from sbnn_tvm.errors import InputError, TargetError
 from sbnn_tvm.frontends.onnx.importer import Imported
-from sbnn_tvm.inputs import match_inputs, random_inputs
+from sbnn_tvm.inputs import match_inputs, random_inputs, split_batches
 from sbnn_tvm.linking import write_library
 from sbnn_tvm.metadata import Metadata, TensorSpec
 from sbnn_tvm.passes.lower import Lowered
@@ -115,10 +114,18 @@ class CompiledModule:
 
         Raises:
             VerificationError: On a mismatch; names the first layer that differs.
-            InputError: If the inputs do not fit the model.
+            InputError: If the inputs do not fit the model, or nothing is asked to be compared.
             TargetError: If the target can be neither run nor emulated here.
         """
-        result = verify(self, self._batches(inputs, samples, seed), tolerance)
+        if not tolerance >= 0:
+            raise InputError(f"the tolerance must be a number from 0 on, but got {tolerance}")
+        if inputs is None and samples < 1:
+            raise InputError(f"at least one random input is needed to compare anything, but samples={samples}")
+        if seed < 0:
+            raise InputError(f"the seed must be a number from 0 on, but got {seed}")
+        rng = np.random.default_rng(seed)
+        random = (random_inputs(self.inputs, rng) for _ in range(samples))
+        result = verify(self, random if inputs is None else split_batches(self.inputs, inputs), tolerance)
         if check:
             result.check()
         return result
@@ -169,7 +176,7 @@ class CompiledModule:
         """
         from sbnn_tvm.emulator import Emulator
 
-        return Emulator(self.kernels, self.target)
+        return Emulator.from_library(self.export(Path(self._folder.name) / "model.so"))
 
     @property
     def kernel_runner(self) -> KernelRunner:
@@ -178,36 +185,11 @@ class CompiledModule:
 
     @cached_property
     def _native_kernels(self) -> KernelRunner:
-        return NativeKernels(self._executable)
-
-    @property
-    def kernels(self) -> IRModule:
-        """The TIR functions."""
-        functions = self.lowered.mod.functions.items()
-        return IRModule({gvar: func for gvar, func in functions if isinstance(func, PrimFunc)})
+        return NativeKernels(self.library)
 
     @cached_property
     def _folder(self) -> tempfile.TemporaryDirectory[str]:
         return tempfile.TemporaryDirectory(prefix="sbnn_tvm-")
-
-    def _batches(
-        self, inputs: np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray] | None, samples: int, seed: int
-    ) -> Iterator[tuple[np.ndarray, ...]]:
-        if inputs is None:
-            rng = np.random.default_rng(seed)
-            for _ in range(samples):
-                yield random_inputs(self.inputs, rng)
-            return
-        if isinstance(inputs, Mapping):
-            inputs = [inputs[spec.name] for spec in self.inputs if spec.name in inputs]
-        arrays = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
-        if len(arrays) != len(self.inputs):
-            raise InputError(f"the model takes {len(self.inputs)} inputs, but got {len(arrays)} to verify with")
-        sizes = [spec.shape[0] if spec.shape else 1 for spec in self.inputs]
-        count = max(1, len(arrays[0]) // sizes[0]) if arrays[0].ndim else 1
-        for i in range(count):
-            cut = [a[i * n : (i + 1) * n] if a.ndim else a for a, n in zip(arrays, sizes, strict=True)]
-            yield match_inputs(self.inputs, cut)
 
     def __repr__(self) -> str:
         return f"<CompiledModule: {self.report.summary()}>"

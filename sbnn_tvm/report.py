@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType
+    from rich.table import Table
 
 UNSCHEDULED = "TVM (unscheduled)"
 
@@ -46,7 +50,6 @@ class LayerReport:
     def scheduled(self) -> bool:
         """Whether the layer runs in a kernel of ours."""
         return self.kernel != UNSCHEDULED
-
 
     @property
     def fallback(self) -> bool:
@@ -114,20 +117,80 @@ class Report:
         console.print(self)
         return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
 
-    def __rich_console__(self, console: object, options: object) -> Iterable[object]:
-        """The table, for rich's consoles."""
-        from rich.table import Table
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[RenderableType]:
+        """The table, for rich's consoles; a narrow one gets fewer columns, of two lines each."""
+        from rich.measure import Measurement
+        from rich.text import Text
 
-        table = Table(box=None, pad_edge=False, title=None)
-        right = {"density", "bits", "bytes", "MACs"}
-        for heading in ("layer", "kind", "weights", "density", "bits", "kernel", "bytes", "MACs", "why not binary"):
-            table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
-        for layer in self.layers:
-            density = "" if layer.density is None else f"{layer.density:.1%}"
-            macs = f"{layer.macs:,}" if layer.macs else ""
-            cells = (layer.name, layer.kind, layer.weights, density, str(layer.activations), layer.kernel)
-            table.add_row(*cells, f"{layer.bytes:,}", macs, layer.why)
+        table = self._table(None)
+        if Measurement.get(console, options.update(width=10_000), table).maximum > options.max_width:
+            table = self._table(options.max_width)
         yield table
-        yield self.summary()
+        yield ""
+        yield from self._reasons()
+        yield Text(self.summary(), style="bold")
         for note in self.notes:
-            yield f"note: {note}"
+            yield Text(f"note: {note}", style="yellow")
+
+    def _table(self, width: int | None) -> Table:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        columns = [column for column in _COLUMNS if width is None or column.narrow]
+        widths = [column.narrow for column in columns]
+        if width is not None:
+            widths[0] = max(8, width - sum(widths[1:]) - 2 * (len(widths) - 1))
+        for column, limit in zip(columns, widths, strict=True):
+            justify: JustifyMethod = "right" if column.number else "left"
+            table.add_column(
+                column.heading, justify=justify, overflow="fold", max_width=None if width is None else limit
+            )
+        for layer in self.layers:
+            style = "yellow" if layer.fallback else "" if layer.binary else "dim" if not layer.weights else ""
+            table.add_row(*(Text(column.cell(layer)) for column in columns), style=style)
+        return table
+
+    def _reasons(self) -> Iterable[RenderableType]:
+        """Why layers with weights are not binary; layers with the same reason share a paragraph."""
+        from rich.padding import Padding
+        from rich.text import Text
+
+        reasons: dict[str, list[str]] = {}
+        for layer in self.layers:
+            if layer.why:
+                reasons.setdefault(layer.why, []).append(layer.name)
+        if reasons:
+            yield Text("Why not binary", style="bold")
+            for why, names in reasons.items():
+                yield Padding(Text(f"{', '.join(names)}: {why}"), (0, 0, 0, 2))
+            yield ""
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of the table.
+
+    Attributes:
+        heading: Of the column.
+        cell: What a layer has there.
+        narrow: Its width where there is little room; 0 to do without it.
+        number: Whether to align it to the right.
+    """
+
+    heading: str
+    cell: Callable[[LayerReport], str]
+    narrow: int
+    number: bool = False
+
+
+_COLUMNS = (
+    _Column("layer", lambda layer: layer.name, 8),
+    _Column("kind", lambda layer: layer.kind, 12),
+    _Column("weights", lambda layer: layer.weights, 11),
+    _Column("density", lambda layer: "" if layer.density is None else f"{layer.density:.1%}", 7, True),
+    _Column("bits", lambda layer: str(layer.activations), 0, True),
+    _Column("kernel", lambda layer: layer.kernel, 16),
+    _Column("KiB", lambda layer: f"{layer.bytes / 1024:.1f}" if layer.bytes else "", 0, True),
+    _Column("M MACs", lambda layer: f"{layer.macs / 1e6:.3f}" if layer.macs else "", 8, True),
+)

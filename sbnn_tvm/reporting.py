@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
 
 from sbnn_tvm.frontends.onnx.importer import Imported
 from sbnn_tvm.passes.layer import Layer
 from sbnn_tvm.passes.lower import Lowered, LoweredLayer
 from sbnn_tvm.passes.pipeline import Options
-from sbnn_tvm.passes.recognise import BinaryWeight
+from sbnn_tvm.passes.recognise import REWRITTEN, BinaryWeight
 from sbnn_tvm.report import UNSCHEDULED, LayerReport, Report
-from sbnn_tvm.schedules.epilogue import Channel, Operand, Pixel, Ref, Scalar, Step
+from sbnn_tvm.schedules.epilogue import Channel, Ref, Scalar
 
 _KINDS = {
     "binary_conv2d": "binary conv", "binary_dense": "binary dense", "conv2d": "conv", "dense": "dense",
     "window_sum": "window sum", "max_pool2d": "max pool", "max_pool2d_bits": "max pool on bits",
     "avg_pool2d": "average pool", "global_avg_pool2d": "global average pool", "elementwise": "elementwise",
+    "select_channels": "channels", "select_channels_bits": "channels of bits",
 }  # fmt: skip
 
 
@@ -26,7 +30,9 @@ def describe(lowered: Lowered, imported: Imported, model: str, target: str, opti
     signs = [node.name or node.output[0] for node in imported.model.graph.node if node.op_type == "Sign"]
     if signs and options.sign_zero != "exact":
         value = "+1" if options.sign_zero == "positive" else "-1"
-        notes.append(f"Sign gives {value} instead of 0 at 0, as sign_zero={options.sign_zero!r} allows: {', '.join(signs)}")
+        notes.append(
+            f"Sign gives {value} instead of 0 at 0, as sign_zero={options.sign_zero!r} allows: {', '.join(signs)}"
+        )
     return Report(model, target, layers, tuple(notes))
 
 
@@ -35,20 +41,27 @@ def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
     if layer is None or choice is None:
         name = imported.nodes.get(entry.name, entry.name)
         operator = entry.operator.removeprefix("nn.")
-        return LayerReport(name, operator, "", None, 32, UNSCHEDULED, 0, 0, "there is no kernel of ours for this operator")
+        return LayerReport(
+            name, operator, "", None, 32, UNSCHEDULED, 0, 0, "there is no kernel of ours for this operator"
+        )
     nodes = imported.nodes
     name = _origin(layer, nodes) or layer.name
     popcount = choice.kernel.name.startswith("popcount")
-    kind = _KINDS[layer.kind] + _geometry(layer)
+    kind = ("window sum" if layer.sums_windows else _KINDS[layer.kind]) + _geometry(layer)
     why = layer.why_float or ""
     if layer.binary and not popcount:
         kind = kind.removeprefix("binary ")
-        why = "it is binary, but its groups have too few channels for popcounts to pay: it runs in float with the same result"
+        why = (
+            "it is binary, but its groups have too few channels for popcounts to pay: "
+            "it runs in float with the same result"
+        )
+    values = _two_values(layer, nodes)
+    float_weights = "" if layer.weight is None or layer.sums_windows else "float32"
     return LayerReport(
         name=name,
         kind=kind,
-        weights=_weights(layer, nodes),
-        density=float((layer.weight > 0).mean()) if layer.weight is not None and _two_valued(layer) else None,
+        weights=float_weights if values is None else str(values),
+        density=None if values is None else _density(layer, values),
         activations=1 if choice.data.name == "BITS" else 32,
         kernel=choice.kernel.name + (" + threshold" if choice.folded else ""),
         bytes=choice.kernel.constant_bytes,
@@ -59,18 +72,20 @@ def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
 
 def _geometry(layer: Layer) -> str:
     conv = layer.shape
+    if layer.selection is not None:
+        return f": {layer.selection}"
     if conv is None or layer.kind == "global_avg_pool2d":
         return ""
     text = f" {conv.kernel[0]}x{conv.kernel[1]}"
     if conv.strides != (1, 1):
         text += f"/{conv.strides[0]}" if conv.strides[0] == conv.strides[1] else f"/{conv.strides[0]}x{conv.strides[1]}"
-    if layer.linear and conv.groups > 1:
+    if layer.weight is not None and conv.groups > 1:
         text += f", {conv.groups} groups"
     return text
 
 
 def _macs(layer: Layer) -> int:
-    if layer.weight is None:
+    if layer.weight is None or layer.sums_windows:
         return 0
     if layer.shape is not None:
         return layer.shape.macs
@@ -80,56 +95,73 @@ def _macs(layer: Layer) -> int:
     return rows * layer.weight.size
 
 
-def _two_valued(layer: Layer) -> bool:
-    return layer.binary or (layer.weight is not None and BinaryWeight.of(layer.weight) is not None)
+@dataclass(frozen=True, eq=False)
+class _Values:
+    """The two values of a layer's weights: ``scale * sign + offset``.
+
+    Attributes:
+        scale: float32 [out channels].
+        offset: float32 [out channels]; None if there is one that is not to be seen.
+    """
+
+    scale: np.ndarray
+    offset: np.ndarray | None
+
+    def __str__(self) -> str:
+        if self.offset is None:
+            return "{a, b} per channel"
+        low, high = self.offset - abs(self.scale), self.offset + abs(self.scale)
+        if (low == low[0]).all() and (high == high[0]).all():
+            return "{-1, +1}" if (low[0], high[0]) == (-1, 1) else f"{{{low[0]:.4g}, {high[0]:.4g}}}"
+        return "{a, b} per channel" if self.offset.any() else "{-a, +a} per channel"
 
 
-def _weights(layer: Layer, nodes: Mapping[str, str]) -> str:
-    if layer.weight is None:
-        return ""
-    binary = BinaryWeight.of(layer.weight)
-    if binary is None:
-        return "float32"
-    if not binary.plain:
-        return "{a, b} per channel" if binary.phi.any() else "{-a, +a} per channel"
-    scale = _scale(layer, nodes)
-    if any(isinstance(operand, Pixel) for step in layer.program.steps for operand in (step.a, step.b)):
-        return _domain(layer, scale)
-    if scale is None:
-        return "{-1, +1}"
-    if isinstance(scale, Scalar):
-        return f"{{{-abs(scale.value):.4g}, {abs(scale.value):.4g}}}"
-    return "{-a, +a} per channel"
-
-
-def _scale(layer: Layer, nodes: Mapping[str, str]) -> Operand | None:
-    """What the anchor's own ONNX node multiplies its integer sum with."""
-    if not layer.program.steps:
+def _two_values(layer: Layer, nodes: Mapping[str, str]) -> _Values | None:
+    """The values of two-valued weights, None for other weights."""
+    if layer.weight is None or layer.sums_windows:
         return None
-    first, name = layer.program.steps[0], layer.step_names[0]
+    if not layer.binary:
+        binary = BinaryWeight.of(layer.weight) if BinaryWeight.telling(layer.weight) else None
+        return None if binary is None else _Values(binary.tau, binary.phi)
+    # The epilogue begins with what the layer's own ONNX node does to the sum of signs.
+    channels = len(layer.weight)
+    scale, offset = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    for step, name in zip(layer.program.steps, layer.step_names, strict=True):
+        if not _own(layer, name, nodes):
+            break
+        constants = [side for side in (step.a, step.b) if isinstance(side, Channel | Scalar)]
+        if step.op == "add" and not constants:
+            return _Values(scale, offset if offset.any() else None)
+        if step.op == "multiply" and constants:
+            values = np.broadcast_to(np.float32(_numbers(constants[0])), channels)
+            if Ref(0) in (step.a, step.b):
+                scale = values
+            else:
+                offset = values
+    return _Values(scale, np.zeros_like(scale))
+
+
+def _numbers(constant: Channel | Scalar) -> np.ndarray | float:
+    return constant.values if isinstance(constant, Channel) else constant.value
+
+
+def _own(layer: Layer, name: str, nodes: Mapping[str, str]) -> bool:
+    """Whether a step comes from the ONNX node of the anchor; the recogniser derives the names of what it adds."""
     origin = nodes.get(name)
-    if first.op != "multiply" or Ref(0) not in (first.a, first.b) or origin != _origin(layer, nodes):
-        return None
-    return first.b if first.a == Ref(0) else first.a
+    if origin is None:
+        return name.startswith(layer.name.removesuffix(REWRITTEN))
+    return origin == _origin(layer, nodes)
+
+
+def _density(layer: Layer, values: _Values) -> float:
+    assert layer.weight is not None
+    if not layer.binary:
+        binary = BinaryWeight.of(layer.weight)
+        assert binary is not None
+        return float((binary.signs > 0).mean())
+    upper = np.where(values.scale < 0, -1, 1).reshape(-1, *[1] * (layer.weight.ndim - 1))
+    return float((layer.weight == upper).mean())
 
 
 def _origin(layer: Layer, nodes: Mapping[str, str]) -> str | None:
     return next((nodes[member] for member in layer.members if member in nodes), None)
-
-
-def _domain(layer: Layer, scale: Operand | None) -> str:
-    """The two values of weights with an offset, as numbers where all channels share them."""
-    offset = next((other for step in layer.program.steps if (other := _pixel_factor(step)) is not None), None)
-    tau = scale.values if isinstance(scale, Channel) else None
-    phi = offset.values if isinstance(offset, Channel) else None
-    if tau is not None and phi is not None and (tau == tau[0]).all() and (phi == phi[0]).all():
-        return f"{{{phi[0] - tau[0]:.4g}, {phi[0] + tau[0]:.4g}}}"
-    return "{a, b} per channel"
-
-
-def _pixel_factor(step: Step) -> Operand | None:
-    if step.op != "multiply":
-        return None
-    if isinstance(step.a, Pixel):
-        return step.b
-    return step.a if isinstance(step.b, Pixel) else None

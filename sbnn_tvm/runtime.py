@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import shutil
 import sys
+import tempfile
 import threading
+from collections.abc import Callable
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
@@ -18,6 +21,7 @@ from sbnn_tvm.cpu import normalize_machine, this_cpu
 from sbnn_tvm.elf import ElfError, read_header, read_note
 from sbnn_tvm.errors import LibraryError
 from sbnn_tvm.inputs import match_inputs
+from sbnn_tvm.lean_import import without_torch
 from sbnn_tvm.metadata import OWNER, Metadata, TensorSpec
 from sbnn_tvm.threads import check_num_threads, default_num_threads, use_threads
 
@@ -56,13 +60,13 @@ def load(path: str | PathLike[str], num_threads: int | None = None) -> LoadedMod
     _check_versions(path, metadata)
     tvm_ffi = _tvm_runtime()
     try:
-        # An absolute path: the loader would search for a bare name in the system's directories.
-        machine = tvm_ffi.load_module(str(path.resolve()))["vm_load_executable"]()
+        library = _load_library(tvm_ffi, path)
+        machine = library["vm_load_executable"]()
         machine["vm_initialization"](_CPU, 0, _POOLED)
         main = machine["main"]
     except (RuntimeError, AttributeError, ValueError, KeyError) as error:
         raise LibraryError(f"{path} cannot be loaded: {_first_line(error)}; compile the model again") from None
-    return LoadedModule(metadata, main, threads)
+    return LoadedModule(metadata, library, main, threads)
 
 
 def read_metadata(path: str | PathLike[str]) -> Metadata:
@@ -93,8 +97,9 @@ def read_metadata(path: str | PathLike[str]) -> Metadata:
 class LoadedModule:
     """A compiled model; made by ``load``."""
 
-    def __init__(self, metadata: Metadata, main: Any, num_threads: int) -> None:
+    def __init__(self, metadata: Metadata, library: Any, main: Any, num_threads: int) -> None:
         self.metadata = metadata
+        self._library = library
         self.num_threads = num_threads
         self._main = main
         self._lock = threading.Lock()  # the virtual machine and its buffers serve one call at a time
@@ -144,6 +149,11 @@ class LoadedModule:
                 return np.array(np.from_dlpack(_only(result)))
             return tuple(np.array(np.from_dlpack(tensor)) for tensor in result)
 
+    def kernel(self, name: str) -> Callable[..., None]:
+        """A single kernel by its symbol; it takes aligned TVM tensors, the outputs last."""
+        use_threads(_tvm_runtime(), self.num_threads)
+        return self._library.get_function(name, query_imports=True)
+
     def __repr__(self) -> str:
         inputs, outputs = (", ".join(map(str, specs)) for specs in (self.inputs, self.outputs))
         return f"<{self.metadata.name} for {self.target}: {inputs} -> {outputs}>"
@@ -183,12 +193,32 @@ def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
+_loaded: dict[str, tuple[int, int, int]] = {}
+
+
+def _load_library(tvm_ffi: ModuleType, path: Path) -> Any:
+    """Load a library that may have been written anew since this process loaded another one by the same name.
+
+    The dynamic loader goes by the name alone, and would give the old one again: a new file gets a name of its own.
+    """
+    name = str(path.resolve())  # absolute: the loader would search for a bare name in the system's directories
+    status = path.stat()
+    identity = (status.st_dev, status.st_ino, status.st_mtime_ns)
+    if _loaded.setdefault(name, identity) == identity:
+        return tvm_ffi.load_module(name)
+    with tempfile.TemporaryDirectory(prefix="sbnn_tvm-") as folder:
+        copy = Path(folder) / path.name
+        shutil.copyfile(path, copy)
+        return tvm_ffi.load_module(str(copy))
+
+
 @lru_cache(maxsize=1)
 def _tvm_runtime() -> ModuleType:
     """tvm_ffi with TVM's runtime library behind it; in a process that has imported all of TVM, that one."""
     if "tvm" not in sys.modules and importlib.util.find_spec("tvm") is None:
         raise LibraryError("TVM's runtime is not installed: pip install apache-tvm")
-    tvm_ffi = _import_tvm_ffi()
+    with without_torch():
+        import tvm_ffi
     if "tvm" not in sys.modules:
         spec = importlib.util.find_spec("tvm")
         assert spec is not None and spec.submodule_search_locations is not None
@@ -198,19 +228,6 @@ def _tvm_runtime() -> ModuleType:
         # As tvm/base.py does it; the second one has what a few operators call, for example sorting.
         load_lib_ctypes("apache-tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=folders)
         load_lib_ctypes("apache-tvm", "tvm_runtime_extra", "RTLD_LOCAL", extra_lib_paths=folders)
-    return tvm_ffi
-
-
-def _import_tvm_ffi() -> ModuleType:
-    """tvm_ffi imports torch wherever it is installed, which takes seconds; it does without if there is none."""
-    hide = "torch" not in sys.modules
-    if hide:
-        sys.modules["torch"] = None  # type: ignore[assignment]  # makes "import torch" an ImportError
-    try:
-        import tvm_ffi
-    finally:
-        if hide:
-            del sys.modules["torch"]
     return tvm_ffi
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import tvm
@@ -18,6 +18,7 @@ from tvm.relax import Expr, Var
 
 from sbnn_tvm.passes.graph import Graph, op_name
 from sbnn_tvm.passes.lower import Form, Lowered, Physical
+from sbnn_tvm.runtime import LoadedModule
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.words import pack_channels, unpack_channels
 
@@ -30,15 +31,15 @@ class KernelRunner(Protocol):
 
 
 class NativeKernels:
-    """Calls the kernels of a compiled Relax module on this machine."""
+    """Calls the kernels of a loaded library on this machine."""
 
-    def __init__(self, executable: Any) -> None:
-        self._module = executable.jit()
+    def __init__(self, library: LoadedModule) -> None:
+        self._library = library
 
     def run(self, name: str, arrays: Sequence[np.ndarray]) -> None:
         """Call a kernel by its name; the outputs are the last arrays, written in place."""
         tensors = [tvm.runtime.tensor(array) for array in arrays]  # copies, aligned as the kernels want them
-        self._module.get_function(name, query_imports=True)(*tensors)
+        self._library.kernel(name)(*tensors)
         for array, tensor in zip(arrays, tensors, strict=True):
             if array.flags.writeable:
                 np.copyto(array, tensor.numpy())
@@ -89,11 +90,11 @@ def run_kernels(
     def record(var: Var, array: np.ndarray) -> Step:
         step = Step(var.name, lowered.physical.get(var.name), array)
         other = replace(step) if replace is not None else None
-        values[var] = array if other is None else other
+        values[var] = array if other is None else other.reshape(array.shape)  # rows of rows lie as one list of them
         return step
 
     for param, array in zip(graph.params, inputs, strict=True):
-        yield record(param, np.ascontiguousarray(array))
+        yield record(param, np.asarray(array, order="C"))
     for var, value in graph.bindings:
         if isinstance(value, relax.TupleGetItem):
             fields = values[value.tuple_value]
@@ -123,7 +124,7 @@ def _call(runner: KernelRunner, call: Call, var: Var, read: Callable[[Expr], np.
 def encode(value: np.ndarray, physical: Physical, isa: Isa) -> np.ndarray:
     """Lay a value (as in ONNX) out in memory."""
     if physical.form == Form.PLAIN:
-        return np.ascontiguousarray(value)
+        return np.asarray(value, order="C")  # ascontiguousarray would make a scalar an array
     last = np.moveaxis(value, 1, -1) if value.ndim == 4 else value
     if physical.form == Form.CHANNELS_LAST:
         return np.ascontiguousarray(last)

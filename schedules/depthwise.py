@@ -37,8 +37,8 @@ def depthwise_conv2d(shape: Conv2dShape, weight: np.ndarray, epilogue: Program, 
     if weight.shape != expected:
         raise ValueError(f"the weight of this depthwise convolution is {weight.shape}, not {expected}")
 
-    def multiply_add(accumulator: tirx.Expr, value: tirx.Expr, tap: tirx.Expr | None) -> tirx.Expr:
-        return accumulator + value * tap
+    def multiply_add(accumulator: tirx.Expr, value: tirx.Expr, weight: tirx.Expr | None) -> tirx.Expr:
+        return accumulator + value * weight
 
     taps = np.asarray(weight, np.float32)[:, 0].transpose(1, 2, 0)
     return window_kernel(WindowOperation("depthwise_conv2d", 0.0, multiply_add, weights=taps), shape, epilogue, isa)

@@ -1,25 +1,26 @@
 """The loop nest of every direct convolution, for floats and for packed bits.
 
-Layouts: data [N, H, W, groups * depth], weights [groups, blocks, kh, kw * depth, lanes of a block], where an element
-is a float or a word of bits, and a block is ``tile.vectors`` vectors of output channels::
+Layouts: data [N, H, W, elements], weights [groups * blocks, steps of a window, lanes of a block], where a
+block is ``tile.vectors`` vectors of output channels::
 
     copy the image into a padded workspace
     parallel for block, row (or row, block):                  what is larger is outside: weights or image
         for tile of pixels in row:                            the last one overlaps its neighbour
             accumulators[pixels][vectors] = 0                 registers
-            for ky, (kx, element):
+            for step in window:
                 weight[vectors] = load                        contiguous
                 for pixel: accumulators[pixel] += broadcast(input[pixel]) * weight
             epilogue
 
-Budget of a step: ``pixels * vectors`` multiply-adds, ``vectors`` loads, ``pixels`` broadcasts (memory operands on
-AVX-512).
+What ``+=``, ``*`` and ``broadcast`` are, an :class:`Arithmetic` says. Budget of a step: ``pixels * vectors``
+multiply-adds, ``vectors`` loads, ``pixels`` broadcasts (memory operands on AVX-512).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Protocol
 
 import numpy as np
@@ -43,8 +44,13 @@ _Store = Callable[[tirx.Expr, Sequence[tirx.Expr]], None]
 class Sink(Protocol):
     """Where a kernel's accumulators go: declares parameters and outputs, and stores runs of channels."""
 
-    constants: Sequence[np.ndarray]
-    functions: set[LlvmFunction]
+    @property
+    def constants(self) -> Sequence[np.ndarray]:
+        """The arrays behind the constants, once declared."""
+
+    @property
+    def functions(self) -> set[LlvmFunction]:
+        """The LLVM functions that the code calls."""
 
     @property
     def outputs(self) -> tuple[tuple[tuple[int, ...], str], ...]:
@@ -63,6 +69,82 @@ class Sink(Protocol):
         """Store vectors of consecutive channels of the pixel at ``position``."""
 
 
+@dataclass(frozen=True)
+class Axis:
+    """A loop of the reduction: ``extent`` elements of the image, ``stride`` elements and ``rows`` rows apart."""
+
+    extent: int
+    stride: int
+    rows: int = 0
+
+
+@dataclass(frozen=True)
+class Partial:
+    """Narrow accumulators for a few steps, before they are added to the real ones.
+
+    Attributes:
+        dtype: Of the narrow accumulators.
+        steps: So many steps cannot overflow them.
+    """
+
+    dtype: str
+    steps: int
+
+
+@dataclass(frozen=True, eq=False)
+class Arithmetic:
+    """Multiply-accumulate: float32 as it stands here, packed bits in direct_popcount.py.
+
+    Attributes:
+        element: dtype of the data.
+        accumulator: dtype of the accumulators.
+        lanes: Output channels in a vector.
+    """
+
+    element: str
+    accumulator: str
+    lanes: int
+
+    @property
+    def image_element(self) -> str:
+        """dtype in which the inner loop reads the image."""
+        return self.element
+
+    @property
+    def partial(self) -> Partial | None:
+        """Narrow accumulators, if there are any."""
+        return None
+
+    @property
+    def constants(self) -> tuple[np.ndarray, ...]:
+        """Parameters beside the weights."""
+        return ()
+
+    @property
+    def functions(self) -> tuple[LlvmFunction, ...]:
+        """LLVM functions that the steps call."""
+        return ()
+
+    def declare(self) -> None:
+        """Declare the parameters for the constants."""
+
+    def spread(self, element: tirx.Expr) -> tuple[tirx.Expr, ...]:
+        """What the workspace holds instead of an element of the data, with the same dtype."""
+        return (element,)
+
+    def input(self, image: tirx.Buffer, at: list[tirx.Expr]) -> tuple[tirx.Expr, ...]:
+        """The input of a step, for all lanes."""
+        return (T.bind(tirx.Broadcast(image[tuple(at)], self.lanes)),)
+
+    def weight(self, vector: tirx.Expr) -> tuple[tirx.Expr, ...]:
+        """What every pixel needs of the weights of a step."""
+        return (vector,)
+
+    def accumulate(self, sums: tirx.Expr, x: tuple[tirx.Expr, ...], w: tuple[tirx.Expr, ...]) -> tirx.Expr:
+        """Add the products of a step."""
+        return sums + x[0] * w[0]
+
+
 @dataclass(frozen=True, eq=False)
 class DirectConv2d:
     """One direct convolution, complete but for its epilogue.
@@ -72,25 +154,21 @@ class DirectConv2d:
         shape: The layer.
         data_shape: Shape of the first parameter: (N, H, W, groups * depth), or (N, depth) for a dense layer, which is
             a convolution over one row of N pixels.
-        element: dtype of data and weights.
-        accumulator: dtype of the accumulators.
-        lanes: Output channels in a vector.
+        arithmetic: What a step does.
         tile: The register tile.
-        weights: [groups, out channels of a group, kh, kw, depth].
-        border: [groups * depth], a pixel outside of the image.
-        accumulate: ``(accumulators, input, weight) -> accumulators``, on vectors.
+        weights: [groups, out channels of a group, kh, kw, steps of a pixel].
+        axes: How these steps walk through a group's elements of a pixel of the image, as the inner loop reads them.
+        border: A pixel outside of the image, as the data has it: [elements].
     """
 
     name: str
     shape: Conv2dShape
     data_shape: tuple[int, ...]
-    element: str
-    accumulator: str
-    lanes: int
+    arithmetic: Arithmetic
     tile: Tile
     weights: np.ndarray
+    axes: tuple[Axis, ...]
     border: np.ndarray
-    accumulate: Callable[[tirx.Expr, tirx.Expr, tirx.Expr], tirx.Expr]
 
     def __post_init__(self) -> None:
         if not 1 <= self.tile.pixels <= self.shape.out_width:
@@ -100,14 +178,9 @@ class DirectConv2d:
             )
 
     @property
-    def depth(self) -> int:
-        """Elements of a pixel that belong to one group."""
-        return self.weights.shape[-1]
-
-    @property
     def block(self) -> int:
         """Output channels in a block."""
-        return self.lanes * self.tile.vectors
+        return self.arithmetic.lanes * self.tile.vectors
 
     @property
     def blocks(self) -> int:
@@ -133,11 +206,11 @@ class DirectConv2d:
         return (shape.batch, shape.out_height, shape.out_width, shape.out_channels)
 
     def packed_weights(self) -> np.ndarray:
-        """The weights as the inner loop reads them: [groups * blocks, kh, kw * depth, block]."""
-        groups, channels, kh, kw, depth = self.weights.shape
+        """The weights as the inner loop reads them: [groups * blocks, kh * kw * steps, block]."""
+        groups, channels, kh, kw, steps = self.weights.shape
         padded = np.pad(self.weights, [(0, 0), (0, self.blocks * self.block - channels), *[(0, 0)] * 3])
-        blocked = padded.reshape(groups * self.blocks, self.block, kh, kw * depth)
-        return np.ascontiguousarray(blocked.transpose(0, 2, 3, 1))
+        blocked = padded.reshape(groups * self.blocks, self.block, kh * kw * steps)
+        return np.ascontiguousarray(blocked.transpose(0, 2, 1))
 
     def build(self, sink: Sink) -> Kernel:
         """Generate the kernel.
@@ -145,18 +218,19 @@ class DirectConv2d:
         Args:
             sink: Takes runs of ``self.run`` accumulators.
         """
-        weights = self.packed_weights()
+        weights, arithmetic = self.packed_weights(), self.arithmetic
         with IRBuilder() as builder, T.prim_func(s_tir=True):
             T.func_name(self.name)
             T.func_attr({"tirx.noalias": True})
-            data = T.arg("data", T.buffer(self.data_shape, self.element))
+            data = T.arg("data", T.buffer(self.data_shape, arithmetic.element))
             sink.declare_tensors()
-            weight = T.arg("weights", T.buffer(weights.shape, self.element))
+            weight = T.arg("weights", T.buffer(weights.shape, str(weights.dtype)))
+            arithmetic.declare()
             sink.declare_constants()
             sink.declare_outputs()
-            nest = _Nest(self, sink, _pad(self, data), weight)
+            nest = _Nest(self, sink, _image(self, data), weight)
             rows, blocks = self.shape.batch * self.shape.out_height, self.shape.groups * self.blocks
-            work = rows * blocks * (weights[0].size // self.lanes) * self.shape.out_width
+            work = rows * blocks * (weights[0].size // arithmetic.lanes) * self.shape.out_width
             if self.collected:
                 with parallel_rows(rows, work) as row:
                     nest.collected_row(row)
@@ -167,28 +241,35 @@ class DirectConv2d:
                         nest.row(tirx.floordiv(task, blocks), tirx.floormod(task, blocks))
                     else:
                         nest.row(tirx.floormod(task, rows), tirx.floordiv(task, rows))
-        func = link(builder.get(), sink.functions)
-        return Kernel(f"{self.name} {self.tile}", func, (weights, *sink.constants), sink.outputs)
+        func = link(builder.get(), [*sink.functions, *arithmetic.functions])
+        constants = (weights, *arithmetic.constants, *sink.constants)
+        return Kernel(f"{self.name} {self.tile}", func, constants, sink.outputs)
 
 
-def _pad(conv: DirectConv2d, data: tirx.Buffer) -> tirx.Buffer:
-    """Copy the image into a workspace with its padding; returns it as [N, rows, columns * channels]."""
-    shape, channels = conv.shape, len(conv.border)
-    if not any(shape.padding):
-        return T.decl_buffer((shape.batch, shape.height, shape.width * channels), conv.element, data=data.data)
+def _image(conv: DirectConv2d, data: tirx.Buffer) -> tirx.Buffer:
+    """The image with its padding as the inner loop reads it, [N, rows, elements of a row]; a copy if need be."""
+    shape, arithmetic = conv.shape, conv.arithmetic
+    border = [arithmetic.spread(tirx.const(value, arithmetic.element)) for value in conv.border.tolist()]
+    channels, spread = len(border), len(border[0])
+    if spread == 1 and not any(shape.padding):
+        return T.decl_buffer((shape.batch, shape.height, shape.width * channels), arithmetic.element, data=data.data)
     top, left, bottom, right = shape.padding
-    width = shape.padded_width * channels
-    padded = T.alloc_buffer((shape.batch, shape.padded_height, width), conv.element)
-    rows = T.decl_buffer((shape.batch * shape.height, shape.width * channels), conv.element, data=data.data)
+    width = shape.padded_width * channels * spread
+    padded = T.alloc_buffer((shape.batch, shape.padded_height, width), arithmetic.element)
+    rows = T.decl_buffer((shape.batch * shape.height, shape.width * channels), arithmetic.element, data=data.data)
+
+    def put(n: Index, y: Index, element: Index, values: tuple[tirx.Expr, ...]) -> None:
+        for i, value in enumerate(values):
+            T.buffer_store(padded, value, [n, y, element * spread + i])
 
     def fill(n: Index, y: Index, first: int, pixels: int) -> None:
         if pixels and len(set(conv.border.tolist())) == 1:
             with T.serial(0, pixels * channels) as i:
-                T.buffer_store(padded, tirx.const(conv.border[0].item(), conv.element), [n, y, first * channels + i])
+                put(n, y, first * channels + i, border[0])
         elif pixels:
             with T.serial(0, pixels) as x:
-                for c, value in enumerate(conv.border.tolist()):
-                    T.buffer_store(padded, tirx.const(value, conv.element), [n, y, (first + x) * channels + c])
+                for c, values in enumerate(border):
+                    put(n, y, (first + x) * channels + c, values)
 
     for first, count in ((0, top), (top + shape.height, bottom)):
         if count:
@@ -198,9 +279,12 @@ def _pad(conv: DirectConv2d, data: tirx.Buffer) -> tirx.Buffer:
         n, y = T.bind(tirx.floordiv(row, shape.height)), T.bind(top + tirx.floormod(row, shape.height))
         fill(n, y, 0, left)
         with T.serial(0, shape.width * channels) as i:
-            T.buffer_store(padded, rows[row, i], [n, y, left * channels + i])
+            put(n, y, left * channels + i, arithmetic.spread(T.bind(rows[row, i])))
         fill(n, y, left + shape.width, right)
-    return padded
+    ratio = np.dtype(arithmetic.element).itemsize // np.dtype(arithmetic.image_element).itemsize
+    if ratio == 1:
+        return padded
+    return T.decl_buffer((*padded.shape[:-1], width * ratio), arithmetic.image_element, data=padded.data)
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,69 +308,75 @@ class _Nest:
         """One row of all groups, through memory."""
         conv, shape = self.conv, self.conv.shape
         n, y = self._image_row(row)
-        channels = shape.out_channels + max(conv.block, conv.run)
-        collected = T.alloc_buffer((shape.out_width, channels), conv.accumulator)
+        accumulator, lanes = conv.arithmetic.accumulator, conv.arithmetic.lanes
+        collected = T.alloc_buffer((shape.out_width, shape.out_channels + max(conv.block, conv.run)), accumulator)
         with T.serial(0, shape.out_width) as x:
-            self._store(collected, self._zero(conv.run), x, shape.out_channels)
+            self._store(collected, tirx.Broadcast(tirx.const(0, accumulator), conv.run), x, shape.out_channels)
         # A block may hang over the end of its group: the next group, written later, overwrites that.
         with T.serial(0, shape.groups) as group, T.serial(0, conv.blocks) as block:
             first = T.bind(group * shape.group_out_channels + block * conv.block)
 
             def store(x: tirx.Expr, values: Sequence[tirx.Expr]) -> None:
                 for i, value in enumerate(values):
-                    self._store(collected, value, x, first + i * conv.lanes)
+                    self._store(collected, value, x, first + i * lanes)
 
             self._tiles(n, y, group, block, store)
         with T.serial(0, shape.out_width) as x, T.serial(0, -(-shape.out_channels // conv.run)) as i:
             first = T.bind(i * conv.run)
-            value = T.bind(collected.vload([x, first], f"{conv.accumulator}x{conv.run}"))
+            value = T.bind(collected.vload([x, first], f"{accumulator}x{conv.run}"))
             self.sink.store([value], self._position(n, y, x), first)
 
     def _tiles(self, n: tirx.Expr, y: tirx.Expr, group: tirx.Expr, block: tirx.Expr, store: _Store) -> None:
+        """All tiles of a row of a block."""
         conv, tile = self.conv, self.conv.tile
         width = conv.shape.out_width
         with T.serial(0, -(-width // tile.pixels)) as i:
             x = T.bind(tirx.min(i * tile.pixels, width - tile.pixels))
-            accumulators = T.alloc_buffer((tile.pixels * tile.vectors, conv.lanes), conv.accumulator)
-            for k in range(tile.pixels * tile.vectors):
-                self._store(accumulators, self._zero(conv.lanes), k, 0)
+            accumulators = self._zeros(conv.arithmetic.accumulator)
             self._reduce(accumulators, n, y, x, group, T.bind(group * conv.blocks + block))
-            vector = f"{conv.accumulator}x{conv.lanes}"
             for p in range(tile.pixels):
-                loads = [accumulators.vload([p * tile.vectors + v, 0], vector) for v in range(tile.vectors)]
-                store(T.bind(x + p), [T.bind(load) for load in loads])
+                values = [self._vector(accumulators, p * tile.vectors + v) for v in range(tile.vectors)]
+                store(T.bind(x + p), [T.bind(value) for value in values])
 
     def _reduce(
         self, accumulators: tirx.Buffer, n: tirx.Expr, y: tirx.Expr, x: tirx.Expr, group: tirx.Expr, block: tirx.Expr
     ) -> None:
         """Sum over the window of every pixel of the tile."""
-        conv, shape = self.conv, self.conv.shape
-        (kh, kw), channels = shape.kernel, len(conv.border)
-        first = T.bind(x * (shape.strides[1] * channels) + group * conv.depth)
-        stride = shape.strides[1] * channels
-        if shape.groups == 1 and shape.dilation[1] == 1:
-            # The taps of a row lie behind one another: one loop over all of them.
-            taps, run = 1, kw * conv.depth
-        else:
-            taps, run = kw, conv.depth
-        with T.serial(0, kh) as ky:
-            line = T.bind(y * shape.strides[0] + ky * shape.dilation[0])
-            with T.serial(0, taps) as kx, T.serial(0, run) as i:
-                element = T.bind(first + kx * (shape.dilation[1] * channels) + i)
-                step = T.bind(kx * run + i)
-                self._step(accumulators, [n, line, element], stride, [block, ky, step])
+        shape, partial = self.conv.shape, self.conv.arithmetic.partial
+        pixel = int(self.image.shape[-1]) // shape.padded_width
+        start = T.bind(x * (shape.strides[1] * pixel) + group * (pixel // shape.groups))
+        place = _Place(T.bind(y * shape.strides[0]), start, tirx.const(0, "int32"))
+        columns = _fuse([Axis(shape.kernel[1], shape.dilation[1] * pixel), *self.conv.axes])
+        axes = [Axis(shape.kernel[0], 0, shape.dilation[0]), *columns]
 
-    def _step(self, accumulators: tirx.Buffer, at: list[tirx.Expr], stride: int, step: list[tirx.Expr]) -> None:
+        def step(target: tirx.Buffer, place: _Place) -> None:
+            at = [n, T.bind(place.line), T.bind(place.element)]
+            self._step(target, at, shape.strides[1] * pixel, [block, T.bind(place.step)])
+
+        def chunk(walk: Callable[[Callable[[_Place], None]], None]) -> None:
+            assert partial is not None
+            narrow = self._zeros(partial.dtype)
+            walk(lambda place: step(narrow, place))
+            for k in range(self.conv.tile.pixels * self.conv.tile.vectors):
+                added = tirx.Cast(f"{accumulators.dtype}x{self.conv.arithmetic.lanes}", self._vector(narrow, k))
+                self._store(accumulators, self._vector(accumulators, k) + added, k, 0)
+
+        if partial is None:
+            _walk(axes, place, lambda place: step(accumulators, place))
+        else:
+            _walk_in_chunks(axes, place, partial.steps, chunk)
+
+    def _step(self, sums: tirx.Buffer, at: list[tirx.Expr], stride: int, step: list[tirx.Expr]) -> None:
         """Add the products of one element of every pixel with all its weights."""
-        conv, tile = self.conv, self.conv.tile
-        dtype = f"{conv.element}x{conv.lanes}"
-        weights = [T.bind(self.weights.vload([*step, v * conv.lanes], dtype)) for v in range(tile.vectors)]
+        arithmetic, tile = self.conv.arithmetic, self.conv.tile
+        dtype = f"{self.weights.dtype}x{arithmetic.lanes}"
+        vectors = [T.bind(self.weights.vload([*step, v * arithmetic.lanes], dtype)) for v in range(tile.vectors)]
+        weights = [arithmetic.weight(vector) for vector in vectors]
         for p in range(tile.pixels):
-            value = T.bind(tirx.Broadcast(self.image[(*at[:-1], at[-1] + p * stride)], conv.lanes))
+            value = arithmetic.input(self.image, [*at[:-1], at[-1] + p * stride])
             for v, weight in enumerate(weights):
                 k = p * tile.vectors + v
-                vector = f"{conv.accumulator}x{conv.lanes}"
-                self._store(accumulators, conv.accumulate(accumulators.vload([k, 0], vector), value, weight), k, 0)
+                self._store(sums, arithmetic.accumulate(self._vector(sums, k), value, weight), k, 0)
 
     def _image_row(self, row: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
         height = self.conv.shape.out_height
@@ -295,8 +385,69 @@ class _Nest:
     def _position(self, n: tirx.Expr, y: tirx.Expr, x: tirx.Expr) -> tuple[tirx.Expr, ...]:
         return (x,) if len(self.conv.data_shape) == 2 else (n, y, x)
 
-    def _zero(self, lanes: int) -> tirx.Expr:
-        return tirx.Broadcast(tirx.const(0, self.conv.accumulator), lanes)
+    def _zeros(self, dtype: str) -> tirx.Buffer:
+        """Accumulators of the tile."""
+        tile, lanes = self.conv.tile, self.conv.arithmetic.lanes
+        accumulators = T.alloc_buffer((tile.pixels * tile.vectors, lanes), dtype)
+        for k in range(tile.pixels * tile.vectors):
+            self._store(accumulators, tirx.Broadcast(tirx.const(0, dtype), lanes), k, 0)
+        return accumulators
+
+    def _vector(self, buffer: tirx.Buffer, row: int) -> tirx.Expr:
+        return buffer.vload([row, 0], f"{buffer.dtype}x{self.conv.arithmetic.lanes}")
 
     def _store(self, buffer: tirx.Buffer, value: tirx.Expr, row: Index, first: Index) -> None:
         T.buffer_store(buffer, value, [row, tirx.Ramp(first, 1, value.ty.dtype.lanes)])
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where a step of the reduction is: row and element of the image, and its number among the weights."""
+
+    line: tirx.Expr
+    element: tirx.Expr
+    step: tirx.Expr
+
+    def moved(self, axis: Axis, i: tirx.Expr, inner: int) -> _Place:
+        """``i`` steps along an axis, each of ``inner`` weights."""
+        return _Place(self.line + i * axis.rows, self.element + i * axis.stride, self.step + i * inner)
+
+
+def _fuse(axes: Sequence[Axis]) -> list[Axis]:
+    """The same walk with fewer loops: taps of a row lie behind one another, where neither dilation nor groups do."""
+    fused = [axes[-1]]
+    for axis in reversed(axes[:-1]):
+        if axis.stride == fused[0].extent * fused[0].stride:
+            fused[0] = Axis(axis.extent * fused[0].extent, fused[0].stride)
+        else:
+            fused.insert(0, axis)
+    return fused
+
+
+def _walk(axes: Sequence[Axis], place: _Place, body: Callable[[_Place], None]) -> None:
+    """Loops over all steps."""
+    if not axes:
+        body(place)
+        return
+    axis, *rest = axes
+    with T.serial(0, axis.extent) as i:
+        _walk(rest, place.moved(axis, i, prod(each.extent for each in rest)), body)
+
+
+def _walk_in_chunks(axes: Sequence[Axis], place: _Place, steps: int, chunk: Callable[..., None]) -> None:
+    """Loops over all steps, where ``chunk(walk)`` is called to wrap every ``walk(body)`` of at most ``steps``."""
+    axis, *rest = axes
+    inner = prod(each.extent for each in rest)
+    if inner > steps:
+        with T.serial(0, axis.extent) as i:
+            _walk_in_chunks(rest, place.moved(axis, i, inner), steps, chunk)
+        return
+    size = min(axis.extent, steps // inner)
+    with T.serial(0, -(-axis.extent // size)) as first:
+        count = size if axis.extent % size == 0 else T.bind(tirx.min(size, axis.extent - first * size))
+
+        def walk(body: Callable[[_Place], None]) -> None:
+            with T.serial(0, count) as i:
+                _walk(rest, place.moved(axis, first * size + i, inner), body)
+
+        chunk(walk)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sbnn_tvm.schedules.direct_conv2d import DirectConv2d
+from sbnn_tvm.schedules.direct_conv2d import Arithmetic, Axis, DirectConv2d
 from sbnn_tvm.schedules.emit import EpilogueWriter
 from sbnn_tvm.schedules.epilogue import Program
 from sbnn_tvm.schedules.isa import Isa
@@ -33,13 +33,11 @@ def direct_float(
         name=name,
         shape=shape,
         data_shape=data_shape,
-        element="float32",
-        accumulator="float32",
-        lanes=lanes(shape, isa, "float32"),
+        arithmetic=Arithmetic("float32", "float32", lanes(shape, isa, "float32")),
         tile=tile or default_tile(shape, isa, "float32"),
         weights=channels_last.reshape(shape.groups, shape.group_out_channels, *channels_last.shape[1:]),
+        axes=(Axis(shape.group_in_channels, 1),),
         border=np.zeros(shape.in_channels, np.float32),
-        accumulate=lambda sums, x, w: sums + x * w,
     )
     classes = shape.border_classes() if len(data_shape) == 4 else None
     return conv.build(EpilogueWriter(epilogue, conv.out_shape, isa, classes, conv.run))

@@ -1,7 +1,8 @@
 """The direct convolution on packed bits: D, the sum of sign products (sbnn_tvm.domain), by popcount.
 
-A direct convolution (direct_conv2d.py) whose step is ``counter += popcount(input ^ weight)`` on words: 3 vector
-instructions for ``vector_bits`` multiply-accumulates where the ISA has a vector popcount.
+A direct convolution (direct_conv2d.py) whose step is ``counter += popcount(input ^ weight)``. Budget for a vector full
+of multiply-accumulates: 3 vector instructions where the ISA has a vector popcount, 4 where it has a byte shuffle
+(popcount_lookup.py), about 10 elsewhere.
 """
 
 from __future__ import annotations
@@ -11,18 +12,23 @@ from dataclasses import dataclass, field
 from math import gcd
 
 import numpy as np
+import tvm
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.direct_conv2d import DirectConv2d, Sink
+from sbnn_tvm.schedules.direct_conv2d import Arithmetic, Axis, DirectConv2d, Sink
 from sbnn_tvm.schedules.emit import EpilogueWriter, Index
 from sbnn_tvm.schedules.epilogue import Epilogue, IntegerThreshold
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.llvm import LlvmFunction, pack
+from sbnn_tvm.schedules.popcount_lookup import PopcountLookup
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.tiles import Tile, default_tile, lanes
+from sbnn_tvm.schedules.tiles import Tile, default_tile, lanes, popcount_by_lookup
 from sbnn_tvm.schedules.words import pack_channels
+
+# Tables of thresholds up to this size, in bytes, are stored as the kernel compares them.
+_SMALL_TABLE = 16 * 1024
 
 
 def direct_popcount(
@@ -48,30 +54,48 @@ def direct_popcount(
         # With the signs of a flipped channel negated, D <= t becomes D >= -t: one direction for all.
         signs = signs ^ epilogue.flip[:, None, None, None]
     words = pack_channels(np.moveaxis(signs, 1, -1), isa)
+    arithmetic: Arithmetic
+    axes: tuple[Axis, ...]
+    if popcount_by_lookup(shape, isa):
+        arithmetic = PopcountLookup(isa.word, _counter("uint16", signs[0].size), lanes(shape, isa, "popcount"))
+        # All bytes of many words, or those of the only word that are in use.
+        used = isa.word_bits // 8 if words.shape[-1] > 1 else -(-shape.group_in_channels // 8)
+        axes, weights = (Axis(words.shape[-1], 16), Axis(used, 1)), words.view(np.uint8)[..., : words.shape[-1] * used]
+    else:
+        arithmetic = _Popcount(isa.word, _counter(isa.word, signs[0].size), lanes(shape, isa, "popcount"))
+        axes, weights = (Axis(words.shape[-1], 1),), words
     outside = pack_channels(np.full(shape.group_in_channels, pad_value == 1), isa)
-    counter = "uint32" if isa.word_bits < 32 and signs[0].size + 1 >= 1 << isa.word_bits else isa.word
-    vector = lanes(shape, isa, "popcount")
     conv = DirectConv2d(
         name=name,
         shape=shape,
         data_shape=data_shape,
-        element=isa.word,
-        accumulator=counter,
-        lanes=vector,
+        arithmetic=arithmetic,
         tile=tile or default_tile(shape, isa, "popcount"),
-        weights=words.reshape(shape.groups, shape.group_out_channels, *words.shape[1:]),
+        weights=weights.reshape(shape.groups, shape.group_out_channels, *weights.shape[1:]),
+        axes=axes,
         border=np.tile(outside, shape.groups),
-        accumulate=lambda count, x, w: count + _cast(tirx.popcount(tirx.bitwise_xor(x, w)), counter),
     )
     base = _base(shape, signs, pad_value)
     sink: Sink
     if isinstance(epilogue, IntegerThreshold):
-        sink = _ThresholdSink(conv, isa, _Table(conv, _limits(base, epilogue, signs[0].size)))
+        sink = _ThresholdSink(conv, isa, _Table(conv, _limits(base, epilogue, signs[0].size), arithmetic.accumulator))
     else:
         classes = shape.border_classes() if len(data_shape) == 4 else None
         writer = EpilogueWriter(epilogue, conv.out_shape, isa, classes, conv.run)
-        sink = _FloatSink(writer, _Table(conv, base))
+        sink = _FloatSink(writer, _Table(conv, base, "int32"))
     return conv.build(sink)
+
+
+def _counter(dtype: str, taps: int) -> str:
+    """The dtype, or a wider one that counts to ``taps`` and one more."""
+    return dtype if taps + 1 < 1 << tvm.DataType(dtype).bits else "uint32"
+
+
+class _Popcount(Arithmetic):
+    """A vector popcount: an element is a word, and so is a lane."""
+
+    def accumulate(self, sums: tirx.Expr, x: tuple[tirx.Expr, ...], w: tuple[tirx.Expr, ...]) -> tirx.Expr:
+        return sums + _cast(tirx.popcount(tirx.bitwise_xor(x[0], w[0])), self.accumulator)
 
 
 def _base(shape: Conv2dShape, signs: np.ndarray, pad_value: int) -> np.ndarray:
@@ -96,10 +120,15 @@ def _limits(base: np.ndarray, epilogue: IntegerThreshold, taps: int) -> np.ndarr
 
 
 class _Table:
-    """Integers per border class and output channel, a constant of the kernel in the smallest dtype that holds them."""
+    """Integers per border class and output channel, a constant of the kernel in the smallest dtype that holds them.
 
-    def __init__(self, conv: DirectConv2d, values: np.ndarray) -> None:
-        dtype = next(each for each in ("int16", "uint16", "int32") if np.array_equal(values.astype(each), values))
+    A small table comes in ``preferred`` instead, which saves a conversion.
+    """
+
+    def __init__(self, conv: DirectConv2d, values: np.ndarray, preferred: str) -> None:
+        self.largest = int(values.max())
+        narrow = next(each for each in ("int16", "uint16", "int32") if np.array_equal(values.astype(each), values))
+        dtype = preferred if values.astype(preferred).nbytes <= _SMALL_TABLE else narrow
         self.constants = [np.pad(values.astype(dtype), [(0, 0), (0, -values.shape[1] % conv.run)])]
         if len(values) > 1:
             classes = conv.shape.border_classes()
@@ -193,7 +222,7 @@ class _ThresholdSink:
 
     def store(self, values: Sequence[tirx.Expr], position: Sequence[Index], first_channel: Index) -> None:
         dtype = values[0].ty.dtype
-        limits = self.limits.load(position, first_channel, dtype.lanes, len(values), self.conv.accumulator)
+        limits = self.limits.load(position, first_channel, dtype.lanes, len(values), self.conv.arithmetic.accumulator)
         # A run may be a part of a word or several words. Memory is little endian, so a part is stored as it is.
         run, channels = len(values) * dtype.lanes, self.conv.shape.out_channels
         bits = gcd(run, self.isa.word_bits)
@@ -201,7 +230,8 @@ class _ThresholdSink:
         (((*shape, _), _),) = self.outputs
         parts = T.decl_buffer((*shape, total), f"uint{bits}", data=self._words[0].data)
         # Signed where the counter has room: AVX2 has no unsigned comparison.
-        below = pack("ult" if dtype.bits < 32 else "slt", str(dtype), bits // dtype.lanes)
+        signed = self.limits.largest < 1 << (dtype.bits - 1)
+        below = pack("slt" if signed else "ult", str(dtype), bits // dtype.lanes)
         self.functions.add(below)
 
         def store(part: int, value: tirx.Expr) -> None:

@@ -26,7 +26,7 @@ from tvm.tirx.script import builder as T
 
 from sbnn_tvm.schedules import epilogue
 from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.llvm import LlvmFunction, fence, pack
+from sbnn_tvm.schedules.llvm import LlvmFunction, extremum, fence, pack
 from sbnn_tvm.schedules.shapes import BorderClasses
 
 Index: TypeAlias = tirx.Expr | int
@@ -279,10 +279,14 @@ class _Vector:
     values: list[tirx.Expr] = field(default_factory=list)
 
     def run(self, result: tirx.Expr) -> None:
-        """Evaluate all steps."""
+        """Evaluate all steps; behind the last channel there is nothing to evaluate."""
+        if self.valid <= 0:
+            nothing = tirx.Broadcast(tirx.const(0.0, "float32"), self.lanes)
+            self.values = [nothing] * (1 + len(self.writer.program.steps))
+            return
         self._append(result)
         for step in self.writer.program.steps:
-            self._append(_apply(step.op, self.fetch(step.a), self.fetch(step.b)))
+            self._append(self._apply(step.op, self.fetch(step.a), self.fetch(step.b)))
 
     def fetch(self, operand: epilogue.Operand) -> tirx.Expr:
         """The value of an operand."""
@@ -314,21 +318,20 @@ class _Vector:
             value = rounded(value)
         self.values.append(T.bind(value))
 
-
-def _apply(op: epilogue.Op, a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-    match op:
-        case "add":
-            return a + b
-        case "subtract":
-            return a - b
-        case "multiply":
-            return a * b
-        case "divide":
-            return a / b
-        case "maximum":
-            return tirx.max(a, b)
-        case "minimum":
-            return tirx.min(a, b)
-        case "prelu":
-            return tirx.Select(a > tirx.Broadcast(tirx.const(0, "float32"), a.ty.dtype.lanes), a, a * b)
-    raise ValueError(f"not an operation of an epilogue: {op!r}")
+    def _apply(self, op: epilogue.Op, a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+        match op:
+            case "add":
+                return a + b
+            case "subtract":
+                return a - b
+            case "multiply":
+                return a * b
+            case "divide":
+                return a / b
+            case "maximum" | "minimum":
+                function = extremum(op, f"float32x{self.lanes}", self.writer.isa.family)
+                self.writer.functions.add(function)
+                return function(a, b)
+            case "prelu":
+                return tirx.Select(a > tirx.Broadcast(tirx.const(0.0, "float32"), self.lanes), a, a * b)
+        raise ValueError(f"not an operation of an epilogue: {op!r}")

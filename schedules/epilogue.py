@@ -29,7 +29,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Pixel:
-    """The index-th tensor operand of the kernel, with one channel: float32 [N, H, W, 1] (or [N, 1]), for all channels."""
+    """The index-th tensor operand of the kernel, with one channel for all: float32 [N, H, W, 1] (or [N, 1])."""
 
     index: int
 

@@ -76,7 +76,7 @@ def _apply(op: epilogue.Op, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         case "divide":
             return a / b
         case "maximum":
-            return np.where(a > b, a, b)  # the second operand if one is NaN, as maxps
+            return np.where(a > b, a, b)  # llvm.extremum: NaN is special
         case "minimum":
             return np.where(a < b, a, b)
         case "prelu":

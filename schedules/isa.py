@@ -38,6 +38,11 @@ class Isa:
         """Packed words in a vector."""
         return self.vector_bits // self.word_bits
 
+    @property
+    def popcount_by_lookup(self) -> bool:
+        """Whether a byte shuffle counts bits faster than the vector popcount, if there is one at all."""
+        return self.family == "x86" and self.vector_bits >= 256 and self != AVX512_VPOPCNTDQ
+
     def words(self, channels: int) -> int:
         """Packed words that hold ``channels`` bits."""
         return -(-channels // self.word_bits)

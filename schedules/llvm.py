@@ -16,6 +16,8 @@ import tvm
 from tvm import ir, tirx
 from tvm.tirx.script import builder as T
 
+from sbnn_tvm.schedules.isa import Family
+
 Predicate = Literal["ogt", "oge", "olt", "ole", "ugt", "uge", "ult", "ule", "sgt", "sge", "slt", "sle", "eq", "ne"]
 
 
@@ -103,11 +105,42 @@ def fence(dtype: str) -> LlvmFunction:
 
 
 @cache
+def extremum(which: Literal["maximum", "minimum"], dtype: str, family: Family) -> LlvmFunction:
+    """The larger or the smaller of two float32 vectors, in one instruction.
+
+    With a NaN the result is the second operand on x86 (``maxps``), and NaN on ARM (``fmax``). Of two zeros with
+    different signs it is either.
+    """
+    vector, lanes = _llvm_type(dtype), tvm.DataType(dtype).lanes
+    name = f"sbnn_{which}_{dtype}"
+    if family == "x86":
+        predicate = "ogt" if which == "maximum" else "olt"
+        lines = [f"%c = fcmp {predicate} {vector} %a, %b", f"%r = select <{lanes} x i1> %c, {vector} %a, {vector} %b"]
+        declaration = ""
+    else:
+        lines = [f"%r = call {vector} @llvm.{which}.v{lanes}f32({vector} %a, {vector} %b)"]
+        declaration = f"declare {vector} @llvm.{which}.v{lanes}f32({vector}, {vector})\n"
+    body = "\n  ".join([*lines, f"ret {vector} %r"])
+    text = (
+        f"{declaration}define linkonce_odr {vector} @{name}({vector} %a, {vector} %b) alwaysinline {{\n  {body}\n}}\n"
+    )
+    return LlvmFunction(name, dtype, text)
+
+
+@cache
 def spread(bits: int) -> LlvmFunction:
     """A float32 vector of ``bits`` lanes from a word and the values of its 1 and its 0 bits."""
-    name = f"sbnn_spread_{bits}"
-    floats = f"<{bits} x float>"
-    lines = [f"%mask = bitcast i{bits} %word to <{bits} x i1>"]
+    # Every lane tests its own bit of a copy of the word: on NEON a bit mask does not become a mask of lanes by itself.
+    name, part = f"sbnn_spread_{bits}", min(bits, 32)
+    floats, words, parts = f"<{bits} x float>", f"<{bits} x i{part}>", f"<{bits // part} x i{part}>"
+    order = ", ".join(f"i32 {i // part}" for i in range(bits))
+    tests = ", ".join(f"i{part} {1 << i % part}" for i in range(bits))
+    lines = [
+        f"%parts = bitcast i{bits} %word to {parts}",
+        f"%copies = shufflevector {parts} %parts, {parts} poison, <{bits} x i32> <{order}>",
+        f"%tested = and {words} %copies, <{tests}>",
+        f"%mask = icmp ne {words} %tested, zeroinitializer",
+    ]
     for value in ("one", "zero"):
         lines.append(f"%{value}0 = insertelement {floats} poison, float %{value}, i32 0")
         lines.append(f"%{value}s = shufflevector {floats} %{value}0, {floats} poison, <{bits} x i32> zeroinitializer")

@@ -52,6 +52,7 @@ def accumulate_rows(
     row: Index,
     isa: Isa,
     combine: Callable[[tirx.Expr, tirx.Expr], tirx.Expr],
+    flip: tirx.Buffer | None = None,
 ) -> tuple[tirx.Buffer, Index]:
     """Emit the vertical half of a separable window over packed words.
 
@@ -61,6 +62,7 @@ def accumulate_rows(
         row: Number of the output row, of all images.
         isa: The instruction set.
         combine: The new accumulator from the old one, at first 0, and a vector of the input.
+        flip: Wide words [W * count] that are XORed onto every row of the input first.
 
     Returns:
         A buffer of one row of accumulators, wide words [W * count], and how many taps were inside the image.
@@ -78,8 +80,9 @@ def accumulate_rows(
         source = T.bind(image * shape.height + top + ky * shape.dilation[0])
 
         def add(i: Index, valid: int) -> None:
-            combined = combine(load(total, (), i, lanes, valid), load(rows, (source,), i, lanes, valid))
-            store(total, combined, (), i, valid)
+            word = load(rows, (source,), i, lanes, valid)
+            word = word if flip is None else word ^ load(flip, (), i, lanes, valid)
+            store(total, combine(load(total, (), i, lanes, valid), word), (), i, valid)
 
         for_blocks(length, lanes, add)
     return total, end - first

@@ -14,11 +14,12 @@ from sbnn_tvm.schedules.emit import EpilogueWriter, Index, load, store
 from sbnn_tvm.schedules.epilogue import Program
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.llvm import link
+from sbnn_tvm.schedules.llvm import extremum, link
 from sbnn_tvm.schedules.loops import one_block, parallel_rows
 from sbnn_tvm.schedules.packed_rows import WideWords, accumulate_rows
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.window import WindowOperation, check_windows, column_spans, taps_inside, window_kernel
+from sbnn_tvm.schedules.words import pack_channels
 
 
 def max_pool2d(shape: Conv2dShape, epilogue: Program, isa: Isa) -> Kernel:
@@ -36,7 +37,10 @@ def max_pool2d(shape: Conv2dShape, epilogue: Program, isa: Isa) -> Kernel:
         ValueError: If a window lies in the padding altogether.
     """
     check_windows(shape)
-    operation = WindowOperation("max_pool2d", -np.inf, lambda accumulator, value, _: tirx.max(accumulator, value))
+    maximum = extremum("maximum", f"float32x{isa.float_lanes}", isa.family)
+    operation = WindowOperation(
+        "max_pool2d", -np.inf, lambda accumulator, value, _: maximum(accumulator, value), functions=(maximum,)
+    )
     return window_kernel(operation, shape, epilogue, isa)
 
 
@@ -117,15 +121,16 @@ def global_avg_pool2d(shape: tuple[int, int, int, int], epilogue: Program, isa: 
     return Kernel("global_avg_pool2d", link(ib.get(), writer.functions), tuple(writer.constants), writer.outputs)
 
 
-def max_pool2d_bits(shape: Conv2dShape, isa: Isa) -> Kernel:
-    """Maximum over windows of packed bits: OR. The padding is 0.
+def max_pool2d_bits(shape: Conv2dShape, isa: Isa, minima: np.ndarray | None = None) -> Kernel:
+    """Maximum over windows of packed bits: OR; or minimum: AND, which is NOT OR NOT. The padding takes no part.
 
     Args:
         shape: Input and windows; as many output channels as input channels.
         isa: The instruction set.
+        minima: bool [C], which channels take the minimum; None for none.
 
     Returns:
-        ``func(words [N, H, W, isa.words(C)], out [N, OH, OW, isa.words(C)])``.
+        ``func(words [N, H, W, isa.words(C)], *constants, out [N, OH, OW, isa.words(C)])``.
 
     Raises:
         ValueError: If a window lies in the padding altogether.
@@ -134,20 +139,25 @@ def max_pool2d_bits(shape: Conv2dShape, isa: Isa) -> Kernel:
     wide, words = WideWords.of(shape.in_channels, isa), isa.words(shape.in_channels)
     out_shape = (shape.batch, shape.out_height, shape.out_width, words)
     rows = shape.batch * shape.out_height
+    constants: tuple[np.ndarray, ...] = ()
+    if minima is not None:
+        constants = (np.tile(pack_channels(minima, isa), shape.width).view(wide.dtype),)
     with IRBuilder() as ib, T.prim_func(s_tir=True):
         T.func_name("max_pool2d_bits")
         T.func_attr({"tirx.noalias": True})
         data = T.arg("data", T.buffer((shape.batch, shape.height, shape.width, words), isa.word))
+        flip = T.arg("flip", T.buffer(constants[0].shape, wide.dtype)) if constants else None
         out = T.arg("out", T.buffer(out_shape, isa.word))
         maxima = wide.rows(out)
         with parallel_rows(rows, rows * shape.width * wide.count * shape.kernel[0]) as row:
-            columns, _ = accumulate_rows(data, shape, row, isa, lambda total, word: total | word)
+            columns, _ = accumulate_rows(data, shape, row, isa, lambda total, word: total | word, flip)
 
             def emit_pixel(x: Index, left: Index) -> None:
                 taps = [left + kx * shape.dilation[1] for kx in range(shape.kernel[1])]
                 taps = [tap for tap in taps if not isinstance(tap, int) or 0 <= tap < shape.width]
                 with T.serial(0, wide.count) as i:
                     value = reduce(or_, (columns[tap * wide.count + i] for tap in taps))
+                    value = value if flip is None else value ^ flip[i]
                     T.buffer_store(maxima, value, [row, x * wide.count + i])
 
             for start, _, count in column_spans(shape, 1):
@@ -157,4 +167,4 @@ def max_pool2d_bits(shape: Conv2dShape, isa: Isa) -> Kernel:
                 else:
                     with T.serial(0, count) as x:
                         emit_pixel(start + x, left + x * shape.strides[1])
-    return Kernel("max_pool2d_bits", ib.get(), (), ((out_shape, isa.word),))
+    return Kernel("max_pool2d_bits", ib.get(), constants, ((out_shape, isa.word),))

@@ -74,8 +74,9 @@ class Conv2dShape:
 
     def border_classes(self) -> BorderClasses:
         """Which output pixels see which taps of the kernel inside the image."""
-        rows = _valid_taps(self.out_height, self.height, self.kernel[0], self.strides[0], self.padding[0], self.dilation[0])
-        cols = _valid_taps(self.out_width, self.width, self.kernel[1], self.strides[1], self.padding[1], self.dilation[1])
+        (down, across), (dy, dx) = self.strides, self.dilation
+        rows = _valid_taps(self.out_height, self.height, self.kernel[0], down, self.padding[0], dy)
+        cols = _valid_taps(self.out_width, self.width, self.kernel[1], across, self.padding[1], dx)
         row_kinds, row_class = np.unique(rows, axis=0, return_inverse=True)
         col_kinds, col_class = np.unique(cols, axis=0, return_inverse=True)
         valid = row_kinds[:, None, :, None] & col_kinds[None, :, None, :]

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from math import gcd
 from typing import Literal
 
-from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.isa import AVX512_VPOPCNTDQ, Isa
 from sbnn_tvm.schedules.shapes import Conv2dShape
+
+# The weights of a block are read again for every tile: they should stay in a part of the second-level cache.
+_CACHED_WEIGHTS = 640 * 1024
 
 Arithmetic = Literal["popcount", "float32"]
 
@@ -28,13 +31,22 @@ class Tile:
         return f"{self.pixels}x{self.vectors}"
 
 
+def popcount_by_lookup(shape: Conv2dShape, isa: Isa) -> bool:
+    """Whether a layer's popcounts are looked up by a byte shuffle: lanes are bytes, and those of a group fill 16."""
+    return isa.popcount_by_lookup and (shape.groups == 1 or shape.group_out_channels % 16 == 0)
+
+
 def lanes(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> int:
     """Output channels in a vector: a full register, or less where that suits the channels of a group better."""
     full = isa.word_lanes if arithmetic == "popcount" else isa.float_lanes
     channels = shape.group_out_channels
+    filled = 1 << (channels - 1).bit_length()
+    if arithmetic == "popcount" and popcount_by_lookup(shape, isa):
+        full = isa.vector_bits // 8
+        return max(16, min(full, filled)) if shape.groups == 1 else gcd(full, channels)
     if shape.groups == 1:
         return full
-    return gcd(full, channels) if channels % 8 == 0 else max(2, min(full, 1 << (channels - 1).bit_length()))
+    return gcd(full, channels) if channels % 8 == 0 else max(2, min(full, filled))
 
 
 def tiles(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> list[Tile]:
@@ -45,12 +57,13 @@ def tiles(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> list[Tile]:
         isa: Gives the number of registers.
         arithmetic: What the kernel accumulates.
     """
-    # Beside the accumulators registers hold weights, the input, and the constants of a popcount by table.
-    budget = isa.registers - 4 if arithmetic == "float32" else isa.registers // 2
+    looked_up = arithmetic == "popcount" and popcount_by_lookup(shape, isa)
+    # Beside the accumulators: weights (halves of bytes, if looked up), the input, the xor or a mask.
+    weights, others = (2, 3) if looked_up else (1, 1 if arithmetic == "float32" else 2)
     candidates = [
         Tile(pixels, vectors)
         for vectors in _vectors(shape.groups, shape.group_out_channels, lanes(shape, isa, arithmetic))
-        for pixels in range(1, max(1, min(shape.out_width, budget // vectors)) + 1)
+        for pixels in range(1, min(shape.out_width, (isa.registers - weights * vectors - others) // vectors) + 1)
     ]
     return sorted(candidates, key=lambda tile: (_cost(tile, shape, isa, arithmetic), -tile.pixels))
 
@@ -72,19 +85,27 @@ def _vectors(groups: int, channels: int, lanes: int) -> list[int]:
 
 
 def _cost(tile: Tile, shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> float:
-    """Vector instructions of the layer, up to a factor.
+    """Vector instructions of the layer, up to a factor, with penalties found by measuring.
 
     The last tile of a row overlaps its neighbour, and the last vectors of a group may be padding: both count in full.
     """
     results = tile.pixels * tile.vectors
-    depth = shape.kernel[0] * shape.kernel[1] * shape.group_in_channels
+    # AVX-512 broadcasts for free, as a memory operand.
+    pixel, vector = (0.1 if isa.vector_bits == 512 else 0.5), 0.3
     if arithmetic == "float32":
         # Latency: fewer accumulators than this leave the multiply-add pipes idle.
-        steps, work = depth, max(results, 4 if isa.vector_bits == 512 else 8)
+        channels, work = 1, max(results, 8)
+    elif popcount_by_lookup(shape, isa):
+        # Two lookups of a byte and the additions; two loads of a table for each pixel, two halves of the weights.
+        channels, work, pixel, vector = 8, 4 * results, 1.0, 3.0
     else:
-        by_table = isa.family == "x86" and isa.name != "avx512-vpopcntdq"
-        steps, work = -(-depth // isa.word_bits), (10 if by_table else 3) * results
-    # AVX-512 broadcasts for free, as a memory operand.
-    step = work + 0.3 * tile.vectors + (0.1 if isa.vector_bits == 512 else 0.5) * tile.pixels + 0.5
-    blocks = -(-shape.group_out_channels // (lanes(shape, isa, arithmetic) * tile.vectors))
-    return -(-shape.out_width // tile.pixels) * blocks * (steps * step + 4 * results + 20)
+        channels, work = isa.word_bits, (10 if isa.family == "x86" and isa != AVX512_VPOPCNTDQ else 3) * results
+    steps = shape.kernel[0] * shape.kernel[1] * -(-shape.group_in_channels // channels)
+    width = lanes(shape, isa, arithmetic) * tile.vectors
+    tiles_ = -(-shape.out_width // tile.pixels) * -(-shape.group_out_channels // width)
+    cost = tiles_ * (steps * (work + vector * tile.vectors + pixel * tile.pixels + 0.5) + 4 * results + 20)
+    if isa.vector_bits == 512 and results >= 16 and channels != 8:
+        cost *= 1.1  # LLVM loads the inputs of several unrolled steps ahead, and spills
+    if steps * width * (4 if arithmetic == "float32" else channels / 8) > _CACHED_WEIGHTS:
+        cost *= 1.3
+    return cost

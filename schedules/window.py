@@ -26,7 +26,7 @@ from sbnn_tvm.schedules.emit import EpilogueWriter, Index, load, store
 from sbnn_tvm.schedules.epilogue import Program
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.llvm import link
+from sbnn_tvm.schedules.llvm import LlvmFunction, link
 from sbnn_tvm.schedules.loops import for_blocks, parallel_rows
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
@@ -75,6 +75,7 @@ class WindowOperation:
         finish: The result from the accumulator and the first pixel of the window (y and x, which may be negative);
             None if it is the accumulator.
         weights: float32 [kh, kw, C], if ``combine`` wants them.
+        functions: The LLVM functions that ``combine`` and ``finish`` call.
     """
 
     name: str
@@ -82,6 +83,7 @@ class WindowOperation:
     combine: Combine
     finish: Callable[[tirx.Expr, Index, Index], tirx.Expr] | None = None
     weights: np.ndarray | None = None
+    functions: tuple[LlvmFunction, ...] = ()
 
 
 def window_kernel(operation: WindowOperation, shape: Conv2dShape, epilogue: Program, isa: Isa) -> Kernel:
@@ -125,8 +127,8 @@ def window_kernel(operation: WindowOperation, shape: Conv2dShape, epilogue: Prog
                 else:
                     with T.serial(0, count) as i:
                         tile.emit(row, start + i * size, size)
-    name = f"{operation.name} {pixels}x{run}"
-    return Kernel(name, link(ib.get(), writer.functions), (*constants, *writer.constants), writer.outputs)
+    func = link(ib.get(), writer.functions.union(operation.functions))
+    return Kernel(f"{operation.name} {pixels}x{run}", func, (*constants, *writer.constants), writer.outputs)
 
 
 def column_spans(shape: Conv2dShape, pixels: int) -> list[tuple[int, int, int]]:

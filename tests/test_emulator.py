@@ -189,6 +189,12 @@ def test_unknown_import(emulator):
         emulator.run("foreign", [floats(), np.zeros(N, np.float32)])
 
 
+def test_no_room():
+    emulator = Emulator(module(clear=clear), targets.resolve("armv7"))
+    with pytest.raises(EmulationError, match=r"'clear' cannot be emulated: argument 0 .* only has room for 33554432"):
+        emulator.run("clear", [np.zeros(1 << 26, np.uint8)])
+
+
 @T.prim_func(s_tir=True)
 def dot(a: T.Buffer((16,), "uint8"), b: T.Buffer((16,), "uint8"), c: T.Buffer((4,), "uint32")):
     """One instruction of the dot product extension."""

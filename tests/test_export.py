@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+import sbnn_tvm
 from sbnn_tvm.domain import BinaryDomain
 from sbnn_tvm.errors import ModelError
 from sbnn_tvm.frontends.onnx import opset
@@ -253,10 +254,14 @@ def test_diverged_weights_are_named() -> None:
         to_onnx(model, (1, 4))
 
 
+def test_the_public_name() -> None:
+    assert sbnn_tvm.export_onnx is export_onnx
+
+
 def test_unwritable_paths(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="there is no directory"):
+    with pytest.raises(ModelError, match="there is no folder"):
         export_onnx(nn.Linear(2, 2), tmp_path / "missing" / "model.onnx", (1, 2))
-    with pytest.raises(ModelError, match="it is a directory"):
+    with pytest.raises(ModelError, match="it is a folder"):
         export_onnx(nn.Linear(2, 2), tmp_path, (1, 2))
 
 
@@ -268,6 +273,7 @@ def test_a_failed_export_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_torchs_own_exporter_writes_standard_operators() -> None:
     layer = BinaryLinear(4, 4, binarize=Binarize()).eval()
     program = torch.onnx.export(layer, (torch.zeros(1, 4),), dynamo=True, verbose=False)

@@ -64,6 +64,8 @@ def test_binarize_per_channel(shape: tuple[int, ...], axis: int) -> None:
 def test_binarize_names_a_wrong_channel_count() -> None:
     with pytest.raises(ValueError, match=r"3 thresholds along axis 1, but its input has shape \[2, 4\]"):
         Binarize(3)(torch.zeros(2, 4))
+    with pytest.raises(ValueError, match=r"has shape \[3\]"):
+        Binarize(3)(torch.zeros(3))
 
 
 SLOPES = {
@@ -83,6 +85,12 @@ def test_gradients_of_binarize(name: str) -> None:
     expected = grad * 1.5 * SLOPES[name](x.detach() - 0.25)
     torch.testing.assert_close(x.grad, expected)
     torch.testing.assert_close(layer.threshold.grad, -expected.sum((0, 2)))
+
+
+def test_one_learned_threshold() -> None:
+    layer = Binarize(learned=True, estimator="identity")
+    layer(torch.randn(2, 3)).sum().backward()
+    assert layer.threshold.grad.item() == -6
 
 
 def test_polynomial_is_the_derivative_of_bi_reals_approximation() -> None:
@@ -136,6 +144,7 @@ def test_linear_is_a_product_with_the_two_values(domain) -> None:
     torch.testing.assert_close(layer(x), functional.linear(x, weight, layer.bias))
 
 
+@pytest.mark.filterwarnings("ignore:TF32")
 @pytest.mark.parametrize("shape", [(1, 64, 14, 3), (16, 96, 9, 3), (2, 512, 7, 1), (16, 32, 14, 5)])
 def test_integer_parts_are_exact(shape: tuple[int, int, int, int]) -> None:
     batch, channels, size, kernel = shape
@@ -210,6 +219,7 @@ def test_bad_arguments(kwargs: dict, message: str) -> None:
         BinaryConv2d(4, 4, 3, **kwargs)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 def test_same_padding_is_torchs() -> None:
     x, layer = signs_like(1, 2, 6, 7), BinaryConv2d(2, 3, (2, 4), padding="same", domain=Signs())
     assert torch.equal(layer(x), functional.conv2d(x, layer.signs(), padding="same"))

@@ -267,16 +267,16 @@ def flatten(node: Node) -> relax.Expr:
     return _reshaped(node, x, [prod(shape[:axis]), prod(shape[axis:])])
 
 
-def gather(node: Node) -> relax.Expr | None:
-    """Constant picks along an axis; computed ones are TVM's."""
+def gather(node: Node) -> relax.Expr:
+    """Picks along an axis; computed ones that are out of range wrap around, so that they cannot read foreign memory."""
     x, picks = node.expr(0), node.value(1)
-    if not isinstance(picks, np.ndarray):
-        return None
     axis = node.attributes.get("axis", 0)
+    if not isinstance(picks, np.ndarray):
+        return relax.op.take(x, node.expr(1), axis, mode="wrap")
     size = shape_of(x)[axis]
     if picks.size and not -size <= picks.min() <= picks.max() < size:
         raise node.error(f"picks elements {picks.min()} to {picks.max()} of axis {axis}, which has {size}")
-    return relax.op.take(x, as_expr(picks % size), axis)
+    return relax.op.take(x, as_expr(picks % size), axis, mode="clip")
 
 
 def _axes(node: Node) -> list[int] | None:

@@ -23,7 +23,7 @@ from sbnn_tvm.frontends.onnx import opset
 from sbnn_tvm.frontends.onnx.binary_operators import BINARY_CONVERTERS
 from sbnn_tvm.frontends.onnx.converters import CONVERTERS, Converter
 from sbnn_tvm.frontends.onnx.folding import fold, shape_like
-from sbnn_tvm.frontends.onnx.inputs import model_inputs, tensor_spec, with_static_inputs
+from sbnn_tvm.frontends.onnx.inputs import check_element_type, model_inputs, tensor_spec, with_static_inputs
 from sbnn_tvm.frontends.onnx.node import Node, Value, as_expr, describe, dtype_of, is_static, shape_of
 from sbnn_tvm.metadata import TensorSpec
 
@@ -73,6 +73,8 @@ def import_onnx(
     """
     _check_domain_version(model)
     model = _inline_functions(with_static_inputs(model, input_shape))
+    for output in model.graph.output:
+        check_element_type("output", output)
     graph_import = _GraphImport(model)
     mod = graph_import.run()
     returned = graph_import.returned
@@ -208,7 +210,7 @@ class _GraphImport:
             shapes = ", ".join(_shape_text(value) for value in inputs if value is not None)
             raise ModelError(
                 f"{describe(node)} on inputs of shape {shapes} cannot be imported: {_reason(error)}"
-            ) from error
+            ) from None
         self._bind(node, results)
 
     def _lookup(self, node: NodeProto, name: str) -> Value:
@@ -281,7 +283,7 @@ class _GraphImport:
                 variable = self._emit(result, name)
             if not is_static(variable):
                 raise ModelError(
-                    f"{describe(node)} has an output whose shape depends on the data ({variable.ty}), "
+                    f"{describe(node)} has an output whose shape depends on the data, "
                     "which is not supported; every shape must follow from the input shapes"
                 )
             if isinstance(variable.ty, relax.TensorType) and min(shape_of(variable), default=1) < 1:
@@ -349,10 +351,11 @@ def _shape_text(value: Value) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of a TVM error, without the dump of the operator's registration."""
+    """The first sentence of a TVM error, without the dump of the operator's registration."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     line = re.sub(r"^In ir\.Op\(.*support_level=\d+\), ", "", line)
-    return re.sub(r"T\.int64\((-?\d+)\)", r"\1", line)
+    line = re.sub(r"T\.int64\((-?\d+)\)", r"\1", line)
+    return re.split(r"\.\s", line)[0].rstrip(".")
 
 
 def _unsupported_message(nodes: Iterable[NodeProto]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 
 import onnx
@@ -9,6 +10,12 @@ from onnx import TensorProto, ValueInfoProto
 
 from sbnn_tvm.errors import ModelError
 from sbnn_tvm.metadata import TensorSpec
+
+_NUMPY_TYPES = {
+    *(TensorProto.BOOL, TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE),
+    *(TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64),
+    *(TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64),
+}
 
 
 def with_static_inputs(
@@ -44,6 +51,16 @@ def model_inputs(graph: onnx.GraphProto) -> list[ValueInfoProto]:
     return [value for value in graph.input if value.name not in constants]
 
 
+def check_element_type(role: str, value: ValueInfoProto) -> None:
+    """Raise ModelError if a declared input or output holds what numpy has no type for."""
+    element = value.type.tensor_type.elem_type
+    if element not in _NUMPY_TYPES:
+        raise ModelError(
+            f"{role} {value.name!r} has the element type {TensorProto.DataType.Name(element)}; "
+            "export the model with one that numpy has, such as float32 or int64"
+        )
+
+
 def tensor_spec(value: ValueInfoProto) -> TensorSpec:
     """Describe an input whose shape is static."""
     tensor = value.type.tensor_type
@@ -73,8 +90,8 @@ def _shapes_by_name(
 
 def _checked(name: str, shape: Sequence[int]) -> tuple[int, ...]:
     try:
-        dims = tuple(int(dim) for dim in shape)
-    except (TypeError, ValueError):
+        dims = tuple(operator.index(dim) for dim in shape)
+    except TypeError:
         dims = (0,)
     if isinstance(shape, str) or any(dim <= 0 for dim in dims):
         raise ModelError(f"the shape given for input {name!r} must be positive integers, but is {shape!r}")
@@ -85,9 +102,7 @@ def _make_static(value: ValueInfoProto, given: tuple[int, ...] | None, symbols: 
     if value.type.WhichOneof("value") != "tensor_type":
         raise ModelError(f"input {value.name!r} is not a tensor; only tensors can be inputs of a compiled model")
     tensor = value.type.tensor_type
-    numeric = set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED, TensorProto.STRING}
-    if tensor.elem_type not in numeric:
-        raise ModelError(f"input {value.name!r} has no numeric element type; export the model with a typed input")
+    check_element_type("input", value)
     declared = _declared(value)
     if given is None:
         if declared is None or any(not isinstance(dim, int) for dim in declared):

@@ -32,7 +32,7 @@ def load_model(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx.
     if isinstance(model, onnx.ModelProto):
         where, proto, folder = "the given ONNX model", model, None
     elif isinstance(model, bytes):
-        where, folder = "the given ONNX bytes", None
+        where, folder = "the given ONNX data", None
         proto = _parse(model, where)
     elif isinstance(model, str | os.PathLike):
         path = Path(model)

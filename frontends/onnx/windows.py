@@ -61,9 +61,10 @@ class Window2d:
             padding = (*before, totals[0] - before[0], totals[1] - before[1])
         else:
             raise node.error(f"has the unknown auto_pad {mode!r}; expected NOTSET, VALID, SAME_UPPER or SAME_LOWER")
-        if len(strides) != 2 or len(dilation) != 2 or len(padding) != 4 or min(padding) < 0:
+        counts = (len(strides), len(dilation), len(padding))
+        if counts != (2, 2, 4) or min(*strides, *dilation) < 1 or min(padding) < 0:
             raise node.error(
                 f"has strides {list(strides)}, dilations {list(dilation)} and pads {list(padding)}; "
-                "expected 2, 2 and 4 numbers that are not negative"
+                "expected 2 and 2 positive numbers and 4 that are not negative"
             )
-        return Window2d(tuple(kernel), strides, padding, dilation)
+        return Window2d((kernel[0], kernel[1]), strides, padding, dilation)

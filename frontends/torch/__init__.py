@@ -13,7 +13,16 @@ from sbnn_tvm.frontends.torch.estimators import (
 )
 from sbnn_tvm.frontends.torch.export import export_onnx, to_onnx
 from sbnn_tvm.frontends.torch.models import VGG, ResNet, resnet, resnet18, vgg_small
-from sbnn_tvm.frontends.torch.modules import Binarize, BinaryConv2d, BinaryLayer, BinaryLinear, clamp_latent_
+from sbnn_tvm.frontends.torch.modules import (
+    Binarize,
+    BinaryConv2d,
+    BinaryLayer,
+    BinaryLinear,
+    RPReLU,
+    clamp_latent_,
+)
+from sbnn_tvm.frontends.torch.quicknet import QuickNet, quicknet
+from sbnn_tvm.frontends.torch.reactnet import ReActNet, reactnet
 
 __all__ = [
     "EDE",
@@ -31,6 +40,9 @@ __all__ = [
     "Identity",
     "LayerNote",
     "Polynomial",
+    "QuickNet",
+    "RPReLU",
+    "ReActNet",
     "ResNet",
     "ScaledSigns",
     "Signs",
@@ -40,6 +52,8 @@ __all__ = [
     "binarize_",
     "clamp_latent_",
     "export_onnx",
+    "quicknet",
+    "reactnet",
     "resnet",
     "resnet18",
     "set_progress",

@@ -11,12 +11,10 @@ import ast
 import io
 import logging
 import os
-import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from pathlib import Path
 
 import onnx
 import onnx_ir as ir
@@ -26,6 +24,7 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from sbnn_tvm.atomic_file import check_destination, replacing
 from sbnn_tvm.errors import ModelError
 from sbnn_tvm.frontends.onnx import opset
 from sbnn_tvm.frontends.torch.modules import BinaryLayer, traced_as_operators
@@ -48,23 +47,10 @@ def export_onnx(model: nn.Module, path: str | os.PathLike[str], input_shape: Sha
     Examples:
         >>> export_onnx(model, "model.onnx", (1, 3, 32, 32))  # doctest: +SKIP
     """
-    target = Path(path)
-    if target.is_dir() or not target.parent.is_dir():
-        reason = "it is a directory" if target.is_dir() else f"there is no directory {str(target.parent)!r}"
-        raise ModelError(f"cannot write {str(target)!r}: {reason}")
+    check_destination(path, ModelError)
     proto = to_onnx(model, input_shape)
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(proto.SerializeToString())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise ModelError(f"cannot write {str(target)!r}: {error.strerror or error}") from error
+    with replacing(path, ModelError) as draft:
+        draft.write_bytes(proto.SerializeToString())
 
 
 def to_onnx(model: nn.Module, input_shape: Shape | None = None) -> onnx.ModelProto:
@@ -264,12 +250,6 @@ def _quiet() -> Iterator[None]:
 
 def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _reason(error: BaseException, model: nn.Module) -> str:

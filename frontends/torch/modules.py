@@ -1,4 +1,4 @@
-"""Binary layers for PyTorch: Binarize, BinaryConv2d and BinaryLinear.
+"""Binary layers for PyTorch: Binarize, BinaryConv2d and BinaryLinear, and the activation RPReLU.
 
 Layers keep *latent* float weights, which the optimiser updates, and use their signs: +1 where the weight is positive,
 -1 elsewhere, 0 included. The forward pass is, operation for operation, that of the ai.sbnn operators::
@@ -26,7 +26,6 @@ from sbnn_tvm.frontends.torch.estimators import Estimator, binarize
 from sbnn_tvm.frontends.torch.estimators import estimator as estimator_of
 
 Padding = int | tuple[int, int] | tuple[int, int, int, int] | Literal["same", "valid"]
-
 
 _traced_as_operators = False
 
@@ -88,8 +87,8 @@ class Binarize(nn.Module):
         """Binarises x."""
         threshold = self.threshold
         if self.channels is not None:
-            axis = self.channel_axis % x.ndim if x.ndim else 0
-            if x.ndim <= axis or x.shape[axis] != self.channels:
+            axis = self.channel_axis + (x.ndim if self.channel_axis < 0 else 0)
+            if not 0 <= axis < x.ndim or x.shape[axis] != self.channels:
                 raise ValueError(
                     f"Binarize has {self.channels} thresholds along axis {self.channel_axis}, "
                     f"but its input has shape {list(x.shape)}"
@@ -104,6 +103,31 @@ class Binarize(nn.Module):
         """Channels, domain and gradient."""
         learned = ", learned" if isinstance(self.threshold, nn.Parameter) else ""
         return f"{self.channels or 1} threshold(s){learned}, domain={self.domain}, estimator={self.estimator}"
+
+
+class RPReLU(nn.Module):
+    """A PReLU that learns where its knee lies: ``prelu(x + before) + after``, all of them one number a channel.
+
+    Args:
+        channels: Size of axis 1 of ``x``.
+
+    Shapes:
+        float32 [N, channels, ...] to the same.
+
+    References:
+        Liu et al., "ReActNet", ECCV 2020, arXiv 2003.03488.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.before = nn.Parameter(torch.zeros(channels))
+        self.prelu = nn.PReLU(channels)
+        self.after = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activates x."""
+        shape = (-1, *[1] * (x.ndim - 2))
+        return self.prelu(x + self.before.reshape(shape)) + self.after.reshape(shape)
 
 
 class BinaryLayer(nn.Module):
@@ -217,7 +241,7 @@ class BinaryConv2d(BinaryLayer):
             return y
         ones = x.new_ones(self.groups, *self.weight.shape[1:])  # one filter a group: its sum is shared by the channels
         t = self._exact_conv2d(padded, ones)
-        return y + t.repeat_interleave(self.out_channels // self.groups, 1) * offset[:, None, None]
+        return y + t.repeat_interleave(self.out_channels // self.groups, -3) * offset[:, None, None]
 
     def _exact_conv2d(self, x: Tensor, weight: Tensor) -> Tensor:
         """Without NNPACK, whose Winograd transforms round sums of integers; torch takes it where there is no oneDNN."""

@@ -27,7 +27,7 @@ from tvm.ir import IRModule
 from sbnn_tvm.elf import read_header
 from sbnn_tvm.emulator.imports import Imports, UnknownImportError
 from sbnn_tvm.emulator.machines import MACHINES, Machine, start
-from sbnn_tvm.emulator.memory import PAGE, GuardedMemory, Slot
+from sbnn_tvm.emulator.memory import PAGE, GuardedMemory, NoRoomError, Slot
 from sbnn_tvm.errors import TargetError
 from sbnn_tvm.linking import write_library
 from sbnn_tvm.runtime import read_metadata
@@ -130,21 +130,25 @@ class Emulator:
             raise EmulationError(f"there is no kernel {name!r}: the library has {', '.join(self._kernels)}")
         while len(self._arguments) < len(arrays):
             self._arguments.append(self._memory.slot(f"argument {len(self._arguments)}"))
+        for slot in self._arguments:
+            slot.size = 0
         slots = self._arguments[: len(arrays)]
         for index, (slot, array) in enumerate(zip(slots, arrays, strict=True)):
             if not array.flags.c_contiguous:
                 raise EmulationError(f"argument {index} of kernel {name!r} is not C-contiguous")
             slot.label = f"argument {index} ({array.dtype}{list(array.shape)})"
-            self._memory.store(slot, array.tobytes())
         self._imports.reset()
         self._invalid_access = ""
-        self._start(name, arrays, [slot.address for slot in slots])
+        try:
+            for slot, array in zip(slots, arrays, strict=True):
+                self._memory.store(slot, array.tobytes())
+            self._start(name, arrays, [slot.address for slot in slots])
+        except (NoRoomError, UnknownImportError) as error:
+            raise EmulationError(f"kernel {name!r} cannot be emulated: {error}") from None
         for slot, array in zip(slots, arrays, strict=True):
             if array.flags.writeable:
                 data = self._uc.mem_read(slot.address, array.nbytes) if array.nbytes else b""
                 array[...] = np.frombuffer(data, array.dtype).reshape(array.shape)
-        for slot in self._arguments:
-            slot.size = 0
 
     def instructions(self, name: str, arrays: Sequence[np.ndarray]) -> int:
         """Call a kernel as ``run`` does, and count its instructions; those of imported functions do not count."""
@@ -177,8 +181,6 @@ class Emulator:
         uc.reg_write(machine.stack, self._stack.end - PAGE)
         try:
             uc.emu_start(self._kernels[name], _STOP)
-        except UnknownImportError as error:
-            raise EmulationError(f"kernel {name!r} cannot be emulated: {error}") from None
         except unicorn.UcError as error:
             raise EmulationError(f"kernel {name!r} {self._explain(error)}") from None
         status = uc.reg_read(machine.arguments[0]) & 0xFFFF_FFFF

@@ -200,12 +200,12 @@ class Imports:
         self._return(self._memory.reserve(slot, size))
 
     def _free_workspace(self) -> None:  # (device type, device, address) -> 0
-        slot = self._workspaces[self._workspaces_used - 1]
-        if self._workspaces_used == 0 or slot.address != self._argument(2):
-            self.error = "a workspace is freed that is not the last one allocated"
+        last = self._workspaces[self._workspaces_used - 1] if self._workspaces_used else None
+        if last is None or last.address != self._argument(2):
+            self.error = "it frees a workspace that is not the last one it allocated"
             self._return(-1)
             return
-        slot.size = 0
+        last.size = 0
         self._workspaces_used -= 1
         self._return(0)
 

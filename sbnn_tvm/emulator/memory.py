@@ -11,6 +11,10 @@ ALIGNMENT = 64
 """Of every piece, as TVM aligns tensors and workspaces; an overrun within the last 64 bytes goes unnoticed."""
 
 
+class NoRoomError(RuntimeError):
+    """A piece of memory is too large for the emulated machine."""
+
+
 @dataclass
 class Slot:
     """A piece of memory; it ends at ``end``, where the unmapped begins.
@@ -53,13 +57,13 @@ class GuardedMemory:
         """Let a piece have ``size`` bytes; returns its address. Its former contents may be lost.
 
         Raises:
-            MemoryError: If there is not so much room.
+            NoRoomError: If there is not so much room.
         """
         slot.size = size
         needed = -(-size // PAGE) * PAGE
         if needed > slot.mapped:
             if needed > self._room // 2:
-                raise MemoryError(
+                raise NoRoomError(
                     f"{slot.label} has {size} bytes, but the emulated machine only has room for {self._room // 2}"
                 )
             if slot.mapped:

@@ -1,0 +1,64 @@
+# Everything runs in .venv, made here from PyPI alone: no compiler, linker or other system package is needed.
+# A second run starts at once: the environment is renewed only when pyproject.toml or constraints.txt change.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# Python 3.11 or newer, as the pinned versions need it; choose another one by make PYTHON=...
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+
+.PHONY: help demo test test-slow bench lint format clean
+
+help:
+	@echo 'make demo    train a small binary network, compile it for this machine and for ARM, verify and benchmark it'
+	@echo 'make test    run the tests'
+	@echo 'make test-slow  run the long ones: the whole demo, the README, many random networks'
+	@echo 'make bench   measure kernels and networks against the limits of this machine and against onnxruntime'
+	@echo 'make lint    check style and types'
+	@echo 'make format  apply the style'
+	@echo 'make clean   remove everything made here'
+
+demo: $(INSTALLED)
+	$(BIN)/python examples/demo.py
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+# A missed bar is an exit code of 1, and no reason not to measure the rest.
+bench: $(INSTALLED)
+	mkdir -p out
+	$(BIN)/python benchmarks/probes.py --output out/probes.json
+	-$(BIN)/python benchmarks/kernels.py --output out/kernels.json
+	-$(BIN)/python benchmarks/kernels.py --target x86-64-v3 --output out/kernels_avx2.json
+	-$(BIN)/python benchmarks/instructions.py --output out/instructions.json
+	-$(BIN)/python benchmarks/networks.py --output out/networks.json
+	$(BIN)/python benchmarks/plots.py
+
+# mypy does not know that passes/ is sbnn_tvm.passes: show it the package as it is installed.
+TYPED := build/typed/sbnn_tvm
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	rm -rf $(TYPED) && mkdir -p $(TYPED)
+	ln -s $(CURDIR)/sbnn_tvm/* $(CURDIR)/frontends $(CURDIR)/passes $(CURDIR)/schedules $(TYPED)/
+	MYPYPATH=build/typed $(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n '$(PYTHON)' || { echo 'no Python 3.11 or newer found: install one, or make PYTHON=/path/to/it'; exit 1; }
+	@echo 'Installing into $(VENV) with $(PYTHON); this takes a few minutes once.'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

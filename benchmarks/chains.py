@@ -1,0 +1,132 @@
+"""Chains of convolutions with random weights, by this project's kernels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import tvm
+from contestant import Contestant
+from layers import Layer
+
+from sbnn_tvm.schedules.conv2d import float_conv2d, popcount_conv2d
+from sbnn_tvm.schedules.epilogue import STORE, IntegerThreshold
+from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.words import pack_channels, unpack_channels
+from sbnn_tvm.targets import CpuTarget
+
+
+@dataclass(frozen=True, eq=False)
+class BinaryChain:
+    """Convolutions of signs with signs, padded with zeros; between them a threshold for every channel.
+
+    Attributes:
+        shapes: The links.
+        bits: bool [N, H, W, C], the input of the first link.
+        signs: For each link bool [OC, C, kh, kw], True for +1.
+        thresholds: For each link int64 [OC]; the sum of products gives a 1 where it is as large.
+    """
+
+    shapes: list[Conv2dShape]
+    bits: np.ndarray
+    signs: list[np.ndarray]
+    thresholds: list[np.ndarray]
+
+    @classmethod
+    def random(cls, layer: Layer, rng: np.random.Generator) -> BinaryChain:
+        """A chain with about as many ones as zeros."""
+        s = layer.shape
+        bits = rng.integers(0, 2, (s.batch, s.height, s.width, s.in_channels)).astype(bool)
+        signs = [rng.integers(0, 2, (s.out_channels, s.in_channels, *s.kernel)).astype(bool) for s in layer.shapes]
+        thresholds = [
+            np.rint(rng.standard_normal(s.out_channels) * np.sqrt(w[0].size) / 2).astype(np.int64)
+            for s, w in zip(layer.shapes, signs, strict=True)
+        ]
+        return cls(layer.shapes, bits, signs, thresholds)
+
+    def start(self, links: int) -> BinaryChain:
+        """Only the first links."""
+        return BinaryChain(self.shapes[:links], self.bits, self.signs[:links], self.thresholds[:links])
+
+    def output(self, target: CpuTarget) -> np.ndarray:
+        """The last link's bits, bool [N, H, W, OC], by float32 convolutions of -1, 0 and +1."""
+        bits = self.bits
+        for shape, signs, threshold in zip(self.shapes, self.signs, self.thresholds, strict=True):
+            kernel = float_conv2d(shape, _values(signs), STORE, target.isa)
+            convolution, sums = compiled([kernel], _values(bits), target)
+            convolution.run()
+            bits = sums.numpy() >= threshold
+        return bits
+
+
+@dataclass(frozen=True, eq=False)
+class FloatChain:
+    """Float32 convolutions, padded with zeros.
+
+    Attributes:
+        shapes: The links.
+        data: float32 [N, H, W, C], the input of the first link.
+        weights: For each link float32 [OC, C, kh, kw].
+    """
+
+    shapes: list[Conv2dShape]
+    data: np.ndarray
+    weights: list[np.ndarray]
+
+    @classmethod
+    def random(cls, layer: Layer, rng: np.random.Generator) -> FloatChain:
+        """A chain whose values neither grow nor shrink."""
+        s = layer.shape
+        data = rng.standard_normal((s.batch, s.height, s.width, s.in_channels), np.float32)
+        weights = [
+            rng.standard_normal((s.out_channels, s.in_channels, *s.kernel), np.float32)
+            / np.float32(np.sqrt(s.in_channels * np.prod(s.kernel)))
+            for s in layer.shapes
+        ]
+        return cls(layer.shapes, data, weights)
+
+
+def binary_contestant(chain: BinaryChain, target: CpuTarget) -> Contestant:
+    """The popcount kernels, bits to bits; their output is checked."""
+    isa = target.isa
+    kernels = [
+        popcount_conv2d(shape, signs, 0, IntegerThreshold(threshold, np.zeros(len(threshold), bool)), isa)
+        for shape, signs, threshold in zip(chain.shapes, chain.signs, chain.thresholds, strict=True)
+    ]
+    contestant, words = compiled(kernels, pack_channels(chain.bits, isa), target)
+    contestant.run()
+    bits = unpack_channels(words.numpy(), chain.shapes[-1].out_channels)
+    np.testing.assert_array_equal(bits, chain.output(target))
+    return contestant
+
+
+def float_contestant(chain: FloatChain, target: CpuTarget) -> tuple[Contestant, np.ndarray]:
+    """The float32 kernels, and their output, float32 [N, H, W, OC]."""
+    kernels = [float_conv2d(s, w, STORE, target.isa) for s, w in zip(chain.shapes, chain.weights, strict=True)]
+    contestant, output = compiled(kernels, chain.data, target)
+    contestant.run()
+    return contestant, output.numpy()
+
+
+def compiled(kernels: list[Kernel], data: np.ndarray, target: CpuTarget) -> tuple[Contestant, tvm.runtime.Tensor]:
+    """The chain of some kernels, and its last output."""
+    calls = []
+    tensor = tvm.runtime.tensor(data)
+    for kernel in kernels:
+        module = tvm.IRModule({"kernel": kernel.func.with_attr("global_symbol", "kernel")})
+        function = tvm.compile(module, target.target)["kernel"]
+        ((shape, dtype),) = kernel.outputs
+        output = tvm.runtime.tensor(np.zeros(shape, dtype))
+        calls.append((function, [tensor, *map(tvm.runtime.tensor, kernel.constants), output]))
+        tensor = output
+
+    def run() -> None:
+        for function, arguments in calls:
+            function(*arguments)
+
+    return Contestant(run, len(calls)), tensor
+
+
+def _values(bits: np.ndarray) -> np.ndarray:
+    return np.where(bits, np.float32(1), np.float32(-1))

@@ -1,0 +1,96 @@
+"""What the ARM kernels execute: exact counts of instructions, by an emulator, on any machine.
+
+Run ``python benchmarks/instructions.py``. Counted are whole calls of the binary kernels (packed bits in, thresholded
+bits out, zero padding), with everything that a call does, and divided by the layer's multiply-accumulates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import tvm
+from chains import BinaryChain
+from layers import BINARY_LAYERS, Layer
+from rich.console import Console
+from rich.table import Table
+
+from sbnn_tvm.emulator import Emulator
+from sbnn_tvm.schedules.conv2d import popcount_conv2d
+from sbnn_tvm.schedules.epilogue import IntegerThreshold
+from sbnn_tvm.schedules.words import pack_channels, unpack_channels
+from sbnn_tvm.targets import CpuTarget, resolve
+
+MOST = {BINARY_LAYERS[0].name: 3.2}
+"""The bars, for aarch64: instructions for 128 multiply-accumulates. A plain loop of popcounts needs 4.1."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """The instructions of a layer.
+
+    Attributes:
+        layer: As the tables call it.
+        kernel: Its name.
+        instructions: Of one call.
+        macs: Multiply-accumulates of the layer.
+    """
+
+    layer: str
+    kernel: str
+    instructions: int
+    macs: int
+
+    @property
+    def for_128_macs(self) -> float:
+        """Instructions for as many multiply-accumulates as a vector register has bits."""
+        return self.instructions * 128 / self.macs
+
+
+def count(layer: Layer, target: CpuTarget) -> Count:
+    """Run a layer's binary kernel in the emulator; its output is checked."""
+    chain = BinaryChain.random(layer, np.random.default_rng(0)).start(1)
+    shape, isa = layer.shape, target.isa
+    epilogue = IntegerThreshold(chain.thresholds[0], np.zeros(shape.out_channels, bool))
+    kernel = popcount_conv2d(shape, chain.signs[0], 0, epilogue, isa)
+    ((out_shape, dtype),) = kernel.outputs
+    arrays = [pack_channels(chain.bits, isa), *kernel.constants, np.zeros(out_shape, dtype)]
+    emulator = Emulator(tvm.IRModule({"kernel": kernel.func}), target)
+    instructions = emulator.instructions("kernel", arrays)
+    bits = unpack_channels(arrays[-1], shape.out_channels)
+    np.testing.assert_array_equal(bits, chain.output(resolve("native")))
+    return Count(layer.name, kernel.name, instructions, shape.macs)
+
+
+def main() -> int:
+    """Count for every layer; the exit code is 1 if a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", default="arm", help="an ARM target (default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="write the counts there, as JSON")
+    arguments = parser.parse_args()
+    target = resolve(arguments.target)
+    counts = [count(layer, target) for layer in BINARY_LAYERS]
+    bars = MOST if target.machine == "aarch64" else {}
+    table = Table(title=f"Instructions of the binary kernels, {target} ({target.isa.name})")
+    for heading in ("layer", "kernel", "instructions", "for 128 MAC", "at most"):
+        table.add_column(heading, justify="left" if heading in ("layer", "kernel") else "right")
+    missed = False
+    for each in counts:
+        bar = bars.get(each.layer)
+        failed = bar is not None and each.for_128_macs > bar
+        missed |= failed
+        verdict = "" if bar is None else f"{bar} {'FAIL' if failed else 'pass'}"
+        table.add_row(each.layer, each.kernel, f"{each.instructions:,}", f"{each.for_128_macs:.2f}", verdict)
+    Console().print(table)
+    if arguments.output:
+        rows = [{**asdict(each), "for_128_macs": each.for_128_macs} for each in counts]
+        content = {"target": str(target), "isa": target.isa.name, "counts": rows}
+        arguments.output.write_text(json.dumps(content, indent=1) + "\n")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

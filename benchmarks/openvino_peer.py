@@ -1,0 +1,66 @@
+"""The same binary convolutions by OpenVINO's BinaryConvolution, one thread.
+
+No converter makes this operation, so the graph is built by hand: FakeQuantize with two levels, 0 and 1, and both input
+limits equal is what OpenVINO's CPU plugin takes for a binarisation; behind a BinaryConvolution it becomes a part of it,
+and bits travel between the layers.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import numpy as np
+from chains import BinaryChain
+from contestant import Contestant
+
+from sbnn_tvm.targets import CpuTarget
+
+MISSING = "OpenVINO is not installed: left out (pip install openvino)"
+
+
+def available() -> bool:
+    """Whether OpenVINO is installed."""
+    return find_spec("openvino") is not None
+
+
+def binary_contestant(chain: BinaryChain, target: CpuTarget) -> Contestant:
+    """The chain, of which every further layer counts; its output is checked.
+
+    The first layer is not counted: it binarises floats, and the last one stores them.
+    """
+    import openvino as ov
+    from openvino import opset1 as op
+    from openvino.op import Constant
+
+    core = ov.Core()
+    x = np.ascontiguousarray(np.where(chain.bits, np.float32(1), np.float32(-1)).transpose(0, 3, 1, 2))
+    packed = [np.packbits(signs, bitorder="little") for signs in chain.signs]
+
+    def request(links: int) -> ov.InferRequest:
+        def binarize(node: ov.Node, threshold: np.ndarray) -> ov.Node:
+            low, high = (op.constant(np.full((1, 1, 1, 1), value, np.float32)) for value in (0, 1))
+            limit = threshold.astype(np.float32).reshape(1, -1, 1, 1)
+            return op.fake_quantize(node, op.constant(limit), op.constant(limit), low, high, 2)
+
+        data = op.parameter(x.shape, np.float32)
+        node = binarize(data, np.zeros(x.shape[1]))
+        for i, shape in enumerate(chain.shapes[:links]):
+            if i:
+                # FakeQuantize gives 1 where a value is larger than the limit.
+                node = binarize(node, chain.thresholds[i - 1] - 0.5)
+            tensor = ov.Tensor(packed[i], ov.Shape(chain.signs[i].shape), ov.Type.u1)
+            weights = Constant(tensor, shared_memory=False)
+            top, left, bottom, right = shape.padding
+            geometry = list(shape.strides), [top, left], [bottom, right], list(shape.dilation)
+            node = op.binary_convolution(node, weights, *geometry, "xnor-popcount", 0.0)
+        model = ov.Model([node], [data], "chain")
+        one_thread = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
+        made = core.compile_model(model, "CPU", one_thread).create_infer_request()
+        made.set_input_tensor(ov.Tensor(x))
+        made.infer()
+        return made
+
+    first, whole = request(1), request(len(chain.shapes))
+    bits = whole.get_output_tensor().data.transpose(0, 2, 3, 1) >= chain.thresholds[-1]
+    np.testing.assert_array_equal(bits, chain.output(target))
+    return Contestant(whole.infer, len(chain.shapes), first.infer)

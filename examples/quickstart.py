@@ -1,0 +1,34 @@
+"""The example of the README: a model, its library, its report, its answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+import sbnn_tvm
+from sbnn_tvm.frontends.torch import vgg_small
+
+
+def main() -> None:
+    """Compile an untrained VGG-Small for two targets."""
+    model = vgg_small(classes=10, image_size=32)  # or a model of yours; train it as any PyTorch model
+    image = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+
+    module = sbnn_tvm.compile(model, target="native")
+    print(module.report)  # layer by layer: what it became, and why
+    print(module.verify(image))  # against onnxruntime
+    print("classified as", np.argmax(module.run(image)))  # numpy in, numpy out
+
+    folder = Path("out")
+    folder.mkdir(exist_ok=True)
+    library = module.export(folder / "model.so")
+    again = sbnn_tvm.load(library)  # imports the runtime only: no torch, no onnx, no compiler
+    assert np.array_equal(again.run(image), module.run(image))
+
+    sbnn_tvm.compile(model, target="arm").export(folder / "model.arm.so")  # for a Raspberry Pi, say
+    sbnn_tvm.export_onnx(model, folder / "model.onnx")  # the same file runs in stock onnxruntime
+
+
+if __name__ == "__main__":
+    main()

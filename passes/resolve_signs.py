@@ -1,0 +1,30 @@
+"""Make a binariser of each plain Sign, where the user allows it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from tvm import relax
+from tvm.ir import IRModule
+from tvm.relax import op
+
+from .graph import Graph, Writer, op_name
+
+SignZero = Literal["exact", "positive", "negative"]
+
+
+def resolve_signs(mod: IRModule, sign_zero: SignZero) -> IRModule:
+    """A Sign gives 0 at 0, a third value; with ``sign_zero`` other than ``"exact"`` it sends 0 to +1 or -1 instead."""
+    if sign_zero == "exact":
+        return mod
+    graph = Graph(mod["main"])
+    writer = Writer(graph)
+    compare = op.greater_equal if sign_zero == "positive" else op.greater
+    for var, value in graph.bindings:
+        if op_name(value) == "sign" and str(var.ty.dtype) == "float32":
+            condition = writer.emit(compare(writer[value.args[0]], relax.const(np.float32(0))), f"{var.name}_condition")
+            writer.bind(var, op.where(condition, relax.const(np.float32(1)), relax.const(np.float32(-1))))
+        else:
+            writer.keep(var, value)
+    return writer.module(mod)

@@ -1,0 +1,55 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sbnn_tvm.errors import SbnnError
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str], error: type[SbnnError], mode: int = 0o666) -> Iterator[Path]:
+    """An empty file beside ``path`` to write to; what is in it in the end takes the place of ``path``.
+
+    Args:
+        path: Where to; an existing file is replaced at once, and stays as it is if the body of the ``with`` fails.
+        error: What to raise if that is impossible.
+        mode: Permissions of the file, of which the umask is taken away.
+
+    Raises:
+        error: If ``path`` cannot be written, or the body raises an OSError.
+    """
+    path = Path(path)
+    try:
+        draft = _create_draft(path, error, mode)
+        try:
+            mode = draft.stat().st_mode
+            yield draft
+            draft.chmod(mode)  # a linker makes the file anew
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as reason:
+        raise error(f"cannot write {path}: {reason.strerror or reason}") from None
+
+
+def check_destination(path: str | os.PathLike[str], error: type[SbnnError]) -> None:
+    """Raise ``error`` if ``path`` cannot be written: to be told so before a long computation, and not after it."""
+    try:
+        _create_draft(Path(path), error, 0o666).unlink()
+    except OSError as reason:
+        raise error(f"cannot write {path}: {reason.strerror or reason}") from None
+
+
+def _create_draft(path: Path, error: type[SbnnError], mode: int) -> Path:
+    if path.is_dir():
+        raise error(f"cannot write {path}: it is a folder; give the name of a file in it")
+    if not path.parent.is_dir():
+        raise error(f"cannot write {path}: there is no folder {path.parent}")
+    draft = path.with_name(f".sbnn_tvm-{secrets.token_hex(8)}.so")  # TVM looks at the ending of what it links
+    os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+    return draft

@@ -1,0 +1,117 @@
+"""What the command line prints: tables of what the other modules found out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from sbnn_tvm.bench import Timing
+    from sbnn_tvm.metadata import Metadata
+    from sbnn_tvm.targets import CpuTarget
+    from sbnn_tvm.verification import LayerComparison, OutputComparison, Verification
+
+_VERIFICATION = ("elements", "largest difference", "flipped", "wrong")
+_OK, _FLIPPED, _WRONG = "[green]agrees[/]", "[yellow]rounding[/]", "[bold red]differs[/]"
+
+
+def verification_table(found: Verification) -> Group:
+    """The layers, the outputs, and the verdict."""
+    first = found.first_difference
+    table = _table("value", "layer", "elements", "largest difference", "flipped", "wrong", "", right=_VERIFICATION)
+    for layer in found.layers:
+        style = "bold red" if layer is first else None
+        table.add_row(*_layer_cells(layer), style=style)
+    table.add_section()
+    for output in found.outputs:
+        table.add_row(*_output_cells(output))
+    verdict = Text(str(found), style="green" if found.passed else "bold red")
+    return Group(table, "", verdict)
+
+
+def _layer_cells(layer: LayerComparison) -> Iterator[str]:
+    yield escape(layer.name)
+    yield escape(layer.node) if layer.node != layer.name else ""
+    yield f"{layer.elements:,}"
+    yield "bits" if layer.bits else f"{layer.max_rel:.1e}" if layer.max_rel else "0"
+    yield f"{layer.flipped:,}" if layer.flipped else ""
+    yield f"{layer.wrong:,}" if layer.wrong else ""
+    yield _WRONG if layer.wrong else _FLIPPED if layer.flipped else _OK
+
+
+def _output_cells(output: OutputComparison) -> Iterator[str]:
+    yield f"[bold]{escape(output.name)}[/]"
+    yield "output, end to end"
+    yield ""
+    yield f"{output.max_rel:.1e}" if output.max_rel else "0"
+    yield ""
+    yield ""
+    yield _OK if output.within else _WRONG
+
+
+def metadata_table(metadata: Metadata, size: int) -> Table:
+    """What a compiled library says about itself."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    rows = {
+        "model": metadata.name,
+        "inputs": "\n".join(map(str, metadata.inputs)),
+        "outputs": "\n".join(map(str, metadata.outputs)),
+        "target": f"{metadata.target} ({metadata.triple})",
+        "needs": ", ".join(metadata.features) or "any CPU of this architecture",
+        "size": readable_bytes(size),
+        "made by": f"sbnn_tvm {metadata.sbnn_version} with TVM {metadata.tvm_version}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    return table
+
+
+def timing_table(times: Mapping[str, Timing]) -> Table:
+    """The timings, compared with the first one."""
+    reference = next(iter(times.values()))
+    headings = ("", "minimum", "median", "runs") + (("times slower",) if len(times) > 1 else ())
+    table = _table(*headings, right=headings[1:])
+    for name, timing in times.items():
+        cells = [escape(name), readable_seconds(timing.minimum), readable_seconds(timing.median), f"{timing.runs:,}"]
+        if len(times) > 1:
+            cells.append("" if timing is reference else f"{timing.minimum / reference.minimum:.2f}")
+        table.add_row(*cells)
+    return table
+
+
+def targets_table(targets: Mapping[str, CpuTarget]) -> Table:
+    """The targets that have a name."""
+    table = _table("name", "kernels", "CPU", "triple", "here")
+    for name, target in targets.items():
+        cpu = str(target.tvm.get("mcpu", "any"))
+        here = "[green]runs[/]" if target.native else "emulated" if target.machine != "x86_64" else "no"
+        table.add_row(f"[bold]{name}[/]", target.isa.name, cpu, target.triple.replace("-unknown", ""), here)
+    return table
+
+
+def readable_bytes(count: int) -> str:
+    """For people: 35.2 KiB."""
+    if count < 1 << 20:
+        return f"{count / (1 << 10):.1f} KiB"
+    return f"{count / (1 << 20):.2f} MiB"
+
+
+def readable_seconds(seconds: float) -> str:
+    """For people: 0.123 ms."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.1f} us"
+    return f"{seconds * 1e3:.3f} ms" if seconds < 1 else f"{seconds:.3f} s"
+
+
+def _table(*headings: str, right: Collection[str] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
+    return table

@@ -1,0 +1,52 @@
+"""Run one kernel: on this machine, or on an emulated ARM CPU whose memory is guarded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tvm
+
+from sbnn_tvm.emulator import Emulator
+from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.targets import CpuTarget, resolve
+
+X86 = ["x86-64-v4", "x86-64-v3", "x86-64"]
+ARM = ["arm", "armv7"]
+
+_GUARD = 64  # bytes behind every output that must stay as they are
+
+
+def target_for(name: str) -> CpuTarget:
+    """A target by name; skips the test if it is x86 and this machine cannot run it."""
+    target = resolve(name)
+    if name not in ARM and not target.native:
+        pytest.skip(f"this machine has no {name}")
+    return target
+
+
+def run(kernel: Kernel, target: CpuTarget, *arrays: np.ndarray) -> list[np.ndarray]:
+    """Compile a kernel and call it with its data and tensor operands; the outputs are garbage before."""
+    module = tvm.IRModule({"kernel": kernel.func.with_attr("global_symbol", "kernel")})
+    inputs = [np.ascontiguousarray(array) for array in (*arrays, *kernel.constants)]
+    if not target.native:
+        outputs = [np.full(shape, 77, dtype) for shape, dtype in kernel.outputs]
+        Emulator(module, target, num_tasks=3).run("kernel", [*inputs, *outputs])
+        return outputs
+    library = tvm.compile(module, target.target)
+    rooms = [_room(shape, dtype) for shape, dtype in kernel.outputs]
+    outputs = [room[: -_GUARD // room.itemsize] for room in rooms]
+    outputs = [output.reshape(shape) for output, (shape, _) in zip(outputs, kernel.outputs, strict=True)]
+    library["kernel"](*[tvm.runtime.tensor(array) for array in inputs], *map(tvm.runtime.from_dlpack, outputs))
+    for room in rooms:
+        assert (room[-_GUARD // room.itemsize :] == 77).all(), f"{kernel.name} writes behind its output"
+    return outputs
+
+
+def _room(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """A flat array for an output and its guard, aligned as TVM aligns its tensors."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize + _GUARD
+    memory = np.zeros(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    room = memory[start : start + size].view(dtype)
+    room[:] = 77
+    return room

@@ -1,0 +1,74 @@
+"""What the benchmarks are made of, as far as it does not depend on time."""
+
+import dataclasses
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.targets import resolve
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+
+
+def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
+    from records import Machine, Record, read, write
+
+    shape = Conv2dShape(1, 7, 7, 64, 32, (3, 3), (2, 2), (1, 1, 1, 1))
+    records = [
+        Record("3x3", shape, "bit planes", "avx2", "bits", 1e-6, 0.05),
+        Record("3x3", shape, "popcount", "avx2", "float", 2e-6),
+    ]
+    machine = Machine("a CPU", "2026-11-20")
+    write(tmp_path / "new" / "records.json", records, machine)
+    assert read(tmp_path / "new" / "records.json") == (machine, records)
+    assert records[0].macs_per_second == pytest.approx(4 * 4 * 32 * 9 * 64 / 1e-6)
+
+
+def test_a_first_layer_is_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    import contestant
+
+    from sbnn_tvm.bench import Timing
+
+    seconds = {"whole": 4.0, "marginal": 9.0, "marginal, first": 3.0}
+    monkeypatch.setattr(contestant, "interleave", lambda functions, _: {n: Timing(seconds[n], 0, 1) for n in functions})
+    whole, marginal = contestant.Contestant(int, 4), contestant.Contestant(int, 4, int)
+    assert contestant.seconds_a_layer({"whole": whole, "marginal": marginal}, 1) == {"whole": 1.0, "marginal": 2.0}
+
+
+@pytest.mark.skipif(not resolve("x86-64-v3").native, reason="the loop needs AVX2")
+def test_the_vpshufb_loop_counts_right() -> None:
+    from vpshufb_loop import vpshufb_contestant
+
+    # 36 words: more than a byte counts without being added up.
+    vpshufb_contestant(Conv2dShape(1, 3, 3, 256, 64, (3, 3), (1, 1), (1, 1, 1, 1)), np.random.default_rng(0)).run()
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_openvino_computes_the_same_chain() -> None:
+    import openvino_peer
+    from chains import BinaryChain, binary_contestant
+    from layers import square
+
+    layer = dataclasses.replace(square(6, 64), links=2)
+    chain, target = BinaryChain.random(layer, np.random.default_rng(0)), resolve("native")
+    binary_contestant(chain, target)
+    openvino_peer.binary_contestant(chain, target)
+
+
+@pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
+def test_every_kind_of_result_is_drawn(tmp_path: Path) -> None:
+    from plots import figures
+    from records import Record, write
+
+    shape = Conv2dShape(1, 7, 7, 64, 64, (3, 3), (1, 1), (1, 1, 1, 1))
+    sparse = [Record("3x3", shape, "bit planes", "neon", "bits", share * 1e-4, share) for share in (0.05, 0.1)]
+    dense = [Record("3x3", shape, name, "avx2", "bits", 1e-4) for name in ("binary", "float32", "binary limit")]
+    write(tmp_path / "sparse.json", sparse)
+    write(tmp_path / "dense.json", dense)
+    assert figures(sorted(tmp_path.glob("*.json"))).keys() == {"speed-avx2", "density-neon"}

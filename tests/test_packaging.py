@@ -1,0 +1,89 @@
+"""The package as it is installed: nothing heavy on import, every public name there, every folder packed."""
+
+import importlib
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sbnn_tvm
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = {
+    "sbnn_tvm": "sbnn_tvm",
+    "sbnn_tvm.frontends": "frontends",
+    "sbnn_tvm.passes": "passes",
+    "sbnn_tvm.schedules": "schedules",
+}
+
+
+def test_importing_the_package_imports_nothing_else():
+    script = """
+import sys
+before = set(sys.modules)
+import sbnn_tvm
+new = {name.partition(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)
+assert new == {"sbnn_tvm"}, new
+assert "compile" in dir(sbnn_tvm)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_the_errors_and_the_algebra_need_no_compiler():
+    script = """
+import sys
+from sbnn_tvm import BinaryDomain, SbnnError
+assert not {"tvm", "torch", "onnx"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", sbnn_tvm.__all__)
+def test_public_names(name):
+    assert getattr(sbnn_tvm, name).__name__ == name
+    assert name in dir(sbnn_tvm)
+
+
+def test_an_unknown_name():
+    with pytest.raises(AttributeError, match="'sbnn_tvm' has no attribute 'relay'"):
+        sbnn_tvm.relay  # noqa: B018
+
+
+def test_a_missing_extra():
+    """What a deployment target says that is asked to compile."""
+    script = """
+import sys
+sys.modules["onnx"] = None
+import sbnn_tvm
+try:
+    sbnn_tvm.compile
+except ModuleNotFoundError as error:
+    assert "sbnn_tvm.compile needs onnx, which is not installed: pip install 'sbnn-tvm[" in str(error), error
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_version():
+    assert importlib.metadata.version("sbnn-tvm") == sbnn_tvm.__version__
+    assert f"## [{sbnn_tvm.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_folder_is_packed():
+    """A new folder must be added to pyproject.toml, or wheels would lack it."""
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    for package, folder in FOLDERS.items():
+        for init in (ROOT / folder).rglob("__init__.py"):
+            name = ".".join([package, *init.parent.relative_to(ROOT / folder).parts])
+            assert f'    "{name}",\n' in pyproject, f"{name} is missing in [tool.setuptools] packages"
+            assert importlib.import_module(name).__file__
+
+
+def test_every_pin_is_exact():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    for line in lines:
+        assert line.startswith("#") or line.count("==") == 1, line
+    assert "apache-tvm==0.27.0.post1" in lines
