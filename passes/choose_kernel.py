@@ -30,7 +30,9 @@ from sbnn_tvm.schedules.pack import window_sum
 from sbnn_tvm.schedules.pool import avg_pool2d, global_avg_pool2d, max_pool2d, max_pool2d_bits
 from sbnn_tvm.schedules.select_channels import select_channels, select_channels_bits
 from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.sparse_conv2d import sparse_conv2d
 
+from .cost_model import popcount_cost, sparse_cost
 from .fold_thresholds import fold_threshold
 from .layer import Layer
 
@@ -40,6 +42,7 @@ class DataForm(Enum):
 
     FLOAT = "float32, channels last"
     BITS = "packed bits"
+    PLANES = "bit planes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +60,11 @@ class Choice:
     data: DataForm = DataForm.FLOAT
     groups: int = 1
     folded: bool = False
+
+    @property
+    def stores_planes(self) -> bool:
+        """Whether its packed output is in bit planes too."""
+        return self.data == DataForm.PLANES and self.folded
 
 
 def choose_kernel(layer: Layer, isa: Isa) -> Choice:
@@ -130,8 +138,12 @@ def _binary_conv2d(layer: Layer, isa: Isa) -> Choice:
     fitted = _from_signs(layer.program, domain, sums)
     taps = conv.group_in_channels * conv.kernel[0] * conv.kernel[1]
     epilogue = _folded(fitted, taps, conv.out_channels, isa)
+    folded = epilogue is not fitted
+    if sparse_cost(conv, weight > 0, isa) < popcount_cost(conv, isa):
+        kernel = sparse_conv2d(conv, weight > 0, padding_bit, epilogue, isa)
+        return Choice(kernel, DataForm.PLANES, folded=folded)
     kernel = popcount_conv2d(conv, weight > 0, padding_bit, epilogue, isa)
-    return Choice(kernel, DataForm.BITS, conv.groups, folded=epilogue is not fitted)
+    return Choice(kernel, DataForm.BITS, conv.groups, folded)
 
 
 def _float_conv2d(conv: Conv2dShape, weight: np.ndarray, program: Program, isa: Isa) -> Kernel:

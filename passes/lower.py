@@ -21,12 +21,14 @@ from tvm.relax import Expr, Var, op
 
 from sbnn_tvm.domain import BinaryDomain
 from sbnn_tvm.errors import CompileError
+from sbnn_tvm.schedules.bit_planes import PlaneLayout, plane_layout
 from sbnn_tvm.schedules.elementwise import elementwise
 from sbnn_tvm.schedules.epilogue import BitsOutput, Program, Ref, Scalar
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.layout import nchw_to_nhwc, nhwc_to_nchw
 from sbnn_tvm.schedules.pack import regroup, unpack
+from sbnn_tvm.schedules.plane_conversions import planes_to_words, words_to_planes
 
 from .choose_kernel import Choice, DataForm, choose_kernel
 from .graph import Graph, Writer, op_name, operands, shape, without_pixels
@@ -40,6 +42,7 @@ class Form(Enum):
     PLAIN = "as in ONNX"
     CHANNELS_LAST = "channels last"
     BITS = "packed bits"
+    PLANES = "bit planes"
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ class _Lowering:
         if domain is not None:
             self.domains[var] = domain
         self._hold(value, expr, form, groups)
-        if len(extent) != 4 and form != Form.BITS:  # the last axis is the channels anyway
+        if len(extent) != 4 and form in (Form.PLAIN, Form.CHANNELS_LAST):  # the last axis is the channels anyway
             value.forms[Form.PLAIN, 1] = value.forms[Form.CHANNELS_LAST, 1] = expr
 
     def _hold(self, value: _Value, expr: Expr, form: Form, groups: int = 1) -> Expr:
@@ -162,15 +165,18 @@ class _Lowering:
         """A value in the form that is asked for, converted if nobody has done so before."""
         if (form, groups) in value.forms:
             return value.forms[form, groups]
-        if form == Form.BITS:
+        if form == Form.PLANES:
+            kernel = words_to_planes(planes_of(value.extent, self.isa), self.isa)
+            converted = self._call(f"{value.name}_planes", kernel, [self._form(value, Form.BITS)])[0]
+        elif form == Form.BITS:
             converted = self._to_bits(value, groups)
         elif form == Form.PLAIN:
             source = self._form(value, Form.CHANNELS_LAST)
             converted = self._transpose(value, source, nhwc_to_nchw, value.extent)
-        elif (Form.BITS, 1) in value.forms and (Form.PLAIN, 1) not in value.forms:
+        elif (Form.PLAIN, 1) not in value.forms:
             assert value.domain is not None
             kernel = unpack(_channels_last(value.extent), value.domain.lo, value.domain.hi, self.isa)
-            converted = self._call(f"{value.name}_unpacked", kernel, [value.forms[Form.BITS, 1]])[0]
+            converted = self._call(f"{value.name}_unpacked", kernel, [self._form(value, Form.BITS)])[0]
         else:
             plain = self._form(value, Form.PLAIN)
             converted = self._transpose(value, plain, nchw_to_nhwc, _channels_last(value.extent))
@@ -185,6 +191,9 @@ class _Lowering:
                 return packed
             kernel = regroup(_channels_last(value.extent), channels, groups, self.isa)
             return self._call(f"{value.name}_regrouped", kernel, [packed])[0]
+        if (Form.PLANES, 1) in value.forms:
+            kernel = planes_to_words(planes_of(value.extent, self.isa), self.isa)
+            return self._call(f"{value.name}_words", kernel, [value.forms[Form.PLANES, 1]])[0]
         middle = Scalar((value.domain.lo + value.domain.hi) / 2)
         program = Program((), (BitsOutput(Ref(0), middle),))
         kernel = elementwise(_channels_last(value.extent), program, self.isa)
@@ -237,16 +246,16 @@ class _Lowering:
         values = [self.values[arg] for arg in call.args]
         inputs = len(layer.selection.inputs) if layer.selection is not None else 1
         data, rest = values[:inputs], values[inputs:]
-        read = (Form.BITS, choice.groups) if choice.data == DataForm.BITS else (Form.CHANNELS_LAST, 1)
-        args = [self._form(each, *read) for each in data]
+        args = [self._form(each, _READ[choice.data], choice.groups) for each in data]
         args += [self._form(operand, Form.CHANNELS_LAST) for operand in rest]
         stored = self._call(var.name if len(layer.outputs) < 2 else layer.name, choice.kernel, args)
+        bits = Form.PLANES if choice.stores_planes else Form.BITS
         results: list[tuple[Expr, Form, int, BinaryDomain | None]] = []
         if layer.kind in ("max_pool2d_bits", "select_channels_bits"):
             results.append((stored[0], Form.BITS, 1, data[0].domain))
         else:
             for expr, domain in zip(stored, layer.outputs, strict=True):
-                results.append((expr, Form.CHANNELS_LAST if domain is None else Form.BITS, 1, domain))
+                results.append((expr, Form.CHANNELS_LAST if domain is None else bits, 1, domain))
         fields = self._fields(var)
         for field_var, (expr, form, groups, domain) in zip(fields, results, strict=True):
             logical = shape(field_var)
@@ -272,7 +281,10 @@ class _Lowering:
         source = self.values[reshape.args[0]]
         before, after = source.extent, shape(var)
         if without_pixels(before) == without_pixels(after) and len(after) in (2, 4):
-            form, groups = next((key for key in source.forms if key[0] != Form.PLAIN), (Form.PLAIN, 1))
+            if source.forms.keys() == {(Form.PLANES, 1)}:
+                self._form(source, Form.BITS)
+            keys = [key for key in source.forms if key[0] in (Form.CHANNELS_LAST, Form.BITS)]
+            form, groups = keys[0] if keys else (Form.PLAIN, 1)
             expr = self._reshape(source.forms[form, groups], _stored_shape(after, form, self.isa), var.name)
             self._define(var, expr, form, groups, source.domain)
             return
@@ -292,6 +304,15 @@ class _Lowering:
             self.layers.append(LoweredLayer(var.name, name, None, None, (var.name,)))
 
 
+_READ = {DataForm.FLOAT: Form.CHANNELS_LAST, DataForm.BITS: Form.BITS, DataForm.PLANES: Form.PLANES}
+
+
+def planes_of(extent: tuple[int, ...], isa: Isa) -> PlaneLayout:
+    """The layout in bit planes of a value of logical shape NCHW."""
+    batch, channels, height, width = extent
+    return plane_layout(batch, height, width, channels, isa)
+
+
 def _channels_last(extent: tuple[int, ...]) -> tuple[int, ...]:
     if len(extent) == 4:
         batch, channels, height, width = extent
@@ -302,5 +323,7 @@ def _channels_last(extent: tuple[int, ...]) -> tuple[int, ...]:
 def _stored_shape(extent: tuple[int, ...], form: Form, isa: Isa) -> tuple[int, ...]:
     if form == Form.PLAIN:
         return extent
+    if form == Form.PLANES:
+        return planes_of(extent, isa).shape
     stored = _channels_last(extent) if len(extent) == 4 or form == Form.BITS else extent
     return (*stored[:-1], isa.words(stored[-1])) if form == Form.BITS else stored

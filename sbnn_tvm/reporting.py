@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sbnn_tvm.frontends.onnx.importer import Imported
+from sbnn_tvm.passes.choose_kernel import DataForm
 from sbnn_tvm.passes.layer import Layer
 from sbnn_tvm.passes.lower import Lowered, LoweredLayer
 from sbnn_tvm.passes.pipeline import Options
@@ -46,7 +47,7 @@ def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
         )
     nodes = imported.nodes
     name = _origin(layer, nodes) or layer.name
-    popcount = choice.kernel.name.startswith("popcount")
+    popcount = choice.kernel.name.startswith(("popcount", "sparse"))
     kind = ("window sum" if layer.sums_windows else _KINDS[layer.kind]) + _geometry(layer)
     why = layer.why_float or ""
     if layer.binary and not popcount:
@@ -62,7 +63,7 @@ def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
         kind=kind,
         weights=float_weights if values is None else str(values),
         density=None if values is None else _density(layer, values),
-        activations=1 if choice.data.name == "BITS" else 32,
+        activations=32 if choice.data == DataForm.FLOAT else 1,
         kernel=choice.kernel.name + (" + threshold" if choice.folded else ""),
         bytes=choice.kernel.constant_bytes,
         macs=_macs(layer),

@@ -17,7 +17,7 @@ from tvm.ir import Call, GenericConst
 from tvm.relax import Expr, Var
 
 from sbnn_tvm.passes.graph import Graph, op_name
-from sbnn_tvm.passes.lower import Form, Lowered, Physical
+from sbnn_tvm.passes.lower import Form, Lowered, Physical, planes_of
 from sbnn_tvm.runtime import LoadedModule
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.words import pack_channels, unpack_channels
@@ -131,18 +131,22 @@ def encode(value: np.ndarray, physical: Physical, isa: Isa) -> np.ndarray:
     assert physical.domain is not None
     bits = last.reshape(-1, last.shape[-1]) if value.ndim != 4 else last
     bits = bits > np.float32((physical.domain.lo + physical.domain.hi) / 2)
+    if physical.form == Form.PLANES:
+        return planes_of(physical.extent, isa).encode(bits)
     if physical.groups == 1:
         return pack_channels(bits, isa)
     groups = np.split(bits, physical.groups, axis=-1)
     return np.concatenate([pack_channels(np.ascontiguousarray(group), isa) for group in groups], axis=-1)
 
 
-def decode(array: np.ndarray, physical: Physical) -> np.ndarray:
+def decode(array: np.ndarray, physical: Physical, isa: Isa) -> np.ndarray:
     """Read a value (as in ONNX) from memory; bits become bool."""
     extent = physical.extent
     if physical.form == Form.PLAIN:
         return array.reshape(extent)
-    if physical.form == Form.BITS:
+    if physical.form == Form.PLANES:
+        array = planes_of(extent, isa).decode(array)
+    elif physical.form == Form.BITS:
         array = _unpack(array, extent[1] if len(extent) == 4 else extent[-1], physical.groups)
     if len(extent) == 4:
         batch, channels, height, width = extent

@@ -288,8 +288,8 @@ def _compare_layers(
             continue
         seen.add(step.physical.value)
         node = module.imported.nodes.get(step.physical.value, name)
-        got = decode(step.array, step.physical)
-        if step.physical.form == Form.BITS:
+        got = decode(step.array, step.physical, isa)
+        if step.physical.form in (Form.BITS, Form.PLANES):
             differ = got != _bits(value, step.physical)
             excused = np.zeros_like(differ)
             if step.physical.value not in exact:
@@ -319,8 +319,8 @@ def _only_behind_flips(
         if value is None or step.physical is None:
             continue
         compared = reference.binarised(module.imported.trace[step.physical.value], values)
-        got = decode(step.array, step.physical)
-        if step.physical.form == Form.BITS:
+        got = decode(step.array, step.physical, isa)
+        if step.physical.form in (Form.BITS, Form.PLANES):
             value = _bits(value, step.physical)
         elif compared is None:
             continue
