@@ -1,7 +1,7 @@
 """What a layer costs in each kernel family: the model behind the choice of kernels.
 
-Costs are nanoseconds on one core, linear in what the inner loops do. Only their ratios matter, which differ less between
-machines of one instruction set than the costs themselves; the factors are fitted to benchmarks/sparse_kernels.py.
+Costs are nanoseconds on one core, linear in what the inner loops do. Only their ratios matter, which differ less
+between machines of one instruction set than the costs themselves.
 """
 
 from __future__ import annotations

@@ -319,7 +319,7 @@ def _only_behind_flips(
         if value is None or step.physical is None:
             continue
         compared = reference.binarised(module.imported.trace[step.physical.value], values)
-        got = decode(step.array, step.physical, isa)
+        got = decode(step.array, step.physical, module.target.isa)
         if step.physical.form in (Form.BITS, Form.PLANES):
             value = _bits(value, step.physical)
         elif compared is None:
