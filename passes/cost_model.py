@@ -64,9 +64,7 @@ def sparse_cost(conv: Conv2dShape, signs: np.ndarray, isa: Isa) -> float:
     source, target = _layouts(conv, isa)
     ones = np.count_nonzero(signs, axis=(1, 2, 3))
     counted = int(np.minimum(ones, signs[0].size - ones).sum())
-    words = sum(
-        each.blocks * each.images * each.height * each.width * isa.words(each.channels) for each in (source, target)
-    )
+    words = sum(each.batch * each.height * each.width * isa.words(each.channels) for each in (source, target))
     return (
         target.vectors * (factors.plane * counted + factors.channel * conv.out_channels)
         + factors.window * source.vectors * conv.in_channels * conv.kernel[1]
