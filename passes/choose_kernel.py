@@ -139,7 +139,7 @@ def _binary_conv2d(layer: Layer, isa: Isa) -> Choice:
     taps = conv.group_in_channels * conv.kernel[0] * conv.kernel[1]
     epilogue = _folded(fitted, taps, conv.out_channels, isa)
     folded = epilogue is not fitted
-    if sparse_cost(conv, weight > 0, isa) < popcount_cost(conv, isa):
+    if sparse_cost(conv, weight > 0, isa, not folded) < popcount_cost(conv, isa, not folded):
         kernel = sparse_conv2d(conv, weight > 0, padding_bit, epilogue, isa)
         return Choice(kernel, DataForm.PLANES, folded=folded)
     kernel = popcount_conv2d(conv, weight > 0, padding_bit, epilogue, isa)

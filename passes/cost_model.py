@@ -1,7 +1,7 @@
 """What a layer costs in each kernel family: the model behind the choice of kernels.
 
-Costs are nanoseconds on one core, linear in what the inner loops do. Only their ratios matter, which differ less
-between machines of one instruction set than the costs themselves.
+Costs are linear in what the inner loops do, on one core: nanoseconds on x86, instructions on ARM. Only the ratios within an
+instruction set matter, which differ less between machines than the costs themselves.
 """
 
 from __future__ import annotations
@@ -17,63 +17,82 @@ from sbnn_tvm.schedules.shapes import Conv2dShape
 
 @dataclass(frozen=True)
 class Factors:
-    """Nanoseconds of the inner loops of one instruction set.
+    """The inner loops of one instruction set.
 
     Attributes:
         word: A vector of packed words: xor, popcount, add.
         plane: Adding one vector of a plane to the counters.
-        channel: Whatever a channel costs for each vector of pixels beside its planes: start, comparison, store.
-        window: Making one vector of the shifted planes.
-        transpose: Converting a word between words and planes.
+        narrow: The same of planes of less than half a vector, relative to ``plane``.
+        channel: What a channel costs for each vector of pixels beside its planes: window, start, comparison, store.
+        word_float: An element of a float epilogue behind popcounts.
+        plane_float: An element of a float epilogue behind counters, which must be taken apart.
+        transpose: A word converted between words and planes.
     """
 
     word: float
     plane: float
+    narrow: float
     channel: float
-    window: float
+    word_float: float
+    plane_float: float
     transpose: float
 
 
-FACTORS = {
-    "avx512-vpopcntdq": Factors(word=0.45, plane=0.55, channel=9.0, window=1.5, transpose=1.5),
-    "avx512": Factors(word=0.9, plane=0.55, channel=9.0, window=1.5, transpose=1.5),
-    "avx2": Factors(word=0.45, plane=0.9, channel=9.0, window=1.5, transpose=2.0),
-    "sse": Factors(word=1.2, plane=0.9, channel=9.0, window=1.5, transpose=2.0),
-    "neon": Factors(word=2.0, plane=3.0, channel=20.0, window=3.0, transpose=4.0),
-    "armv7-neon": Factors(word=3.0, plane=4.0, channel=30.0, window=4.0, transpose=6.0),
+# Fitted to 3x3 convolutions of 56x56x64, 28x28x128, 14x14x256 and 7x7x512 at 2 % to 50 % set weights: x86 on a Zen 4 at
+# 3.7 GHz, ARM by exact counts of instructions.
+_FACTORS = {
+    "avx512-vpopcntdq": Factors(0.44, 0.52, 0.5, 15, 0.12, 0.37, 1.0),
+    "avx512": Factors(0.6, 0.52, 0.5, 15, 0.12, 0.37, 1.0),
+    "avx2": Factors(0.45, 0.5, 0.65, 13, 0.15, 0.5, 1.5),
+    "sse": Factors(1.2, 0.45, 0.75, 11, 0.15, 0.82, 2.2),
+    "neon": Factors(4.0, 4.9, 0.8, 100, 3.0, 8.3, 7.0),
+    "armv7-neon": Factors(4.0, 4.9, 0.8, 100, 3.0, 8.3, 7.0),
 }
 
 
-def popcount_cost(conv: Conv2dShape, isa: Isa) -> float:
-    """Nanoseconds of schedules.conv2d.popcount_conv2d: one step for each vector of packed words."""
+def popcount_cost(conv: Conv2dShape, isa: Isa, floats: bool) -> float:
+    """Cost of schedules.conv2d.popcount_conv2d: one step for each vector of packed words.
+
+    Args:
+        conv: The layer.
+        isa: The instruction set.
+        floats: Whether the epilogue is a program, not a comparison.
+    """
+    factors = _FACTORS[isa.name]
     pixels = conv.batch * conv.out_height * conv.out_width
     words = conv.kernel[0] * conv.kernel[1] * isa.words(conv.group_in_channels)
     vectors = conv.groups * -(-conv.group_out_channels // isa.word_lanes)
-    return FACTORS[isa.name].word * pixels * words * vectors
+    epilogue = factors.word_float * pixels * conv.out_channels if floats else 0.0
+    return factors.word * pixels * words * vectors + epilogue
 
 
-def sparse_cost(conv: Conv2dShape, signs: np.ndarray, isa: Isa) -> float:
-    """Nanoseconds of schedules.sparse_conv2d.sparse_conv2d with words before and behind it.
+def sparse_cost(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool) -> float:
+    """Cost of schedules.sparse_conv2d.sparse_conv2d, with conversions from words and back to them.
 
     Args:
         conv: The layer.
         signs: bool [OC, Cin / groups, kh, kw]; of every channel the rarer sign is counted.
         isa: The instruction set.
+        floats: Whether the epilogue is a program, not a comparison.
     """
-    factors = FACTORS[isa.name]
+    factors = _FACTORS[isa.name]
     source, target = _layouts(conv, isa)
     ones = np.count_nonzero(signs, axis=(1, 2, 3))
     counted = int(np.minimum(ones, signs[0].size - ones).sum())
-    words = sum(each.batch * each.height * each.width * isa.words(each.channels) for each in (source, target))
+    narrow = target.vector_bits == 64 or 2 * target.vector_bits < isa.vector_bits
+    plane = factors.plane * (factors.narrow if narrow else 1.0)
+    pixels = [each.batch * each.height * each.width for each in (source, target)]
+    epilogue = factors.plane_float * pixels[1] * conv.out_channels
+    if not floats:
+        epilogue = factors.transpose * pixels[1] * isa.words(conv.out_channels)
     return (
-        target.vectors * (factors.plane * counted + factors.channel * conv.out_channels)
-        + factors.window * source.vectors * conv.in_channels * conv.kernel[1]
-        + factors.transpose * words
+        target.vectors * (plane * counted + factors.channel * conv.out_channels)
+        + factors.transpose * pixels[0] * isa.words(conv.in_channels)
+        + epilogue
     )
 
 
 def _layouts(conv: Conv2dShape, isa: Isa) -> tuple[PlaneLayout, PlaneLayout]:
-    """The layouts of a convolution's input and output in bit planes."""
     return (
         plane_layout(conv.batch, conv.height, conv.width, conv.in_channels, isa),
         plane_layout(conv.batch, conv.out_height, conv.out_width, conv.out_channels, isa),
