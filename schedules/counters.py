@@ -84,7 +84,7 @@ class Adder:
 
 
 def call_once(function: LlvmFunction, *args: tirx.Expr) -> tirx.Expr:
-    """The result of a call in a variable. TIR would copy what is pure to all its uses, and a tree of adders explodes."""
+    """The result of a call in a variable: TIR copies what is pure to all its uses, and a tree of adders explodes."""
     return T.bind(T.call_extern(function.result, function.name, *args))
 
 

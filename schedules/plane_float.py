@@ -18,7 +18,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from sbnn_tvm.schedules.bit_transpose import transpose_bytes
-from sbnn_tvm.schedules.counters import store_words, words_of
+from sbnn_tvm.schedules.counters import words_of
 from sbnn_tvm.schedules.emit import EpilogueWriter
 from sbnn_tvm.schedules.epilogue import Program
 from sbnn_tvm.schedules.layout import transposed
@@ -49,7 +49,7 @@ class FloatSink:
         self._functions: set[LlvmFunction] = set()
         padding = [(0, 0), (0, -shape.out_channels % _TILE)]
         tables = [np.pad(counting.factor[None], padding), np.pad(counting.base, padding)]
-        self._tables = [table.astype(np.float32) for table in tables]
+        self._tables: list[np.ndarray] = [table.astype(np.float32) for table in tables]
         if len(counting.base) > 1:
             classes = self._classes
             self._tables += [classes.row_class * np.int32(classes.columns), classes.col_class]
@@ -91,7 +91,7 @@ class FloatSink:
         counting = self.counting
         self._vector, self._first = vector, T.bind(chunk * counting.chunk)
         rows = -(-counting.chunk // self._run) * self._run
-        self._counts = T.alloc_buffer((self._bytes, rows, 8, counting.target.words), "uint64")
+        self._counts = T.alloc_buffer((self._bytes, rows, 8, counting.target.vector_bits // 8), "uint8")
 
     def start(self, number: tirx.Expr, level: int) -> tirx.Expr | None:
         """Counters start at 0."""
@@ -104,15 +104,17 @@ class FloatSink:
         padded = [*planes, *zeros]
         for byte in range(self._bytes):
             for k, row in enumerate(transpose_bytes(padded[8 * byte : 8 * byte + 8], self._functions)):
-                store_words(self._counts, row, [byte, channel - self._first, k, 0])
+                # Not as words: TVM tells LLVM that accesses of different types never touch the same memory.
+                octets = tirx.reinterpret(f"uint8x{8 * words}", row)
+                at = [byte, channel - self._first, k, tirx.Ramp(0, 1, 8 * words)]
+                T.buffer_store(self._counts, octets, at)
 
     def end(self) -> None:
         """Give the epilogue all channels of all pixels."""
         counting, run = self.counting, self._run
         octets = counting.target.vector_bits // 8
         side = min(16, octets)
-        rows = int(self._counts.shape[1])
-        counts = T.decl_buffer((self._bytes, rows, 8, octets), "uint8", data=self._counts.data)
+        counts = self._counts
         channels = counting.shape.out_channels
         left = tirx.min(counting.chunk, channels - self._first) if channels % counting.chunk else counting.chunk
         with T.serial(0, (left + run - 1) // run) as number, T.serial(0, 8) as k, T.serial(0, octets // side) as block:
@@ -120,7 +122,9 @@ class FloatSink:
             pixels = T.alloc_buffer((self._bytes, side, run), "uint8")
             for byte in range(self._bytes):
                 for square in range(0, run, side):
-                    lines = [counts.vload([byte, first + square + i, k, block * side], f"uint8x{side}") for i in range(side)]
+                    lines = [
+                        counts.vload([byte, first + square + i, k, block * side], f"uint8x{side}") for i in range(side)
+                    ]
                     for i, column in enumerate(transposed([T.bind(line) for line in lines])):
                         T.buffer_store(pixels, column, [byte, i, tirx.Ramp(square, 1, side)])
             with T.serial(0, side) as i:

@@ -37,17 +37,22 @@ class ThresholdSink:
         kinds, kind_of = np.unique(counting.classes, axis=0, return_inverse=True)
         least, inverted = _least(counting, epilogue)
         limits = _limit_planes(counting, least[:, counting.lists.channels], kinds)
-        self.constants = [kind_of.reshape(-1).astype(np.int32), limits]
+        self._constants: list[np.ndarray] = [kind_of.reshape(-1).astype(np.int32), limits]
         if inverted.any():
             # Bits that are no pixel stay 0.
             ones = np.where(inverted[counting.lists.channels], ~np.uint64(0), np.uint64(0))
-            self.constants += [ones, _words(kinds >= 0)]
+            self._constants += [ones, _words(kinds >= 0)]
         self._buffers: list[tirx.Buffer] = []
 
     @property
     def functions(self) -> set[LlvmFunction]:
         """What the code calls."""
         return self._adder.functions
+
+    @property
+    def constants(self) -> list[np.ndarray]:
+        """The kinds of vectors, their thresholds, and what is inverted."""
+        return self._constants
 
     @property
     def outputs(self) -> tuple[tuple[tuple[int, ...], str], ...]:
@@ -59,7 +64,7 @@ class ThresholdSink:
 
     def declare_constants(self) -> None:
         """Kinds of vectors, thresholds, and what is inverted."""
-        for name, array in zip(("kinds", "limits", "inverted", "pixels"), self.constants, strict=False):
+        for name, array in zip(("kinds", "limits", "inverted", "pixels"), self._constants, strict=False):
             self._buffers.append(T.arg(name, T.buffer(array.shape, str(array.dtype))))
 
     def declare_outputs(self) -> None:

@@ -2,14 +2,14 @@
 
 An output with phases ``(a, b)`` (schedules/bit_planes.py) has its pixel of lane i and bit j of vector (p, q) at row
 ``a * i + p`` and column ``b * j + q``. Its tap (ky, kx) is the input's row ``a * sy * i + r`` and column
-``b * sx * j + s``, with ``r = p * sy + ky * dy - top`` and ``s = q * sx + kx * dx - left``. So a *slab* for every (r, s)
-holds all that the taps need, once; neighbouring vectors of the output share most of them::
+``b * sx * j + s``, with ``r = p * sy + ky * dy - top`` and ``s = q * sx + kx * dx - left``. So a *slab* for every
+(r, s) holds all that the taps need, once; neighbouring vectors of the output share most of them::
 
     window[block, r - r_min, s - s_min, channel, word]    channel C is a plane of zeros
 
-Tap (ky, kx) of channel c is ``(ky * dy * slabs_x + kx * dx) * (C + 1) + c`` vectors behind the first slab of the vector,
-whichever the vector. Where the phases of input and output agree (stride 1, and stride 2 where the input has twice as
-many), a slab is an input vector, shifted by whole lanes and some bits; otherwise rows are gathered one by one.
+Tap (ky, kx) of channel c is ``(ky * dy * slabs_x + kx * dx) * (C + 1) + c`` vectors behind the first slab of the
+vector, whichever the vector. Where the phases of input and output agree (stride 1, and stride 2 where the input has
+twice as many), a slab is an input vector, shifted by whole lanes and some bits; otherwise rows are gathered one by one.
 """
 
 from __future__ import annotations
@@ -182,6 +182,9 @@ class PlaneWindow:
     def emit(self, data: tirx.Buffer, tables: list[tirx.Buffer]) -> tirx.Buffer:
         """Emit the code that makes the window.
 
+        It stores lanes, not words: read the window with counters.load_plane, since TVM tells LLVM that accesses of
+        different types never touch the same memory.
+
         Args:
             data: The planes of the input.
             tables: The parameters for :meth:`constants`.
@@ -199,7 +202,7 @@ class PlaneWindow:
     def _shift_vectors(self, data: tirx.Buffer, window: tirx.Buffer, tables: list[tirx.Buffer]) -> None:
         source, rows, columns = self.source, self.rows, self.columns
         lane, lanes, channels = f"uint{source.row_bits}", source.lanes, source.channels
-        blocks, slabs_y, slabs_x, planes, words = self.array_shape
+        blocks, slabs_y, slabs_x, planes, _ = self.array_shape
         vector = f"{lane}x{lanes}" if lanes > 1 else lane
         inputs = T.decl_buffer((int(np.prod(source.shape[:-1])), lanes), lane, data=data.data)
         outputs = T.decl_buffer((blocks * slabs_y * slabs_x * planes, lanes), lane, data=window.data)
@@ -249,15 +252,16 @@ class PlaneWindow:
         blocks, slabs_y, slabs_x, planes, words = self.array_shape
         element, in_lanes, out_lanes = f"uint{target.row_bits}", source.lanes, target.lanes
         outputs = T.decl_buffer((blocks * slabs_y * slabs_x * planes, out_lanes), element, data=window.data)
-        row_table, column_table, masks = tables[0], tables[1], tables[2:]
+        row_table, column_table = tables[:2]
+        masks = [T.decl_buffer((slabs_y * slabs_x, out_lanes), element, data=table.data) for table in tables[2:]]
         needed_r, needed_s = self.rows.needed(), self.columns.needed()
         rows = source.row_phases * in_lanes
 
+        slabs = blocks * slabs_y * slabs_x
         # Lanes that are no row of an image are never written below.
-        with parallel_rows(blocks * slabs_y * slabs_x, blocks * slabs_y * slabs_x * planes * out_lanes) as slab:
-            with T.serial(0, planes * words) as i:
-                flat = T.decl_buffer((blocks * slabs_y * slabs_x, planes * words), "uint64", data=window.data)
-                T.buffer_store(flat, tirx.const(0, "uint64"), [slab, i])
+        zeros = tirx.Broadcast(tirx.const(0, element), out_lanes) if out_lanes > 1 else tirx.const(0, element)
+        with parallel_rows(slabs, slabs * planes * words) as slab, T.serial(0, planes) as c:
+            T.buffer_store(outputs, zeros, [slab * planes + c, tirx.Ramp(0, 1, out_lanes) if out_lanes > 1 else 0])
 
         work = target.batch * source.channels * (rows + len(needed_r) * target.rows) * len(needed_s) * 4
         with parallel_rows(source.channels, work) as c, T.serial(0, target.batch) as n:
@@ -279,14 +283,12 @@ class PlaneWindow:
                 with T.serial(0, target.rows) as lane:
                     row = T.bind(row_table[i, lane] + first_row)
                     for k, s in enumerate(needed_s):
-                        slab = (n // target.images * slabs_y + r) * slabs_x + s - self.columns.first
-                        T.buffer_store(outputs, columns[k, row], [slab * planes + c, first_lane + lane])
-        if masks:
-            flat = T.decl_buffer((blocks, slabs_y * slabs_x, planes * words), "uint64", data=window.data)
-            with T.serial(0, blocks) as block, T.serial(0, slabs_y * slabs_x) as slab:
-                with T.serial(0, source.channels) as c, T.serial(0, words) as w:
-                    bits = flat[block, slab, c * words + w] & masks[0][slab, w]
-                    T.buffer_store(flat, bits | masks[1][slab, w], [block, slab, c * words + w])
+                        number = T.bind(r * slabs_x + s - self.columns.first)
+                        value, at = columns[k, row], first_lane + lane
+                        if masks:
+                            value = (value & masks[0][number, at]) | masks[1][number, at]
+                        slab = n // target.images * (slabs_y * slabs_x) + number
+                        T.buffer_store(outputs, value, [slab * planes + c, at])
 
     def _take_columns(
         self, data: tirx.Buffer, first: tirx.Expr, c: tirx.Expr, k: int, s: int, column_table: tirx.Buffer

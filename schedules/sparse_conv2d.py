@@ -93,7 +93,10 @@ class PlaneSink(Protocol):
     """Where counters go: declares parameters and outputs, and stores the counters of channel after channel."""
 
     overflow: bool
-    functions: set[LlvmFunction]
+
+    @property
+    def functions(self) -> set[LlvmFunction]:
+        """What the code calls, once it is written."""
 
     @property
     def constants(self) -> list[np.ndarray]:
@@ -134,11 +137,14 @@ def _build(counting: PlaneCounting, sink: PlaneSink) -> Kernel:
         T.func_attr({"tirx.noalias": True})
         data = T.arg("data", T.buffer(counting.source.shape, "uint64"))
         sink.declare_tensors()
-        parameters = [T.arg(f"lists{i}", T.buffer(array.shape, str(array.dtype))) for i, array in enumerate(own)]
+        channels, table, entries = (
+            T.arg(name, T.buffer(array.shape, str(array.dtype)))
+            for name, array in zip(("channels", "table", "entries"), own, strict=True)
+        )
         shifts = [T.arg(f"window{i}", T.buffer(array.shape, str(array.dtype))) for i, array in enumerate(tables)]
         sink.declare_constants()
         sink.declare_outputs()
-        nest = _Nest(counting, sink, *parameters, window.emit(data, shifts))
+        nest = _Nest(counting, sink, channels, table, entries, window.emit(data, shifts))
         if counting.signs:
             nest.count_windows()
         work = (int(lists.counts.sum()) * 2 + 32 * len(lists.channels)) * target.vectors * target.words
@@ -227,7 +233,9 @@ class _Nest:
             entries = [self.entries[at + step * self.pieces + i] for i in range(self.pieces)]
             # The address is taken here, each time: TIR reuses the memory of a buffer after its last mention.
             pointer = tirx.address_of(self.window[window])
-            planes = [call_once(self.load, pointer, tirx.Cast("int64", tirx.Cast("uint64", entry))) for entry in entries]
+            planes = [
+                call_once(self.load, pointer, tirx.Cast("int64", tirx.Cast("uint64", entry))) for entry in entries
+            ]
             if self.pieces == 1:
                 return planes[0]
             return T.bind(tirx.Shuffle(planes, list(range(self.words * self.pieces))))
@@ -260,33 +268,33 @@ class _Nest:
         adder = Adder(counting.isa, words)
         part_levels, levels = depth.bit_length(), counting.window_levels
         parts = T.alloc_buffer((slabs, groups, part_levels, words), "uint64")
-        source = T.decl_buffer((slabs, planes, words), "uint64", data=self.window.data)
-        with parallel_rows(slabs, slabs * shape.in_channels * words * 4) as slab:
-            with T.serial(0, groups) as group:
-                counters = Counters(adder, part_levels)
-                counters.start(lambda level: words_of(0, words))
+        with parallel_rows(slabs, slabs * shape.in_channels * words * 4) as slab, T.serial(0, groups) as group:
 
-                def plane(c: tirx.Expr | int) -> Plane:
-                    return lambda: T.bind(load_words(source, [slab, group * depth + c, 0], words))
+            def plane(c: tirx.Expr | int) -> Plane:
+                pointer = tirx.address_of(self.window[(slab * planes + group * depth + c) * words])
+                return lambda: call_once(self.load, pointer, tirx.const(0, "int64"))
 
-                if depth >= _CHANNELS:
-                    with T.serial(0, depth // _CHANNELS) as block:
-                        counters.add([plane(block * _CHANNELS + i) for i in range(_CHANNELS)])
-                if depth % _CHANNELS:
-                    with T.serial(depth // _CHANNELS * _CHANNELS, depth) as c:
-                        counters.add([plane(c)])
-                for level in range(part_levels):
-                    store_words(parts, counters[level], [slab, group, level, 0])
-        target = counting.target
-        self.missing = T.alloc_buffer((target.vectors, groups, levels, words), "uint64")
-        with parallel_rows(target.vectors, target.vectors * groups * shape.kernel[0] * shape.kernel[1] * levels * words * 4) as vector:
+            counters = Counters(adder, part_levels)
+            counters.start(lambda level: words_of(0, words))
+            if depth >= _CHANNELS:
+                with T.serial(0, depth // _CHANNELS) as block:
+                    counters.add([plane(block * _CHANNELS + i) for i in range(_CHANNELS)])
+            if depth % _CHANNELS:
+                with T.serial(depth // _CHANNELS * _CHANNELS, depth) as c:
+                    counters.add([plane(c)])
+            for level in range(part_levels):
+                store_words(parts, counters[level], [slab, group, level, 0])
+        vectors, (kh, kw), (dy, dx) = counting.target.vectors, shape.kernel, shape.dilation
+        self.missing = T.alloc_buffer((vectors, groups, levels, words), "uint64")
+        work = vectors * groups * kh * kw * levels * words * 4
+        with parallel_rows(vectors, work) as vector, T.serial(0, groups) as group:
             first = T.bind(self.first_plane(vector) // (planes * words))
-            with T.serial(0, groups) as group:
-                counters = Counters(adder, levels)
-                counters.start(lambda level: words_of(0, words))
-                with T.serial(0, shape.kernel[0]) as ky, T.serial(0, shape.kernel[1]) as kx:
-                    slab = T.bind(first + ky * (shape.dilation[0] * slabs_x) + kx * shape.dilation[1])
-                    counters.add_number([T.bind(load_words(parts, [slab, group, level, 0], words)) for level in range(part_levels)])
-                for level in range(levels):
-                    store_words(self.missing, ~counters[level], [vector, group, level, 0])
+            counters = Counters(adder, levels)
+            counters.start(lambda level: words_of(0, words))
+            with T.serial(0, kh) as ky, T.serial(0, kw) as kx:
+                slab = T.bind(first + ky * (dy * slabs_x) + kx * dx)
+                number = [load_words(parts, [slab, group, level, 0], words) for level in range(part_levels)]
+                counters.add_number([T.bind(plane) for plane in number])
+            for level in range(levels):
+                store_words(self.missing, ~counters[level], [vector, group, level, 0])
         self.adder.functions |= adder.functions

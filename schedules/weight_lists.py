@@ -1,8 +1,9 @@
 """The set weights of a sparse layer as lists of plane offsets, in the order in which a kernel walks them.
 
-The channels with most weights come first (in every chunk of channels, which is the work of one thread), so that the loops of neighbouring channels have the same lengths and their
-branches are predicted. A list is cut into *steps*; in each step one vector of planes is added: one plane, or several
-narrow ones side by side. Lists are filled up to a multiple of ``TAIL`` steps with a plane of zeros.
+The channels with most weights come first (in every chunk of channels, which is the work of one thread), so that the
+loops of neighbouring channels have the same lengths and their branches are predicted. A list is cut into *steps*; in
+each step one vector of planes is added: one plane, or several narrow ones side by side. Lists are filled up to a
+multiple of ``TAIL`` steps with a plane of zeros.
 """
 
 from __future__ import annotations
