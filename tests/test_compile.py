@@ -616,7 +616,6 @@ def test_sign_without_zero(sign_zero: str) -> None:
 def test_other_instruction_sets_of_this_machine(target: str) -> None:
     if not resolve(target).native:
         pytest.skip(f"this machine cannot run {target}")
-    check(FOREIGN["bireal, sparse"], target)
     check(FOREIGN["vgg"], target)
     sbnn_tvm.compile(torch_model("every option")[1], target).verify()
 
