@@ -64,9 +64,7 @@ def kernel_times(module: sbnn_tvm.CompiledModule, seconds: float = 0.06) -> list
     inputs = random_inputs(module.inputs, np.random.default_rng(0))
     list(run_kernels(module.lowered, recorder, inputs))
     macs = {name: report.macs for name, report in _reports(module)}
-    variables = [
-        var.name for var, value in Graph(module.lowered.mod["main"]).bindings if op_name(value) == "call_tir"
-    ]
+    variables = [var.name for var, value in Graph(module.lowered.mod["main"]).bindings if op_name(value) == "call_tir"]
     return [
         KernelTime(variable, kernel, seconds, macs.get(variable.removesuffix("_results"), 0), size)
         for variable, (kernel, seconds, size) in zip(variables, recorder.calls, strict=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from tvm import relax
 from tvm.ir import Call, IRModule
@@ -10,7 +12,12 @@ from tvm.relax import Expr, op
 from .graph import Graph, Writer, constant, op_name, shape
 
 _SWAPPED = {"greater": "less", "greater_equal": "less_equal", "less": "greater", "less_equal": "greater_equal"}
-_ARITHMETIC = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide}
+_ARITHMETIC: dict[str, Callable[..., np.float32]] = {
+    "add": np.add,
+    "subtract": np.subtract,
+    "multiply": np.multiply,
+    "divide": np.divide,
+}
 _NEGATED = {"greater": "less_equal", "greater_equal": "less", "less": "greater_equal", "less_equal": "greater"}
 
 
@@ -61,9 +68,9 @@ def drop_dead(mod: IRModule) -> IRModule:
 def _chosen(graph: Graph, var: Expr) -> tuple[Call, np.float32, np.float32] | None:
     """The comparison that decides between two numbers, and these: where it holds, and where it does not."""
     value = graph.values.get(var) if isinstance(var, relax.Var) else None
-    name = op_name(value) if value is not None else ""
-    if str(var.ty.dtype) != "float32":
+    if value is None or str(var.ty.dtype) != "float32":
         return None
+    name = op_name(value)
     if name in ("where", "astype"):
         condition = graph.values.get(value.args[0])
         if condition is None or op_name(condition) not in _SWAPPED:
@@ -77,7 +84,7 @@ def _chosen(graph: Graph, var: Expr) -> tuple[Call, np.float32, np.float32] | No
     chosen = _chosen(graph, variables[0]) if len(variables) == 1 else None
     if chosen is None:
         return None
-    operation = _ARITHMETIC.get(name, np.negative)
+    operation: Callable[..., np.float32] = _ARITHMETIC.get(name, np.negative)
     with np.errstate(all="ignore"):
         yes, no = (operation(*(each if number is None else number for number in numbers)) for each in chosen[1:])
     return chosen[0], yes, no

@@ -1,7 +1,7 @@
 """What a layer costs in each kernel family: the model behind the choice of kernels.
 
-Costs are linear in what the inner loops do, on one core: nanoseconds on x86, instructions on ARM. Only the ratios within an
-instruction set matter, which differ less between machines than the costs themselves.
+Costs are linear in what the inner loops do, on one core: nanoseconds on x86, instructions on ARM. Only the ratios within
+an instruction set matter, which differ less between machines than the costs themselves.
 """
 
 from __future__ import annotations
