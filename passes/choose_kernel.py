@@ -32,7 +32,7 @@ from sbnn_tvm.schedules.select_channels import select_channels, select_channels_
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.sparse_conv2d import sparse_conv2d
 
-from .cost_model import popcount_cost, sparse_cost
+from .cost_model import sparse_pays
 from .fold_thresholds import fold_threshold
 from .layer import Layer
 
@@ -139,7 +139,7 @@ def _binary_conv2d(layer: Layer, isa: Isa) -> Choice:
     taps = conv.group_in_channels * conv.kernel[0] * conv.kernel[1]
     epilogue = _folded(fitted, taps, conv.out_channels, isa)
     folded = epilogue is not fitted
-    if sparse_cost(conv, weight > 0, isa, not folded) < popcount_cost(conv, isa, not folded):
+    if sparse_pays(conv, weight > 0, isa, floats=not folded):
         kernel = sparse_conv2d(conv, weight > 0, padding_bit, epilogue, isa)
         return Choice(kernel, DataForm.PLANES, folded=folded)
     kernel = popcount_conv2d(conv, weight > 0, padding_bit, epilogue, isa)

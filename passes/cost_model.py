@@ -50,6 +50,25 @@ _FACTORS = {
 }
 
 
+MOST_COUNTED = 0.25
+"""The largest share of weights that are listed. A listed weight takes 16 bits, one of a popcount layer a single bit: beyond
+this a layer would grow more than fourfold, for a gain that shrinks."""
+
+
+def sparse_pays(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool) -> bool:
+    """Whether a binary convolution should count its set weights on bit planes, rather than take popcounts of words.
+
+    Args:
+        conv: The layer.
+        signs: bool [OC, Cin / groups, kh, kw]; of every channel the rarer sign is counted.
+        isa: The instruction set.
+        floats: Whether the epilogue is a program, not a comparison.
+    """
+    if _counted(signs) > MOST_COUNTED * signs.size:
+        return False
+    return sparse_cost(conv, signs, isa, floats) < popcount_cost(conv, isa, floats)
+
+
 def popcount_cost(conv: Conv2dShape, isa: Isa, floats: bool) -> float:
     """Cost of schedules.conv2d.popcount_conv2d: one step for each vector of packed words.
 
@@ -77,8 +96,6 @@ def sparse_cost(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool) ->
     """
     factors = _FACTORS[isa.name]
     source, target = _layouts(conv, isa)
-    ones = np.count_nonzero(signs, axis=(1, 2, 3))
-    counted = int(np.minimum(ones, signs[0].size - ones).sum())
     narrow = target.vector_bits == 64 or 2 * target.vector_bits < isa.vector_bits
     plane = factors.plane * (factors.narrow if narrow else 1.0)
     pixels = [each.batch * each.height * each.width for each in (source, target)]
@@ -86,10 +103,15 @@ def sparse_cost(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool) ->
     if not floats:
         epilogue = factors.transpose * pixels[1] * isa.words(conv.out_channels)
     return (
-        target.vectors * (plane * counted + factors.channel * conv.out_channels)
+        target.vectors * (plane * _counted(signs) + factors.channel * conv.out_channels)
         + factors.transpose * pixels[0] * isa.words(conv.in_channels)
         + epilogue
     )
+
+
+def _counted(signs: np.ndarray) -> int:
+    ones = np.count_nonzero(signs, axis=(1, 2, 3))
+    return int(np.minimum(ones, signs[0].size - ones).sum())
 
 
 def _layouts(conv: Conv2dShape, isa: Isa) -> tuple[PlaneLayout, PlaneLayout]:
