@@ -163,9 +163,7 @@ class _Former:
             return False
         if op_name(self.graph.values[var]) == "nn.max_pool2d":
             return all(user in self.domains and signed_max_pool(self.graph, self.graph.values[user]) for user in users)
-        return all(
-            op_name(self.graph.values[user]) == "nn.max_pool2d" and self._in_signed_pool(user) for user in users
-        )
+        return all(op_name(self.graph.values[user]) == "nn.max_pool2d" and self._in_signed_pool(user) for user in users)
 
     def _absorbs_padding(self, user: Expr, pad: Call) -> bool:
         width = [int(extent) for extent in pad.attrs.pad_width]
