@@ -137,8 +137,9 @@ class _Lowering:
             if isinstance(result, Var):
                 self.writer.alias(result, self._form(self.values[result], Form.PLAIN))
         main = self.writer.module(IRModule({}))
-        for gvar, func in self.functions.items():
-            main[gvar] = func
+        for gvar, func in (*self.mod.functions.items(), *self.functions.items()):
+            if isinstance(func, tvm.tirx.PrimFunc):
+                main[gvar] = func
         return Lowered(main, tuple(self.layers), self.physical)
 
     def _define(self, var: Var, expr: Expr, form: Form, groups: int = 1, domain: BinaryDomain | None = None) -> None:
@@ -286,6 +287,8 @@ class _Lowering:
         new = self.writer.keep(var, value)
         self._define(var, new, Form.PLAIN, 1, domain_of(self.graph, value, self.domains))
         name = op_name(value)
+        if name == "call_tir":  # TVM's importer writes some operators as loops
+            name = str(value.args[0].name_hint)
         if not name and not isinstance(value, relax.TupleGetItem):
             raise CompileError(f"'{var.name}' is a {type(value).__name__}, which the compiler does not know")
         if name:

@@ -46,6 +46,8 @@ class Phase:
 
 
 PHASES: tuple[Phase, ...] = (
+    # TVM's importer computes some indices from shapes that are known.
+    Phase("fold_constants", lambda mod, options: relax.transform.FoldConstant()(mod)),
     # What the user allows: Sign gives +1 or -1 at 0.
     Phase("resolve_signs", lambda mod, options: resolve_signs(mod, options.sign_zero)),
     # One way to write a binariser, a padded convolution, a dense layer behind a feature map.
@@ -82,8 +84,10 @@ def phases(mod: IRModule, options: Options) -> Iterator[tuple[str, IRModule]]:
 def to_kernels(composites: IRModule, isa: Isa) -> Lowered:
     """Choose a kernel for every composite, and lower what is left to TVM's own, unscheduled loops."""
     lowered = lower(composites, isa)
+    with Target({"kind": "llvm"}):  # sorts and running sums want to know the kind of target
+        sorts = relax.backend.DispatchSortScan()(lowered.mod)
     # A reshape stays one: the virtual machine makes it a view.
-    legal = relax.transform.LegalizeOps(skip_ops=["relax.reshape"])(lowered.mod)
+    legal = relax.transform.LegalizeOps(skip_ops=["relax.reshape"])(sorts)
     return Lowered(legal, lowered.layers, lowered.physical)
 
 

@@ -467,6 +467,48 @@ CASES = {
         BINARIZE,
         outputs=("m", "a", "n", "p"),
     ),
+    "kernels larger than the image": Case(
+        BITS
+        + "d = Conv<pads=[5, 5, 5, 5]>(b, w)\n"
+        + "e = Conv<pads=[4, 4, 4, 4], dilations=[4, 3]>(b, v)\n"
+        + "f = Conv<pads=[3, 3, 3, 3]>(x, u)",
+        {"x": (1, 20, 3, 4)},
+        {
+            **BINARIZE,
+            "w": two_valued(-0.25, 0.5, 3, 20, 11, 11),
+            "v": two_valued(-0.25, 0.5, 3, 20, 3, 3),
+            "u": normal(3, 20, 2, 2),
+        },
+        outputs=("d", "e", "f"),
+    ),
+    "thresholds at infinity, and two values that are neighbours": Case(
+        BITS + "y = Conv(b, w)\nz = Conv(b, v)",
+        {"x": (1, 20, 6, 6)},
+        {
+            "t": np.repeat(np.float32([np.inf, -np.inf, 0, 0.25]), 5).reshape(20, 1, 1),
+            "hi": np.nextafter(np.float32(1), np.float32(2)),
+            "lo": 1.0,
+            "w": signs(4, 20, 1, 1),
+            "v": 1e30 * signs(4, 20, 1, 1),
+        },
+        outputs=("y", "z"),
+    ),
+    "one input, one output, one weight": Case(BITS + "y = MatMul(b, w)", {"x": (1, 1)}, {**BINARIZE, "w": signs(1, 1)}),
+    "operators that TVM's importer writes as loops": Case(
+        'v, i = TopK<axis=1>(x, three)\ns = CumSum(x, axis)\nt = Tile(x, twice)\np = Pad<mode="reflect">(x, pads)\n'
+        'e = Einsum<equation="nchw,nchw->nhw">(x, x)\ng = GatherND(x, where)\nn = InstanceNormalization(x, a, a)',
+        IMAGE,
+        {
+            "three": np.array([3]),
+            "axis": np.int64(1),
+            "twice": np.array([1, 2, 1, 1]),
+            "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+            "where": np.array([[0, 1], [1, -2]]),
+            "a": normal(8),
+        },
+        outputs=("v", "i", "s", "t", "p", "e", "g", "n"),
+        left=11,
+    ),
     "dilated windows": Case(
         "y = MaxPool<kernel_shape=[2, 2], dilations=[2, 3], pads=[1, 0, 0, 1]>(x)", {"x": (1, 9, 7, 8)}, exact=True
     ),
@@ -616,7 +658,6 @@ def test_sign_without_zero(sign_zero: str) -> None:
 def test_other_instruction_sets_of_this_machine(target: str) -> None:
     if not resolve(target).native:
         pytest.skip(f"this machine cannot run {target}")
-    check(FOREIGN["bireal, sparse"], target)
     check(FOREIGN["vgg"], target)
     sbnn_tvm.compile(torch_model("every option")[1], target).verify()
 
