@@ -105,12 +105,12 @@ def test_layout(size: tuple[int, int, int, int]) -> None:
 @pytest.mark.parametrize("domain", [SIGN, BIT], ids=str)
 @pytest.mark.parametrize("shape", MORE.values(), ids=MORE.keys())
 def test_threshold(shape: Conv2dShape, domain: BinaryDomain) -> None:
-    for pad_value in (0, -1, 1) if any(shape.padding) else (0,):
+    for pad_value in (0, 1 if domain == SIGN else -1) if any(shape.padding) else (0,):
         check_threshold(shape, pad_value, "x86-64-v4", domain)
 
 
 @pytest.mark.parametrize("target", ["x86-64-v3", "x86-64", "arm", "armv7"])
-@pytest.mark.parametrize("name", ["channel tails", "strided 5x5", "3 odd groups", "images side by side", "shrinks"])
+@pytest.mark.parametrize("name", ["strided 5x5", "3 odd groups", "images side by side", "shrinks"])
 def test_threshold_of_other_targets(name: str, target: str) -> None:
     check_threshold(MORE[name], 0, target, SIGN)
     check_threshold(MORE[name], 1, target, BIT)
@@ -118,7 +118,7 @@ def test_threshold_of_other_targets(name: str, target: str) -> None:
 
 @pytest.mark.parametrize("density", [0.0, 0.02, 0.5, 1.0])
 def test_densities(density: float) -> None:
-    shape = Conv2dShape(1, 5, 9, 70, 66, (3, 3), (1, 1), (1, 1, 1, 1))
+    shape = Conv2dShape(1, 5, 9, 34, 66, (3, 3), (1, 1), (1, 1, 1, 1))
     for domain in (SIGN, BIT):
         check_threshold(shape, 0, "x86-64-v4", domain, density)
 
@@ -139,7 +139,7 @@ def test_two_threads_agree(tmp_path: Path) -> None:
     script.write_text(
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import test_sparse_kernels as tests\n"
-        "shape = tests.Conv2dShape(2, 13, 70, 40, 130, (3, 3), (1, 1), (1, 1, 1, 1))\n"
+        "shape = tests.Conv2dShape(2, 13, 70, 20, 130, (3, 3), (1, 1), (1, 1, 1, 1))\n"
         "tests.check_threshold(shape, 0, 'x86-64-v3', tests.SIGN)\n"
         "tests.check_threshold(shape, 1, 'x86-64-v4', tests.BIT)\n"
     )
@@ -150,7 +150,7 @@ def test_two_threads_agree(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("domain", [SIGN, BIT], ids=str)
 @pytest.mark.parametrize("target", ["x86-64-v4", "x86-64-v3", "arm"])
-@pytest.mark.parametrize("name", ["plain", "channel tails", "strided 5x5", "3 odd groups", "images side by side"])
+@pytest.mark.parametrize("name", ["channel tails", "strided 5x5", "3 odd groups", "images side by side"])
 def test_program(name: str, target: str, domain: BinaryDomain) -> None:
     shape, cpu = MORE[name], target_for(target)
     rng, x_bits, w_bits, sums = sparse_layer(shape, 0.4, domain, 0)
