@@ -1,7 +1,7 @@
 """What a layer costs in each kernel family: the model behind the choice of kernels.
 
-Costs are linear in what the inner loops do, on one core: nanoseconds on x86, instructions on ARM. Only the ratios within
-an instruction set matter, which differ less between machines than the costs themselves.
+Costs are linear in what the inner loops do, on one core: nanoseconds on x86, instructions on ARM. Only ratios within an
+instruction set matter, which differ less between machines than the costs themselves.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ _FACTORS = {
 
 
 MOST_COUNTED = 0.25
-"""The largest share of weights that are listed. A listed weight takes 16 bits, one of a popcount layer a single bit: beyond
-this a layer would grow more than fourfold, for a gain that shrinks."""
+"""The largest share of weights that are listed. A listed weight takes 16 bits, one of a popcount layer a single bit:
+beyond this a layer would grow more than fourfold, for a gain that shrinks."""
 
 
 def sparse_pays(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool) -> bool:
