@@ -32,8 +32,10 @@ from sbnn_tvm.bench import Timing, interleave
 from sbnn_tvm.frontends.torch import (
     Binarize,
     BinaryConv2d,
+    BinaryLayer,
     BinaryLinear,
     RPReLU,
+    TwoValues,
     quicknet,
     reactnet,
     resnet,
@@ -60,12 +62,22 @@ class Network:
     int8_bar: float | None = None
 
 
+def sparse(model: nn.Module, density: float = 0.05) -> nn.Module:
+    """Give a network random binary weights of which few are positive."""
+    for module in model.modules():
+        if isinstance(module, BinaryLayer):
+            nn.init.uniform_(module.weight, density - 1, density)
+    return model
+
+
 NETWORKS = (
     Network("Bi-Real ResNet-18, 224x224", resnet18, 7.0, 2.2),
+    Network("Bi-Real ResNet-18, 224x224, 5 % positive", lambda: sparse(resnet18())),
     Network("Bi-Real ResNet-18 with PReLU, 224x224", lambda: resnet18(prelu=True)),
     Network("ReActNet-A, 224x224", reactnet, 5.0),
     Network("QuickNet, 224x224", quicknet, 5.0),
-    Network("ResNet-18 of the same kind, 32x32", lambda: resnet(image_size=32)),
+    Network("Bi-Real ResNet-18, 32x32", lambda: resnet(image_size=32)),
+    Network("the same, {a, b} weights, 5 % b", lambda: sparse(resnet(image_size=32, domain=TwoValues()))),
     Network("VGG-Small, 32x32", lambda: vgg_small(image_size=32)),
 )
 COMPILE_SECONDS = 90.0
