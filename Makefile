@@ -9,12 +9,13 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help demo test test-slow bench lint format clean
+.PHONY: help demo test test-slow fuzz bench lint format clean
 
 help:
 	@echo 'make demo    train a small binary network, compile it for this machine and for ARM, verify and benchmark it'
 	@echo 'make test    run the tests'
-	@echo 'make test-slow  run the long ones: the whole demo, the README, many random networks'
+	@echo 'make test-slow  run the long ones: the whole demo and the README'
+	@echo 'make fuzz    compile random networks for half an hour'
 	@echo 'make bench   measure kernels and networks against the limits of this machine and against onnxruntime'
 	@echo 'make lint    check style and types'
 	@echo 'make format  apply the style'
@@ -28,6 +29,9 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+fuzz: $(INSTALLED)
+	$(BIN)/python -m pytest -m fuzz
 
 # A missed bar is an exit code of 1, and no reason not to measure the rest.
 bench: $(INSTALLED)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 from tvm.ir import IRModule
 from tvm.runtime import Executable
 from tvm.target import Target
@@ -107,4 +107,11 @@ def to_executable(lowered: Lowered, target: Target) -> Executable:
             relax.transform.AttachGlobalSymbol(),
         ]
     )
-    return relax.build(lowered.mod, target, relax_pipeline=plan)
+    mod = lowered.mod
+    if not any(isinstance(func, tirx.PrimFunc) for func in mod.functions.values()):
+        # Without any machine code TVM would write C, which a bare linker cannot take.
+        mod = tvm.IRModule({**mod.functions, "sbnn_no_kernels": _NO_KERNELS})
+    return relax.build(mod, target, relax_pipeline=plan)
+
+
+_NO_KERNELS = tirx.PrimFunc([], tirx.Evaluate(0)).with_attr("global_symbol", "sbnn_no_kernels")

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from small_models import grid_inputs, run_reference, small_model
 from torch import nn
 
@@ -669,3 +670,19 @@ def test_threads_do_not_change_the_result(tmp_path: Path) -> None:
     results = [sbnn_tvm.load(path, num_threads=threads).run(x) for threads in (1, 2, 1)]
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("target", ["native", "arm"])
+def test_a_model_without_kernels(target: str, tmp_path: Path) -> None:
+    shape = numpy_helper.from_array(np.array([3, 2]), "shape")
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["x", "shape"], ["y"])],
+        "reshape",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3, 2])],
+        [shape],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    module = sbnn_tvm.compile(model, target)
+    module.verify()
+    assert module.export(tmp_path / "model.so").stat().st_size

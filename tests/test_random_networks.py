@@ -420,7 +420,7 @@ def test_random_network(model: onnx.ModelProto, target: str) -> None:
     check(model, target)
 
 
-@pytest.mark.slow
+@pytest.mark.fuzz
 @given(networks(), TARGETS)
 @settings(max_examples=2000, deadline=None, database=None, suppress_health_check=RELAXED)
 def test_many_random_networks(model: onnx.ModelProto, target: str) -> None:
