@@ -34,6 +34,7 @@ from sbnn_tvm.schedules.sparse_conv2d import sparse_conv2d
 
 from .cost_model import sparse_pays
 from .fold_thresholds import fold_threshold
+from .graph import channels_last
 from .layer import Layer
 
 
@@ -73,13 +74,13 @@ def choose_kernel(layer: Layer, isa: Isa) -> Choice:
     program = layer.program
     match layer.kind:
         case "elementwise":
-            return Choice(elementwise(_channels_last(layer.extent), program, isa))
+            return Choice(elementwise(channels_last(layer.extent), program, isa))
         case "select_channels":
             assert layer.selection is not None
-            return Choice(select_channels(_channels_last(layer.extent)[:-1], layer.selection, program, isa))
+            return Choice(select_channels(channels_last(layer.extent)[:-1], layer.selection, program, isa))
         case "select_channels_bits":
             assert layer.selection is not None
-            kernel = select_channels_bits(_channels_last(layer.extent)[:-1], layer.selection, isa)
+            kernel = select_channels_bits(channels_last(layer.extent)[:-1], layer.selection, isa)
             return Choice(kernel, DataForm.BITS)
         case "global_avg_pool2d":
             assert conv is not None
@@ -159,13 +160,6 @@ def _folded(program: Program, taps: int, channels: int, isa: Isa) -> Epilogue:
 
 def _rows(layer: Layer) -> int:
     return int(np.prod(layer.extent[:-1]))
-
-
-def _channels_last(extent: tuple[int, ...]) -> tuple[int, ...]:
-    if len(extent) == 4:
-        batch, channels, height, width = extent
-        return (batch, height, width, channels)
-    return (int(np.prod(extent[:-1])), extent[-1])
 
 
 def _from_signs(program: Program, domain: BinaryDomain, sums: Operand) -> Program:

@@ -200,3 +200,11 @@ def one_a_channel(values: np.ndarray, extent: Sequence[int]) -> bool:
     padded = (1,) * (len(extent) - values.ndim) + values.shape
     axis = channel_axis(extent)
     return len(padded) == len(extent) and values.size == extent[axis] == padded[axis]
+
+
+def channels_last(extent: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a map [N, C, H, W] with its channels last, or of rows [..., C] as a matrix: as kernels see them."""
+    if len(extent) == 4:
+        batch, channels, height, width = extent
+        return (batch, height, width, channels)
+    return (int(np.prod(extent[:-1])), extent[-1])

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-import numpy as np
 import tvm
 import tvm_ffi
 from tvm import relax
@@ -31,7 +30,7 @@ from sbnn_tvm.schedules.pack import regroup, unpack
 from sbnn_tvm.schedules.plane_conversions import planes_to_words, words_to_planes
 
 from .choose_kernel import Choice, DataForm, choose_kernel
-from .graph import Graph, Writer, op_name, operands, shape, without_pixels
+from .graph import Graph, Writer, channels_last, op_name, operands, shape, without_pixels
 from .layer import Layer, read_layer
 from .recognise import domain_of
 
@@ -176,11 +175,11 @@ class _Lowering:
             converted = self._transpose(value, source, nhwc_to_nchw, value.extent)
         elif (Form.PLAIN, 1) not in value.forms:
             assert value.domain is not None
-            kernel = unpack(_channels_last(value.extent), value.domain.lo, value.domain.hi, self.isa)
+            kernel = unpack(channels_last(value.extent), value.domain.lo, value.domain.hi, self.isa)
             converted = self._call(f"{value.name}_unpacked", kernel, [self._form(value, Form.BITS)])[0]
         else:
             plain = self._form(value, Form.PLAIN)
-            converted = self._transpose(value, plain, nchw_to_nhwc, _channels_last(value.extent))
+            converted = self._transpose(value, plain, nchw_to_nhwc, channels_last(value.extent))
         return self._hold(value, converted, form, groups)
 
     def _to_bits(self, value: _Value, groups: int) -> Expr:
@@ -190,14 +189,14 @@ class _Lowering:
             channels = value.extent[1]
             if (channels // groups) % self.isa.word_bits == 0:
                 return packed
-            kernel = regroup(_channels_last(value.extent), channels, groups, self.isa)
+            kernel = regroup(channels_last(value.extent), channels, groups, self.isa)
             return self._call(f"{value.name}_regrouped", kernel, [packed])[0]
         if (Form.PLANES, 1) in value.forms:
             kernel = planes_to_words(planes_of(value.extent, self.isa), self.isa)
             return self._call(f"{value.name}_words", kernel, [value.forms[Form.PLANES, 1]])[0]
         middle = Scalar((value.domain.lo + value.domain.hi) / 2)
         program = Program((), (BitsOutput(Ref(0), middle),))
-        kernel = elementwise(_channels_last(value.extent), program, self.isa)
+        kernel = elementwise(channels_last(value.extent), program, self.isa)
         return self._call(f"{value.name}_packed", kernel, [self._form(value, Form.CHANNELS_LAST)])[0]
 
     def _transpose(self, value: _Value, source: Expr, schedule: object, to: tuple[int, ...]) -> Expr:
@@ -316,17 +315,10 @@ def planes_of(extent: tuple[int, ...], isa: Isa) -> PlaneLayout:
     return plane_layout(batch, height, width, channels, isa)
 
 
-def _channels_last(extent: tuple[int, ...]) -> tuple[int, ...]:
-    if len(extent) == 4:
-        batch, channels, height, width = extent
-        return (batch, height, width, channels)
-    return (int(np.prod(extent[:-1])), extent[-1])
-
-
 def _stored_shape(extent: tuple[int, ...], form: Form, isa: Isa) -> tuple[int, ...]:
     if form == Form.PLAIN:
         return extent
     if form == Form.PLANES:
         return planes_of(extent, isa).shape
-    stored = _channels_last(extent) if len(extent) == 4 or form == Form.BITS else extent
+    stored = channels_last(extent) if len(extent) == 4 or form == Form.BITS else extent
     return (*stored[:-1], isa.words(stored[-1])) if form == Form.BITS else stored
