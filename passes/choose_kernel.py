@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
@@ -13,11 +13,9 @@ from sbnn_tvm.schedules.dense import float_dense, popcount_dense
 from sbnn_tvm.schedules.depthwise import depthwise_conv2d
 from sbnn_tvm.schedules.elementwise import elementwise
 from sbnn_tvm.schedules.epilogue import (
-    BitsOutput,
     Border,
     Channel,
     Epilogue,
-    FloatOutput,
     Operand,
     Program,
     Ref,
@@ -182,10 +180,5 @@ def _behind(steps: tuple[Step, ...], program: Program) -> Program:
     def moved(operand: Operand) -> Operand:
         return Ref(operand.index + len(steps)) if isinstance(operand, Ref) else operand
 
-    def moved_output(output: FloatOutput | BitsOutput) -> FloatOutput | BitsOutput:
-        if isinstance(output, FloatOutput):
-            return FloatOutput(moved(output.value))
-        return BitsOutput(moved(output.value), output.threshold, output.inclusive)
-
     rest = tuple(Step(step.op, moved(step.a), moved(step.b)) for step in program.steps)
-    return Program((*steps, *rest), tuple(moved_output(output) for output in program.outputs))
+    return Program((*steps, *rest), tuple(replace(output, value=moved(output.value)) for output in program.outputs))

@@ -20,19 +20,22 @@ def popcount_conv2d(
     epilogue: Epilogue,
     isa: Isa,
     tile: Tile | None = None,
+    bits: int = 1,
 ) -> Kernel:
-    """A convolution of {-1, +1} activations with {-1, +1} weights.
+    """A convolution of {-1, +1} activations, or of the odd numbers of n-bit codes, with {-1, +1} weights.
 
     The kernel's data is packed along channels, [N, H, W, groups * isa.words(Cin / groups)] of ``isa.word``: the
-    channels of every group start at their own word. Bit 1 is +1.
+    channels of every group start at their own word. Bit 1 is +1. Codes q stand for the numbers 2 * q - (2^n - 1), and
+    have a plane for each of their digits, [N, n, H, W, ...].
 
     Args:
         shape: The layer.
         signs: bool [OC, Cin / groups, kh, kw], True for +1.
-        pad_value: What lies outside of the image: 0 adds nothing to D; -1 and +1 are bits like any other.
+        pad_value: What lies outside of the image: 0 adds nothing to D; others are activations like any other.
         epilogue: Its Ref(0) is D, the sum of sign products, as float32: exact for windows below 2^24 taps.
         isa: What to generate code for.
         tile: One of tiles.tiles(shape, isa, "popcount"); by default the first.
+        bits: n.
 
     Raises:
         ValueError: If ``signs``, ``pad_value``, ``tile`` or the epilogue's constants do not fit the layer.
@@ -42,10 +45,12 @@ def popcount_conv2d(
         raise ValueError(
             f"the signs of a binary convolution are {signs.shape}, not (OC, Cin / groups, kh, kw) = {expected}"
         )
-    if pad_value not in (-1, 0, 1):
-        raise ValueError(f"a binary convolution pads with -1, 0 or +1, not {pad_value}")
-    data_shape = (shape.batch, shape.height, shape.width, shape.groups * isa.words(shape.group_in_channels))
-    return direct_popcount("popcount_conv2d", shape, signs.astype(bool), pad_value, epilogue, isa, tile, data_shape)
+    planes = () if bits == 1 else (bits,)
+    words = shape.groups * isa.words(shape.group_in_channels)
+    data_shape = (shape.batch, *planes, shape.height, shape.width, words)
+    return direct_popcount(
+        "popcount_conv2d", shape, signs.astype(bool), pad_value, epilogue, isa, tile, data_shape, bits
+    )
 
 
 def float_conv2d(

@@ -11,6 +11,7 @@ from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.tiles import Tile
+from sbnn_tvm.schedules.words import packed_shape
 
 
 def dense_shape(batch: int, depth: int, channels: int) -> Conv2dShape:
@@ -18,8 +19,12 @@ def dense_shape(batch: int, depth: int, channels: int) -> Conv2dShape:
     return Conv2dShape(1, 1, batch, depth, channels)
 
 
-def popcount_dense(batch: int, signs: np.ndarray, epilogue: Epilogue, isa: Isa, tile: Tile | None = None) -> Kernel:
-    """A dense layer of {-1, +1} activations and weights: data [batch, isa.words(K)], outputs of rank 2.
+def popcount_dense(
+    batch: int, signs: np.ndarray, epilogue: Epilogue, isa: Isa, tile: Tile | None = None, bits: int = 1
+) -> Kernel:
+    """A dense layer of {-1, +1} activations and weights: data [batch, isa.words(K)], results of rank 2.
+
+    Codes of n bits are as in conv2d.popcount_conv2d: data [batch, n, isa.words(K)].
 
     Args:
         batch: Rows of the data.
@@ -27,13 +32,15 @@ def popcount_dense(batch: int, signs: np.ndarray, epilogue: Epilogue, isa: Isa, 
         epilogue: Its Ref(0) is D, the sum of sign products, as float32.
         isa: What to generate code for.
         tile: One of tiles.tiles(dense_shape(batch, K, OC), isa, "popcount"); by default the first.
+        bits: n.
 
     Raises:
         ValueError: If ``tile`` or the epilogue's constants do not fit.
     """
     channels, depth = signs.shape
     shape, kernel = dense_shape(batch, depth, channels), signs.astype(bool)[:, :, None, None]
-    return direct_popcount("popcount_dense", shape, kernel, 0, epilogue, isa, tile, (batch, isa.words(depth)))
+    data_shape = packed_shape((batch, depth), bits, isa)
+    return direct_popcount("popcount_dense", shape, kernel, 0, epilogue, isa, tile, data_shape, bits)
 
 
 def float_dense(batch: int, weight: np.ndarray, epilogue: Program, isa: Isa, tile: Tile | None = None) -> Kernel:

@@ -7,9 +7,11 @@ block is ``tile.vectors`` vectors of output channels::
     parallel for block, row (or row, block):                  what is larger is outside: weights or image
         for tile of pixels in row:                            the last one overlaps its neighbour
             accumulators[pixels][vectors] = 0                 registers
-            for step in window:
-                weight[vectors] = load                        contiguous
-                for pixel: accumulators[pixel] += broadcast(input[pixel]) * weight
+            for plane of the image, the last one first:       the digits of codes: one where there are none
+                accumulators *= 2
+                for step in window:
+                    weight[vectors] = load                    contiguous
+                    for pixel: accumulators[pixel] += broadcast(input[pixel]) * weight
             epilogue
 
 What ``+=``, ``*`` and ``broadcast`` are, an :class:`Arithmetic` says. Budget of a step: ``pixels * vectors``
@@ -153,12 +155,13 @@ class DirectConv2d:
         name: The symbol of the function.
         shape: The layer.
         data_shape: Shape of the first parameter: (N, H, W, groups * depth), or (N, depth) for a dense layer, which is
-            a convolution over one row of N pixels.
+            a convolution over one row of N pixels; with several planes behind N.
         arithmetic: What a step does.
         tile: The register tile.
         weights: [groups, out channels of a group, kh, kw, steps of a pixel].
         axes: How these steps walk through a group's elements of a pixel of the image, as the inner loop reads them.
-        border: A pixel outside of the image, as the data has it: [elements].
+        border: A pixel outside of the image, as the data has it: [planes, elements].
+        planes: The result is the sum of 2^j times that of the j-th plane of the data.
     """
 
     name: str
@@ -169,6 +172,7 @@ class DirectConv2d:
     weights: np.ndarray
     axes: tuple[Axis, ...]
     border: np.ndarray
+    planes: int = 1
 
     def __post_init__(self) -> None:
         if not 1 <= self.tile.pixels <= self.shape.out_width:
@@ -176,6 +180,11 @@ class DirectConv2d:
                 f"a tile of {self.tile.pixels} pixels does not fit a row of {self.shape.out_width} output pixels: "
                 "take one of tiles.tiles()"
             )
+
+    @property
+    def dense(self) -> bool:
+        """Whether it is a dense layer."""
+        return len(self.data_shape) < 4
 
     @property
     def block(self) -> int:
@@ -201,7 +210,7 @@ class DirectConv2d:
     def out_shape(self) -> tuple[int, ...]:
         """Shape of the result: (N, H, W, C), or (N, C) for a dense layer."""
         shape = self.shape
-        if len(self.data_shape) == 2:
+        if self.dense:
             return (shape.out_width, shape.out_channels)
         return (shape.batch, shape.out_height, shape.out_width, shape.out_channels)
 
@@ -247,35 +256,50 @@ class DirectConv2d:
 
 
 def _image(conv: DirectConv2d, data: tirx.Buffer) -> tirx.Buffer:
-    """The image with its padding as the inner loop reads it, [N, rows, elements of a row]; a copy if need be."""
+    """The image with its padding as the inner loop reads it, [N, rows, elements of a row]; a copy if need be.
+
+    The planes of a map follow each other as images do, those of a dense layer lie within a pixel.
+    """
     shape, arithmetic = conv.shape, conv.arithmetic
-    border = [arithmetic.spread(tirx.const(value, arithmetic.element)) for value in conv.border.tolist()]
-    channels, spread = len(border), len(border[0])
+    borders = [
+        [arithmetic.spread(tirx.const(value, arithmetic.element)) for value in plane] for plane in conv.border.tolist()
+    ]
+    images, channels, spread = shape.batch * conv.planes, len(borders[0]), len(borders[0][0])
+    if conv.dense:
+        images, channels = shape.batch, conv.planes * channels
     if spread == 1 and not any(shape.padding):
-        return T.decl_buffer((shape.batch, shape.height, shape.width * channels), arithmetic.element, data=data.data)
+        return T.decl_buffer((images, shape.height, shape.width * channels), arithmetic.element, data=data.data)
     top, left, bottom, right = shape.padding
     width = shape.padded_width * channels * spread
-    padded = T.alloc_buffer((shape.batch, shape.padded_height, width), arithmetic.element)
-    rows = T.decl_buffer((shape.batch * shape.height, shape.width * channels), arithmetic.element, data=data.data)
+    padded = T.alloc_buffer((images, shape.padded_height, width), arithmetic.element)
+    rows = T.decl_buffer((images * shape.height, shape.width * channels), arithmetic.element, data=data.data)
+    uniform = conv.border.min() == conv.border.max()
 
     def put(n: Index, y: Index, element: Index, values: tuple[tirx.Expr, ...]) -> None:
         for i, value in enumerate(values):
             T.buffer_store(padded, value, [n, y, element * spread + i])
 
+    def border(n: Index, channel: int) -> tuple[tirx.Expr, ...]:
+        values = borders[0][channel]
+        for plane in range(1, conv.planes):
+            chosen = zip(borders[plane][channel], values, strict=True)
+            values = tuple(tirx.Select(tirx.floormod(n, conv.planes) == plane, new, old) for new, old in chosen)
+        return values
+
     def fill(n: Index, y: Index, first: int, pixels: int) -> None:
-        if pixels and len(set(conv.border.tolist())) == 1:
+        if pixels and uniform:
             with T.serial(0, pixels * channels) as i:
-                put(n, y, first * channels + i, border[0])
+                put(n, y, first * channels + i, borders[0][0])
         elif pixels:
             with T.serial(0, pixels) as x:
-                for c, values in enumerate(border):
-                    put(n, y, (first + x) * channels + c, values)
+                for c in range(channels):
+                    put(n, y, (first + x) * channels + c, border(n, c))
 
     for first, count in ((0, top), (top + shape.height, bottom)):
         if count:
-            with T.serial(0, shape.batch) as n, T.serial(0, count) as y:
+            with T.serial(0, images) as n, T.serial(0, count) as y:
                 fill(n, first + y, 0, shape.padded_width)
-    with parallel_rows(shape.batch * shape.height, shape.batch * shape.height * width) as row:
+    with parallel_rows(images * shape.height, images * shape.height * width) as row:
         n, y = T.bind(tirx.floordiv(row, shape.height)), T.bind(top + tirx.floormod(row, shape.height))
         fill(n, y, 0, left)
         with T.serial(0, shape.width * channels) as i:
@@ -341,11 +365,30 @@ class _Nest:
     def _reduce(
         self, accumulators: tirx.Buffer, n: tirx.Expr, y: tirx.Expr, x: tirx.Expr, group: tirx.Expr, block: tirx.Expr
     ) -> None:
-        """Sum over the window of every pixel of the tile."""
-        shape, partial = self.conv.shape, self.conv.arithmetic.partial
+        """Sum over the planes and the window of every pixel of the tile."""
+        conv, shape = self.conv, self.conv.shape
         pixel = int(self.image.shape[-1]) // shape.padded_width
         start = T.bind(x * (shape.strides[1] * pixel) + group * (pixel // shape.groups))
-        place = _Place(T.bind(y * shape.strides[0]), start, tirx.const(0, "int32"))
+        row = T.bind(y * shape.strides[0])
+        if conv.planes == 1:
+            self._reduce_plane(accumulators, n, _Place(row, start, tirx.const(0, "int32")), pixel, block)
+            return
+        # The last plane counts most: what it gives is doubled with every plane that follows.
+        with T.serial(0, conv.planes) as i:
+            plane = T.bind(conv.planes - 1 - i)
+            for k in range(conv.tile.pixels * conv.tile.vectors):
+                self._store(accumulators, self._vector(accumulators, k) + self._vector(accumulators, k), k, 0)
+            image, first = (
+                (n, start + plane * (pixel // conv.planes)) if conv.dense else (n * conv.planes + plane, start)
+            )
+            place = _Place(row, T.bind(first), tirx.const(0, "int32"))
+            self._reduce_plane(accumulators, T.bind(image), place, pixel, block)
+
+    def _reduce_plane(
+        self, accumulators: tirx.Buffer, n: tirx.Expr, place: _Place, pixel: int, block: tirx.Expr
+    ) -> None:
+        """Sum over the window of every pixel of the tile, in one plane; a pixel has ``pixel`` elements."""
+        shape, partial = self.conv.shape, self.conv.arithmetic.partial
         columns = _fuse([Axis(shape.kernel[1], shape.dilation[1] * pixel), *self.conv.axes])
         axes = [Axis(shape.kernel[0], 0, shape.dilation[0]), *columns]
 
@@ -383,7 +426,7 @@ class _Nest:
         return T.bind(tirx.floordiv(row, height)), T.bind(tirx.floormod(row, height))
 
     def _position(self, n: tirx.Expr, y: tirx.Expr, x: tirx.Expr) -> tuple[tirx.Expr, ...]:
-        return (x,) if len(self.conv.data_shape) == 2 else (n, y, x)
+        return (x,) if self.conv.dense else (n, y, x)
 
     def _zeros(self, dtype: str) -> tirx.Buffer:
         """Accumulators of the tile."""

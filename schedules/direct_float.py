@@ -37,7 +37,7 @@ def direct_float(
         tile=tile or default_tile(shape, isa, "float32"),
         weights=channels_last.reshape(shape.groups, shape.group_out_channels, *channels_last.shape[1:]),
         axes=(Axis(shape.group_in_channels, 1),),
-        border=np.zeros(shape.in_channels, np.float32),
+        border=np.zeros((1, shape.in_channels), np.float32),
     )
     classes = shape.border_classes() if len(data_shape) == 4 else None
     return conv.build(EpilogueWriter(epilogue, conv.out_shape, isa, classes, conv.run))

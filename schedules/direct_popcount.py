@@ -3,6 +3,9 @@
 A direct convolution (direct_conv2d.py) whose step is ``counter += popcount(input ^ weight)``. Budget for a vector full
 of multiply-accumulates: 3 vector instructions where the ISA has a vector popcount, 4 where it has a byte shuffle
 (popcount_lookup.py), about 10 elsewhere.
+
+Codes of n bits take n times as many: their digits are planes, whose popcounts add up with weights 2^j. The epilogue is
+the same, but for larger sums.
 """
 
 from __future__ import annotations
@@ -17,15 +20,15 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from sbnn_tvm.schedules.direct_conv2d import Arithmetic, Axis, DirectConv2d, Sink
-from sbnn_tvm.schedules.emit import EpilogueWriter, Index
-from sbnn_tvm.schedules.epilogue import Epilogue, IntegerThreshold
+from sbnn_tvm.schedules.emit import EpilogueWriter, Index, store_code
+from sbnn_tvm.schedules.epilogue import Epilogue, IntegerThreshold, code_bits
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.llvm import LlvmFunction, pack
 from sbnn_tvm.schedules.popcount_lookup import PopcountLookup
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.tiles import Tile, default_tile, lanes, popcount_by_lookup
-from sbnn_tvm.schedules.words import pack_channels
+from sbnn_tvm.schedules.words import pack_channels, pack_codes, packed_shape
 
 # Tables of thresholds up to this size, in bytes, are stored as the kernel compares them.
 _SMALL_TABLE = 16 * 1024
@@ -40,31 +43,38 @@ def direct_popcount(
     isa: Isa,
     tile: Tile | None,
     data_shape: tuple[int, ...],
+    bits: int = 1,
 ) -> Kernel:
     """The kernel behind conv2d.popcount_conv2d and dense.popcount_dense, which describe the arguments.
 
     Args:
         name: Symbol of the function.
-        data_shape: Shape of the packed activations; of rank 2 for a dense layer.
+        data_shape: Shape of the packed activations; of rank 2 (3 with planes) for a dense layer.
     """
+    highest = (1 << bits) - 1
+    if not -highest <= pad_value <= highest or (pad_value and pad_value % 2 == 0):
+        raise ValueError(
+            f"a binary convolution of {bits}-bit codes pads with 0 or an odd number up to {highest}, not {pad_value}"
+        )
     if isinstance(epilogue, IntegerThreshold):
         for kind, array in (("threshold", epilogue.threshold), ("flip", epilogue.flip)):
-            if array.shape != (shape.out_channels,):
+            if array.shape[-1:] != (shape.out_channels,):
                 raise ValueError(f"the {kind} of an integer threshold is {array.shape}, not ({shape.out_channels},)")
         # With the signs of a flipped channel negated, D <= t becomes D >= -t: one direction for all.
         signs = signs ^ epilogue.flip[:, None, None, None]
-    words = pack_channels(np.moveaxis(signs, 1, -1), isa)
+    words, largest = pack_channels(np.moveaxis(signs, 1, -1), isa), highest * signs[0].size
     arithmetic: Arithmetic
     axes: tuple[Axis, ...]
     if popcount_by_lookup(shape, isa):
-        arithmetic = PopcountLookup(isa.word, _counter("uint16", signs[0].size), lanes(shape, isa, "popcount"))
+        arithmetic = PopcountLookup(isa.word, _counter("uint16", largest), lanes(shape, isa, "popcount"))
         # All bytes of many words, or those of the only word that are in use.
         used = isa.word_bits // 8 if words.shape[-1] > 1 else -(-shape.group_in_channels // 8)
         axes, weights = (Axis(words.shape[-1], 16), Axis(used, 1)), words.view(np.uint8)[..., : words.shape[-1] * used]
     else:
-        arithmetic = _Popcount(isa.word, _counter(isa.word, signs[0].size), lanes(shape, isa, "popcount"))
+        arithmetic = _Popcount(isa.word, _counter(isa.word, largest), lanes(shape, isa, "popcount"))
         axes, weights = (Axis(words.shape[-1], 1),), words
-    outside = pack_channels(np.full(shape.group_in_channels, pad_value == 1), isa)
+    padding_code = np.full((1, shape.group_in_channels), (pad_value + highest) // 2 if pad_value else 0)
+    outside = pack_codes(padding_code, bits, isa).reshape(bits, -1)
     conv = DirectConv2d(
         name=name,
         shape=shape,
@@ -74,21 +84,22 @@ def direct_popcount(
         weights=weights.reshape(shape.groups, shape.group_out_channels, *weights.shape[1:]),
         axes=axes,
         border=np.tile(outside, shape.groups),
+        planes=bits,
     )
-    base = _base(shape, signs, pad_value)
+    base = highest * _base(shape, signs, pad_value)
     sink: Sink
     if isinstance(epilogue, IntegerThreshold):
-        sink = _ThresholdSink(conv, isa, _Table(conv, _limits(base, epilogue, signs[0].size), arithmetic.accumulator))
+        sink = _ThresholdSink(conv, isa, _Table(conv, _limits(base, epilogue, largest), arithmetic.accumulator))
     else:
-        classes = shape.border_classes() if len(data_shape) == 4 else None
+        classes = None if conv.dense else shape.border_classes()
         writer = EpilogueWriter(epilogue, conv.out_shape, isa, classes, conv.run)
-        sink = _FloatSink(writer, _Table(conv, base, "int32"))
+        sink = _FloatSink(writer, _Table(conv, base[None], "int32"))
     return conv.build(sink)
 
 
-def _counter(dtype: str, taps: int) -> str:
-    """The dtype, or a wider one that counts to ``taps`` and one more."""
-    return dtype if taps + 1 < 1 << tvm.DataType(dtype).bits else "uint32"
+def _counter(dtype: str, largest: int) -> str:
+    """The dtype, or a wider one that counts to ``largest`` and one more."""
+    return dtype if largest + 1 < 1 << tvm.DataType(dtype).bits else "uint32"
 
 
 class _Popcount(Arithmetic):
@@ -99,7 +110,7 @@ class _Popcount(Arithmetic):
 
 
 def _base(shape: Conv2dShape, signs: np.ndarray, pad_value: int) -> np.ndarray:
-    """``D = base - 2 * P`` for a window with P differing bits: int64 [border classes, OC].
+    """``D = base - 2 * P`` for a window with P differing bits in a plane: int64 [border classes, OC].
 
     Outside of the image the bits are 0, so a weight +1 there is counted in P though it adds nothing to D.
     """
@@ -111,16 +122,22 @@ def _base(shape: Conv2dShape, signs: np.ndarray, pad_value: int) -> np.ndarray:
     return inside[:, None] + 2 * counted
 
 
-def _limits(base: np.ndarray, epilogue: IntegerThreshold, taps: int) -> np.ndarray:
-    """The comparison of D as ``P < limit``: [border classes, OC], from 0 (never) to taps + 1 (always)."""
+def _limits(base: np.ndarray, epilogue: IntegerThreshold, largest: int) -> np.ndarray:
+    """The comparisons of D as ``P < limit``: [thresholds, border classes, OC], from 0 (never) to largest + 1 (always).
+
+    Args:
+        base: Of the sum over all planes.
+        epilogue: The thresholds.
+        largest: Bound of |D| and of P.
+    """
     # Clipped to the range of D first, since thresholds may be as large as an int64.
-    reachable = np.clip(epilogue.threshold, -taps - 1, taps + 1)
+    reachable = np.clip(np.atleast_2d(epilogue.threshold), -largest - 1, largest + 1)
     least = np.where(epilogue.flip, -reachable, reachable)
-    return np.clip((base - least) // 2 + 1, 0, taps + 1)
+    return np.clip((base - least[:, None]) // 2 + 1, 0, largest + 1)
 
 
 class _Table:
-    """Integers per border class and output channel, a constant of the kernel in the smallest dtype that holds them.
+    """Integers [rows, border classes, OC], a constant of the kernel in the smallest dtype that holds them.
 
     A small table comes in ``preferred`` instead, which saves a conversion.
     """
@@ -129,8 +146,10 @@ class _Table:
         self.largest = int(values.max())
         narrow = next(each for each in ("int16", "uint16", "int32") if np.array_equal(values.astype(each), values))
         dtype = preferred if values.astype(preferred).nbytes <= _SMALL_TABLE else narrow
-        self.constants = [np.pad(values.astype(dtype), [(0, 0), (0, -values.shape[1] % conv.run)])]
-        if len(values) > 1:
+        self.rows, self.classes, channels = values.shape
+        table = values.astype(dtype).reshape(-1, channels)
+        self.constants = [np.pad(table, [(0, 0), (0, -channels % conv.run)])]
+        if self.classes > 1:
             classes = conv.shape.border_classes()
             self.constants += [classes.row_class * np.int32(classes.columns), classes.col_class]
         self._buffers: list[tirx.Buffer] = []
@@ -140,13 +159,18 @@ class _Table:
         for name, array in zip(("table", "row_class", "column_class"), self.constants, strict=False):
             self._buffers.append(T.arg(f"count_{name}", T.buffer(array.shape, str(array.dtype))))
 
-    def load(self, position: Sequence[Index], first: Index, lanes: int, count: int, dtype: str) -> list[tirx.Expr]:
-        """The values for ``count`` vectors of channels of a pixel."""
+    def load(
+        self, position: Sequence[Index], first: Index, lanes: int, count: int, dtype: str
+    ) -> list[list[tirx.Expr]]:
+        """For every row the values for ``count`` vectors of channels of a pixel."""
         table, border = self._buffers[0], tirx.const(0, "int32")
         if len(self._buffers) > 1:
             border = T.bind(self._buffers[1][position[-2]] + self._buffers[2][position[-1]])
         vector = f"{table.dtype}x{lanes}"
-        return [_cast(table.vload([border, first + i * lanes], vector), dtype) for i in range(count)]
+        return [
+            [_cast(table.vload([row * self.classes + border, first + i * lanes], vector), dtype) for i in range(count)]
+            for row in range(self.rows)
+        ]
 
 
 def _cast(value: tirx.Expr, dtype: str) -> tirx.Expr:
@@ -185,7 +209,7 @@ class _FloatSink:
 
     def store(self, values: Sequence[tirx.Expr], position: Sequence[Index], first_channel: Index) -> None:
         lanes = values[0].ty.dtype.lanes
-        bases = self.base.load(position, first_channel, lanes, len(values), "int32")
+        (bases,) = self.base.load(position, first_channel, lanes, len(values), "int32")
         two = tirx.Broadcast(tirx.const(2, "int32"), lanes)
         sums = [base - _cast(count, "int32") * two for base, count in zip(bases, values, strict=True)]
         self.writer.store([_cast(value, "float32") for value in sums], position, first_channel)
@@ -207,8 +231,8 @@ class _ThresholdSink:
 
     @property
     def outputs(self) -> tuple[tuple[tuple[int, ...], str], ...]:
-        *position, channels = self.conv.out_shape
-        return (((*position, self.isa.words(channels)), self.isa.word),)
+        bits = code_bits(self.limits.rows)
+        return ((packed_shape(self.conv.out_shape, bits, self.isa), self.isa.word),)
 
     def declare_tensors(self) -> None:
         pass
@@ -234,20 +258,20 @@ class _ThresholdSink:
         below = pack("slt" if signed else "ult", str(dtype), bits // dtype.lanes)
         self.functions.add(below)
 
-        def store(part: int, value: tirx.Expr) -> None:
-            T.buffer_store(parts, value, [*position, tirx.floordiv(first_channel, bits) + part])
+        def store(part: int, compared: list[tirx.Expr]) -> None:
+            store_code(parts, compared, position, tirx.floordiv(first_channel, bits) + part)
 
         # The last run may end before the last word does, or behind it.
         left = total - -(-channels // run) * (run // bits)
         for part in range(run // bits):
             vectors = slice(part * bits // dtype.lanes, (part + 1) * bits // dtype.lanes)
-            word = below(*values[vectors], *limits[vectors])
+            compared = [below(*values[vectors], *row[vectors]) for row in limits]
             if part < run // bits + left:
-                store(part, word)
+                store(part, compared)
             else:
                 with T.If(first_channel + part * bits < channels), T.Then():
-                    store(part, word)
+                    store(part, compared)
         if left > 0:
             with T.If(first_channel + run >= channels), T.Then():
                 for part in range(run // bits, run // bits + left):
-                    store(part, tirx.const(0, f"uint{bits}"))
+                    store(part, [tirx.const(0, f"uint{bits}")] * len(limits))

@@ -28,6 +28,7 @@ from sbnn_tvm.schedules import epilogue
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.llvm import LlvmFunction, extremum, fence, pack
 from sbnn_tvm.schedules.shapes import BorderClasses
+from sbnn_tvm.schedules.words import packed_shape
 
 Index: TypeAlias = tirx.Expr | int
 
@@ -64,6 +65,23 @@ def store(buffer: tirx.Buffer, value: tirx.Expr, position: Sequence[Index], firs
     for start, size in _powers_of_two(max(valid, 0)):
         piece = tirx.Shuffle([value], list(range(start, start + size)))
         T.buffer_store(buffer, piece, [*position, tirx.Ramp(first + start, 1, size) if size > 1 else first + start])
+
+
+def store_code(words: tirx.Buffer, compared: Sequence[tirx.Expr], position: Sequence[Index], word: Index) -> None:
+    """Emit stores of the packed comparisons with the thresholds of a code, in ascending order, as its digits.
+
+    Args:
+        words: Of shape words.packed_shape, or with the words cut into parts.
+        compared: One word for each threshold.
+        position: Indices of the pixel.
+        word: Index of the word, or of the part.
+    """
+    if len(compared) == 1:
+        T.buffer_store(words, compared[0], [*position, word])
+        return
+    thermometer = [T.bind(each) for each in compared]
+    for j, digit in enumerate(epilogue.digits(thermometer)):
+        T.buffer_store(words, digit, [position[0], j, *position[1:], word])
 
 
 def _powers_of_two(length: int) -> list[tuple[int, int]]:
@@ -125,9 +143,10 @@ class EpilogueWriter:
     @property
     def outputs(self) -> tuple[tuple[tuple[int, ...], str], ...]:
         """Shape and dtype of each output."""
-        words = (*self.shape[:-1], self.isa.words(self.channels))
         return tuple(
-            (self.shape, "float32") if isinstance(output, epilogue.FloatOutput) else (words, self.isa.word)
+            (self.shape, "float32")
+            if isinstance(output, epilogue.FloatOutput)
+            else (packed_shape(self.shape, epilogue.code_bits(len(output.thresholds)), self.isa), self.isa.word)
             for output in self.program.outputs
         )
 
@@ -144,8 +163,9 @@ class EpilogueWriter:
             if isinstance(operand, epilogue.Channel | epilogue.Border) and operand not in self._vectors:
                 self._vectors[operand] = self._declare_constant(operand.values, fill=0.0)
         for output in self.program.outputs:
-            if isinstance(output, epilogue.BitsOutput) and output.threshold not in self._thresholds:
-                self._declare_threshold(output.threshold)
+            for threshold in () if isinstance(output, epilogue.FloatOutput) else output.thresholds:
+                if threshold not in self._thresholds:
+                    self._declare_threshold(threshold)
         if self.classes is not None and any(isinstance(each, epilogue.Border) for each in self._vectors):
             for name, table in (("row_class", self.classes.row_class), ("col_class", self.classes.col_class)):
                 self._border_class.append(T.arg(name, T.buffer(table.shape, "int32")))
@@ -192,7 +212,7 @@ class EpilogueWriter:
 
     def _words_left(self, run: int) -> bool:
         """Whether the last word of a pixel goes on behind the last run."""
-        packed = any(isinstance(output, epilogue.BitsOutput) for output in self.program.outputs)
+        packed = any(not isinstance(output, epilogue.FloatOutput) for output in self.program.outputs)
         return packed and -self.channels % self.isa.word_bits > -self.channels % run
 
     def _declare_constant(self, values: np.ndarray, fill: float) -> tirx.Buffer:
@@ -228,14 +248,18 @@ class EpilogueWriter:
             vector.run(value)
             vectors.append(vector)
         for output, buffer in zip(self.program.outputs, self._outputs, strict=True):
-            if isinstance(output, epilogue.BitsOutput):
+            if not isinstance(output, epilogue.FloatOutput):
                 self._store_bits(output, buffer, vectors, last)
             else:
                 for vector in vectors:
                     store(buffer, vector.fetch(output.value), position, vector.first, vector.valid)
 
     def _store_bits(
-        self, output: epilogue.BitsOutput, words: tirx.Buffer, vectors: Sequence[_Vector], last: bool
+        self,
+        output: epilogue.BitsOutput | epilogue.LevelsOutput,
+        words: tirx.Buffer,
+        vectors: Sequence[_Vector],
+        last: bool,
     ) -> None:
         head, word_bits = vectors[0], self.isa.word_bits
         run = head.lanes * len(vectors)
@@ -253,10 +277,11 @@ class EpilogueWriter:
             end = (self.isa.words(self.channels) * word_bits - start) // bits
         for i in range(end):
             part = vectors[i * bits // head.lanes : (i + 1) * bits // head.lanes]
-            word = tirx.const(0, f"uint{bits}")
+            compared = [tirx.const(0, f"uint{bits}")] * len(output.thresholds)
             if part and part[0].valid > 0:
-                word = compare(*[v.fetch(output.value) for v in part], *[v.threshold(output.threshold) for v in part])
-            T.buffer_store(words, word, [*head.position, tirx.floordiv(head.first, bits) + i])
+                results = [v.fetch(output.value) for v in part]
+                compared = [compare(*results, *[v.threshold(t) for v in part]) for t in output.thresholds]
+            store_code(words, compared, head.position, tirx.floordiv(head.first, bits) + i)
 
     def _feeds_sum(self, index: int) -> bool:
         """Whether a value is a product (or the anchor's result) that a step adds or subtracts."""

@@ -7,10 +7,15 @@ emit it, and tests interpret it with numpy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import reduce
+from operator import xor
+from typing import Literal, TypeVar
 
 import numpy as np
+
+Word = TypeVar("Word")
 
 
 @dataclass(frozen=True)
@@ -90,28 +95,80 @@ class BitsOutput:
     threshold: Operand
     inclusive: bool = False
 
+    @property
+    def thresholds(self) -> tuple[Operand, ...]:
+        """The only one."""
+        return (self.threshold,)
+
+
+@dataclass(frozen=True)
+class LevelsOutput:
+    """Store how many of 2^n - 1 thresholds a value exceeds: an n-bit code, packed as planes of its binary digits.
+
+    Attributes:
+        value: What is quantised.
+        thresholds: Channels or Scalars, ascending.
+    """
+
+    value: Operand
+    thresholds: tuple[Operand, ...]
+    inclusive: Literal[False] = False
+
+
+Output = FloatOutput | BitsOutput | LevelsOutput
+
+
+def code_bits(thresholds: int) -> int:
+    """Bits of the code that so many thresholds make.
+
+    Raises:
+        ValueError: If their number is not 1, 3, 7, ...
+    """
+    bits = thresholds.bit_length()
+    if not thresholds or thresholds != (1 << bits) - 1:
+        raise ValueError(f"codes of n bits need 2^n - 1 thresholds, not {thresholds}")
+    return bits
+
+
+def digits(thermometer: Sequence[Word]) -> list[Word]:
+    """The binary digits of a code, lowest first, from the comparisons with its thresholds in ascending order.
+
+    Digit j flips at every 2^j-th threshold: it is the parity of those that are exceeded.
+
+    Args:
+        thermometer: For each threshold packed bits, or whatever else knows XOR.
+    """
+    every = [thermometer[(1 << j) - 1 :: 1 << j] for j in range(code_bits(len(thermometer)))]
+    return [reduce(xor, words) for words in every]  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class Program:
     """Steps in order, then the outputs in the order of the kernel's output buffers."""
 
     steps: tuple[Step, ...]
-    outputs: tuple[FloatOutput | BitsOutput, ...]
+    outputs: tuple[Output, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class IntegerThreshold:
-    """Only for popcount anchors, with one packed output: a comparison of the integer sum D (sbnn_tvm.domain).
+    """Only for popcount anchors, with one packed output: comparisons of the integer sum D (sbnn_tvm.domain).
 
-    Bit c is ``D >= threshold[c]``, or ``D <= threshold[c]`` where ``flip[c]``.
+    Bit c is ``D >= threshold[c]``, or ``D <= threshold[c]`` where ``flip[c]``. An n-bit code counts 2^n - 1 such bits.
 
     Attributes:
-        threshold: int64 [C]; beyond the range of D it makes a constant bit.
+        threshold: int64 [C], or [2^n - 1, C] in the order in which the code counts them; beyond the range of D it makes
+            a constant bit.
         flip: bool [C].
     """
 
     threshold: np.ndarray
     flip: np.ndarray
+
+    @property
+    def bits(self) -> int:
+        """Of the code."""
+        return 1 if self.threshold.ndim == 1 else code_bits(len(self.threshold))
 
 
 Epilogue = Program | IntegerThreshold

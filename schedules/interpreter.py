@@ -9,7 +9,7 @@ import numpy as np
 from sbnn_tvm.schedules import epilogue
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.shapes import BorderClasses
-from sbnn_tvm.schedules.words import pack_channels
+from sbnn_tvm.schedules.words import pack_codes
 
 
 def evaluate(
@@ -29,7 +29,7 @@ def evaluate(
         classes: The border classes, if the program has Border operands.
 
     Returns:
-        The outputs: float32 of the result's shape, or words [..., isa.words(C)].
+        The outputs: float32 of the result's shape, or packed codes (words.packed_shape).
     """
     values = [np.asarray(result, np.float32)]
 
@@ -57,9 +57,12 @@ def evaluate(
         outputs = []
         for output in program.outputs:
             value = np.broadcast_to(fetch(output.value), values[0].shape)
-            if isinstance(output, epilogue.BitsOutput):
-                threshold = fetch(output.threshold)
-                outputs.append(pack_channels(value >= threshold if output.inclusive else value > threshold, isa))
+            if not isinstance(output, epilogue.FloatOutput):
+                thresholds = [fetch(each) for each in output.thresholds]
+                code = np.zeros(value.shape, np.uint8)
+                for each in thresholds:
+                    code += value >= each if output.inclusive else value > each
+                outputs.append(pack_codes(code, epilogue.code_bits(len(thresholds)), isa))
             else:
                 outputs.append(np.array(value))
         return outputs
