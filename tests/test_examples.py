@@ -107,6 +107,17 @@ def test_convert_float_model(one_torch_thread, capsys):
     assert "Conv2d stays float: skipped, the first linear layer" in capsys.readouterr().out
 
 
+def test_digits_deploy(one_torch_thread):
+    import digits
+
+    data = digits.load()
+    model = digits.train(digits.tiny_network(), data, digits.Recipe(epochs=2))
+    agreement = digits.deploy(model, data)
+    assert agreement.passed and agreement.images == 1297
+    assert [layer.binary for layer in agreement.module.report.linear] == [False, *[True] * 4, False]
+    assert str(digits.Mean.of([1.0, 2.0, 3.0])) == "2.0 +- 0.6"
+
+
 @pytest.mark.slow
 def test_quickstart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

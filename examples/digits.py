@@ -1,0 +1,260 @@
+"""What the examples of the methods share: scikit-learn's digits, a tiny network, a training loop, figures with errors.
+
+The protocol is the same for every method, so that their accuracies compare: 500 images to train on, the other 1297 to
+test on, a float stem, four 3x3 convolutions (the *body*, which a method makes binary), a float head.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional
+
+import sbnn_tvm
+from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, clamp_latent_, set_progress
+
+SEEDS = 5
+
+Layer = Callable[[int, int], nn.Module]
+"""Makes one layer of the body: from input and output channels, with everything that comes before its batch norm."""
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Images float32 [N, 1, 8, 8] from -1 to 1, and labels int64 [N]."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+
+@functools.cache
+def load(train: int = 500) -> Digits:
+    """The 1797 digits; the first ``train`` of a fixed shuffle to train on, the others to test on."""
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(images))
+    x = torch.tensor(images[order].reshape(-1, 1, 8, 8) / 8 - 1, dtype=torch.float32)
+    y = torch.tensor(labels[order])
+    return Digits(x[:train], y[:train], x[train:], y[train:])
+
+
+def binary_layer(inputs: int, outputs: int) -> nn.Module:
+    """The plain one: signs times signs, scaled."""
+    return BinaryConv2d(inputs, outputs, 3, padding=1, binarize=Binarize())
+
+
+def float_layer(inputs: int, outputs: int) -> nn.Module:
+    """What the accuracies are measured against; also what post-training methods convert."""
+    return nn.Sequential(nn.Hardtanh(), nn.Conv2d(inputs, outputs, 3, padding=1, bias=False))
+
+
+def tiny_network(
+    layer: Layer = binary_layer,
+    *,
+    width: int = 16,
+    activation: Callable[[int], nn.Module] = lambda channels: nn.Identity(),
+) -> nn.Sequential:
+    """1 -> width / 2 channels in float, four layers of ``width`` channels, a head on the means of the image's quarters.
+
+    Args:
+        layer: Makes the layers of the body, ``body.0.layer`` to ``body.3.layer``; a batch norm follows each.
+        width: Channels of the body.
+        activation: Makes what follows a batch norm, from the number of channels.
+    """
+    body = nn.Sequential()
+    channels = width // 2
+    for _ in range(4):
+        parts: OrderedDict[str, nn.Module] = OrderedDict(layer=layer(channels, width), norm=nn.BatchNorm2d(width))
+        parts["activation"] = activation(width)
+        body.append(nn.Sequential(parts))
+        channels = width
+    model = nn.Sequential(
+        OrderedDict(
+            stem=nn.Sequential(nn.Conv2d(1, width // 2, 3, padding=1, bias=False), nn.BatchNorm2d(width // 2)),
+            body=body,
+            head=nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(4 * width, 10)),
+        )
+    )
+    model.example_input_array = torch.zeros(1, 1, 8, 8)  # the shape to export and compile for
+    return model
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train; the defaults are the protocol's.
+
+    Attributes:
+        epochs, batch, rate: Of Adam, its learning rate on a cosine to 0.
+        optimizer: Makes another optimiser; its learning rates follow the same cosine.
+        clamp: Latent weights are kept within [-clamp, clamp].
+        mixup: Alpha of the Beta distribution that images and labels are mixed by; 0 does not mix.
+        penalty: What to add to a loss that is given.
+        after_step: Called after every step.
+        before_epoch: Called with the share of training that is done.
+    """
+
+    epochs: int = 50
+    batch: int = 50
+    rate: float = 5e-3
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None
+    clamp: float = 1.5
+    mixup: float = 0.0
+    penalty: Callable[[Tensor], Tensor] | None = None
+    after_step: Callable[[], None] | None = None
+    before_epoch: Callable[[float], None] | None = None
+
+
+def train(model: nn.Module, data: Digits, recipe: Recipe = Recipe(), seed: int = 0) -> nn.Module:
+    """An ordinary training loop; the model comes back in eval mode."""
+    torch.manual_seed(seed)
+    if recipe.optimizer is None:
+        optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=recipe.rate)
+    else:
+        optimizer = recipe.optimizer(model)
+    steps = recipe.epochs * math.ceil(len(data.train_images) / recipe.batch)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    model.train()
+    for epoch in range(recipe.epochs):
+        set_progress(model, epoch / recipe.epochs)
+        if recipe.before_epoch is not None:
+            recipe.before_epoch(epoch / recipe.epochs)
+        for chosen in torch.randperm(len(data.train_images)).split(recipe.batch):
+            images, labels = data.train_images[chosen], data.train_labels[chosen]
+            if recipe.mixup:
+                share = float(np.random.default_rng(int(chosen[0])).beta(recipe.mixup, recipe.mixup))
+                other = torch.randperm(len(images))
+                scores = model(share * images + (1 - share) * images[other])
+                loss = share * functional.cross_entropy(scores, labels)
+                loss = loss + (1 - share) * functional.cross_entropy(scores, labels[other])
+            else:
+                loss = functional.cross_entropy(model(images), labels)
+            if recipe.penalty is not None:
+                loss = loss + recipe.penalty(loss)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            clamp_latent_(model, recipe.clamp)
+            if recipe.after_step is not None:
+                recipe.after_step()
+    return model.eval()
+
+
+def accuracy(model: nn.Module, data: Digits) -> float:
+    """Per cent of the test images that are classified right."""
+    with torch.no_grad():
+        return 100 * float((model(data.test_images).argmax(1) == data.test_labels).float().mean())
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean and its standard error; prints as ``91.7 +- 0.4``."""
+
+    value: float
+    error: float
+
+    @staticmethod
+    def of(values: Iterable[float]) -> Mean:
+        """From one value a seed."""
+        array = np.array(list(values))
+        error = float(array.std(ddof=1) / math.sqrt(len(array))) if len(array) > 1 else math.nan
+        return Mean(float(array.mean()), error)
+
+    def __str__(self) -> str:
+        return f"{self.value:.1f} +- {self.error:.1f}"
+
+
+def over_seeds(run: Callable[[int], float], seeds: int = SEEDS) -> Mean:
+    """The mean of what ``run`` gives for seeds 0, 1, ...; it seeds its model itself."""
+    return Mean.of(run(seed) for seed in range(seeds))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Whether PyTorch, onnxruntime and the compiled model say the same about every test image.
+
+    Attributes:
+        module: The compiled model.
+        images: How many.
+        predictions: How many of them have the same class in all three.
+        distance: The largest difference between two scores of an image, relative to the largest score.
+    """
+
+    module: sbnn_tvm.CompiledModule
+    images: int
+    predictions: int
+    distance: float
+
+    @property
+    def passed(self) -> bool:
+        """The same classes, and scores within 1e-4."""
+        return self.predictions == self.images and self.distance <= 1e-4
+
+    def __str__(self) -> str:
+        return (
+            f"torch = onnxruntime = compiled: {self.predictions} of {self.images} predictions, "
+            f"scores within {self.distance:.1e}"
+        )
+
+
+def deploy(model: nn.Module, data: Digits) -> Agreement:
+    """Export and compile a trained model, and compare on the whole test set.
+
+    Raises:
+        SystemExit: If they differ, or a layer's integers do.
+    """
+    proto = sbnn_tvm.frontends.torch.to_onnx(model)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it changes the rounding
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    module = sbnn_tvm.compile(model)
+    module.verify(data.test_images[:32].numpy())  # layer by layer; raises
+    images = data.test_images.numpy()
+    with torch.no_grad():
+        scores = [model(data.test_images).numpy()]
+    scores.append(np.concatenate([session.run(None, {"input": image[None]})[0] for image in images]))
+    scores.append(np.concatenate([module.run(image[None]) for image in images]))
+    classes = [each.argmax(1) for each in scores]
+    same = (classes[0] == classes[1]) & (classes[1] == classes[2])
+    distance = max(np.abs(scores[1] - other).max() for other in (scores[0], scores[2])) / np.abs(scores[1]).max()
+    result = Agreement(module, len(images), int(same.sum()), float(distance))
+    if not result.passed:
+        raise SystemExit(f"FAILED {result}")
+    return result
+
+
+def check(holds: bool, claim: str) -> None:
+    """Say that a claim holds, or end the example.
+
+    Raises:
+        SystemExit: If it does not.
+    """
+    if not holds:
+        raise SystemExit(f"FAILED {claim}")
+    print(f"ok {claim}")
+
+
+def main() -> None:
+    """The float network and the plain binary one."""
+    torch.set_num_threads(1)  # layers this small lose more to waiting for threads than they gain
+    data = load()
+    for name, layer in (("float32", float_layer), ("{-a, +a}", binary_layer)):
+        models = []
+        for seed in range(SEEDS):
+            torch.manual_seed(seed)
+            models.append(train(tiny_network(layer), data, seed=seed))
+        print(f"{name}: {Mean.of(accuracy(model, data) for model in models)} %; {deploy(models[0], data)}")
+
+
+if __name__ == "__main__":
+    main()
