@@ -1,184 +1,72 @@
-"""Choose the kernel of a layer, and fit the epilogue to what that kernel computes."""
+"""Choose the kernel of a layer: what the user forced, else what was measured, else what the cost model takes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from enum import Enum
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 
-import numpy as np
-
-from sbnn_tvm.domain import SIGN, BinaryDomain
-from sbnn_tvm.schedules.conv2d import float_conv2d, popcount_conv2d
-from sbnn_tvm.schedules.dense import float_dense, popcount_dense
-from sbnn_tvm.schedules.depthwise import depthwise_conv2d
-from sbnn_tvm.schedules.elementwise import elementwise
-from sbnn_tvm.schedules.epilogue import (
-    Border,
-    Channel,
-    Epilogue,
-    Operand,
-    Program,
-    Ref,
-    Scalar,
-    Step,
-)
+from sbnn_tvm.errors import CompileError
 from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.pack import window_sum
-from sbnn_tvm.schedules.pool import avg_pool2d, global_avg_pool2d, max_pool2d, max_pool2d_bits
-from sbnn_tvm.schedules.select_channels import select_channels, select_channels_bits
-from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.sparse_conv2d import sparse_conv2d
 
-from .cost_model import sparse_pays
-from .fold_thresholds import fold_threshold
-from .graph import channels_last
+from .build_kernel import Choice, build
+from .candidates import Candidate, Family, Tuned, candidates, families
 from .layer import Layer
 
 
-class DataForm(Enum):
-    """How a kernel reads its data."""
-
-    FLOAT = "float32, channels last"
-    BITS = "packed bits"
-    PLANES = "bit planes"
-
-
 @dataclass(frozen=True, eq=False)
-class Choice:
-    """A kernel for a layer.
+class Decisions:
+    """What overrules the cost model.
 
     Attributes:
-        kernel: The kernel.
-        data: What it reads.
-        groups: With packed data, in how many groups of channels it is packed.
-        folded: Whether the whole epilogue became an integer threshold.
+        forced: Families by the name of a layer, or a pattern of names as in a shell. Of several that fit a layer, and
+            whose family is possible there, the last counts.
+        nodes: The ONNX node behind each variable: layers have these names.
+        tuned: The best of a layer's candidates, as measured; None if they were not.
     """
 
-    kernel: Kernel
-    data: DataForm = DataForm.FLOAT
-    groups: int = 1
-    folded: bool = False
-
-    @property
-    def stores_planes(self) -> bool:
-        """Whether its packed output is in bit planes too."""
-        return self.data == DataForm.PLANES and self.folded
+    forced: tuple[tuple[str, Family], ...] = ()
+    nodes: Mapping[str, str] = field(default_factory=dict)
+    tuned: Callable[[Layer, Isa, Sequence[Candidate]], Tuned | None] = lambda layer, isa, space: None
 
 
-def choose_kernel(layer: Layer, isa: Isa) -> Choice:
+COST_MODEL_ALONE = Decisions()
+
+
+def choose_kernel(layer: Layer, isa: Isa, decisions: Decisions) -> Choice:
     """The kernel that computes a layer."""
-    conv = layer.shape
-    program = layer.program
-    match layer.kind:
-        case "elementwise":
-            return Choice(elementwise(channels_last(layer.extent), program, isa))
-        case "select_channels":
-            assert layer.selection is not None
-            return Choice(select_channels(channels_last(layer.extent)[:-1], layer.selection, program, isa))
-        case "select_channels_bits":
-            assert layer.selection is not None
-            kernel = select_channels_bits(channels_last(layer.extent)[:-1], layer.selection, isa)
-            return Choice(kernel, DataForm.BITS)
-        case "global_avg_pool2d":
-            assert conv is not None
-            return Choice(global_avg_pool2d((conv.batch, conv.height, conv.width, conv.in_channels), program, isa))
-        case "avg_pool2d":
-            assert conv is not None
-            return Choice(avg_pool2d(conv, program, isa, count_include_pad=layer.counted_padding or False))
-        case "max_pool2d":
-            assert conv is not None
-            return Choice(max_pool2d(conv, program, isa))
-        case "max_pool2d_bits":
-            assert conv is not None
-            return Choice(max_pool2d_bits(conv, isa, layer.minima), DataForm.BITS)
-        case "window_sum":
-            windows = layer.shape or Conv2dShape(_rows(layer), 1, 1, layer.inputs, 1)
-            return Choice(window_sum(windows, int(layer.pad_value), isa), DataForm.BITS)
-        case "conv2d":
-            assert conv is not None and layer.weight is not None
-            return Choice(_float_conv2d(conv, layer.weight, program, isa))
-        case "dense":
-            assert layer.weight is not None
-            return Choice(float_dense(_rows(layer), layer.weight, program, isa))
-        case "binary_dense":
-            assert layer.weight is not None and layer.input_domain is not None
-            inputs = layer.weight.shape[1]
-            fitted = _from_signs(program, layer.input_domain, Channel(layer.weight.sum(axis=1)))
-            epilogue = _folded(fitted, inputs, len(layer.weight), isa)
-            kernel = popcount_dense(_rows(layer), layer.weight > 0, epilogue, isa)
-            return Choice(kernel, DataForm.BITS, folded=epilogue is not fitted)
-        case "binary_conv2d":
-            return _binary_conv2d(layer, isa)
+    space = candidates(layer, isa)
+    wanted = [family for pattern, family in decisions.forced if _fits(pattern, layer, decisions)]
+    possible = {each.family for each in space}
+    forced = next((family for family in reversed(wanted) if family in possible), None)
+    if forced is not None:
+        space = tuple(each for each in space if each.family == forced)
+    tuned = decisions.tuned(layer, isa, space)
+    choice = build(layer, space[0] if tuned is None else tuned.candidate, isa)
+    return replace(choice, forced=forced is not None, tuned=tuned)
 
 
-def popcount_pays(conv: Conv2dShape, isa: Isa) -> bool:
-    """Whether a popcount convolution beats a float one: a word must hold enough channels of a group.
+def check_forced(decisions: Decisions, layers: Iterable[Layer], isa: Isa) -> None:
+    """Refuse a decision that changes no layer.
 
-    A word costs three vector operations for ``word_lanes`` outputs, a float32 channel one for ``float_lanes``.
+    Raises:
+        CompileError: If no layer has the name, or none of those that have it can be computed by the family.
     """
-    channels = conv.group_in_channels
-    return 3 * isa.words(channels) * isa.float_lanes < channels * isa.word_lanes
+    layers = list(layers)
+    for pattern, family in decisions.forced:
+        named = [layer for layer in layers if _fits(pattern, layer, decisions)]
+        if not named:
+            names = ", ".join(dict.fromkeys(layer.node(decisions.nodes) for layer in layers))
+            raise CompileError(f"kernels: no layer is called {pattern!r}; the layers are {names}")
+        possible = dict.fromkeys(each for layer in named for each in families(layer, isa))
+        if family not in possible:
+            names = ", ".join(each.value for each in possible)
+            raise CompileError(
+                f"kernels: {pattern!r} ({named[0].kind}) cannot be computed by the family {family.value!r}; "
+                f"possible there: {names}"
+            )
 
 
-def _binary_conv2d(layer: Layer, isa: Isa) -> Choice:
-    conv, weight, domain = layer.shape, layer.weight, layer.input_domain
-    assert conv is not None and weight is not None and domain is not None
-    if not layer.pad_value and not popcount_pays(conv, isa):
-        return Choice(_float_conv2d(conv, weight, layer.program, isa))
-    if layer.pad_value in (domain.lo, domain.hi):
-        # What lies beyond the border is one of the two values: no pixel is special.
-        padding_bit = 1 if layer.pad_value == domain.hi else -1
-        sums: Operand = Channel(weight.sum(axis=(1, 2, 3)))
-    else:
-        padding_bit = 0
-        valid = conv.border_classes().valid
-        sums = Border(np.einsum("oihw,chw->co", weight, valid.astype(np.float32)).astype(np.float32))
-    fitted = _from_signs(layer.program, domain, sums)
-    taps = conv.group_in_channels * conv.kernel[0] * conv.kernel[1]
-    epilogue = _folded(fitted, taps, conv.out_channels, isa)
-    folded = epilogue is not fitted
-    if sparse_pays(conv, weight > 0, isa, floats=not folded):
-        kernel = sparse_conv2d(conv, weight > 0, padding_bit, epilogue, isa)
-        return Choice(kernel, DataForm.PLANES, folded=folded)
-    kernel = popcount_conv2d(conv, weight > 0, padding_bit, epilogue, isa)
-    return Choice(kernel, DataForm.BITS, conv.groups, folded)
-
-
-def _float_conv2d(conv: Conv2dShape, weight: np.ndarray, program: Program, isa: Isa) -> Kernel:
-    if conv.groups == conv.in_channels == conv.out_channels > 1:
-        return depthwise_conv2d(conv, weight, program, isa)
-    return float_conv2d(conv, weight, program, isa)
-
-
-def _folded(program: Program, taps: int, channels: int, isa: Isa) -> Epilogue:
-    threshold = fold_threshold(program, taps, channels, isa)
-    return program if threshold is None else threshold
-
-
-def _rows(layer: Layer) -> int:
-    return int(np.prod(layer.extent[:-1]))
-
-
-def _from_signs(program: Program, domain: BinaryDomain, sums: Operand) -> Program:
-    """Let a program that expects ``sum(S * x)`` start from ``D = sum(S * X)``, where ``x = tau * X + phi``.
-
-    Args:
-        program: The epilogue.
-        domain: The values of x.
-        sums: The sum of the signs of the weights that see the image.
-    """
-    if domain == SIGN:
-        return program
-    steps = (Step("multiply", Ref(0), Scalar(domain.tau)), Step("multiply", sums, Scalar(domain.phi)))
-    return _behind((*steps, Step("add", Ref(1), Ref(2))), program)
-
-
-def _behind(steps: tuple[Step, ...], program: Program) -> Program:
-    """The program with its anchor replaced by the result of the last of some steps."""
-
-    def moved(operand: Operand) -> Operand:
-        return Ref(operand.index + len(steps)) if isinstance(operand, Ref) else operand
-
-    rest = tuple(Step(step.op, moved(step.a), moved(step.b)) for step in program.steps)
-    return Program((*steps, *rest), tuple(replace(output, value=moved(output.value)) for output in program.outputs))
+def _fits(pattern: str, layer: Layer, decisions: Decisions) -> bool:
+    name = layer.node(decisions.nodes)
+    return name == pattern or fnmatchcase(name, pattern)

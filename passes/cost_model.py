@@ -50,6 +50,15 @@ _FACTORS = {
 }
 
 
+def popcount_pays(conv: Conv2dShape, isa: Isa) -> bool:
+    """Whether a popcount convolution beats a float one: a word must hold enough channels of a group.
+
+    A word costs three vector operations for ``word_lanes`` outputs, a float32 channel one for ``float_lanes``.
+    """
+    channels = conv.group_in_channels
+    return 3 * isa.words(channels) * isa.float_lanes < channels * isa.word_lanes
+
+
 MOST_COUNTED = 0.25
 """The largest share of weights that are listed. A listed weight takes 16 bits, one of a popcount layer a single bit:
 beyond this a layer would grow more than fourfold, for a gain that shrinks."""

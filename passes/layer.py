@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -98,6 +99,19 @@ class Layer:
         low, high = Fraction(self.input_domain.lo), Fraction(self.input_domain.hi)
         units = max(low.denominator, high.denominator)
         return self.weight[0].size * max(abs(low), abs(high)) * units < 2**23
+
+    @property
+    def rows(self) -> int:
+        """Rows of a dense layer: pixels, where there are some, times the batch."""
+        return int(np.prod(self.extent[:-1]))
+
+    def node(self, nodes: Mapping[str, str]) -> str:
+        """The name that users know: that of the first ONNX node that the layer computes.
+
+        Args:
+            nodes: The ONNX node behind each variable.
+        """
+        return next((nodes[member] for member in self.members if member in nodes), self.name)
 
     @property
     def binary(self) -> bool:

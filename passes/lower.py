@@ -29,7 +29,8 @@ from sbnn_tvm.schedules.layout import nchw_to_nhwc, nhwc_to_nchw
 from sbnn_tvm.schedules.pack import regroup, unpack
 from sbnn_tvm.schedules.plane_conversions import planes_to_words, words_to_planes
 
-from .choose_kernel import Choice, DataForm, choose_kernel
+from .build_kernel import Choice, DataForm
+from .choose_kernel import Decisions, choose_kernel
 from .graph import Graph, Writer, channels_last, op_name, operands, shape, without_pixels
 from .layer import Layer, read_layer
 from .recognise import domain_of
@@ -105,14 +106,14 @@ class _Value:
     forms: dict[tuple[Form, int], Expr] = field(default_factory=dict)
 
 
-def lower(mod: IRModule, isa: Isa) -> Lowered:
+def lower(mod: IRModule, isa: Isa, decisions: Decisions) -> Lowered:
     """Lower a module of composites to kernel calls for one instruction set."""
-    return _Lowering(mod, isa).run()
+    return _Lowering(mod, isa, decisions).run()
 
 
 class _Lowering:
-    def __init__(self, mod: IRModule, isa: Isa) -> None:
-        self.mod, self.isa = mod, isa
+    def __init__(self, mod: IRModule, isa: Isa, decisions: Decisions) -> None:
+        self.mod, self.isa, self.decisions = mod, isa, decisions
         self.graph = Graph(mod["main"])
         self.writer = Writer(self.graph, mod)
         self.domains: dict[Var, BinaryDomain] = {}
@@ -242,7 +243,7 @@ class _Lowering:
     def _lower_layer(self, var: Var, call: Call) -> None:
         func = self.mod[call.op]
         layer = read_layer(func)
-        choice = choose_kernel(layer, self.isa)
+        choice = choose_kernel(layer, self.isa, self.decisions)
         values = [self.values[arg] for arg in call.args]
         inputs = len(layer.selection.inputs) if layer.selection is not None else 1
         data, rest = values[:inputs], values[inputs:]

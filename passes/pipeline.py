@@ -15,6 +15,7 @@ from tvm.target import Target
 from sbnn_tvm.schedules.isa import Isa
 
 from .canonicalize import canonicalize
+from .choose_kernel import COST_MODEL_ALONE, Decisions, check_forced
 from .fuse_layers import fuse_layers
 from .keep_bits import keep_bits
 from .lower import Lowered, lower
@@ -81,9 +82,14 @@ def phases(mod: IRModule, options: Options) -> Iterator[tuple[str, IRModule]]:
         yield f"{i + 1}_{phase.name}", mod
 
 
-def to_kernels(composites: IRModule, isa: Isa) -> Lowered:
-    """Choose a kernel for every composite, and lower what is left to TVM's own, unscheduled loops."""
-    lowered = lower(composites, isa)
+def to_kernels(composites: IRModule, isa: Isa, decisions: Decisions = COST_MODEL_ALONE) -> Lowered:
+    """Choose a kernel for every composite, and lower what is left to TVM's own, unscheduled loops.
+
+    Raises:
+        CompileError: If the user forces a family on a layer that is not there, or for which it is not possible.
+    """
+    lowered = lower(composites, isa, decisions)
+    check_forced(decisions, (entry.layer for entry in lowered.layers if entry.layer is not None), isa)
     with Target({"kind": "llvm"}):  # sorts and running sums want to know the kind of target
         sorts = relax.backend.DispatchSortScan()(lowered.mod)
     # A reshape stays one: the virtual machine makes it a view.

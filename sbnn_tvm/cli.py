@@ -133,6 +133,16 @@ SignZeroOption = Annotated[
 ]
 
 
+KernelOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--kernel",
+        metavar="LAYER=FAMILY",
+        help="Compute a layer (named as in the report, * for any letters) by popcount, counters or float; repeatable.",
+    ),
+]
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"sbnn-tvm {__version__}")
@@ -170,6 +180,7 @@ def compile_(
     target: Target = "native",
     input_shape: InputShape = None,
     sign_zero: SignZeroOption = SignZero.exact,
+    kernel: KernelOption = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse a model of which a binary layer would run in float.")
     ] = False,
@@ -194,7 +205,7 @@ def compile_(
             check_destination(path, error)
     console = _console()
     with _steps() as step:
-        module = _compile(model, target, input_shape, sign_zero, step, strict=strict, dump=dump)
+        module = _compile(model, target, input_shape, sign_zero, kernel, step, strict=strict, dump=dump)
     console.print(module.report)
     if verify:
         _verify(module, console)
@@ -232,6 +243,7 @@ def verify(
     ] = None,
     input_shape: InputShape = None,
     sign_zero: SignZeroOption = SignZero.exact,
+    kernel: KernelOption = None,
 ) -> None:
     """Compile a model and compare every output and every layer with onnxruntime.
 
@@ -243,7 +255,7 @@ def verify(
     arrays = None if input is None else _read_arrays(input)
     console = _console()
     with _steps() as step:
-        module = _compile(model, target, input_shape, sign_zero, step)
+        module = _compile(model, target, input_shape, sign_zero, kernel, step)
     _verify(module, console, inputs=arrays, samples=samples, seed=seed, tolerance=tolerance)
 
 
@@ -258,6 +270,7 @@ def inspect(
     target: Target = "native",
     input_shape: InputShape = None,
     sign_zero: SignZeroOption = SignZero.exact,
+    kernel: KernelOption = None,
 ) -> None:
     """Show what each layer of a model would become, or has become in a library; no machine code is made or run."""
     console = _console()
@@ -275,7 +288,12 @@ def inspect(
         with without_torch():
             from sbnn_tvm.compiler import explain
         report = explain(
-            file, _target(target), input_shape=_shapes(input_shape), sign_zero=sign_zero.value, progress=step
+            file,
+            _target(target),
+            input_shape=_shapes(input_shape),
+            sign_zero=sign_zero.value,
+            kernels=_kernels(kernel),
+            progress=step,
         )
     console.print(report)
 
@@ -298,6 +316,7 @@ def bench(
     ] = None,
     input_shape: InputShape = None,
     sign_zero: SignZeroOption = SignZero.exact,
+    kernel: KernelOption = None,
 ) -> None:
     """Time a model on this machine, on random inputs."""
     import tempfile
@@ -321,7 +340,7 @@ def bench(
                 raise InputError(f"onnxruntime cannot run {file}: name the ONNX model that it was compiled from")
             loaded = load(file, threads)
         else:
-            module = _compile(file, target, input_shape, sign_zero, step)
+            module = _compile(file, target, input_shape, sign_zero, kernel, step)
             if not module.target.native:
                 raise TargetError(f"code for {module.target} does not run on this machine, so it cannot be timed here")
             step("linking")
@@ -432,14 +451,17 @@ def _compile(
     target: str,
     input_shape: list[str] | None,
     sign_zero: SignZero,
+    kernel: list[str] | None,
     step: Callable[[str], None],
     **options: Any,
 ) -> CompiledModule:
-    shapes, target_ = _shapes(input_shape), _target(target)
+    shapes, target_, kernels = _shapes(input_shape), _target(target), _kernels(kernel)
     step("loading the compiler")
     with without_torch():
         from sbnn_tvm.compiler import compile
-    return compile(model, target_, input_shape=shapes, sign_zero=sign_zero.value, progress=step, **options)
+    return compile(
+        model, target_, input_shape=shapes, sign_zero=sign_zero.value, kernels=kernels, progress=step, **options
+    )
 
 
 def _verify(module: CompiledModule, console: Console, **options: Any) -> None:
@@ -474,6 +496,14 @@ def _shapes(texts: list[str] | None) -> tuple[int, ...] | dict[str, tuple[int, .
                 f"with several inputs each --input-shape needs a name, as in image=1,3,224,224, not {text}"
             )
     return {name: _dimensions(shape) for name, _, shape in pairs}
+
+
+def _kernels(texts: list[str] | None) -> dict[str, str]:
+    pairs = [text.rpartition("=") for text in texts or ()]
+    for text, (layer, _, family) in zip(texts or (), pairs, strict=True):
+        if not layer or not family:
+            raise InputError(f"a kernel is chosen as in layers.0.conv=counters, but got {text!r}")
+    return {layer: family for layer, _, family in pairs}
 
 
 def _dimensions(text: str) -> tuple[int, ...]:

@@ -16,6 +16,8 @@ from sbnn_tvm.errors import CompileError
 from sbnn_tvm.frontends.onnx.importer import Imported, import_onnx
 from sbnn_tvm.frontends.onnx.loading import load_model
 from sbnn_tvm.module import CompiledModule
+from sbnn_tvm.passes.candidates import Family
+from sbnn_tvm.passes.choose_kernel import Decisions
 from sbnn_tvm.passes.lower import Lowered
 from sbnn_tvm.passes.pipeline import Options, to_composites, to_executable, to_kernels
 from sbnn_tvm.passes.resolve_signs import SignZero
@@ -39,6 +41,7 @@ def compile(
     *,
     input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     sign_zero: SignZero = "exact",
+    kernels: Mapping[str, str] | None = None,
     strict: bool = False,
     name: str | None = None,
     dump: str | os.PathLike[str] | None = None,
@@ -53,6 +56,8 @@ def compile(
             ``example_input_array``; an ONNX model needs it where dimensions are open.
         sign_zero: What a plain ``Sign`` gives at 0. ONNX says 0, a third value, which keeps a layer in float;
             ``"positive"`` and ``"negative"`` allow +1 or -1, and the report says so.
+        kernels: Kernel families to take instead of the cost model's choice, by the name of a layer (as in the report)
+            or a pattern such as ``"layers.*"``: ``"popcount"``, ``"counters"`` or ``"float"``.
         strict: Refuse a model of which any layer with binary weights would run in float, or any operator in TVM's
             unscheduled loops, or a value be approximated.
         name: Of the model, in reports; taken from the file or the class without it.
@@ -65,7 +70,8 @@ def compile(
     Raises:
         ModelError: If the model cannot be read, or has an operator or shape that is not supported.
         TargetError: If the target is not known.
-        CompileError: With ``strict``, if something would fall back.
+        CompileError: With ``strict``, if something would fall back; or if ``kernels`` names no layer, no family, or a
+            family that cannot compute the layer.
 
     Example::
 
@@ -74,7 +80,7 @@ def compile(
         module.export("model.so")
     """
     progress = progress or _silent
-    front = _lower(model, target, input_shape, sign_zero, name, dump, progress)
+    front = _lower(model, target, input_shape, sign_zero, kernels, name, dump, progress)
     if strict and front.report.fallbacks():
         raise CompileError("strict=True refuses this model: " + "; ".join(front.report.fallbacks()))
     progress("generating machine code")
@@ -88,6 +94,7 @@ def explain(
     *,
     input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     sign_zero: SignZero = "exact",
+    kernels: Mapping[str, str] | None = None,
     name: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
@@ -95,7 +102,7 @@ def explain(
 
     Args:
         model: As of compile, like all others.
-        target, input_shape, sign_zero, name, progress: As of compile.
+        target, input_shape, sign_zero, kernels, name, progress: As of compile.
 
     Returns:
         The report that the compiled model would have.
@@ -103,8 +110,9 @@ def explain(
     Raises:
         ModelError: As compile.
         TargetError: As compile.
+        CompileError: As compile, but for ``strict``.
     """
-    return _lower(model, target, input_shape, sign_zero, name, None, progress or _silent).report
+    return _lower(model, target, input_shape, sign_zero, kernels, name, None, progress or _silent).report
 
 
 @dataclass(frozen=True)
@@ -123,12 +131,14 @@ def _lower(
     target: TargetLike,
     input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None,
     sign_zero: SignZero,
+    kernels: Mapping[str, str] | None,
     name: str | None,
     dump: str | os.PathLike[str] | None,
     progress: Callable[[str], None],
 ) -> _Lowering:
     if sign_zero not in ("exact", "positive", "negative"):
         raise CompileError(f"sign_zero must be 'exact', 'positive' or 'negative', but got {sign_zero!r}")
+    forced = _families(kernels or {})
     cpu = resolve(target)
     progress("importing the model")
     imported = import_onnx(load_model(_to_onnx(model, input_shape)), _shape_of_open_inputs(model, input_shape))
@@ -136,9 +146,19 @@ def _lower(
     progress("recognising binary layers")
     composites = to_composites(imported.mod, options)
     progress("choosing kernels")
-    lowered = to_kernels(composites, cpu.isa)
+    lowered = to_kernels(composites, cpu.isa, Decisions(forced, imported.nodes))
     report = describe(lowered, imported, name or _name_of(model), cpu.name, options)
     return _Lowering(imported, composites, lowered, cpu, report)
+
+
+def _families(kernels: Mapping[str, str]) -> tuple[tuple[str, Family], ...]:
+    known = {family.value: family for family in Family}
+    for layer, family in kernels.items():
+        if family not in known:
+            raise CompileError(
+                f"kernels: {family!r} for {layer!r} is no family of kernels; the families are {', '.join(known)}"
+            )
+    return tuple((layer, known[family]) for layer, family in kernels.items())
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 UNSCHEDULED = "TVM (unscheduled)"
+COST_MODEL, YOU, TUNED = "cost model", "chosen by you", "tuned"
+"""Who chose a kernel."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class LayerReport:
         bytes: Constants of the kernel in the library.
         macs: Multiply-accumulates, one for each weight used at each output.
         why: Why a layer with weights is not binary, or what was allowed for it.
+        chosen: Who chose the kernel: ``"cost model"``, ``"chosen by you"``, ``"tuned"``, or both of the last two.
+        gain: How many times faster than the untuned kernel it was when it was tuned.
     """
 
     name: str
@@ -40,6 +44,8 @@ class LayerReport:
     bytes: int
     macs: int
     why: str
+    chosen: str = COST_MODEL
+    gain: float | None = None
 
     @property
     def binary(self) -> bool:
@@ -53,8 +59,17 @@ class LayerReport:
 
     @property
     def fallback(self) -> bool:
-        """Whether its weights are binary but it runs in float, or it runs in TVM's unscheduled loops."""
-        return not self.scheduled or (self.density is not None and not self.binary)
+        """Whether its weights are binary but it runs in float, unasked, or it runs in TVM's unscheduled loops."""
+        asked = YOU in self.chosen
+        return not self.scheduled or (self.density is not None and not self.binary and not asked)
+
+    @property
+    def how(self) -> str:
+        """The kernel, and who chose it if that was not the cost model."""
+        if self.chosen == COST_MODEL:
+            return self.kernel
+        gain = "" if self.gain is None else f" {self.gain:.2f}x"
+        return f"{self.kernel} ({self.chosen}{gain})"
 
 
 @dataclass(frozen=True)
@@ -190,7 +205,7 @@ _COLUMNS = (
     _Column("weights", lambda layer: layer.weights, 11),
     _Column("density", lambda layer: "" if layer.density is None else f"{layer.density:.1%}", 7, True),
     _Column("bits", lambda layer: str(layer.activations), 0, True),
-    _Column("kernel", lambda layer: layer.kernel, 16),
+    _Column("kernel", lambda layer: layer.how, 16),
     _Column("KiB", lambda layer: f"{layer.bytes / 1024:.1f}" if layer.bytes else "", 0, True),
     _Column("M MACs", lambda layer: f"{layer.macs / 1e6:.3f}" if layer.macs else "", 8, True),
 )

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from sbnn_tvm.frontends.onnx.importer import Imported
-from sbnn_tvm.passes.choose_kernel import DataForm
+from sbnn_tvm.passes.build_kernel import Choice, DataForm
+from sbnn_tvm.passes.candidates import Family
 from sbnn_tvm.passes.layer import Layer
 from sbnn_tvm.passes.lower import Lowered, LoweredLayer
 from sbnn_tvm.passes.pipeline import Options
 from sbnn_tvm.passes.recognise import REWRITTEN, BinaryWeight
-from sbnn_tvm.report import UNSCHEDULED, LayerReport, Report
+from sbnn_tvm.report import COST_MODEL, TUNED, UNSCHEDULED, YOU, LayerReport, Report
 from sbnn_tvm.schedules.epilogue import Channel, Ref, Scalar
 
 _KINDS = {
@@ -46,16 +47,12 @@ def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
             name, operator, "", None, 32, UNSCHEDULED, 0, 0, "there is no kernel of ours for this operator"
         )
     nodes = imported.nodes
-    name = _origin(layer, nodes) or layer.name
-    popcount = choice.kernel.name.startswith(("popcount", "sparse"))
+    name = layer.node(nodes)
     kind = ("window sum" if layer.sums_windows else _KINDS[layer.kind]) + _geometry(layer)
     why = layer.why_float or ""
-    if layer.binary and not popcount:
+    if layer.binary and choice.candidate.family == Family.FLOAT:
         kind = kind.removeprefix("binary ")
-        why = (
-            "it is binary, but its groups have too few channels for popcounts to pay: "
-            "it runs in float with the same result"
-        )
+        why = f"it is binary, but {_why_float(choice)}: it runs in float with the same result"
     values = _two_values(layer, nodes)
     float_weights = "" if layer.weight is None or layer.sums_windows else "float32"
     return LayerReport(
@@ -68,7 +65,22 @@ def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
         bytes=choice.kernel.constant_bytes,
         macs=_macs(layer),
         why=why,
+        chosen=_chosen(choice),
+        gain=None if choice.tuned is None else choice.tuned.gain,
     )
+
+
+def _chosen(choice: Choice) -> str:
+    ways = [YOU] * choice.forced + [TUNED] * (choice.tuned is not None)
+    return ", ".join(ways) or COST_MODEL
+
+
+def _why_float(choice: Choice) -> str:
+    if choice.forced:
+        return "you chose the float kernel"
+    if choice.tuned is not None:
+        return "the float kernel was faster when it was tuned"
+    return "its groups have too few channels for popcounts to pay"
 
 
 def _geometry(layer: Layer) -> str:
@@ -151,7 +163,7 @@ def _own(layer: Layer, name: str, nodes: Mapping[str, str]) -> bool:
     origin = nodes.get(name)
     if origin is None:
         return name.startswith(layer.name.removesuffix(REWRITTEN))
-    return origin == _origin(layer, nodes)
+    return origin == layer.node(nodes)
 
 
 def _density(layer: Layer, values: _Values) -> float:
@@ -162,7 +174,3 @@ def _density(layer: Layer, values: _Values) -> float:
         return float((binary.signs > 0).mean())
     upper = np.where(values.scale < 0, -1, 1).reshape(-1, *[1] * (layer.weight.ndim - 1))
     return float((layer.weight == upper).mean())
-
-
-def _origin(layer: Layer, nodes: Mapping[str, str]) -> str | None:
-    return next((nodes[member] for member in layer.members if member in nodes), None)

@@ -63,6 +63,11 @@ class Conv2dShape:
         return self.out_channels // self.groups
 
     @property
+    def depthwise(self) -> bool:
+        """Whether every channel has a kernel of its own."""
+        return self.groups == self.in_channels == self.out_channels > 1
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates, counting those with padding."""
         taps = self.kernel[0] * self.kernel[1] * self.group_in_channels

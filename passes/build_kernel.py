@@ -1,0 +1,127 @@
+"""Build the kernel that a candidate stands for, with the layer's weights and epilogue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from sbnn_tvm.schedules.conv2d import float_conv2d, popcount_conv2d
+from sbnn_tvm.schedules.dense import float_dense, popcount_dense
+from sbnn_tvm.schedules.depthwise import depthwise_conv2d
+from sbnn_tvm.schedules.elementwise import elementwise
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.pack import window_sum
+from sbnn_tvm.schedules.pool import avg_pool2d, global_avg_pool2d, max_pool2d, max_pool2d_bits
+from sbnn_tvm.schedules.select_channels import select_channels, select_channels_bits
+from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.sparse_conv2d import sparse_conv2d
+
+from .candidates import Candidate, Family, Tuned
+from .fit_epilogue import fit_epilogue
+from .graph import channels_last
+from .layer import Layer
+
+
+class DataForm(Enum):
+    """How a kernel reads its data."""
+
+    FLOAT = "float32, channels last"
+    BITS = "packed bits"
+    PLANES = "bit planes"
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """A kernel for a layer, and who chose it.
+
+    Attributes:
+        candidate: What the kernel was built from.
+        kernel: The kernel.
+        data: What it reads.
+        groups: With packed data, in how many groups of channels it is packed.
+        folded: Whether the whole epilogue became an integer threshold.
+        forced: Whether the user chose the family.
+        tuned: What tuning found, where that decided.
+    """
+
+    candidate: Candidate
+    kernel: Kernel
+    data: DataForm = DataForm.FLOAT
+    groups: int = 1
+    folded: bool = False
+    forced: bool = False
+    tuned: Tuned | None = None
+
+    @property
+    def stores_planes(self) -> bool:
+        """Whether its packed output is in bit planes too."""
+        return self.data == DataForm.PLANES and self.folded
+
+
+def build(layer: Layer, candidate: Candidate, isa: Isa) -> Choice:
+    """The kernel of one of ``candidates(layer, isa)``."""
+    match candidate.family:
+        case Family.FLOAT:
+            return Choice(candidate, _float(layer, candidate, isa))
+        case Family.POPCOUNT:
+            return _popcount(layer, candidate, isa)
+        case Family.COUNTERS:
+            return _counters(layer, candidate, isa)
+        case Family.WORDS:
+            return Choice(candidate, _words(layer, isa), DataForm.BITS)
+
+
+def _popcount(layer: Layer, candidate: Candidate, isa: Isa) -> Choice:
+    fitted, conv = fit_epilogue(layer, isa), layer.shape
+    assert layer.weight is not None
+    signs, tile = layer.weight > 0, candidate.parameters
+    if conv is None:
+        kernel = popcount_dense(layer.rows, signs, fitted.epilogue, isa, tile)
+        return Choice(candidate, kernel, DataForm.BITS, folded=fitted.folded)
+    kernel = popcount_conv2d(conv, signs, fitted.padding, fitted.epilogue, isa, tile)
+    return Choice(candidate, kernel, DataForm.BITS, conv.groups, fitted.folded)
+
+
+def _counters(layer: Layer, candidate: Candidate, isa: Isa) -> Choice:
+    fitted = fit_epilogue(layer, isa)
+    assert layer.shape is not None and layer.weight is not None
+    kernel = sparse_conv2d(layer.shape, layer.weight > 0, fitted.padding, fitted.epilogue, isa)
+    return Choice(candidate, kernel, DataForm.PLANES, folded=fitted.folded)
+
+
+def _float(layer: Layer, candidate: Candidate, isa: Isa) -> Kernel:
+    conv, program, tile = layer.shape, layer.program, candidate.parameters
+    match layer.kind:
+        case "elementwise":
+            return elementwise(channels_last(layer.extent), program, isa)
+        case "select_channels":
+            assert layer.selection is not None
+            return select_channels(channels_last(layer.extent)[:-1], layer.selection, program, isa)
+        case "dense" | "binary_dense":
+            assert layer.weight is not None
+            return float_dense(layer.rows, layer.weight, program, isa, tile)
+    assert conv is not None
+    match layer.kind:
+        case "global_avg_pool2d":
+            return global_avg_pool2d((conv.batch, conv.height, conv.width, conv.in_channels), program, isa)
+        case "avg_pool2d":
+            return avg_pool2d(conv, program, isa, count_include_pad=layer.counted_padding or False)
+        case "max_pool2d":
+            return max_pool2d(conv, program, isa)
+    assert layer.weight is not None
+    if conv.depthwise:
+        return depthwise_conv2d(conv, layer.weight, program, isa)
+    return float_conv2d(conv, layer.weight, program, isa, tile)
+
+
+def _words(layer: Layer, isa: Isa) -> Kernel:
+    match layer.kind:
+        case "select_channels_bits":
+            assert layer.selection is not None
+            return select_channels_bits(channels_last(layer.extent)[:-1], layer.selection, isa)
+        case "max_pool2d_bits":
+            assert layer.shape is not None
+            return max_pool2d_bits(layer.shape, isa, layer.minima)
+    windows = layer.shape or Conv2dShape(layer.rows, 1, 1, layer.inputs, 1)
+    return window_sum(windows, int(layer.pad_value), isa)

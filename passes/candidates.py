@@ -1,0 +1,114 @@
+"""The ways to compute a layer, as data: kernel families and their parameters, the untuned default first.
+
+A family is a way to compute; its members differ in parameters alone (the register tile of a direct convolution, say),
+never in what they compute. To add one: a name in ``Family``, where it is possible in ``families``, its members in
+``_members``, and its kernel in build_kernel.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from sbnn_tvm.schedules.dense import dense_shape
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.tiles import Tile, tiles
+
+from .cost_model import popcount_pays, sparse_pays
+from .fit_epilogue import fit_epilogue
+from .layer import Layer
+
+
+class Family(Enum):
+    """A way to compute; the value is its name for users."""
+
+    FLOAT = "float"  # float32, channels last
+    POPCOUNT = "popcount"  # packed words, a popcount for each word of weights
+    COUNTERS = "counters"  # bit planes, an addition for each set weight
+    WORDS = "words"  # packed words, no weights: poolings, sums over windows, selections of channels
+
+
+Parameters = Tile
+"""What the members of a family may differ in: one frozen dataclass a family, whose text is short and without spaces."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to compute a layer.
+
+    Attributes:
+        family: The kernel family.
+        parameters: Which member of it; None where there is but one.
+    """
+
+    family: Family
+    parameters: Parameters | None = None
+
+    @property
+    def name(self) -> str:
+        """The name under which measurements are kept, for example ``"popcount 7x4"``."""
+        return self.family.value if self.parameters is None else f"{self.family.value} {self.parameters}"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning found for a layer.
+
+    Attributes:
+        candidate: The fastest.
+        gain: How many times faster it is than the untuned one.
+    """
+
+    candidate: Candidate
+    gain: float
+
+
+def candidates(layer: Layer, isa: Isa) -> tuple[Candidate, ...]:
+    """Every way to compute a layer, family by family; the first is what the cost model takes."""
+    return tuple(
+        Candidate(family, parameters)
+        for family in families(layer, isa)
+        for parameters in _members(layer, family, isa) or (None,)
+    )
+
+
+def families(layer: Layer, isa: Isa) -> tuple[Family, ...]:
+    """The families that can compute a layer, the one that the cost model takes first."""
+    match layer.kind:
+        case "binary_conv2d":
+            return _of_binary_conv2d(layer, isa)
+        case "binary_dense":
+            return (Family.POPCOUNT, Family.FLOAT)
+        case "window_sum" | "max_pool2d_bits" | "select_channels_bits":
+            return (Family.WORDS,)
+        case _:
+            return (Family.FLOAT,)
+
+
+def _of_binary_conv2d(layer: Layer, isa: Isa) -> tuple[Family, ...]:
+    conv, weight = layer.shape, layer.weight
+    assert conv is not None and weight is not None
+    possible = [Family.POPCOUNT, Family.COUNTERS]
+    if not layer.pad_value:  # the float kernel pads with zeros
+        possible.append(Family.FLOAT)
+    if Family.FLOAT in possible and not popcount_pays(conv, isa):
+        best = Family.FLOAT
+    elif sparse_pays(conv, weight > 0, isa, floats=not fit_epilogue(layer, isa).folded):
+        best = Family.COUNTERS
+    else:
+        best = Family.POPCOUNT
+    return (best, *(family for family in possible if family != best))
+
+
+def _members(layer: Layer, family: Family, isa: Isa) -> Sequence[Parameters]:
+    """The members of a family that fit a layer, the one that its rule takes first; empty if there is but one."""
+    if layer.weight is None or family not in (Family.FLOAT, Family.POPCOUNT):
+        return ()
+    shape = layer.shape or dense_shape(layer.rows, layer.weight.shape[1], len(layer.weight))
+    if family == Family.POPCOUNT:
+        return tiles(shape, isa, "popcount")
+    return () if shape.depthwise else tiles(shape, isa, "float32")

@@ -1,0 +1,72 @@
+"""Fit the epilogue of a binary layer to what its kernels compute: the integer D, the sum of sign products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from sbnn_tvm.domain import SIGN, BinaryDomain
+from sbnn_tvm.schedules.epilogue import Border, Channel, Epilogue, Operand, Program, Ref, Scalar, Step
+from sbnn_tvm.schedules.isa import Isa
+
+from .fold_thresholds import fold_threshold
+from .layer import Layer
+
+
+@dataclass(frozen=True, eq=False)
+class FittedEpilogue:
+    """An epilogue that starts from D.
+
+    Attributes:
+        epilogue: Its Ref(0), or what it compares, is D.
+        padding: What lies beyond the border: 0, or the sign of an activation, -1 or +1.
+        folded: Whether the whole epilogue became an integer threshold.
+    """
+
+    epilogue: Epilogue
+    padding: int
+    folded: bool
+
+
+@lru_cache(maxsize=1)  # the families of a layer are asked about one after the other, and share this
+def fit_epilogue(layer: Layer, isa: Isa) -> FittedEpilogue:
+    """The epilogue of a binary layer for a kernel that computes D."""
+    weight, domain = layer.weight, layer.input_domain
+    assert weight is not None and domain is not None
+    axes, padding = tuple(range(1, weight.ndim)), 0
+    sums: Operand = Channel(weight.sum(axis=axes))
+    if layer.shape is not None and layer.pad_value in (domain.lo, domain.hi):
+        # What lies beyond the border is one of the two values: no pixel is special.
+        padding = 1 if layer.pad_value == domain.hi else -1
+    elif layer.shape is not None:
+        valid = layer.shape.border_classes().valid
+        sums = Border(np.einsum("oihw,chw->co", weight, valid.astype(np.float32)).astype(np.float32))
+    program = _from_signs(layer.program, domain, sums)
+    threshold = fold_threshold(program, weight[0].size, len(weight), isa)
+    return FittedEpilogue(program if threshold is None else threshold, padding, threshold is not None)
+
+
+def _from_signs(program: Program, domain: BinaryDomain, sums: Operand) -> Program:
+    """Let a program that expects ``sum(S * x)`` start from ``D = sum(S * X)``, where ``x = tau * X + phi``.
+
+    Args:
+        program: The epilogue.
+        domain: The values of x.
+        sums: The sum of the signs of the weights that see the image.
+    """
+    if domain == SIGN:
+        return program
+    steps = (Step("multiply", Ref(0), Scalar(domain.tau)), Step("multiply", sums, Scalar(domain.phi)))
+    return _behind((*steps, Step("add", Ref(1), Ref(2))), program)
+
+
+def _behind(steps: tuple[Step, ...], program: Program) -> Program:
+    """The program with its anchor replaced by the result of the last of some steps."""
+
+    def moved(operand: Operand) -> Operand:
+        return Ref(operand.index + len(steps)) if isinstance(operand, Ref) else operand
+
+    rest = tuple(Step(step.op, moved(step.a), moved(step.b)) for step in program.steps)
+    return Program((*steps, *rest), tuple(replace(output, value=moved(output.value)) for output in program.outputs))
