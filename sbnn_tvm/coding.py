@@ -9,6 +9,7 @@ The fields of an array are packed like weights: the first in the lowest bits of 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -175,6 +176,7 @@ class Codebook:
         shape: Rows and columns of the matrix.
         indices: uint8 [n], fields of ``index_bits``, one for each kernel in row-major order.
         patterns: uint8 [size, ceil(pattern_bits / 8)], the table.
+        index_bits: t of a table of up to 2^t kernels.
         pattern_bits: Bits of a kernel; divides the columns.
     """
 
@@ -183,6 +185,7 @@ class Codebook:
     shape: tuple[int, int]
     indices: np.ndarray
     patterns: np.ndarray
+    index_bits: int
     pattern_bits: int
 
     @classmethod
@@ -197,12 +200,8 @@ class Codebook:
             raise ValueError(f"rows of {shape[1]} bits are no sequence of kernels of {pattern_bits} bits")
         kernels = np.packbits(bits.astype(bool).reshape(-1, pattern_bits), axis=1, bitorder="little")
         patterns, indices = np.unique(kernels, axis=0, return_inverse=True)
-        return cls(shape, pack_fields(indices.reshape(-1), _index_bits(len(patterns))), patterns, pattern_bits)
-
-    @property
-    def index_bits(self) -> int:
-        """Bits of an index: t of a table of up to 2^t kernels."""
-        return _index_bits(len(self.patterns))
+        index_bits = max(1, (len(patterns) - 1).bit_length())
+        return cls(shape, pack_fields(indices.reshape(-1), index_bits), patterns, index_bits, pattern_bits)
 
     @property
     def nbytes(self) -> int:
@@ -212,12 +211,65 @@ class Codebook:
     def decode(self) -> np.ndarray:
         """The matrix, bool of ``shape``."""
         rows, columns = self.shape
+        width = -(-self.pattern_bits // 8)
+        if columns % self.pattern_bits or self.patterns.ndim != 2 or self.patterns.shape[1] != width:
+            raise ValueError(
+                f"the codebook of rows of {columns} bits in kernels of {self.pattern_bits} is uint8 [size, {width}], "
+                f"but got {self.patterns.dtype} {list(self.patterns.shape)}"
+            )
         kernels = rows * (columns // self.pattern_bits)
         indices = unpack_fields(self.indices, self.index_bits, kernels)
         if len(indices) and indices.max() >= len(self.patterns):
             raise ValueError(f"index {indices.max()} is beyond the codebook of {len(self.patterns)} kernels")
         table = np.unpackbits(self.patterns, axis=1, count=self.pattern_bits, bitorder="little")
         return table[indices].reshape(rows, columns).astype(bool)
+
+
+@dataclass(frozen=True, eq=False)
+class SparseArray:
+    """The places and values of an array's numbers that are not 0.
+
+    Attributes:
+        shape: Of the array.
+        gaps: uint8 [m], the places in row-major order, as :func:`encode_gaps` writes them.
+        values: float32 [n], one for each place.
+    """
+
+    name: ClassVar[str] = "sparse"
+
+    shape: tuple[int, ...]
+    gaps: np.ndarray
+    values: np.ndarray
+
+    @classmethod
+    def encode(cls, array: np.ndarray) -> SparseArray:
+        """Code a float32 array; a -0.0 is kept as a number."""
+        flat = np.ascontiguousarray(array, np.float32).reshape(-1)
+        places = np.flatnonzero(flat.view(np.uint32))
+        return cls(array.shape, encode_gaps(places), flat[places])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return self.gaps.nbytes + self.values.nbytes
+
+    def decode(self) -> np.ndarray:
+        """The array, float32 of ``shape``.
+
+        Raises:
+            ValueError: If the arrays do not describe an array of this shape.
+        """
+        places, size = decode_gaps(self.gaps), math.prod(self.shape)
+        if len(places) and places[-1] >= size:
+            raise ValueError(f"position {places[-1]} lies beyond the {size} numbers of shape {list(self.shape)}")
+        if self.values.shape != places.shape or self.values.dtype != np.float32:
+            raise ValueError(
+                f"the values of {len(places)} places are float32 [{len(places)}], but got {self.values.dtype} "
+                f"{list(self.values.shape)}"
+            )
+        array = np.zeros(size, np.float32)
+        array[places] = self.values
+        return array.reshape(self.shape)
 
 
 def smallest(bits: np.ndarray, pattern_bits: int | None = None) -> Coding:
@@ -295,16 +347,14 @@ def unpack_fields(packed: np.ndarray, width: int, count: int) -> np.ndarray:
     Raises:
         ValueError: If there are fewer.
     """
+    if packed.dtype != np.uint8 or packed.ndim != 1:
+        raise ValueError(f"packed fields are uint8 [n], but got {packed.dtype} {list(packed.shape)}")
     if packed.size * 8 < width * count:
         raise ValueError(
             f"{count} fields of {width} bits take {-(-width * count // 8)} bytes, but there are only {packed.size}"
         )
     bits = np.unpackbits(packed, count=width * count, bitorder="little").reshape(count, width)
     return bits.astype(np.int64) @ (1 << np.arange(width))
-
-
-def _index_bits(patterns: int) -> int:
-    return max(1, (patterns - 1).bit_length())
 
 
 def _matrix_shape(bits: np.ndarray) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from sbnn_tvm.coding import (
     Codebook,
     Gaps,
     Rice,
+    SparseArray,
     decode_gaps,
     encode_gaps,
     pack_fields,
@@ -106,8 +107,17 @@ def test_rows_of_either_majority_are_coded_as_small() -> None:
             "8 fields of 3 bits take 3 bytes, but there are only 2",
         ),
         (
-            Codebook((1, 18), np.array([0b1101], np.uint8), np.zeros((3, 2), np.uint8), 9),
+            Codebook((1, 18), np.array([0b1101], np.uint8), np.zeros((3, 2), np.uint8), 2, 9),
             "index 3 is beyond the codebook of 3 kernels",
+        ),
+        (
+            Codebook((1, 18), np.zeros(1, np.uint8), np.zeros((3, 1), np.uint8), 2, 9),
+            r"in kernels of 9 is uint8 \[size, 2\], but got uint8 \[3, 1\]",
+        ),
+        (SparseArray((2, 2), np.array([4], np.uint8), np.ones(1, np.float32)), "position 4 lies beyond the 4 numbers"),
+        (
+            SparseArray((2, 2), np.array([3], np.uint8), np.ones(2, np.float32)),
+            r"are float32 \[1\], but got float32 \[2\]",
         ),
     ],
 )
@@ -124,3 +134,12 @@ def test_positions_must_ascend() -> None:
 def test_kernels_must_fill_the_rows() -> None:
     with pytest.raises(ValueError, match="rows of 10 bits are no sequence of kernels of 9 bits"):
         Codebook.encode(np.zeros((2, 10), bool), 9)
+
+
+@pytest.mark.parametrize("density", [0.0, 0.01, 1.0])
+def test_sparse_arrays(density: float) -> None:
+    rng = np.random.default_rng(0)
+    array = np.where(rng.random((5, 7, 3, 3)) < density, rng.standard_normal((5, 7, 3, 3)), 0).astype(np.float32)
+    array[0, 0, 0, 0] = -0.0
+    decoded = SparseArray.encode(array).decode()
+    np.testing.assert_array_equal(decoded.view(np.uint32), array.view(np.uint32))

@@ -17,7 +17,6 @@ from torch import nn
 import sbnn_tvm
 from sbnn_tvm.domain import BinaryDomain
 from sbnn_tvm.errors import ModelError
-from sbnn_tvm.frontends.onnx import opset
 from sbnn_tvm.frontends.torch import (
     Binarize,
     BinaryConfig,
@@ -152,7 +151,7 @@ def test_the_file_is_clean(models) -> None:
     onnx.checker.check_model(proto, full_check=True)
     assert {entry.domain: entry.version for entry in proto.opset_import} == {"": 21, "ai.sbnn": 1}
     assert proto.ir_version <= 10
-    assert {function.name for function in proto.functions} == set(opset.OPERATORS)
+    assert {function.name for function in proto.functions} == {node.op_type for node in proto.graph.node if node.domain}
     assert b"site-packages" not in proto.SerializeToString()  # no stack traces
     shapes = {value.name: value.type.tensor_type.shape for value in proto.graph.value_info}
     made = {name for node in proto.graph.node for name in node.output} - {"output"}
@@ -280,3 +279,22 @@ def test_torchs_own_exporter_writes_standard_operators() -> None:
     assert not any(node.domain for node in program.model_proto.graph.node)
     x = torch.randn(1, 4)
     np.testing.assert_allclose(onnxruntime(program.model_proto, x), eager(layer, x), rtol=1e-6)
+
+
+def test_sparse_weights_are_coded() -> None:
+    torch.manual_seed(0)
+    layers = [BinaryConv2d(128, 128, 3, padding=1), BinaryLinear(2048, 512), nn.Linear(512, 64)]
+    model = nn.Sequential(Binarize(), layers[0], nn.Flatten(), Binarize(), layers[1], layers[2]).eval()
+    dense = to_onnx(model, (1, 128, 4, 4))
+    assert not [node for node in dense.graph.node if node.op_type.startswith("Decode")]
+    with torch.no_grad():
+        for layer, density in zip(layers, (0.05, 0.95, 0.02), strict=True):
+            chosen = torch.rand_like(layer.weight) < density
+            layer.weight.copy_(torch.where(chosen, 1.0, -1.0 if layer is not layers[2] else 0.0))
+    sparse = to_onnx(model, (1, 128, 4, 4))
+    onnx.checker.check_model(sparse, full_check=True)
+    found = {node.name: node.op_type for node in sparse.graph.node if node.op_type.startswith("Decode")}
+    assert found == {"1.weight": "DecodeRice", "4.weight": "DecodeRice", "5.weight": "DecodeSparse"}
+    assert len(sparse.SerializeToString()) < 0.4 * len(dense.SerializeToString())
+    x = torch.randn(1, 128, 4, 4)
+    np.testing.assert_allclose(onnxruntime(sparse, x), eager(model, x), rtol=1e-4, atol=1e-4)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 from tvm import relax
 
+from sbnn_tvm.coding import SparseArray
+from sbnn_tvm.frontends.onnx import decoders, opset
 from sbnn_tvm.frontends.onnx.converters import Converter
 from sbnn_tvm.frontends.onnx.node import Node, aligned, as_expr, per_channel, rank_of, shape_of
-from sbnn_tvm.frontends.onnx.opset import unpack_bits
 from sbnn_tvm.frontends.onnx.windows import Window2d, check_channels
 
 
@@ -82,10 +83,24 @@ def binary_linear(node: Node) -> relax.Expr:
     return relax.op.add(y, node.emit(relax.op.multiply(row_sum, aligned(offset, rank))))
 
 
+def decode(node: Node) -> relax.Expr:
+    """Weights from one of their codings, a constant."""
+    operator = node.proto.op_type
+    inputs = [node.constant(index) for index in range(len(opset.function(operator).input))]
+    try:
+        coding = decoders.coding_of(operator, inputs, node.attributes)
+        values = coding.decode()
+        return as_expr(values if isinstance(coding, SparseArray) else opset.pack_bits(values))
+    except KeyError as error:
+        raise node.error(f"lacks its attribute {error}") from None
+    except ValueError as error:
+        raise node.error(f"has wrong weights: {error}") from None
+
+
 def _signs(node: Node, shape: tuple[int, ...]) -> np.ndarray:
     """The packed weights as float32 -1 and +1."""
     try:
-        bits = unpack_bits(node.constant(1), shape)
+        bits = opset.unpack_bits(node.constant(1), shape)
     except ValueError as error:
         raise node.error(f"has wrong weights: {error}") from error
     signs = bits.astype(np.float32)
@@ -109,5 +124,6 @@ BINARY_CONVERTERS: dict[str, Converter] = {
     "Binarize": binarize,
     "BinaryConv2d": binary_conv2d,
     "BinaryLinear": binary_linear,
+    **dict.fromkeys(decoders.OPERATORS, decode),
 }
 """Converters by the name of the operator in the ai.sbnn domain, version 1."""

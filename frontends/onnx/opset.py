@@ -14,6 +14,8 @@ from functools import cache
 import numpy as np
 from onnx import FunctionProto, ModelProto, helper, parser
 
+from sbnn_tvm.frontends.onnx import decoders
+
 DOMAIN = "ai.sbnn"
 VERSION = 1
 ONNX_OPSET = 21  # of the bodies, and of the models that the exporter writes
@@ -108,11 +110,13 @@ BinaryLinear <in_features> (x, weight, scale, offset) => (y)
 @cache
 def _functions() -> dict[str, FunctionProto]:
     header = f'<domain: "{DOMAIN}", opset_import: ["" : {ONNX_OPSET}]>'
-    parsed = (parser.parse_function(header + text) for text in (_BINARIZE, _BINARY_CONV2D, _BINARY_LINEAR))
+    parsed = (
+        parser.parse_function(header + text) for text in (_BINARIZE, _BINARY_CONV2D, _BINARY_LINEAR, *decoders.BODIES)
+    )
     return {function.name: function for function in parsed}
 
 
-OPERATORS = ("Binarize", "BinaryConv2d", "BinaryLinear")
+OPERATORS = ("Binarize", "BinaryConv2d", "BinaryLinear", *decoders.OPERATORS)
 
 
 def function(operator: str) -> FunctionProto:

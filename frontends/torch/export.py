@@ -27,6 +27,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from sbnn_tvm.atomic_file import check_destination, replacing
 from sbnn_tvm.errors import ModelError
 from sbnn_tvm.frontends.onnx import opset
+from sbnn_tvm.frontends.onnx.compress import compress
 from sbnn_tvm.frontends.torch.modules import BinaryLayer, traced_as_operators
 
 Shape = Sequence[int]
@@ -101,7 +102,7 @@ def to_onnx(model: nn.Module, input_shape: Shape | None = None) -> onnx.ModelPro
             LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
             _name_after_modules(graph, model)
             _drop_metadata(graph)
-    proto = opset.add_functions(ir.to_proto(graph))
+    proto = compress(opset.add_functions(ir.to_proto(graph)))
     proto.producer_name = "sbnn_tvm"
     onnx.checker.check_model(proto)
     return proto
