@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from sbnn_tvm.domain import BinaryDomain
     from sbnn_tvm.errors import SbnnError
     from sbnn_tvm.frontends.torch.export import export_onnx
+    from sbnn_tvm.frontends.torch.post_training import quantize_
     from sbnn_tvm.module import CompiledModule
     from sbnn_tvm.runtime import LoadedModule, load
 
 __version__ = "0.1.0"
 
-__all__ = ["BinaryDomain", "CompiledModule", "LoadedModule", "SbnnError", "compile", "export_onnx", "load"]
+__all__ = ["BinaryDomain", "CompiledModule", "LoadedModule", "SbnnError", "compile", "export_onnx", "load", "quantize_"]
 
 _HOMES = {
     "BinaryDomain": "sbnn_tvm.domain",
@@ -29,6 +30,7 @@ _HOMES = {
     "compile": "sbnn_tvm.compiler",
     "export_onnx": "sbnn_tvm.frontends.torch.export",
     "load": "sbnn_tvm.runtime",
+    "quantize_": "sbnn_tvm.frontends.torch.post_training",
 }
 
 

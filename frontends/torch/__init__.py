@@ -1,7 +1,8 @@
 """PyTorch front end: binary layers, their training, the conversion of float models, and the export to ONNX."""
 
+from sbnn_tvm.frontends.torch.adabin import Adaptive, AdaptiveBinarize, Maxout
 from sbnn_tvm.frontends.torch.convert import FIRST, LAST, BinaryConfig, Conversion, LayerNote, binarize_
-from sbnn_tvm.frontends.torch.domains import ScaledSigns, Signs, TwoValues, WeightDomain
+from sbnn_tvm.frontends.torch.domains import Bits, ScaledBits, ScaledSigns, Signs, TwoValues, WeightDomain
 from sbnn_tvm.frontends.torch.estimators import (
     EDE,
     Clip,
@@ -21,29 +22,42 @@ from sbnn_tvm.frontends.torch.modules import (
     RPReLU,
     clamp_latent_,
 )
+from sbnn_tvm.frontends.torch.post_training import Quantization, QuantizedLayer, quantize_, recalibrate_
 from sbnn_tvm.frontends.torch.quicknet import QuickNet, quicknet
 from sbnn_tvm.frontends.torch.reactnet import ReActNet, reactnet
+from sbnn_tvm.frontends.torch.sbnn import ExpectedConnections, keep_densest_
+from sbnn_tvm.frontends.torch.siman import BinarizeAboveMean, Magnitudes, parameter_groups
 
 __all__ = [
     "EDE",
     "FIRST",
     "LAST",
     "VGG",
+    "Adaptive",
+    "AdaptiveBinarize",
     "Binarize",
+    "BinarizeAboveMean",
     "BinaryConfig",
     "BinaryConv2d",
     "BinaryLayer",
     "BinaryLinear",
+    "Bits",
     "Clip",
     "Conversion",
     "Estimator",
+    "ExpectedConnections",
     "Identity",
     "LayerNote",
+    "Magnitudes",
+    "Maxout",
     "Polynomial",
+    "Quantization",
+    "QuantizedLayer",
     "QuickNet",
     "RPReLU",
     "ReActNet",
     "ResNet",
+    "ScaledBits",
     "ScaledSigns",
     "Signs",
     "TwoValues",
@@ -52,8 +66,12 @@ __all__ = [
     "binarize_",
     "clamp_latent_",
     "export_onnx",
+    "keep_densest_",
+    "parameter_groups",
+    "quantize_",
     "quicknet",
     "reactnet",
+    "recalibrate_",
     "resnet",
     "resnet18",
     "set_progress",

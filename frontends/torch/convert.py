@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from sbnn_tvm.domain import SIGN, BinaryDomain
 from sbnn_tvm.frontends.torch.domains import ScaledSigns, WeightDomain
@@ -16,6 +17,9 @@ from sbnn_tvm.frontends.torch.modules import Binarize, BinaryConv2d, BinaryLayer
 
 FIRST = "<first>"
 LAST = "<last>"
+
+Activations = Callable[[int, int], nn.Module]
+"""Makes what binarises (or quantises) the input of a layer, from its channels and their axis."""
 
 Skip = Collection[str] | Callable[[str, nn.Module], bool]
 
@@ -36,15 +40,17 @@ class BinaryConfig:
     Attributes:
         weights: The two weight values.
         weight_estimator: The gradient of the weights' signs: a name (estimators.ESTIMATORS) or an Estimator.
-        activations: The two values that a converted layer's input is binarised to; None leaves inputs as they are.
-        activation_estimator: The gradient of that binarisation.
-        learn_threshold: Whether its threshold is learned, one per input channel (RSign); else it is 0.
+        activations: The two values that a converted layer's input is binarised to; or a function that makes a module
+            for it from the input's channels and their axis; None leaves inputs as they are.
+        activation_estimator: The gradient of that binarisation. Not for a function's modules.
+        learn_threshold: Whether its threshold is learned, one per input channel (RSign); else it is 0. Not for a
+            function's modules.
         padding_value: What padded pixels hold after it: 0, -1 or +1.
     """
 
     weights: WeightDomain = field(default_factory=ScaledSigns)
     weight_estimator: str | Estimator = "clip"
-    activations: BinaryDomain | None = SIGN
+    activations: BinaryDomain | Activations | None = SIGN
     activation_estimator: str | Estimator = "polynomial"
     learn_threshold: bool = False
     padding_value: int = 0
@@ -89,8 +95,9 @@ def binarize_(model: nn.Module, config: BinaryConfig = BinaryConfig(), skip: Ski
     """Replaces nn.Conv2d and nn.Linear layers of a model by binary ones, in place.
 
     A converted layer binarises its input and keeps the float weights (the same parameters) as latent weights and the
-    bias as it is. By default the first and the last linear layer, in the order in which the model registers them, stay
-    float, as in nearly all published binary networks.
+    bias as it is; what ``torch.nn.utils.prune`` masks stays masked (domains says what it becomes). By default the first
+    and the last linear layer, in the order in which the model registers them, stay float, as in nearly all published
+    binary networks.
 
     Args:
         model: Changed in place. Optimisers made for it before miss the new parameters, if the config has any.
@@ -103,7 +110,8 @@ def binarize_(model: nn.Module, config: BinaryConfig = BinaryConfig(), skip: Ski
         What was converted, and what was not and why.
 
     Raises:
-        ValueError: If a name or pattern fits no linear layer, or the model itself is a layer that would be replaced.
+        ValueError: If a name or pattern fits no linear layer, the model itself is a layer that would be replaced, or
+            weights are pruned and neither of the two values can stand for them.
 
     Examples:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 10))
@@ -125,7 +133,10 @@ def binarize_(model: nn.Module, config: BinaryConfig = BinaryConfig(), skip: Ski
         elif not name:
             raise ValueError(f"the model itself is a {kind}; put it into an nn.Sequential to convert it in place")
         else:
-            replacements[module] = _binary(module, config)
+            try:
+                replacements[module] = _binary(module, config)
+            except ValueError as error:
+                raise ValueError(f"layer {name!r}: {error}") from error
             converted.append(LayerNote(name, kind))
     for parent in list(model.modules()):  # a layer may be registered at several places
         for child_name, child in parent._modules.items():
@@ -164,11 +175,15 @@ def _obstacle(module: nn.Module) -> str:
         return f"a subclass of {base.__name__} with code of its own" if base else f"{kind.__name__} has no binary form"
     if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
         return f"padding_mode={module.padding_mode!r}, only zeros has a binary form"
-    if module._forward_pre_hooks or module._forward_hooks:
+    if module._forward_hooks or any(not _prunes_weight(hook) for hook in module._forward_pre_hooks.values()):
         return "it has forward hooks, which would be lost"
     if isinstance(module.weight, nn.UninitializedParameter):
         return "its weights are not initialised yet"
     return ""
+
+
+def _prunes_weight(hook: Callable) -> bool:
+    return isinstance(hook, prune.BasePruningMethod) and hook._tensor_name == "weight"
 
 
 def _binary(module: nn.Module, config: BinaryConfig) -> BinaryLayer:
@@ -194,10 +209,16 @@ def _binary(module: nn.Module, config: BinaryConfig) -> BinaryLayer:
                 module.in_features, module.out_features, domain=config.weights, estimator=config.weight_estimator
             )
             channels, axis = module.in_features, -1
-    for name in ("weight", "bias"):
-        layer.register_parameter(name, module._parameters[name])
-    layer.values = config.weights.build(module.weight)
-    if config.activations is not None:
+    pruned = "weight_mask" in module._buffers
+    layer.register_parameter("weight", module._parameters["weight_orig" if pruned else "weight"])
+    layer.register_parameter("bias", module._parameters["bias"])
+    layer.values = config.weights.build(module.weight)  # type: ignore[arg-type]
+    if pruned:
+        prune.custom_from_mask(layer, "weight", module._buffers["weight_mask"])
+        layer.mask()  # raises where the domain has no value for pruned weights
+    if callable(config.activations):
+        layer.binarize = config.activations(channels, axis).to(module.weight)  # type: ignore[arg-type]
+    elif config.activations is not None:
         layer.binarize = Binarize(
             channels if config.learn_threshold else None,
             learned=config.learn_threshold,

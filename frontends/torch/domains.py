@@ -1,8 +1,12 @@
 """The two values of a layer's weights: how many numbers describe them, and how they are learned.
 
-A binary weight is ``scale * S + offset`` with ``S = +1`` where the latent weight is positive and ``S = -1`` elsewhere
-(so a latent weight of exactly 0 counts as -1). A WeightDomain is the choice, as plain data; it builds a WeightValues
-module, which turns latent weights into ``scale`` and ``offset`` and owns what is learned of them.
+A binary weight is ``scale * S + offset``; unless a domain says otherwise, ``S = +1`` where the latent weight is
+positive and ``S = -1`` elsewhere (so a latent weight of exactly 0 counts as -1). A WeightDomain is the choice, as plain
+data; it builds a WeightValues module, which turns latent weights into ``S``, ``scale`` and ``offset`` and owns what is
+learned of them.
+
+A weight that ``torch.nn.utils.prune`` masks takes the value of ``S = -1``: 0 in {0, a}, the first of {a, b}. In
+domains that are symmetric about 0 both values weigh the same, so nothing can be pruned there.
 """
 
 from __future__ import annotations
@@ -13,6 +17,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from sbnn_tvm.domain import SIGN
+from sbnn_tvm.frontends.torch.estimators import Estimator, binarize
+
 
 class WeightDomain(Protocol):
     """The choice of the two weight values."""
@@ -22,7 +29,17 @@ class WeightDomain(Protocol):
 
 
 class WeightValues(nn.Module):
-    """Gives the two values of each output channel from its latent weights."""
+    """Gives the signs of latent weights, and the two values of each output channel.
+
+    Attributes:
+        prunable: Whether the value of ``S = -1`` may stand for a pruned weight.
+    """
+
+    prunable = False
+
+    def signs(self, weight: Tensor, estimator: Estimator) -> Tensor:
+        """S in {-1, +1}, of the shape of the latent weights [OC, ...], with the gradient of the estimator."""
+        return binarize(weight, 0.0, SIGN, estimator)
 
     def forward(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
         """Scale [OC] and offset [OC], None where it is 0, from latent weights [OC, ...]."""
@@ -59,7 +76,7 @@ class ScaledSigns:
 
     def build(self, weight: Tensor) -> WeightValues:
         """One parameter [OC] where ``learned``, else none."""
-        return _Affine(_mean_magnitude(weight), None) if self.learned else _MeanMagnitude()
+        return LearnedValues(_mean_magnitude(weight), None) if self.learned else _MeanMagnitude()
 
 
 @dataclass(frozen=True)
@@ -90,10 +107,41 @@ class TwoValues:
         """Two parameters, [OC] each per channel, else [1]."""
         rows = weight.detach().reshape(len(weight) if self.per == "channel" else 1, -1)
         if self.init == "unit":
-            return _Affine(rows.new_ones(len(rows)), rows.new_zeros(len(rows)))
+            return LearnedValues(rows.new_ones(len(rows)), rows.new_zeros(len(rows)))
         above = rows > 0
         hi, lo = _mean_where(rows, above), _mean_where(rows, ~above)
-        return _Affine((hi - lo) / 2, (hi + lo) / 2)
+        return LearnedValues((hi - lo) / 2, (hi + lo) / 2)
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Weights are 0 and 1: 0 where the latent weight is not positive."""
+
+    def build(self, weight: Tensor) -> WeightValues:
+        """No parameters."""
+        return _HalfScale(None)
+
+
+@dataclass(frozen=True)
+class ScaledBits:
+    """Weights are 0 and a, with a learned a >= 0, initialised at the mean of the positive latent weights.
+
+    In files scale and offset are both a / 2, so that a kernel may add the inputs of the set weights, and nothing else.
+
+    Attributes:
+        per: One a for the ``"layer"`` or for each ``"channel"``.
+    """
+
+    per: Literal["layer", "channel"] = "channel"
+
+    def __post_init__(self) -> None:
+        if self.per not in ("layer", "channel"):
+            raise ValueError(f"ScaledBits takes per='layer' or 'channel', but got {self.per!r}")
+
+    def build(self, weight: Tensor) -> WeightValues:
+        """One parameter, [OC] per channel, else [1]."""
+        rows = weight.detach().reshape(len(weight) if self.per == "channel" else 1, -1)
+        return _HalfScale(_mean_where(rows, rows > 0))
 
 
 class _Ones(WeightValues):
@@ -106,17 +154,37 @@ class _MeanMagnitude(WeightValues):
         return _mean_magnitude(weight), None
 
 
-class _Affine(WeightValues):
+class LearnedValues(WeightValues):
+    """``tau * S + phi``: phi may be None, for 0."""
+
     def __init__(self, tau: Tensor, phi: Tensor | None) -> None:
         super().__init__()
         self.tau = nn.Parameter(tau)
         self.phi = None if phi is None else nn.Parameter(phi)
+        self.prunable = phi is not None
 
     def forward(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tau and phi, expanded to [OC]."""
         return self.tau.expand(len(weight)), None if self.phi is None else self.phi.expand(len(weight))
 
     def extra_repr(self) -> str:
+        """How many parameters."""
         return f"{len(self.tau)} x (tau{'' if self.phi is None else ', phi'})"
+
+
+class _HalfScale(WeightValues):
+    prunable = True
+
+    def __init__(self, scale: Tensor | None) -> None:
+        super().__init__()
+        self.scale = None if scale is None else nn.Parameter(scale)
+
+    def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        half = weight.new_full((1,), 0.5) if self.scale is None else self.scale.abs() / 2  # the same two floats
+        return half.expand(len(weight)), half.expand(len(weight))
+
+    def extra_repr(self) -> str:
+        return "" if self.scale is None else f"{len(self.scale)} x a"
 
 
 def _mean_magnitude(weight: Tensor) -> Tensor:

@@ -28,6 +28,16 @@ class Estimator(ABC):
         return type(self).__name__
 
 
+class Scheduled:
+    """What changes in the course of training: ``set_progress`` tells it how far training has come.
+
+    Attributes:
+        progress: The share of training that is done, from 0 to 1.
+    """
+
+    progress: float = 0.0
+
+
 class Identity(Estimator):
     """Slope 1 everywhere: sign is differentiated as if it were the identity.
 
@@ -64,14 +74,11 @@ class Polynomial(Estimator):
         return (2 - 2 * u.abs()).clamp_min(0)
 
 
-class EDE(Estimator):
+class EDE(Estimator, Scheduled):
     """The error decay estimator: slope ``k t (1 - tanh(t u)^2)``, sharpened while training goes on.
 
     ``t`` grows from 0.1 to 10, evenly in its logarithm, and ``k = max(1 / t, 1)``. Call ``set_progress`` of this module
     once an epoch.
-
-    Attributes:
-        progress: The share of training that is done, from 0 to 1.
 
     References:
         Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks" (IR-Net),
@@ -110,15 +117,21 @@ def estimator(choice: str | Estimator) -> Estimator:
 
 
 def set_progress(model: nn.Module, progress: float) -> None:
-    """Tells the EDE estimators of a model how far training has come.
+    """Tells what is scheduled in a model (EDE, the clamping of SiMaN) how far training has come; call it every epoch.
 
     Args:
-        model: Its modules' ``estimator`` attributes are updated.
+        model: Its modules that are ``Scheduled``, and their estimators that are, are updated.
         progress: From 0 (begin) to 1 (end).
+
+    Raises:
+        ValueError: If the progress lies outside.
     """
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress is the share of training that is done, from 0 to 1, but got {progress}")
     for module in model.modules():
-        if isinstance(found := getattr(module, "estimator", None), EDE):
-            found.progress = progress
+        for found in (module, getattr(module, "estimator", None)):
+            if isinstance(found, Scheduled):
+                found.progress = progress
 
 
 class _Binarize(torch.autograd.Function):

@@ -28,7 +28,7 @@ from sbnn_tvm.atomic_file import check_destination, replacing
 from sbnn_tvm.errors import ModelError
 from sbnn_tvm.frontends.onnx import opset
 from sbnn_tvm.frontends.onnx.compress import compress
-from sbnn_tvm.frontends.torch.modules import BinaryLayer, traced_as_operators
+from sbnn_tvm.frontends.torch.modules import BinaryLayer, Freezes, traced_as_operators
 
 Shape = Sequence[int]
 
@@ -145,8 +145,14 @@ def _packed_weights(model: nn.Module) -> Iterator[None]:
     """Attaches the constants of the ai.sbnn operators to the binary layers, as buffers, for the duration of a trace."""
     layers = {name: module for name, module in model.named_modules() if isinstance(module, BinaryLayer)}
     try:
+        for name, module in model.named_modules():
+            if isinstance(module, Freezes):
+                try:
+                    module.freeze()
+                except ValueError as error:
+                    raise ModelError(f"layer {name!r} cannot be exported: {error}") from error
         for name, layer in layers.items():
-            for key, value in _constants(name, layer).items():
+            for key, value in packed_constants(layer, name).items():
                 layer.register_buffer(f"packed_{key}", value, persistent=False)
         yield
     finally:
@@ -156,14 +162,26 @@ def _packed_weights(model: nn.Module) -> Iterator[None]:
                 layer._non_persistent_buffers_set.discard(f"packed_{key}")
 
 
-def _constants(name: str, layer: BinaryLayer) -> dict[str, Tensor]:
+def packed_constants(layer: BinaryLayer, name: str = "") -> dict[str, Tensor]:
+    """What a file holds of a binary layer.
+
+    Args:
+        layer: In eval mode.
+        name: For error messages.
+
+    Returns:
+        weight, uint8 [OC, ceil(K / 8)]; scale and offset, float32 [OC].
+
+    Raises:
+        ModelError: If a value is not finite.
+    """
     scale, offset = layer.values(layer.weight)
     offset = torch.zeros_like(scale) if offset is None else offset
     if not (torch.isfinite(scale).all() and torch.isfinite(offset).all()):
         raise ModelError(f"layer {name!r} has weight values that are not finite; the training has diverged")
     # A learned scale may have turned negative. Weights are the same with it positive and all signs flipped.
     flipped = (scale < 0).reshape(-1, *[1] * (layer.weight.ndim - 1))
-    bits = (layer.weight > 0) ^ flipped
+    bits = (layer.signs() > 0) ^ flipped
     packed = torch.from_numpy(opset.pack_bits(bits.cpu().numpy()))
     return {"weight": packed.to(scale.device), "scale": scale.abs().clone(), "offset": offset.clone()}
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,26 @@ def traced_as_operators() -> Iterator[None]:
         yield
     finally:
         _traced_as_operators = False
+
+
+def traces_operators() -> bool:
+    """Whether modules are to trace as single operators (``symbolic``) now."""
+    return _traced_as_operators
+
+
+def symbolic(operator: str, inputs: list[Tensor], attributes: dict, shape: tuple[int, ...]) -> Tensor:
+    """The float32 result of an ai.sbnn operator, while ``traces_operators()``."""
+    return torch.onnx.ops.symbolic(
+        f"{DOMAIN}::{operator}", inputs, attributes, dtype=inputs[0].dtype, shape=shape, version=VERSION
+    )
+
+
+@runtime_checkable
+class Freezes(Protocol):
+    """A module whose operator has attributes that are learned, and so are no numbers in a trace."""
+
+    def freeze(self) -> None:
+        """Called before the trace, to keep them as numbers for it."""
 
 
 class Binarize(nn.Module):
@@ -96,7 +116,7 @@ class Binarize(nn.Module):
             threshold = threshold.reshape(-1, *[1] * (x.ndim - axis - 1))
         if _traced_as_operators:
             attributes = {"lo": float(self.domain.lo), "hi": float(self.domain.hi)}
-            return _symbolic("Binarize", [x, threshold], attributes, x.shape)
+            return symbolic("Binarize", [x, threshold], attributes, x.shape)
         return binarize(x, threshold, self.domain, self.estimator)
 
     def extra_repr(self) -> str:
@@ -160,13 +180,32 @@ class BinaryLayer(nn.Module):
         self.estimator = estimator_of(estimator)
         self.binarize = binarize
 
+    def latent(self) -> nn.Parameter:
+        """The parameter behind ``weight``: itself, unless ``torch.nn.utils.prune`` masks it."""
+        return self.weight_orig if self.mask() is not None else self.weight  # type: ignore[return-value]
+
+    def mask(self) -> Tensor | None:
+        """Of ``torch.nn.utils.prune``: 0 where a weight is pruned, of the weights' shape; None where none is."""
+        mask = self._buffers.get("weight_mask")
+        if mask is not None and not self.values.prunable:
+            raise ValueError(
+                f"weights of a layer with domain={self.domain} are pruned, but neither of its two values stands for "
+                f"'nothing'; use TwoValues(), Bits() or ScaledBits()"
+            )
+        return mask
+
     def signs(self) -> Tensor:
-        """The weights' signs, float32 of the weights' shape, with the estimator's gradient."""
-        return binarize(self.weight, 0.0, SIGN, self.estimator)
+        """The weights' signs, float32 of the weights' shape, with the estimator's gradient; -1 where pruned."""
+        mask = self.mask()
+        if mask is None:
+            return self.values.signs(self.weight, self.estimator)
+        signs = self.values.signs(self.latent() * mask, self.estimator)
+        return torch.where(mask > 0, signs, signs.new_tensor(-1.0))
 
     def density(self) -> float:
         """The share of weights whose sign is +1."""
-        return float((self.weight > 0).float().mean())
+        with torch.no_grad():
+            return float((self.signs() > 0).float().mean())
 
     def _exported(self) -> list[Tensor]:
         """The constants that the exporter attaches for the duration of a trace."""
@@ -269,7 +308,7 @@ class BinaryConv2d(BinaryLayer):
                 strict=True,
             )
         )
-        return _symbolic(
+        return symbolic(
             "BinaryConv2d", [x, *self._exported()], attributes, (x.shape[0], self.out_channels, height, width)
         )
 
@@ -316,7 +355,7 @@ class BinaryLinear(BinaryLayer):
             x = self.binarize(x)
         if _traced_as_operators:
             shape = (*x.shape[:-1], self.out_features)
-            y = _symbolic("BinaryLinear", [x, *self._exported()], {"in_features": self.in_features}, shape)
+            y = symbolic("BinaryLinear", [x, *self._exported()], {"in_features": self.in_features}, shape)
         else:
             scale, offset = self.values(self.weight)
             y = functional.linear(x, self.signs()) * scale
@@ -341,13 +380,7 @@ def clamp_latent_(model: nn.Module, bound: float = 1.0) -> None:
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, BinaryLayer):
-                module.weight.clamp_(-bound, bound)
-
-
-def _symbolic(operator: str, inputs: list[Tensor], attributes: dict, shape: tuple[int, ...]) -> Tensor:
-    return torch.onnx.ops.symbolic(
-        f"{DOMAIN}::{operator}", inputs, attributes, dtype=inputs[0].dtype, shape=shape, version=VERSION
-    )
+                module.latent().clamp_(-bound, bound)
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:

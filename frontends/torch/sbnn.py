@@ -1,0 +1,258 @@
+"""SBNN: weights of any two values {alpha, beta}, few of them beta.
+
+The values are the domain ``TwoValues``, the gradients are ``estimators``; here is what is special to the method: the
+closed-form values, the penalty that makes a network sparse, and its hard variant.
+
+References:
+    Schiavone, Galati, Zuluaga, "Binary Domain Generalization for Sparsifying Binary Neural Networks", ECML-PKDD 2023,
+    arXiv 2306.13515.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sbnn_tvm.domain import SIGN
+from sbnn_tvm.frontends.torch.domains import LearnedValues, TwoValues, WeightValues
+from sbnn_tvm.frontends.torch.estimators import Identity, binarize
+from sbnn_tvm.frontends.torch.modules import BinaryLayer
+
+
+@dataclass(frozen=True, eq=False)
+class TwoMeans:
+    """Rows of numbers, each replaced by one of two values of its row.
+
+    Attributes:
+        lo, hi: The values, [rows] each; ``lo <= hi``.
+        bits: Which of them, bool [rows, n].
+    """
+
+    lo: Tensor
+    hi: Tensor
+    bits: Tensor
+
+    def values(self) -> Tensor:
+        """What the numbers are replaced by, [rows, n]."""
+        return torch.where(self.bits, self.hi[:, None], self.lo[:, None])
+
+
+def two_means(rows: Tensor, members: int | None = None) -> TwoMeans:
+    """The two values nearest to the numbers of a row, in least squares: 1-D clustering with two means.
+
+    The best sets of a given size are the largest or the smallest numbers, with their means as the values; a scan over
+    the sorted numbers' prefix sums compares all of them in O(n log n).
+
+    Args:
+        rows: [rows, n], n >= 2.
+        members: The size of one of the two sets; None: whatever is best.
+
+    Raises:
+        ValueError: If there are fewer than two numbers, or ``members`` leaves one set empty.
+
+    Examples:
+        >>> fit = two_means(torch.tensor([[0.1, -0.1, 0.0, 1.0]]))
+        >>> fit.lo.tolist(), fit.hi.tolist(), fit.bits.tolist()
+        ([0.0], [1.0], [[False, False, False, True]])
+    """
+    n = rows.shape[1]
+    if n < 2:
+        raise ValueError(f"two values need at least two numbers a row, but got {n}")
+    if members is not None and not 1 <= members < n:
+        raise ValueError(f"one of two sets of {n} numbers has 1 to {n - 1} of them, but members={members}")
+    ordered, order = rows.detach().double().sort(dim=1)
+    mean = ordered.mean(1, keepdim=True)
+    below = (ordered - mean).cumsum(1)[:, :-1]  # of the 1, ..., n - 1 smallest; those above sum to its negative
+    size = torch.arange(1, n, device=rows.device)
+    gain = below.square() * (1 / size + 1 / (n - size))  # squared error with one value, less that with two
+    if members is not None:
+        gain = torch.where((size == members) | (size == n - members), gain, -1)
+    split = gain.argmax(1, keepdim=True)
+    smaller = split + 1
+    sum_below = below.gather(1, split)
+    lo, hi = mean + sum_below / smaller, mean - sum_below / (n - smaller)
+    above = torch.arange(n, device=rows.device) >= smaller
+    bits = torch.zeros_like(above).scatter(1, order, above)
+    return TwoMeans(lo[:, 0].to(rows.dtype), hi[:, 0].to(rows.dtype), bits)
+
+
+def fit_(layer: BinaryLayer, density: float | None = None) -> None:
+    """Sets a layer of domain TwoValues to the two-valued weights nearest to its latent ones, in least squares.
+
+    tau and phi become the closed form's, and latent weights are shifted so that their signs are its sets: for a start
+    from trained float weights, or as a conversion without any training. Pruned weights stay with the lower set.
+
+    Args:
+        layer: Changed in place.
+        density: The share of weights in the smaller set, of each row of the domain (``per``); None: whatever is best.
+
+    Raises:
+        ValueError: If the domain is another, or the density lies outside 0 to 1.
+    """
+    domain = layer.domain
+    if not isinstance(domain, TwoValues):
+        raise ValueError(f"the closed form is for domain=TwoValues(...), but the layer has {domain}")
+    if density is not None and not 0 < density < 1:
+        raise ValueError(f"a density lies between 0 and 1, but got {density}")
+    with torch.no_grad():
+        latent = layer.latent()
+        mask = layer.mask()
+        weight = latent if mask is None else latent * mask
+        rows = weight.reshape(len(weight) if domain.per == "channel" else 1, -1)
+        n = rows.shape[1]
+        if n == 1:  # both values are the number itself
+            fit = TwoMeans(rows[:, 0], rows[:, 0], torch.ones_like(rows, dtype=torch.bool))
+        else:
+            members = None if density is None else min(max(round(density * n), 1), n - 1)
+            fit = two_means(rows, members)
+        middle = ((fit.lo + fit.hi) / 2)[:, None]
+        tiny = torch.finfo(rows.dtype).tiny
+        # Equal numbers may have been put into different sets, and a prescribed size moves the border off the middle.
+        shifted = torch.where(fit.bits, (rows - middle).clamp_min(tiny), (rows - middle).clamp_max(0))
+        latent.copy_(shifted.reshape(latent.shape))
+        values = layer.values
+        assert isinstance(values, LearnedValues) and values.phi is not None
+        values.tau.copy_((fit.hi - fit.lo) / 2)
+        values.phi.copy_((fit.hi + fit.lo) / 2)
+
+
+def ones_ratio(model: nn.Module) -> Tensor:
+    """The share of +1 among all binary weights of a model, differentiable.
+
+    Its gradient at a latent weight is 1 / (2 N), that of ``(sign(w) + 1) / 2`` with the identity for sign.
+
+    Raises:
+        ValueError: If the model has no binary layer.
+    """
+    layers = _binary_layers(model)
+    ones = []
+    for layer in layers:
+        mask = layer.mask()
+        weight = layer.latent() if mask is None else layer.latent() * mask
+        ones.append((binarize(weight, 0.0, SIGN, Identity()) + 1).sum() / 2)
+    return torch.stack(ones).sum() / sum(layer.latent().numel() for layer in layers)
+
+
+class ExpectedConnections:
+    """The penalty on more connections than expected: call it with the task's loss, and add what it returns.
+
+    With r the share of +1 in the whole model and ``h = relu(r - expected)`` it is ``weight * h``. By default the weight
+    is set anew at every call, ``weight = gamma * loss / ((1 - gamma) * h)`` without a gradient of its own, which makes
+    the penalty ``gamma / (1 - gamma)`` of the loss, and its gradient a uniform push of all latent weights. It ends with
+    the loss: where a network learns its training set by heart, mix the labels, or choose a constant weight, or
+    ``keep_densest_``.
+
+    Args:
+        model: Its BinaryLayers count.
+        expected: The share of +1 to come down to, over all layers together.
+        gamma: The penalty's share of the total loss, from 0 up to but not 1.
+        weight: A constant weight, in place of gamma.
+
+    Raises:
+        ValueError: If an argument is out of range, or not one of gamma and weight is given.
+
+    Examples:
+        >>> from sbnn_tvm.frontends.torch import BinaryLinear
+        >>> sparsify = ExpectedConnections(BinaryLinear(64, 8), 0.05, gamma=0.07)
+        >>> loss = torch.tensor(2.0)
+        >>> total = loss + sparsify(loss)
+    """
+
+    def __init__(
+        self, model: nn.Module, expected: float, *, gamma: float | None = None, weight: float | None = None
+    ) -> None:
+        if not 0 <= expected <= 1:
+            raise ValueError(f"expected is a share of the weights, from 0 to 1, but got {expected}")
+        if (gamma is None) == (weight is None):
+            raise ValueError(f"give either gamma or weight, but got gamma={gamma}, weight={weight}")
+        if gamma is not None and not 0 <= gamma < 1:
+            raise ValueError(f"gamma is the penalty's share of the total loss, from 0 up to but not 1, but got {gamma}")
+        self.model, self.expected, self.gamma, self.weight = model, expected, gamma, weight
+
+    def __call__(self, loss: Tensor) -> Tensor:
+        """The penalty, a scalar; ``loss`` is that of the task."""
+        excess = functional.relu(ones_ratio(self.model) - self.expected)
+        if self.weight is not None:
+            return self.weight * excess
+        assert self.gamma is not None
+        if excess.item() <= 1e-4:
+            return 0 * excess
+        return (self.gamma * loss.detach() / ((1 - self.gamma) * excess.detach())) * excess
+
+
+def keep_densest_(model: nn.Module, density: float, per: Literal["layer", "model"] = "layer") -> None:
+    """Lets only the largest latent weights be +1: shifts them all so that no more than a share lies above 0.
+
+    The hard variant of the penalty; call it after every step of the optimiser. Equal weights at the border all become
+    -1. Pruned weights do not count as large, but among those that the share is of.
+
+    Args:
+        model: Its BinaryLayers are changed in place.
+        density: The share of +1.
+        per: Whether it holds for each layer, or for the model as a whole.
+
+    Raises:
+        ValueError: If the model has no binary layer, or the density lies outside 0 to 1.
+    """
+    if not 0 < density < 1:
+        raise ValueError(f"a density lies between 0 and 1, but got {density}")
+    if per not in ("layer", "model"):
+        raise ValueError(f"per is 'layer' or 'model', but got {per!r}")
+    layers = _binary_layers(model)
+    with torch.no_grad():
+        for group in [layers] if per == "model" else [[layer] for layer in layers]:
+            candidates, total = [], 0
+            for layer in group:
+                mask = layer.mask()
+                candidates.append(layer.latent().flatten() if mask is None else layer.latent()[mask > 0])
+                total += layer.latent().numel()
+            numbers = torch.cat(candidates)
+            ones = max(round(density * total), 1)
+            if ones < len(numbers):
+                border = numbers.topk(ones + 1).values[-2:].mean()
+                for layer in group:
+                    layer.latent().sub_(border)
+
+
+@dataclass(frozen=True, eq=False)
+class Canonical:
+    """The two values of a layer in the method's notation.
+
+    Attributes:
+        alpha: What most weights are, [OC].
+        beta: What the others are, [OC].
+        density: The share of weights that are beta.
+    """
+
+    alpha: Tensor
+    beta: Tensor
+    density: float
+
+
+def canonical(layer: BinaryLayer) -> Canonical:
+    """Alpha and beta of a layer: either may be the larger one, and stand for either sign.
+
+    Most weights are those of the channel, but of the layer where all channels have the same two values.
+    """
+    with torch.no_grad():
+        scale, offset = layer.values(layer.weight)
+        offset = torch.zeros_like(scale) if offset is None else offset
+        ones = (layer.signs() > 0).flatten(1).float().mean(1)
+        if bool((scale == scale[0]).all() and (offset == offset[0]).all()):
+            ones = ones.mean().expand(len(scale))
+        sign = torch.where(ones <= 0.5, 1.0, -1.0)
+        return Canonical(offset - sign * scale, offset + sign * scale, float(torch.minimum(ones, 1 - ones).mean()))
+
+
+def _binary_layers(model: nn.Module) -> list[BinaryLayer]:
+    layers = [module for module in model.modules() if isinstance(module, BinaryLayer)]
+    if not layers:
+        raise ValueError("the model has no binary layers; make them with binarize_ or BinaryConv2d")
+    for layer in layers:
+        if type(layer.values).signs is not WeightValues.signs:
+            raise ValueError(f"domain={layer.domain} has a code of its own, so its density is not the latent weights'")
+    return layers

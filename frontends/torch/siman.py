@@ -1,0 +1,200 @@
+"""SiMaN: a weight's bit says whether it is large, not whether it is positive.
+
+The domain ``Magnitudes``, the activation ``BinarizeAboveMean``, and the optimiser's parameter groups.
+
+References:
+    Lin et al., "SiMaN: Sign-to-Magnitude Network Binarization", IEEE TPAMI 45(5), 2023, arXiv 2102.07981.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sbnn_tvm.domain import SIGN
+from sbnn_tvm.frontends.torch import modules
+from sbnn_tvm.frontends.torch.domains import WeightValues
+from sbnn_tvm.frontends.torch.estimators import Estimator, Scheduled, binarize
+from sbnn_tvm.frontends.torch.estimators import estimator as estimator_of
+
+_EPSILON = 1e-5
+
+
+def optimal_ones(magnitudes: Tensor) -> Tensor:
+    """How many ones the bits b have that point most nearly in the direction of magnitudes m: that maximise cos(m, b).
+
+    The best b with k ones has them at the k largest numbers, so it is the k with the largest sum of these over sqrt(k).
+    Of many numbers it is 1/e = 0.368 of them if they are Laplacian, 0.541 if Gaussian, 2/3 if uniform.
+
+    Args:
+        magnitudes: [rows, n], not negative.
+
+    Returns:
+        int64 [rows], from 1 to n.
+
+    Examples:
+        >>> optimal_ones(torch.tensor([[1.0, 0.9, 0.1, 0.1], [1.0, 1.0, 1.0, 1.0]])).tolist()
+        [2, 4]
+    """
+    ordered = magnitudes.detach().double().sort(dim=1, descending=True).values
+    count = torch.arange(1, magnitudes.shape[1] + 1, device=magnitudes.device)
+    return (ordered.cumsum(1) / count.sqrt()).argmax(1) + 1
+
+
+@dataclass(frozen=True)
+class Magnitudes:
+    """A weight's bit is 1 where its magnitude is among the largest of its output channel; its sign does not matter.
+
+    Latent weights are centred and standardised, channel by channel; the gradient passes the bits as if they were the
+    magnitudes of what results, so the layer's ``estimator`` is not used. Bits are set in the forward passes of
+    training, and stay as they are in eval mode. So do the latent weights' outliers: magnitudes outside the percentiles
+    [p, 100 - p] of the layer are clamped, in place, with p = ``clamp`` * (1 - progress); see ``set_progress``.
+    A scale per channel is learned, initialised at the mean magnitude. Nothing can be pruned but where ``values`` are
+    bits.
+
+    Attributes:
+        values: Weights are -a and +a (``"signs"``), or 0 and a (``"bits"``, a >= 0).
+        rule: ``"half"`` of each channel's bits are 1 (one less where the number of weights is odd), or as many as
+            ``"optimal_ones"`` says.
+        clamp: p at the beginning, in per cent.
+
+    References:
+        arXiv 2102.07981; the half, the clamp and the scale as in the published training.
+    """
+
+    values: Literal["signs", "bits"] = "signs"
+    rule: Literal["half", "optimal"] = "half"
+    clamp: float = 15.0
+
+    def __post_init__(self) -> None:
+        if self.values not in ("signs", "bits") or self.rule not in ("half", "optimal") or not 0 <= self.clamp < 50:
+            raise ValueError(
+                f"Magnitudes takes values='signs' or 'bits', rule='half' or 'optimal' and a clamp from 0 to below 50 "
+                f"per cent, but got values={self.values!r}, rule={self.rule!r}, clamp={self.clamp}"
+            )
+
+    def build(self, weight: Tensor) -> WeightValues:
+        """One parameter [OC], and the bits."""
+        return _MagnitudeValues(self, weight.detach())
+
+
+class _MagnitudeValues(WeightValues, Scheduled):
+    bits: Tensor
+
+    def __init__(self, domain: Magnitudes, weight: Tensor) -> None:
+        super().__init__()
+        self.domain = domain
+        self.prunable = domain.values == "bits"
+        self.scale = nn.Parameter(weight.abs().flatten(1).mean(1))
+        self.register_buffer("bits", self._encode(self._magnitudes(weight)))
+
+    def signs(self, weight: Tensor, estimator: Estimator) -> Tensor:
+        if self.training:
+            with torch.no_grad():
+                weight.copy_(self._clamped(weight))
+        magnitudes = self._magnitudes(weight)
+        if self.training:
+            self.bits.copy_(self._encode(magnitudes.detach()))
+        signs = torch.where(self.bits, 1.0, -1.0).to(weight.dtype)
+        per_magnitude = 1 if self.domain.values == "signs" else 2  # S = 2 B - 1
+        return signs + per_magnitude * (magnitudes - magnitudes.detach())  # adds an exact 0
+
+    def forward(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.domain.values == "signs":
+            return self.scale, None
+        half = self.scale.abs() / 2
+        return half, half
+
+    def _clamped(self, weight: Tensor) -> Tensor:
+        """Centred, channel by channel, with magnitudes between two percentiles of the layer."""
+        centred = weight - _mean(weight)
+        share = self.domain.clamp / 100 * (1 - self.progress)
+        ordered = centred.abs().flatten().sort().values  # torch.quantile refuses more than 2^24 numbers
+        last = len(ordered) - 1
+        lowest, highest = ordered[round(share * last)], ordered[round((1 - share) * last)]
+        return centred.sign() * torch.clamp(centred.abs(), lowest, highest)
+
+    def _magnitudes(self, weight: Tensor) -> Tensor:
+        centred = weight - _mean(weight)
+        deviation = centred.flatten(1).square().mean(1).sqrt().reshape(_mean(weight).shape)
+        return (centred / (deviation + _EPSILON)).abs()
+
+    def _encode(self, magnitudes: Tensor) -> Tensor:
+        rows = magnitudes.flatten(1)
+        n = rows.shape[1]
+        ones = optimal_ones(rows) if self.domain.rule == "optimal" else rows.new_full((len(rows),), n // 2)
+        rank = torch.arange(n, device=rows.device) < ones[:, None]
+        order = rows.argsort(dim=1, descending=True)
+        return torch.zeros_like(rank).scatter(1, order, rank).reshape(magnitudes.shape)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.scale)} x a"
+
+
+def _mean(weight: Tensor) -> Tensor:
+    """Of each output channel, shaped to broadcast."""
+    return weight.flatten(1).mean(1).reshape(-1, *[1] * (weight.ndim - 1))
+
+
+class BinarizeAboveMean(nn.Module):
+    """``y = +1 if x > mean else -1``, with the mean of the sample: of all axes but the first.
+
+    In training the gradient is that of standardised values, which the estimator's window fits; the standard deviation
+    does not change a sign, and is not computed in deployed models.
+
+    Args:
+        estimator: The gradient: a name (estimators.ESTIMATORS) or an Estimator.
+
+    Shapes:
+        float32 [N, ...] to the same.
+
+    Examples:
+        >>> BinarizeAboveMean()(torch.tensor([[1.0, 2.0, 9.0], [-1.0, -2.0, -3.0]]))
+        tensor([[-1., -1.,  1.],
+                [ 1., -1., -1.]])
+    """
+
+    def __init__(self, estimator: str | Estimator = "polynomial") -> None:
+        super().__init__()
+        self.estimator = estimator_of(estimator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Binarises x."""
+        axes = tuple(range(1, x.ndim))
+        mean = x.mean(axes, keepdim=True)
+        if modules.traces_operators():
+            return modules.symbolic("Binarize", [x, mean], {"lo": -1.0, "hi": 1.0}, x.shape)
+        deviation = x.std(axes, keepdim=True, correction=0)
+        return binarize((x - mean) / (deviation + _EPSILON), 0.0, SIGN, self.estimator)
+
+    def extra_repr(self) -> str:
+        """The gradient."""
+        return f"estimator={self.estimator}"
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, of_binary: float = 0.0) -> list[dict[str, Any]]:
+    """A model's parameters for an optimiser, with a weight decay of their own for latent weights.
+
+    Weight decay pulls latent weights to 0, where magnitudes tell little (and signs flip by accident).
+
+    Args:
+        model: Any.
+        weight_decay: Of all other parameters.
+        of_binary: Of the latent weights of binary layers.
+
+    Returns:
+        Two groups, of which one may have no parameters.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Conv2d(1, 8, 3), modules.BinaryConv2d(8, 8, 3))
+        >>> optimizer = torch.optim.SGD(parameter_groups(model, 5e-4), lr=0.1, momentum=0.9)
+    """
+    latent = {id(module.latent()) for module in model.modules() if isinstance(module, modules.BinaryLayer)}
+    parameters = list(model.parameters())
+    return [
+        {"params": [each for each in parameters if id(each) not in latent], "weight_decay": weight_decay},
+        {"params": [each for each in parameters if id(each) in latent], "weight_decay": of_binary},
+    ]
