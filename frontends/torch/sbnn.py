@@ -185,10 +185,10 @@ class ExpectedConnections:
 
 
 def keep_densest_(model: nn.Module, density: float, per: Literal["layer", "model"] = "layer") -> None:
-    """Lets only the largest latent weights be +1: shifts them all so that no more than a share lies above 0.
+    """Lets exactly the largest latent weights be +1: shifts them all so that a given share lies above 0.
 
-    The hard variant of the penalty; call it after every step of the optimiser. Equal weights at the border all become
-    -1. Pruned weights do not count as large, but among those that the share is of.
+    The hard variant of the penalty; call it after every step of the optimiser. Pruned weights are never +1, but count
+    among those that the share is of.
 
     Args:
         model: Its BinaryLayers are changed in place.
@@ -205,17 +205,21 @@ def keep_densest_(model: nn.Module, density: float, per: Literal["layer", "model
     layers = _binary_layers(model)
     with torch.no_grad():
         for group in [layers] if per == "model" else [[layer] for layer in layers]:
-            candidates, total = [], 0
-            for layer in group:
-                mask = layer.mask()
-                candidates.append(layer.latent().flatten() if mask is None else layer.latent()[mask > 0])
-                total += layer.latent().numel()
-            numbers = torch.cat(candidates)
-            ones = max(round(density * total), 1)
-            if ones < len(numbers):
-                border = numbers.topk(ones + 1).values[-2:].mean()
-                for layer in group:
-                    layer.latent().sub_(border)
+            latents = [layer.latent() for layer in group]
+            numbers = torch.cat([latent.flatten() for latent in latents])
+            masks = [
+                torch.ones_like(latent) if (mask := layer.mask()) is None else mask
+                for layer, latent in zip(group, latents, strict=True)
+            ]
+            left = torch.cat([mask.flatten() for mask in masks]) > 0
+            ones = min(max(round(density * len(numbers)), 1), int(left.sum()))
+            order = torch.where(left, numbers, -torch.inf).argsort(descending=True)
+            border = numbers[order[ones - 1 : ones + 1]].mean()
+            upper = torch.zeros_like(left).index_fill(0, order[:ones], True)
+            tiny = torch.finfo(numbers.dtype).tiny
+            shifted = torch.where(upper, (numbers - border).clamp_min(tiny), (numbers - border).clamp_max(0))
+            for latent, part in zip(latents, shifted.split([latent.numel() for latent in latents]), strict=True):
+                latent.copy_(part.reshape(latent.shape))
 
 
 @dataclass(frozen=True, eq=False)
