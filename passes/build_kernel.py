@@ -18,7 +18,7 @@ from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.sparse_conv2d import sparse_conv2d
 
 from .candidates import Candidate, Family, Tuned
-from .fit_epilogue import fit_epilogue
+from .fit_epilogue import fit_counters, fit_epilogue
 from .graph import channels_last
 from .layer import Layer
 
@@ -77,16 +77,16 @@ def _popcount(layer: Layer, candidate: Candidate, isa: Isa) -> Choice:
     assert layer.weight is not None
     signs, tile = layer.weight > 0, candidate.parameters
     if conv is None:
-        kernel = popcount_dense(layer.rows, signs, fitted.epilogue, isa, tile)
+        kernel = popcount_dense(layer.rows, signs, fitted.epilogue, isa, tile, domain=layer.weight_domain)
         return Choice(candidate, kernel, DataForm.BITS, folded=fitted.folded)
-    kernel = popcount_conv2d(conv, signs, fitted.padding, fitted.epilogue, isa, tile)
+    kernel = popcount_conv2d(conv, signs, fitted.padding, fitted.epilogue, isa, tile, domain=layer.weight_domain)
     return Choice(candidate, kernel, DataForm.BITS, conv.groups, fitted.folded)
 
 
 def _counters(layer: Layer, candidate: Candidate, isa: Isa) -> Choice:
-    fitted = fit_epilogue(layer, isa)
-    assert layer.shape is not None and layer.weight is not None
-    kernel = sparse_conv2d(layer.shape, layer.weight > 0, fitted.padding, fitted.epilogue, isa)
+    fitted = fit_counters(layer, isa)
+    assert layer.shape is not None
+    kernel = sparse_conv2d(layer.shape, fitted.counted, fitted.padding, fitted.epilogue, isa, fitted.domain)
     return Choice(candidate, kernel, DataForm.PLANES, folded=fitted.folded)
 
 

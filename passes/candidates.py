@@ -16,7 +16,7 @@ from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.tiles import Tile, tiles
 
 from .cost_model import popcount_pays, sparse_pays
-from .fit_epilogue import fit_epilogue
+from .fit_epilogue import fit_counters
 from .layer import Layer
 
 
@@ -90,14 +90,14 @@ def families(layer: Layer, isa: Isa) -> tuple[Family, ...]:
 
 
 def _of_binary_conv2d(layer: Layer, isa: Isa) -> tuple[Family, ...]:
-    conv, weight = layer.shape, layer.weight
-    assert conv is not None and weight is not None
+    conv, counters = layer.shape, fit_counters(layer, isa)
+    assert conv is not None
     possible = [Family.POPCOUNT, Family.COUNTERS]
     if not layer.pad_value:  # the float kernel pads with zeros
         possible.append(Family.FLOAT)
     if Family.FLOAT in possible and not popcount_pays(conv, isa):
         best = Family.FLOAT
-    elif sparse_pays(conv, weight > 0, isa, floats=not fit_epilogue(layer, isa).folded):
+    elif sparse_pays(conv, counters.counted, isa, not counters.folded, counters.domain):
         best = Family.COUNTERS
     else:
         best = Family.POPCOUNT

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sbnn_tvm.domain import SIGN, BinaryDomain
 from sbnn_tvm.schedules.bit_planes import PlaneLayout, plane_layout
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.shapes import Conv2dShape
@@ -64,7 +65,7 @@ MOST_COUNTED = 0.25
 beyond this a layer would grow more than fourfold, for a gain that shrinks."""
 
 
-def sparse_pays(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool) -> bool:
+def sparse_pays(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool, domain: BinaryDomain = SIGN) -> bool:
     """Whether a binary convolution should count its set weights on bit planes, rather than take popcounts of words.
 
     Args:
@@ -72,10 +73,11 @@ def sparse_pays(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool) ->
         signs: bool [OC, Cin / groups, kh, kw]; of every channel the rarer sign is counted.
         isa: The instruction set.
         floats: Whether the epilogue is a program, not a comparison.
+        domain: domain.SIGN, or domain.BIT, where the set weights are counted whether they are rarer or not.
     """
-    if _counted(signs) > MOST_COUNTED * signs.size:
+    if _counted(signs, domain) > MOST_COUNTED * signs.size:
         return False
-    return sparse_cost(conv, signs, isa, floats) < popcount_cost(conv, isa, floats)
+    return sparse_cost(conv, signs, isa, floats, domain) < popcount_cost(conv, isa, floats)
 
 
 def popcount_cost(conv: Conv2dShape, isa: Isa, floats: bool) -> float:
@@ -94,7 +96,7 @@ def popcount_cost(conv: Conv2dShape, isa: Isa, floats: bool) -> float:
     return factors.word * pixels * words * vectors + epilogue
 
 
-def sparse_cost(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool) -> float:
+def sparse_cost(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool, domain: BinaryDomain = SIGN) -> float:
     """Cost of schedules.sparse_conv2d.sparse_conv2d, with conversions from words and back to them.
 
     Args:
@@ -102,6 +104,7 @@ def sparse_cost(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool) ->
         signs: bool [OC, Cin / groups, kh, kw]; of every channel the rarer sign is counted.
         isa: The instruction set.
         floats: Whether the epilogue is a program, not a comparison.
+        domain: What the weights are, domain.SIGN or domain.BIT.
     """
     factors = _FACTORS[isa.name]
     source, target = _layouts(conv, isa)
@@ -112,14 +115,16 @@ def sparse_cost(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool) ->
     if not floats:
         epilogue = factors.transpose * pixels[1] * isa.words(conv.out_channels)
     return (
-        target.vectors * (plane * _counted(signs) + factors.channel * conv.out_channels)
+        target.vectors * (plane * _counted(signs, domain) + factors.channel * conv.out_channels)
         + factors.transpose * pixels[0] * isa.words(conv.in_channels)
         + epilogue
     )
 
 
-def _counted(signs: np.ndarray) -> int:
+def _counted(signs: np.ndarray, domain: BinaryDomain) -> int:
     ones = np.count_nonzero(signs, axis=(1, 2, 3))
+    if domain != SIGN:
+        return int(ones.sum())
     return int(np.minimum(ones, signs[0].size - ones).sum())
 
 

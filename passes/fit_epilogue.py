@@ -1,4 +1,7 @@
-"""Fit the epilogue of a binary layer to what its kernels compute: the integer D, the sum of sign products."""
+"""Fit the epilogue of a binary layer to what its kernels compute.
+
+That is the integer D, the sum of sign products, or E, the sum over the set weights.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,19 @@ from functools import lru_cache
 
 import numpy as np
 
-from sbnn_tvm.domain import SIGN, BinaryDomain
-from sbnn_tvm.schedules.epilogue import Border, Channel, Epilogue, Operand, Program, Ref, Scalar, Step
+from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
+from sbnn_tvm.schedules.epilogue import (
+    Border,
+    Channel,
+    Epilogue,
+    Operand,
+    Pixel,
+    Program,
+    Ref,
+    Scalar,
+    Step,
+    Tensor,
+)
 from sbnn_tvm.schedules.isa import Isa
 
 from .fold_thresholds import fold_threshold
@@ -30,6 +44,19 @@ class FittedEpilogue:
     folded: bool
 
 
+@dataclass(frozen=True, eq=False)
+class FittedCounters(FittedEpilogue):
+    """What counters count, and an epilogue that starts from it.
+
+    Attributes:
+        counted: bool in the shape of the weights: those with bit 1.
+        domain: What they are: domain.SIGN, of -1 and +1, or domain.BIT, of 0 and 1.
+    """
+
+    counted: np.ndarray
+    domain: BinaryDomain
+
+
 @lru_cache(maxsize=1)  # the families of a layer are asked about one after the other, and share this
 def fit_epilogue(layer: Layer, isa: Isa) -> FittedEpilogue:
     """The epilogue of a binary layer for a kernel that computes D."""
@@ -46,6 +73,33 @@ def fit_epilogue(layer: Layer, isa: Isa) -> FittedEpilogue:
     program = _from_signs(layer.program, domain, sums)
     threshold = fold_threshold(program, weight[0].size, len(weight), isa)
     return FittedEpilogue(program if threshold is None else threshold, padding, threshold is not None)
+
+
+@lru_cache(maxsize=1)
+def fit_counters(layer: Layer, isa: Isa) -> FittedCounters:
+    """The epilogue of a binary layer for a kernel that counts set weights.
+
+    Where the layer reads the sum T over its window anyway, weights of -1 and +1 are counted as 0 and 1: that is
+    cheaper, and ``D = 2 * E - T``, exactly.
+    """
+    fitted = fit_epilogue(layer, isa)
+    assert layer.weight is not None
+    weight, domain, epilogue = layer.weight > 0, layer.weight_domain, fitted.epilogue
+    if domain == SIGN and layer.window_sum is not None and isinstance(epilogue, Program):
+        window = next(each for each in _tensors(epilogue) if each.index == layer.window_sum)
+        if 2 * np.count_nonzero(weight) <= weight.size:
+            steps = (Step("multiply", Ref(0), Scalar(2.0)), Step("subtract", Ref(1), window))
+        else:  # E is the sum over the others
+            weight = ~weight
+            steps = (Step("multiply", Ref(0), Scalar(2.0)), Step("subtract", window, Ref(1)))
+        domain, epilogue = BIT, _behind(steps, epilogue)
+    return FittedCounters(epilogue, fitted.padding, fitted.folded, weight, domain)
+
+
+def _tensors(program: Program) -> list[Tensor | Pixel]:
+    operands = [operand for step in program.steps for operand in (step.a, step.b)]
+    operands += [output.value for output in program.outputs]
+    return [each for each in operands if isinstance(each, Tensor | Pixel)]
 
 
 def _from_signs(program: Program, domain: BinaryDomain, sums: Operand) -> Program:

@@ -12,7 +12,7 @@ from tvm import relax
 from tvm.ir import Call
 from tvm.relax import Expr, Var
 
-from sbnn_tvm.domain import BinaryDomain
+from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
 from sbnn_tvm.schedules.epilogue import (
     BitsOutput,
     Channel,
@@ -66,6 +66,8 @@ class Layer:
         step_names: Name of the variable behind each step of the program.
         outputs: Domain of each output if it is two-valued, else None.
         why_float: Why a linear layer is not binary.
+        window_sum: Which operand is the sum over the layer's own window, if there is one.
+        factors: Scale and offset of the weights [OC], where the program does not show them (fold_window_sums.py).
     """
 
     kind: Kind
@@ -84,6 +86,13 @@ class Layer:
     step_names: tuple[str, ...]
     outputs: tuple[BinaryDomain | None, ...]
     why_float: str | None
+    window_sum: int | None = None
+    factors: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def weight_domain(self) -> BinaryDomain:
+        """What a binary layer multiplies with: -1 and +1, or where only set weights count 0 and 1."""
+        return BIT if self.weight is not None and bool((self.weight == 0).any()) else SIGN
 
     @property
     def sums_windows(self) -> bool:
@@ -175,6 +184,7 @@ class _Reader:
         domains = tuple(self.bits[var][1] if var in self.bits else None for var in results)
         attrs = self.func.attrs
         domain = attrs.get("sbnn.input_domain", None)
+        scale, offset = (np.array(attrs.get(f"sbnn.{name}", []), np.float32) for name in ("scale", "offset"))
         return Layer(
             kind=self.kind,
             name=str(attrs["sbnn.name"]),
@@ -188,10 +198,12 @@ class _Reader:
             counted_padding=_counted_padding(anchor) if self.kind == "avg_pool2d" else None,
             input_domain=BinaryDomain(float(domain[0]), float(domain[1])) if domain is not None else None,
             program=Program(tuple(self.steps), outputs),
-            members=tuple(var.name for var, _ in self.graph.bindings),
+            members=tuple(map(str, attrs.get("sbnn.members", [var.name for var, _ in self.graph.bindings]))),
             step_names=tuple(self.step_names),
             outputs=domains,
             why_float=str(attrs["sbnn.why_float"]) if "sbnn.why_float" in attrs else None,
+            window_sum=int(attrs["sbnn.window_sum"]) if "sbnn.window_sum" in attrs else None,
+            factors=(scale, offset) if scale.size else None,
         )
 
     def _selection(self, bindings: list[tuple[Var, Expr]], params: list[Var]) -> tuple[Var, Selection]:

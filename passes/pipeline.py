@@ -16,6 +16,7 @@ from sbnn_tvm.schedules.isa import Isa
 
 from .canonicalize import canonicalize
 from .choose_kernel import COST_MODEL_ALONE, Decisions, check_forced
+from .fold_window_sums import fold_window_sums
 from .fuse_layers import fuse_layers
 from .keep_bits import keep_bits
 from .lower import Lowered, lower
@@ -62,6 +63,8 @@ PHASES: tuple[Phase, ...] = (
     # Each layer with its batch norm, shortcut, activation and binariser becomes one composite. Up to here the module
     # runs through TVM's default legalization: it is the oracle for what follows.
     Phase("fuse_layers", lambda mod, options: fuse_layers(mod)),
+    # Weights {0, a} before one binariser: the sum over set weights decides, and the sum over the window goes.
+    Phase("fold_window_sums", lambda mod, options: fold_window_sums(mod)),
 )
 
 

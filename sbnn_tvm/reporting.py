@@ -136,6 +136,8 @@ def _two_values(layer: Layer, nodes: Mapping[str, str]) -> _Values | None:
     if not layer.binary:
         binary = BinaryWeight.of(layer.weight) if BinaryWeight.telling(layer.weight) else None
         return None if binary is None else _Values(binary.tau, binary.phi)
+    if layer.factors is not None:
+        return _Values(*layer.factors)
     # The epilogue begins with what the layer's own ONNX node does to the sum of signs.
     channels = len(layer.weight)
     scale, offset = np.ones(channels, np.float32), np.zeros(channels, np.float32)
@@ -172,5 +174,5 @@ def _density(layer: Layer, values: _Values) -> float:
         binary = BinaryWeight.of(layer.weight)
         assert binary is not None
         return float((binary.signs > 0).mean())
-    upper = np.where(values.scale < 0, -1, 1).reshape(-1, *[1] * (layer.weight.ndim - 1))
-    return float((layer.weight == upper).mean())
+    rises = (values.scale >= 0).reshape(-1, *[1] * (layer.weight.ndim - 1))
+    return float(((layer.weight > 0) == rises).mean())

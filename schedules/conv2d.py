@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sbnn_tvm.domain import SIGN, BinaryDomain
 from sbnn_tvm.schedules.direct_float import direct_float
 from sbnn_tvm.schedules.direct_popcount import direct_popcount
 from sbnn_tvm.schedules.epilogue import Epilogue, Program
@@ -21,8 +22,9 @@ def popcount_conv2d(
     isa: Isa,
     tile: Tile | None = None,
     bits: int = 1,
+    domain: BinaryDomain = SIGN,
 ) -> Kernel:
-    """A convolution of {-1, +1} activations, or of the odd numbers of n-bit codes, with {-1, +1} weights.
+    """A convolution of {-1, +1} activations, or of the odd numbers of n-bit codes, with {-1, +1} or {0, 1} weights.
 
     The kernel's data is packed along channels, [N, H, W, groups * isa.words(Cin / groups)] of ``isa.word``: the
     channels of every group start at their own word. Bit 1 is +1. Codes q stand for the numbers 2 * q - (2^n - 1), and
@@ -31,11 +33,12 @@ def popcount_conv2d(
     Args:
         shape: The layer.
         signs: bool [OC, Cin / groups, kh, kw], True for +1.
-        pad_value: What lies outside of the image: 0 adds nothing to D; others are activations like any other.
-        epilogue: Its Ref(0) is D, the sum of sign products, as float32: exact for windows below 2^24 taps.
+        pad_value: What lies outside of the image: 0 adds nothing to the sum; others are activations like any other.
+        epilogue: Its Ref(0) is the sum of products, an integer, as float32: exact for windows below 2^24 taps.
         isa: What to generate code for.
         tile: One of tiles.tiles(shape, isa, "popcount"); by default the first.
         bits: n.
+        domain: What the weights are: domain.SIGN, or domain.BIT, where ``signs`` are the weights of 1, others 0.
 
     Raises:
         ValueError: If ``signs``, ``pad_value``, ``tile`` or the epilogue's constants do not fit the layer.
@@ -49,7 +52,7 @@ def popcount_conv2d(
     words = shape.groups * isa.words(shape.group_in_channels)
     data_shape = (shape.batch, *planes, shape.height, shape.width, words)
     return direct_popcount(
-        "popcount_conv2d", shape, signs.astype(bool), pad_value, epilogue, isa, tile, data_shape, bits
+        "popcount_conv2d", shape, signs.astype(bool), pad_value, epilogue, isa, tile, data_shape, bits, domain
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sbnn_tvm.domain import SIGN, BinaryDomain
 from sbnn_tvm.schedules.direct_float import direct_float
 from sbnn_tvm.schedules.direct_popcount import direct_popcount
 from sbnn_tvm.schedules.epilogue import Epilogue, Program
@@ -20,19 +21,26 @@ def dense_shape(batch: int, depth: int, channels: int) -> Conv2dShape:
 
 
 def popcount_dense(
-    batch: int, signs: np.ndarray, epilogue: Epilogue, isa: Isa, tile: Tile | None = None, bits: int = 1
+    batch: int,
+    signs: np.ndarray,
+    epilogue: Epilogue,
+    isa: Isa,
+    tile: Tile | None = None,
+    bits: int = 1,
+    domain: BinaryDomain = SIGN,
 ) -> Kernel:
     """A dense layer of {-1, +1} activations and weights: data [batch, isa.words(K)], results of rank 2.
 
-    Codes of n bits are as in conv2d.popcount_conv2d: data [batch, n, isa.words(K)].
+    Codes of n bits and {0, 1} weights are as in conv2d.popcount_conv2d: data [batch, n, isa.words(K)].
 
     Args:
         batch: Rows of the data.
         signs: bool [OC, K], True for +1.
-        epilogue: Its Ref(0) is D, the sum of sign products, as float32.
+        epilogue: Its Ref(0) is the sum of products, as float32.
         isa: What to generate code for.
         tile: One of tiles.tiles(dense_shape(batch, K, OC), isa, "popcount"); by default the first.
         bits: n.
+        domain: What the weights are, domain.SIGN or domain.BIT.
 
     Raises:
         ValueError: If ``tile`` or the epilogue's constants do not fit.
@@ -40,7 +48,7 @@ def popcount_dense(
     channels, depth = signs.shape
     shape, kernel = dense_shape(batch, depth, channels), signs.astype(bool)[:, :, None, None]
     data_shape = packed_shape((batch, depth), bits, isa)
-    return direct_popcount("popcount_dense", shape, kernel, 0, epilogue, isa, tile, data_shape, bits)
+    return direct_popcount("popcount_dense", shape, kernel, 0, epilogue, isa, tile, data_shape, bits, domain)
 
 
 def float_dense(batch: int, weight: np.ndarray, epilogue: Program, isa: Isa, tile: Tile | None = None) -> Kernel:

@@ -6,6 +6,9 @@ of multiply-accumulates: 3 vector instructions where the ISA has a vector popcou
 
 Codes of n bits take n times as many: their digits are planes, whose popcounts add up with weights 2^j. The epilogue is
 the same, but for larger sums.
+
+With {0, 1} weights (domain.BIT) a step is ``counter += popcount(input & weight)``, at the same cost: it counts the set
+weights that meet a set bit.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import tvm
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
+from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
 from sbnn_tvm.schedules.direct_conv2d import Arithmetic, Axis, DirectConv2d, Sink
 from sbnn_tvm.schedules.emit import EpilogueWriter, Index, store_code
 from sbnn_tvm.schedules.epilogue import Epilogue, IntegerThreshold, code_bits
@@ -44,6 +48,7 @@ def direct_popcount(
     tile: Tile | None,
     data_shape: tuple[int, ...],
     bits: int = 1,
+    domain: BinaryDomain = SIGN,
 ) -> Kernel:
     """The kernel behind conv2d.popcount_conv2d and dense.popcount_dense, which describe the arguments.
 
@@ -56,22 +61,26 @@ def direct_popcount(
         raise ValueError(
             f"a binary convolution of {bits}-bit codes pads with 0 or an odd number up to {highest}, not {pad_value}"
         )
+    if domain not in (SIGN, BIT):
+        raise ValueError(f"the weights of a binary convolution are in {SIGN} or {BIT}, not {domain}")
+    signed = domain == SIGN
     if isinstance(epilogue, IntegerThreshold):
         for kind, array in (("threshold", epilogue.threshold), ("flip", epilogue.flip)):
             if array.shape[-1:] != (shape.out_channels,):
                 raise ValueError(f"the {kind} of an integer threshold is {array.shape}, not ({shape.out_channels},)")
-        # With the signs of a flipped channel negated, D <= t becomes D >= -t: one direction for all.
-        signs = signs ^ epilogue.flip[:, None, None, None]
+        if signed:
+            # With the signs of a flipped channel negated, D <= t becomes D >= -t: one direction for all.
+            signs = signs ^ epilogue.flip[:, None, None, None]
     words, largest = pack_channels(np.moveaxis(signs, 1, -1), isa), highest * signs[0].size
     arithmetic: Arithmetic
     axes: tuple[Axis, ...]
     if popcount_by_lookup(shape, isa):
-        arithmetic = PopcountLookup(isa.word, _counter("uint16", largest), lanes(shape, isa, "popcount"))
+        arithmetic = PopcountLookup(isa.word, _counter("uint16", largest), lanes(shape, isa, "popcount"), signed)
         # All bytes of many words, or those of the only word that are in use.
         used = isa.word_bits // 8 if words.shape[-1] > 1 else -(-shape.group_in_channels // 8)
         axes, weights = (Axis(words.shape[-1], 16), Axis(used, 1)), words.view(np.uint8)[..., : words.shape[-1] * used]
     else:
-        arithmetic = _Popcount(isa.word, _counter(isa.word, largest), lanes(shape, isa, "popcount"))
+        arithmetic = _Popcount(isa.word, _counter(isa.word, largest), lanes(shape, isa, "popcount"), signed)
         axes, weights = (Axis(words.shape[-1], 1),), words
     padding_code = np.full((1, shape.group_in_channels), (pad_value + highest) // 2 if pad_value else 0)
     outside = pack_codes(padding_code, bits, isa).reshape(bits, -1)
@@ -86,14 +95,20 @@ def direct_popcount(
         border=np.tile(outside, shape.groups),
         planes=bits,
     )
-    base = highest * _base(shape, signs, pad_value)
     sink: Sink
     if isinstance(epilogue, IntegerThreshold):
-        sink = _ThresholdSink(conv, isa, _Table(conv, _limits(base, epilogue, largest), arithmetic.accumulator))
+        if signed:
+            limits, inverted = _limits(highest * _base(shape, signs, pad_value), epilogue, largest), None
+        else:
+            limits, inverted = _least(highest * _set(shape, signs, pad_value), epilogue, largest), epilogue.flip
+        table = _Table(conv, limits, arithmetic.accumulator, fill=0 if signed else largest + 1)
+        sink = _ThresholdSink(conv, isa, table, inverted)
     else:
         classes = None if conv.dense else shape.border_classes()
         writer = EpilogueWriter(epilogue, conv.out_shape, isa, classes, conv.run)
-        sink = _FloatSink(writer, _Table(conv, base[None], "int32"))
+        factor = -2 if signed else 2
+        base = highest * (_base(shape, signs, pad_value) if signed else -_set(shape, signs, pad_value))
+        sink = _FloatSink(writer, _Table(conv, base[None], "int32"), factor)
     return conv.build(sink)
 
 
@@ -102,11 +117,19 @@ def _counter(dtype: str, largest: int) -> str:
     return dtype if largest + 1 < 1 << tvm.DataType(dtype).bits else "uint32"
 
 
+@dataclass(frozen=True, eq=False)
 class _Popcount(Arithmetic):
-    """A vector popcount: an element is a word, and so is a lane."""
+    """A vector popcount: an element is a word, and so is a lane.
+
+    Attributes:
+        signed: Whether weights are -1 and +1, not 0 and 1.
+    """
+
+    signed: bool
 
     def accumulate(self, sums: tirx.Expr, x: tuple[tirx.Expr, ...], w: tuple[tirx.Expr, ...]) -> tirx.Expr:
-        return sums + _cast(tirx.popcount(tirx.bitwise_xor(x[0], w[0])), self.accumulator)
+        combine = tirx.bitwise_xor if self.signed else tirx.bitwise_and
+        return sums + _cast(tirx.popcount(combine(x[0], w[0])), self.accumulator)
 
 
 def _base(shape: Conv2dShape, signs: np.ndarray, pad_value: int) -> np.ndarray:
@@ -120,6 +143,13 @@ def _base(shape: Conv2dShape, signs: np.ndarray, pad_value: int) -> np.ndarray:
     inside = shape.group_in_channels * np.count_nonzero(valid, axis=(1, 2))
     counted = np.einsum("kyx,oyx->ko", ~valid, np.count_nonzero(signs, axis=1))
     return inside[:, None] + 2 * counted
+
+
+def _set(shape: Conv2dShape, bits: np.ndarray, pad_value: int) -> np.ndarray:
+    """n of ``E = 2 * P - n`` for a window where P set weights meet a set bit of a plane: int64 [border classes, OC]."""
+    if pad_value != 0 or not any(shape.padding):
+        return np.count_nonzero(bits, axis=(1, 2, 3))[None]
+    return np.einsum("kyx,oyx->ko", shape.border_classes().valid, np.count_nonzero(bits, axis=1))
 
 
 def _limits(base: np.ndarray, epilogue: IntegerThreshold, largest: int) -> np.ndarray:
@@ -136,19 +166,36 @@ def _limits(base: np.ndarray, epilogue: IntegerThreshold, largest: int) -> np.nd
     return np.clip((base - least[:, None]) // 2 + 1, 0, largest + 1)
 
 
+def _least(inside: np.ndarray, epilogue: IntegerThreshold, largest: int) -> np.ndarray:
+    """The comparisons of E as ``P >= least``, inverted where flipped: [thresholds, border classes, OC].
+
+    Args:
+        inside: n of the sum over all planes.
+        epilogue: The thresholds.
+        largest: Bound of |E| and of P.
+    """
+    reachable = np.clip(np.atleast_2d(epilogue.threshold), -largest - 1, largest + 1) + epilogue.flip
+    return np.clip(-((-inside - reachable[:, None]) // 2), 0, largest + 1)
+
+
 class _Table:
     """Integers [rows, border classes, OC], a constant of the kernel in the smallest dtype that holds them.
 
-    A small table comes in ``preferred`` instead, which saves a conversion.
+    A small table comes in ``preferred`` instead, which saves a conversion. Behind the last channel it holds ``fill``.
     """
 
-    def __init__(self, conv: DirectConv2d, values: np.ndarray, preferred: str) -> None:
-        self.largest = int(values.max())
-        narrow = next(each for each in ("int16", "uint16", "int32") if np.array_equal(values.astype(each), values))
+    def __init__(self, conv: DirectConv2d, values: np.ndarray, preferred: str, fill: int = 0) -> None:
+        self.largest = max(int(values.max()), fill)
+        lowest = int(values.min())
+        narrow = next(
+            each
+            for each in ("int16", "uint16", "int32")
+            if np.iinfo(each).min <= lowest and self.largest <= np.iinfo(each).max
+        )
         dtype = preferred if values.astype(preferred).nbytes <= _SMALL_TABLE else narrow
         self.rows, self.classes, channels = values.shape
         table = values.astype(dtype).reshape(-1, channels)
-        self.constants = [np.pad(table, [(0, 0), (0, -channels % conv.run)])]
+        self.constants = [np.pad(table, [(0, 0), (0, -channels % conv.run)], constant_values=fill)]
         if self.classes > 1:
             classes = conv.shape.border_classes()
             self.constants += [classes.row_class * np.int32(classes.columns), classes.col_class]
@@ -180,10 +227,11 @@ def _cast(value: tirx.Expr, dtype: str) -> tirx.Expr:
 
 @dataclass(eq=False)
 class _FloatSink:
-    """Counters become D as float32, for an epilogue program."""
+    """Counters become ``base + factor * counter``, D or E, as float32, for an epilogue program."""
 
     writer: EpilogueWriter
     base: _Table
+    factor: int
 
     @property
     def constants(self) -> list[np.ndarray]:
@@ -210,24 +258,37 @@ class _FloatSink:
     def store(self, values: Sequence[tirx.Expr], position: Sequence[Index], first_channel: Index) -> None:
         lanes = values[0].ty.dtype.lanes
         (bases,) = self.base.load(position, first_channel, lanes, len(values), "int32")
-        two = tirx.Broadcast(tirx.const(2, "int32"), lanes)
-        sums = [base - _cast(count, "int32") * two for base, count in zip(bases, values, strict=True)]
+        factor = tirx.Broadcast(tirx.const(self.factor, "int32"), lanes)
+        sums = [base + _cast(count, "int32") * factor for base, count in zip(bases, values, strict=True)]
         self.writer.store([_cast(value, "float32") for value in sums], position, first_channel)
 
 
 @dataclass(eq=False)
 class _ThresholdSink:
-    """Counters are compared with integers, and the bits stored."""
+    """Counters are compared with integers, and the bits stored.
+
+    Attributes:
+        inverted: None: bits are ``counter < limit``. Otherwise ``counter >= limit``, or not where inverted, bool [OC].
+    """
 
     conv: DirectConv2d
     isa: Isa
     limits: _Table
+    inverted: np.ndarray | None
     functions: set[LlvmFunction] = field(default_factory=set, init=False)
     _words: list[tirx.Buffer] = field(default_factory=list, init=False)
 
     @property
     def constants(self) -> list[np.ndarray]:
-        return self.limits.constants
+        return [*self.limits.constants, *([] if self._flips is None else [self._flips])]
+
+    @property
+    def _flips(self) -> np.ndarray | None:
+        """The channels to invert as the parts of words that are stored at once; None if there are none."""
+        if self.inverted is None or not self.inverted.any():
+            return None
+        part = gcd(self.conv.run, self.isa.word_bits)
+        return pack_channels(self.inverted[None], self.isa).view(f"uint{part}").reshape(-1)
 
     @property
     def outputs(self) -> tuple[tuple[tuple[int, ...], str], ...]:
@@ -239,6 +300,8 @@ class _ThresholdSink:
 
     def declare_constants(self) -> None:
         self.limits.declare()
+        if (flips := self._flips) is not None:
+            self._words.append(T.arg("inverted", T.buffer(flips.shape, str(flips.dtype))))
 
     def declare_outputs(self) -> None:
         ((shape, dtype),) = self.outputs
@@ -252,20 +315,24 @@ class _ThresholdSink:
         bits = gcd(run, self.isa.word_bits)
         total = self.isa.words(channels) * self.isa.word_bits // bits
         (((*shape, _), _),) = self.outputs
-        parts = T.decl_buffer((*shape, total), f"uint{bits}", data=self._words[0].data)
+        parts = T.decl_buffer((*shape, total), f"uint{bits}", data=self._words[-1].data)
         # Signed where the counter has room: AVX2 has no unsigned comparison.
-        signed = self.limits.largest < 1 << (dtype.bits - 1)
-        below = pack("slt" if signed else "ult", str(dtype), bits // dtype.lanes)
-        self.functions.add(below)
+        sign = "s" if self.limits.largest < 1 << (dtype.bits - 1) else "u"
+        predicate = sign + ("lt" if self.inverted is None else "ge")
+        compare = pack(predicate, str(dtype), bits // dtype.lanes)  # type: ignore[arg-type]
+        self.functions.add(compare)
 
         def store(part: int, compared: list[tirx.Expr]) -> None:
-            store_code(parts, compared, position, tirx.floordiv(first_channel, bits) + part)
+            at = tirx.floordiv(first_channel, bits) + part
+            if len(self._words) > 1:
+                compared = [word ^ self._words[0][at] for word in compared]
+            store_code(parts, compared, position, at)
 
         # The last run may end before the last word does, or behind it.
         left = total - -(-channels // run) * (run // bits)
         for part in range(run // bits):
             vectors = slice(part * bits // dtype.lanes, (part + 1) * bits // dtype.lanes)
-            compared = [below(*values[vectors], *row[vectors]) for row in limits]
+            compared = [compare(*values[vectors], *row[vectors]) for row in limits]
             if part < run // bits + left:
                 store(part, compared)
             else:

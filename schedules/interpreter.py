@@ -16,7 +16,7 @@ def evaluate(
     program: epilogue.Program,
     result: np.ndarray,
     tensors: Sequence[np.ndarray],
-    isa: Isa,
+    isa: Isa | None = None,
     classes: BorderClasses | None = None,
 ) -> list[np.ndarray]:
     """Interpret a program, rounding to float32 after every step.
@@ -25,7 +25,7 @@ def evaluate(
         program: Steps and outputs.
         result: The anchor's result, float32 [N, H, W, C] or [N, C].
         tensors: The tensor operands, in the order of their indices.
-        isa: Gives the word of packed outputs.
+        isa: Gives the word of packed outputs, if there are any.
         classes: The border classes, if the program has Border operands.
 
     Returns:
@@ -62,6 +62,8 @@ def evaluate(
                 code = np.zeros(value.shape, np.uint8)
                 for each in thresholds:
                     code += value >= each if output.inclusive else value > each
+                if isa is None:
+                    raise ValueError("a program with packed outputs needs an instruction set to be interpreted")
                 outputs.append(pack_codes(code, epilogue.code_bits(len(thresholds)), isa))
             else:
                 outputs.append(np.array(value))

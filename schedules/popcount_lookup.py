@@ -24,7 +24,12 @@ class PopcountLookup(Arithmetic):
 
     The image is spread, every word into the low halves of its bytes times 16 and the high halves times 16: offsets of
     tables. A step takes a byte of the input and the weights, in two lookups.
+
+    Attributes:
+        signed: Whether weights are -1 and +1, not 0 and 1: ``popcount(pixel ^ i)``, not ``popcount(pixel & i)``.
     """
+
+    signed: bool = True
 
     _table: list[tirx.Buffer] = field(default_factory=list, init=False)
 
@@ -42,7 +47,8 @@ class PopcountLookup(Arithmetic):
     def constants(self) -> tuple[np.ndarray, ...]:
         """All 16 tables, one behind the other."""
         popcount = np.array([i.bit_count() for i in range(16)], np.uint8)
-        return (popcount[np.arange(16)[:, None] ^ np.arange(16)].reshape(-1),)
+        pixel, weight = np.arange(16)[:, None], np.arange(16)
+        return (popcount[pixel ^ weight if self.signed else pixel & weight].reshape(-1),)
 
     @property
     def functions(self) -> tuple[LlvmFunction, ...]:

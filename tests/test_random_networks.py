@@ -174,7 +174,8 @@ class Network:
     def packed(self, shape: Shape) -> tuple[str, str, str]:
         """Bits, scale and offset of weights."""
         bits = self.rng.random(shape) < self.choose(0.1, 0.5)
-        tau, phi = self.choose((1.0, 0.0), (self.steps(shape[0]), 0.0), (self.steps(shape[0]), self.steps(shape[0])))
+        a, b = self.steps(shape[0]), self.steps(shape[0])
+        tau, phi = self.choose((1.0, 0.0), (a, 0.0), (a, b), (a, a))
         scale, offset = (self.constant(np.broadcast_to(np.float32(each), shape[:1])) for each in (tau, phi))
         return self.constant(opset.pack_bits(bits)), scale, offset
 

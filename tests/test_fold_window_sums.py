@@ -1,0 +1,143 @@
+"""Layers whose bits depend on their set weights alone: the bits are the reference's for every sum that can occur."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import sbnn_tvm
+from sbnn_tvm.domain import BIT, SIGN
+from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, BinaryLinear, TwoValues
+from sbnn_tvm.passes.fold_window_sums import fold_window_sum
+from sbnn_tvm.schedules.epilogue import BitsOutput, Channel, FloatOutput, Pixel, Program, Ref, Scalar, Step
+from sbnn_tvm.schedules.interpreter import evaluate
+
+CHANNELS = 6
+
+
+def program_of(scale: np.ndarray, offset: np.ndarray, *more: Step, threshold: Channel | Scalar) -> Program:
+    """``D * scale + T * offset``, then more steps, compared with a threshold."""
+    own = (
+        Step("multiply", Ref(0), Channel(scale.astype(np.float32))),
+        Step("multiply", Pixel(0), Channel(offset.astype(np.float32))),
+        Step("add", Ref(1), Ref(2)),
+    )
+    steps = (*own, *more)
+    return Program(steps, (BitsOutput(Ref(len(steps)), threshold),))
+
+
+@st.composite
+def programs(draw: Any) -> Program:
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    scale = rng.choice(np.float32([0.1, 1 / 3, 0.5, 0, 2.7]), CHANNELS)
+    more = []
+    if draw(st.booleans()):
+        more.append(Step("multiply", Ref(3), Channel(rng.choice(np.float32([-0.7, 0.01, 1.3, 0]), CHANNELS))))
+        more.append(Step("add", Ref(4), Channel(rng.standard_normal(CHANNELS).astype(np.float32))))
+    if draw(st.booleans()):
+        more.append(Step("prelu", Ref(3 + len(more)), Scalar(0.25)))
+    values = rng.standard_normal(CHANNELS) if draw(st.booleans()) else rng.integers(-3, 4, CHANNELS) * 2 * scale
+    return program_of(scale, scale, *more, threshold=Channel(values.astype(np.float32)))
+
+
+@given(programs(), st.integers(1, 30), st.booleans(), st.integers(0, 2**16))
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+def test_folds_exactly_where_the_sum_over_the_window_does_not_matter(
+    program: Program, taps: int, padded: bool, seed: int
+) -> None:
+    counts = np.random.default_rng(seed).integers(0, taps + 1, CHANNELS)
+    folded = fold_window_sum(program, counts, taps, 0, not padded)
+    depends = False
+    (output,) = program.outputs
+    assert isinstance(output, BitsOutput) and isinstance(output.threshold, Channel)
+    for c, n in enumerate(counts):
+        # Every pair of sums over set and other weights, of signs, or of signs and zeros.
+        step = 1 if padded else 2
+        e, other = np.meshgrid(np.arange(-n, n + 1, step), np.arange(n - taps, taps - n + 1, step))
+        e, t = e.reshape(-1), (e + other).reshape(-1)
+        result = np.repeat((2 * e - t).astype(np.float32)[:, None], CHANNELS, axis=1)
+        (value,) = evaluate(
+            Program(program.steps, (FloatOutput(output.value),)), result, [t.astype(np.float32)[:, None]]
+        )
+        bits = value[:, c] > output.threshold.values[c]
+        if folded is not None:
+            np.testing.assert_array_equal((e >= folded.least[c]) ^ folded.inverted[c], bits)
+        alike = [bits[e == each] for each in np.unique(e)]
+        depends = depends or any(each.any() != each.all() for each in alike)
+    assert (folded is None) == depends
+
+
+def test_a_rounding_that_matters_is_not_folded() -> None:
+    """At E = 5 the reference's sum of two roundings lies on either side of 1.0000001, depending on T."""
+    scale = np.full(CHANNELS, 0.1, np.float32)
+    program = program_of(scale, scale, threshold=Scalar(1.0))
+    assert fold_window_sum(program, np.full(CHANNELS, 9), 300, 0, True) is None
+    assert fold_window_sum(program, np.full(CHANNELS, 4), 300, 0, True) is not None
+
+
+@pytest.mark.parametrize(
+    "scale, offset, more",
+    [(1.0, -1.0, ()), (1.0, 0.5, ()), (0.5, 0.5, (Step("multiply", Ref(3), Pixel(0)),)),
+     (0.5, 0.5, (Step("add", Ref(3), Pixel(1)),)), (0.5, 0.5, (Step("prelu", Ref(3), Scalar(-1.0)),))],
+    ids=["another weight is 0", "no weight is 0", "times the sum", "another operand", "not monotone"],
+)  # fmt: skip
+def test_what_does_not_fold(scale: float, offset: float, more: tuple[Step, ...]) -> None:
+    program = program_of(np.full(CHANNELS, scale), np.full(CHANNELS, offset), *more, threshold=Scalar(0.0))
+    assert fold_window_sum(program, np.full(CHANNELS, 5), 30, 0, True) is None
+
+
+def network(*, groups: int = 1, density: float = 0.05, pad_value: int = 0, float_end: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+
+    def weights(layer: Any) -> Any:
+        with torch.no_grad():
+            layer.weight.copy_(torch.rand_like(layer.weight) - (1 - density))
+            layer.values.tau.fill_(0.37)
+            layer.values.phi.fill_(0.37)
+        return layer
+
+    def norm(channels: int) -> nn.Module:
+        layer = nn.BatchNorm2d(channels)
+        with torch.no_grad():
+            layer.running_mean.normal_(0, 2)
+            layer.running_var.uniform_(2, 9)
+            layer.weight.normal_(0.5)
+        return layer
+
+    conv = BinaryConv2d(64, 70, 3, padding=1, groups=groups, padding_value=pad_value, domain=TwoValues(per="channel"))
+    middle = [nn.PReLU(70), nn.AvgPool2d(9)] if float_end else [Binarize(70), nn.MaxPool2d(9)]
+    end = [nn.Flatten(), *([Binarize(70)] if float_end else []), weights(BinaryLinear(70, 67, domain=TwoValues()))]
+    return nn.Sequential(Binarize(64), weights(conv), norm(70), *middle, *end, nn.BatchNorm1d(67), Binarize(67)).eval()
+
+
+@pytest.mark.parametrize(
+    "options, target",
+    [({}, "native"), ({"groups": 2, "density": 0.4}, "native"), ({"pad_value": -1, "density": 0.4}, "arm")],
+    ids=str,
+)
+def test_networks_of_set_weights(options: dict[str, Any], target: str) -> None:
+    module = sbnn_tvm.compile(network(**options), target, input_shape=(2, 64, 9, 9))
+    assert module.verify().passed
+    lines = [layer for layer in module.report.layers if layer.weights]
+    assert {layer.weights for layer in lines} == {"{0, 0.74}"}
+    assert all(layer.kernel.endswith("+ threshold") for layer in lines)
+    assert not any("window" in layer.kind for layer in module.report.layers)
+    conv = lines[0]
+    assert conv.kernel.startswith("popcount" if options else "sparse bits")
+    assert conv.density == pytest.approx(options.get("density", 0.05), abs=0.01)
+    assert [each.layer.weight_domain for each in module.lowered.layers if each.layer and each.layer.binary] == [BIT] * 2
+
+
+@pytest.mark.parametrize("density", [0.05, 0.95])
+def test_counters_take_the_sum_over_the_window_where_it_is_there(density: float) -> None:
+    module = sbnn_tvm.compile(network(density=density, float_end=True), "native", input_shape=(2, 64, 9, 9))
+    assert module.verify().passed
+    conv = next(each for each in module.lowered.layers if each.layer and each.layer.kind == "binary_conv2d")
+    assert conv.layer is not None and conv.layer.weight_domain == SIGN
+    assert conv.choice is not None and conv.choice.kernel.name.startswith("sparse bits")
