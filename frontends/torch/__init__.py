@@ -22,6 +22,7 @@ from sbnn_tvm.frontends.torch.modules import (
     RPReLU,
     clamp_latent_,
 )
+from sbnn_tvm.frontends.torch.partial_binarization import PartialBinarization, search_partial_binarization
 from sbnn_tvm.frontends.torch.post_training import Quantization, QuantizedLayer, quantize_, recalibrate_
 from sbnn_tvm.frontends.torch.quicknet import QuickNet, quicknet
 from sbnn_tvm.frontends.torch.reactnet import ReActNet, reactnet
@@ -50,6 +51,7 @@ __all__ = [
     "LayerNote",
     "Magnitudes",
     "Maxout",
+    "PartialBinarization",
     "Polynomial",
     "Quantization",
     "QuantizedLayer",
@@ -74,6 +76,7 @@ __all__ = [
     "recalibrate_",
     "resnet",
     "resnet18",
+    "search_partial_binarization",
     "set_progress",
     "to_onnx",
     "vgg_small",

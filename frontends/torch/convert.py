@@ -128,13 +128,13 @@ def binarize_(model: nn.Module, config: BinaryConfig = BinaryConfig(), skip: Ski
     replacements: dict[nn.Module, BinaryLayer] = {}
     for name, module in layers:
         kind = type(module).__name__
-        if reason := reason_to_skip(name, module) or _obstacle(module):
+        if reason := reason_to_skip(name, module) or obstacle(module):
             kept.append(LayerNote(name, kind, reason))
         elif not name:
             raise ValueError(f"the model itself is a {kind}; put it into an nn.Sequential to convert it in place")
         else:
             try:
-                replacements[module] = _binary(module, config)
+                replacements[module] = binary_layer(module, config)
             except ValueError as error:
                 raise ValueError(f"layer {name!r}: {error}") from error
             converted.append(LayerNote(name, kind))
@@ -167,7 +167,7 @@ def _skip_rule(skip: Skip, layers: Sequence[tuple[str, nn.Module]]) -> Callable[
     return reason
 
 
-def _obstacle(module: nn.Module) -> str:
+def obstacle(module: nn.Module) -> str:
     """Why a layer cannot be converted; empty if it can."""
     kind = type(module)
     if kind is not nn.Conv2d and kind is not nn.Linear:
@@ -186,7 +186,8 @@ def _prunes_weight(hook: Callable) -> bool:
     return isinstance(hook, prune.BasePruningMethod) and hook._tensor_name == "weight"
 
 
-def _binary(module: nn.Module, config: BinaryConfig) -> BinaryLayer:
+def binary_layer(module: nn.Module, config: BinaryConfig) -> BinaryLayer:
+    """The binary form of an nn.Conv2d or nn.Linear, with the same parameters."""
     layer: BinaryLayer
     with torch.device("meta"):  # the weights are about to be replaced
         if isinstance(module, nn.Conv2d):

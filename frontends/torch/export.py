@@ -71,8 +71,8 @@ def to_onnx(model: nn.Module, input_shape: Shape | None = None) -> onnx.ModelPro
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise ModelError(f"{name!r} of the model is {_dtype(tensor)}, not float32; call model.float() first")
-    inputs = _example_inputs(model, input_shape)
-    with _eval_mode(model), torch.no_grad():
+    inputs = example_inputs(model, input_shape)
+    with eval_mode(model), torch.no_grad():
         try:
             model(*inputs)
         except Exception as error:
@@ -108,7 +108,12 @@ def to_onnx(model: nn.Module, input_shape: Shape | None = None) -> onnx.ModelPro
     return proto
 
 
-def _example_inputs(model: nn.Module, input_shape: Shape | None) -> tuple[Tensor, ...]:
+def example_inputs(model: nn.Module, input_shape: Shape | None) -> tuple[Tensor, ...]:
+    """What to run a model on, to see what it does: zeros of ``input_shape``, or its ``example_input_array``.
+
+    Raises:
+        ModelError: If the shape is unknown or none.
+    """
     parameter = next(model.parameters(), torch.empty(0))
     if input_shape is not None:
         shape = tuple(input_shape) if isinstance(input_shape, Sequence) else ()
@@ -130,7 +135,8 @@ def _example_inputs(model: nn.Module, input_shape: Shape | None) -> tuple[Tensor
 
 
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """While it is open, the model is in eval mode; afterwards each module is in its own mode again."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
