@@ -24,6 +24,7 @@ from onnx import helper
 from rich.console import Console
 from rich.table import Table
 
+from sbnn_tvm.domain import SIGN
 from sbnn_tvm.schedules.depthwise import depthwise_conv2d
 from sbnn_tvm.schedules.elementwise import elementwise
 from sbnn_tvm.schedules.epilogue import STORE, BitsOutput, Channel, FloatOutput, Program, Ref, Scalar, Step, Tensor
@@ -108,7 +109,7 @@ def cases() -> list[Case]:
         *transposes(512, 7),
         Case("binarize and pack 56x56x64", elementwise((1, 56, 56, 64), binarize, ISA)),
         Case("scale, bias, residual, bits 56x56x64", elementwise((1, 56, 56, 64), residual, ISA)),
-        Case("unpack 56x56x64", unpack((1, 56, 56, 64), -1, 1, ISA)),
+        Case("unpack 56x56x64", unpack((1, 56, 56, 64), SIGN, ISA)),
         Case("regroup 56x56x64 in 2", regroup((1, 56, 56, 64), 64, 2, ISA)),
         Case("max pool on bits 56x56x64 2x2", max_pool2d_bits(Conv2dShape(1, 56, 56, 64, 64, (2, 2), (2, 2)), ISA)),
         Case("window sum 56x56x64", window_sum(Conv2dShape(1, 56, 56, 64, 64, *window), 0, ISA)),

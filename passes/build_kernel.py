@@ -74,12 +74,12 @@ def build(layer: Layer, candidate: Candidate, isa: Isa) -> Choice:
 
 def _popcount(layer: Layer, candidate: Candidate, isa: Isa) -> Choice:
     fitted, conv = fit_epilogue(layer, isa), layer.shape
-    assert layer.weight is not None
-    signs, tile = layer.weight > 0, candidate.parameters
+    assert layer.weight is not None and layer.input_domain is not None
+    signs, tile, bits = layer.weight > 0, candidate.parameters, layer.input_domain.bits
     if conv is None:
-        kernel = popcount_dense(layer.rows, signs, fitted.epilogue, isa, tile, domain=layer.weight_domain)
+        kernel = popcount_dense(layer.rows, signs, fitted.epilogue, isa, tile, bits, layer.weight_domain)
         return Choice(candidate, kernel, DataForm.BITS, folded=fitted.folded)
-    kernel = popcount_conv2d(conv, signs, fitted.padding, fitted.epilogue, isa, tile, domain=layer.weight_domain)
+    kernel = popcount_conv2d(conv, signs, fitted.padding, fitted.epilogue, isa, tile, bits, layer.weight_domain)
     return Choice(candidate, kernel, DataForm.BITS, conv.groups, fitted.folded)
 
 
@@ -118,8 +118,9 @@ def _float(layer: Layer, candidate: Candidate, isa: Isa) -> Kernel:
 def _words(layer: Layer, isa: Isa) -> Kernel:
     match layer.kind:
         case "select_channels_bits":
-            assert layer.selection is not None
-            return select_channels_bits(channels_last(layer.extent)[:-1], layer.selection, isa)
+            assert layer.selection is not None and layer.input_domain is not None
+            batch, *pixel = channels_last(layer.extent)[:-1]  # the planes of codes are maps of their own
+            return select_channels_bits((batch * layer.input_domain.bits, *pixel), layer.selection, isa)
         case "max_pool2d_bits":
             assert layer.shape is not None
             return max_pool2d_bits(layer.shape, isa, layer.minima)

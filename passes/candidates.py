@@ -90,14 +90,16 @@ def families(layer: Layer, isa: Isa) -> tuple[Family, ...]:
 
 
 def _of_binary_conv2d(layer: Layer, isa: Isa) -> tuple[Family, ...]:
-    conv, counters = layer.shape, fit_counters(layer, isa)
-    assert conv is not None
-    possible = [Family.POPCOUNT, Family.COUNTERS]
+    conv, domain, counters = layer.shape, layer.input_domain, fit_counters(layer, isa)
+    assert conv is not None and domain is not None
+    possible = [Family.POPCOUNT]
+    if domain.bits == 1 and counters.thresholds < 2:  # counters neither read nor store codes
+        possible.append(Family.COUNTERS)
     if not layer.pad_value:  # the float kernel pads with zeros
         possible.append(Family.FLOAT)
-    if Family.FLOAT in possible and not popcount_pays(conv, isa):
+    if Family.FLOAT in possible and not popcount_pays(conv, isa, domain.bits):
         best = Family.FLOAT
-    elif sparse_pays(conv, counters.counted, isa, not counters.folded, counters.domain):
+    elif Family.COUNTERS in possible and sparse_pays(conv, counters.counted, isa, not counters.folded, counters.domain):
         best = Family.COUNTERS
     else:
         best = Family.POPCOUNT

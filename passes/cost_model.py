@@ -51,13 +51,14 @@ _FACTORS = {
 }
 
 
-def popcount_pays(conv: Conv2dShape, isa: Isa) -> bool:
+def popcount_pays(conv: Conv2dShape, isa: Isa, bits: int = 1) -> bool:
     """Whether a popcount convolution beats a float one: a word must hold enough channels of a group.
 
-    A word costs three vector operations for ``word_lanes`` outputs, a float32 channel one for ``float_lanes``.
+    For each bit of an activation a word costs three vector operations for ``word_lanes`` outputs, a float32 channel one
+    for ``float_lanes``.
     """
     channels = conv.group_in_channels
-    return 3 * isa.words(channels) * isa.float_lanes < channels * isa.word_lanes
+    return 3 * bits * isa.words(channels) * isa.float_lanes < channels * isa.word_lanes
 
 
 MOST_COUNTED = 0.25

@@ -6,13 +6,13 @@ import numpy as np
 from tvm.ir import Call
 from tvm.relax import Var
 
-from sbnn_tvm.domain import BinaryDomain
+from sbnn_tvm.domain import Domain
 
 from .graph import Graph, op_name
 from .recognise import BinaryWeight, linear_weight
 
 
-def why_float(graph: Graph, domains: dict[Var, BinaryDomain], call: Call) -> str:
+def why_float(graph: Graph, domains: dict[Var, Domain], call: Call) -> str:
     """Why a convolution or dense layer with constant weights stays float, in one sentence."""
     weight = linear_weight(call)
     assert weight is not None
@@ -20,7 +20,9 @@ def why_float(graph: Graph, domains: dict[Var, BinaryDomain], call: Call) -> str
     if call.args[0] in domains:
         if BinaryWeight.of(weight) is not None:
             return "it is binary, but its padding value is none of its activations' values"
-        return f"its activations are two-valued, but {_weight_values(weight)}"
+        bits = domains[call.args[0]].bits
+        of = "are two-valued" if bits == 1 else f"have {bits} bits"
+        return f"its activations {of}, but {_weight_values(weight)}"
     activations = _where_from(graph, call.args[0])
     if two_valued:
         return f"its weights are binary, but its activations are not two-valued: {activations}"

@@ -10,11 +10,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
+from sbnn_tvm.domain import BIT, SIGN, BinaryDomain, Domain, code_of
 from sbnn_tvm.schedules.epilogue import (
     Border,
     Channel,
     Epilogue,
+    IntegerThreshold,
     Operand,
     Pixel,
     Program,
@@ -35,13 +36,18 @@ class FittedEpilogue:
 
     Attributes:
         epilogue: Its Ref(0), or what it compares, is D.
-        padding: What lies beyond the border: 0, or the sign of an activation, -1 or +1.
-        folded: Whether the whole epilogue became an integer threshold.
+        padding: What lies beyond the border: 0, or the sign of an activation, -1 or +1 (of n bits, an odd number).
+        folded: Whether the whole epilogue became integer thresholds.
     """
 
     epilogue: Epilogue
     padding: int
     folded: bool
+
+    @property
+    def thresholds(self) -> int:
+        """How many integer thresholds a channel it became; 0 if it did not."""
+        return (1 << self.epilogue.bits) - 1 if isinstance(self.epilogue, IntegerThreshold) else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,16 +68,16 @@ def fit_epilogue(layer: Layer, isa: Isa) -> FittedEpilogue:
     """The epilogue of a binary layer for a kernel that computes D."""
     weight, domain = layer.weight, layer.input_domain
     assert weight is not None and domain is not None
-    axes, padding = tuple(range(1, weight.ndim)), 0
+    axes, padding, highest = tuple(range(1, weight.ndim)), 0, (1 << domain.bits) - 1
     sums: Operand = Channel(weight.sum(axis=axes))
-    if layer.shape is not None and layer.pad_value in (domain.lo, domain.hi):
-        # What lies beyond the border is one of the two values: no pixel is special.
-        padding = 1 if layer.pad_value == domain.hi else -1
+    if layer.shape is not None and (code := code_of(domain, layer.pad_value)) is not None:
+        # What lies beyond the border is a value like any other: no pixel is special.
+        padding = 2 * code - highest
     elif layer.shape is not None:
         valid = layer.shape.border_classes().valid
         sums = Border(np.einsum("oihw,chw->co", weight, valid.astype(np.float32)).astype(np.float32))
     program = _from_signs(layer.program, domain, sums)
-    threshold = fold_threshold(program, weight[0].size, len(weight), isa)
+    threshold = fold_threshold(program, highest * weight[0].size, len(weight), isa)
     return FittedEpilogue(program if threshold is None else threshold, padding, threshold is not None)
 
 
@@ -102,7 +108,7 @@ def _tensors(program: Program) -> list[Tensor | Pixel]:
     return [each for each in operands if isinstance(each, Tensor | Pixel)]
 
 
-def _from_signs(program: Program, domain: BinaryDomain, sums: Operand) -> Program:
+def _from_signs(program: Program, domain: Domain, sums: Operand) -> Program:
     """Let a program that expects ``sum(S * x)`` start from ``D = sum(S * X)``, where ``x = tau * X + phi``.
 
     Args:
@@ -110,8 +116,8 @@ def _from_signs(program: Program, domain: BinaryDomain, sums: Operand) -> Progra
         domain: The values of x.
         sums: The sum of the signs of the weights that see the image.
     """
-    if domain == SIGN:
-        return program
+    if domain.phi == 0:
+        return program if domain.tau == 1 else _behind((Step("multiply", Ref(0), Scalar(domain.tau)),), program)
     steps = (Step("multiply", Ref(0), Scalar(domain.tau)), Step("multiply", sums, Scalar(domain.phi)))
     return _behind((*steps, Step("add", Ref(1), Ref(2))), program)
 

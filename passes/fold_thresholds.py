@@ -1,4 +1,4 @@
-"""Turn scales, batch norm and a binariser after a popcount into one integer threshold a channel.
+"""Turn scales, batch norm and a binariser after a popcount into one integer threshold a channel, or a few for a code.
 
 The epilogue is not solved for the threshold: its own float32 operations are evaluated at every integer that the
 popcount can give, in the order in which the reference evaluates them, and the point is found where the bit flips. So
@@ -14,6 +14,7 @@ from sbnn_tvm.schedules.epilogue import (
     Channel,
     FloatOutput,
     IntegerThreshold,
+    LevelsOutput,
     Operand,
     Program,
     Ref,
@@ -31,7 +32,7 @@ AT_ONCE = 2**22
 
 
 def fold_threshold(program: Program, taps: int, channels: int, isa: Isa) -> IntegerThreshold | None:
-    """The integer comparison that a program makes, if it makes no more than one.
+    """The integer comparisons that a program makes, if all that it stores is one packed output.
 
     Args:
         program: Epilogue of a popcount layer; its Ref(0) is the integer sum D as float32.
@@ -40,42 +41,51 @@ def fold_threshold(program: Program, taps: int, channels: int, isa: Isa) -> Inte
         isa: The instruction set.
 
     Returns:
-        The thresholds, or None where the program has other outputs or operands, or where a channel's bit is not a
-        monotone function of D (a negative PReLU slope, say).
+        The thresholds, or None where the program has other outputs or operands, or where a channel's bit or code is not
+        a monotone function of D (a negative PReLU slope, say).
     """
-    if len(program.outputs) != 1 or not isinstance(output := program.outputs[0], BitsOutput):
+    if len(program.outputs) != 1 or isinstance(output := program.outputs[0], FloatOutput):
         return None
     if not all(_foldable(operand) for step in program.steps for operand in (step.a, step.b)):
         return None
     sums = np.arange(-taps, taps + 1)
     size = max(1, AT_ONCE // len(sums))
     blocks = [slice(first, min(first + size, channels)) for first in range(0, channels, size)]
-    folded = [_fold(_bits(program, output, sums, block, isa), sums) for block in blocks]
-    found = [each for each in folded if each is not None]
-    if len(found) < len(blocks):
-        return None
-    return IntegerThreshold(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    highest = len(output.thresholds)
+    found = []
+    for block in blocks:
+        folded = _fold(_codes(program, output, sums, block, isa), sums, highest)
+        if folded is None:
+            return None
+        found.append(folded)
+    threshold, flip = (np.concatenate(parts, axis=-1) for parts in zip(*found, strict=True))
+    return IntegerThreshold(threshold if highest > 1 else threshold[0], flip)
 
 
 def _foldable(operand: Operand) -> bool:
     return isinstance(operand, Ref | Channel | Scalar)
 
 
-def _fold(bits: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Threshold and flip of each channel; None if the bits of one are not monotone."""
-    first, last = bits[0], bits[-1]
-    if (bits[1:] != bits[:-1]).sum(axis=0).max(initial=0) > 1:
+def _fold(codes: np.ndarray, sums: np.ndarray, highest: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Thresholds [highest, channels] and flip of each channel; None if the codes of one are not monotone."""
+    rises, falls = (compare(codes[1:], codes[:-1]).any(axis=0) for compare in (np.greater, np.less))
+    if (rises & falls).any():
         return None
-    # Rising: D >= the first sum with bit 1. Falling (flip): D <= the last sum with bit 1.
-    rising_at = sums[np.argmax(bits, axis=0)]
-    falling_at = sums[np.argmin(bits, axis=0)] - 1
-    flip = first & ~last
-    threshold = np.where(flip, falling_at, np.where(last, np.where(first, -NEVER, rising_at), NEVER))
-    return threshold.astype(np.int64), flip
+    thresholds = []
+    for level in range(1, highest + 1):
+        bits = codes >= level
+        always, never = bits[0] & bits[-1], ~(bits[0] | bits[-1])
+        # Rising: D >= the first sum with bit 1. Falling (flip): D <= the last sum with bit 1.
+        at = np.where(falls, sums[np.argmin(bits, axis=0)] - 1, sums[np.argmax(bits, axis=0)])
+        beyond = np.where(falls == always, NEVER, -NEVER)
+        thresholds.append(np.where(always | never, beyond, at))
+    return np.stack(thresholds).astype(np.int64), falls
 
 
-def _bits(program: Program, output: BitsOutput, sums: np.ndarray, channels: slice, isa: Isa) -> np.ndarray:
-    """bool [sums, channels]: what the program answers to each sum."""
+def _codes(
+    program: Program, output: BitsOutput | LevelsOutput, sums: np.ndarray, channels: slice, isa: Isa
+) -> np.ndarray:
+    """uint8 [sums, channels]: what the program answers to each sum."""
 
     def cut(operand: Operand) -> Operand:
         return Channel(operand.values[channels]) if isinstance(operand, Channel) else operand
@@ -83,9 +93,11 @@ def _bits(program: Program, output: BitsOutput, sums: np.ndarray, channels: slic
     steps = tuple(Step(step.op, cut(step.a), cut(step.b)) for step in program.steps)
     result = np.broadcast_to(sums.astype(np.float32)[:, None], (len(sums), channels.stop - channels.start))
     (value,) = evaluate(Program(steps, (FloatOutput(cut(output.value)),)), result, (), isa)
-    threshold = cut(output.threshold)
-    limit = threshold.values if isinstance(threshold, Channel) else np.float32(_scalar(threshold))
-    return value >= limit if output.inclusive else value > limit
+    codes = np.zeros(value.shape, np.uint8)
+    for threshold in map(cut, output.thresholds):
+        limit = threshold.values if isinstance(threshold, Channel) else np.float32(_scalar(threshold))
+        codes += value >= limit if output.inclusive else value > limit
+    return codes
 
 
 def _scalar(operand: Operand) -> float:

@@ -17,7 +17,7 @@ from tvm import relax
 from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
 
-from sbnn_tvm.domain import SIGN
+from sbnn_tvm.domain import SIGN, BinaryDomain
 from sbnn_tvm.schedules.epilogue import (
     STORE,
     BitsOutput,
@@ -288,7 +288,7 @@ def _counting(
     anchor = next(value for _, value in graph.bindings if op_name(value) in ("nn.conv2d", "matmul"))
     (result,) = graph.results
     domain = layer.outputs[0]
-    assert layer.weight is not None and domain is not None and isinstance(result, Var)
+    assert layer.weight is not None and isinstance(domain, BinaryDomain) and isinstance(result, Var)
     bindings: list[relax.VarBinding] = []
     builder = relax.BlockBuilder()
 

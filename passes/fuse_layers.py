@@ -30,6 +30,8 @@ from .graph import (
     shape,
     without_pixels,
 )
+from .layer import domain_attribute
+from .quantisers import quantisers
 from .rearrange_channels import concatenated_channels, taken_channels
 from .recognise import domains, is_window_sum, linear_weight, signed_max_pool
 
@@ -106,6 +108,8 @@ class _Former:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.domains = domains(graph)
+        self.quantisers = quantisers(graph)
+        self.in_quantisers = {var for each in self.quantisers.values() for var in each.chain}
         self.groups: list[_Group] = []
         self.group_of: dict[Var, _Group] = {}
         # Conditions, paddings and broadcasts of one value a pixel: they have no group, their readers compute them.
@@ -116,6 +120,8 @@ class _Former:
         name = op_name(value)
         if self._is_inline(var, value):
             self.inline.add(var)
+        elif var in self.quantisers:
+            self._place_step(var, value)
         elif (anchored := self._anchor(var, value)) is not None:
             self._open(anchored, var)
         elif name in _STEPS and self._is_step(var, value):
@@ -134,6 +140,8 @@ class _Former:
         self.group_of[var] = group
 
     def _is_inline(self, var: Var, value: Expr) -> bool:
+        if var in self.in_quantisers:
+            return True
         name, users = op_name(value), [self.graph.values[user] for user in self.graph.users[var]]
         if var in self.graph.results or not users:
             return False
@@ -198,14 +206,13 @@ class _Former:
             kind = ("binary_" if binary else "") + ("dense" if name == "matmul" else "conv2d")
             group = _Group(index, f"sbnn.{kind}", (self._unpadded(value.args[0]),), _extent(var), True)
             if binary:
-                domain = self.domains[value.args[0]]
-                group.attrs["sbnn.input_domain"] = [float(domain.lo), float(domain.hi)]
+                group.attrs["sbnn.input_domain"] = domain_attribute(self.domains[value.args[0]])
             else:
                 group.attrs["sbnn.why_float"] = why_float(self.graph, self.domains, value)
             group.attrs["sbnn.linear"] = var.name
             return group
         if name in _POOLS:
-            bits = name == "nn.max_pool2d" and value.args[0] in self.domains
+            bits = name == "nn.max_pool2d" and var in self.domains
             return _Group(index, _POOLS[name] + ("_bits" if bits else ""), (value.args[0],), _extent(var), not bits)
         if name == "nn.adaptive_avg_pool2d" and shape(var)[2:] == (1, 1):
             return _Group(index, "sbnn.global_avg_pool2d", (value.args[0],), _extent(var), True)
@@ -225,6 +232,8 @@ class _Former:
             len(self.groups), "sbnn.select_channels" + ("_bits" if bits else ""), data, _extent(var), not bits
         )
         group.attrs["sbnn.inputs"] = len(data)
+        if bits:
+            group.attrs["sbnn.input_domain"] = domain_attribute(self.domains[var])
         return group
 
     def _window_sum(self, var: Var, value: Call) -> _Group:

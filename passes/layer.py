@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -12,11 +12,12 @@ from tvm import relax
 from tvm.ir import Call
 from tvm.relax import Expr, Var
 
-from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
+from sbnn_tvm.domain import BIT, SIGN, BinaryDomain, Domain, Levels
 from sbnn_tvm.schedules.epilogue import (
     BitsOutput,
     Channel,
     FloatOutput,
+    LevelsOutput,
     Op,
     Operand,
     Pixel,
@@ -30,6 +31,7 @@ from sbnn_tvm.schedules.select_channels import Selection
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
 from .graph import Graph, channel_axis, constant, op_name, shape
+from .quantisers import quantisers
 from .rearrange_channels import concatenated_channels
 from .recognise import REWRITTEN, signed_max_pool
 
@@ -60,11 +62,11 @@ class Layer:
         pad_value: What a binary convolution reads beyond the border.
         minima: bool [C], in which channels a max pooling of bits takes the minimum; None if in none.
         counted_padding: The padding (top, left, bottom, right) that average pooling counts; None if it counts none.
-        input_domain: The two values of the activations of a binary layer.
+        input_domain: The two values or the levels of the activations, for a layer that reads packed bits.
         program: The epilogue; its Tensor and Pixel indices count the operands behind the data.
         members: Names of the variables that the layer computes, in order.
         step_names: Name of the variable behind each step of the program.
-        outputs: Domain of each output if it is two-valued, else None.
+        outputs: Domain of each output if it is stored as bits, else None.
         why_float: Why a linear layer is not binary.
         window_sum: Which operand is the sum over the layer's own window, if there is one.
         factors: Scale and offset of the weights [OC], where the program does not show them (fold_window_sums.py).
@@ -80,11 +82,11 @@ class Layer:
     pad_value: float
     minima: np.ndarray | None
     counted_padding: tuple[int, int, int, int] | None
-    input_domain: BinaryDomain | None
+    input_domain: Domain | None
     program: Program
     members: tuple[str, ...]
     step_names: tuple[str, ...]
-    outputs: tuple[BinaryDomain | None, ...]
+    outputs: tuple[Domain | None, ...]
     why_float: str | None
     window_sum: int | None = None
     factors: tuple[np.ndarray, np.ndarray] | None = None
@@ -105,9 +107,9 @@ class Layer:
         if self.input_domain is None or self.weight is None or self.name.endswith(REWRITTEN):
             return False
         # Sums of other values than, say, -1 and +1 are rounded by the reference, and in another order here.
-        low, high = Fraction(self.input_domain.lo), Fraction(self.input_domain.hi)
-        units = max(low.denominator, high.denominator)
-        return self.weight[0].size * max(abs(low), abs(high)) * units < 2**23
+        values = [Fraction(value) for value in self.input_domain.values.tolist()]
+        units = max(value.denominator for value in values)
+        return self.weight[0].size * max(map(abs, values)) * units < 2**23
 
     @property
     def rows(self) -> int:
@@ -128,6 +130,11 @@ class Layer:
         return self.kind in ("binary_conv2d", "binary_dense")
 
 
+def domain_attribute(domain: Domain) -> list[float]:
+    """A domain as an attribute of a composite; :func:`read_layer` reads it."""
+    return list(domain.levels) if isinstance(domain, Levels) else [domain.lo, domain.hi]
+
+
 def read_layer(func: relax.Function) -> Layer:
     """The layer that a composite function computes."""
     return _Reader(func).layer()
@@ -141,7 +148,9 @@ class _Reader:
         self.env: dict[Var, Operand] = {}
         self.steps: list[Step] = []
         self.step_names: list[str] = []
-        self.bits: dict[Var, tuple[BitsOutput, BinaryDomain]] = {}
+        self.bits: dict[Var, tuple[BitsOutput | LevelsOutput, Domain]] = {}
+        self.quantisers = quantisers(self.graph)
+        self.in_quantisers = {var for each in self.quantisers.values() for var in each.chain}
 
     def layer(self) -> Layer:
         bindings = list(self.graph.bindings)
@@ -183,7 +192,7 @@ class _Reader:
         outputs = tuple(self.bits[var][0] if var in self.bits else FloatOutput(self.env[var]) for var in results)
         domains = tuple(self.bits[var][1] if var in self.bits else None for var in results)
         attrs = self.func.attrs
-        domain = attrs.get("sbnn.input_domain", None)
+        domain = [float(number) for number in attrs.get("sbnn.input_domain", ())]
         scale, offset = (np.array(attrs.get(f"sbnn.{name}", []), np.float32) for name in ("scale", "offset"))
         return Layer(
             kind=self.kind,
@@ -196,7 +205,7 @@ class _Reader:
             pad_value=pad_value,
             minima=minima,
             counted_padding=_counted_padding(anchor) if self.kind == "avg_pool2d" else None,
-            input_domain=BinaryDomain(float(domain[0]), float(domain[1])) if domain is not None else None,
+            input_domain=_domain(domain) if domain else None,
             program=Program(tuple(self.steps), outputs),
             members=tuple(map(str, attrs.get("sbnn.members", [var.name for var, _ in self.graph.bindings]))),
             step_names=tuple(self.step_names),
@@ -272,6 +281,13 @@ class _Reader:
         return Ref(len(self.steps))
 
     def _step(self, var: Var, value: Expr, channels: int) -> None:
+        if var in self.in_quantisers:
+            return
+        if (quantised := self.quantisers.get(var)) is not None:
+            thresholds = [self._operand(relax.const(row), channels) for row in quantised.thresholds]
+            output = LevelsOutput(self._operand(quantised.x, channels), tuple(thresholds))
+            self.bits[var] = (output, quantised.levels)
+            return
         name = op_name(value)
         if name in ("greater", "greater_equal"):
             return
@@ -304,6 +320,10 @@ class _Reader:
             self.env[var] = self._emit("minimum", above, Scalar(float(value.args[2].value)))
         else:
             raise AssertionError(f"{name} is no step of an epilogue")
+
+
+def _domain(numbers: Sequence[float]) -> Domain:
+    return BinaryDomain(*numbers) if len(numbers) == 2 else Levels(tuple(numbers))
 
 
 def _padding(call: Call) -> tuple[int, int, int, int]:

@@ -18,16 +18,17 @@ from tvm import relax
 from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
 
-from sbnn_tvm.domain import BinaryDomain
+from sbnn_tvm.domain import Domain
 from sbnn_tvm.errors import CompileError
 from sbnn_tvm.schedules.bit_planes import PlaneLayout, plane_layout
 from sbnn_tvm.schedules.elementwise import elementwise
-from sbnn_tvm.schedules.epilogue import BitsOutput, Program, Ref, Scalar
+from sbnn_tvm.schedules.epilogue import BitsOutput, LevelsOutput, Program, Ref, Scalar
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.layout import nchw_to_nhwc, nhwc_to_nchw
 from sbnn_tvm.schedules.pack import regroup, unpack
 from sbnn_tvm.schedules.plane_conversions import planes_to_words, words_to_planes
+from sbnn_tvm.schedules.words import packed_shape
 
 from .build_kernel import Choice, DataForm
 from .choose_kernel import Decisions, choose_kernel
@@ -52,7 +53,7 @@ class Physical:
     Attributes:
         value: Name of the value that it holds, as before lowering.
         form: How it lies in memory.
-        domain: The two values behind the bits.
+        domain: The values behind the bits.
         groups: In how many groups of channels bits are packed.
         extent: Logical shape.
     """
@@ -60,7 +61,7 @@ class Physical:
     value: str
     form: Form
     extent: tuple[int, ...]
-    domain: BinaryDomain | None = None
+    domain: Domain | None = None
     groups: int = 1
 
 
@@ -102,7 +103,7 @@ class Lowered:
 class _Value:
     name: str
     extent: tuple[int, ...]
-    domain: BinaryDomain | None
+    domain: Domain | None
     forms: dict[tuple[Form, int], Expr] = field(default_factory=dict)
 
 
@@ -116,9 +117,9 @@ class _Lowering:
         self.mod, self.isa, self.decisions = mod, isa, decisions
         self.graph = Graph(mod["main"])
         self.writer = Writer(self.graph, mod)
-        self.domains: dict[Var, BinaryDomain] = {}
+        self.domains: dict[Var, Domain] = {}
         self.values: dict[Var, _Value] = {}
-        self.tuples: dict[Var, list[tuple[Expr, Form, int, BinaryDomain | None]]] = {}
+        self.tuples: dict[Var, list[tuple[Expr, Form, int, Domain | None]]] = {}
         self.layers: list[LoweredLayer] = []
         self.physical: dict[str, Physical] = {}
         self.kernels: dict[int, list[tuple[tvm.tirx.PrimFunc, tvm.ir.GlobalVar]]] = {}
@@ -145,7 +146,7 @@ class _Lowering:
                 main[gvar] = func
         return Lowered(main, tuple(self.layers), self.physical)
 
-    def _define(self, var: Var, expr: Expr, form: Form, groups: int = 1, domain: BinaryDomain | None = None) -> None:
+    def _define(self, var: Var, expr: Expr, form: Form, groups: int = 1, domain: Domain | None = None) -> None:
         """Record that the value of an old variable is held by ``expr``."""
         extent = shape(var) if isinstance(var.ty, relax.TensorType) else ()
         value = _Value(var.name, extent, domain)
@@ -176,7 +177,7 @@ class _Lowering:
             converted = self._transpose(value, source, nhwc_to_nchw, value.extent)
         elif (Form.PLAIN, 1) not in value.forms:
             assert value.domain is not None
-            kernel = unpack(channels_last(value.extent), value.domain.lo, value.domain.hi, self.isa)
+            kernel = unpack(channels_last(value.extent), value.domain, self.isa)
             converted = self._call(f"{value.name}_unpacked", kernel, [self._form(value, Form.BITS)])[0]
         else:
             plain = self._form(value, Form.PLAIN)
@@ -190,13 +191,15 @@ class _Lowering:
             channels = value.extent[1]
             if (channels // groups) % self.isa.word_bits == 0:
                 return packed
-            kernel = regroup(channels_last(value.extent), channels, groups, self.isa)
+            batch, *pixel = channels_last(value.extent)
+            kernel = regroup((batch * value.domain.bits, *pixel), channels, groups, self.isa)
             return self._call(f"{value.name}_regrouped", kernel, [packed])[0]
         if (Form.PLANES, 1) in value.forms:
             kernel = planes_to_words(planes_of(value.extent, self.isa), self.isa)
             return self._call(f"{value.name}_words", kernel, [value.forms[Form.PLANES, 1]])[0]
-        middle = Scalar((value.domain.lo + value.domain.hi) / 2)
-        program = Program((), (BitsOutput(Ref(0), middle),))
+        middles = tuple(Scalar(middle) for middle in value.domain.middles)
+        output = LevelsOutput(Ref(0), middles) if len(middles) > 1 else BitsOutput(Ref(0), middles[0])
+        program = Program((), (output,))
         kernel = elementwise(channels_last(value.extent), program, self.isa)
         return self._call(f"{value.name}_packed", kernel, [self._form(value, Form.CHANNELS_LAST)])[0]
 
@@ -251,7 +254,7 @@ class _Lowering:
         args += [self._form(operand, Form.CHANNELS_LAST) for operand in rest]
         stored = self._call(var.name if len(layer.outputs) < 2 else layer.name, choice.kernel, args)
         bits = Form.PLANES if choice.stores_planes else Form.BITS
-        results: list[tuple[Expr, Form, int, BinaryDomain | None]] = []
+        results: list[tuple[Expr, Form, int, Domain | None]] = []
         if layer.kind in ("max_pool2d_bits", "select_channels_bits"):
             results.append((stored[0], Form.BITS, 1, data[0].domain))
         else:
@@ -260,7 +263,7 @@ class _Lowering:
         fields = self._fields(var)
         for field_var, (expr, form, groups, domain) in zip(fields, results, strict=True):
             logical = shape(field_var)
-            expr = self._reshape(expr, _stored_shape(logical, form, self.isa), field_var.name)
+            expr = self._reshape(expr, _stored_shape(logical, form, domain, self.isa), field_var.name)
             if field_var is var:
                 self._define(var, expr, form, groups, domain)
             else:
@@ -286,7 +289,8 @@ class _Lowering:
                 self._form(source, Form.BITS)
             keys = [key for key in source.forms if key[0] in (Form.CHANNELS_LAST, Form.BITS)]
             form, groups = keys[0] if keys else (Form.PLAIN, 1)
-            expr = self._reshape(source.forms[form, groups], _stored_shape(after, form, self.isa), var.name)
+            stored = _stored_shape(after, form, source.domain, self.isa)
+            expr = self._reshape(source.forms[form, groups], stored, var.name)
             self._define(var, expr, form, groups, source.domain)
             return
         expr = self.writer.emit(op.reshape(self._form(source, Form.PLAIN), after), var.name)
@@ -316,10 +320,10 @@ def planes_of(extent: tuple[int, ...], isa: Isa) -> PlaneLayout:
     return plane_layout(batch, height, width, channels, isa)
 
 
-def _stored_shape(extent: tuple[int, ...], form: Form, isa: Isa) -> tuple[int, ...]:
+def _stored_shape(extent: tuple[int, ...], form: Form, domain: Domain | None, isa: Isa) -> tuple[int, ...]:
     if form == Form.PLAIN:
         return extent
     if form == Form.PLANES:
         return planes_of(extent, isa).shape
     stored = channels_last(extent) if len(extent) == 4 or form == Form.BITS else extent
-    return (*stored[:-1], isa.words(stored[-1])) if form == Form.BITS else stored
+    return stored if form != Form.BITS or domain is None else packed_shape(stored, domain.bits, isa)

@@ -20,6 +20,7 @@ from .fold_window_sums import fold_window_sums
 from .fuse_layers import fuse_layers
 from .keep_bits import keep_bits
 from .lower import Lowered, lower
+from .normalize_quantisers import normalize_quantisers
 from .rearrange_channels import rearrange_channels
 from .recognise import recognise
 from .resolve_signs import SignZero, resolve_signs
@@ -54,6 +55,8 @@ PHASES: tuple[Phase, ...] = (
     Phase("resolve_signs", lambda mod, options: resolve_signs(mod, options.sign_zero)),
     # One way to write a binariser, a padded convolution, a dense layer behind a feature map.
     Phase("canonicalize", lambda mod, options: canonicalize(mod)),
+    # One way to write activations of a few bits: how many thresholds x exceeds.
+    Phase("normalize_quantisers", lambda mod, options: normalize_quantisers(mod)),
     # Splits, slices, shuffles and concatenations of channels are selections of channels.
     Phase("rearrange_channels", lambda mod, options: rearrange_channels(mod)),
     # Two-valued activations meet two-valued weights: conv(x, tau * S + phi) = tau * conv(x, S) + phi * conv(x, 1).

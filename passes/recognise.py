@@ -14,9 +14,10 @@ from tvm import relax
 from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
 
-from sbnn_tvm.domain import BinaryDomain
+from sbnn_tvm.domain import BinaryDomain, Domain, code_of
 
 from .graph import Graph, Writer, constant, op_name, shape
+from .quantisers import quantiser
 
 REWRITTEN = "_signed"
 """Ends the name of an integer sum that takes the place of a sum of float products, which the reference rounds."""
@@ -25,17 +26,19 @@ REWRITTEN = "_signed"
 _VALUE_PRESERVING = {"reshape", "permute_dims", "nn.max_pool2d", "squeeze", "expand_dims", "take", "strided_slice"}
 
 
-def domains(graph: Graph) -> dict[Var, BinaryDomain]:
-    """Which variables are provably two-valued, and with which values."""
-    known: dict[Var, BinaryDomain] = {}
+def domains(graph: Graph) -> dict[Var, Domain]:
+    """Which variables provably take two values, or the levels of a few bits, and which."""
+    known: dict[Var, Domain] = {}
     for var, value in graph.bindings:
         if (domain := domain_of(graph, value, known)) is not None:
             known[var] = domain
     return known
 
 
-def domain_of(graph: Graph, value: Expr, known: Mapping[Var, BinaryDomain]) -> BinaryDomain | None:
-    """The two values of a bound value, given those of the variables before it; None if it has others."""
+def domain_of(graph: Graph, value: Expr, known: Mapping[Var, Domain]) -> Domain | None:
+    """The two values or levels of a bound value, given those of the variables before it; None if it has others."""
+    if (quantised := quantiser(graph, value)) is not None:
+        return quantised.levels
     name = op_name(value)
     if name == "where":
         return _binariser_domain(graph, value)
@@ -48,9 +51,11 @@ def domain_of(graph: Graph, value: Expr, known: Mapping[Var, BinaryDomain]) -> B
     if name not in _VALUE_PRESERVING and name != "nn.pad":
         return None
     domain = known.get(value.args[0])
+    if domain is not None and domain.bits > 1 and name == "nn.max_pool2d":
+        return None  # there is no kernel for maxima of codes: canonicalize lets the pooling come first
     if domain is None or name != "nn.pad":
         return domain
-    inside = value.attrs.pad_mode == "constant" and float(value.attrs.pad_value) in (domain.lo, domain.hi)
+    inside = value.attrs.pad_mode == "constant" and code_of(domain, float(value.attrs.pad_value)) is not None
     return domain if inside else None
 
 

@@ -68,65 +68,78 @@ class BinaryDomain:
         """The two values, float32 [2]."""
         return np.array([self.lo, self.hi], np.float32)
 
+    @property
+    def middles(self) -> tuple[float, ...]:
+        """A threshold between the two values."""
+        return ((self.lo + self.hi) / 2,)
+
     def __str__(self) -> str:
         return f"{{{self.lo:g}, {self.hi:g}}}"
 
 
 @dataclass(frozen=True)
 class Levels:
-    """The 2^n evenly spaced values of an n-bit activation: ``lo + step * q`` for a code ``q`` in 0 .. 2^n - 1.
+    """The evenly spaced values of an activation of n bits, one for each code: ``lo + step * q``, each rounded somehow.
 
     Attributes:
-        lo: The value of code 0.
-        step: The distance of two levels; positive.
-        bits: n, from 2 to ``MOST_BITS``.
+        levels: 2^n float32 numbers, ascending; n is 2 to ``MOST_BITS``.
 
     Raises:
-        ValueError: If ``step`` is not positive, a level is not finite, or there are too few or too many bits.
+        ValueError: If there are too few or too many, or they are not evenly spaced up to rounding.
     """
 
-    lo: float
-    step: float
-    bits: int
+    levels: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= MOST_BITS:
-            raise ValueError(f"levels have 2 to {MOST_BITS} bits, but got {self.bits}")
-        if not (self.step > 0 and np.isfinite(self.values).all()):
-            raise ValueError(f"levels need a finite lo and a positive step, but got lo={self.lo}, step={self.step}")
+        if len(self.levels) not in [1 << bits for bits in range(2, MOST_BITS + 1)]:
+            raise ValueError(f"{len(self.levels)} levels are not 4, 8, ... or {1 << MOST_BITS}")
+        even = np.linspace(self.levels[0], self.levels[-1], len(self.levels))
+        uneven = np.abs(even - self.levels).max() > 2**-21 * np.abs(self.levels).max()
+        if not np.isfinite(self.levels).all() or not (np.diff(self.levels) > 0).all() or uneven:
+            raise ValueError(f"levels ascend evenly, but got {self.levels}")
 
     @property
-    def highest(self) -> int:
-        """The highest code, L."""
-        return (1 << self.bits) - 1
+    def bits(self) -> int:
+        """Of a code: n."""
+        return len(self.levels).bit_length() - 1
 
     @property
     def tau(self) -> float:
-        """Half a step: ``value = tau * X + phi`` with an odd integer X from -L to L."""
-        return self.step / 2
+        """Half a step: ``value = tau * X + phi`` with an odd integer X from -L to L, where L = 2^n - 1."""
+        return (self.levels[-1] - self.levels[0]) / (2 * (len(self.levels) - 1))
 
     @property
     def phi(self) -> float:
         """The middle of the levels: ``value = tau * X + phi``."""
-        return self.lo + self.step * self.highest / 2
+        return (self.levels[-1] + self.levels[0]) / 2
 
     @property
     def values(self) -> np.ndarray:
-        """The levels, float32 [2^n], rounded as the operator Quantize rounds them."""
-        with np.errstate(all="ignore"):
-            return np.float32(self.lo) + np.float32(self.step) * np.arange(self.highest + 1, dtype=np.float32)
+        """The levels, float32 [2^n]."""
+        return np.array(self.levels, np.float32)
 
     @property
     def middles(self) -> tuple[float, ...]:
         """Thresholds between the levels, one below each but the lowest."""
-        return tuple(self.lo + self.step * (q + 0.5) for q in range(self.highest))
+        return tuple((low + high) / 2 for low, high in zip(self.levels[:-1], self.levels[1:], strict=True))
 
     def __str__(self) -> str:
-        return f"{{{', '.join(f'{value:g}' for value in self.values)}}}"
+        return f"{{{', '.join(f'{value:g}' for value in self.levels)}}}"
 
 
 Domain = BinaryDomain | Levels
 MOST_BITS = 4
+
+
+def codes(domain: Domain, values: np.ndarray) -> np.ndarray:
+    """The codes of float32 values of a domain: uint8 of the same shape."""
+    return np.searchsorted(np.array(domain.middles, np.float32), values, side="left").astype(np.uint8)
+
+
+def code_of(domain: Domain, value: float) -> int | None:
+    """The code of one value, or None if the domain has no such value."""
+    found = np.flatnonzero(domain.values == np.float32(value))
+    return int(found[0]) if found.size else None
 
 
 SIGN = BinaryDomain(-1.0, 1.0)

@@ -49,8 +49,8 @@ class LayerReport:
 
     @property
     def binary(self) -> bool:
-        """Whether binary weights meet binary activations in a popcount."""
-        return self.kind.startswith("binary") and self.activations == 1
+        """Whether binary weights meet activations of one or a few bits in a popcount."""
+        return self.kind.startswith("binary") and self.activations < 32
 
     @property
     def scheduled(self) -> bool:

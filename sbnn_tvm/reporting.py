@@ -60,7 +60,7 @@ def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
         kind=kind,
         weights=float_weights if values is None else str(values),
         density=None if values is None else _density(layer, values),
-        activations=32 if choice.data == DataForm.FLOAT else 1,
+        activations=_activation_bits(layer, choice),
         kernel=choice.kernel.name + (" + threshold" if choice.folded else ""),
         bytes=choice.kernel.constant_bytes,
         macs=_macs(layer),
@@ -81,6 +81,12 @@ def _why_float(choice: Choice) -> str:
     if choice.tuned is not None:
         return "the float kernel was faster when it was tuned"
     return "its groups have too few channels for popcounts to pay"
+
+
+def _activation_bits(layer: Layer, choice: Choice) -> int:
+    if choice.data == DataForm.FLOAT:
+        return 32
+    return 1 if layer.input_domain is None else layer.input_domain.bits
 
 
 def _geometry(layer: Layer) -> str:

@@ -16,11 +16,12 @@ from tvm import relax
 from tvm.ir import Call, GenericConst
 from tvm.relax import Expr, Var
 
-from sbnn_tvm.passes.graph import Graph, op_name
+from sbnn_tvm.domain import codes
+from sbnn_tvm.passes.graph import Graph, channels_last, op_name
 from sbnn_tvm.passes.lower import Form, Lowered, Physical, planes_of
 from sbnn_tvm.runtime import LoadedModule
 from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.words import pack_channels, unpack_channels
+from sbnn_tvm.schedules.words import pack_codes, unpack_codes
 
 
 class KernelRunner(Protocol):
@@ -129,34 +130,34 @@ def encode(value: np.ndarray, physical: Physical, isa: Isa) -> np.ndarray:
     if physical.form == Form.CHANNELS_LAST:
         return np.ascontiguousarray(last)
     assert physical.domain is not None
-    bits = last.reshape(-1, last.shape[-1]) if value.ndim != 4 else last
-    bits = bits > np.float32((physical.domain.lo + physical.domain.hi) / 2)
+    code = codes(physical.domain, last.reshape(-1, last.shape[-1]) if value.ndim != 4 else last)
     if physical.form == Form.PLANES:
-        return planes_of(physical.extent, isa).encode(bits)
-    if physical.groups == 1:
-        return pack_channels(bits, isa)
-    groups = np.split(bits, physical.groups, axis=-1)
-    return np.concatenate([pack_channels(np.ascontiguousarray(group), isa) for group in groups], axis=-1)
+        return planes_of(physical.extent, isa).encode(code > 0)
+    groups = np.split(code, physical.groups, axis=-1)
+    return np.concatenate([pack_codes(group, physical.domain.bits, isa) for group in groups], axis=-1)
 
 
 def decode(array: np.ndarray, physical: Physical, isa: Isa) -> np.ndarray:
-    """Read a value (as in ONNX) from memory; bits become bool."""
+    """Read a value (as in ONNX) from memory; bits and codes become uint8."""
     extent = physical.extent
     if physical.form == Form.PLAIN:
         return array.reshape(extent)
     if physical.form == Form.PLANES:
-        array = planes_of(extent, isa).decode(array)
+        array = planes_of(extent, isa).decode(array).astype(np.uint8)
     elif physical.form == Form.BITS:
-        array = _unpack(array, extent[1] if len(extent) == 4 else extent[-1], physical.groups)
+        array = _unpack(array, physical)
     if len(extent) == 4:
         batch, channels, height, width = extent
         return np.moveaxis(array.reshape(batch, height, width, channels), -1, 1)
     return array.reshape(extent)
 
 
-def _unpack(words: np.ndarray, channels: int, groups: int) -> np.ndarray:
-    bits = unpack_channels(words.reshape(*words.shape[:-1], groups, -1), channels // groups)
-    return bits.reshape(*words.shape[:-1], channels)
+def _unpack(words: np.ndarray, physical: Physical) -> np.ndarray:
+    assert physical.domain is not None
+    *pixel, channels = channels_last(physical.extent)
+    bits = physical.domain.bits
+    planes = words.reshape(pixel[0], *([bits] if bits > 1 else []), *pixel[1:], physical.groups, -1)
+    return unpack_codes(planes, channels // physical.groups, bits).reshape(*pixel, channels)
 
 
 def outputs_of(steps: Iterator[Step]) -> tuple[np.ndarray, ...]:

@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from sbnn_tvm.domain import codes
 from sbnn_tvm.errors import InputError, ModelError, VerificationError
 from sbnn_tvm.passes.lower import Form, Physical
 from sbnn_tvm.stepping import Step, decode, encode, outputs_of, run_kernels
@@ -246,6 +247,9 @@ class _Reference:
         while node is not None and node.op_type in ("Where", "Cast", "Neg", "Add", "Sub", "Mul", "Div"):
             chosen = node.input[:1] if node.op_type == "Where" else [n for n in node.input if n not in self.constants]
             node = self.producers.get(chosen[0]) if len(chosen) == 1 else None
+        if node is not None and node.op_type == "Quantize":
+            value, thresholds = (self._value(side, values) for side in node.input)
+            return None if value is None or thresholds is None else (value[..., None], thresholds)
         if node is None or node.op_type not in ("Binarize", "Sign", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"):
             return None
         sides = [self._value(side, values) for side in node.input]
@@ -338,18 +342,19 @@ def _expected(step: Step, values: Mapping[str, np.ndarray], trace: Mapping[str, 
 
 def _bits(value: np.ndarray, physical: Physical) -> np.ndarray:
     assert physical.domain is not None
-    return value > np.float32((physical.domain.lo + physical.domain.hi) / 2)
+    return codes(physical.domain, value)
 
 
 def _near_threshold(compared: tuple[np.ndarray, np.ndarray] | None, shape: tuple[int, ...]) -> np.ndarray:
-    """Where a value lies within the rounding bound of its threshold."""
+    """Where a value lies within the rounding bound of its threshold, or of one of several along a last axis."""
     if compared is None:
         return np.zeros(shape, bool)
     value, threshold = compared
     unit = np.finfo(np.float32).eps * ROUNDING_ULPS
     largest = np.abs(value[np.isfinite(value)]).max(initial=0.0)
     bound = unit * np.maximum(largest, np.where(np.isfinite(threshold), np.abs(threshold), 0))
-    return np.broadcast_to(np.abs(value - threshold) <= bound, shape)
+    near = np.abs(value - threshold) <= bound
+    return np.broadcast_to(near.any(axis=-1) if near.ndim > len(shape) else near, shape)
 
 
 def _first_line(error: Exception) -> str:

@@ -130,22 +130,44 @@ def extremum(which: Literal["maximum", "minimum"], dtype: str, family: Family) -
 @cache
 def spread(bits: int) -> LlvmFunction:
     """A float32 vector of ``bits`` lanes from a word and the values of its 1 and its 0 bits."""
+    name, floats = f"sbnn_spread_{bits}", f"<{bits} x float>"
+    lines = _mask_of_word(bits)
+    for value in ("one", "zero"):
+        lines.append(f"%{value}0 = insertelement {floats} poison, float %{value}, i32 0")
+        lines.append(f"%{value}s = shufflevector {floats} %{value}0, {floats} poison, <{bits} x i32> zeroinitializer")
+    lines += [f"%r = select <{bits} x i1> %mask, {floats} %ones, {floats} %zeros", f"ret {floats} %r"]
+    return _on_word(name, bits, "float", lines)
+
+
+@cache
+def choose(bits: int) -> LlvmFunction:
+    """Lanes of one float32 vector where a word of ``bits`` bits has 1, of another one where it has 0."""
+    floats = f"<{bits} x float>"
+    lines = [
+        *_mask_of_word(bits),
+        f"%r = select <{bits} x i1> %mask, {floats} %one, {floats} %zero",
+        f"ret {floats} %r",
+    ]
+    return _on_word(f"sbnn_choose_{bits}", bits, floats, lines)
+
+
+def _mask_of_word(bits: int) -> list[str]:
     # Every lane tests its own bit of a copy of the word: on NEON a bit mask does not become a mask of lanes by itself.
-    name, part = f"sbnn_spread_{bits}", min(bits, 32)
-    floats, words, parts = f"<{bits} x float>", f"<{bits} x i{part}>", f"<{bits // part} x i{part}>"
+    part = min(bits, 32)
+    words, parts = f"<{bits} x i{part}>", f"<{bits // part} x i{part}>"
     order = ", ".join(f"i32 {i // part}" for i in range(bits))
     tests = ", ".join(f"i{part} {1 << i % part}" for i in range(bits))
-    lines = [
+    return [
         f"%parts = bitcast i{bits} %word to {parts}",
         f"%copies = shufflevector {parts} %parts, {parts} poison, <{bits} x i32> <{order}>",
         f"%tested = and {words} %copies, <{tests}>",
         f"%mask = icmp ne {words} %tested, zeroinitializer",
     ]
-    for value in ("one", "zero"):
-        lines.append(f"%{value}0 = insertelement {floats} poison, float %{value}, i32 0")
-        lines.append(f"%{value}s = shufflevector {floats} %{value}0, {floats} poison, <{bits} x i32> zeroinitializer")
-    lines += [f"%r = select <{bits} x i1> %mask, {floats} %ones, {floats} %zeros", f"ret {floats} %r"]
-    arguments = f"i{bits} %word, float %one, float %zero"
+
+
+def _on_word(name: str, bits: int, values: str, lines: list[str]) -> LlvmFunction:
+    """A function of a word and two values of an LLVM type that gives a float32 vector."""
+    arguments = f"i{bits} %word, {values} %one, {values} %zero"
     body = "\n  ".join(lines)
-    text = f"define linkonce_odr {floats} @{name}({arguments}) alwaysinline {{\n  {body}\n}}\n"
+    text = f"define linkonce_odr <{bits} x float> @{name}({arguments}) alwaysinline {{\n  {body}\n}}\n"
     return LlvmFunction(name, f"float32x{bits}", text)

@@ -2,50 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from sbnn_tvm.domain import BinaryDomain, Domain
 from sbnn_tvm.schedules.emit import Index, store
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.llvm import link, spread
+from sbnn_tvm.schedules.llvm import choose, link, spread
 from sbnn_tvm.schedules.loops import for_blocks, parallel_rows
 from sbnn_tvm.schedules.packed_rows import WideWords, accumulate_rows
 from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.words import packed_shape
 
 
-def unpack(shape: tuple[int, ...], lo: float, hi: float, isa: Isa) -> Kernel:
-    """Packed bits as the float32 values that they stand for.
+def unpack(shape: tuple[int, ...], domain: Domain, isa: Isa) -> Kernel:
+    """Packed bits or codes as the float32 values that they stand for.
 
     Args:
         shape: (N, H, W, C) or (N, C) of the result.
-        lo: The value of bit 0.
-        hi: The value of bit 1.
+        domain: The values.
         isa: The instruction set.
 
     Returns:
-        ``func(words [..., isa.words(C)], out float32 [..., C])``.
+        ``func(words of words.packed_shape, out float32 [..., C])``.
     """
     channels, rows = shape[-1], int(np.prod(shape[:-1]))
-    words, function = isa.words(channels), spread(isa.word_bits)
+    words, function, between = isa.words(channels), spread(isa.word_bits), choose(isa.word_bits)
+    data_shape = packed_shape(shape, domain.bits, isa)
+    pixels_an_image = int(np.prod(shape[1:-1]))
+
+    def const(value: float) -> tirx.Expr:
+        return tirx.const(value, "float32")
+
+    def value_of(planes: Sequence[tirx.Expr]) -> tirx.Expr:
+        if isinstance(domain, BinaryDomain):
+            return function(*planes, const(domain.hi), const(domain.lo))
+        # The lowest digit chooses between neighbouring levels, each further one between what was chosen so far.
+        pairs = zip(domain.levels[::2], domain.levels[1::2], strict=True)
+        chosen = [T.bind(function(planes[0], const(high), const(low))) for low, high in pairs]
+        for word in planes[1:]:
+            chosen = [T.bind(between(word, high, low)) for low, high in zip(chosen[::2], chosen[1::2], strict=True)]
+        return chosen[0]
+
     with IRBuilder() as ib, T.prim_func(s_tir=True):
         T.func_name("unpack")
         T.func_attr({"tirx.noalias": True})
-        data = T.arg("data", T.buffer((*shape[:-1], words), isa.word))
+        data = T.arg("data", T.buffer(data_shape, isa.word))
         out = T.arg("out", T.buffer(shape, "float32"))
-        pixels = T.decl_buffer((rows, words), isa.word, data=data.data)
+        pixels = T.decl_buffer((shape[0], domain.bits, pixels_an_image, words), isa.word, data=data.data)
         values = T.decl_buffer((rows, channels), "float32", data=out.data)
         with parallel_rows(rows, rows * channels) as row:
 
             def spread_word(first: Index, valid: int) -> None:
-                word = pixels[row, tirx.floordiv(first, isa.word_bits)]
-                vector = T.bind(function(word, tirx.const(hi, "float32"), tirx.const(lo, "float32")))
-                store(values, vector, (row,), first, valid)
+                image, pixel = tirx.floordiv(row, pixels_an_image), tirx.floormod(row, pixels_an_image)
+                word = tirx.floordiv(first, isa.word_bits)
+                planes = [T.bind(pixels[image, j, pixel, word]) for j in range(domain.bits)]
+                store(values, T.bind(value_of(planes)), (row,), first, valid)
 
             for_blocks(channels, isa.word_bits, spread_word)
-    return Kernel("unpack", link(ib.get(), [function]), (), ((shape, "float32"),))
+    return Kernel("unpack", link(ib.get(), [function, between]), (), ((shape, "float32"),))
 
 
 def regroup(shape: tuple[int, ...], channels: int, groups: int, isa: Isa) -> Kernel:

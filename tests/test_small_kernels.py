@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from kernel_execution import ARM, X86, run, target_for
 
+from sbnn_tvm.domain import BinaryDomain
 from sbnn_tvm.schedules import isa as isas
 from sbnn_tvm.schedules.depthwise import depthwise_conv2d
 from sbnn_tvm.schedules.epilogue import STORE, BitsOutput, Border, Channel, FloatOutput, Program, Ref, Step, Tensor
@@ -176,7 +177,7 @@ def test_packed_windows_of_many_rows() -> None:
 @pytest.mark.parametrize("shape", [(2, 3, 5, 1), (1, 4, 4, 65), (1, 30, 20, 100), (7, 63)], ids=str)
 def test_unpack(target_name: str, shape: tuple[int, ...]) -> None:
     target, bits = target_for(target_name), random_bits(shape)
-    (output,) = run(unpack(shape, -0.5, 0.25, target.isa), target, pack_channels(bits, target.isa))
+    (output,) = run(unpack(shape, BinaryDomain(-0.5, 0.25), target.isa), target, pack_channels(bits, target.isa))
     np.testing.assert_array_equal(output, np.where(bits, 0.25, -0.5))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from tvm import relax
 
 from sbnn_tvm.coding import SparseArray
+from sbnn_tvm.domain import MOST_BITS
 from sbnn_tvm.frontends.onnx import decoders, opset
 from sbnn_tvm.frontends.onnx.converters import Converter
 from sbnn_tvm.frontends.onnx.node import Node, aligned, as_expr, per_channel, rank_of, shape_of
@@ -25,6 +26,37 @@ def binarize(node: Node) -> relax.Expr:
         raise node.error(f"has lo {low:g} and hi {high:g}; expected two finite values lo < hi")
     above = node.emit(relax.op.greater(x, node.aligned(1, rank)))
     return relax.op.where(above, aligned(np.array(high), rank), aligned(np.array(low), rank))
+
+
+def quantize(node: Node) -> relax.Expr:
+    """``lo + step * (how many thresholds x exceeds)``, with the thresholds along the last axis."""
+    x, thresholds = node.expr(0), node.constant(1)
+    low, step = (np.float32(node.attributes.get(name, value)) for name, value in (("lo", 0.0), ("step", 1.0)))
+    count, shape = thresholds.shape[-1] if thresholds.ndim else 0, shape_of(x)
+    bits = count.bit_length()
+    if thresholds.dtype != np.float32 or count != (1 << bits) - 1 or not 1 <= bits <= MOST_BITS:
+        raise node.error(
+            f"has thresholds that are {thresholds.dtype} {list(thresholds.shape)}; "
+            f"expected float32 with 1, 3, 7 or 15 of them along the last axis"
+        )
+    if not (np.diff(thresholds, axis=-1) >= 0).all() or np.isnan(thresholds).any():
+        raise node.error("has thresholds that do not ascend along the last axis")
+    if not (np.isfinite(low) and step > 0 and np.isfinite(low + step * np.float32(count))):
+        raise node.error(f"has lo {low:g} and step {step:g}; expected a finite lo and a positive, finite step")
+    if len(shape) < thresholds.ndim - 1 or any(
+        size not in (1, extent) for size, extent in zip(thresholds.shape[-2::-1], shape[::-1], strict=False)
+    ):
+        raise node.error(f"has thresholds {list(thresholds.shape)} that do not broadcast to its input {list(shape)}")
+    if count == 1:
+        above = node.emit(relax.op.greater(x, aligned(thresholds[..., 0], len(shape))))
+        return relax.op.where(above, aligned(np.array(step + low), len(shape)), aligned(np.array(low), len(shape)))
+    column = node.emit(relax.op.expand_dims(x, -1))
+    above = node.emit(relax.op.greater(column, aligned(thresholds, len(shape) + 1)))
+    counted = node.emit(relax.op.where(above, relax.const(np.float32(1)), relax.const(np.float32(0))))
+    y = relax.op.sum(counted, axis=-1)
+    if step != 1:
+        y = relax.op.multiply(node.emit(y), relax.const(step))
+    return relax.op.add(node.emit(y), relax.const(low)) if low else y
 
 
 def binary_conv2d(node: Node) -> relax.Expr:
@@ -122,6 +154,7 @@ def _affine(node: Node, channels: int) -> tuple[np.ndarray, np.ndarray]:
 
 BINARY_CONVERTERS: dict[str, Converter] = {
     "Binarize": binarize,
+    "Quantize": quantize,
     "BinaryConv2d": binary_conv2d,
     "BinaryLinear": binary_linear,
     **dict.fromkeys(decoders.OPERATORS, decode),

@@ -31,6 +31,21 @@ Binarize <lo: float = -1.0, hi: float = 1.0> (x, threshold) => (y)
 }
 """
 
+_QUANTIZE = """
+Quantize <lo: float = 0.0, step: float = 1.0> (x, thresholds) => (y)
+{
+    last_axis = Constant <value_ints = [-1]> ()
+    column = Unsqueeze (x, last_axis)
+    above = Greater (column, thresholds)
+    counted = Cast <to = 1> (above)
+    code = ReduceSum <keepdims = 0> (counted, last_axis)
+    distance = Constant <value_float: float = @step> ()
+    low = Constant <value_float: float = @lo> ()
+    scaled = Mul (code, distance)
+    y = Add (scaled, low)
+}
+"""
+
 # weight: uint8 [rows, ceil(taps / 8)], taps: int64 [1] -> signs: float32 [rows, taps]
 _UNPACK = """
     shifts = Constant <value = uint8[8] {0, 1, 2, 3, 4, 5, 6, 7}> ()
@@ -111,12 +126,13 @@ BinaryLinear <in_features> (x, weight, scale, offset) => (y)
 def _functions() -> dict[str, FunctionProto]:
     header = f'<domain: "{DOMAIN}", opset_import: ["" : {ONNX_OPSET}]>'
     parsed = (
-        parser.parse_function(header + text) for text in (_BINARIZE, _BINARY_CONV2D, _BINARY_LINEAR, *decoders.BODIES)
+        parser.parse_function(header + text)
+        for text in (_BINARIZE, _QUANTIZE, _BINARY_CONV2D, _BINARY_LINEAR, *decoders.BODIES)
     )
     return {function.name: function for function in parsed}
 
 
-OPERATORS = ("Binarize", "BinaryConv2d", "BinaryLinear", *decoders.OPERATORS)
+OPERATORS = ("Binarize", "Quantize", "BinaryConv2d", "BinaryLinear", *decoders.OPERATORS)
 
 
 def function(operator: str) -> FunctionProto:

@@ -1,0 +1,165 @@
+"""Bring roundings to a few levels into the one form of a quantiser, and let quantisers follow poolings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import relax
+from tvm.ir import Call, IRModule
+from tvm.relax import Expr, Var, op
+
+from sbnn_tvm.domain import MOST_BITS
+
+from .canonicalize import drop_dead
+from .graph import Graph, Writer, constant, op_name
+from .quantisers import Quantiser, arithmetic_with_number, emit_quantiser, quantiser
+
+_BOUNDS = ("clip", "nn.relu", "maximum", "minimum")
+
+
+def normalize_quantisers(mod: IRModule) -> IRModule:
+    """Roundings become comparisons with thresholds, and poolings come before quantisers.
+
+    - ``round(clip(x * s, 0, 3))``, or with the clip behind the rounding, is a monotone function of x with a few values.
+      Its thresholds are not solved for: they are the last float32 numbers before each step, ties to even included.
+    - ``max_pool(quantise(x))`` is ``quantise(max_pool(x))``, since a comparison commutes with a maximum.
+    """
+    while True:
+        graph = Graph(mod["main"])
+        roundings = {var: each for var, value in graph.bindings if (each := _rounding(graph, value)) is not None}
+        poolings = {var: found for var, value in graph.bindings if (found := _pooled(graph, value)) is not None}
+        if not roundings and not poolings:
+            return mod
+        writer = Writer(graph)
+        for var, value in graph.bindings:
+            if var in roundings:
+                writer.bind(var, _written(writer, roundings[var], var.name))
+            elif var in poolings:
+                writer.bind(var, _behind(graph, writer, value, *poolings[var], var.name))
+            else:
+                writer.keep(var, value)
+        mod = drop_dead(writer.module(mod))
+
+
+@dataclass(frozen=True, eq=False)
+class _Rounding:
+    """``lo + (how many thresholds x exceeds)``.
+
+    Attributes:
+        x: What is rounded.
+        thresholds: float32 [1, 3, 7 or 15, 1].
+        lo: The lowest value.
+    """
+
+    x: Var
+    thresholds: np.ndarray
+    lo: float
+
+
+def _written(writer: Writer, rounding: _Rounding, name: str) -> Expr:
+    x, lo = writer[rounding.x], np.float32(rounding.lo)
+    if len(rounding.thresholds) == 1:
+        above = writer.emit(op.greater(x, relax.const(rounding.thresholds.reshape(()))), f"{name}_above")
+        return op.where(above, relax.const(lo + np.float32(1)), relax.const(lo))
+    codes = emit_quantiser(writer, x, rounding.thresholds, name)
+    return op.add(writer.emit(codes, f"{name}_code"), relax.const(lo)) if lo else codes
+
+
+def _pooled(graph: Graph, value: Expr) -> tuple[Var, Quantiser] | None:
+    """The quantiser before a max pooling, and its result."""
+    if op_name(value) != "nn.max_pool2d" or not isinstance(value.args[0], Var):
+        return None
+    before = graph.values.get(value.args[0])
+    found = quantiser(graph, before) if before is not None else None
+    return (value.args[0], found) if found is not None else None
+
+
+def _behind(graph: Graph, writer: Writer, pool: Call, result: Var, found: Quantiser, name: str) -> Expr:
+    """The quantiser on the pooled values."""
+    pooled = writer.emit(Call(pool.op, [writer[found.x], *pool.args[1:]], pool.attrs), f"{name}_pooled")
+    value = emit_quantiser(writer, pooled, found.thresholds, name)
+    for var in [*found.chain, result][4:]:  # the arithmetic behind the sum
+        call, codes = graph.values[var], writer.emit(value, f"{name}_code")
+        value = Call(call.op, [codes if isinstance(arg, Var) else arg for arg in call.args], call.attrs)
+    return value
+
+
+def _rounding(graph: Graph, value: Expr) -> _Rounding | None:
+    """A rounding with bounds before or behind it."""
+    if op_name(value) not in ("round", *_BOUNDS):
+        return None
+    chain: list[Callable[[np.ndarray], np.ndarray]] = []
+    roundings, x = 0, None
+    call: Expr | None = value
+    while isinstance(call, Call) and (step := _step(call)) is not None:
+        chain.insert(0, step)
+        roundings += op_name(call) == "round"
+        x = next(arg for arg in call.args if isinstance(arg, Var))
+        read_elsewhere = len(graph.users[x]) > 1 or x in graph.results
+        call = None if read_elsewhere else graph.values.get(x)
+    return _thresholds(x, chain) if x is not None and roundings == 1 else None
+
+
+def _thresholds(x: Var, chain: Sequence[Callable[[np.ndarray], np.ndarray]]) -> _Rounding | None:
+    """Find the steps of a chain of monotone operations, if there are few."""
+
+    def function(values: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            for step in chain:
+                values = step(values)
+        return values
+
+    largest = float(np.finfo(np.float32).max)
+    least, most = function(np.array([-largest, largest], np.float32))
+    steps = float(most - least)
+    if not (np.isfinite([least, most]).all() and 0 < steps < 1 << MOST_BITS and steps == int(steps)):
+        return None
+    targets = least + np.arange(1, int(steps) + 1, dtype=np.float32)
+    # Bisection over all float32 numbers in their order: the last one whose value is below each target.
+    below = np.full(len(targets), _ordinal(-largest), np.int64)
+    above = np.full(len(targets), _ordinal(largest), np.int64)
+    while (above - below > 1).any():
+        middle = (below + above) // 2
+        reached = function(_float(middle)) >= targets
+        above, below = np.where(reached, middle, above), np.where(reached, below, middle)
+    if not np.array_equal(function(_float(above)), targets):
+        return None  # it jumps over a level
+    bits = len(targets).bit_length()
+    missing = (1 << bits) - 1 - len(targets)
+    thresholds = np.concatenate([_float(below), np.full(missing, np.inf, np.float32)])[:, None]
+    return _Rounding(x, thresholds, float(least))
+
+
+def _ordinal(value: float) -> int:
+    """The place of a float32 number among all of them; both zeros have the same."""
+    bits = int(np.float32(value).view(np.int32))
+    return bits if bits >= 0 else -(bits & 0x7FFFFFFF)
+
+
+def _float(ordinals: np.ndarray) -> np.ndarray:
+    magnitude = np.abs(ordinals).astype(np.int32).view(np.float32)
+    return np.where(ordinals < 0, -magnitude, magnitude).astype(np.float32)
+
+
+def _step(call: Call) -> Callable[[np.ndarray], np.ndarray] | None:
+    """An operation of one tensor and numbers, if it never falls, in float32 numpy."""
+    name = op_name(call)
+    if name == "round":
+        return np.rint
+    if name == "nn.relu":
+        return lambda x: np.maximum(x, np.float32(0))
+    if name == "clip":
+        low, high = (np.float32(bound.value) for bound in call.args[1:])
+        return lambda x: np.minimum(np.maximum(x, low), high)
+    step = arithmetic_with_number(call)
+    if step is None and name in ("maximum", "minimum"):
+        numbers = [
+            values.reshape(()) for arg in call.args if (values := constant(arg)) is not None and values.size == 1
+        ]
+        bound, function = numbers[0] if numbers else None, np.maximum if name == "maximum" else np.minimum
+        return None if bound is None else lambda x: function(x, bound)
+    # A falling one would need other thresholds: there is no network that rounds that way.
+    rising = step is not None and bool(np.diff(step(np.array([1, 2], np.float32)))[0] > 0)
+    return step if rising else None
