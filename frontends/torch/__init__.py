@@ -24,13 +24,16 @@ from sbnn_tvm.frontends.torch.modules import (
 )
 from sbnn_tvm.frontends.torch.partial_binarization import PartialBinarization, search_partial_binarization
 from sbnn_tvm.frontends.torch.post_training import Quantization, QuantizedLayer, quantize_, recalibrate_
+from sbnn_tvm.frontends.torch.quantizers import EWGS, DoReFa, Quantizer, Symmetric
 from sbnn_tvm.frontends.torch.quicknet import QuickNet, quicknet
 from sbnn_tvm.frontends.torch.reactnet import ReActNet, reactnet
 from sbnn_tvm.frontends.torch.sbnn import ExpectedConnections, keep_densest_
 from sbnn_tvm.frontends.torch.siman import BinarizeAboveMean, Magnitudes, parameter_groups
+from sbnn_tvm.frontends.torch.two_bits import TwoBits
 
 __all__ = [
     "EDE",
+    "EWGS",
     "FIRST",
     "LAST",
     "VGG",
@@ -45,6 +48,7 @@ __all__ = [
     "Bits",
     "Clip",
     "Conversion",
+    "DoReFa",
     "Estimator",
     "ExpectedConnections",
     "Identity",
@@ -55,6 +59,7 @@ __all__ = [
     "Polynomial",
     "Quantization",
     "QuantizedLayer",
+    "Quantizer",
     "QuickNet",
     "RPReLU",
     "ReActNet",
@@ -62,6 +67,8 @@ __all__ = [
     "ScaledBits",
     "ScaledSigns",
     "Signs",
+    "Symmetric",
+    "TwoBits",
     "TwoValues",
     "WeightDomain",
     "binarize",

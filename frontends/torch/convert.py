@@ -41,7 +41,8 @@ class BinaryConfig:
         weights: The two weight values.
         weight_estimator: The gradient of the weights' signs: a name (estimators.ESTIMATORS) or an Estimator.
         activations: The two values that a converted layer's input is binarised to; or a function that makes a module
-            for it from the input's channels and their axis; None leaves inputs as they are.
+            for it from the input's channels and their axis, such as ``lambda channels, axis: DoReFa(2)``; None leaves
+            inputs as they are.
         activation_estimator: The gradient of that binarisation. Not for a function's modules.
         learn_threshold: Whether its threshold is learned, one per input channel (RSign); else it is 0. Not for a
             function's modules.

@@ -28,7 +28,10 @@ from sbnn_tvm.atomic_file import check_destination, replacing
 from sbnn_tvm.errors import ModelError
 from sbnn_tvm.frontends.onnx import opset
 from sbnn_tvm.frontends.onnx.compress import compress
-from sbnn_tvm.frontends.torch.modules import BinaryLayer, Freezes, traced_as_operators
+from sbnn_tvm.frontends.torch.modules import BinaryLayer, Freezes
+from sbnn_tvm.frontends.torch.operators import traced_as_operators
+from sbnn_tvm.frontends.torch.quantizers import Quantizer
+from sbnn_tvm.frontends.torch.two_bits import TwoBitValues
 
 Shape = Sequence[int]
 
@@ -148,8 +151,8 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _packed_weights(model: nn.Module) -> Iterator[None]:
-    """Attaches the constants of the ai.sbnn operators to the binary layers, as buffers, for the duration of a trace."""
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, BinaryLayer)}
+    """Attaches the constants of the ai.sbnn operators to the modules, as buffers, for the duration of a trace."""
+    attached: list[tuple[nn.Module, str]] = []
     try:
         for name, module in model.named_modules():
             if isinstance(module, Freezes):
@@ -157,15 +160,20 @@ def _packed_weights(model: nn.Module) -> Iterator[None]:
                     module.freeze()
                 except ValueError as error:
                     raise ModelError(f"layer {name!r} cannot be exported: {error}") from error
-        for name, layer in layers.items():
-            for key, value in packed_constants(layer, name).items():
-                layer.register_buffer(f"packed_{key}", value, persistent=False)
+        for name, module in model.named_modules():
+            constants: dict[str, Tensor] = {}
+            if isinstance(module, BinaryLayer):
+                constants = packed_constants(module, name)
+            elif isinstance(module, Quantizer):
+                constants = {"thresholds": _thresholds(name, module)}
+            for key, value in constants.items():
+                module.register_buffer(f"packed_{key}", value, persistent=False)
+                attached.append((module, f"packed_{key}"))
         yield
     finally:
-        for layer in layers.values():
-            for key in ("weight", "scale", "offset"):
-                layer._buffers.pop(f"packed_{key}", None)
-                layer._non_persistent_buffers_set.discard(f"packed_{key}")
+        for module, key in attached:
+            module._buffers.pop(key, None)
+            module._non_persistent_buffers_set.discard(key)
 
 
 def packed_constants(layer: BinaryLayer, name: str = "") -> dict[str, Tensor]:
@@ -176,20 +184,38 @@ def packed_constants(layer: BinaryLayer, name: str = "") -> dict[str, Tensor]:
         name: For error messages.
 
     Returns:
-        weight, uint8 [OC, ceil(K / 8)]; scale and offset, float32 [OC].
+        weight, uint8 [OC, ceil(K / 8)]; scale and offset, float32 [OC]. Of two-bit weights also low_weight and the
+        scales of both, twos and ones.
 
     Raises:
         ModelError: If a value is not finite.
     """
-    scale, offset = layer.values(layer.weight)
+    scale, offset = layer.affine()
     offset = torch.zeros_like(scale) if offset is None else offset
     if not (torch.isfinite(scale).all() and torch.isfinite(offset).all()):
         raise ModelError(f"layer {name!r} has weight values that are not finite; the training has diverged")
+    constants = {"scale": scale.abs().clone(), "offset": offset.clone()}
+    if isinstance(layer.values, TwoBitValues):
+        high, low = layer.values.planes(layer.weight)
+        ones = torch.ones_like(scale)
+        return {**constants, "weight": _packed(high), "low_weight": _packed(low), "twos": ones * 2, "ones": ones}
     # A learned scale may have turned negative. Weights are the same with it positive and all signs flipped.
     flipped = (scale < 0).reshape(-1, *[1] * (layer.weight.ndim - 1))
-    bits = (layer.signs() > 0) ^ flipped
-    packed = torch.from_numpy(opset.pack_bits(bits.cpu().numpy()))
-    return {"weight": packed.to(scale.device), "scale": scale.abs().clone(), "offset": offset.clone()}
+    return {**constants, "weight": _packed((layer.signs() > 0) ^ flipped)}
+
+
+def _packed(bits: Tensor) -> Tensor:
+    return torch.from_numpy(opset.pack_bits(bits.cpu().numpy())).to(bits.device)
+
+
+def _thresholds(name: str, quantizer: Quantizer) -> Tensor:
+    thresholds, scale = quantizer.thresholds(), quantizer.scale()
+    if not (torch.isfinite(thresholds).all() and (thresholds.diff() > 0).all() and 0 < scale < torch.inf):
+        raise ModelError(
+            f"quantiser {name!r} has thresholds {thresholds.tolist()} and scale {scale:g}; expected ascending ones and "
+            "a positive scale: the training has diverged"
+        )
+    return thresholds.clone()
 
 
 def _drop_zero_biases(graph: ir.Model) -> None:

@@ -11,8 +11,7 @@ With two-valued inputs the convolutions sum integers, exactly, and only then are
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -20,40 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sbnn_tvm.domain import SIGN, BinaryDomain
-from sbnn_tvm.frontends.onnx.opset import DOMAIN, VERSION
 from sbnn_tvm.frontends.torch.domains import ScaledSigns, WeightDomain
 from sbnn_tvm.frontends.torch.estimators import Estimator, binarize
 from sbnn_tvm.frontends.torch.estimators import estimator as estimator_of
+from sbnn_tvm.frontends.torch.operators import symbolic, traces_operators
+from sbnn_tvm.frontends.torch.quantizers import Quantizer
+from sbnn_tvm.frontends.torch.two_bits import TwoBitValues
 
 Padding = int | tuple[int, int] | tuple[int, int, int, int] | Literal["same", "valid"]
-
-_traced_as_operators = False
-
-
-@contextmanager
-def traced_as_operators() -> Iterator[None]:
-    """While it is open, the layers trace as single ai.sbnn operators; the exporter opens it.
-
-    Elsewhere, in torch.compile or in a torch.onnx.export of one's own, they trace as the operations they consist of.
-    """
-    global _traced_as_operators
-    _traced_as_operators = True
-    try:
-        yield
-    finally:
-        _traced_as_operators = False
-
-
-def traces_operators() -> bool:
-    """Whether modules are to trace as single operators (``symbolic``) now."""
-    return _traced_as_operators
-
-
-def symbolic(operator: str, inputs: list[Tensor], attributes: dict, shape: tuple[int, ...]) -> Tensor:
-    """The float32 result of an ai.sbnn operator, while ``traces_operators()``."""
-    return torch.onnx.ops.symbolic(
-        f"{DOMAIN}::{operator}", inputs, attributes, dtype=inputs[0].dtype, shape=shape, version=VERSION
-    )
 
 
 @runtime_checkable
@@ -114,7 +87,7 @@ class Binarize(nn.Module):
                     f"but its input has shape {list(x.shape)}"
                 )
             threshold = threshold.reshape(-1, *[1] * (x.ndim - axis - 1))
-        if _traced_as_operators:
+        if traces_operators():
             attributes = {"lo": float(self.domain.lo), "hi": float(self.domain.hi)}
             return symbolic("Binarize", [x, threshold], attributes, x.shape)
         return binarize(x, threshold, self.domain, self.estimator)
@@ -157,7 +130,7 @@ class BinaryLayer(nn.Module):
         weight: The latent weights, float32 [OC, ...].
         bias: float32 [OC] or None.
         values: The module that gives scale and offset.
-        binarize: Binarises the input first; None where the input comes binarised.
+        binarize: Binarises or quantises the input first; None where the input comes binarised.
         estimator: The gradient of the signs.
     """
 
@@ -194,6 +167,24 @@ class BinaryLayer(nn.Module):
             )
         return mask
 
+    def affine(self) -> tuple[Tensor, Tensor | None]:
+        """What multiplies D, [OC], and T, [OC] or None for 0; with the scale of a quantiser in ``binarize``."""
+        scale, offset = self.values(self.weight)
+        if not isinstance(self.binarize, Quantizer):
+            return scale, offset
+        of_activations = self.binarize.scale()
+        return scale * of_activations, None if offset is None else offset * of_activations
+
+    def binarised(self, x: Tensor) -> Tensor:
+        """The input as the weights meet it: of a quantiser in ``binarize`` the integers."""
+        if self.binarize is None:
+            return x
+        return self.binarize.integers(x) if isinstance(self.binarize, Quantizer) else self.binarize(x)
+
+    def integers(self) -> Tensor:
+        """What the activations are multiplied with: the signs, or the odd integers of two-bit weights."""
+        return self.values.integers(self.weight) if isinstance(self.values, TwoBitValues) else self.signs()
+
     def signs(self) -> Tensor:
         """The weights' signs, float32 of the weights' shape, with the estimator's gradient; -1 where pruned."""
         mask = self.mask()
@@ -207,9 +198,17 @@ class BinaryLayer(nn.Module):
         with torch.no_grad():
             return float((self.signs() > 0).float().mean())
 
-    def _exported(self) -> list[Tensor]:
-        """The constants that the exporter attaches for the duration of a trace."""
-        return [getattr(self, f"packed_{name}") for name in ("weight", "scale", "offset")]
+    def _operators(self, name: str, x: Tensor, attributes: dict, shape: tuple[int, ...], rank: int) -> Tensor:
+        """The layer as ai.sbnn operators on constants that the exporter attaches; two-bit weights are two of them."""
+
+        def operator(bits: str, scale: str) -> Tensor:
+            constants = [getattr(self, f"packed_{each}") for each in (bits, scale, "offset")]
+            return symbolic(name, [x, *constants], attributes, shape)
+
+        if not isinstance(self.values, TwoBitValues):
+            return operator("weight", "scale")
+        both = operator("weight", "twos") + operator("low_weight", "ones")
+        return both * self.get_buffer("packed_scale").reshape(-1, *[1] * (rank - 1))
 
 
 class BinaryConv2d(BinaryLayer):
@@ -221,7 +220,8 @@ class BinaryConv2d(BinaryLayer):
         padding_value: What padded pixels hold: 0 (contributes nothing), -1 or +1.
         domain: The two weight values (domains).
         estimator: The gradient of the weights' signs: a name (estimators.ESTIMATORS) or an Estimator.
-        binarize: Binarises the input first, usually a Binarize; None where the input comes binarised.
+        binarize: Binarises the input first, usually a Binarize, or quantises it to a few bits (quantizers); None where
+            the input comes binarised.
 
     Shapes:
         float32 [N, in_channels, H, W] to float32 [N, out_channels, H', W'].
@@ -256,6 +256,8 @@ class BinaryConv2d(BinaryLayer):
             raise ValueError(f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}")
         if padding_value not in (-1, 0, 1):
             raise ValueError(f"padding_value must be -1, 0 or 1, but got {padding_value}")
+        if padding_value and isinstance(binarize, Quantizer):
+            raise ValueError(f"a layer that quantises its input pads with 0, but got padding_value={padding_value}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride, self.dilation = _pair(kernel_size), _pair(stride), _pair(dilation)
         self.pads = _pads(padding, self.kernel_size, self.stride, self.dilation)
@@ -265,16 +267,15 @@ class BinaryConv2d(BinaryLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolves x, binarising it first where the layer has a ``binarize``."""
-        if self.binarize is not None:
-            x = self.binarize(x)
-        y = self._symbolic(x) if _traced_as_operators else self._convolve(x)
+        x = self.binarised(x)
+        y = self._symbolic(x) if traces_operators() else self._convolve(x)
         return y if self.bias is None else y + self.bias[:, None, None]
 
     def _convolve(self, x: Tensor) -> Tensor:
         top, left, bottom, right = self.pads
         padded = functional.pad(x, (left, right, top, bottom), value=float(self.padding_value)) if any(self.pads) else x
-        scale, offset = self.values(self.weight)
-        d = self._exact_conv2d(padded, self.signs())
+        scale, offset = self.affine()
+        d = self._exact_conv2d(padded, self.integers())
         y = d * scale[:, None, None]
         if offset is None:
             return y
@@ -308,9 +309,7 @@ class BinaryConv2d(BinaryLayer):
                 strict=True,
             )
         )
-        return symbolic(
-            "BinaryConv2d", [x, *self._exported()], attributes, (x.shape[0], self.out_channels, height, width)
-        )
+        return self._operators("BinaryConv2d", x, attributes, (x.shape[0], self.out_channels, height, width), 3)
 
     def extra_repr(self) -> str:
         """As of nn.Conv2d, with what is binary."""
@@ -351,14 +350,13 @@ class BinaryLinear(BinaryLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiplies x, binarising it first where the layer has a ``binarize``."""
-        if self.binarize is not None:
-            x = self.binarize(x)
-        if _traced_as_operators:
+        x = self.binarised(x)
+        if traces_operators():
             shape = (*x.shape[:-1], self.out_features)
-            y = symbolic("BinaryLinear", [x, *self._exported()], {"in_features": self.in_features}, shape)
+            y = self._operators("BinaryLinear", x, {"in_features": self.in_features}, shape, 1)
         else:
-            scale, offset = self.values(self.weight)
-            y = functional.linear(x, self.signs()) * scale
+            scale, offset = self.affine()
+            y = functional.linear(x, self.integers()) * scale
             if offset is not None:
                 y = y + x.sum(-1, keepdim=True) * offset
         return y if self.bias is None else y + self.bias
@@ -380,7 +378,7 @@ def clamp_latent_(model: nn.Module, bound: float = 1.0) -> None:
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, BinaryLayer):
-                module.latent().clamp_(-bound, bound)
+                module.weight.clamp_(-bound, bound)
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:

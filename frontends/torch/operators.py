@@ -1,0 +1,39 @@
+"""Single ai.sbnn operators in a trace, where the exporter wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from sbnn_tvm.frontends.onnx.opset import DOMAIN, VERSION
+
+_traced_as_operators = False
+
+
+@contextmanager
+def traced_as_operators() -> Iterator[None]:
+    """While it is open, the layers trace as single ai.sbnn operators; the exporter opens it.
+
+    Elsewhere, in torch.compile or in a torch.onnx.export of one's own, they trace as the operations they consist of.
+    """
+    global _traced_as_operators
+    _traced_as_operators = True
+    try:
+        yield
+    finally:
+        _traced_as_operators = False
+
+
+def traces_operators() -> bool:
+    """Whether modules are to trace as single operators (``symbolic``) now."""
+    return _traced_as_operators
+
+
+def symbolic(operator: str, inputs: list[Tensor], attributes: dict, shape: tuple[int, ...]) -> Tensor:
+    """The float32 result of an ai.sbnn operator, while ``traces_operators()``."""
+    return torch.onnx.ops.symbolic(
+        f"{DOMAIN}::{operator}", inputs, attributes, dtype=inputs[0].dtype, shape=shape, version=VERSION
+    )
