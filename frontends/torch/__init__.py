@@ -1,6 +1,7 @@
 """PyTorch front end: binary layers, their training, the conversion of float models, and the export to ONNX."""
 
 from sbnn_tvm.frontends.torch.adabin import Adaptive, AdaptiveBinarize, Maxout
+from sbnn_tvm.frontends.torch.bcdnet import BCDNet, bcdnet
 from sbnn_tvm.frontends.torch.convert import FIRST, LAST, BinaryConfig, Conversion, LayerNote, binarize_
 from sbnn_tvm.frontends.torch.domains import Bits, ScaledBits, ScaledSigns, Signs, TwoValues, WeightDomain
 from sbnn_tvm.frontends.torch.estimators import (
@@ -26,7 +27,7 @@ from sbnn_tvm.frontends.torch.partial_binarization import PartialBinarization, s
 from sbnn_tvm.frontends.torch.post_training import Quantization, QuantizedLayer, quantize_, recalibrate_
 from sbnn_tvm.frontends.torch.quantizers import EWGS, DoReFa, Quantizer, Symmetric
 from sbnn_tvm.frontends.torch.quicknet import QuickNet, quicknet
-from sbnn_tvm.frontends.torch.reactnet import ReActNet, reactnet
+from sbnn_tvm.frontends.torch.reactnet import ReActNet, group_mobilenet, reactnet
 from sbnn_tvm.frontends.torch.sbnn import ExpectedConnections, keep_densest_
 from sbnn_tvm.frontends.torch.siman import BinarizeAboveMean, Magnitudes, parameter_groups
 from sbnn_tvm.frontends.torch.two_bits import TwoBits
@@ -39,6 +40,7 @@ __all__ = [
     "VGG",
     "Adaptive",
     "AdaptiveBinarize",
+    "BCDNet",
     "Binarize",
     "BinarizeAboveMean",
     "BinaryConfig",
@@ -71,10 +73,12 @@ __all__ = [
     "TwoBits",
     "TwoValues",
     "WeightDomain",
+    "bcdnet",
     "binarize",
     "binarize_",
     "clamp_latent_",
     "export_onnx",
+    "group_mobilenet",
     "keep_densest_",
     "parameter_groups",
     "quantize_",

@@ -1,4 +1,4 @@
-"""ReActNet-A: a MobileNet-v1 of binary convolutions, whose signs and activations learn where to lie."""
+"""ReActNet: a MobileNet-v1 of binary convolutions, whose signs and activations learn where to lie; also in groups."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class ReActBlock(nn.Module):
         in_channels, out_channels: Equal, or twice as many.
         stride: 1 or 2.
         odd_size: With stride 2: whether the image has odd sides.
+        groups: Of the 3x3 convolution.
         domain, estimator, weight_estimator: As of reactnet.
 
     Raises:
@@ -38,6 +39,7 @@ class ReActBlock(nn.Module):
         stride: int,
         *,
         odd_size: bool,
+        groups: int = 1,
         domain: WeightDomain,
         estimator: str | Estimator,
         weight_estimator: str | Estimator,
@@ -46,14 +48,21 @@ class ReActBlock(nn.Module):
         if out_channels not in (in_channels, 2 * in_channels):
             raise ValueError(f"a block keeps its channels or doubles them, but has {in_channels} to {out_channels}")
 
-        def conv(size: int, stride: int) -> nn.Sequential:
+        def conv(size: int, stride: int, groups: int = 1) -> nn.Sequential:
             layer = BinaryConv2d(
-                in_channels, in_channels, size, stride, size // 2, domain=domain, estimator=weight_estimator
+                in_channels,
+                in_channels,
+                size,
+                stride,
+                size // 2,
+                groups=groups,
+                domain=domain,
+                estimator=weight_estimator,
             )
             return nn.Sequential(layer, nn.BatchNorm2d(in_channels))
 
         self.binarize_3x3 = Binarize(in_channels, learned=True, estimator=estimator)
-        self.conv_3x3 = conv(3, stride)
+        self.conv_3x3 = conv(3, stride, groups)
         self.pool = nn.AvgPool2d(2, 2, ceil_mode=odd_size, count_include_pad=False) if stride > 1 else nn.Identity()
         self.act_3x3 = RPReLU(in_channels)
         self.binarize_1x1 = Binarize(in_channels, learned=True, estimator=estimator)
@@ -93,6 +102,7 @@ def reactnet(
     image_size: int = 224,
     width: int = 32,
     blocks: Sequence[tuple[int, int]] = _BLOCKS,
+    groups: int | Sequence[int] = 1,
     domain: WeightDomain = ScaledSigns(),  # noqa: B008 (frozen)
     estimator: str | Estimator = "polynomial",
     weight_estimator: str | Estimator = "clip",
@@ -104,25 +114,32 @@ def reactnet(
         in_channels, image_size: Of the (square) input.
         width: Channels of the stem, which halves the image.
         blocks: Output channels of each block as multiples of ``width``, and its stride.
+        groups: Of the 3x3 convolution of every block, or of each.
         domain: The two weight values.
         estimator, weight_estimator: The gradients of activations and of weights.
 
     Raises:
-        ValueError: If a block neither keeps nor doubles its channels.
+        ValueError: If a block neither keeps nor doubles its channels, or its groups do not divide them.
 
     References:
         Liu et al., "ReActNet", ECCV 2020, arXiv 2003.03488.
     """
+    groups = [groups] * len(blocks) if isinstance(groups, int) else groups
+    if len(groups) != len(blocks):
+        raise ValueError(
+            f"groups is one number, or one for each of {len(blocks)} blocks, but got {len(groups)} of them"
+        )
     stem = nn.Sequential(nn.Conv2d(in_channels, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width))
     channels, size = width, -(-image_size // 2)
     body = nn.Sequential()
-    for multiple, stride in blocks:
+    for (multiple, stride), group in zip(blocks, groups, strict=True):
         body.append(
             ReActBlock(
                 channels,
                 multiple * width,
                 stride,
                 odd_size=size % 2 == 1,
+                groups=group,
                 domain=domain,
                 estimator=estimator,
                 weight_estimator=weight_estimator,
@@ -131,3 +148,44 @@ def reactnet(
         channels, size = multiple * width, -(-size // stride)
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
     return ReActNet(stem, body, head, torch.zeros(1, in_channels, image_size, image_size))
+
+
+def group_mobilenet(
+    classes: int = 1000,
+    *,
+    groups: int | Sequence[int] = (1, 2, 2, 4, 4, *[8] * 6, 16, 16),
+    in_channels: int = 3,
+    image_size: int = 224,
+    width: int = 32,
+    blocks: Sequence[tuple[int, int]] = _BLOCKS,
+    domain: WeightDomain = ScaledSigns(),  # noqa: B008 (frozen)
+    estimator: str | Estimator = "polynomial",
+    weight_estimator: str | Estimator = "clip",
+) -> ReActNet:
+    """A MobileNet-v1 whose depthwise convolutions are binary group convolutions, with shortcuts as in ReActNet.
+
+    Binary depthwise convolutions learn badly: their sums have nine terms. The paper therefore takes groups of several
+    channels, and finds their number layer by layer with an evolutionary search; here they are arguments, and the
+    default is ours, not its result.
+
+    Args:
+        groups: Of the 3x3 convolution of every block, or of each.
+        classes, in_channels, image_size, width, blocks, domain, estimator, weight_estimator: As of reactnet.
+
+    Raises:
+        ValueError: As reactnet.
+
+    References:
+        Phan et al., "Binarizing MobileNet via Evolution-based Searching", CVPR 2020, arXiv 2005.06305.
+    """
+    return reactnet(
+        classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        width=width,
+        blocks=blocks,
+        groups=groups,
+        domain=domain,
+        estimator=estimator,
+        weight_estimator=weight_estimator,
+    )
