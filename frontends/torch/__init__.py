@@ -2,7 +2,9 @@
 
 from sbnn_tvm.frontends.torch.adabin import Adaptive, AdaptiveBinarize, Maxout
 from sbnn_tvm.frontends.torch.bcdnet import BCDNet, bcdnet
+from sbnn_tvm.frontends.torch.contrastive import ContrastiveLoss, info_nce
 from sbnn_tvm.frontends.torch.convert import FIRST, LAST, BinaryConfig, Conversion, LayerNote, binarize_
+from sbnn_tvm.frontends.torch.distillation import BlockDistillation
 from sbnn_tvm.frontends.torch.domains import Bits, ScaledBits, ScaledSigns, Signs, TwoValues, WeightDomain
 from sbnn_tvm.frontends.torch.estimators import (
     EDE,
@@ -28,6 +30,7 @@ from sbnn_tvm.frontends.torch.post_training import Quantization, QuantizedLayer,
 from sbnn_tvm.frontends.torch.quantizers import EWGS, DoReFa, Quantizer, Symmetric
 from sbnn_tvm.frontends.torch.quicknet import QuickNet, quicknet
 from sbnn_tvm.frontends.torch.reactnet import ReActNet, group_mobilenet, reactnet
+from sbnn_tvm.frontends.torch.regularisers import KurtosisPenalty, ReconstructionPenalty
 from sbnn_tvm.frontends.torch.sbnn import ExpectedConnections, keep_densest_
 from sbnn_tvm.frontends.torch.siman import BinarizeAboveMean, Magnitudes, parameter_groups
 from sbnn_tvm.frontends.torch.two_bits import TwoBits
@@ -48,12 +51,15 @@ __all__ = [
     "BinaryLayer",
     "BinaryLinear",
     "Bits",
+    "BlockDistillation",
     "Clip",
+    "ContrastiveLoss",
     "Conversion",
     "DoReFa",
     "Estimator",
     "ExpectedConnections",
     "Identity",
+    "KurtosisPenalty",
     "LayerNote",
     "Magnitudes",
     "Maxout",
@@ -65,6 +71,7 @@ __all__ = [
     "QuickNet",
     "RPReLU",
     "ReActNet",
+    "ReconstructionPenalty",
     "ResNet",
     "ScaledBits",
     "ScaledSigns",
@@ -79,6 +86,7 @@ __all__ = [
     "clamp_latent_",
     "export_onnx",
     "group_mobilenet",
+    "info_nce",
     "keep_densest_",
     "parameter_groups",
     "quantize_",

@@ -14,6 +14,8 @@ from sbnn_tvm.frontends.torch.modules import Binarize, BinaryConv2d, RPReLU
 from sbnn_tvm.frontends.torch.reactnet import ReActBlock
 
 Kind = Literal["conv", "mlp"]
+_CONV: tuple[Kind, int, int] = ("conv", 16, 1)
+_MLP: tuple[Kind, int, int] = ("mlp", 16, 1)
 
 # Kind, output channels in units of the stem's, and stride of each block. Of ReActNet-A's five blocks of 16 units, two
 # are kept, and ten MLP blocks have as many multiply-accumulates as the other three.
@@ -24,8 +26,8 @@ _BLOCKS: tuple[tuple[Kind, int, int], ...] = (
     ("conv", 8, 2),
     ("conv", 8, 1),
     ("conv", 16, 2),
-    *[("conv", 16, 1)] * 2,
-    *[("mlp", 16, 1)] * 10,
+    *[_CONV] * 2,
+    *[_MLP] * 10,
     ("conv", 32, 2),
     ("conv", 32, 1),
 )
