@@ -17,10 +17,21 @@ if TYPE_CHECKING:
     from sbnn_tvm.frontends.torch.post_training import quantize_
     from sbnn_tvm.module import CompiledModule
     from sbnn_tvm.runtime import LoadedModule, load
+    from sbnn_tvm.tuning.tuner import tune
 
 __version__ = "0.1.0"
 
-__all__ = ["BinaryDomain", "CompiledModule", "LoadedModule", "SbnnError", "compile", "export_onnx", "load", "quantize_"]
+__all__ = [
+    "BinaryDomain",
+    "CompiledModule",
+    "LoadedModule",
+    "SbnnError",
+    "compile",
+    "export_onnx",
+    "load",
+    "quantize_",
+    "tune",
+]
 
 _HOMES = {
     "BinaryDomain": "sbnn_tvm.domain",
@@ -31,6 +42,7 @@ _HOMES = {
     "export_onnx": "sbnn_tvm.frontends.torch.export",
     "load": "sbnn_tvm.runtime",
     "quantize_": "sbnn_tvm.frontends.torch.post_training",
+    "tune": "sbnn_tvm.tuning.tuner",
 }
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 BURST = 0.02
 """Seconds that one function runs before the next has its turn: long enough to fill the caches with its own data."""
@@ -26,9 +28,16 @@ class Timing:
     runs: int
 
     @classmethod
-    def of(cls, seconds: list[float]) -> Timing:
+    def of(cls, seconds: Sequence[float]) -> Timing:
         """The timing of single calls."""
         return cls(min(seconds), statistics.median(seconds), len(seconds))
+
+
+class Burst(Protocol):
+    """One turn of a function."""
+
+    def __call__(self) -> Sequence[float]:
+        """Seconds of each of its calls, about ``BURST`` together."""
 
 
 def interleave(functions: Mapping[str, Callable[[], object]], seconds: float = 5.0) -> dict[str, Timing]:
@@ -49,19 +58,36 @@ def interleave(functions: Mapping[str, Callable[[], object]], seconds: float = 5
         times = interleave({"ours": lambda: model.run(x), "theirs": lambda: session.run(None, {"x": x})})
         print(times["theirs"].minimum / times["ours"].minimum)
     """
-    calls: dict[str, list[float]] = {name: [] for name in functions}
+    rounds = interleave_bursts({name: partial(_burst, function) for name, function in functions.items()}, seconds)
+    return {name: Timing.of([call for burst in bursts for call in burst]) for name, bursts in rounds.items()}
+
+
+def interleave_bursts(bursts: Mapping[str, Burst], seconds: float) -> dict[str, list[Sequence[float]]]:
+    """Let functions take turns, where each times its own calls (on another machine, say).
+
+    Args:
+        bursts: The functions, by name.
+        seconds: For all of them together, about; each has three turns at least.
+
+    Returns:
+        What each turn of each function returned.
+    """
+    rounds: dict[str, list[Sequence[float]]] = {name: [] for name in bursts}
     end = time.perf_counter() + seconds
-    rounds = 0
-    while rounds < 3 or time.perf_counter() < end:
-        for name, function in functions.items():
-            function()
-            burst_end = time.perf_counter() + BURST
-            while True:
-                begin = time.perf_counter()
-                function()
-                done = time.perf_counter()
-                calls[name].append(done - begin)
-                if done >= burst_end:
-                    break
-        rounds += 1
-    return {name: Timing.of(some) for name, some in calls.items()}
+    while len(next(iter(rounds.values()))) < 3 or time.perf_counter() < end:
+        for name, burst in bursts.items():
+            rounds[name].append(burst())
+    return rounds
+
+
+def _burst(function: Callable[[], object]) -> list[float]:
+    function()
+    calls = []
+    burst_end = time.perf_counter() + BURST
+    while True:
+        begin = time.perf_counter()
+        function()
+        done = time.perf_counter()
+        calls.append(done - begin)
+        if done >= burst_end:
+            return calls

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -36,6 +36,9 @@ _EXTRAS = {
     "elftools": "compile",
     "onnxruntime": "verify",
     "unicorn": "verify",
+    "cloudpickle": "tune",
+    "tornado": "tune",
+    "matplotlib": "tune",
     "torch": "torch",
     "onnxscript": "torch",
 }
@@ -93,6 +96,7 @@ app = typer.Typer(
         "sbnn-tvm compile model.onnx -o model.so",
         "sbnn-tvm verify model.onnx --target arm",
         "sbnn-tvm bench model.so",
+        "sbnn-tvm tune model.onnx && sbnn-tvm compile model.onnx --tuning tuning.jsonl",
     )
     + "\n\nExit codes: 0 all is well, 1 the compiled model differs from onnxruntime, 2 an error in what was asked for.",
 )
@@ -143,6 +147,16 @@ KernelOption = Annotated[
 ]
 
 
+TuningOption = Annotated[
+    Path | None,
+    typer.Option("--tuning", metavar="FILE", help="Take the kernels that `sbnn-tvm tune` found to be fastest."),
+]
+TuningCpu = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Whose measurements to use, if the database has several CPUs for the target."),
+]
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"sbnn-tvm {__version__}")
@@ -181,6 +195,8 @@ def compile_(
     input_shape: InputShape = None,
     sign_zero: SignZeroOption = SignZero.exact,
     kernel: KernelOption = None,
+    tuning: TuningOption = None,
+    tuning_cpu: TuningCpu = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse a model of which a binary layer would run in float.")
     ] = False,
@@ -205,7 +221,18 @@ def compile_(
             check_destination(path, error)
     console = _console()
     with _steps() as step:
-        module = _compile(model, target, input_shape, sign_zero, kernel, step, strict=strict, dump=dump)
+        module = _compile(
+            model,
+            target,
+            input_shape,
+            sign_zero,
+            kernel,
+            step,
+            tuning=tuning,
+            tuning_cpu=tuning_cpu,
+            strict=strict,
+            dump=dump,
+        )
     console.print(module.report)
     if verify:
         _verify(module, console)
@@ -244,6 +271,8 @@ def verify(
     input_shape: InputShape = None,
     sign_zero: SignZeroOption = SignZero.exact,
     kernel: KernelOption = None,
+    tuning: TuningOption = None,
+    tuning_cpu: TuningCpu = None,
 ) -> None:
     """Compile a model and compare every output and every layer with onnxruntime.
 
@@ -255,7 +284,7 @@ def verify(
     arrays = None if input is None else _read_arrays(input)
     console = _console()
     with _steps() as step:
-        module = _compile(model, target, input_shape, sign_zero, kernel, step)
+        module = _compile(model, target, input_shape, sign_zero, kernel, step, tuning=tuning, tuning_cpu=tuning_cpu)
     _verify(module, console, inputs=arrays, samples=samples, seed=seed, tolerance=tolerance)
 
 
@@ -271,6 +300,8 @@ def inspect(
     input_shape: InputShape = None,
     sign_zero: SignZeroOption = SignZero.exact,
     kernel: KernelOption = None,
+    tuning: TuningOption = None,
+    tuning_cpu: TuningCpu = None,
 ) -> None:
     """Show what each layer of a model would become, or has become in a library; no machine code is made or run."""
     console = _console()
@@ -293,6 +324,8 @@ def inspect(
             input_shape=_shapes(input_shape),
             sign_zero=sign_zero.value,
             kernels=_kernels(kernel),
+            tuning=tuning,
+            tuning_cpu=tuning_cpu,
             progress=step,
         )
     console.print(report)
@@ -317,6 +350,8 @@ def bench(
     input_shape: InputShape = None,
     sign_zero: SignZeroOption = SignZero.exact,
     kernel: KernelOption = None,
+    tuning: TuningOption = None,
+    tuning_cpu: TuningCpu = None,
 ) -> None:
     """Time a model on this machine, on random inputs."""
     import tempfile
@@ -340,7 +375,7 @@ def bench(
                 raise InputError(f"onnxruntime cannot run {file}: name the ONNX model that it was compiled from")
             loaded = load(file, threads)
         else:
-            module = _compile(file, target, input_shape, sign_zero, kernel, step)
+            module = _compile(file, target, input_shape, sign_zero, kernel, step, tuning=tuning, tuning_cpu=tuning_cpu)
             if not module.target.native:
                 raise TargetError(f"code for {module.target} does not run on this machine, so it cannot be timed here")
             step("linking")
@@ -366,6 +401,157 @@ def bench(
             "a float network without binarisers is faster there."
         )
     console.print("", " ".join(notes), sep="\n", style="dim")
+
+
+@app.command(
+    epilog=_examples(
+        "sbnn-tvm tune model.onnx --time-budget 300",
+        "sbnn-tvm compile model.onnx --tuning tuning.jsonl",
+        "sbnn-tvm tune model.onnx --target cortex-a72 --runner rpc://tracker:9190/pi4     [dim]on boards[/]",
+        "sbnn-tvm tune model.onnx --target arm --runner estimated     [dim]by instructions, without hardware[/]",
+    )
+)
+def tune(
+    model: OnnxFile,
+    database: Annotated[Path, typer.Option("--database", "-d", metavar="FILE", help="What was measured.")] = Path(
+        "tuning.jsonl"
+    ),
+    target: Target = "native",
+    trials: Annotated[int | None, typer.Option(help="The most measurements.", show_default="as many as pay")] = None,
+    time_budget: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="The most time.", show_default="as long as it pays")
+    ] = None,
+    runner: Annotated[
+        str, typer.Option(metavar="local|estimated|rpc://HOST:PORT/KEY", help="Where to measure.")
+    ] = "local",
+    threads: Annotated[int, typer.Option(help="Threads that share the work of a layer.")] = 1,
+    input_shape: InputShape = None,
+    sign_zero: SignZeroOption = SignZero.exact,
+) -> None:
+    """Find the fastest kernels for the layers of a model by measuring them.
+
+    It may be stopped at any moment, and goes on where it was: every measurement is in the database at once.
+    """
+    from sbnn_tvm.tuning.display import result_table, shown_progress
+
+    _check_is_model(model)
+    shapes, target_ = _shapes(input_shape), _target(target)
+    with _steps() as step:
+        step("loading the compiler")
+        with without_torch():
+            from sbnn_tvm.tuning.tuner import tune as tune_model
+    with shown_progress() as progress:
+        result = tune_model(
+            model,
+            target_,
+            database=database,
+            trials=trials,
+            time_budget=time_budget,
+            runner=runner,
+            threads=threads,
+            input_shape=shapes,
+            sign_zero=sign_zero.value,
+            progress=progress,
+        )
+    console = _console()
+    console.print(result_table(result))
+    console.print(f"\n[bold]{database}[/]: {result.machine}\n{result.summary()}")
+
+
+tuning_app = typer.Typer(help="Look into tuning databases, and serve boards.", no_args_is_help=True)
+app.add_typer(tuning_app, name="tuning")
+
+Databases = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Tuning databases.")]
+
+
+@tuning_app.command(epilog=_examples("sbnn-tvm tuning show tuning.jsonl"))
+def show(database: Annotated[Path, typer.Argument(metavar="FILE", help="A tuning database.")]) -> None:
+    """Show what was measured, on which machines."""
+    from sbnn_tvm.tuning.database import Database
+    from sbnn_tvm.tuning.display import database_table
+
+    console, found = _console(), Database(database, must_exist=True)
+    for machine in found.machines():
+        console.print(f"[bold]{machine}[/]", database_table(found, machine), "", sep="\n")
+    for network in found.networks:
+        verdict = "slower, not used" if network.slower else f"{network.gain:.3f}x"
+        console.print(f"{network.title} as a whole, tuned: {verdict} ({network.machine.cpu}, {network.when})")
+    _show_corrupt(found.corrupt)
+
+
+@tuning_app.command(epilog=_examples("sbnn-tvm tuning merge all.jsonl mine.jsonl yours.jsonl"))
+def merge(output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Is replaced.")], databases: Databases) -> None:
+    """Write the records of several databases to one, each once."""
+    from sbnn_tvm.tuning.database import merge as merge_databases
+
+    count, corrupt = merge_databases(output, databases)
+    _show_corrupt(corrupt)
+    _console().print(f"[bold]{output}[/]: {count} records")
+
+
+@tuning_app.command(epilog=_examples("sbnn-tvm tuning export tuning.jsonl -o best.jsonl"))
+def export(
+    database: Annotated[Path, typer.Argument(metavar="FILE", help="A tuning database.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Is replaced.")],
+) -> None:
+    """Write what decides, and nothing else: the measurements of the fastest candidate of each task."""
+    from sbnn_tvm.tuning.database import Database, write
+
+    found = Database(database, must_exist=True)
+    records = found.decisive()
+    write(output, records)
+    _show_corrupt(found.corrupt)
+    _console().print(f"[bold]{output}[/]: {len(records)} records")
+
+
+@tuning_app.command(epilog=_examples("sbnn-tvm tuning plot tuning.jsonl -o pictures"))
+def plot(
+    database: Annotated[Path, typer.Argument(metavar="FILE", help="A tuning database.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="For the pictures.")] = Path("."),
+) -> None:
+    """Draw the best so far of every task, and every task tuned against untuned."""
+    from sbnn_tvm.tuning.database import Database
+    from sbnn_tvm.tuning.plots import draw
+
+    for file in draw(Database(database, must_exist=True), output):
+        _console().print(f"[bold]{file}[/]")
+
+
+@tuning_app.command(
+    epilog=_examples(
+        "python -m tvm.exec.rpc_tracker --port 9190                          [dim]once[/]",
+        "sbnn-tvm tuning serve --tracker 192.168.1.2:9190 --key pi4     [dim]on every board[/]",
+    )
+)
+def serve(
+    tracker: Annotated[str, typer.Option(metavar="HOST:PORT", help="TVM's RPC tracker.")],
+    key: Annotated[str, typer.Option(help="The name of boards of this kind.")],
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "0.0.0.0",
+    port: Annotated[int, typer.Option(help="The first port to try.")] = 9090,
+) -> None:
+    """Measure for others on this machine, until it is interrupted.
+
+    Whoever reaches the tracker or this server can run any code here: in a trusted network only.
+    """
+    import time
+
+    from sbnn_tvm.tuning.runners import serve as start
+
+    name, _, number = tracker.rpartition(":")
+    if not name or not number.isdigit():
+        raise InputError(f"a tracker is written as in 192.168.1.2:9190, but got {tracker!r}")
+    server = start(host, port, (name, int(number)), key)
+    _console().print(f"serving as {key!r} on port {server.port} for the tracker at {tracker}")
+    try:
+        while True:
+            time.sleep(1)
+    finally:
+        server.terminate()
+
+
+def _show_corrupt(lines: Iterable[object]) -> None:
+    for line in lines:
+        Console(stderr=True, highlight=False).print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,9 @@ from sbnn_tvm.passes.lower import Lowered
 from sbnn_tvm.passes.pipeline import Options, to_composites, to_executable, to_kernels
 from sbnn_tvm.passes.resolve_signs import SignZero
 from sbnn_tvm.report import Report
-from sbnn_tvm.reporting import describe
+from sbnn_tvm.reporting import describe, with_tuning
 from sbnn_tvm.targets import CpuTarget, resolve
+from sbnn_tvm.tuning.use import Tuning
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -42,6 +43,8 @@ def compile(
     input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     sign_zero: SignZero = "exact",
     kernels: Mapping[str, str] | None = None,
+    tuning: str | os.PathLike[str] | None = None,
+    tuning_cpu: str | None = None,
     strict: bool = False,
     name: str | None = None,
     dump: str | os.PathLike[str] | None = None,
@@ -58,6 +61,10 @@ def compile(
             ``"positive"`` and ``"negative"`` allow +1 or -1, and the report says so.
         kernels: Kernel families to take instead of the cost model's choice, by the name of a layer (as in the report)
             or a pattern such as ``"layers.*"``: ``"popcount"``, ``"counters"`` or ``"float"``.
+        tuning: A database of measurements, from ``sbnn_tvm.tune``: the fastest kernels are taken where the target's CPU
+            was measured. The report says which, and what they gained.
+        tuning_cpu: Whose measurements to use, if the database has several CPUs for a target that is not this machine:
+            the CPU's name, or a part of it.
         strict: Refuse a model of which any layer with binary weights would run in float, or any operator in TVM's
             unscheduled loops, or a value be approximated.
         name: Of the model, in reports; taken from the file or the class without it.
@@ -80,12 +87,22 @@ def compile(
         module.export("model.so")
     """
     progress = progress or _silent
-    front = _lower(model, target, input_shape, sign_zero, kernels, name, dump, progress)
+    front = lower_model(
+        model,
+        target,
+        input_shape=input_shape,
+        sign_zero=sign_zero,
+        kernels=kernels,
+        tuning=tuning,
+        tuning_cpu=tuning_cpu,
+        name=name,
+        dump=dump,
+        progress=progress,
+    )
     if strict and front.report.fallbacks():
         raise CompileError("strict=True refuses this model: " + "; ".join(front.report.fallbacks()))
     progress("generating machine code")
-    executable = to_executable(front.lowered, front.target.target)
-    return CompiledModule(front.imported, front.composites, front.lowered, executable, front.target, front.report)
+    return front.build()
 
 
 def explain(
@@ -95,6 +112,8 @@ def explain(
     input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     sign_zero: SignZero = "exact",
     kernels: Mapping[str, str] | None = None,
+    tuning: str | os.PathLike[str] | None = None,
+    tuning_cpu: str | None = None,
     name: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
@@ -102,7 +121,7 @@ def explain(
 
     Args:
         model: As of compile, like all others.
-        target, input_shape, sign_zero, kernels, name, progress: As of compile.
+        target, input_shape, sign_zero, kernels, tuning, tuning_cpu, name, progress: As of compile.
 
     Returns:
         The report that the compiled model would have.
@@ -112,12 +131,30 @@ def explain(
         TargetError: As compile.
         CompileError: As compile, but for ``strict``.
     """
-    return _lower(model, target, input_shape, sign_zero, kernels, name, None, progress or _silent).report
+    return lower_model(
+        model,
+        target,
+        input_shape=input_shape,
+        sign_zero=sign_zero,
+        kernels=kernels,
+        tuning=tuning,
+        tuning_cpu=tuning_cpu,
+        name=name,
+        progress=progress,
+    ).report
 
 
-@dataclass(frozen=True)
-class _Lowering:
-    """Everything up to machine code."""
+@dataclass(frozen=True, eq=False)
+class LoweredModel:
+    """Everything up to machine code.
+
+    Attributes:
+        imported: The model as Relax.
+        composites: The module whose layers are composites.
+        lowered: The module of kernels.
+        target: What for.
+        report: What each layer became.
+    """
 
     imported: Imported
     composites: IRModule
@@ -125,30 +162,49 @@ class _Lowering:
     target: CpuTarget
     report: Report
 
+    def build(self) -> CompiledModule:
+        """Generate machine code."""
+        executable = to_executable(self.lowered, self.target.target)
+        return CompiledModule(self.imported, self.composites, self.lowered, executable, self.target, self.report)
 
-def _lower(
+
+def lower_model(
     model: Model,
     target: TargetLike,
-    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None,
-    sign_zero: SignZero,
-    kernels: Mapping[str, str] | None,
-    name: str | None,
-    dump: str | os.PathLike[str] | None,
-    progress: Callable[[str], None],
-) -> _Lowering:
+    *,
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
+    sign_zero: SignZero = "exact",
+    kernels: Mapping[str, str] | None = None,
+    tuning: str | os.PathLike[str] | None = None,
+    tuning_cpu: str | None = None,
+    name: str | None = None,
+    dump: str | os.PathLike[str] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> LoweredModel:
+    """The first part of ``compile``, which describes the arguments."""
     if sign_zero not in ("exact", "positive", "negative"):
         raise CompileError(f"sign_zero must be 'exact', 'positive' or 'negative', but got {sign_zero!r}")
+    if tuning_cpu is not None and tuning is None:
+        raise CompileError(f"tuning_cpu={tuning_cpu!r} says whose measurements to use, but there is no tuning=...")
+    progress = progress or _silent
     forced = _families(kernels or {})
     cpu = resolve(target)
+    tuned = None if tuning is None else Tuning.of(tuning, cpu, tuning_cpu)
     progress("importing the model")
     imported = import_onnx(load_model(_to_onnx(model, input_shape)), _shape_of_open_inputs(model, input_shape))
     options = Options(sign_zero, None if dump is None else _folder(dump))
     progress("recognising binary layers")
     composites = to_composites(imported.mod, options)
     progress("choosing kernels")
-    lowered = to_kernels(composites, cpu.isa, Decisions(forced, imported.nodes))
+    untuned = Decisions(forced, imported.nodes)
+    lowered = to_kernels(composites, cpu.isa, untuned if tuned is None else replace(untuned, tuned=tuned))
+    slower = tuned is not None and tuned.slower(lowered.layers, cpu.isa)
+    if slower:
+        lowered = to_kernels(composites, cpu.isa, untuned)
     report = describe(lowered, imported, name or _name_of(model), cpu.name, options)
-    return _Lowering(imported, composites, lowered, cpu, report)
+    if tuned is not None:
+        report = with_tuning(report, tuned, slower)
+    return LoweredModel(imported, composites, lowered, cpu, report)
 
 
 def _families(kernels: Mapping[str, str]) -> tuple[tuple[str, Family], ...]:

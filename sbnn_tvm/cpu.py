@@ -104,6 +104,56 @@ def this_cpu() -> Cpu:
     return Cpu(machine, found | MANDATORY.get(machine, frozenset()))
 
 
+@dataclass(frozen=True)
+class Model:
+    """Which CPU a machine has: what the best kernels depend on beside the instruction set.
+
+    Attributes:
+        name: As the operating system calls it, with the numbers behind a name that may stand for several.
+        caches: Bytes of the data caches of the first core, from the first level on; empty if they are not known.
+    """
+
+    name: str
+    caches: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@lru_cache(maxsize=1)
+def this_model() -> Model:
+    """The CPU of this machine."""
+    return Model(_model_name(Path("/proc/cpuinfo")), _caches(Path("/sys/devices/system/cpu/cpu0/cache")))
+
+
+def _model_name(path: Path) -> str:
+    fields: dict[str, str] = {}
+    try:
+        for line in path.read_text().splitlines():
+            key, _, value = line.partition(":")
+            fields.setdefault(key.strip(), value.strip())
+    except OSError:
+        pass
+    if "model name" in fields and "cpu family" in fields:
+        numbers = "/".join(fields.get(key, "?") for key in ("cpu family", "model", "stepping"))
+        return f"{fields['model name']} ({numbers})"
+    if "CPU part" in fields:
+        return f"ARM implementer {fields.get('CPU implementer', '?')} part {fields['CPU part']}"
+    return platform.processor() or platform.machine()
+
+
+def _caches(folder: Path) -> tuple[int, ...]:
+    sizes: dict[int, int] = {}
+    for index in sorted(folder.glob("index*")):
+        try:
+            kind, level, size = ((index / name).read_text().strip() for name in ("type", "level", "size"))
+            if kind != "Instruction":
+                sizes[int(level)] = int(size.rstrip("KM")) << (20 if size.endswith("M") else 10)
+        except (OSError, ValueError):
+            continue
+    return tuple(sizes[level] for level in sorted(sizes))
+
+
 def normalize_machine(name: str) -> str:
     """``name`` (of an operating system, or the first part of a triple) as a key of FLAGS, where there is one."""
     name = name.lower()

@@ -29,3 +29,7 @@ class CompileError(SbnnError):
 
 class VerificationError(SbnnError):
     """The compiled model and its reference disagree."""
+
+
+class TuningError(SbnnError):
+    """A network cannot be tuned, or a tuning database cannot be used."""

@@ -81,12 +81,14 @@ class Report:
         target: Name of the target.
         layers: In order of execution.
         notes: What was approximated or given up, with the user's permission, in sentences.
+        tuning: Where tuned kernels come from; empty without tuning.
     """
 
     model: str
     target: str
     layers: tuple[LayerReport, ...]
     notes: tuple[str, ...] = ()
+    tuning: str = ""
 
     @property
     def linear(self) -> tuple[LayerReport, ...]:
@@ -122,7 +124,7 @@ class Report:
         """Read what ``to_json`` wrote."""
         record = json.loads(text)
         layers = tuple(LayerReport(**layer) for layer in record["layers"])
-        return cls(record["model"], record["target"], layers, tuple(record["notes"]))
+        return cls(record["model"], record["target"], layers, tuple(record["notes"]), record.get("tuning", ""))
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -144,6 +146,8 @@ class Report:
         yield ""
         yield from self._reasons()
         yield Text(self.summary(), style="bold")
+        if self.tuning:
+            yield Text(self.tuning)
         for note in self.notes:
             yield Text(f"note: {note}", style="yellow")
 

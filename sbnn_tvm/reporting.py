@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from sbnn_tvm.passes.pipeline import Options
 from sbnn_tvm.passes.recognise import REWRITTEN, BinaryWeight
 from sbnn_tvm.report import COST_MODEL, TUNED, UNSCHEDULED, YOU, LayerReport, Report
 from sbnn_tvm.schedules.epilogue import Channel, Ref, Scalar
+from sbnn_tvm.tuning.use import Tuning, known_machines
 
 _KINDS = {
     "binary_conv2d": "binary conv", "binary_dense": "binary dense", "conv2d": "conv", "dense": "dense",
@@ -36,6 +37,30 @@ def describe(lowered: Lowered, imported: Imported, model: str, target: str, opti
             f"Sign gives {value} instead of 0 at 0, as sign_zero={options.sign_zero!r} allows: {', '.join(signs)}"
         )
     return Report(model, target, layers, tuple(notes))
+
+
+def with_tuning(report: Report, tuning: Tuning, slower: bool) -> Report:
+    """The report with what a tuning database had to say.
+
+    Args:
+        report: Of the compilation.
+        tuning: What was used.
+        slower: Whether it was not used, since the whole network had been slower with it.
+    """
+    database = tuning.database
+    notes = [*report.notes, *map(str, database.corrupt)]
+    sentence = ""
+    if tuning.machine is None:
+        notes.append(
+            f"{database.path} has no measurements for this target's CPU, and nothing is tuned; "
+            f"it has: {known_machines(database)}"
+        )
+    elif slower:
+        notes.append(f"{database.path}: the whole network was slower with tuned kernels, which are not used")
+    else:
+        tuned = [layer for layer in report.layers if layer.gain is not None]
+        sentence = f"{len(tuned)} kernels tuned by {database.path}, measured on {tuning.machine}"
+    return replace(report, notes=tuple(notes), tuning=sentence)
 
 
 def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:

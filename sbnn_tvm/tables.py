@@ -23,7 +23,7 @@ _OK, _FLIPPED, _WRONG = "[green]agrees[/]", "[yellow]rounding[/]", "[bold red]di
 def verification_table(found: Verification) -> Group:
     """The layers, the outputs, and the verdict."""
     first = found.first_difference
-    table = _table("value", "layer", "elements", "largest difference", "flipped", "wrong", "", right=_VERIFICATION)
+    table = plain_table("value", "layer", "elements", "largest difference", "flipped", "wrong", "", right=_VERIFICATION)
     for layer in found.layers:
         style = "bold red" if layer is first else None
         table.add_row(*_layer_cells(layer), style=style)
@@ -77,7 +77,7 @@ def timing_table(times: Mapping[str, Timing]) -> Table:
     """The timings, compared with the first one."""
     reference = next(iter(times.values()))
     headings = ("", "minimum", "median", "runs") + (("times slower",) if len(times) > 1 else ())
-    table = _table(*headings, right=headings[1:])
+    table = plain_table(*headings, right=headings[1:])
     for name, timing in times.items():
         cells = [escape(name), readable_seconds(timing.minimum), readable_seconds(timing.median), f"{timing.runs:,}"]
         if len(times) > 1:
@@ -88,7 +88,7 @@ def timing_table(times: Mapping[str, Timing]) -> Table:
 
 def targets_table(targets: Mapping[str, CpuTarget]) -> Table:
     """The targets that have a name."""
-    table = _table("name", "kernels", "CPU", "triple", "here")
+    table = plain_table("name", "kernels", "CPU", "triple", "here")
     for name, target in targets.items():
         cpu = str(target.tvm.get("mcpu", "any"))
         here = "[green]runs[/]" if target.native else "emulated" if target.machine != "x86_64" else "no"
@@ -110,7 +110,8 @@ def readable_seconds(seconds: float) -> str:
     return f"{seconds * 1e3:.3f} ms" if seconds < 1 else f"{seconds:.3f} s"
 
 
-def _table(*headings: str, right: Collection[str] = ()) -> Table:
+def plain_table(*headings: str, right: Collection[str] = ()) -> Table:
+    """A table without lines; the columns ``right`` are aligned to the right."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
         table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")

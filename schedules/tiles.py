@@ -64,8 +64,9 @@ def tiles(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> list[Tile]:
         Tile(pixels, vectors)
         for vectors in _vectors(shape.groups, shape.group_out_channels, lanes(shape, isa, arithmetic))
         for pixels in range(1, min(shape.out_width, (isa.registers - weights * vectors - others) // vectors) + 1)
+        if pixels == 1 or -(-shape.out_width // pixels) < -(-shape.out_width // (pixels - 1))  # else: as many tiles
     ]
-    return sorted(candidates, key=lambda tile: (_cost(tile, shape, isa, arithmetic), -tile.pixels))
+    return sorted(candidates, key=lambda tile: (tile_cost(tile, shape, isa, arithmetic), -tile.pixels))
 
 
 def default_tile(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> Tile:
@@ -84,7 +85,7 @@ def _vectors(groups: int, channels: int, lanes: int) -> list[int]:
     return [vectors for vectors in bytes_ if vectors in useful] or bytes_[:1]
 
 
-def _cost(tile: Tile, shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> float:
+def tile_cost(tile: Tile, shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> float:
     """Vector instructions of the layer, up to a factor, with penalties found by measuring.
 
     The last tile of a row overlaps its neighbour, and the last vectors of a group may be padding: both count in full.

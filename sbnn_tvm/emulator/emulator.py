@@ -111,6 +111,22 @@ class Emulator:
         emulator._load(Path(path), frozenset(read_metadata(path).features), cpu, num_tasks)
         return emulator
 
+    @classmethod
+    def from_kernels(cls, path: str | PathLike[str], features: frozenset[str], num_tasks: int = 1) -> Emulator:
+        """Load kernels that ``linking.write_library`` wrote without metadata.
+
+        Args:
+            path: The library.
+            features: Of the target that it is for.
+            num_tasks: As for the constructor.
+
+        Raises:
+            TargetError: If the library is not for ARM.
+        """
+        emulator = cls.__new__(cls)
+        emulator._load(Path(path), features, None, num_tasks)
+        return emulator
+
     @property
     def kernels(self) -> tuple[str, ...]:
         """The names of the kernels."""

@@ -1,0 +1,1 @@
+"""Find the fastest kernels for a network on a machine, by measuring them."""

@@ -1,0 +1,156 @@
+"""Machine code for a candidate, alone: a library of the kernels that it needs, and the constants that they read."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import tvm
+
+from sbnn_tvm.linking import write_library
+from sbnn_tvm.passes.build_kernel import Choice, DataForm, build
+from sbnn_tvm.passes.candidates import Candidate
+from sbnn_tvm.passes.graph import channels_last
+from sbnn_tvm.passes.layer import Layer
+from sbnn_tvm.passes.lower import planes_of
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.pack import unpack
+from sbnn_tvm.schedules.plane_conversions import planes_to_words, words_to_planes
+from sbnn_tvm.targets import CpuTarget, resolve
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An array that a kernel reads or writes."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    def random(self, rng: np.random.Generator) -> np.ndarray:
+        """Data for it: normal numbers, or random bits."""
+        if np.issubdtype(self.dtype, np.floating):
+            return rng.standard_normal(self.shape).astype(self.dtype)
+        size = int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+        return np.frombuffer(rng.bytes(size), self.dtype).reshape(self.shape).copy()
+
+
+@dataclass(frozen=True)
+class Function:
+    """A kernel in a library: it takes inputs, constants, and outputs, in this order.
+
+    Attributes:
+        name: Its symbol.
+        inputs: May hold anything.
+        constants: How many arrays ``NAME_0``, ``NAME_1`` ... of the program it reads.
+        outputs: What it writes.
+    """
+
+    name: str
+    inputs: tuple[Argument, ...]
+    constants: int = 0
+    outputs: tuple[Argument, ...] = ()
+
+
+@dataclass(frozen=True)
+class Program:
+    """One way to compute a layer: kernels that are called one after the other.
+
+    Attributes:
+        library: Path of the shared library.
+        constants: Path of the constants, .npz; empty if there are none.
+        functions: The kernels.
+    """
+
+    library: str
+    constants: str
+    functions: tuple[Function, ...]
+
+    def arrays(self, function: Function) -> list[np.ndarray]:
+        """The arguments of a kernel, with random inputs."""
+        rng = np.random.default_rng(0)
+        arrays = [argument.random(rng) for argument in function.inputs]
+        if function.constants:
+            with np.load(self.constants, allow_pickle=False) as stored:
+                arrays += [stored[f"{function.name}_{i}"] for i in range(function.constants)]
+        return arrays + [np.zeros(argument.shape, argument.dtype) for argument in function.outputs]
+
+
+def store_layer(layer: Layer, folder: Path) -> Path:
+    """Write a layer where ``build_program`` finds it, in another process."""
+    path = folder / "layer.pickle"
+    path.write_bytes(pickle.dumps(layer, protocol=pickle.HIGHEST_PROTOCOL))
+    return path
+
+
+def build_program(layer: str, candidate: Candidate, target: str, folder: str, name: str) -> Program:
+    """Build a candidate.
+
+    Args:
+        layer: Path of the layer, from ``store_layer``.
+        candidate: One of the layer's.
+        target: The TVM target dict as JSON.
+        folder: For the files.
+        name: Of the files, without an ending.
+    """
+    cpu = _target(target)
+    kernels = kernels_of(_layer(layer), candidate, cpu.isa)
+    constants = {f"k{i}_{j}": array for i, kernel in enumerate(kernels) for j, array in enumerate(kernel.constants)}
+    path = Path(folder) / name
+    if constants:
+        np.savez(path.with_suffix(".npz"), allow_pickle=False, **constants)
+    functions = {f"k{i}": kernel.func.with_attr("global_symbol", f"k{i}") for i, kernel in enumerate(kernels)}
+    write_library(tvm.compile(tvm.IRModule(functions), cpu.target), path.with_suffix(".so"), cpu)
+    return Program(
+        library=str(path.with_suffix(".so")),
+        constants=str(path.with_suffix(".npz")) if constants else "",
+        functions=tuple(_function(f"k{i}", kernel) for i, kernel in enumerate(kernels)),
+    )
+
+
+def kernels_of(layer: Layer, candidate: Candidate, isa: Isa) -> list[Kernel]:
+    """The kernel of a candidate, between conversions from the packed words that binary layers exchange, and to them.
+
+    What a network needs of the conversions depends on the layers around; here every family pays for its own.
+    """
+    choice = build(layer, candidate, isa)
+    before, after = _from_words(layer, choice, isa), []
+    if choice.stores_planes:
+        after.append(planes_to_words(planes_of(layer.extent, isa), isa))
+    return [*before, choice.kernel, *after]
+
+
+def _from_words(layer: Layer, choice: Choice, isa: Isa) -> list[Kernel]:
+    conv, domain = layer.shape, layer.input_domain
+    if choice.data == DataForm.PLANES:
+        assert conv is not None
+        return [words_to_planes(planes_of((conv.batch, conv.in_channels, conv.height, conv.width), isa), isa)]
+    if choice.data == DataForm.FLOAT and layer.binary:
+        assert domain is not None and layer.weight is not None
+        extent: tuple[int, ...] = (layer.rows, layer.weight.shape[1])
+        if conv is not None:
+            extent = channels_last((conv.batch, conv.in_channels, conv.height, conv.width))
+        return [unpack(extent, domain, isa)]
+    return []
+
+
+def _function(name: str, kernel: Kernel) -> Function:
+    params = kernel.func.params
+    arguments = [Argument(tuple(int(extent) for extent in param.shape), str(param.dtype)) for param in params]
+    inputs = len(arguments) - len(kernel.constants) - len(kernel.outputs)
+    outputs = tuple(Argument(tuple(shape), dtype) for shape, dtype in kernel.outputs)
+    return Function(name, tuple(arguments[:inputs]), len(kernel.constants), outputs)
+
+
+@lru_cache(maxsize=1)
+def _layer(path: str) -> Layer:
+    return pickle.loads(Path(path).read_bytes())
+
+
+@lru_cache(maxsize=1)
+def _target(config: str) -> CpuTarget:
+    return resolve(json.loads(config))

@@ -1,0 +1,79 @@
+"""What the command line shows of tuning: how far it is, what was found, and what a database holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+from sbnn_tvm.tables import plain_table, readable_seconds
+from sbnn_tvm.tuning.database import SECONDS, Database, Machine, Record
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from sbnn_tvm.tuning.tuner import Progress, TuningResult
+
+
+@contextmanager
+def shown_progress() -> Iterator[Callable[[Progress], None]]:
+    """Shows on stderr, if that is a terminal, what is measured, the best so far, and the time left."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        row = bar.add_task("building the first kernels", total=None)
+
+        def show(progress: Progress) -> None:
+            gain = "failed" if progress.gain is None else f"{progress.gain:.2f}x"
+            text = (
+                f"{progress.phase} {progress.task}: {progress.candidate} {gain}, best {progress.best:.2f}x; "
+                f"network {progress.expected:.3f}x; {progress.seconds_left:.0f} s left"
+            )
+            total = progress.trials + progress.remaining
+            bar.update(row, description=escape(text), completed=progress.trials, total=total)
+
+        yield show
+
+
+def result_table(result: TuningResult) -> Table:
+    """One row a task."""
+    found = plain_table(
+        "task", "layers", "best", "gain", "measured", "failed", right=("layers", "gain", "measured", "failed")
+    )
+    for task in result.tasks:
+        failed = str(task.failed) if task.failed else ""
+        measured = f"{task.measured} of {task.space}"
+        found.add_row(escape(task.title), str(len(task.names)), task.best, f"{task.gain:.3f}", measured, failed)
+    return found
+
+
+def database_table(database: Database, machine: Machine) -> Table:
+    """The tasks that were measured on a machine, with the fastest candidate of each."""
+    found = plain_table(
+        "task", "best", "gain", "untuned", "candidates", "failed", right=("gain", "candidates", "failed")
+    )
+    records: dict[str, Record] = {r.task: r for r in database.records if r.machine == machine}
+    for key, record in records.items():
+        gains = database.gains(key, machine, deciding=True)
+        best = max(gains, key=lambda name: gains[name], default="")
+        costs = [r.reference_cost for r in database.records if (r.task, r.machine) == (key, machine)]
+        cost = min((each for each in costs if each is not None), default=None)
+        found.add_row(
+            escape(record.title),
+            best,
+            f"{gains[best]:.3f}" if best else "",
+            "" if cost is None else readable_cost(cost, record.unit),
+            str(len(database.gains(key, machine))),
+            str(len(database.failed(key, machine)) or ""),
+        )
+    return found
+
+
+def readable_cost(cost: float, unit: str) -> str:
+    """For people."""
+    return readable_seconds(cost) if unit == SECONDS else f"{cost:,.0f} {unit}"

@@ -1,0 +1,155 @@
+"""Which candidate of a task to measure next, and when the rest is not worth it.
+
+The cost model's expectation is a straight line through the logarithms of the costs, off by a constant for each family
+and with an error for each candidate; both are learnt from what was measured. So every candidate has a normal
+distribution, and the one with the largest expected improvement over the best so far is next (Jones, Schonlau, Welch,
+Efficient Global Optimization, 1998, eq. 15). The search ends when no candidate promises enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import erf, exp, inf, log, pi, sqrt
+
+from sbnn_tvm.passes.candidates import Candidate, Family
+from sbnn_tvm.passes.cost_model import MOST_COUNTED, popcount_cost, sparse_cost
+from sbnn_tvm.passes.fit_epilogue import fit_counters
+from sbnn_tvm.schedules.dense import dense_shape
+from sbnn_tvm.schedules.tiles import Arithmetic, Tile, tile_cost
+from sbnn_tvm.tuning.tasks import Task, density
+
+ENOUGH = 0.003
+"""The expected improvement (of the logarithm of the time) below which a candidate is not measured."""
+
+FEWEST = 6
+"""Candidates that are measured whatever the cost model says: it may be wrong."""
+
+HOPELESS = 3.0
+"""How many times slower than the untuned one a family must be expected to be, not to be tried at all."""
+
+_ERROR, _COUNT = 0.12, 3
+"""What the error of a candidate is taken for before anything is measured, and how many measurements that is worth."""
+
+_FAMILY_ERROR = 0.35
+"""The error between families."""
+
+
+@dataclass(eq=False)
+class Search:
+    """The search of one task.
+
+    Attributes:
+        space: The candidates by name, the untuned one first; those that are not worth a thought are left out.
+        expected: The logarithm of the cost of each, relative to the untuned one.
+        measured: The logarithm of the measured cost, relative to the untuned one.
+        failed: Candidates that could not be measured.
+        pending: Candidates that are being measured.
+    """
+
+    space: dict[str, Candidate]
+    expected: dict[str, float]
+    measured: dict[str, float] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
+    pending: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, task: Task) -> Search:
+        """The beginning of a search."""
+        costs = expectations(task)
+        hopeful = {candidate.family for candidate, cost in costs.items() if cost < HOPELESS}
+        space = [candidate for candidate in task.space if candidate.family in hopeful]
+        search = cls({each.name: each for each in space}, {each.name: log(costs[each]) for each in space})
+        search.measured[task.space[0].name] = 0.0
+        return search
+
+    @property
+    def best(self) -> tuple[str, float]:
+        """The fastest so far, and how many times faster it is than the untuned one."""
+        name = min(self.measured, key=lambda each: self.measured[each])
+        return name, exp(-self.measured[name])
+
+    def tell(self, name: str, gain: float | None) -> None:
+        """Record a measurement.
+
+        Args:
+            name: Of the candidate; one that the space does not have is ignored.
+            gain: How many times faster than the untuned one it is; None if it failed.
+        """
+        self.pending.discard(name)
+        if name not in self.space:
+            return
+        if gain is None:
+            self.failed.add(name)
+        else:
+            self.measured[name] = -log(gain)
+
+    def next(self) -> tuple[str, float] | None:
+        """The candidate that promises most and its expected improvement; None if nothing is worth it."""
+        left = [each for each in self.space if each not in self.measured and each not in self.failed | self.pending]
+        promises = {name: self._improvement(name) for name in left}
+        name = max(promises, key=lambda each: promises[each], default=None)
+        if name is None or (promises[name] < ENOUGH and len(self.measured) + len(self.pending) >= FEWEST):
+            return None
+        return name, promises[name]
+
+    def worth_measuring(self) -> int:
+        """How many candidates will still be measured, as things stand."""
+        left = [each for each in self.space if each not in self.measured and each not in self.failed]
+        fewest = min(len(left), FEWEST - len(self.measured))
+        return max(fewest, sum(self._improvement(name) >= ENOUGH for name in left))
+
+    def _improvement(self, name: str) -> float:
+        family = self.space[name].family
+        errors = [
+            self.measured[each] - self.expected[each] for each in self.measured if self.space[each].family == family
+        ]
+        if errors:
+            offset = sum(errors) / len(errors)
+            spread = sum((error - offset) ** 2 for error in errors)
+            deviation = sqrt((_COUNT * _ERROR**2 + spread) / (_COUNT + len(errors)))
+        else:
+            offset, deviation = 0.0, _FAMILY_ERROR
+        gap = (min(self.measured.values()) - self.expected[name] - offset) / deviation
+        return deviation * (gap * (1 + erf(gap / sqrt(2))) / 2 + exp(-gap * gap / 2) / sqrt(2 * pi))
+
+
+def expectations(task: Task) -> dict[Candidate, float]:
+    """What the cost model expects of each candidate, relative to the untuned one; infinite where it rules it out."""
+    layer, isa = task.layer, task.isa
+    firsts: dict[Family, Candidate] = {}
+    for candidate in task.space:
+        firsts.setdefault(candidate.family, candidate)
+    families = _families(task, firsts)
+    own = families[task.space[0].family]
+
+    def within(candidate: Candidate) -> float:
+        tiles = [candidate.parameters, firsts[candidate.family].parameters]
+        if layer.weight is None or not all(isinstance(tile, Tile) for tile in tiles):
+            return 1.0
+        shape = layer.shape or dense_shape(layer.rows, layer.weight.shape[1], len(layer.weight))
+        arithmetic: Arithmetic = "float32" if candidate.family == Family.FLOAT else "popcount"
+        costs = [tile_cost(tile, shape, isa, arithmetic) for tile in tiles if isinstance(tile, Tile)]
+        return costs[0] / costs[1]
+
+    return {candidate: families[candidate.family] / own * within(candidate) for candidate in task.space}
+
+
+def _families(task: Task, families: Iterable[Family]) -> dict[Family, float]:
+    """What the cost model expects of the untuned member of each family; 1 for all where it has no say."""
+    layer, isa = task.layer, task.isa
+    if not layer.binary or layer.weight is None:
+        return dict.fromkeys(families, 1.0)
+    shape = layer.shape or dense_shape(layer.rows, layer.weight.shape[1], len(layer.weight))
+    fitted, digits = fit_counters(layer, isa), 1 if layer.input_domain is None else layer.input_domain.bits
+    floats = not fitted.folded
+    popcount = popcount_cost(shape, isa, floats)
+    # A word takes three instructions for as many outputs as there are lanes, a float32 channel one.
+    words = 3 * digits * isa.words(shape.group_in_channels) / isa.word_lanes
+    costs = {Family.POPCOUNT: popcount, Family.FLOAT: popcount * shape.group_in_channels / isa.float_lanes / words}
+    if Family.COUNTERS in families:
+        listed = density(layer) or 1.0
+        costs[Family.COUNTERS] = inf
+        if listed <= MOST_COUNTED:
+            costs[Family.COUNTERS] = sparse_cost(shape, fitted.counted, isa, floats, fitted.domain)
+    return {family: costs.get(family, popcount) for family in families}

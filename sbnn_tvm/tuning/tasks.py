@@ -1,0 +1,145 @@
+"""The distinct tasks of a network: layers that the same kernels suit equally well are one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from enum import Enum
+from math import log2
+from typing import Any
+
+import numpy as np
+
+from sbnn_tvm.domain import SIGN
+from sbnn_tvm.passes.candidates import Candidate, candidates
+from sbnn_tvm.passes.fit_epilogue import fit_epilogue
+from sbnn_tvm.passes.layer import Layer
+from sbnn_tvm.schedules.epilogue import Channel, Scalar
+from sbnn_tvm.schedules.isa import Isa
+
+_CLASSES = 4
+"""Classes of density to a factor of two."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Layers of a network that are tuned as one.
+
+    Attributes:
+        key: The same in every process, for every network that has such a layer.
+        title: In words.
+        layer: One of the layers: its weights and epilogue are as good as those of the others.
+        isa: The instruction set.
+        names: The layers, as the report calls them.
+        space: The candidates, the untuned one first.
+    """
+
+    key: str
+    title: str
+    layer: Layer
+    isa: Isa
+    names: tuple[str, ...]
+    space: tuple[Candidate, ...]
+
+
+def tasks_of(layers: Iterable[Layer], nodes: Mapping[str, str], isa: Isa) -> list[Task]:
+    """The tasks of a network in which there is something to choose, in the order of its layers.
+
+    Args:
+        layers: As read by passes.layer.
+        nodes: The ONNX node behind each variable.
+        isa: The instruction set.
+    """
+    groups: dict[str, list[Layer]] = {}
+    for layer in layers:
+        groups.setdefault(task_key(layer, isa), []).append(layer)
+    tasks = []
+    for key, group in groups.items():
+        space = candidates(group[0], isa)
+        if len(space) > 1:
+            names = tuple(layer.node(nodes) for layer in group)
+            tasks.append(Task(key, title_of(group[0], isa), group[0], isa, names, space))
+    return tasks
+
+
+def task_key(layer: Layer, isa: Isa) -> str:
+    """What layers of the same task share: everything that the time of a kernel depends on but the CPU."""
+    text = json.dumps(_signature(layer, isa), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def title_of(layer: Layer, isa: Isa) -> str:
+    """A task in words, for example ``"binary conv2d 3x3 56x56x64 -> 56x56x64, 50 % set, 2 outputs"``."""
+    words = [layer.kind.replace("_", " ")]
+    conv = layer.shape
+    if conv is not None:
+        stride = "" if conv.strides == (1, 1) else f"/{max(conv.strides)}"
+        words.append(f"{conv.kernel[0]}x{conv.kernel[1]}{stride}")
+        words.append(f"{conv.height}x{conv.width}x{conv.in_channels} -> ")
+        words[-1] += f"{conv.out_height}x{conv.out_width}x{conv.out_channels}"
+        if conv.groups > 1:
+            words.append(f"in {conv.groups} groups")
+        if conv.batch > 1:
+            words.append(f"batch {conv.batch}")
+    elif layer.weight is not None:
+        words.append(f"{layer.rows} x {layer.weight.shape[1]} -> {len(layer.weight)}")
+    else:
+        words.append("x".join(map(str, layer.extent)))
+    text = " ".join(words)
+    if (share := density(layer)) is not None and share < 1:
+        text += f", {share:.2g} set"
+    if layer.binary and fit_epilogue(layer, isa).folded:
+        return f"{text}, threshold"
+    steps, outputs = len(layer.program.steps), len(layer.program.outputs)
+    return f"{text}, {steps} step{'s' * (steps != 1)}" + (f", {outputs} outputs" if outputs > 1 else "")
+
+
+def _signature(layer: Layer, isa: Isa) -> dict[str, Any]:
+    share = density(layer)
+    folded = layer.binary and fit_epilogue(layer, isa).folded
+    return {
+        "isa": isa.name,
+        "kind": layer.kind,
+        "shape": None if layer.shape is None else asdict(layer.shape),
+        "extent": layer.extent,
+        "inputs": layer.inputs,
+        "selection": _described(layer.selection),
+        "weight": None if layer.weight is None else layer.weight.shape,
+        "density": None if share is None else round(_CLASSES * log2(share)),
+        "padding": layer.pad_value,
+        "minima": layer.minima is not None,
+        "counted padding": layer.counted_padding,
+        "domains": [_described(layer.input_domain), _described(layer.weight_domain) if layer.binary else None],
+        "epilogue": [type(each).__name__ for each in layer.program.outputs] if folded else _described(layer.program),
+    }
+
+
+def density(layer: Layer) -> float | None:
+    """Share of the weights that a sparse kernel counts: the rarer sign of every channel, or those that are not 0."""
+    if layer.weight is None:
+        return None
+    weight = layer.weight.reshape(len(layer.weight), -1)
+    if layer.binary:
+        ones = np.count_nonzero(weight > 0, axis=1)
+        rarer = np.minimum(ones, weight.shape[1] - ones) if layer.weight_domain == SIGN else ones
+        counted = int(rarer.sum())
+    else:
+        counted = int(np.count_nonzero(weight))
+    return max(counted, 1) / weight.size
+
+
+def _described(value: Any) -> Any:
+    """Data as JSON has it; of numbers that differ from layer to layer only where they are read."""
+    if isinstance(value, Channel | Scalar):
+        return type(value).__name__
+    if is_dataclass(value):
+        return [type(value).__name__, *(_described(getattr(value, each.name)) for each in fields(value))]
+    if isinstance(value, np.ndarray):
+        return [str(value.dtype), value.ndim]
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, tuple | list):
+        return [_described(each) for each in value]
+    return value

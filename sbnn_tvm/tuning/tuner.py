@@ -1,0 +1,442 @@
+"""``sbnn_tvm.tune``: measure the candidates of a network's layers, and keep what was found in a database."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tvm.support.popen_pool import PopenWorker
+
+from sbnn_tvm.bench import interleave
+from sbnn_tvm.compiler import LoweredModel, lower_model
+from sbnn_tvm.errors import TuningError
+from sbnn_tvm.inputs import random_inputs
+from sbnn_tvm.module import CompiledModule
+from sbnn_tvm.passes.candidates import Candidate
+from sbnn_tvm.passes.choose_kernel import Decisions
+from sbnn_tvm.passes.pipeline import to_kernels
+from sbnn_tvm.passes.resolve_signs import SignZero
+from sbnn_tvm.runtime import load
+from sbnn_tvm.targets import CpuTarget
+from sbnn_tvm.tuning.building import Program, build_program, store_layer
+from sbnn_tvm.tuning.database import Database, Machine, NetworkRecord, Record
+from sbnn_tvm.tuning.measuring import Measurement
+from sbnn_tvm.tuning.runners import LocalRunner, MeasurementError, Runner, in_process, runner_named
+from sbnn_tvm.tuning.search import Search
+from sbnn_tvm.tuning.tasks import Task, tasks_of
+from sbnn_tvm.tuning.use import Tuning, choices_key
+
+if TYPE_CHECKING:
+    from sbnn_tvm.compiler import Model, TargetLike
+
+SEARCH_SECONDS, CONFIRM_SECONDS = 0.06, 0.5
+"""To measure a candidate: while searching, and when it is about to win."""
+
+FINALISTS = 3
+"""Candidates of a task that are measured again, for longer."""
+
+NETWORK_SECONDS = 6.0
+"""To time the tuned network against the untuned one."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What is known of a task.
+
+    Attributes:
+        key: As of Task.
+        title: As of Task.
+        names: As of Task.
+        best: Name of the fastest candidate, the untuned one if none is faster by more than the noise.
+        gain: How many times faster it is than the untuned one.
+        measured: Candidates with a measurement.
+        failed: Candidates that could not be measured.
+        space: Candidates altogether.
+    """
+
+    key: str
+    title: str
+    names: tuple[str, ...]
+    best: str
+    gain: float
+    measured: int
+    failed: int
+    space: int
+
+
+@dataclass(frozen=True)
+class TuningResult:
+    """What tuning a network has brought.
+
+    Attributes:
+        machine: Where the measurements hold.
+        tasks: One entry a task.
+        trials: Measurements of this run.
+        seconds: That it took.
+        finished: Whether the search came to its end, rather than to that of the trials or the time.
+        network: The whole network, tuned against untuned; None if it was not run (estimates, boards), or if no layer
+            changed.
+    """
+
+    machine: Machine
+    tasks: tuple[TaskResult, ...]
+    trials: int
+    seconds: float
+    finished: bool
+    network: NetworkRecord | None
+
+    def summary(self) -> str:
+        """A sentence or two."""
+        better = [task for task in self.tasks if task.gain > 1]
+        text = (
+            f"{self.trials} measurements in {self.seconds:.0f} s; {len(better)} of {len(self.tasks)} tasks got faster"
+        )
+        if better:
+            most = max(better, key=lambda task: task.gain)
+            text += f", {most.title} by {most.gain:.2f}x"
+        if not self.finished:
+            text += "; the search is not finished: run it again to go on"
+        if self.network is not None and self.network.slower:
+            return (
+                f"{text}. The whole network is {1 / self.network.gain:.3f}x slower tuned: its kernels are kept untuned."
+            )
+        if self.network is not None:
+            within = " (within the noise)" if abs(self.network.gain - 1) <= self.network.noise else ""
+            return f"{text}. The whole network: {self.network.gain:.3f}x{within}."
+        return f"{text}."
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the tuning of a network is.
+
+    Attributes:
+        phase: What is being done.
+        task: What was measured last.
+        candidate: What was measured last.
+        gain: Of that candidate; None if it failed.
+        best: The best of that task so far: how many times faster than untuned.
+        expected: The whole network's time without tuning over that with the best of each task so far, as far as its
+            tasks make it up.
+        trials: Measurements so far.
+        remaining: Measurements to come, about.
+        seconds_left: About.
+    """
+
+    phase: str
+    task: str
+    candidate: str
+    gain: float | None
+    best: float
+    expected: float
+    trials: int
+    remaining: int
+    seconds_left: float
+
+
+def tune(
+    model: Model,
+    target: TargetLike = "native",
+    *,
+    database: str | os.PathLike[str] = "tuning.jsonl",
+    trials: int | None = None,
+    time_budget: float | None = None,
+    runner: str | Runner = "local",
+    threads: int = 1,
+    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
+    sign_zero: SignZero = "exact",
+    name: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> TuningResult:
+    """Find the fastest kernels for a model's layers by measuring them.
+
+    Every measurement is in the database when it is done: the run may be stopped at any moment, and the next one goes on
+    where it was. Several may share a database.
+
+    Args:
+        model: As of ``compile``, like ``target``, ``input_shape``, ``sign_zero`` and ``name``.
+        target: What to tune for.
+        database: The file; ``compile(..., tuning=database)`` uses it.
+        trials: The most measurements to make; by default as many as seem worth it.
+        time_budget: The most seconds to take, about; likewise.
+        runner: Where to measure: ``"local"``, ``"rpc://host:port/key"`` for all servers that an RPC tracker has under a
+            key, ``"estimated"`` (counts of instructions, for ARM without hardware), or a Runner.
+        threads: That share the work of a layer.
+        input_shape, sign_zero, name: As of ``compile``.
+        progress: Called after each measurement.
+
+    Returns:
+        What was found, with a whole-network comparison where the network can run here.
+
+    Raises:
+        ModelError: As ``compile``.
+        TargetError: As ``compile``.
+        TuningError: If the runner cannot run code for the target, or the database cannot be read or written.
+
+    Example::
+
+        result = sbnn_tvm.tune(model, database="tuning.jsonl", time_budget=300)
+        print(result.summary())
+        module = sbnn_tvm.compile(model, tuning="tuning.jsonl")
+    """
+    for what, value in (("trials", trials), ("time_budget", time_budget)):
+        if value is not None and not value > 0:
+            raise TuningError(f"{what} must be above 0, but got {value}")
+    front = lower_model(model, target, input_shape=input_shape, sign_zero=sign_zero, name=name)
+    layers = [entry.layer for entry in front.lowered.layers if entry.layer is not None]
+    tasks = tasks_of(layers, front.imported.nodes, front.target.isa)
+    own = runner_named(runner, threads) if isinstance(runner, str) else runner
+    try:
+        session = _Session(tasks, front.target, own, Database(database), trials, time_budget, progress)
+        session.run()
+        network = None
+        if isinstance(own, LocalRunner):
+            network = session.compare(front)
+        return session.result(network)
+    finally:
+        if isinstance(runner, str):
+            own.close()
+
+
+class _Session:
+    """One run of the tuner."""
+
+    def __init__(
+        self,
+        tasks: list[Task],
+        target: CpuTarget,
+        runner: Runner,
+        database: Database,
+        trials: int | None,
+        time_budget: float | None,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.tasks, self.target, self.runner, self.database = tasks, target, runner, database
+        self.machine = runner.machine(target)
+        self.most = trials if trials is not None else 1 << 30
+        self.begin = time.monotonic()
+        self.end = self.begin + (time_budget if time_budget is not None else 1e9)
+        # What is left behind the search confirms its winners.
+        self.search_end = self.begin + 0.75 * (self.end - self.begin)
+        self.report = progress
+        self.trials = 0
+        self.lock = threading.Lock()
+        self.searches = {task.key: Search.of(task) for task in tasks}
+        self.programs: dict[tuple[str, str], Program] = {}
+        self.costs: dict[str, float] = {}
+        self.errors: list[BaseException] = []
+        for task in tasks:
+            self._resume(task)
+
+    def _resume(self, task: Task) -> None:
+        search, gains = self.searches[task.key], self.database.gains(task.key, self.machine)
+        untuned = gains.get(task.space[0].name)
+        if untuned is not None:
+            for name, gain in gains.items():
+                search.tell(name, gain / untuned)
+        for name in self.database.failed(task.key, self.machine) - gains.keys():
+            search.tell(name, None)
+        for record in self.database.records:
+            if (record.task, record.machine) == (task.key, self.machine) and record.reference_cost is not None:
+                self.costs.setdefault(task.key, record.reference_cost)
+
+    def run(self) -> None:
+        """Search, then confirm."""
+        with tempfile.TemporaryDirectory(prefix="sbnn_tvm-") as folder:
+            self.folder = Path(folder)
+            self.layers = {task.key: self._store(task) for task in self.tasks}
+            # One thread more than measurements at once: it builds while the others measure.
+            self.measuring = threading.BoundedSemaphore(self.runner.parallel)
+            self._in_threads(self.runner.parallel + 1, self._search)
+            finals = [(task, name) for task in self.tasks for name in self._finalists(task)]
+            self._in_threads(self.runner.parallel, lambda worker: self._confirm(worker, finals))
+
+    def _store(self, task: Task) -> str:
+        folder = self.folder / task.key
+        folder.mkdir()
+        return str(store_layer(task.layer, folder))
+
+    def _in_threads(self, count: int, work: Callable[[PopenWorker], None]) -> None:
+        def thread() -> None:
+            worker = PopenWorker()
+            try:
+                work(worker)
+            except BaseException as error:
+                self.errors.append(error)
+            finally:
+                worker.kill()
+
+        threads = [threading.Thread(target=thread, daemon=True) for _ in range(count)]
+        for each in threads:
+            each.start()
+        try:
+            for each in threads:
+                while each.is_alive():
+                    each.join(0.2)  # so that Ctrl-C comes through
+        except KeyboardInterrupt:
+            self.most = 0
+            raise
+        if self.errors:
+            raise self.errors[0]
+
+    def _search(self, worker: PopenWorker) -> None:
+        while (found := self._next()) is not None:
+            self._try(worker, *found, confirm=False)
+
+    def _next(self) -> tuple[Task, str] | None:
+        """The candidate that promises to save most time of the whole network."""
+        with self.lock:
+            if self.trials >= self.most or time.monotonic() > self.search_end or self.errors:
+                return None
+            promises = []
+            for task in self.tasks:
+                if (found := self.searches[task.key].next()) is not None:
+                    name, improvement = found
+                    promises.append((improvement * self._weight(task), task, name))
+            if not promises:
+                return None
+            _, task, name = max(promises, key=lambda each: each[0])
+            self.searches[task.key].pending.add(name)
+            self.trials += 1
+            return task, name
+
+    def _weight(self, task: Task) -> float:
+        """Time that a task takes in the network; a lot if that is not known, so that it will be."""
+        return len(task.names) * self.costs.get(task.key, 1e9)
+
+    def _finalists(self, task: Task) -> list[str]:
+        """The candidates that may win and were not confirmed yet."""
+        search = self.searches[task.key]
+        ranked = sorted(search.measured, key=lambda name: search.measured[name])[:FINALISTS]
+        records = [r for r in self.database.records if (r.task, r.machine) == (task.key, self.machine)]
+        known = {r.candidate for r in records if r.confirmed and r.reference == task.space[0].name}
+        return [name for name in ranked if search.measured[name] < 0 and name not in known]
+
+    def _confirm(self, worker: PopenWorker, finals: list[tuple[Task, str]]) -> None:
+        while True:
+            with self.lock:
+                if not finals or time.monotonic() > self.end or self.most == 0:
+                    return
+                task, name = finals.pop(0)
+                self.trials += 1
+            self._try(worker, task, name, confirm=True)
+
+    def _try(self, worker: PopenWorker, task: Task, name: str, confirm: bool) -> None:
+        reference, candidate = task.space[0], self.searches[task.key].space[name]
+        measurement, failure = None, ""
+        try:
+            programs = [self._program(worker, task, each) for each in (reference, candidate)]
+            with self.measuring:
+                seconds = CONFIRM_SECONDS if confirm else SEARCH_SECONDS
+                measurement = self.runner.measure(programs[0], programs[1], seconds)
+        except MeasurementError as error:
+            failure = str(error)
+        self._note(task, name, measurement, failure, confirm)
+
+    def _program(self, worker: PopenWorker, task: Task, candidate: Candidate) -> Program:
+        key = (task.key, candidate.name)
+        if key not in self.programs:
+            folder, target = Path(self.layers[task.key]).parent, json.dumps(self.target.tvm)
+            # Two threads may build the untuned one at once: under different names.
+            name = f"{candidate.name.replace(' ', '-')}-{threading.get_ident()}"
+            arguments = (self.layers[task.key], candidate, target, str(folder), name)
+            self.programs[key] = in_process(worker, build_program, arguments, 120.0)
+        return self.programs[key]
+
+    def _note(self, task: Task, name: str, found: Measurement | None, failure: str, confirm: bool) -> None:
+        record = Record(
+            task=task.key,
+            title=task.title,
+            machine=self.machine,
+            candidate=name,
+            reference=task.space[0].name,
+            cost=None if found is None else found.cost,
+            reference_cost=None if found is None else found.reference_cost,
+            unit=self.runner.unit,
+            confirmed=confirm,
+            steady=found is None or found.steady,
+            failure=failure,
+        )
+        with self.lock:
+            self.database.add(record)
+            search = self.searches[task.key]
+            if found is None:
+                search.tell(name, None)
+            else:
+                self.costs.setdefault(task.key, found.reference_cost)
+                search.tell(name, found.reference_cost / found.cost)
+            if self.report is not None:
+                self.report(self._progress(record, search, confirm))
+
+    def _progress(self, record: Record, search: Search, confirm: bool) -> Progress:
+        plain = sum(self._weight(task) for task in self.tasks if task.key in self.costs)
+        best = {key: each.best[1] for key, each in self.searches.items()}
+        tuned = sum(self._weight(task) / best[task.key] for task in self.tasks if task.key in self.costs)
+        remaining = 0 if confirm else sum(each.worth_measuring() for each in self.searches.values())
+        remaining = min(remaining, max(0, self.most - self.trials))
+        spent = time.monotonic() - self.begin
+        left = spent / self.trials * remaining if self.trials else 0.0
+        return Progress(
+            "confirming" if confirm else "searching", record.title, record.candidate, record.gain, search.best[1],
+            plain / tuned if tuned else 1.0, self.trials, remaining, max(0.0, min(left, self.end - time.monotonic())),
+        )  # fmt: skip
+
+    def compare(self, front: LoweredModel) -> NetworkRecord | None:
+        """The whole network tuned against untuned; None if no layer changed."""
+        decisions = Decisions((), front.imported.nodes, Tuning(self.database, self.machine))
+        lowered = to_kernels(front.composites, front.target.isa, decisions)
+        if not any(entry.choice is not None and entry.choice.tuned is not None for entry in lowered.layers):
+            return None
+        known = self.database.verdict(choices_key(lowered.layers, front.target.isa), self.machine)
+        if known is not None:
+            return known
+        record = compare_networks(front.build(), replace(front, lowered=lowered).build(), self.machine)
+        self.database.add(record)
+        return record
+
+    def result(self, network: NetworkRecord | None) -> TuningResult:
+        """What is known now."""
+        use = Tuning(self.database, self.machine)
+        results = []
+        for task in self.tasks:
+            search, found = self.searches[task.key], use.best(task.key, task.space)
+            best, gain = (task.space[0].name, 1.0) if found is None else (found.candidate.name, found.gain)
+            counts = len(search.measured), len(search.failed), len(search.space)
+            results.append(TaskResult(task.key, task.title, task.names, best, gain, *counts))
+        finished = all(search.next() is None for search in self.searches.values())
+        return TuningResult(self.machine, tuple(results), self.trials, time.monotonic() - self.begin, finished, network)
+
+
+def compare_networks(
+    plain: CompiledModule, tuned: CompiledModule, machine: Machine, seconds: float = NETWORK_SECONDS
+) -> NetworkRecord:
+    """Run a network tuned and untuned in turns, on this machine.
+
+    Args:
+        plain: Untuned.
+        tuned: Tuned.
+        machine: This one, with the number of threads to use.
+        seconds: To measure, about.
+    """
+    with tempfile.TemporaryDirectory(prefix="sbnn_tvm-") as folder:
+        paths = {"untuned": plain, "tuned": tuned, "untuned again": plain}
+        runs: dict[str, Callable[[], object]] = {}
+        inputs = random_inputs(plain.inputs, np.random.default_rng(0))
+        for name, module in paths.items():
+            library = load(module.export(Path(folder) / f"{name}.so"), machine.threads)
+            runs[name] = partial(library.run, *inputs)
+        times = {name: timing.minimum for name, timing in interleave(runs, seconds).items()}
+    # The same code twice shows what the noise may look like.
+    untuned, again = times["untuned"], times["untuned again"]
+    noise = max(0.01, abs(again / untuned - 1))
+    key = choices_key(tuned.lowered.layers, tuned.target.isa)
+    return NetworkRecord(key, tuned.report.model, machine, min(untuned, again) / times["tuned"], noise)

@@ -1,0 +1,113 @@
+"""Let the compiler use what was measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sbnn_tvm.cpu import this_model
+from sbnn_tvm.errors import CompileError
+from sbnn_tvm.passes.candidates import Candidate, Tuned
+from sbnn_tvm.passes.layer import Layer
+from sbnn_tvm.passes.lower import LoweredLayer
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.targets import CpuTarget
+from sbnn_tvm.tuning.database import Database, Machine
+from sbnn_tvm.tuning.tasks import task_key
+
+NOISE = 1.02
+"""The least gain that is taken for one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tuning:
+    """The measurements of one machine.
+
+    Attributes:
+        database: The measurements.
+        machine: Those that count; None if there are none for the target.
+    """
+
+    database: Database
+    machine: Machine | None
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str], target: CpuTarget, cpu: str | None = None) -> Tuning:
+        """The measurements of a database that hold for a target.
+
+        Args:
+            path: The database.
+            target: For this machine, its own CPU counts; for another one, the CPU of the database with its
+                instruction set and code.
+            cpu: Name of the CPU whose measurements to use, or a part of it.
+
+        Raises:
+            TuningError: If the file is missing or cannot be read.
+            CompileError: If several CPUs, or none, fit.
+        """
+        database = Database(path, must_exist=True)
+        code = code_of(target)
+        fitting = [each for each in database.machines() if (each.isa, each.code) == (target.isa.name, code)]
+        if cpu is not None:
+            fitting = [each for each in fitting if cpu in each.cpu]
+            if not fitting:
+                raise CompileError(
+                    f"tuning: {path} has no measurements of a CPU {cpu!r} for {target.isa.name} ({code}); "
+                    f"it has: {known_machines(database)}"
+                )
+        elif target.native:
+            own = this_model()
+            fitting = [each for each in fitting if (each.cpu, each.caches) == (own.name, own.caches)]
+        if len({(each.cpu, each.caches) for each in fitting}) > 1:
+            names = "; ".join(dict.fromkeys(each.cpu for each in fitting))
+            raise CompileError(
+                f"tuning: {path} has measurements of several CPUs, name one of them (tuning_cpu): {names}"
+            )
+        return cls(database, min(fitting, key=lambda each: each.threads, default=None))
+
+    def __call__(self, layer: Layer, isa: Isa, space: Sequence[Candidate]) -> Tuned | None:
+        """The best of a layer's candidates, as choose_kernel wants it."""
+        return self.best(task_key(layer, isa), space) if self.machine is not None and len(space) > 1 else None
+
+    def best(self, task: str, space: Sequence[Candidate]) -> Tuned | None:
+        """The fastest candidate of a task; None if none is faster than the first by more than the noise."""
+        if self.machine is None:
+            return None
+        gains = self.database.gains(task, self.machine, deciding=True)
+        untuned = gains.get(space[0].name)
+        if untuned is None:
+            return None
+        found = {each: gains[each.name] / untuned for each in space if each.name in gains}
+        best = max(found, key=lambda each: found[each])
+        return Tuned(best, found[best]) if found[best] >= NOISE else None
+
+    def slower(self, layers: Iterable[LoweredLayer], isa: Isa) -> bool:
+        """Whether a network of these layers was measured, and was slower than untuned."""
+        if self.machine is None:
+            return False
+        verdict = self.database.verdict(choices_key(layers, isa), self.machine)
+        return verdict is not None and verdict.slower
+
+
+def choices_key(layers: Iterable[LoweredLayer], isa: Isa) -> str:
+    """What networks of the same tasks and kernels share."""
+    pairs = sorted(
+        (task_key(entry.layer, isa), entry.choice.candidate.name)
+        for entry in layers
+        if entry.layer is not None and entry.choice is not None
+    )
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
+
+
+def code_of(target: CpuTarget) -> str:
+    """What LLVM generates code for, as part of a Machine."""
+    config = target.tvm
+    return ",".join([str(config.get("mcpu", "generic")), *map(str, config.get("mattr", ()))])
+
+
+def known_machines(database: Database) -> str:
+    """The machines of a database, for messages."""
+    return "; ".join(map(str, database.machines())) or "nothing"
