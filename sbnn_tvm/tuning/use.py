@@ -18,7 +18,7 @@ from sbnn_tvm.targets import CpuTarget
 from sbnn_tvm.tuning.database import Database, Machine
 from sbnn_tvm.tuning.tasks import task_key
 
-NOISE = 1.02
+NOISE = 1.03
 """The least gain that is taken for one."""
 
 
