@@ -17,11 +17,11 @@ import tvm_ffi
 from chains import compiled
 from contestant import Contestant, seconds_a_layer
 from layers import BINARY_LAYERS, Layer
-from probes import isa_line
 from records import Machine, Record
 from rich.console import Console
 from rich.table import Table
 
+from sbnn_tvm.limits import isa_line
 from sbnn_tvm.schedules.conv2d import float_conv2d, popcount_conv2d
 from sbnn_tvm.schedules.epilogue import STORE, IntegerThreshold
 from sbnn_tvm.schedules.words import pack_codes, unpack_codes

@@ -30,12 +30,12 @@ from contestant import Contestant, seconds_a_layer
 from layers import BINARY_LAYERS, FLOAT_LAYERS, Layer
 from onnxruntime_peer import float_contestant as onnxruntime_float
 from onnxruntime_peer import int8_contestant as onnxruntime_int8
-from probes import float_probe, isa_line, popcount_probe
 from records import Machine, Record
 from rich.console import Console
 from rich.table import Table
 from vpshufb_loop import vpshufb_contestant
 
+from sbnn_tvm.limits import float_probe, isa_line, popcount_probe
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.targets import CpuTarget, resolve
 from sbnn_tvm.threads import use_threads

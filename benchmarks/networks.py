@@ -20,8 +20,6 @@ import onnx
 import onnxruntime
 import torch
 from int8_version import int8_version
-from kernel_times import kernel_times
-from kernel_times import table as kernel_table
 from records import Machine
 from rich.console import Console
 from rich.table import Table
@@ -43,6 +41,7 @@ from sbnn_tvm.frontends.torch import (
     to_onnx,
     vgg_small,
 )
+from sbnn_tvm.tables import profile_table
 
 
 @dataclass(frozen=True)
@@ -251,7 +250,7 @@ def main() -> int:
     if arguments.profile:
         for network in networks:
             module = sbnn_tvm.compile(random_network(network), arguments.target, name=network.name)
-            console.print(kernel_table(network.name, kernel_times(module)))
+            console.print(profile_table(network.name, module.profile()))
         return 0
     results = []
     for network in networks:

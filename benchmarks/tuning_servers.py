@@ -1,8 +1,8 @@
 """Whether servers of an RPC tracker measure at once: tasks of a fixed run time, on one server and on two.
 
 Run ``python benchmarks/tuning_servers.py``. The servers are processes of this machine. Each measurement times a kernel
-that sleeps, so that the machine's own cores do not matter, and all of a tuning run's way to a board is walked: a session
-from the tracker, uploading, loading, timing in turns.
+that sleeps, so that the machine's own cores do not matter, and goes all the way to a board: a session from the tracker,
+uploading, loading, timing in turns.
 """
 
 from __future__ import annotations

@@ -235,8 +235,7 @@ class _Lowering:
         for func, gvar in self.kernels.setdefault(key, []):
             if tvm_ffi.structural_equal(func, kernel.func):
                 return gvar
-        family = re.sub(r"\W+", "_", kernel.name.split()[0])
-        gvar = tvm.ir.GlobalVar(f"sbnn_{len(self.functions)}_{family}")
+        gvar = tvm.ir.GlobalVar(f"sbnn_{len(self.functions)}_{symbol_of(kernel)}")
         func = kernel.func.with_attr("global_symbol", gvar.name_hint)
         relax.expr._update_type(gvar, func.ty)
         self.kernels[key].append((kernel.func, gvar))
@@ -312,6 +311,11 @@ class _Lowering:
 
 
 _READ = {DataForm.FLOAT: Form.CHANNELS_LAST, DataForm.BITS: Form.BITS, DataForm.PLANES: Form.PLANES}
+
+
+def symbol_of(kernel: Kernel) -> str:
+    """What a kernel's symbol ends in, behind ``sbnn_NUMBER_``."""
+    return re.sub(r"\W+", "_", kernel.name.split()[0])
 
 
 def planes_of(extent: tuple[int, ...], isa: Isa) -> PlaneLayout:

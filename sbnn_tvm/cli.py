@@ -336,6 +336,7 @@ def inspect(
         "sbnn-tvm bench model.so",
         "sbnn-tvm bench model.onnx --against onnxruntime --threads 2",
         "sbnn-tvm bench new.so --against old.so --seconds 20",
+        "sbnn-tvm bench model.onnx --layers",
     )
 )
 def bench(
@@ -352,6 +353,9 @@ def bench(
     kernel: KernelOption = None,
     tuning: TuningOption = None,
     tuning_cpu: TuningCpu = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Time every kernel alone, and compare it with the machine's limits.")
+    ] = False,
 ) -> None:
     """Time a model on this machine, on random inputs."""
     import tempfile
@@ -368,6 +372,10 @@ def bench(
     if against not in (None, "onnxruntime") and not Path(against or "").exists():
         raise InputError(f"--against takes onnxruntime or a compiled library, and there is no file {against}")
     console = _console()
+    options = {"tuning": tuning, "tuning_cpu": tuning_cpu}
+    if layers:
+        _bench_layers(file, lambda step: _compile(file, target, input_shape, sign_zero, kernel, step, **options))
+        return
     module: CompiledModule | None = None
     with _steps() as step, tempfile.TemporaryDirectory(prefix="sbnn_tvm-") as folder:
         if _is_library(file):
@@ -375,7 +383,7 @@ def bench(
                 raise InputError(f"onnxruntime cannot run {file}: name the ONNX model that it was compiled from")
             loaded = load(file, threads)
         else:
-            module = _compile(file, target, input_shape, sign_zero, kernel, step, tuning=tuning, tuning_cpu=tuning_cpu)
+            module = _compile(file, target, input_shape, sign_zero, kernel, step, **options)
             if not module.target.native:
                 raise TargetError(f"code for {module.target} does not run on this machine, so it cannot be timed here")
             step("linking")
@@ -682,6 +690,20 @@ def _shapes(texts: list[str] | None) -> tuple[int, ...] | dict[str, tuple[int, .
                 f"with several inputs each --input-shape needs a name, as in image=1,3,224,224, not {text}"
             )
     return {name: _dimensions(shape) for name, _, shape in pairs}
+
+
+def _bench_layers(file: Path, compile: Callable[[Callable[[str], None]], CompiledModule]) -> None:
+    from sbnn_tvm.tables import profile_table
+
+    if _is_library(file):
+        raise InputError(f"--layers wants the ONNX model that {file} was compiled from")
+    with _steps() as step:
+        module = compile(step)
+        step("timing the kernels")
+        times = module.profile()
+    console = _console()
+    console.print(profile_table(file.name, times))
+    console.print("\nOne thread; a kernel that has no weights is compared with loads from L2.", style="dim")
 
 
 def _kernels(texts: list[str] | None) -> dict[str, str]:

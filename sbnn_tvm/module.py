@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tvm.ir import IRModule
@@ -24,6 +24,9 @@ from sbnn_tvm.runtime import LoadedModule, load
 from sbnn_tvm.stepping import KernelRunner, NativeKernels, outputs_of, run_kernels
 from sbnn_tvm.targets import CpuTarget
 from sbnn_tvm.verification import Verification, verify
+
+if TYPE_CHECKING:
+    from sbnn_tvm.profiling import KernelTime
 
 
 class CompiledModule:
@@ -130,6 +133,19 @@ class CompiledModule:
             result.check()
         return result
 
+    def profile(self, seconds: float = 0.06) -> list[KernelTime]:
+        """Time every kernel alone, on one thread of this machine, and compare it with what the machine can do at most.
+
+        Args:
+            seconds: To time a kernel; its fastest call counts.
+
+        Raises:
+            TargetError: If the target is another CPU than this machine's.
+        """
+        from sbnn_tvm.profiling import profile
+
+        return profile(self, self._load(1), seconds)
+
     def export(self, path: str | os.PathLike[str]) -> Path:
         """Write the model as one shared library, which ``sbnn_tvm.load`` runs; an existing file is replaced.
 
@@ -160,12 +176,15 @@ class CompiledModule:
         Raises:
             TargetError: If the target is another CPU than this machine's.
         """
+        return self._load(None)
+
+    def _load(self, num_threads: int | None) -> LoadedModule:
         if not self.target.native:
             raise TargetError(
                 f"this model was compiled for {self.target} ({self.target.triple}), which is not this machine's CPU: "
                 f'export it and run it there, use emulate(), or compile with target="native"'
             )
-        return load(self.export(Path(self._folder.name) / "model.so"))
+        return load(self.export(Path(self._folder.name) / "model.so"), num_threads)
 
     @cached_property
     def emulator(self) -> KernelRunner:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -13,6 +13,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from sbnn_tvm.bench import Timing
     from sbnn_tvm.metadata import Metadata
+    from sbnn_tvm.profiling import KernelTime
     from sbnn_tvm.targets import CpuTarget
     from sbnn_tvm.verification import LayerComparison, OutputComparison, Verification
 
@@ -83,6 +84,26 @@ def timing_table(times: Mapping[str, Timing]) -> Table:
         if len(times) > 1:
             cells.append("" if timing is reference else f"{timing.minimum / reference.minimum:.2f}")
         table.add_row(*cells)
+    return table
+
+
+def profile_table(title: str, times: Sequence[KernelTime]) -> Table:
+    """One row a kernel."""
+    total = sum(time.seconds for time in times)
+    numbers = ("us", "%", "MAC/ns", "bytes/ns", "of the limit")
+    table = plain_table("layer", "kernel", *numbers, "limit", right=numbers)
+    table.title, table.title_justify = f"{title}: every kernel alone, {readable_seconds(total)} together", "left"
+    for time in times:
+        table.add_row(
+            escape(time.layer),
+            time.kernel,
+            f"{time.seconds * 1e6:.1f}",
+            f"{time.seconds / total:.1%}",
+            f"{time.macs / time.seconds * 1e-9:.0f}" if time.macs else "",
+            f"{time.bytes / time.seconds * 1e-9:.1f}",
+            f"{time.share:.0%}",
+            time.limit,
+        )
     return table
 
 
