@@ -13,8 +13,10 @@ from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.pack import window_sum
 from sbnn_tvm.schedules.pool import avg_pool2d, global_avg_pool2d, max_pool2d, max_pool2d_bits
+from sbnn_tvm.schedules.sample_mean import sample_mean
 from sbnn_tvm.schedules.select_channels import select_channels, select_channels_bits
 from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.shift_bits import shift_bits
 from sbnn_tvm.schedules.sparse_conv2d import sparse_conv2d
 
 from .candidates import Candidate, Family, Tuned
@@ -98,6 +100,9 @@ def _float(layer: Layer, candidate: Candidate, isa: Isa) -> Kernel:
         case "select_channels":
             assert layer.selection is not None
             return select_channels(channels_last(layer.extent)[:-1], layer.selection, program, isa)
+        case "sample_mean":
+            values = layer.inputs if conv is None else conv.height * conv.width * conv.in_channels
+            return sample_mean(layer.extent[0], values, isa)
         case "dense" | "binary_dense":
             assert layer.weight is not None
             return float_dense(layer.rows, layer.weight, program, isa, tile)
@@ -121,6 +126,10 @@ def _words(layer: Layer, isa: Isa) -> Kernel:
             assert layer.selection is not None and layer.input_domain is not None
             batch, *pixel = channels_last(layer.extent)[:-1]  # the planes of codes are maps of their own
             return select_channels_bits((batch * layer.input_domain.bits, *pixel), layer.selection, isa)
+        case "shift_bits":
+            assert layer.shifts is not None and layer.input_domain is not None
+            batch, channels, height, width = layer.extent
+            return shift_bits((batch * layer.input_domain.bits, height, width, channels), layer.shifts, isa)
         case "max_pool2d_bits":
             assert layer.shape is not None
             return max_pool2d_bits(layer.shape, isa, layer.minima)

@@ -83,7 +83,7 @@ def families(layer: Layer, isa: Isa) -> tuple[Family, ...]:
             return _of_binary_conv2d(layer, isa)
         case "binary_dense":
             return (Family.POPCOUNT, Family.FLOAT)
-        case "window_sum" | "max_pool2d_bits" | "select_channels_bits":
+        case "window_sum" | "max_pool2d_bits" | "select_channels_bits" | "shift_bits":
             return (Family.WORDS,)
         case _:
             return (Family.FLOAT,)

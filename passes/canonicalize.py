@@ -9,7 +9,7 @@ from tvm import relax
 from tvm.ir import Call, IRModule
 from tvm.relax import Expr, op
 
-from .graph import Graph, Writer, constant, op_name, shape
+from .graph import Graph, Writer, constant, op_name, shape, spreads
 
 _SWAPPED = {"greater": "less", "greater_equal": "less_equal", "less": "greater", "less_equal": "greater_equal"}
 _ARITHMETIC: dict[str, Callable[..., np.float32]] = {
@@ -107,18 +107,28 @@ def _binariser(graph: Graph, writer: Writer, var: relax.Var) -> Expr | None:
     if constant(a) is not None and constant(b) is None:  # t < x is x > t
         a, b = b, a
         name = _SWAPPED[name]
-    threshold = constant(b)
-    if constant(a) is not None or threshold is None or np.broadcast_shapes(shape(a), threshold.shape) != shape(var):
+    if constant(b) is None and shape(b) != shape(a) and spreads(shape(a), shape(b)):  # a computed threshold
+        a, b = b, a
+        name = _SWAPPED[name]
+    if constant(a) is not None or np.broadcast_shapes(shape(a), shape(b)) != shape(var):
         return None
-    hi, lo, x = yes, no, writer[a]
+    hi, lo, x, threshold = yes, no, writer[a], writer[b]
     if lo > hi:  # not (x > t) is x <= t, except for NaN, which has no place in a network
         hi, lo = lo, hi
         name = _NEGATED[name]
-    if name.startswith("less"):
-        x = writer.emit(op.multiply(x, relax.const(np.float32(-1))), f"{var.name}_negated")
-        name, threshold = name.replace("less", "greater"), -threshold
+    if name.startswith("less") and shape(a) == shape(b) and constant(b) is None:
+        x, threshold, name = threshold, x, _SWAPPED[name]
+    elif name.startswith("less"):
+        minus, known = relax.const(np.float32(-1)), constant(b)
+        # The threshold first: what is compared can then join the comparison's layer.
+        if known is None:
+            threshold = writer.emit(op.multiply(threshold, minus), f"{var.name}_limit")
+        else:
+            threshold = relax.const(-known)
+        x = writer.emit(op.multiply(x, minus), f"{var.name}_negated")
+        name = name.replace("less", "greater")
     compare = {"greater": op.greater, "greater_equal": op.greater_equal}[name]
-    condition = writer.emit(compare(x, relax.const(threshold)), f"{var.name}_condition")
+    condition = writer.emit(compare(x, threshold), f"{var.name}_condition")
     return op.where(condition, relax.const(hi), relax.const(lo))
 
 

@@ -12,10 +12,13 @@ import numpy as np
 
 from sbnn_tvm.domain import BIT, SIGN, BinaryDomain, Domain, code_of
 from sbnn_tvm.schedules.epilogue import (
+    BitsOutput,
     Border,
     Channel,
     Epilogue,
+    FloatOutput,
     IntegerThreshold,
+    LevelsOutput,
     Operand,
     Pixel,
     Program,
@@ -128,5 +131,10 @@ def _behind(steps: tuple[Step, ...], program: Program) -> Program:
     def moved(operand: Operand) -> Operand:
         return Ref(operand.index + len(steps)) if isinstance(operand, Ref) else operand
 
+    def moved_output(output: FloatOutput | BitsOutput | LevelsOutput) -> FloatOutput | BitsOutput | LevelsOutput:
+        if isinstance(output, BitsOutput):
+            return replace(output, value=moved(output.value), threshold=moved(output.threshold))
+        return replace(output, value=moved(output.value))
+
     rest = tuple(Step(step.op, moved(step.a), moved(step.b)) for step in program.steps)
-    return Program((*steps, *rest), tuple(replace(output, value=moved(output.value)) for output in program.outputs))
+    return Program((*steps, *rest), tuple(map(moved_output, program.outputs)))

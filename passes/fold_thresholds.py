@@ -46,7 +46,8 @@ def fold_threshold(program: Program, taps: int, channels: int, isa: Isa) -> Inte
     """
     if len(program.outputs) != 1 or isinstance(output := program.outputs[0], FloatOutput):
         return None
-    if not all(_foldable(operand) for step in program.steps for operand in (step.a, step.b)):
+    operands = [operand for step in program.steps for operand in (step.a, step.b)]
+    if not all(map(_foldable, operands)) or not all(isinstance(each, Channel | Scalar) for each in output.thresholds):
         return None
     sums = np.arange(-taps, taps + 1)
     size = max(1, AT_ONCE // len(sums))

@@ -23,23 +23,28 @@ from .graph import (
     Writer,
     channel_axis,
     constant,
+    is_a_pixel,
     make_function,
     one_a_channel,
     op_name,
     operands,
     shape,
+    spreads,
     without_pixels,
 )
 from .layer import domain_attribute
 from .quantisers import quantisers
 from .rearrange_channels import concatenated_channels, taken_channels
 from .recognise import domains, is_window_sum, linear_weight, signed_max_pool
+from .shift_pixels import shift_of
 
 _STEPS = {
     "add", "subtract", "multiply", "divide", "maximum", "minimum",
     "nn.relu", "nn.leakyrelu", "nn.prelu", "clip", "negative", "where",
 }  # fmt: skip
-_ANCHORS = {"nn.conv2d", "matmul", "nn.max_pool2d", "nn.avg_pool2d", "nn.adaptive_avg_pool2d", "concat", "take"}
+_ANCHORS = {
+    "nn.conv2d", "matmul", "nn.max_pool2d", "nn.avg_pool2d", "nn.adaptive_avg_pool2d", "mean", "concat", "take",
+}  # fmt: skip
 _POOLS = {"nn.max_pool2d": "sbnn.max_pool2d", "nn.avg_pool2d": "sbnn.avg_pool2d"}
 
 
@@ -146,9 +151,9 @@ class _Former:
         if var in self.graph.results or not users:
             return False
         if name in ("greater", "greater_equal"):
-            return constant(value.args[1]) is not None and all(
-                op_name(user) == "where" and self._is_binariser(user) for user in users
-            )
+            sides = [shape(arg) for arg in value.args]
+            known = constant(value.args[1]) is not None or spreads(sides[1], sides[0])
+            return known and all(op_name(user) == "where" and self._is_binariser(user) for user in users)
         if name == "nn.pad":
             return all(self._absorbs_padding(user, value) for user in users)
         if name == "concat":
@@ -157,11 +162,13 @@ class _Former:
             )
         if name in ("multiply", "nn.max_pool2d") and self._in_signed_pool(var):
             return True
+        if name in ("reshape", "take") and self._in_shift(var):
+            return True
         if name == "multiply":  # phi * T, one value a pixel times one a channel
             vector, pixel = constant(value.args[1]), value.args[0]
             if vector is None or not all(op_name(user) in _STEPS for user in users):
                 return False
-            return isinstance(pixel, Var) and _is_pixel(pixel, shape(var)) and shape(pixel) != shape(var)
+            return isinstance(pixel, Var) and is_a_pixel(shape(pixel), shape(var)) and shape(pixel) != shape(var)
         return False
 
     def _in_signed_pool(self, var: Var) -> bool:
@@ -172,6 +179,15 @@ class _Former:
         if op_name(self.graph.values[var]) == "nn.max_pool2d":
             return all(user in self.domains and signed_max_pool(self.graph, self.graph.values[user]) for user in users)
         return all(op_name(self.graph.values[user]) == "nn.max_pool2d" and self._in_signed_pool(user) for user in users)
+
+    def _in_shift(self, var: Var) -> bool:
+        """Whether a value is a step of the gathers that shift bits, and nothing else."""
+        users = self.graph.users[var]
+        if not users or var in self.graph.results or var not in self.domains:
+            return False
+        if op_name(self.graph.values[var]) == "take":
+            return all(shift_of(self.graph, self.graph.values[user]) is not None for user in users)
+        return all(op_name(self.graph.values[user]) == "take" and self._in_shift(user) for user in users)
 
     def _absorbs_padding(self, user: Expr, pad: Call) -> bool:
         width = [int(extent) for extent in pad.attrs.pad_width]
@@ -196,6 +212,10 @@ class _Former:
         name, index = op_name(value), len(self.groups)
         if var in self.domains and (pooled := signed_max_pool(self.graph, value)) is not None:
             return _Group(index, "sbnn.max_pool2d_bits", (pooled[0],), _extent(var))
+        if var in self.domains and (shift := shift_of(self.graph, value)) is not None:
+            group = _Group(index, "sbnn.shift_bits", (shift.source,), _extent(var))
+            group.attrs["sbnn.input_domain"] = domain_attribute(self.domains[var])
+            return group
         if name not in _ANCHORS or str(var.ty.dtype) != "float32":
             return None
         weight = linear_weight(value)
@@ -214,6 +234,8 @@ class _Former:
         if name in _POOLS:
             bits = name == "nn.max_pool2d" and var in self.domains
             return _Group(index, _POOLS[name] + ("_bits" if bits else ""), (value.args[0],), _extent(var), not bits)
+        if name == "mean" and _is_of_samples(value):
+            return _Group(index, "sbnn.sample_mean", (value.args[0],), _extent(var))
         if name == "nn.adaptive_avg_pool2d" and shape(var)[2:] == (1, 1):
             return _Group(index, "sbnn.global_avg_pool2d", (value.args[0],), _extent(var), True)
         return self._selection(var, value)
@@ -266,7 +288,7 @@ class _Former:
                 return False
         if any(str(v.ty.dtype) != "float32" for v in (var, *variables)):
             return False
-        fits = all(shape(v) == out or _is_pixel(v, out) for v in variables)
+        fits = all(spreads(shape(v), out) for v in variables)
         return fits and any(shape(v) == out for v in variables) and all(one_a_channel(c, out) for c in constants)
 
     def _place_step(self, var: Var, value: Call) -> None:
@@ -352,14 +374,15 @@ def _outline(graph: Graph, former: _Former, group: _Group, outputs: list[Var]) -
     return make_function(params, bindings, results[0] if len(results) == 1 else relax.Tuple(results), attrs), args
 
 
+def _is_of_samples(mean: Call) -> bool:
+    """Whether a mean is over all axes but the batch's."""
+    rank = len(shape(mean.args[0]))
+    axes = sorted(int(axis) % rank for axis in mean.attrs.axis) if mean.attrs.axis is not None else []
+    return rank in (2, 4) and axes == list(range(1, rank))
+
+
 def _extent(var: Var) -> tuple[int, ...]:
     return without_pixels(shape(var))
-
-
-def _is_pixel(var: Var, out: tuple[int, ...]) -> bool:
-    """Whether a tensor has one value for all channels of each pixel of a tensor of shape ``out``."""
-    axis = channel_axis(out)
-    return shape(var) == tuple(1 if i == axis else extent for i, extent in enumerate(out))
 
 
 def _constants(call: Call) -> list[np.ndarray]:

@@ -202,6 +202,29 @@ def one_a_channel(values: np.ndarray, extent: Sequence[int]) -> bool:
     return len(padded) == len(extent) and values.size == extent[axis] == padded[axis]
 
 
+def is_a_pixel(of: Sequence[int], extent: Sequence[int]) -> bool:
+    """Whether a tensor has one value for all channels of each pixel of a tensor of shape ``extent``."""
+    axis = channel_axis(extent)
+    return tuple(of) == tuple(1 if i == axis else size for i, size in enumerate(extent))
+
+
+def is_a_sample(of: Sequence[int], extent: Sequence[int]) -> bool:
+    """Whether a tensor [N, 1, 1, 1] has one value for each sample of a feature map of shape ``extent``."""
+    return len(extent) == 4 and tuple(of) == (extent[0], 1, 1, 1)
+
+
+def is_a_sample_channel(of: Sequence[int], extent: Sequence[int]) -> bool:
+    """Whether a tensor [N, C, 1, 1] has one value for each channel of a sample of a feature map."""
+    return len(extent) == 4 and tuple(of) == (*extent[:2], 1, 1)
+
+
+def spreads(of: Sequence[int], extent: Sequence[int]) -> bool:
+    """Whether kernels read a tensor beside one of shape ``extent``: it is as large, or one of the three above."""
+    return tuple(of) == tuple(extent) or any(
+        is_a(of, extent) for is_a in (is_a_pixel, is_a_sample, is_a_sample_channel)
+    )
+
+
 def channels_last(extent: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of a map [N, C, H, W] with its channels last, or of rows [..., C] as a matrix: as kernels see them."""
     if len(extent) == 4:

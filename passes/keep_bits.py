@@ -227,7 +227,8 @@ def _merge_equal(mod: IRModule) -> IRModule:
             condition = graph.values[value.args[0]]
             constants = [constant(each) for each in (condition.args[1], *value.args[1:])]
             contents = [(each.shape, each.tobytes()) for each in constants if each is not None]
-            key = (condition.args[0], op_name(condition), *contents)
+            computed = condition.args[1] if constant(condition.args[1]) is None else None
+            key = (condition.args[0], op_name(condition), computed, *contents)
             if key in first:
                 writer.alias(var, writer[first[key]])
                 continue

@@ -23,6 +23,8 @@ from sbnn_tvm.schedules.epilogue import (
     Pixel,
     Program,
     Ref,
+    Sample,
+    SampleChannel,
     Scalar,
     Step,
     Tensor,
@@ -30,15 +32,16 @@ from sbnn_tvm.schedules.epilogue import (
 from sbnn_tvm.schedules.select_channels import Selection
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
-from .graph import Graph, channel_axis, constant, op_name, shape
+from .graph import Graph, channel_axis, constant, is_a_pixel, is_a_sample, op_name, shape, without_pixels
 from .quantisers import quantisers
 from .rearrange_channels import concatenated_channels
 from .recognise import REWRITTEN, signed_max_pool
+from .shift_pixels import Shift, shift_of
 
 Kind = Literal[
     "binary_conv2d", "binary_dense", "conv2d", "dense", "window_sum",
     "max_pool2d", "max_pool2d_bits", "avg_pool2d", "global_avg_pool2d", "elementwise",
-    "select_channels", "select_channels_bits",
+    "select_channels", "select_channels_bits", "shift_bits", "sample_mean",
 ]  # fmt: skip
 
 _BINARY_OPS: dict[str, Op] = {
@@ -61,9 +64,10 @@ class Layer:
         weight: float32, output channels first (OIHW, or [out, in]); None without weights.
         pad_value: What a binary convolution reads beyond the border.
         minima: bool [C], in which channels a max pooling of bits takes the minimum; None if in none.
+        shifts: Rows and columns by which a shift moves each channel down and right, int64 [C, 2]; None for others.
         counted_padding: The padding (top, left, bottom, right) that average pooling counts; None if it counts none.
         input_domain: The two values or the levels of the activations, for a layer that reads packed bits.
-        program: The epilogue; its Tensor and Pixel indices count the operands behind the data.
+        program: The epilogue; the indices of its tensor operands count the operands behind the data.
         members: Names of the variables that the layer computes, in order.
         step_names: Name of the variable behind each step of the program.
         outputs: Domain of each output if it is stored as bits, else None.
@@ -81,6 +85,7 @@ class Layer:
     weight: np.ndarray | None
     pad_value: float
     minima: np.ndarray | None
+    shifts: np.ndarray | None
     counted_padding: tuple[int, int, int, int] | None
     input_domain: Domain | None
     program: Program
@@ -160,10 +165,14 @@ class _Reader:
         anchor: Call | None = None
         selection: Selection | None = None
         minima: np.ndarray | None = None
+        shift: Shift | None = None
         sources = int(self.func.attrs.get("sbnn.inputs", 1))
         if self.kind in ("select_channels", "select_channels_bits"):
             data, selection = self._selection(bindings, self.graph.params[:sources])
             extent = shape(data)
+        elif self.kind == "shift_bits":
+            data, moved = bindings[-1]
+            shift, bindings, extent = shift_of(self.graph, moved), [], shape(data)
         elif self.kind == "elementwise":
             data = self.graph.params[0]
             extent = shape(data)
@@ -184,7 +193,7 @@ class _Reader:
         self.env[data] = Ref(0)
         channels = _channels(extent)
         for i, param in enumerate(self.graph.params[sources:]):
-            self.env[param] = Pixel(i) if _channels(shape(param)) == 1 and channels != 1 else Tensor(i)
+            self.env[param] = _tensor_operand(shape(param), extent)(i)
         for var, value in bindings:
             self._step(var, value, channels)
             self.step_names += [var.name] * (len(self.steps) - len(self.step_names))
@@ -204,6 +213,7 @@ class _Reader:
             weight=weight if self.kind != "window_sum" else None,
             pad_value=pad_value,
             minima=minima,
+            shifts=shift.shifts if shift is not None else None,
             counted_padding=_counted_padding(anchor) if self.kind == "avg_pool2d" else None,
             input_domain=_domain(domain) if domain else None,
             program=Program(tuple(self.steps), outputs),
@@ -242,10 +252,10 @@ class _Reader:
 
     def _shape(self, anchor: Call, pad: Call | None, extent: tuple[int, ...]) -> Conv2dShape | None:
         name, attrs = op_name(anchor), anchor.attrs
-        if name == "matmul":
+        if name == "matmul" or len(shape(self.graph.params[0])) != 4:
             return None
         batch, channels, height, width = shape(self.graph.params[0])
-        if name == "nn.adaptive_avg_pool2d":
+        if name in ("nn.adaptive_avg_pool2d", "mean"):
             return Conv2dShape(batch, height, width, channels, channels, (height, width), groups=channels)
         padding = _padding(anchor)
         if pad is not None:
@@ -335,6 +345,13 @@ def _padding(call: Call) -> tuple[int, int, int, int]:
 def _counted_padding(pool: Call | None) -> tuple[int, int, int, int] | None:
     # What ceil_mode adds behind the padding is never counted.
     return _padding(pool) if pool is not None and pool.attrs.count_include_pad else None
+
+
+def _tensor_operand(of: tuple[int, ...], extent: tuple[int, ...]) -> type[Tensor | Pixel | Sample | SampleChannel]:
+    """How a tensor operand lies over a result."""
+    if without_pixels(of) == without_pixels(extent):
+        return Tensor
+    return Pixel if is_a_pixel(of, extent) else Sample if is_a_sample(of, extent) else SampleChannel
 
 
 def _channels(extent: tuple[int, ...]) -> int:

@@ -254,7 +254,7 @@ class _Lowering:
         stored = self._call(var.name if len(layer.outputs) < 2 else layer.name, choice.kernel, args)
         bits = Form.PLANES if choice.stores_planes else Form.BITS
         results: list[tuple[Expr, Form, int, Domain | None]] = []
-        if layer.kind in ("max_pool2d_bits", "select_channels_bits"):
+        if layer.kind in ("max_pool2d_bits", "select_channels_bits", "shift_bits"):
             results.append((stored[0], Form.BITS, 1, data[0].domain))
         else:
             for expr, domain in zip(stored, layer.outputs, strict=True):

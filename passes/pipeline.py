@@ -24,6 +24,7 @@ from .normalize_quantisers import normalize_quantisers
 from .rearrange_channels import rearrange_channels
 from .recognise import recognise
 from .resolve_signs import SignZero, resolve_signs
+from .shift_pixels import shift_pixels
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ PHASES: tuple[Phase, ...] = (
     Phase("recognise", lambda mod, options: recognise(mod)),
     # binarize(max_pool(x)) = max_pool(binarize(x)): bits travel, not floats.
     Phase("keep_bits", lambda mod, options: keep_bits(mod)),
+    # torch.roll of groups of channels of bits is one gather.
+    Phase("shift_pixels", lambda mod, options: shift_pixels(mod)),
     # Each layer with its batch norm, shortcut, activation and binariser becomes one composite. Up to here the module
     # runs through TVM's default legalization: it is the oracle for what follows.
     Phase("fuse_layers", lambda mod, options: fuse_layers(mod)),

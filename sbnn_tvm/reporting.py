@@ -22,7 +22,9 @@ _KINDS = {
     "binary_conv2d": "binary conv", "binary_dense": "binary dense", "conv2d": "conv", "dense": "dense",
     "window_sum": "window sum", "max_pool2d": "max pool", "max_pool2d_bits": "max pool on bits",
     "avg_pool2d": "average pool", "global_avg_pool2d": "global average pool", "elementwise": "elementwise",
+    "sample_mean": "mean of each sample",
     "select_channels": "channels", "select_channels_bits": "channels of bits",
+    "shift_bits": "shift of bits",
 }  # fmt: skip
 
 
@@ -118,7 +120,7 @@ def _geometry(layer: Layer) -> str:
     conv = layer.shape
     if layer.selection is not None:
         return f": {layer.selection}"
-    if conv is None or layer.kind == "global_avg_pool2d":
+    if conv is None or layer.kind in ("global_avg_pool2d", "sample_mean"):
         return ""
     text = f" {conv.kernel[0]}x{conv.kernel[1]}"
     if conv.strides != (1, 1):

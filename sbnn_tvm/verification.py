@@ -303,6 +303,7 @@ def _compare_layers(
         else:
             _, relative = _difference(got, value)
             bound = tolerance * np.abs(value[np.isfinite(value)]).max(initial=0.0)
+            bound = max(bound, _bound_of_mean(reference, name, values))
             wrong = int((~np.isclose(got, value, rtol=0, atol=bound, equal_nan=True)).sum())
             yield LayerComparison(name, node, False, relative, 0, wrong, got.size)
 
@@ -343,6 +344,15 @@ def _expected(step: Step, values: Mapping[str, np.ndarray], trace: Mapping[str, 
 def _bits(value: np.ndarray, physical: Physical) -> np.ndarray:
     assert physical.domain is not None
     return codes(physical.domain, value)
+
+
+def _bound_of_mean(reference: _Reference, name: str, values: Mapping[str, np.ndarray]) -> float:
+    """The rounding bound of a mean, which may be far smaller than what it is the mean of; 0 for other values."""
+    node = reference.producers[name]
+    terms = values.get(node.input[0]) if node.op_type == "ReduceMean" else None
+    if terms is None:
+        return 0.0
+    return float(np.finfo(np.float32).eps * ROUNDING_ULPS * np.abs(terms[np.isfinite(terms)]).max(initial=0.0))
 
 
 def _near_threshold(compared: tuple[np.ndarray, np.ndarray] | None, shape: tuple[int, ...]) -> np.ndarray:

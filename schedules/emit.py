@@ -30,6 +30,8 @@ from sbnn_tvm.schedules.llvm import LlvmFunction, extremum, fence, pack
 from sbnn_tvm.schedules.shapes import BorderClasses
 from sbnn_tvm.schedules.words import packed_shape
 
+_COMPUTED = epilogue.Ref | epilogue.TensorOperand
+
 Index: TypeAlias = tirx.Expr | int
 
 
@@ -152,9 +154,16 @@ class EpilogueWriter:
 
     def declare_tensors(self) -> None:
         """Declare the tensor operands as the next parameters of the kernel, in the order of their indices."""
-        tensors = {each.index: each for each in self._operands() if isinstance(each, epilogue.Tensor | epilogue.Pixel)}
-        for index, tensor in sorted(tensors.items()):
-            shape = self.shape if isinstance(tensor, epilogue.Tensor) else (*self.shape[:-1], 1)
+        packed = [each for each in self.program.outputs if not isinstance(each, epilogue.FloatOutput)]
+        thresholds = [threshold for output in packed for threshold in output.thresholds]
+        operands = [each for each in (*self._operands(), *thresholds) if isinstance(each, epilogue.TensorOperand)]
+        for index, tensor in sorted({each.index: each for each in operands}.items()):
+            shape = {
+                epilogue.Tensor: self.shape,
+                epilogue.Pixel: (*self.shape[:-1], 1),
+                epilogue.Sample: (self.shape[0], 1),
+                epilogue.SampleChannel: (self.shape[0], self.channels),
+            }[type(tensor)]
             self._tensors[index] = T.arg(f"tensor{index}", T.buffer(shape, "float32"))
 
     def declare_constants(self) -> None:
@@ -230,8 +239,8 @@ class EpilogueWriter:
             if self.channels % self.isa.word_bits:
                 values = np.full(self.channels, threshold.value)
                 self._thresholds[threshold] = self._declare_constant(values, fill=np.nan)
-        else:
-            raise ValueError(f"the threshold of a packed output must be a Channel or a Scalar, not {threshold}")
+        elif isinstance(threshold, epilogue.Border):
+            raise ValueError("the threshold of a packed output cannot be a Border constant: add it to the value")
 
     def _store_run(
         self, values: Sequence[tirx.Expr], position: Sequence[Index], first: Index, valid: int, last: bool
@@ -281,6 +290,9 @@ class EpilogueWriter:
             if part and part[0].valid > 0:
                 results = [v.fetch(output.value) for v in part]
                 compared = [compare(*results, *[v.threshold(t) for v in part]) for t in output.thresholds]
+                if part[0].valid < bits and any(isinstance(t, _COMPUTED) for t in output.thresholds):
+                    exist = tirx.const((1 << part[0].valid) - 1, f"uint{bits}")
+                    compared = [word & exist for word in compared]
             store_code(words, compared, head.position, tirx.floordiv(head.first, bits) + i)
 
     def _feeds_sum(self, index: int) -> bool:
@@ -322,6 +334,11 @@ class _Vector:
                 return load(self.writer._tensors[index], self.position, self.first, self.lanes, self.valid)
             case epilogue.Pixel(index):
                 return tirx.Broadcast(self.writer._tensors[index][(*self.position, 0)], self.lanes)
+            case epilogue.Sample(index):
+                return tirx.Broadcast(self.writer._tensors[index][self.position[0], 0], self.lanes)
+            case epilogue.SampleChannel(index):
+                sample = self.position[:1]
+                return load(self.writer._tensors[index], sample, self.first, self.lanes, self.valid)
             case epilogue.Scalar(value):
                 return tirx.Broadcast(tirx.const(value, "float32"), self.lanes)
             case epilogue.Border():

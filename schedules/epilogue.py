@@ -39,6 +39,20 @@ class Pixel:
     index: int
 
 
+@dataclass(frozen=True)
+class Sample:
+    """The index-th tensor operand of the kernel, with one value for each sample of the batch: float32 [N, 1]."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class SampleChannel:
+    """The index-th tensor operand of the kernel, with one value for each channel of a sample: float32 [N, C]."""
+
+    index: int
+
+
 @dataclass(frozen=True, eq=False)
 class Channel:
     """A constant per output channel: float32 [C]."""
@@ -60,7 +74,8 @@ class Scalar:
     value: float
 
 
-Operand = Ref | Tensor | Pixel | Channel | Border | Scalar
+TensorOperand = Tensor | Pixel | Sample | SampleChannel
+Operand = Ref | TensorOperand | Channel | Border | Scalar
 
 Op = Literal["add", "subtract", "multiply", "divide", "maximum", "minimum", "prelu"]
 
@@ -87,7 +102,7 @@ class BitsOutput:
 
     Attributes:
         value: What is binarised.
-        threshold: A Channel or a Scalar.
+        threshold: Anything but a Border.
         inclusive: Compare with ``>=`` instead.
     """
 

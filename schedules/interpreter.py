@@ -39,6 +39,9 @@ def evaluate(
                 return values[index]
             case epilogue.Tensor(index) | epilogue.Pixel(index):
                 return np.asarray(tensors[index], np.float32)
+            case epilogue.Sample(index) | epilogue.SampleChannel(index):
+                samples = np.asarray(tensors[index], np.float32)
+                return samples.reshape(len(samples), *[1] * (values[0].ndim - 2), -1)
             case epilogue.Channel(constants):
                 return np.asarray(constants, np.float32)
             case epilogue.Border(constants):

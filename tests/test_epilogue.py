@@ -25,6 +25,8 @@ from sbnn_tvm.schedules.epilogue import (
     Pixel,
     Program,
     Ref,
+    Sample,
+    SampleChannel,
     Scalar,
     Step,
     Tensor,
@@ -79,6 +81,22 @@ def test_every_kind_of_operand_and_output(target_name: str, channels: int) -> No
     shape = (2, 3, 5, channels)
     program = rich_program(rng, channels)
     data, tensors = normal(rng, *shape), [normal(rng, *shape), normal(rng, 2, 3, 5, 1)]
+    outputs = run(elementwise(shape, program, target.isa), target, data, *tensors)
+    assert_same(outputs, evaluate(program, data, tensors, target.isa))
+
+
+@pytest.mark.parametrize("channels", [16, 65])
+@pytest.mark.parametrize("target_name", X86 + ARM)
+def test_operands_of_samples_and_computed_thresholds(target_name: str, channels: int) -> None:
+    target, rng = target_for(target_name), np.random.default_rng(channels)
+    shape = (3, 2, 5, channels)
+    steps = (Step("subtract", Ref(0), Sample(0)), Step("multiply", Ref(1), SampleChannel(1)))
+    thresholds = (Sample(0), SampleChannel(1), Tensor(2), Pixel(3))
+    program = Program(steps, (*(BitsOutput(Ref(2), each) for each in thresholds), FloatOutput(Ref(2))))
+    data, sizes = normal(rng, *shape), [(3, 1), (3, channels), shape, (*shape[:3], 1)]
+    tensors = [
+        normal(rng, *size) - 0.5 for size in sizes
+    ]  # below 0, which is what vectors hold behind the last channel
     outputs = run(elementwise(shape, program, target.isa), target, data, *tensors)
     assert_same(outputs, evaluate(program, data, tensors, target.isa))
 

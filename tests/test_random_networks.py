@@ -40,6 +40,7 @@ ELEMENTWISE = (
 ON_MAPS = (
     "conv", "conv", "conv", "binary conv", "binary conv", "binary conv", "max pool", "average pool", "global pool",
     "pad", "concat", "flatten", "transpose", "split", "slice", "gather", "shuffle",
+    "roll",
 )  # fmt: skip
 ON_ROWS = ("dense", "dense", "unflatten", "sum")
 BINARIZE = ("binarize", "binarize", "binarize")
@@ -122,6 +123,12 @@ class Network:
         threshold = self.constant(self.choose(0.0, 0.0, self.steps(*self.channel(x), step=0.5)))
         if self.choose(*[False] * 9, True):
             threshold = self.choose(*(name for name in self.values if self.shapes[name] == self.shapes[x]))
+        if len(self.shapes[x]) in (2, 4) and self.choose(*[False] * 7, True):
+            threshold = self.mean(x, tuple(range(1, len(self.shapes[x]))))
+            if len(self.shapes[x]) == 4 and self.choose(False, True):
+                threshold = self.mean(x, (2, 3))
+            if self.choose(False, True):
+                x, threshold = self.node("Sub", x, threshold, shape=self.shapes[x]), self.constant(0.0)
         operator = self.choose("Greater", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
         sides = (x, threshold) if self.choose(True, True, False) else (threshold, x)
         condition = self.node(operator, *sides, shape=self.shapes[x])
@@ -130,6 +137,10 @@ class Network:
             scaled = self.node("Mul", self.constant(hi - lo), number, shape=self.shapes[x])
             return self.node("Add", scaled, self.constant(lo), shape=self.shapes[x])
         return self.node("Where", condition, self.constant(hi), self.constant(lo), shape=self.shapes[x])
+
+    def mean(self, x: str, axes: Sequence[int]) -> str:
+        shape = tuple(1 if axis in axes else size for axis, size in enumerate(self.shapes[x]))
+        return self.node("ReduceMean", x, self.constant(np.array(axes)), shape=shape, keepdims=1)
 
     def window(self, x: str, largest: int = 4) -> tuple[dict[str, Any], Shape] | None:
         """Attributes of a sliding window and the size of its result; None if the image is too small."""
@@ -317,6 +328,13 @@ class Network:
                 swapped = (batch, channels // groups, groups, height, width)
                 y = self.node("Transpose", y, shape=swapped, perm=[0, 2, 1, 3, 4])
                 return self.node("Reshape", y, self.constant(np.array(back)), shape=back)
+            case "roll":
+                # the first channels in one direction, the others in another
+                first = self.draw(st.integers(1, channels))
+                bounds = [(0, first), (first, channels)][: 1 + (first < channels)]
+                parts = [self.slice(x, 1, *each) if len(bounds) > 1 else x for each in bounds]
+                rolled = [self.rolled(part, self.choose(2, 3), self.draw(st.integers(0, 3))) for part in parts]
+                return self.node("Concat", *rolled, shape=self.shapes[x], axis=1)
             case "split":
                 if channels % 2:
                     return None
@@ -325,6 +343,18 @@ class Network:
                 self.shapes |= dict.fromkeys((name, f"{name}b"), (batch, channels // 2, height, width))
                 return name
         raise AssertionError(operator)
+
+    def slice(self, x: str, axis: int, begin: int, end: int) -> str:
+        shape = tuple(end - begin if i == axis else size for i, size in enumerate(self.shapes[x]))
+        bounds = [self.constant(np.array([each])) for each in (begin, end, axis)]
+        return self.node("Slice", x, *bounds, shape=shape)
+
+    def rolled(self, x: str, axis: int, by: int) -> str:
+        size = self.shapes[x][axis]
+        if not 0 < by < size:
+            return x
+        parts = self.slice(x, axis, size - by, size), self.slice(x, axis, 0, size - by)
+        return self.node("Concat", *parts, shape=self.shapes[x], axis=axis)
 
     def on_rows(self, operator: str, x: str) -> str | None:
         shape = self.shapes[x]

@@ -16,6 +16,7 @@ from sbnn_tvm.schedules.interpreter import evaluate
 from sbnn_tvm.schedules.layout import nchw_to_nhwc, nhwc_to_nchw
 from sbnn_tvm.schedules.pack import regroup, unpack, window_sum
 from sbnn_tvm.schedules.pool import avg_pool2d, global_avg_pool2d, max_pool2d, max_pool2d_bits
+from sbnn_tvm.schedules.sample_mean import sample_mean
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.words import pack_channels
 
@@ -67,6 +68,22 @@ def program_for(shape: Conv2dShape) -> Program:
     table = Border(rng.standard_normal((shape.border_classes().count, shape.out_channels)).astype(np.float32))
     outputs = (FloatOutput(Ref(2)), BitsOutput(Ref(2), Channel(rng.standard_normal(shape.out_channels))))
     return Program((Step("add", Ref(0), table), Step("multiply", Ref(1), Tensor(0))), outputs)
+
+
+@targets
+@pytest.mark.parametrize("batch, values", [(1, 3), (2, 64), (3, 1000), (2, 20011)])
+def test_sample_mean(batch: int, values: int, target_name: str) -> None:
+    """To the last bit: the order of the sum is documented."""
+    target = target_for(target_name)
+    x = np.random.default_rng(0).standard_normal((batch, values)).astype(np.float32)
+    padded = np.pad(x, [(0, 0), (0, -values % 64)]).reshape(batch, -1, 64)
+    sums = np.zeros((batch, 64), np.float32)
+    for run_of_values in np.moveaxis(padded, 1, 0):
+        sums += run_of_values
+    while sums.shape[1] > 1:
+        sums = sums[:, : sums.shape[1] // 2] + sums[:, sums.shape[1] // 2 :]
+    (means,) = run(sample_mean(batch, values, target.isa), target, x)
+    np.testing.assert_array_equal(means, sums[:, 0] / np.float32(values))
 
 
 @grid

@@ -1,0 +1,162 @@
+"""Recognise shifts of channels over the image, as slices and concatenations write them, where they move bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import relax
+from tvm.ir import Call, IRModule
+from tvm.relax import Expr, Var, op
+
+from .canonicalize import drop_dead
+from .graph import Graph, Writer, constant, op_name, shape
+from .recognise import domains
+
+_MOVING = ("concat", "strided_slice", "take")
+
+
+def shift_pixels(mod: IRModule) -> IRModule:
+    """A circular shift of two-valued channels becomes one gather, which one kernel does on packed bits.
+
+    ``torch.roll`` of groups of channels, each in its own direction, is exported as slices and concatenations along
+    channels, rows and columns. Each value that they move is traced to its source, and where all channels are shifts of
+    channels of one map of the same size, that is written as ``reshape(take(reshape(x), indices))``, behind a selection
+    of channels if their order changes.
+    """
+    graph = Graph(mod["main"])
+    known = domains(graph)
+    writer = Writer(graph)
+    for var, value in graph.bindings:
+        shift = _shift(graph, var) if var in known and _ends(graph, var) else None
+        if shift is None:
+            writer.keep(var, value)
+        else:
+            writer.bind(var, _gather(writer, var, *shift))
+    return drop_dead(writer.module(mod))
+
+
+def _ends(graph: Graph, var: Var) -> bool:
+    """Whether a value is the last one that such operations make."""
+    moves = op_name(graph.values[var]) in _MOVING and len(shape(var)) == 4
+    others = any(op_name(graph.values[user]) not in _MOVING for user in graph.users[var])
+    return moves and (others or var in graph.results)
+
+
+def _shift(graph: Graph, var: Var) -> tuple[Var, np.ndarray, np.ndarray] | None:
+    """The source of a shifted map, its channels in order, int64 [C], and their shifts, int64 [C, 2]."""
+    traced = _trace(graph, var, {})
+    if traced is None or shape(traced[0]) != shape(var):
+        return None
+    source, indices = traced
+    found = shifts_of(indices)
+    if found is None:
+        return None
+    channels, shifts = found
+    return (source, channels, shifts) if shifts.any() else None
+
+
+def _trace(graph: Graph, var: Expr, known: dict[Expr, tuple[Var, np.ndarray] | None]) -> tuple[Var, np.ndarray] | None:
+    """The variable that moving operations start from, and for each element its index there: [C, H, W] of one sample."""
+    if not isinstance(var, Var) or len(shape(var)) != 4:
+        return None
+    if var not in known:
+        known[var] = _trace_value(graph, var, known)
+    return known[var]
+
+
+def _trace_value(
+    graph: Graph, var: Var, known: dict[Expr, tuple[Var, np.ndarray] | None]
+) -> tuple[Var, np.ndarray] | None:
+    value = graph.values.get(var)
+    name = op_name(value) if value is not None else ""
+    if name not in _MOVING:
+        return var, np.arange(int(np.prod(shape(var)[1:]))).reshape(shape(var)[1:])
+    assert isinstance(value, Call)
+    if name == "concat":
+        axis = int(value.attrs.axis) % 4
+        fields = value.args[0].fields if isinstance(value.args[0], relax.Tuple) else []
+        parts = [_trace(graph, field, known) for field in fields]
+        found = [part for part in parts if part is not None]
+        if axis == 0 or not found or len(found) < len(parts) or len({part[0] for part in found}) > 1:
+            return None
+        return found[0][0], np.concatenate([part[1] for part in found], axis=axis - 1)
+    source = _trace(graph, value.args[0], known)
+    if source is None:
+        return None
+    if name == "take":
+        indices = constant(value.args[1])
+        axis = int(value.attrs.axis) % 4 if value.attrs.axis is not None else 0
+        if axis == 0 or indices is None or indices.ndim != 1:
+            return None
+        return source[0], np.take(source[1], indices, axis=axis - 1)
+    numbers = [[int(each.value) for each in arg.fields] for arg in value.args[1:]]
+    axes, begins, ends = numbers[:3]
+    strides = numbers[3] if len(numbers) > 3 else [1] * len(axes)
+    cut = source[1]
+    for axis, begin, end, stride in zip(axes, begins, ends, strides, strict=True):
+        if axis % 4 == 0:
+            return None
+        at = [slice(None)] * 3
+        at[axis % 4 - 1] = slice(begin, end, stride)
+        cut = cut[tuple(at)]
+    return (source[0], cut) if cut.shape == shape(var)[1:] else None
+
+
+def shifts_of(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """What indices of elements [C, H, W] into a map of that size say, if each channel is a circular shift of one.
+
+    Returns:
+        The source of each channel, int64 [C], and by how many rows and columns it moves down and right, int64 [C, 2];
+        None if they are no shifts.
+    """
+    _, height, width = indices.shape
+    source, rest = np.divmod(indices, height * width)
+    y, x = np.divmod(rest, width)
+    dy, dx = -y[:, :1, :1] % height, -x[:, :1, :1] % width
+    same = (source == source[:, :1, :1]).all()
+    moved = (y == (np.arange(height)[:, None] - dy) % height).all() and (x == (np.arange(width) - dx) % width).all()
+    if not same or not moved:
+        return None
+    return source[:, 0, 0], np.stack([dy[:, 0, 0], dx[:, 0, 0]], axis=1)
+
+
+def _gather(writer: Writer, var: Var, source: Var, channels: np.ndarray, shifts: np.ndarray) -> Expr:
+    batch, count, height, width = shape(var)
+    x = writer[source]
+    if not np.array_equal(channels, np.arange(count)):
+        x = writer.emit(op.take(x, relax.const(channels), axis=1), f"{var.name}_channels")
+    rows = (np.arange(height)[:, None] - shifts[:, 0, None, None]) % height
+    columns = (np.arange(width) - shifts[:, 1, None, None]) % width
+    indices = np.arange(count)[:, None, None] * (height * width) + rows * width + columns
+    flat = writer.emit(op.reshape(x, (batch, count * height * width)), f"{var.name}_flat")
+    taken = writer.emit(op.take(flat, relax.const(indices.reshape(-1)), axis=1), f"{var.name}_taken")
+    return op.reshape(taken, shape(var))
+
+
+@dataclass(frozen=True, eq=False)
+class Shift:
+    """A gather that ``shift_pixels`` wrote.
+
+    Attributes:
+        source: What is shifted.
+        shifts: Rows and columns by which each channel moves down and right, int64 [C, 2].
+    """
+
+    source: Var
+    shifts: np.ndarray
+
+
+def shift_of(graph: Graph, value: Expr) -> Shift | None:
+    """The shift behind a ``reshape``, None if it is another one."""
+    take = graph.producer(value.args[0], "take") if op_name(value) == "reshape" else None
+    flat = graph.producer(take.args[0], "reshape") if take is not None else None
+    if take is None or flat is None or not isinstance(flat.args[0], Var):
+        return None
+    extent, indices = tuple(int(size) for size in value.args[1]), constant(take.args[1])
+    if len(extent) != 4 or shape(flat.args[0]) != extent or indices is None or indices.size != np.prod(extent[1:]):
+        return None
+    found = shifts_of(indices.reshape(extent[1:]))
+    if found is None or not np.array_equal(found[0], np.arange(extent[1])):
+        return None
+    return Shift(flat.args[0], found[1])

@@ -1,0 +1,71 @@
+"""Circular shifts of packed channels over the image: every word gathers the channels of each shift with a mask."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import or_
+
+import numpy as np
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.loops import parallel_rows
+from sbnn_tvm.schedules.words import pack_channels
+
+
+def shift_bits(shape: tuple[int, int, int, int], shifts: np.ndarray, isa: Isa) -> Kernel:
+    """Move each channel down and right by its own number of pixels; what leaves the image comes in on the other side.
+
+    A word costs a load, and a mask where its channels move differently, for each of their shifts.
+
+    Args:
+        shape: (N, H, W, C) of the feature map.
+        shifts: int [C, 2], rows down and columns right, of any sign.
+        isa: The instruction set.
+
+    Returns:
+        ``func(words [N, H, W, isa.words(C)], masks, out [N, H, W, isa.words(C)])``.
+
+    Raises:
+        ValueError: If ``shifts`` is not of the channels.
+    """
+    batch, height, width, channels = shape
+    if shifts.shape != (channels, 2):
+        raise ValueError(f"the shifts of {channels} channels are {shifts.shape}, not ({channels}, 2)")
+    words = isa.words(channels)
+    distinct, of_channel = np.unique(shifts % [height, width], axis=0, return_inverse=True)
+    masks = pack_channels(of_channel.reshape(-1) == np.arange(len(distinct))[:, None], isa)
+    stored = (batch, height, width, words)
+    with IRBuilder() as ib, T.prim_func(s_tir=True):
+        T.func_name("shift_bits")
+        T.func_attr({"tirx.noalias": True})
+        data = T.arg("data", T.buffer(stored, isa.word))
+        table = T.arg("masks", T.buffer(masks.shape, isa.word))
+        out = T.arg("out", T.buffer(stored, isa.word))
+        with parallel_rows(batch * height, batch * height * width * words) as row:
+            n, y = T.bind(row // height), T.bind(row % height)
+            rows = [T.bind(_before(y, int(dy), height)) for dy, _ in distinct]
+            with T.serial(0, width) as x:
+                columns = [T.bind(_before(x, int(dx), width)) for _, dx in distinct]
+                for first, count in _runs(masks != 0):
+                    moved = np.flatnonzero(masks[:, first])
+                    with T.serial(first, first + count) as w:
+                        parts = [data[n, rows[g], columns[g], w] for g in moved]
+                        if len(parts) > 1:
+                            parts = [part & table[int(g), w] for part, g in zip(parts, moved, strict=True)]
+                        T.buffer_store(out, reduce(or_, parts), [n, y, x, w])
+    return Kernel("shift_bits", ib.get(), (masks,), ((stored, isa.word),))
+
+
+def _before(at: tirx.Expr, shift: int, extent: int) -> tirx.Expr:
+    """``(at - shift) mod extent`` for ``0 <= shift < extent``."""
+    return at if shift == 0 else tirx.Select(at < shift, at + (extent - shift), at - shift)
+
+
+def _runs(used: np.ndarray) -> list[tuple[int, int]]:
+    """Neighbouring words whose channels have the same shifts: the first word, and how many; bool [shifts, words]."""
+    starts = [0, *(w for w in range(1, used.shape[1]) if not np.array_equal(used[:, w], used[:, w - 1]))]
+    return [(start, end - start) for start, end in zip(starts, [*starts[1:], used.shape[1]], strict=True)]
