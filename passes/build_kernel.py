@@ -77,7 +77,7 @@ def build(layer: Layer, candidate: Candidate, isa: Isa) -> Choice:
 def _popcount(layer: Layer, candidate: Candidate, isa: Isa) -> Choice:
     fitted, conv = fit_epilogue(layer, isa), layer.shape
     assert layer.weight is not None and layer.input_domain is not None
-    signs, tile, bits = layer.weight > 0, candidate.parameters, layer.input_domain.bits
+    signs, tile, bits = layer.weight > 0, candidate.tile, layer.input_domain.bits
     if conv is None:
         kernel = popcount_dense(layer.rows, signs, fitted.epilogue, isa, tile, bits, layer.weight_domain)
         return Choice(candidate, kernel, DataForm.BITS, folded=fitted.folded)
@@ -93,7 +93,7 @@ def _counters(layer: Layer, candidate: Candidate, isa: Isa) -> Choice:
 
 
 def _float(layer: Layer, candidate: Candidate, isa: Isa) -> Kernel:
-    conv, program, tile = layer.shape, layer.program, candidate.parameters
+    conv, program = layer.shape, layer.program
     match layer.kind:
         case "elementwise":
             return elementwise(channels_last(layer.extent), program, isa)
@@ -105,19 +105,19 @@ def _float(layer: Layer, candidate: Candidate, isa: Isa) -> Kernel:
             return sample_mean(layer.extent[0], values, isa)
         case "dense" | "binary_dense":
             assert layer.weight is not None
-            return float_dense(layer.rows, layer.weight, program, isa, tile)
+            return float_dense(layer.rows, layer.weight, program, isa, candidate.tile)
     assert conv is not None
     match layer.kind:
         case "global_avg_pool2d":
             return global_avg_pool2d((conv.batch, conv.height, conv.width, conv.in_channels), program, isa)
         case "avg_pool2d":
-            return avg_pool2d(conv, program, isa, count_include_pad=layer.counted_padding or False)
+            return avg_pool2d(conv, program, isa, layer.counted_padding or False, candidate.window_tile)
         case "max_pool2d":
-            return max_pool2d(conv, program, isa)
+            return max_pool2d(conv, program, isa, candidate.window_tile)
     assert layer.weight is not None
     if conv.depthwise:
-        return depthwise_conv2d(conv, layer.weight, program, isa)
-    return float_conv2d(conv, layer.weight, program, isa, tile)
+        return depthwise_conv2d(conv, layer.weight, program, isa, candidate.window_tile)
+    return float_conv2d(conv, layer.weight, program, isa, candidate.tile)
 
 
 def _words(layer: Layer, isa: Isa) -> Kernel:

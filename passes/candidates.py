@@ -14,6 +14,7 @@ from enum import Enum
 from sbnn_tvm.schedules.dense import dense_shape
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.tiles import Tile, tiles
+from sbnn_tvm.schedules.window import WindowTile, window_tiles
 
 from .cost_model import popcount_pays, sparse_pays
 from .fit_epilogue import fit_counters
@@ -29,7 +30,7 @@ class Family(Enum):
     WORDS = "words"  # packed words, no weights: poolings, sums over windows, selections of channels
 
 
-Parameters = Tile
+Parameters = Tile | WindowTile
 """What the members of a family may differ in: one frozen dataclass a family, whose text is short and without spaces."""
 
 
@@ -44,6 +45,16 @@ class Candidate:
 
     family: Family
     parameters: Parameters | None = None
+
+    @property
+    def tile(self) -> Tile | None:
+        """The register tile of a direct convolution, None for other kernels."""
+        return self.parameters if isinstance(self.parameters, Tile) else None
+
+    @property
+    def window_tile(self) -> WindowTile | None:
+        """The register tile of a window kernel, None for other kernels."""
+        return self.parameters if isinstance(self.parameters, WindowTile) else None
 
     @property
     def name(self) -> str:
@@ -108,9 +119,10 @@ def _of_binary_conv2d(layer: Layer, isa: Isa) -> tuple[Family, ...]:
 
 def _members(layer: Layer, family: Family, isa: Isa) -> Sequence[Parameters]:
     """The members of a family that fit a layer, the one that its rule takes first; empty if there is but one."""
+    depthwise = layer.shape is not None and layer.shape.depthwise and layer.weight is not None
+    if layer.shape is not None and family == Family.FLOAT and (layer.kind in ("max_pool2d", "avg_pool2d") or depthwise):
+        return window_tiles(layer.shape, isa)
     if layer.weight is None or family not in (Family.FLOAT, Family.POPCOUNT):
         return ()
     shape = layer.shape or dense_shape(layer.rows, layer.weight.shape[1], len(layer.weight))
-    if family == Family.POPCOUNT:
-        return tiles(shape, isa, "popcount")
-    return () if shape.depthwise else tiles(shape, isa, "float32")
+    return tiles(shape, isa, "popcount" if family == Family.POPCOUNT else "float32")

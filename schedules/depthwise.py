@@ -9,10 +9,12 @@ from sbnn_tvm.schedules.epilogue import Program
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.window import WindowOperation, window_kernel
+from sbnn_tvm.schedules.window import WindowOperation, WindowTile, window_kernel
 
 
-def depthwise_conv2d(shape: Conv2dShape, weight: np.ndarray, epilogue: Program, isa: Isa) -> Kernel:
+def depthwise_conv2d(
+    shape: Conv2dShape, weight: np.ndarray, epilogue: Program, isa: Isa, tile: WindowTile | None = None
+) -> Kernel:
     """Convolve every channel with its own kernel.
 
     Args:
@@ -20,6 +22,7 @@ def depthwise_conv2d(shape: Conv2dShape, weight: np.ndarray, epilogue: Program, 
         weight: float32 [C, 1, kh, kw].
         epilogue: Its anchor is the convolution without bias.
         isa: The instruction set.
+        tile: One of ``window.window_tiles(shape, isa)``; by default the first.
 
     Returns:
         ``func(data float32 [N, H, W, C], *tensors, weights, *constants, *outputs)``.
@@ -41,4 +44,5 @@ def depthwise_conv2d(shape: Conv2dShape, weight: np.ndarray, epilogue: Program, 
         return accumulator + value * weight
 
     taps = np.asarray(weight, np.float32)[:, 0].transpose(1, 2, 0)
-    return window_kernel(WindowOperation("depthwise_conv2d", 0.0, multiply_add, weights=taps), shape, epilogue, isa)
+    operation = WindowOperation("depthwise_conv2d", 0.0, multiply_add, weights=taps)
+    return window_kernel(operation, shape, epilogue, isa, tile)

@@ -18,17 +18,25 @@ from sbnn_tvm.schedules.llvm import extremum, link
 from sbnn_tvm.schedules.loops import one_block, parallel_rows
 from sbnn_tvm.schedules.packed_rows import WideWords, accumulate_rows
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.window import WindowOperation, check_windows, column_spans, taps_inside, window_kernel
+from sbnn_tvm.schedules.window import (
+    WindowOperation,
+    WindowTile,
+    check_windows,
+    column_spans,
+    taps_inside,
+    window_kernel,
+)
 from sbnn_tvm.schedules.words import pack_channels
 
 
-def max_pool2d(shape: Conv2dShape, epilogue: Program, isa: Isa) -> Kernel:
+def max_pool2d(shape: Conv2dShape, epilogue: Program, isa: Isa, tile: WindowTile | None = None) -> Kernel:
     """Maximum over windows; the padding takes no part.
 
     Args:
         shape: Input and windows; as many output channels as input channels.
         epilogue: Its anchor is the maximum.
         isa: The instruction set.
+        tile: One of ``window.window_tiles(shape, isa)``; by default the first.
 
     Returns:
         ``func(data float32 [N, H, W, C], *tensors, *constants, *outputs)``.
@@ -41,11 +49,15 @@ def max_pool2d(shape: Conv2dShape, epilogue: Program, isa: Isa) -> Kernel:
     operation = WindowOperation(
         "max_pool2d", -np.inf, lambda accumulator, value, _: maximum(accumulator, value), functions=(maximum,)
     )
-    return window_kernel(operation, shape, epilogue, isa)
+    return window_kernel(operation, shape, epilogue, isa, tile)
 
 
 def avg_pool2d(
-    shape: Conv2dShape, epilogue: Program, isa: Isa, count_include_pad: bool | tuple[int, int, int, int] = False
+    shape: Conv2dShape,
+    epilogue: Program,
+    isa: Isa,
+    count_include_pad: bool | tuple[int, int, int, int] = False,
+    tile: WindowTile | None = None,
 ) -> Kernel:
     """Mean over windows.
 
@@ -55,6 +67,7 @@ def avg_pool2d(
         isa: The instruction set.
         count_include_pad: Whether the zeros of the padding count; or how much of it does (top, left, bottom, right),
             for windows that ceil_mode lets hang over the padded input.
+        tile: As of max_pool2d.
 
     Returns:
         ``func(data float32 [N, H, W, C], *tensors, *constants, *outputs)``.
@@ -77,7 +90,7 @@ def avg_pool2d(
         return total / tirx.Broadcast(T.cast(count, "float32"), total.ty.dtype.lanes)
 
     operation = WindowOperation("avg_pool2d", 0.0, lambda accumulator, value, _: accumulator + value, mean)
-    return window_kernel(operation, shape, epilogue, isa)
+    return window_kernel(operation, shape, epilogue, isa, tile)
 
 
 def global_avg_pool2d(shape: tuple[int, int, int, int], epilogue: Program, isa: Isa) -> Kernel:

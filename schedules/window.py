@@ -86,7 +86,35 @@ class WindowOperation:
     functions: tuple[LlvmFunction, ...] = ()
 
 
-def window_kernel(operation: WindowOperation, shape: Conv2dShape, epilogue: Program, isa: Isa) -> Kernel:
+@dataclass(frozen=True)
+class WindowTile:
+    """The block of results that a window kernel keeps in registers.
+
+    Attributes:
+        pixels: Neighbouring output pixels of a row.
+        channels: As the instruction set wants them.
+    """
+
+    pixels: int
+    channels: int
+
+    def __str__(self) -> str:
+        return f"{self.pixels}x{self.channels}"
+
+
+def window_tiles(shape: Conv2dShape, isa: Isa) -> list[WindowTile]:
+    """Every tile worth trying: those that cut a row into fewest pieces first."""
+    vectors = max(1, 8 // isa.float_lanes)  # packed outputs need 8 channels at a time
+    most = min(MAX_TILE, isa.registers // 2 // vectors)
+    fewest = -(-shape.out_width // most)
+    # Tiles of a row are of about the same size.
+    sizes = dict.fromkeys(-(-shape.out_width // count) for count in range(fewest, shape.out_width + 1))
+    return [WindowTile(pixels, vectors * isa.float_lanes) for pixels in sizes]
+
+
+def window_kernel(
+    operation: WindowOperation, shape: Conv2dShape, epilogue: Program, isa: Isa, tile: WindowTile | None = None
+) -> Kernel:
     """A kernel over sliding windows, channel by channel.
 
     Args:
@@ -94,15 +122,13 @@ def window_kernel(operation: WindowOperation, shape: Conv2dShape, epilogue: Prog
         shape: Input and windows; as many output channels as input channels.
         epilogue: Its anchor is the operation's result.
         isa: The instruction set.
+        tile: One of ``window_tiles(shape, isa)``; by default the first.
 
     Returns:
         ``func(data [N, H, W, C], *tensors, weights?, *constants, *outputs)``.
     """
-    lanes = isa.float_lanes
-    vectors = max(1, 8 // lanes)  # packed outputs need 8 channels at a time
-    run = vectors * lanes
-    most = min(MAX_TILE, isa.registers // 2 // vectors)
-    pixels = -(-shape.out_width // -(-shape.out_width // most))  # tiles of about the same size
+    lanes, tile = isa.float_lanes, tile or window_tiles(shape, isa)[0]
+    pixels, run = tile.pixels, tile.channels
     out_shape = (shape.batch, shape.out_height, shape.out_width, shape.in_channels)
     writer = EpilogueWriter(epilogue, out_shape, isa, shape.border_classes())
     with IRBuilder() as ib, T.prim_func(s_tir=True):
@@ -117,18 +143,18 @@ def window_kernel(operation: WindowOperation, shape: Conv2dShape, epilogue: Prog
             weights = T.arg("weights", T.buffer(padded.shape, "float32"))
         writer.declare_constants()
         writer.declare_outputs()
-        tile = _Tile(operation, shape, data, weights, writer, lanes, vectors)
+        registers = _Tile(operation, shape, data, weights, writer, lanes, run // lanes)
         rows = shape.batch * shape.out_height
         with parallel_rows(rows, rows * shape.out_width * shape.in_channels * shape.kernel[0]) as index:
             row = _Row.emit(shape, index)
             for start, size, count in column_spans(shape, pixels):
                 if count == 1:
-                    tile.emit(row, start, size)
+                    registers.emit(row, start, size)
                 else:
                     with T.serial(0, count) as i:
-                        tile.emit(row, start + i * size, size)
+                        registers.emit(row, start + i * size, size)
     func = link(ib.get(), writer.functions.union(operation.functions))
-    return Kernel(f"{operation.name} {pixels}x{run}", func, (*constants, *writer.constants), writer.outputs)
+    return Kernel(f"{operation.name} {tile}", func, (*constants, *writer.constants), writer.outputs)
 
 
 def column_spans(shape: Conv2dShape, pixels: int) -> list[tuple[int, int, int]]:

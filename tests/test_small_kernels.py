@@ -18,6 +18,7 @@ from sbnn_tvm.schedules.pack import regroup, unpack, window_sum
 from sbnn_tvm.schedules.pool import avg_pool2d, global_avg_pool2d, max_pool2d, max_pool2d_bits
 from sbnn_tvm.schedules.sample_mean import sample_mean
 from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.window import window_tiles
 from sbnn_tvm.schedules.words import pack_channels
 
 SHAPES = {
@@ -114,6 +115,21 @@ def test_depthwise_conv2d(shape: Conv2dShape) -> None:
     layer = replace(shape, groups=shape.in_channels)
     expected = np.einsum("tnyxc,ct->nyxc", windows(x, shape, 0), weight.reshape(shape.in_channels, -1))
     np.testing.assert_array_equal(run(depthwise_conv2d(layer, weight, STORE, target.isa), target, x)[0], expected)
+
+
+@pytest.mark.parametrize("target_name", ["native", "x86-64"])
+def test_window_tiles(target_name: str) -> None:
+    target = target_for(target_name)
+    shape = Conv2dShape(1, 5, 23, 20, 20, (3, 3), (1, 2), (1, 1, 1, 1), groups=20)
+    x = np.round(image(shape) * 4)
+    weight = np.round(np.random.default_rng(2).standard_normal((20, 1, 3, 3)) * 4)
+    expected = np.einsum("tnyxc,ct->nyxc", windows(x, shape, 0), weight.reshape(20, -1))
+    tiles = window_tiles(shape, target.isa)
+    assert [tile.pixels for tile in tiles] == [6, 4, 3, 2, 1][-len(tiles) :]
+    for tile in tiles:
+        kernel = depthwise_conv2d(shape, weight, STORE, target.isa, tile)
+        assert kernel.name == f"depthwise_conv2d {tile}"
+        np.testing.assert_array_equal(run(kernel, target, x)[0], expected)
 
 
 @targets

@@ -401,9 +401,12 @@ class _Session:
         if not any(entry.choice is not None and entry.choice.tuned is not None for entry in lowered.layers):
             return None
         known = self.database.verdict(choices_key(lowered.layers, front.target.isa), self.machine)
-        if known is not None:
+        if known is not None and not known.slower:
             return known
-        record = compare_networks(front.build(), replace(front, lowered=lowered).build(), self.machine)
+        plain, tuned = front.build(), replace(front, lowered=lowered).build()
+        record = compare_networks(plain, tuned, self.machine)
+        if record.slower:  # others may have used the machine: only what happens twice counts
+            record = max(record, compare_networks(plain, tuned, self.machine), key=lambda each: each.gain)
         self.database.add(record)
         return record
 
