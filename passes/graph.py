@@ -117,16 +117,16 @@ class Writer:
         """Let uses of ``var`` see a value of the new function."""
         self._new[var] = value
 
-    def function(self, attrs: dict[str, object] | None = None) -> relax.Function:
-        """The new function, with the results of the old one."""
+    def function(self, attrs: dict[str, object] | None = None, more: Sequence[Var] = ()) -> relax.Function:
+        """The new function, with the results of the old one, and with more parameters behind its own."""
         results = [self[result] for result in self._graph.results]
         out = relax.Tuple(results) if self._graph.returns_tuple else results[0]
-        return make_function(self._graph.params, self._bindings, out, attrs)
+        return make_function([*self._graph.params, *more], self._bindings, out, attrs)
 
-    def module(self, mod: IRModule) -> IRModule:
-        """``mod`` with its main function replaced."""
+    def module(self, mod: IRModule, more: Sequence[Var] = ()) -> IRModule:
+        """``mod`` with its main function replaced, by one with more parameters behind those of the old one."""
         new = IRModule({gvar: func for gvar, func in mod.functions.items() if gvar.name_hint != "main"})
-        new["main"] = self.function({"global_symbol": "main"})
+        new["main"] = self.function({"global_symbol": "main"}, more)
         return new
 
 

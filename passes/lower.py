@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+import numpy as np
 import tvm
 import tvm_ffi
 from tvm import relax
@@ -23,6 +24,7 @@ from sbnn_tvm.errors import CompileError
 from sbnn_tvm.schedules.bit_planes import PlaneLayout, plane_layout
 from sbnn_tvm.schedules.elementwise import elementwise
 from sbnn_tvm.schedules.epilogue import BitsOutput, LevelsOutput, Program, Ref, Scalar
+from sbnn_tvm.schedules.expansion import Expansion, expansion
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.layout import nchw_to_nhwc, nhwc_to_nchw
@@ -32,7 +34,7 @@ from sbnn_tvm.schedules.words import packed_shape
 
 from .build_kernel import Choice, DataForm
 from .choose_kernel import Decisions, choose_kernel
-from .graph import Graph, Writer, channels_last, op_name, operands, shape, without_pixels
+from .graph import Graph, Writer, channels_last, make_function, op_name, operands, shape, without_pixels
 from .layer import Layer, read_layer
 from .recognise import domain_of
 
@@ -75,6 +77,7 @@ class LoweredLayer:
         layer: What is computed.
         choice: The kernel.
         outputs: Names of the values that the kernel stores.
+        constants: The kernel's constants, as they lie in the library.
     """
 
     name: str
@@ -82,6 +85,7 @@ class LoweredLayer:
     layer: Layer | None
     choice: Choice | None
     outputs: tuple[str, ...]
+    constants: tuple[np.ndarray | Expansion, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +93,8 @@ class Lowered:
     """A module of kernel calls.
 
     Attributes:
-        mod: ``main`` calls the kernels; operators that have none are still Relax operators.
+        mod: ``main`` calls the kernels; operators that have none are still Relax operators. Behind the model's inputs
+            it takes the constants that are stored coded, which the function ``prepare`` makes, where there are any.
         layers: One entry a layer, in order of execution.
         physical: What the variables of ``main`` hold.
     """
@@ -97,6 +102,15 @@ class Lowered:
     mod: IRModule
     layers: tuple[LoweredLayer, ...]
     physical: dict[str, Physical]
+
+    @property
+    def prepares(self) -> bool:
+        """Whether there is a function ``prepare``."""
+        return any(gvar.name_hint == PREPARE for gvar in self.mod.functions)
+
+
+PREPARE = "prepare"
+"""The function that a library runs once, when it is loaded: it returns what ``main`` takes behind the inputs."""
 
 
 @dataclass(eq=False)
@@ -124,6 +138,7 @@ class _Lowering:
         self.physical: dict[str, Physical] = {}
         self.kernels: dict[int, list[tuple[tvm.tirx.PrimFunc, tvm.ir.GlobalVar]]] = {}
         self.functions: dict[tvm.ir.GlobalVar, tvm.tirx.PrimFunc] = {}
+        self.expansions: list[tuple[Var, Expansion]] = []
 
     def run(self) -> Lowered:
         for param in self.graph.params:
@@ -140,7 +155,9 @@ class _Lowering:
         for result in self.graph.results:
             if isinstance(result, Var):
                 self.writer.alias(result, self._form(self.values[result], Form.PLAIN))
-        main = self.writer.module(IRModule({}))
+        main = self.writer.module(IRModule({}), [param for param, _ in self.expansions])
+        if self.expansions:
+            main[PREPARE] = self._prepare()
         for gvar, func in (*self.mod.functions.items(), *self.functions.items()):
             if isinstance(func, tvm.tirx.PrimFunc):
                 main[gvar] = func
@@ -215,20 +232,55 @@ class _Lowering:
             return expr
         return self.writer.emit(op.reshape(expr, tuple(to)), f"{name}_reshaped")
 
-    def _call(self, name: str, kernel: Kernel, args: Sequence[Expr]) -> list[Expr]:
-        """Emit a call of a kernel; equal kernels are kept once, since their constants are arguments."""
+    def _call(
+        self,
+        name: str,
+        kernel: Kernel,
+        args: Sequence[Expr],
+        constants: Sequence[np.ndarray | Expansion] | None = None,
+    ) -> list[Expr]:
+        """Emit a call of a kernel; equal kernels are kept once, since their constants are arguments.
+
+        Args:
+            name: Of the result.
+            kernel: The kernel.
+            args: Its data and tensor operands.
+            constants: Its constants as they are stored; by default as the kernel has them.
+        """
         fitted = [
             self._reshape(arg, [int(extent) for extent in param.shape], name)
             for arg, param in zip(args, kernel.func.params, strict=False)
         ]
-        constants = [relax.const(tvm.runtime.tensor(array)) for array in kernel.constants]
+        stored = [self._constant(each) for each in (kernel.constants if constants is None else constants)]
         types = [relax.TensorType(extent, dtype) for extent, dtype in kernel.outputs]
         out_types = types[0] if len(types) == 1 else types
-        call = op.call_tir(self._function(kernel), relax.Tuple([*fitted, *constants]), out_types)
+        call = op.call_tir(self._function(kernel), relax.Tuple([*fitted, *stored]), out_types)
         if len(types) == 1:
             return [self.writer.emit(call, name)]
         results = self.writer.emit(call, f"{name}_results")
         return [self.writer.emit(relax.TupleGetItem(results, i), f"{name}_{i}") for i in range(len(types))]
+
+    def _constant(self, stored: np.ndarray | Expansion) -> Expr:
+        if isinstance(stored, np.ndarray):
+            return relax.const(tvm.runtime.tensor(stored))
+        param = Var(f"constant_{len(self.expansions)}", relax.TensorType(stored.shape, stored.dtype))
+        self.expansions.append((param, stored))
+        return param
+
+    def _prepare(self) -> relax.Function:
+        """The function that makes the constants that are stored coded."""
+        builder, bindings, results = relax.BlockBuilder(), [], []
+        for param, stored in self.expansions:
+            ((size, dtype),) = stored.kernel.outputs
+            coded = [relax.const(tvm.runtime.tensor(array)) for array in stored.kernel.constants]
+            flat_type = relax.TensorType(size, dtype)
+            call = op.call_tir(self._function(stored.kernel), relax.Tuple(coded), flat_type)
+            flat = relax.DataflowVar(f"{param.name}_flat", flat_type)
+            result = relax.DataflowVar(param.name, param.ty)
+            shaped = builder.normalize(op.reshape(flat, stored.shape))
+            bindings += [relax.VarBinding(flat, builder.normalize(call)), relax.VarBinding(result, shaped)]
+            results.append(result)
+        return make_function([], bindings, relax.Tuple(results), {"global_symbol": PREPARE})
 
     def _function(self, kernel: Kernel) -> tvm.ir.GlobalVar:
         key = int(tvm_ffi.structural_hash(kernel.func))
@@ -251,7 +303,8 @@ class _Lowering:
         data, rest = values[:inputs], values[inputs:]
         args = [self._form(each, _READ[choice.data], choice.groups) for each in data]
         args += [self._form(operand, Form.CHANNELS_LAST) for operand in rest]
-        stored = self._call(var.name if len(layer.outputs) < 2 else layer.name, choice.kernel, args)
+        constants = tuple(expansion(array) or array for array in choice.kernel.constants)
+        stored = self._call(var.name if len(layer.outputs) < 2 else layer.name, choice.kernel, args, constants)
         bits = Form.PLANES if choice.stores_planes else Form.BITS
         results: list[tuple[Expr, Form, int, Domain | None]] = []
         if layer.kind in ("max_pool2d_bits", "select_channels_bits", "shift_bits"):
@@ -267,7 +320,8 @@ class _Lowering:
                 self._define(var, expr, form, groups, domain)
             else:
                 self.tuples.setdefault(var, []).append((expr, form, groups, domain))
-        self.layers.append(LoweredLayer(layer.name, layer.kind, layer, choice, tuple(f.name for f in fields)))
+        names = tuple(f.name for f in fields)
+        self.layers.append(LoweredLayer(layer.name, layer.kind, layer, choice, names, constants))
 
     def _fields(self, var: Var) -> list[Var]:
         """The variables that the outputs of a call are bound to."""

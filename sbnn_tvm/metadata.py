@@ -44,6 +44,7 @@ class Metadata:
         report: The compiler's report, as JSON text.
         sbnn_version: The version of the compiler.
         tvm_version: The version of TVM, whose runtime the library needs.
+        prepares: Whether its function ``prepare`` makes constants that ``main`` takes behind the inputs.
         format: The version of this record.
     """
 
@@ -56,6 +57,7 @@ class Metadata:
     report: str
     sbnn_version: str
     tvm_version: str
+    prepares: bool = False
     format: int = FORMAT
 
     def to_json(self) -> str:

@@ -21,7 +21,7 @@ from sbnn_tvm.metadata import Metadata, TensorSpec
 from sbnn_tvm.passes.lower import Lowered
 from sbnn_tvm.report import Report
 from sbnn_tvm.runtime import LoadedModule, load
-from sbnn_tvm.stepping import KernelRunner, NativeKernels, outputs_of, run_kernels
+from sbnn_tvm.stepping import KernelRunner, NativeKernels, outputs_of, prepare, run_kernels
 from sbnn_tvm.targets import CpuTarget
 from sbnn_tvm.verification import Verification, verify
 
@@ -89,7 +89,7 @@ class CompiledModule:
             TargetError: If there is no emulator for the target.
         """
         arrays = match_inputs(self.inputs, inputs)
-        return outputs_of(run_kernels(self.lowered, self.emulator, arrays))
+        return outputs_of(run_kernels(self.lowered, self.emulator, (*arrays, *prepare(self.lowered, self.emulator))))
 
     def verify(
         self,
@@ -165,6 +165,7 @@ class CompiledModule:
             report=self.report.to_json(),
             sbnn_version=version("sbnn-tvm"),
             tvm_version=version("apache-tvm"),
+            prepares=self.lowered.prepares,
         )
         write_library(self._executable, path, self.target, metadata)
         return Path(path)
@@ -201,6 +202,11 @@ class CompiledModule:
     def kernel_runner(self) -> KernelRunner:
         """Runs single kernels: on this machine if the target is its CPU, else in an emulator."""
         return self._native_kernels if self.target.native else self.emulator
+
+    @cached_property
+    def constants(self) -> tuple[np.ndarray, ...]:
+        """What ``main`` takes behind the inputs: the constants that are stored coded, made by ``kernel_runner``."""
+        return prepare(self.lowered, self.kernel_runner)
 
     @cached_property
     def _native_kernels(self) -> KernelRunner:

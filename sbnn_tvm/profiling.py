@@ -80,7 +80,8 @@ def profile(module: CompiledModule, library: LoadedModule, seconds: float = 0.06
     probes = [popcount_probe(target), float_probe(target), adder_probe(target), load_probe(target, _PROBED, "L2")]
     limits = measure(probes, 1.0)
     recorder = _Recorder(library, seconds)
-    list(run_kernels(module.lowered, recorder, random_inputs(module.inputs, np.random.default_rng(0))))
+    inputs = random_inputs(module.inputs, np.random.default_rng(0))
+    list(run_kernels(module.lowered, recorder, (*inputs, *module.constants)))
     entries = _entries(module)
     variables = [var.name for var, value in Graph(module.lowered.mod["main"]).bindings if op_name(value) == "call_tir"]
     times = []

@@ -28,11 +28,14 @@ class LayerReport:
         density: Share of the weights that take the upper value of their domain (binary layers).
         activations: Bits of each activation that it reads.
         kernel: The kernel that was chosen; ``"TVM (unscheduled)"`` for an operator that has none of ours.
-        bytes: Constants of the kernel in the library.
+        bytes: Constants of the kernel in the library, as they are stored.
         macs: Multiply-accumulates, one for each weight used at each output.
         why: Why a layer with weights is not binary, or what was allowed for it.
         chosen: Who chose the kernel: ``"cost model"``, ``"chosen by you"``, ``"tuned"``, or both of the last two.
         gain: How many times faster than the untuned kernel it was when it was tuned.
+        weight_count: How many weights it has.
+        coding: How constants are coded that are expanded when the library is loaded, most bytes first; may be empty.
+        expanded_bytes: Constants of the kernel in memory, expanded.
     """
 
     name: str
@@ -46,6 +49,14 @@ class LayerReport:
     why: str
     chosen: str = COST_MODEL
     gain: float | None = None
+    weight_count: int = 0
+    coding: str = ""
+    expanded_bytes: int = 0
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        """What the library stores for the layer, all constants together, for each weight."""
+        return 8 * self.bytes / self.weight_count if self.weight_count else None
 
     @property
     def binary(self) -> bool:
@@ -211,5 +222,7 @@ _COLUMNS = (
     _Column("bits", lambda layer: str(layer.activations), 0, True),
     _Column("kernel", lambda layer: layer.how, 16),
     _Column("KiB", lambda layer: f"{layer.bytes / 1024:.1f}" if layer.bytes else "", 0, True),
+    _Column("bits/w", lambda layer: f"{layer.bits_per_weight:.2f}" if layer.bits_per_weight else "", 0, True),
+    _Column("coding", lambda layer: layer.coding, 0),
     _Column("M MACs", lambda layer: f"{layer.macs / 1e6:.3f}" if layer.macs else "", 8, True),
 )

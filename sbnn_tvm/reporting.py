@@ -16,6 +16,7 @@ from sbnn_tvm.passes.pipeline import Options
 from sbnn_tvm.passes.recognise import REWRITTEN, BinaryWeight
 from sbnn_tvm.report import COST_MODEL, TUNED, UNSCHEDULED, YOU, LayerReport, Report
 from sbnn_tvm.schedules.epilogue import Channel, Ref, Scalar
+from sbnn_tvm.schedules.expansion import Expansion
 from sbnn_tvm.tuning.use import Tuning, known_machines
 
 _KINDS = {
@@ -89,12 +90,25 @@ def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
         density=None if values is None else _density(layer, values),
         activations=_activation_bits(layer, choice),
         kernel=choice.kernel.name + (" + threshold" if choice.folded else ""),
-        bytes=choice.kernel.constant_bytes,
+        bytes=sum(map(_stored_bytes, entry.constants)),
         macs=_macs(layer),
         why=why,
         chosen=_chosen(choice),
         gain=None if choice.tuned is None else choice.tuned.gain,
+        weight_count=0 if layer.weight is None or layer.sums_windows else layer.weight.size,
+        coding=_coding(entry),
+        expanded_bytes=choice.kernel.constant_bytes,
     )
+
+
+def _stored_bytes(constant: np.ndarray | Expansion) -> int:
+    return constant.kernel.constant_bytes if isinstance(constant, Expansion) else constant.nbytes
+
+
+def _coding(entry: LoweredLayer) -> str:
+    """The codings of the constants that are stored coded, that of most bytes first."""
+    coded = [constant for constant in entry.constants if isinstance(constant, Expansion)]
+    return ", ".join(dict.fromkeys(each.coding for each in sorted(coded, key=_stored_bytes, reverse=True)))
 
 
 def _chosen(choice: Choice) -> str:

@@ -33,7 +33,8 @@ _ALIGNMENT = 64  # kernels check that their buffers are aligned to it; numpy pro
 def load(path: str | PathLike[str], num_threads: int | None = None) -> LoadedModule:
     """Load a compiled model.
 
-    Everything that can be wrong with the library is found before any of its code runs.
+    Everything that can be wrong with the library is found before any of its code runs. Constants that it holds coded
+    are expanded here, once.
 
     Args:
         path: A library written by ``CompiledModule.export``.
@@ -64,9 +65,10 @@ def load(path: str | PathLike[str], num_threads: int | None = None) -> LoadedMod
         machine = library["vm_load_executable"]()
         machine["vm_initialization"](_CPU, 0, _POOLED)
         main = machine["main"]
+        constants = tuple(machine["prepare"]()) if metadata.prepares else ()
     except (RuntimeError, AttributeError, ValueError, KeyError) as error:
         raise LibraryError(f"{path} cannot be loaded: {_first_line(error)}; compile the model again") from None
-    return LoadedModule(metadata, library, main, threads)
+    return LoadedModule(metadata, library, main, constants, threads)
 
 
 def read_metadata(path: str | PathLike[str]) -> Metadata:
@@ -97,14 +99,16 @@ def read_metadata(path: str | PathLike[str]) -> Metadata:
 class LoadedModule:
     """A compiled model; made by ``load``."""
 
-    def __init__(self, metadata: Metadata, library: Any, main: Any, num_threads: int) -> None:
+    def __init__(
+        self, metadata: Metadata, library: Any, main: Any, constants: tuple[Any, ...], num_threads: int
+    ) -> None:
         self.metadata = metadata
         self._library = library
         self.num_threads = num_threads
         self._main = main
         self._lock = threading.Lock()  # the virtual machine and its buffers serve one call at a time
         self._staging = tuple(_aligned(spec) for spec in metadata.inputs)
-        self._tensors = tuple(_tvm_runtime().from_dlpack(array) for array in self._staging)
+        self._arguments = (*(_tvm_runtime().from_dlpack(array) for array in self._staging), *constants)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -143,7 +147,7 @@ class LoadedModule:
             use_threads(_tvm_runtime(), self.num_threads)
             for staging, array in zip(self._staging, arrays, strict=True):
                 np.copyto(staging, array)
-            result = self._main(*self._tensors)
+            result = self._main(*self._arguments)
             # Copies: a view would keep memory of the virtual machine, and may be one of the staging buffers.
             if len(self.outputs) == 1:
                 return np.array(np.from_dlpack(_only(result)))

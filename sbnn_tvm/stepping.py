@@ -18,7 +18,7 @@ from tvm.relax import Expr, Var
 
 from sbnn_tvm.domain import codes
 from sbnn_tvm.passes.graph import Graph, channels_last, op_name
-from sbnn_tvm.passes.lower import Form, Lowered, Physical, planes_of
+from sbnn_tvm.passes.lower import PREPARE, Form, Lowered, Physical, planes_of
 from sbnn_tvm.runtime import LoadedModule
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.words import pack_codes, unpack_codes
@@ -66,19 +66,21 @@ def run_kernels(
     runner: KernelRunner,
     inputs: Sequence[np.ndarray],
     replace: Callable[[Step], np.ndarray | None] | None = None,
+    function: str = "main",
 ) -> Iterator[Step]:
     """Run ``main`` kernel by kernel.
 
     Args:
         lowered: The kernels.
         runner: Calls them.
-        inputs: One array for each parameter of ``main``.
+        inputs: One array for each parameter of ``main``: the model's inputs, and what :func:`prepare` gives.
         replace: Called with each value; what it returns (if not None) is what later kernels read instead.
+        function: Another function to run.
 
     Yields:
         Each value in order, and last the results as steps named ``"output 0"`` and so on.
     """
-    graph = Graph(lowered.mod["main"])
+    graph = Graph(lowered.mod[function])
     values: dict[Var, np.ndarray | tuple[np.ndarray, ...]] = {}
 
     def read(expr: Expr) -> np.ndarray:
@@ -113,6 +115,11 @@ def run_kernels(
             raise NotImplementedError(f"'{var.name}' calls {op_name(value)}, which is no kernel")
     for i, result in enumerate(graph.results):
         yield Step(f"output {i}", None, read(result))
+
+
+def prepare(lowered: Lowered, runner: KernelRunner) -> tuple[np.ndarray, ...]:
+    """The constants that are stored coded, as a library makes them when it is loaded."""
+    return outputs_of(run_kernels(lowered, runner, (), function=PREPARE)) if lowered.prepares else ()
 
 
 def _call(runner: KernelRunner, call: Call, var: Var, read: Callable[[Expr], np.ndarray]) -> tuple[np.ndarray, ...]:

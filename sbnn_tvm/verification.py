@@ -283,7 +283,7 @@ def _compare_layers(
     runner = module.kernel_runner
     exact = {name for low in module.lowered.layers if low.layer is not None and low.layer.exact for name in low.outputs}
     seen: set[str] = set()
-    for step in run_kernels(module.lowered, runner, arrays, of_reference):
+    for step in run_kernels(module.lowered, runner, (*arrays, *module.constants), of_reference):
         value = expected(step)
         if value is None or step.physical is None or step.physical.value in seen:
             continue
@@ -316,7 +316,7 @@ def _only_behind_flips(
     outputs: Sequence[np.ndarray],
 ) -> bool:
     """Whether the model is the sum of its kernels, and the first bits that differ are flipped by rounding."""
-    steps = list(run_kernels(module.lowered, module.kernel_runner, arrays))
+    steps = list(run_kernels(module.lowered, module.kernel_runner, (*arrays, *module.constants)))
     if not all(map(partial(np.array_equal, equal_nan=True), outputs_of(iter(steps)), outputs)):
         return False
     for step in steps:

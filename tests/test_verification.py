@@ -59,13 +59,15 @@ def with_constants(
     graph = Graph(mod["main"])
     writer = Writer(graph)
     touched = 0
+    coded = dict(zip(graph.params[len(module.inputs) :], module.constants, strict=True))
     for var, value in graph.bindings:
         if var.name != call_of(module, layer).name:
             writer.keep(var, value)
             continue
         arguments = []
         for argument in value.args[1].fields:
-            new = change(argument.value.numpy()) if isinstance(argument, GenericConst) else None
+            old = argument.value.numpy() if isinstance(argument, GenericConst) else coded.get(argument)
+            new = None if old is None else change(old)
             touched += new is not None
             arguments.append(writer[argument] if new is None else relax.const(new))
         writer.bind(var, Call(value.op, [value.args[0], relax.Tuple(arguments)], value.attrs, value.ty_args))

@@ -1,0 +1,101 @@
+"""Reading streams of bits in TIR, as sbnn_tvm.coding packs them: the first bit in the lowest of the first byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tvm
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from sbnn_tvm.schedules.kernel import Kernel
+
+
+def expanding_kernel(
+    name: str,
+    constants: dict[str, np.ndarray],
+    out: tuple[int, str],
+    body: Callable[[dict[str, tirx.Buffer], tirx.Buffer], None],
+) -> Kernel:
+    """A kernel ``func(*constants, out)`` on flat arrays of any length.
+
+    Args:
+        name: Of the function.
+        constants: The coded arrays.
+        out: Elements and dtype of what it makes.
+        body: Emits the code for the buffers of the constants, by name, and of the output.
+    """
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True})
+        buffers = {
+            key: T.arg(key, T.buffer((tirx.Var(f"{key}_size", "int64"),), str(array.dtype)))
+            for key, array in constants.items()
+        }
+        body(buffers, T.arg("out", T.buffer((tirx.Var("out_size", "int64"),), out[1])))
+    flat = tuple(np.ascontiguousarray(array).reshape(-1) for array in constants.values())
+    return Kernel(name, builder.get(), flat, (((out[0],), out[1]),))
+
+
+def length(buffer: tirx.Buffer) -> tirx.Expr:
+    """Elements of a flat buffer, int64."""
+    return buffer.shape[0]
+
+
+def as_bytes(buffer: tirx.Buffer) -> tirx.Buffer:
+    """The same memory as uint8."""
+    size = tvm.DataType(buffer.dtype).bits // 8
+    return T.decl_buffer((length(buffer) * size,), "uint8", data=buffer.data)
+
+
+class Variables:
+    """Integers (int64) that code assigns to; LLVM keeps them in registers."""
+
+    def __init__(self, count: int) -> None:
+        self._memory = T.alloc_buffer((count,), "int64")
+        for index in range(count):
+            self[index] = 0
+
+    def __getitem__(self, index: int) -> tirx.Expr:
+        return self._memory[index]
+
+    def __setitem__(self, index: int, value: tirx.Expr | int) -> None:
+        T.buffer_store(self._memory, int64(value), [index])
+
+
+def int64(value: tirx.Expr | int) -> tirx.Expr:
+    """A number as int64."""
+    return tirx.const(value, "int64") if isinstance(value, int) else tirx.Cast("int64", value)
+
+
+def bit(stream: tirx.Buffer, at: tirx.Expr) -> tirx.Expr:
+    """Bit ``at`` (int64) of a stream, as int64."""
+    return (int64(stream[at >> int64(3)]) >> (at & int64(7))) & int64(1)
+
+
+def field(stream: tirx.Buffer, at: tirx.Expr, width: tirx.Expr, value: Variables, index: int) -> None:
+    """Read ``width`` bits from bit ``at`` on into a variable."""
+    value[index] = 0
+    with T.serial(int64(0), width) as i:
+        value[index] = value[index] | (bit(stream, at + i) << i)
+
+
+def positions(
+    quotients: tirx.Buffer,
+    remainders: tirx.Buffer,
+    remainder_bits: tirx.Expr,
+    put: Callable[[tirx.Expr, tirx.Expr], None],
+) -> None:
+    """Walk through a Rice code (sbnn_tvm.coding.Rice): ``put(number, position)`` for each set bit, in order."""
+    state = Variables(3)  # the next position, its number, and the remainder
+    with T.serial(int64(0), length(quotients) * int64(8)) as at, T.If(bit(quotients, at) != 0):
+        with T.Then():
+            field(remainders, state[1] * remainder_bits, remainder_bits, state, 2)
+            state[0] = state[0] + state[2]
+            put(state[1], state[0])
+            state[0] = state[0] + int64(1)
+            state[1] = state[1] + int64(1)
+        with T.Else():
+            state[0] = state[0] + (int64(1) << remainder_bits)
