@@ -58,8 +58,8 @@ def interleave(functions: Mapping[str, Callable[[], object]], seconds: float = 5
         times = interleave({"ours": lambda: model.run(x), "theirs": lambda: session.run(None, {"x": x})})
         print(times["theirs"].minimum / times["ours"].minimum)
     """
-    rounds = interleave_bursts({name: partial(_burst, function) for name, function in functions.items()}, seconds)
-    return {name: Timing.of([call for burst in bursts for call in burst]) for name, bursts in rounds.items()}
+    rounds = interleave_bursts({name: partial(burst, function) for name, function in functions.items()}, seconds)
+    return {name: Timing.of([call for turn in turns for call in turn]) for name, turns in rounds.items()}
 
 
 def interleave_bursts(bursts: Mapping[str, Burst], seconds: float) -> dict[str, list[Sequence[float]]]:
@@ -75,12 +75,13 @@ def interleave_bursts(bursts: Mapping[str, Burst], seconds: float) -> dict[str, 
     rounds: dict[str, list[Sequence[float]]] = {name: [] for name in bursts}
     end = time.perf_counter() + seconds
     while len(next(iter(rounds.values()))) < 3 or time.perf_counter() < end:
-        for name, burst in bursts.items():
-            rounds[name].append(burst())
+        for name, turn in bursts.items():
+            rounds[name].append(turn())
     return rounds
 
 
-def _burst(function: Callable[[], object]) -> list[float]:
+def burst(function: Callable[[], object]) -> list[float]:
+    """One turn of a function: the seconds of its calls but the first, about ``BURST`` together."""
     function()
     calls = []
     burst_end = time.perf_counter() + BURST

@@ -217,7 +217,8 @@ class Database:
     def gains(self, task: str, machine: Machine, deciding: bool = False) -> dict[str, float]:
         """How many times faster than their common reference the candidates of a task are, by name.
 
-        Where a candidate was measured several times the median counts, of the confirmed measurements if there are any.
+        Where a candidate was measured several times the median counts (of two the lower one), of the confirmed
+        measurements if there are any.
         Candidates that were compared with different references are not comparable: the reference with most
         measurements counts, and is among the names.
 
@@ -239,7 +240,7 @@ class Database:
             some = [record for record in found if record.candidate == name]
             some = [record for record in some if record.confirmed] or some
             if some:
-                gains[name] = statistics.median(record.gain for record in some if record.gain is not None)
+                gains[name] = statistics.median_low(record.gain for record in some if record.gain is not None)
         return gains
 
     def decisive(self) -> list[AnyRecord]:

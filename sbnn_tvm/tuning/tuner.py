@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tvm.support.popen_pool import PopenWorker
 
-from sbnn_tvm.bench import interleave
+from sbnn_tvm.bench import burst, interleave_bursts
 from sbnn_tvm.compiler import LoweredModel, lower_model
 from sbnn_tvm.errors import TuningError
 from sbnn_tvm.inputs import random_inputs
@@ -47,7 +47,7 @@ CONFIRMATIONS = 3
 FINALISTS = 3
 """Candidates of a task that are measured again, for longer."""
 
-NETWORK_SECONDS = 8.0
+NETWORK_SECONDS = 12.0
 """To time the tuned network against the untuned one."""
 
 
@@ -231,7 +231,7 @@ class _Session:
         # What is left behind the search confirms its winners.
         self.search_end = self.begin + 0.75 * (self.end - self.begin)
         self.report = progress
-        self.trials = 0
+        self.trials, self.finished = 0, False
         self.lock = threading.Lock()
         self.searches = {task.key: Search.of(task) for task in tasks}
         self.programs: dict[tuple[str, str], Program] = {}
@@ -306,6 +306,7 @@ class _Session:
                     name, improvement = found
                     promises.append((improvement * self._weight(task), task, name))
             if not promises:
+                self.finished = True
                 return None
             _, task, name = max(promises, key=lambda each: each[0])
             self.searches[task.key].pending.add(name)
@@ -419,7 +420,7 @@ class _Session:
             best, gain = (task.space[0].name, 1.0) if found is None else (found.candidate.name, found.gain)
             counts = len(search.measured), len(search.failed), len(search.space)
             results.append(TaskResult(task.key, task.title, task.names, best, gain, *counts))
-        finished = all(search.next() is None for search in self.searches.values())
+        finished = self.finished
         return TuningResult(self.machine, tuple(results), self.trials, time.monotonic() - self.begin, finished, network)
 
 
@@ -442,7 +443,9 @@ def compare_networks(
         for name, module in paths.items():
             library = load(module.export(Path(folder) / f"{name}.so"), machine.threads)
             runs[name] = partial(library.run, *inputs)
-        times = {name: timing.minimum for name, timing in interleave(runs, seconds).items()}
+        rounds = interleave_bursts({name: partial(burst, run) for name, run in runs.items()}, seconds)
+    # Not the very fastest turn, which may be an accident.
+    times = {name: float(np.quantile([min(turn) for turn in turns], 0.1)) for name, turns in rounds.items()}
     pairs = [(times[name], times[f"{name} again"]) for name in ("untuned", "tuned")]
     noise = max(0.01, *(max(pair) / min(pair) - 1 for pair in pairs))
     key = choices_key(tuned.lowered.layers, tuned.target.isa)
