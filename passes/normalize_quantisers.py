@@ -113,7 +113,7 @@ def _thresholds(x: Var, chain: Sequence[Callable[[np.ndarray], np.ndarray]]) -> 
 
     largest = float(np.finfo(np.float32).max)
     least, most = function(np.array([-largest, largest], np.float32))
-    steps = float(most - least)
+    steps = float(most) - float(least)
     if not (np.isfinite([least, most]).all() and 0 < steps < 1 << MOST_BITS and steps == int(steps)):
         return None
     targets = least + np.arange(1, int(steps) + 1, dtype=np.float32)

@@ -119,6 +119,13 @@ def test_digits_deploy(one_torch_thread):
 
 
 @pytest.mark.slow
+def test_bit_serial(one_torch_thread, capsys):
+    accuracies = example("bit_serial").main(epochs=4, seeds=1)
+    assert len(accuracies) == 5 and max(accuracies.values()) > 80
+    assert capsys.readouterr().out.count("1297 of 1297 predictions") == 5
+
+
+@pytest.mark.slow
 def test_quickstart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     example("quickstart").main()

@@ -117,6 +117,9 @@ class Network:
         return np.where(bits, 0.5, 0.0)
 
     def binarize(self, x: str) -> str:
+        """Two values, or the levels of a few bits."""
+        if self.choose(False, False, False, True):
+            return self.quantize(x)
         lo, hi = self.choose((-1.0, 1.0), (-1.0, 1.0), (-1.0, 1.0), (0.0, 1.0), (-0.5, 2.0), (-0.3, 0.7))
         if self.choose(False, False, True):
             lo, hi = hi, lo
@@ -141,6 +144,23 @@ class Network:
     def mean(self, x: str, axes: Sequence[int]) -> str:
         shape = tuple(1 if axis in axes else size for axis, size in enumerate(self.shapes[x]))
         return self.node("ReduceMean", x, self.constant(np.array(axes)), shape=shape, keepdims=1)
+
+    def quantize(self, x: str) -> str:
+        """ai.sbnn::Quantize, or a rounding of standard operators."""
+        shape = self.shapes[x]
+        if self.choose(False, False, True):
+            low, high = self.choose((0.0, 3.0), (0.0, 1.0), (-1.0, 1.0), (-2.0, 5.0), (0.0, 15.0))
+            scale = self.constant(self.choose(0.5, 1.0, 0.3))
+            scaled = self.node("Div", x, scale, shape=shape)
+            clip, rest = ("Clip", self.constant(low), self.constant(high)), ("Round",)
+            for operator, *bounds in (clip, rest) if self.choose(True, False) else (rest, clip):
+                scaled = self.node(operator, scaled, *bounds, shape=shape)
+            return self.node("Mul", scaled, scale, shape=shape)
+        lo, step = self.choose((0.0, 1.0), (0.0, 1.0), (-3.0, 2.0), (-0.5, 0.25), (0.25, 0.1))
+        count = self.choose(1, 3, 3, 3, 7, 15)
+        leading = self.choose((), self.channel(x, scalar=False))
+        thresholds = np.sort(self.steps(*leading, count, step=0.5), axis=-1)
+        return self.node("Quantize", x, self.constant(thresholds), shape=shape, domain=opset.DOMAIN, lo=lo, step=step)
 
     def window(self, x: str, largest: int = 4) -> tuple[dict[str, Any], Shape] | None:
         """Attributes of a sliding window and the size of its result; None if the image is too small."""
