@@ -374,9 +374,8 @@ class _Nest:
             self._reduce_plane(accumulators, n, _Place(row, start, tirx.const(0, "int32")), pixel, block)
             return
         # The last plane counts most: what it gives is doubled with every plane that follows.
-        with T.serial(0, conv.planes) as i:
-            plane = T.bind(conv.planes - 1 - i)
-            for k in range(conv.tile.pixels * conv.tile.vectors):
+        for plane in reversed(range(conv.planes)):
+            for k in range(conv.tile.pixels * conv.tile.vectors if plane < conv.planes - 1 else 0):
                 self._store(accumulators, self._vector(accumulators, k) + self._vector(accumulators, k), k, 0)
             image, first = (
                 (n, start + plane * (pixel // conv.planes)) if conv.dense else (n * conv.planes + plane, start)

@@ -378,7 +378,7 @@ def clamp_latent_(model: nn.Module, bound: float = 1.0) -> None:
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, BinaryLayer):
-                module.weight.clamp_(-bound, bound)
+                module.latent().clamp_(-bound, bound)
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
