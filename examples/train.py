@@ -1,0 +1,416 @@
+"""Train a binary network on images that lie on this machine, export it, compile it.
+
+    python examples/train.py --data digits --model vgg --width 32 --out out/digits
+    python examples/train.py --data cifar10 --root data --model resnet --method sbnn --epochs 300 --out out/cifar
+    torchrun --nproc_per_node 4 examples/train.py --data folder --root imagenet --model reactnet --out out/imagenet
+
+A plain loop: Adam with a cosine, mixup and label smoothing where asked for, the latent weights clamped after each step.
+After each epoch a checkpoint replaces the one before in one step, and ``--resume`` goes on from it: on a CPU to the
+very same weights, whenever the training was killed. Under torchrun the processes share each batch
+(DistributedDataParallel); ``--accelerate`` leaves devices and precision to Hugging Face's accelerate, where that is
+installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, distributed, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
+
+import sbnn_tvm
+from sbnn_tvm.atomic_file import replacing
+from sbnn_tvm.errors import ModelError
+from sbnn_tvm.frontends.torch import (
+    Adaptive,
+    AdaptiveBinarize,
+    Binarize,
+    BinarizeAboveMean,
+    ExpectedConnections,
+    KurtosisPenalty,
+    Magnitudes,
+    ScaledSigns,
+    TwoValues,
+    WeightDomain,
+    bcdnet,
+    clamp_latent_,
+    group_mobilenet,
+    parameter_groups,
+    quicknet,
+    reactnet,
+    resnet,
+    resnet18,
+    set_progress,
+    vgg_small,
+)
+
+console = Console(highlight=False)
+
+Penalty = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method chooses: weights, gradients, activations.
+
+    Attributes:
+        domain: The two values of the weights.
+        weight_estimator: The gradient of their signs.
+        activation: Makes what takes the place of every Binarize; None leaves them.
+        clamp: The bound of latent weights.
+    """
+
+    domain: WeightDomain = field(default_factory=ScaledSigns)
+    weight_estimator: str = "clip"
+    activation: Callable[[], nn.Module] | None = None
+    clamp: float = 1.0
+
+
+METHODS = {
+    "signs": Method(),
+    "sbnn": Method(TwoValues(), "ede", clamp=1.5),
+    "siman": Method(Magnitudes(), activation=BinarizeAboveMean),
+    "adabin": Method(Adaptive(), "ede", AdaptiveBinarize),
+}
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "vgg": lambda width, **rest: vgg_small(stages=[(n * width, n * width) for n in (1, 2, 4)], **rest),
+    "resnet": lambda width, **rest: resnet(widths=[n * width for n in (1, 2, 4)], blocks=(4, 4, 4), **rest),
+    "resnet18": lambda width, **rest: _without_in_channels(resnet18, **rest),
+    "reactnet": lambda width, **rest: reactnet(width=width, **rest),
+    "quicknet": lambda width, **rest: quicknet(widths=[n * width for n in (1, 2, 4, 8)], **rest),
+    "bcdnet": lambda width, **rest: bcdnet(width=width, **rest),
+    "group_mobilenet": lambda width, **rest: group_mobilenet(width=width, **rest),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training depends on; a checkpoint is of one of these alone.
+
+    Attributes:
+        data, root, size: The images (datasets); size is for folders.
+        model, width: The network, and the channels of its first stage.
+        method: Of METHODS.
+        epochs, batch, rate: Of Adam; the batch is that of all processes together.
+        decay: Weight decay, of all but the latent weights.
+        mixup: Alpha of the Beta distribution by which images are mixed; 0 does not mix.
+        smoothing: Of the labels.
+        expected, gamma: The share of +1 to train to (ExpectedConnections), and its push; 0 for none.
+        kurtosis: The weight of KurtosisPenalty; 0 for none.
+        seed: Of all random numbers.
+    """
+
+    data: str = "digits"
+    root: str | None = None
+    size: int | None = None
+    model: str = "vgg"
+    width: int = 32
+    method: str = "signs"
+    epochs: int = 20
+    batch: int = 64
+    rate: float = 2e-3
+    decay: float = 0.0
+    mixup: float = 0.0
+    smoothing: float = 0.0
+    expected: float = 0.0
+    gamma: float = 0.07
+    kurtosis: float = 0.0
+    seed: int = 0
+
+
+def build(settings: Settings, data: datasets.Data) -> nn.Module:
+    """The network, with the method's weights and activations."""
+    method = METHODS[settings.method]
+    channels, size, _ = data.shape
+    torch.manual_seed(settings.seed)
+    model = MODELS[settings.model](
+        settings.width,
+        classes=data.classes,
+        in_channels=channels,
+        image_size=size,
+        domain=method.domain,
+        weight_estimator=method.weight_estimator,
+    )
+    if method.activation is not None:
+        for parent in list(model.modules()):
+            for name, child in parent.named_children():
+                if isinstance(child, Binarize):
+                    setattr(parent, name, method.activation())
+    return model
+
+
+def penalties(settings: Settings, model: nn.Module) -> list[Penalty]:
+    """What is added to the loss."""
+    found: list[Penalty] = []
+    if settings.expected:
+        found.append(ExpectedConnections(model, settings.expected, gamma=settings.gamma))
+    if settings.kurtosis:
+        found.append(KurtosisPenalty(model, weight=settings.kurtosis))
+    return found
+
+
+class Alone:
+    """One process; the base of those that train together."""
+
+    rank, world = 0, 1
+
+    def __init__(self) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def wrap(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """What to train, from what to keep."""
+        return model, optimizer
+
+    def backward(self, loss: Tensor) -> None:
+        """The gradients."""
+        loss.backward()
+
+    def wait(self) -> None:
+        """For the other processes."""
+
+    def close(self) -> None:
+        """In the end."""
+
+
+class Distributed(Alone):
+    """One of the processes that torchrun started."""
+
+    def __init__(self) -> None:
+        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
+        self.device = torch.device("cpu")
+        if torch.cuda.is_available():
+            self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+
+    def wrap(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """With gradients averaged over the processes."""
+        return DistributedDataParallel(model), optimizer
+
+    def wait(self) -> None:
+        """For the other processes."""
+        distributed.barrier()
+
+    def close(self) -> None:
+        """Without it, torch warns."""
+        distributed.destroy_process_group()
+
+
+class Accelerated(Alone):
+    """One process of Hugging Face's accelerate, as its own configuration says."""
+
+    def __init__(self) -> None:
+        try:
+            from accelerate import Accelerator
+        except ImportError:
+            raise SystemExit("--accelerate needs the package accelerate: pip install accelerate") from None
+        self.accelerator = Accelerator()
+        self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+        self.device = self.accelerator.device
+
+    def wrap(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """As the configuration says."""
+        return self.accelerator.prepare(model, optimizer)
+
+    def backward(self, loss: Tensor) -> None:
+        """With the loss scaled, where the precision asks for it."""
+        self.accelerator.backward(loss)
+
+    def wait(self) -> None:
+        """For the other processes."""
+        self.accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        """Ends its process group."""
+        self.accelerator.end_training()
+
+
+def train(
+    settings: Settings, data: datasets.Data, out: Path, process: Alone, *, resume: bool = False, workers: int = 0
+) -> nn.Module:
+    """Trains, and leaves a checkpoint after each epoch; returns the network in eval mode."""
+    checkpoint = out / "checkpoint.pt"
+    model = build(settings, data).to(process.device)
+    optimizer = torch.optim.Adam(parameter_groups(model, settings.decay), lr=settings.rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs)
+    done = load(checkpoint, settings, model, optimizer, schedule, process.device) if resume else 0
+    if done and process.rank == 0:
+        console.print(f"going on after epoch {done}")
+    penalty = penalties(settings, model)
+    wrapped, stepping = process.wrap(model, optimizer)
+    sampler = DistributedSampler(data.train, process.world, process.rank, seed=settings.seed)  # type: ignore[var-annotated]
+    loader = DataLoader(data.train, settings.batch // process.world, sampler=sampler, num_workers=workers)
+    for epoch in range(done, settings.epochs):
+        # Random numbers depend on the epoch alone, and not on what was drawn before: so a restart draws the same.
+        torch.manual_seed((settings.seed * 1_000_003 + epoch) * 1024 + process.rank)
+        data.train.epoch = epoch
+        sampler.set_epoch(epoch)
+        set_progress(model, epoch / settings.epochs)
+        wrapped.train()
+        total = 0.0
+        for images, labels in track(
+            loader, f"epoch {epoch + 1}/{settings.epochs}", console=console, transient=True, disable=process.rank > 0
+        ):
+            loss = mixed_loss(wrapped, images.to(process.device), labels.to(process.device), settings)
+            total += loss.item() * len(images)
+            loss = loss + sum(each(loss) for each in penalty)
+            stepping.zero_grad()
+            process.backward(loss)
+            stepping.step()
+            clamp_latent_(model, METHODS[settings.method].clamp)
+        schedule.step()
+        if process.rank == 0:
+            right = accuracy(model, data.test, settings.batch, process.device, workers)
+            console.print(f"epoch {epoch + 1}: loss {total / len(sampler):.4f}, accuracy {right:.2%}")
+            save(checkpoint, settings, model, optimizer, schedule, epoch + 1)
+        process.wait()
+    set_progress(model, 1.0)
+    return model.eval()
+
+
+def mixed_loss(model: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Tensor:
+    """Cross-entropy, of images that are mixed with others where the settings say so.
+
+    References:
+        Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018, arXiv 1710.09412.
+    """
+    if not settings.mixup:
+        return functional.cross_entropy(model(images), labels, label_smoothing=settings.smoothing)
+    alpha = torch.tensor(settings.mixup)
+    share = float(torch.distributions.Beta(alpha, alpha).sample())
+    other = torch.randperm(len(images)).to(images.device)
+    scores = model(share * images + (1 - share) * images[other])
+    return share * functional.cross_entropy(scores, labels, label_smoothing=settings.smoothing) + (
+        1 - share
+    ) * functional.cross_entropy(scores, labels[other], label_smoothing=settings.smoothing)
+
+
+def accuracy(model: nn.Module, images: datasets.Images, batch: int, device: torch.device, workers: int = 0) -> float:
+    """The share of images that are classified right."""
+    model.eval()
+    right = 0
+    with torch.no_grad():
+        for x, labels in DataLoader(images, batch, num_workers=workers):
+            right += int((model(x.to(device)).argmax(1).cpu() == labels).sum())
+    return right / len(images)
+
+
+def save(
+    path: Path,
+    settings: Settings,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    done: int,
+) -> None:
+    """A checkpoint, which appears whole or not at all."""
+    record = {
+        "settings": json.dumps(asdict(settings)),
+        "epoch": done,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+    }
+    with replacing(path, ModelError) as draft:
+        torch.save(record, draft)
+
+
+def load(
+    path: Path,
+    settings: Settings,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    device: torch.device,
+) -> int:
+    """Continues from a checkpoint; returns how many epochs are done.
+
+    Raises:
+        SystemExit: If there is none, or it is of another training.
+    """
+    if not path.exists():
+        raise SystemExit(f"there is no checkpoint {path} to resume from")
+    record: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
+    theirs, ours = json.loads(record["settings"]), asdict(settings)
+    if different := [name for name in ours if theirs.get(name) != ours[name]]:
+        name = different[0]
+        raise SystemExit(f"{path} was trained with {name}={theirs.get(name)!r}, but now it is {ours[name]!r}")
+    model.load_state_dict(record["model"])
+    optimizer.load_state_dict(record["optimizer"])
+    schedule.load_state_dict(record["schedule"])
+    return int(record["epoch"])
+
+
+def deploy(model: nn.Module, out: Path, target: str) -> None:
+    """The ONNX file, the library, the report."""
+    model = model.cpu().eval()
+    sbnn_tvm.export_onnx(model, out / "model.onnx")
+    module = sbnn_tvm.compile(model, target)
+    console.print(module.report)
+    console.print(str(module.verify()))
+    module.export(out / "model.so")
+    console.print(f"wrote {out / 'model.onnx'} and {out / 'model.so'}")
+
+
+def _without_in_channels(make: Callable[..., nn.Module], in_channels: int, **rest: Any) -> nn.Module:
+    if in_channels != 3:
+        raise SystemExit("resnet18 takes images of 3 channels")
+    return make(**rest)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line: every setting, and what does not change the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    choices = {"data": datasets.DATASETS, "model": MODELS, "method": METHODS}
+    types = {"root": str, "size": int}
+    for name, default in asdict(Settings()).items():
+        kind = types.get(name, type(default))
+        parser.add_argument(f"--{name}", type=kind, default=default, choices=choices.get(name), help=f"{default!r}")
+    parser.add_argument("--out", type=Path, default=Path("out/train"), help="folder of the checkpoint and the results")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load images")
+    parser.add_argument("--accelerate", action="store_true", help="let accelerate place and wrap the model")
+    parser.add_argument("--target", default="native", help="what to compile for; empty for nothing")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, and compile the result."""
+    arguments = parse(argv)
+    settings = Settings(**{name: getattr(arguments, name) for name in asdict(Settings())})
+    out: Path = arguments.out
+    if not arguments.resume and (out / "checkpoint.pt").exists():
+        raise SystemExit(f"{out} holds a checkpoint already: pass --resume to go on from it, or another --out")
+    try:
+        data = datasets.DATASETS[settings.data](settings.root, settings.size, settings.seed)
+    except (FileNotFoundError, ValueError) as error:
+        raise SystemExit(str(error)) from None
+    out.mkdir(parents=True, exist_ok=True)
+    process = Accelerated() if arguments.accelerate else Distributed() if "RANK" in os.environ else Alone()
+    try:
+        model = train(settings, data, out, process, resume=arguments.resume, workers=arguments.workers)
+        if process.rank == 0 and arguments.target:
+            deploy(model, out, arguments.target)
+    finally:
+        process.close()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except sbnn_tvm.errors.SbnnError as error:
+        sys.exit(str(error))
