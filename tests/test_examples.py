@@ -126,6 +126,21 @@ def test_bit_serial(one_torch_thread, capsys):
 
 
 @pytest.mark.slow
+def test_mixbin(one_torch_thread, capsys):
+    import mixbin
+
+    mixbin.main([])
+    assert capsys.readouterr().out.count("ok ") == 2
+
+
+@pytest.mark.slow
+def test_training_losses(one_torch_thread):
+    import training_losses
+
+    training_losses.main(["--epochs", "20"])
+
+
+@pytest.mark.slow
 def test_quickstart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     example("quickstart").main()

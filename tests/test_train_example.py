@@ -129,7 +129,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    arguments = ["--out", str(tmp_path), "--method", "sbnn", "--expected", "0.2"]
+    arguments = ["--out", str(tmp_path), "--method", "sbnn", "--expected", "0.45", "--rate", "0.01"]
     done = subprocess.run(command(*arguments, torchrun=2), capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch 6:") == 1

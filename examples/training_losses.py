@@ -1,0 +1,109 @@
+"""Losses that shape the training alone: what is deployed is the same binary network each time.
+
+The tiny network of the other examples, trained plainly, and with each of the losses: bimodal latent weights (BD-BNN),
+latent weights and scales that fit each other (RBONN), blocks that do what those of a float network do (DGRL), features
+that tell images apart as a float network's do (CMIM). On digits, where the plain network is good already, the
+differences are small; the point is how each is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+
+import digits
+import torch
+from torch import nn
+
+from sbnn_tvm.frontends.torch import (
+    Binarize,
+    BinaryConv2d,
+    BlockDistillation,
+    ContrastiveLoss,
+    KurtosisPenalty,
+    ReconstructionPenalty,
+    ScaledSigns,
+)
+
+BLOCKS = [f"body.{index}" for index in range(4)]
+
+
+def learned_scale(inputs: int, outputs: int) -> nn.Module:
+    """A layer whose scale is trained, as the bilinear model wants it."""
+    domain = ScaledSigns(learned=True)
+    return BinaryConv2d(inputs, outputs, 3, padding=1, domain=domain, binarize=Binarize())
+
+
+def plain(student: nn.Module, teacher: nn.Module) -> None:
+    """Cross-entropy alone."""
+
+
+def kurtosis(student: nn.Module, teacher: nn.Module) -> KurtosisPenalty:
+    """BD-BNN."""
+    return KurtosisPenalty(student, weight=0.1)
+
+
+def reconstruction(student: nn.Module, teacher: nn.Module) -> ReconstructionPenalty:
+    """RBONN."""
+    return ReconstructionPenalty(student)
+
+
+def distillation(student: nn.Module, teacher: nn.Module) -> BlockDistillation:
+    """DGRL."""
+    return BlockDistillation(student, teacher, BLOCKS)
+
+
+def contrast(student: nn.Module, teacher: nn.Module) -> ContrastiveLoss:
+    """CMIM; its heads are trained along."""
+    features = {"body.3": (16, 16)}
+    return ContrastiveLoss(student, teacher, features, features, weight=0.1, memory=200)
+
+
+LOSSES: dict[str, tuple[Callable, digits.Layer]] = {
+    "plain": (plain, digits.binary_layer),
+    "kurtosis": (kurtosis, digits.binary_layer),
+    "reconstruction": (reconstruction, learned_scale),
+    "distillation": (distillation, digits.binary_layer),
+    "contrast": (contrast, digits.binary_layer),
+}
+
+
+def train(name: str, teacher: nn.Module, data: digits.Digits, seed: int, epochs: int) -> nn.Module:
+    """The tiny network, trained with that loss."""
+    make, layer = LOSSES[name]
+    torch.manual_seed(seed)
+    student = digits.tiny_network(layer)
+    penalty = make(student, teacher)
+    heads = list(penalty.parameters()) if isinstance(penalty, nn.Module) else []
+
+    def optimizer(model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.Adam([*model.parameters(), *heads], lr=5e-3)
+
+    digits.train(student, data, digits.Recipe(epochs=epochs, penalty=penalty, optimizer=optimizer), seed=seed)
+    if hasattr(penalty, "remove"):
+        penalty.remove()
+    return student
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """A table, and the deployed network of the last loss."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=2, help="trainings of each loss")
+    parser.add_argument("--epochs", type=int, default=30)
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    data = digits.load()
+    torch.manual_seed(0)
+    teacher = digits.train(digits.tiny_network(digits.float_layer), data, digits.Recipe(epochs=arguments.epochs))
+    print(f"the float teacher: {digits.accuracy(teacher, data):.1f} %")
+    results = {}
+    for name in LOSSES:
+        models = [train(name, teacher, data, seed, arguments.epochs) for seed in range(arguments.seeds)]
+        results[name] = digits.Mean.of(digits.accuracy(model, data) for model in models)
+        print(f"{name}: {results[name]} %; {digits.deploy(models[0], data)}")
+    worst = min(results.values(), key=lambda mean: mean.value)
+    digits.check(worst.value > results["plain"].value - 3, "no loss costs more than 3 points")
+
+
+if __name__ == "__main__":
+    main()
