@@ -36,9 +36,6 @@ NETWORKS = {
     ),
 }
 
-# Shifts of a map by rows and columns have no kernel yet; their layers are binary all the same.
-UNSCHEDULED = [name for name in NETWORKS if "bcdnet" in name]
-
 
 def random_network(name: str) -> nn.Module:
     """With statistics, thresholds and knees that are not the initial ones."""
@@ -63,8 +60,7 @@ def test_torch_file_and_library_agree(name: str) -> None:
     (reference,) = run_reference(proto, {"input": x.numpy()}).values()
     np.testing.assert_allclose(reference, eager, rtol=1e-5, atol=1e-5)
     module = sbnn_tvm.compile(proto)
-    if name not in UNSCHEDULED:
-        assert not module.report.fallbacks()
+    assert not module.report.fallbacks()
     binary = [name for name, layer in model.named_modules() if isinstance(layer, BinaryConv2d)]
     assert binary == [layer.name for layer in module.report.linear if layer.binary]
     module.verify(x.numpy())
