@@ -133,7 +133,7 @@ def test_two_processes(tmp_path: Path) -> None:
     done = subprocess.run(command(*arguments, torchrun=2), capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch 6:") == 1
-    assert float(done.stdout.split("accuracy ")[-1].split("%")[0]) > 50
+    assert float(done.stdout.split("accuracy ")[-1].split("%")[0]) > 25  # chance is 10
     resumed = subprocess.run(
         command(*arguments, "--resume", torchrun=2), capture_output=True, text=True, env=environment
     )
