@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from sbnn_tvm.schedules.conv2d import float_conv2d, popcount_conv2d
@@ -11,6 +11,7 @@ from sbnn_tvm.schedules.depthwise import depthwise_conv2d
 from sbnn_tvm.schedules.elementwise import elementwise
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.loops import one_thread
 from sbnn_tvm.schedules.pack import window_sum
 from sbnn_tvm.schedules.pool import avg_pool2d, global_avg_pool2d, max_pool2d, max_pool2d_bits
 from sbnn_tvm.schedules.sample_mean import sample_mean
@@ -63,6 +64,14 @@ class Choice:
 
 def build(layer: Layer, candidate: Candidate, isa: Isa) -> Choice:
     """The kernel of one of ``candidates(layer, isa)``."""
+    if candidate.serial:
+        with one_thread():
+            choice = _build(layer, candidate, isa)
+        return replace(choice, kernel=replace(choice.kernel, name=f"{choice.kernel.name} serial"))
+    return _build(layer, candidate, isa)
+
+
+def _build(layer: Layer, candidate: Candidate, isa: Isa) -> Choice:
     match candidate.family:
         case Family.FLOAT:
             return Choice(candidate, _float(layer, candidate, isa))

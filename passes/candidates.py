@@ -41,10 +41,12 @@ class Candidate:
     Attributes:
         family: The kernel family.
         parameters: Which member of it; None where there is but one.
+        serial: Whether one thread does it all, however much it is.
     """
 
     family: Family
     parameters: Parameters | None = None
+    serial: bool = False
 
     @property
     def tile(self) -> Tile | None:
@@ -59,7 +61,8 @@ class Candidate:
     @property
     def name(self) -> str:
         """The name under which measurements are kept, for example ``"popcount 7x4"``."""
-        return self.family.value if self.parameters is None else f"{self.family.value} {self.parameters}"
+        member = "" if self.parameters is None else f" {self.parameters}"
+        return f"{self.family.value}{member}{' serial' * self.serial}"
 
     def __str__(self) -> str:
         return self.name
@@ -81,8 +84,9 @@ class Tuned:
 def candidates(layer: Layer, isa: Isa) -> tuple[Candidate, ...]:
     """Every way to compute a layer, family by family; the first is what the cost model takes."""
     return tuple(
-        Candidate(family, parameters)
+        Candidate(family, parameters, serial)
         for family in families(layer, isa)
+        for serial in (False, True)
         for parameters in _members(layer, family, isa) or (None,)
     )
 

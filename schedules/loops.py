@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
@@ -12,9 +14,23 @@ from tvm.tirx.script.builder.frame import ForFrame
 GRAIN = 16384
 
 
+_one_thread: ContextVar[bool] = ContextVar("_one_thread", default=False)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Kernels that are written inside run on one thread, however much they do."""
+    token = _one_thread.set(True)
+    try:
+        yield
+    finally:
+        _one_thread.reset(token)
+
+
 def parallel_rows(rows: int, elements: int) -> ForFrame:
     """A loop over ``rows``, parallel if all of them together touch enough ``elements``."""
-    return T.parallel(0, rows) if rows > 1 and elements >= GRAIN else T.serial(0, rows)
+    parallel = rows > 1 and elements >= GRAIN and not _one_thread.get()
+    return T.parallel(0, rows) if parallel else T.serial(0, rows)
 
 
 def for_blocks(length: int, step: int, body: Callable[[tirx.Expr | int, int], None]) -> None:

@@ -42,7 +42,8 @@ def test_every_candidate_can_be_built(layers, isa):
             choice = build(layer, candidate, isa)
             assert choice.candidate == candidate
             if candidate.parameters is not None:
-                assert choice.kernel.name.endswith(str(candidate.parameters))
+                assert choice.kernel.name.endswith(f"{candidate.parameters}{' serial' * candidate.serial}")
+            assert ("T.parallel" in choice.kernel.func.script()) <= (not candidate.serial)
 
 
 @pytest.mark.parametrize("family", ["popcount", "counters", "float"])

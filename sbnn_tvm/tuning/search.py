@@ -100,10 +100,8 @@ class Search:
         return max(fewest, sum(self._improvement(name) >= ENOUGH for name in left))
 
     def _improvement(self, name: str) -> float:
-        family = self.space[name].family
-        errors = [
-            self.measured[each] - self.expected[each] for each in self.measured if self.space[each].family == family
-        ]
+        alike = [each for each in self.measured if _kind(self.space[each]) == _kind(self.space[name])]
+        errors = [self.measured[each] - self.expected[each] for each in alike]
         if errors:
             offset = sum(errors) / len(errors)
             spread = sum((error - offset) ** 2 for error in errors)
@@ -112,6 +110,11 @@ class Search:
             offset, deviation = 0.0, _FAMILY_ERROR
         gap = (min(self.measured.values()) - self.expected[name] - offset) / deviation
         return deviation * (gap * (1 + erf(gap / sqrt(2))) / 2 + exp(-gap * gap / 2) / sqrt(2 * pi))
+
+
+def _kind(candidate: Candidate) -> tuple[Family, bool]:
+    """What the cost model's errors have in common."""
+    return candidate.family, candidate.serial
 
 
 def expectations(task: Task) -> dict[Candidate, float]:

@@ -44,20 +44,21 @@ class Task:
     space: tuple[Candidate, ...]
 
 
-def tasks_of(layers: Iterable[Layer], nodes: Mapping[str, str], isa: Isa) -> list[Task]:
+def tasks_of(layers: Iterable[Layer], nodes: Mapping[str, str], isa: Isa, threads: int = 1) -> list[Task]:
     """The tasks of a network in which there is something to choose, in the order of its layers.
 
     Args:
         layers: As read by passes.layer.
         nodes: The ONNX node behind each variable.
         isa: The instruction set.
+        threads: With one, it does not matter whether loops are parallel.
     """
     groups: dict[str, list[Layer]] = {}
     for layer in layers:
         groups.setdefault(task_key(layer, isa), []).append(layer)
     tasks = []
     for key, group in groups.items():
-        space = candidates(group[0], isa)
+        space = tuple(each for each in candidates(group[0], isa) if threads > 1 or not each.serial)
         if len(space) > 1:
             names = tuple(layer.node(nodes) for layer in group)
             tasks.append(Task(key, title_of(group[0], isa), group[0], isa, names, space))

@@ -196,10 +196,11 @@ def tune(
             raise TuningError(f"{what} must be above 0, but got {value}")
     front = lower_model(model, target, input_shape=input_shape, sign_zero=sign_zero, name=name)
     layers = [entry.layer for entry in front.lowered.layers if entry.layer is not None]
-    tasks = tasks_of(layers, front.imported.nodes, front.target.isa)
     own = runner_named(runner, threads) if isinstance(runner, str) else runner
     try:
-        session = _Session(tasks, front.target, own, Database(database), trials, time_budget, progress)
+        machine = own.machine(front.target)
+        tasks = tasks_of(layers, front.imported.nodes, front.target.isa, machine.threads)
+        session = _Session(tasks, machine, front.target, own, Database(database), trials, time_budget, progress)
         session.run()
         network = None
         if isinstance(own, LocalRunner):
@@ -216,6 +217,7 @@ class _Session:
     def __init__(
         self,
         tasks: list[Task],
+        machine: Machine,
         target: CpuTarget,
         runner: Runner,
         database: Database,
@@ -224,7 +226,7 @@ class _Session:
         progress: Callable[[Progress], None] | None,
     ) -> None:
         self.tasks, self.target, self.runner, self.database = tasks, target, runner, database
-        self.machine = runner.machine(target)
+        self.machine = machine
         self.most = trials if trials is not None else 1 << 30
         self.begin = time.monotonic()
         self.end = self.begin + (time_budget if time_budget is not None else 1e9)
