@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal, TypeAlias
 
+import tvm
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
@@ -84,8 +85,15 @@ class Adder:
 
 
 def call_once(function: LlvmFunction, *args: tirx.Expr) -> tirx.Expr:
-    """The result of a call in a variable: TIR copies what is pure to all its uses, and a tree of adders explodes."""
-    return T.bind(T.call_extern(function.result, function.name, *args))
+    """The result of a call, made once: TIR copies what is pure to all its uses, and a tree of adders explodes.
+
+    It goes through memory, of which LLVM makes a register: whatever is bound to a variable TVM's code generator
+    simplifies with all that it is made of, which takes exponential time in such a tree.
+    """
+    words = tvm.DataType(function.result).lanes
+    cell = T.alloc_buffer((words,), "uint64")
+    store_words(cell, T.call_extern(function.result, function.name, *args), [0])
+    return load_words(cell, [0], words)
 
 
 @cache
@@ -116,21 +124,19 @@ def logic_function(logic: Logic, words: int, family: Family, ternary: bool) -> L
 
 @dataclass(eq=False)
 class Counters:
-    """The counters of one channel: ``levels`` planes, in registers.
+    """The counters of one channel: ``levels`` planes, in registers. What they cannot hold is lost.
 
     Attributes:
         adder: Adds planes.
         levels: Planes of the counters.
-        overflow: Whether one more plane collects the carries out of the last one; without it they are lost.
     """
 
     adder: Adder
     levels: int
-    overflow: bool = False
     _planes: tirx.Buffer = field(init=False)
 
     def __post_init__(self) -> None:
-        self._planes = T.alloc_buffer((self.levels + self.overflow, self.adder.words), "uint64")
+        self._planes = T.alloc_buffer((self.levels, self.adder.words), "uint64")
 
     def __getitem__(self, level: int) -> tirx.Expr:
         return T.bind(load_words(self._planes, [level, 0], self.adder.words))
@@ -138,19 +144,24 @@ class Counters:
     def __setitem__(self, level: int, plane: tirx.Expr) -> None:
         store_words(self._planes, plane, [level, 0])
 
-    def start(self, initial: Callable[[int], tirx.Expr]) -> None:
-        """Set all planes."""
-        for level in range(self.levels + self.overflow):
-            self[level] = initial(level)
+    @property
+    def planes(self) -> list[tirx.Expr]:
+        """All planes, lowest first."""
+        return [self[level] for level in range(self.levels)]
 
-    def add(self, planes: Sequence[Plane], level: int = 0) -> None:
-        """Add planes of weight ``2^level``.
+    def start(self, planes: Sequence[tirx.Expr] = ()) -> None:
+        """Set the planes, by default to 0."""
+        for level in range(self.levels):
+            self[level] = planes[level] if planes else words_of(0, self.adder.words)
+
+    def add(self, planes: Sequence[Plane], small: bool = False) -> None:
+        """Add planes of weight 1.
 
         Args:
             planes: 1, 2, 4, 8 ... functions that make a plane where it is needed.
-            level: Of all of them.
+            small: Whether the counters are known to be less than ``len(planes)``: then no carry has to ripple.
         """
-        end = min(level + len(planes).bit_length() - 1, self.levels)
+        end = min(len(planes).bit_length() - 1, self.levels)
         waiting: list[list[tirx.Expr]] = [[] for _ in range(self.levels + 1)]
 
         def push(at: int, plane: tirx.Expr) -> None:
@@ -161,13 +172,16 @@ class Counters:
                 push(at + 1, carry)
 
         for plane in planes:
-            push(level, plane())
+            push(0, plane())
         # The counters come last: only one adder a level waits for the block before.
-        for at in range(level, end):
+        for at in range(end):
             push(at, self[at])
             (self[at],) = waiting[at]
-        for carry in waiting[end]:
-            self._ripple(end, carry)
+        for carry in waiting[end] if end < self.levels else []:
+            if small:
+                self[end] = carry
+            else:
+                self._ripple(end, carry)
 
     def add_number(self, planes: Sequence[tirx.Expr]) -> None:
         """Add bit-sliced integers, lowest plane first."""
@@ -182,12 +196,7 @@ class Counters:
 
     def _ripple(self, level: int, carry: tirx.Expr) -> None:
         for at in range(level, self.levels):
-            if at + 1 < self.levels or self.overflow:
-                self[at], carry = self.adder.half(self[at], carry)
-            else:
-                self[at], _ = self.adder.half(self[at], carry)
-        if self.overflow:
-            self[self.levels] = self[self.levels] | carry
+            self[at], carry = self.adder.half(self[at], carry)
 
 
 def load_words(buffer: tirx.Buffer, position: list[tirx.Expr | int], words: int) -> tirx.Expr:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
+from tvm import tirx
 
 from sbnn_tvm.schedules.bit_planes import PlaneLayout
 from sbnn_tvm.schedules.isa import Isa
@@ -15,6 +17,8 @@ from sbnn_tvm.schedules.weight_lists import WeightLists
 
 _TASKS = 16  # what a kernel is cut into, about, if its output has fewer vectors
 _WORD = 64
+_CACHED = 40 * 1024  # bytes of planes that stay in a first-level cache
+_SLICED = 384  # counted weights of a channel for each slice, at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +30,8 @@ class PlaneCounting:
 
         D = m (4 A - 2 n - 2 pc + K) = 2 m F + m (K - 2 n - 2 (2^Q - 1)),    F = 2 A + (2^Q - 1 - pc)
 
-    where pc is the number of set activations among the K of the window: the same for all channels of a group.
+    where pc is the number of set activations among the K of the window, of Q bits: the same for all channels of a group
+    (plane_window_counts.py). The counters count A alone.
 
     Attributes:
         shape: The layer.
@@ -62,6 +67,11 @@ class PlaneCounting:
         """Which weights are counted, bool of the shape of ``bits``."""
         return self.bits ^ (self.sign < 0)[:, None, None, None]
 
+    def first_slab(self, vector: tirx.Expr) -> tirx.Expr:
+        """Number of the first slab of a vector's window."""
+        a, b = self.target.row_phases, self.target.column_phases
+        return self.window.first_slab(vector // (a * b), vector // b % a, vector % b)
+
     @property
     def chunk(self) -> int:
         """Output channels that are one task: all, or less where the output has few vectors."""
@@ -86,14 +96,41 @@ class PlaneCounting:
         return 1 if self.isa.family == "x86" else self.target.words
 
     @cached_property
+    def counts(self) -> np.ndarray:
+        """Counted weights of every output channel, int64 [OC]."""
+        return np.count_nonzero(self.counted, axis=(1, 2, 3))
+
+    @cached_property
+    def slices(self) -> int:
+        """Into how many slices the input channels of a group are cut: the planes of one stay in the cache.
+
+        Each slice but the first adds up two numbers for every vector and channel, which short lists do not pay for.
+        """
+        kh, kw = self.shape.kernel
+        planes = kh * kw * self.shape.group_in_channels
+        return max(1, min(-(-planes * self.target.words * 8 // _CACHED), int(self.counts.mean()) // _SLICED))
+
+    @cached_property
     def lists(self) -> WeightLists:
         """The counted weights."""
         shape, offsets = self.shape, self.window.offsets() // self.unit
         grouped = offsets.reshape(shape.groups, shape.group_in_channels, *shape.kernel)
-        lists = [grouped[oc // shape.group_out_channels][mask] for oc, mask in enumerate(self.counted)]
+        borders = [i * shape.group_in_channels // self.slices for i in range(self.slices + 1)]
+        slices = [
+            [
+                grouped[oc // shape.group_out_channels, first:end][mask[first:end]]
+                for oc, mask in enumerate(self.counted)
+            ]
+            for first, end in pairwise(borders)
+        ]
         # AArch64 loads two of 32 bits with one instruction.
         wide = self.isa.family == "aarch64"
-        return WeightLists.of(lists, self.window.zero // self.unit, self.pieces, self.chunk, wide)
+        return WeightLists.of(slices, self.window.zero // self.unit, self.pieces, self.chunk, wide)
+
+    @property
+    def block(self) -> int:
+        """Steps of the main loop's body: the larger one carries half as often into the upper planes."""
+        return 32 if self.lists.mean >= 64 else 16
 
     @property
     def window_levels(self) -> int:
@@ -102,8 +139,13 @@ class PlaneCounting:
 
     @property
     def levels(self) -> int:
+        """Planes of A, which is always less than their largest number."""
+        return (int(self.counts.max()) + 1).bit_length()
+
+    @property
+    def result_levels(self) -> int:
         """Planes of F."""
-        return self.window_levels + 1 if self.signs else max(1, int(self.lists.counts.max()).bit_length())
+        return self.window_levels + 1 if self.signs else self.levels
 
     @cached_property
     def valid(self) -> np.ndarray:

@@ -149,11 +149,11 @@ class PlaneWindow:
         slab = ky * shape.dilation[0] * self.columns.slabs + kx * shape.dilation[1]
         return (slab * self.planes + c) * words
 
-    def base(self, block: Index, row_phase: Index, column_phase: Index) -> tirx.Expr:
-        """Index of the first slab of a vector of the output, in words."""
-        _, slabs_y, slabs_x, planes, words = self.array_shape
+    def first_slab(self, block: Index, row_phase: Index, column_phase: Index) -> tirx.Expr:
+        """Number of the first slab of a vector of the output."""
+        _, slabs_y, slabs_x, _, _ = self.array_shape
         row = block * slabs_y + row_phase * self.shape.strides[0]
-        return (row * slabs_x + column_phase * self.shape.strides[1]) * (planes * words)
+        return row * slabs_x + column_phase * self.shape.strides[1]
 
     @property
     def direct(self) -> bool:

@@ -4,11 +4,13 @@ For every output channel the planes of its set weights are added into bit-sliced
 
     make the window of shifted planes                           plane_window.py
     parallel for vector of output pixels, chunk of channels:
-        for channel, those with most weights first:             weight_lists.py
-            counters = 0                                        or a number that makes the comparison easy
-            for block of 16 or 32 set weights, then 8 and 4:
-                counters += planes                              counters.py
-            sink                                                plane_threshold.py, plane_float.py
+        for slice of the input channels:                        whose planes stay in the cache
+            for channel, those with most weights first:         weight_lists.py
+                counters = 0
+                for 4, 8 and so on, then blocks of 16 or 32 set weights:
+                    counters += planes                          counters.py
+                counters += those of the slices before
+                after the last slice: sink                      plane_threshold.py, plane_float.py
 
 The cost is proportional to the number of set weights, whatever their pattern. Budget of a set weight and a vector of
 pixels: a load of the offset, a load of the plane, and about one full adder. What is counted says plane_counting.py.
@@ -34,10 +36,9 @@ from sbnn_tvm.schedules.loops import parallel_rows
 from sbnn_tvm.schedules.plane_counting import PlaneCounting
 from sbnn_tvm.schedules.plane_float import FloatSink
 from sbnn_tvm.schedules.plane_threshold import ThresholdSink
+from sbnn_tvm.schedules.plane_window_counts import WindowCounts
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.weight_lists import TAIL
-
-_CHANNELS = 16  # that are added at once when the activations of a window are counted
 
 
 def sparse_conv2d(
@@ -92,8 +93,6 @@ def sparse_conv2d(
 class PlaneSink(Protocol):
     """Where counters go: declares parameters and outputs, and stores the counters of channel after channel."""
 
-    overflow: bool
-
     @property
     def functions(self) -> set[LlvmFunction]:
         """What the code calls, once it is written."""
@@ -115,14 +114,11 @@ class PlaneSink(Protocol):
     def declare_outputs(self) -> None:
         """Declare the outputs, the last parameters."""
 
-    def begin(self, vector: tirx.Expr, chunk: tirx.Expr) -> None:
-        """Called before the first channel of a chunk."""
-
-    def start(self, number: tirx.Expr, level: int) -> tirx.Expr | None:
-        """What the counters of list ``number`` start with in plane ``level``, if the sink wants anything."""
+    def begin(self, vector: tirx.Expr, chunk: tirx.Expr, windows: WindowCounts | None) -> None:
+        """Called before the first channel of a chunk; ``windows`` are counted for {-1, +1} weights."""
 
     def store(self, planes: list[tirx.Expr], number: tirx.Expr, channel: tirx.Expr) -> None:
-        """Store the counters' planes, with the overflow behind them, of list ``number``."""
+        """Store the planes of A (plane_counting.py) of list ``number`` of the last slice."""
 
     def end(self) -> None:
         """Called after the last channel of a chunk."""
@@ -132,25 +128,27 @@ def _build(counting: PlaneCounting, sink: PlaneSink) -> Kernel:
     lists, target, window = counting.lists, counting.target, counting.window
     tables = window.constants()
     own = [lists.channels, lists.table, lists.entries]
+    # Nothing in the code depends on the number of entries, so that equal layers share it.
+    shapes = [lists.channels.shape, lists.table.shape, (tirx.Var("entries", "int64"),)]
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name("sparse_conv2d")
         T.func_attr({"tirx.noalias": True})
         data = T.arg("data", T.buffer(counting.source.shape, "uint64"))
         sink.declare_tensors()
         channels, table, entries = (
-            T.arg(name, T.buffer(array.shape, str(array.dtype)))
-            for name, array in zip(("channels", "table", "entries"), own, strict=True)
+            T.arg(name, T.buffer(shape, str(array.dtype)))
+            for name, shape, array in zip(("channels", "table", "entries"), shapes, own, strict=True)
         )
         shifts = [T.arg(f"window{i}", T.buffer(array.shape, str(array.dtype))) for i, array in enumerate(tables)]
         sink.declare_constants()
         sink.declare_outputs()
-        nest = _Nest(counting, sink, channels, table, entries, window.emit(data, shifts))
-        if counting.signs:
-            nest.count_windows()
-        work = (int(lists.counts.sum()) * 2 + 32 * len(lists.channels)) * target.vectors * target.words
+        planes = window.emit(data, shifts)
+        windows = WindowCounts(counting, planes) if counting.signs else None
+        nest = _Nest(counting, sink, channels, table, entries, planes, windows)
+        work = int(lists.mean * 2 + 32) * counting.shape.out_channels * target.vectors * target.words
         with parallel_rows(target.vectors * counting.chunks, work) as task:
             nest.task(T.bind(task // counting.chunks), T.bind(task % counting.chunks))
-    func = link(builder.get(), nest.adder.functions | sink.functions)
+    func = link(builder.get(), nest.adder.functions | sink.functions | (windows.functions if windows else set()))
     name = f"sparse {'signs' if counting.signs else 'bits'} {target.vector_bits}x{target.row_bits}"
     return Kernel(name, func, (*own, *tables, *sink.constants), sink.outputs)
 
@@ -166,65 +164,68 @@ class _Nest:
         table: tirx.Buffer,
         entries: tirx.Buffer,
         window: tirx.Buffer,
+        windows: WindowCounts | None,
     ) -> None:
-        self.counting, self.sink = counting, sink
+        self.counting, self.sink, self.windows = counting, sink, windows
         self.channels, self.table, self.entries = channels, table, entries
         self.window = T.decl_buffer((int(np.prod(window.shape)),), "uint64", data=window.data)
         self.words, self.pieces = counting.target.words, counting.pieces
         self.adder = Adder(counting.isa, self.words * self.pieces)
         self.load = load_plane(self.words, counting.unit)
         self.adder.functions.add(self.load)
-        self.missing: tirx.Buffer | None = None
-
-    def first_plane(self, vector: tirx.Expr) -> tirx.Expr:
-        """Index of the first slab of a vector's window."""
-        target = self.counting.target
-        a, b = target.row_phases, target.column_phases
-        return T.bind(self.counting.window.base(vector // (a * b), vector // b % a, vector % b))
 
     def task(self, vector: tirx.Expr, chunk: tirx.Expr) -> None:
         """A chunk of channels for one vector of pixels."""
         counting, sink = self.counting, self.sink
-        window, channels, size = self.first_plane(vector), counting.shape.out_channels, counting.chunk
-        sink.begin(vector, chunk)
-        with T.serial(0, tirx.min(size, channels - chunk * size) if channels % size else size) as i:
-            number = T.bind(chunk * size + i)
-            channel = T.bind(self.channels[number])
-            counters = Counters(self.adder, counting.levels, sink.overflow)
-            counters.start(lambda level: self.start(vector, number, channel, level))
-            self.count(counters, window, number)
-            planes = [counters[level] for level in range(counting.levels + sink.overflow)]
-            sink.store(self.sum_pieces(planes), number, channel)
+        _, _, _, planes, words = counting.window.array_shape
+        window = T.bind(counting.first_slab(vector) * (planes * words))
+        channels, size = counting.shape.out_channels, counting.chunk
+        left = tirx.min(size, channels - chunk * size) if channels % size else size
+        sink.begin(vector, chunk, self.windows)
+        if counting.slices == 1:
+            with T.serial(0, left) as i:
+                number = T.bind(chunk * size + i)
+                sink.store(self.count(window, 0, number), number, T.bind(self.channels[0, number]))
+        else:
+            # What the slices before have counted.
+            counted = T.alloc_buffer((size, counting.levels, words), "uint64")
+            with T.serial(0, counting.slices) as slice_, T.serial(0, left) as i:
+                number = T.bind(chunk * size + i)
+                channel = T.bind(self.channels[slice_, number])
+                counters = Counters(Adder(counting.isa, words), counting.levels)
+                counters.start(self.count(window, slice_, number))
+                at = T.bind(channel - chunk * size)
+                with T.If(slice_ > 0), T.Then():
+                    counters.add_number([load_words(counted, [at, i, 0], words) for i in range(counting.levels)])
+                with T.If(slice_ < counting.slices - 1):
+                    with T.Then():
+                        for level, plane in enumerate(counters.planes):
+                            store_words(counted, plane, [at, level, 0])
+                    with T.Else():
+                        sink.store(counters.planes, number, channel)
+                self.adder.functions |= counters.adder.functions
         sink.end()
 
-    def start(self, vector: tirx.Expr, number: tirx.Expr, channel: tirx.Expr, level: int) -> tirx.Expr:
-        """A plane of the counters, before anything is counted."""
-        value = self.sink.start(number, level)
-        if self.missing is not None and level < self.counting.window_levels:
-            group = channel // self.counting.shape.group_out_channels
-            value = load_words(self.missing, [vector, group, level, 0], self.words)
-        if value is None:
-            return words_of(0, self.words * self.pieces)
-        if self.pieces == 1:
-            return value
-        # One piece starts with the number, the others with 0.
-        zeros = [words_of(0, self.words)] * (self.pieces - 1)
-        return tirx.Shuffle([value, *zeros], list(range(self.words * self.pieces)))
-
-    def count(self, counters: Counters, window: tirx.Expr, number: tirx.Expr) -> None:
-        """Add all planes of a list."""
-        level = 1 if self.counting.signs else 0
-        first, blocks, tails = (T.bind(self.table[number, i]) for i in range(3))
-        steps = self.counting.lists.block
-        with T.serial(0, blocks) as block:
-            at = T.bind(first + block * (steps * self.pieces))
-            counters.add([self.plane(window, at, step) for step in range(steps)], level)
-        at = T.bind(first + blocks * (steps * self.pieces))
-        while steps > TAIL:
-            steps //= 2
-            with T.If(tails & steps // TAIL != 0), T.Then():
-                counters.add([self.plane(window, at, step) for step in range(steps)], level)
-            at = T.bind(at + (tails & steps // TAIL) * (TAIL * self.pieces))
+    def count(self, window: tirx.Expr, slice_: tirx.Expr | int, number: tirx.Expr) -> list[tirx.Expr]:
+        """The planes of the sum over a list."""
+        counters = Counters(self.adder, self.counting.levels)
+        counters.start()
+        # In memory, that is in a register: of a chain of variables TVM would write out all wherever it meets one.
+        at = T.alloc_buffer((1,), "int32")
+        T.buffer_store(at, self.table[slice_, number, 0], [0])
+        tails = T.bind(self.table[slice_, number, 1])
+        steps, block = TAIL, self.counting.block
+        # Short pieces first: what they carry meets counters that are still 0.
+        while steps < block:
+            bit = steps // TAIL
+            with T.If(tails & bit != 0), T.Then():
+                counters.add([self.plane(window, at[0], step) for step in range(steps)], small=True)
+            T.buffer_store(at, at[0] + (tails & bit) * (TAIL * self.pieces), [0])
+            steps *= 2
+        with T.serial(0, tails // (block // TAIL)) as i:
+            first = T.bind(at[0] + i * (block * self.pieces))
+            counters.add([self.plane(window, first, step) for step in range(block)])
+        return self.sum_pieces(counters.planes)
 
     def plane(self, window: tirx.Expr, at: tirx.Expr, step: int) -> Plane:
         """The planes of a step behind entry ``at``, side by side."""
@@ -244,57 +245,14 @@ class _Nest:
 
     def sum_pieces(self, planes: list[tirx.Expr]) -> list[tirx.Expr]:
         """Add up the counters that lie side by side."""
-        words, overflow = self.words * self.pieces, self.sink.overflow
+        words = self.words * self.pieces
         while words > self.words:
             words //= 2
             adder, carry, sums = Adder(self.counting.isa, words), words_of(0, words), []
-            for plane in planes[: self.counting.levels]:
+            for plane in planes:
                 low, high = adder.halves(plane)
                 total, carry = adder.full(low, high, carry)
                 sums.append(total)
-            if overflow:
-                low, high = adder.halves(planes[-1])
-                sums.append(T.bind(low | high | carry))
             planes = sums
             self.adder.functions |= adder.functions
         return planes
-
-    def count_windows(self) -> None:
-        """Emit ``2^Q - 1 - pc`` for all vectors and groups: channel sums of every slab, then sums over the taps."""
-        counting, window = self.counting, self.counting.window
-        shape, words = counting.shape, self.words
-        blocks, slabs_y, slabs_x, planes, _ = window.array_shape
-        slabs, depth, groups = blocks * slabs_y * slabs_x, shape.group_in_channels, shape.groups
-        adder = Adder(counting.isa, words)
-        part_levels, levels = depth.bit_length(), counting.window_levels
-        parts = T.alloc_buffer((slabs, groups, part_levels, words), "uint64")
-        with parallel_rows(slabs, slabs * shape.in_channels * words * 4) as slab, T.serial(0, groups) as group:
-
-            def plane(c: tirx.Expr | int) -> Plane:
-                pointer = tirx.address_of(self.window[(slab * planes + group * depth + c) * words])
-                return lambda: call_once(self.load, pointer, tirx.const(0, "int64"))
-
-            counters = Counters(adder, part_levels)
-            counters.start(lambda level: words_of(0, words))
-            if depth >= _CHANNELS:
-                with T.serial(0, depth // _CHANNELS) as block:
-                    counters.add([plane(block * _CHANNELS + i) for i in range(_CHANNELS)])
-            if depth % _CHANNELS:
-                with T.serial(depth // _CHANNELS * _CHANNELS, depth) as c:
-                    counters.add([plane(c)])
-            for level in range(part_levels):
-                store_words(parts, counters[level], [slab, group, level, 0])
-        vectors, (kh, kw), (dy, dx) = counting.target.vectors, shape.kernel, shape.dilation
-        self.missing = T.alloc_buffer((vectors, groups, levels, words), "uint64")
-        work = vectors * groups * kh * kw * levels * words * 4
-        with parallel_rows(vectors, work) as vector, T.serial(0, groups) as group:
-            first = T.bind(self.first_plane(vector) // (planes * words))
-            counters = Counters(adder, levels)
-            counters.start(lambda level: words_of(0, words))
-            with T.serial(0, kh) as ky, T.serial(0, kw) as kx:
-                slab = T.bind(first + ky * (dy * slabs_x) + kx * dx)
-                number = [load_words(parts, [slab, group, level, 0], words) for level in range(part_levels)]
-                counters.add_number([T.bind(plane) for plane in number])
-            for level in range(levels):
-                store_words(self.missing, ~counters[level], [vector, group, level, 0])
-        self.adder.functions |= adder.functions

@@ -13,10 +13,12 @@ import pytest
 from kernel_execution import run, target_for
 from test_conv2d_kernels import SHAPES, convolve, integer_threshold, rich_program, signs_of
 from tvm.ir import IRModule
+from tvm_ffi import structural_equal
 
 from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
 from sbnn_tvm.emulator import Emulator
 from sbnn_tvm.schedules import isa as isas
+from sbnn_tvm.schedules import plane_counting
 from sbnn_tvm.schedules.bit_planes import ROW_BITS, PlaneLayout, plane_layout
 from sbnn_tvm.schedules.epilogue import IntegerThreshold
 from sbnn_tvm.schedules.interpreter import evaluate
@@ -121,6 +123,23 @@ def test_densities(density: float) -> None:
     shape = Conv2dShape(1, 5, 9, 34, 66, (3, 3), (1, 1), (1, 1, 1, 1))
     for domain in (SIGN, BIT):
         check_threshold(shape, 0, "x86-64-v4", domain, density)
+
+
+@pytest.mark.parametrize("name", ["plain", "3 odd groups", "strided 5x5"])
+def test_slices_of_the_input_channels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plane_counting, "_CACHED", 512)
+    monkeypatch.setattr(plane_counting, "_SLICED", 3)
+    for target, domain in (("x86-64-v4", SIGN), ("x86-64-v3", BIT), ("arm", SIGN)):
+        check_threshold(MORE[name], 0, target, domain)
+
+
+def test_equal_layers_share_a_function() -> None:
+    shape, isa = MORE["plain"], isas.AVX512
+    threshold = IntegerThreshold(np.zeros(64, np.int64), np.zeros(64, bool))
+    rng = np.random.default_rng(0)
+    one, other = (sparse_conv2d(shape, rng.random((64, 64, 3, 3)) < 0.05, 0, threshold, isa) for _ in range(2))
+    assert one.constants[2].shape != other.constants[2].shape
+    assert structural_equal(one.func, other.func)
 
 
 @pytest.mark.parametrize("row_bits", ROW_BITS)
