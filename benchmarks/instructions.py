@@ -1,7 +1,8 @@
 """What the ARM kernels execute: exact counts of instructions, by an emulator, on any machine.
 
-Run ``python benchmarks/instructions.py``. Counted are whole calls of the binary kernels (packed bits in, thresholded
-bits out, zero padding), with everything that a call does, and divided by the layer's multiply-accumulates.
+Run ``python benchmarks/instructions.py``. Counted are whole calls of the kernels that the compiler takes for dense
+binary layers (bits in, thresholded bits out, zero padding), with everything that a call does, and divided by the
+layer's multiply-accumulates.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 from sbnn_tvm.emulator import Emulator
+from sbnn_tvm.passes.cost_model import sparse_pays
+from sbnn_tvm.schedules.bit_planes import plane_layout
 from sbnn_tvm.schedules.conv2d import popcount_conv2d
 from sbnn_tvm.schedules.epilogue import IntegerThreshold
+from sbnn_tvm.schedules.sparse_conv2d import sparse_conv2d
 from sbnn_tvm.schedules.words import pack_channels, unpack_channels
 from sbnn_tvm.targets import CpuTarget, resolve
 
@@ -55,12 +59,16 @@ def count(layer: Layer, target: CpuTarget) -> Count:
     chain = BinaryChain.random(layer, np.random.default_rng(0)).start(1)
     shape, isa = layer.shape, target.isa
     epilogue = IntegerThreshold(chain.thresholds[0], np.zeros(shape.out_channels, bool))
-    kernel = popcount_conv2d(shape, chain.signs[0], 0, epilogue, isa)
+    planes = sparse_pays(shape, chain.signs[0], isa, floats=False)
+    kernel = (sparse_conv2d if planes else popcount_conv2d)(shape, chain.signs[0], 0, epilogue, isa)
+    layout = plane_layout(shape.batch, shape.height, shape.width, shape.in_channels, isa)
+    data = layout.encode(chain.bits) if planes else pack_channels(chain.bits, isa)
     ((out_shape, dtype),) = kernel.outputs
-    arrays = [pack_channels(chain.bits, isa), *kernel.constants, np.zeros(out_shape, dtype)]
+    arrays = [data, *kernel.constants, np.zeros(out_shape, dtype)]
     emulator = Emulator(tvm.IRModule({"kernel": kernel.func}), target)
     instructions = emulator.instructions("kernel", arrays)
-    bits = unpack_channels(arrays[-1], shape.out_channels)
+    result = plane_layout(shape.batch, shape.out_height, shape.out_width, shape.out_channels, isa)
+    bits = result.decode(arrays[-1]) if planes else unpack_channels(arrays[-1], shape.out_channels)
     np.testing.assert_array_equal(bits, chain.output(resolve("native")))
     return Count(layer.name, kernel.name, instructions, shape.macs)
 

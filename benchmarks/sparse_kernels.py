@@ -50,7 +50,7 @@ from sbnn_tvm.schedules.words import pack_channels
 from sbnn_tvm.targets import CpuTarget, resolve
 from sbnn_tvm.threads import use_threads
 
-DENSITIES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+DENSITIES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5)
 POPCOUNT, OPENVINO = "popcount", "OpenVINO binary"
 NAMES = {"bit planes": SIGN, "bit planes {0, 1}": BIT}
 FLOAT = "float + bits"
@@ -162,7 +162,7 @@ def table(measured: Sequence[Record], target: CpuTarget, machine: Machine) -> Ta
     for heading in ("layer", "stores", "kernel", "density", "us", "faster than popcount", "than OpenVINO"):
         out.add_column(heading, justify="left" if heading in ("layer", "stores", "kernel") else "right")
     for record in measured:
-        density = "-" if record.density is None else f"{record.density:.0%}"
+        density = "-" if record.density is None else f"{record.density:.1%}"
         cells = [record.layer, record.epilogue, record.kernel, density, f"{record.seconds * 1e6:.1f}"]
         for other in (POPCOUNT, OPENVINO):
             ratio = _ratio(measured, record, other)

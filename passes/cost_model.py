@@ -26,7 +26,8 @@ class Factors:
         narrow: The same of planes of less than half a vector, relative to ``plane``.
         channel: What a channel costs for each vector of pixels beside its planes: window, start, comparison, store.
         word_float: An element of a float epilogue behind popcounts.
-        plane_float: An element of a float epilogue behind counters, which must be taken apart.
+        plane_float: An element of a float epilogue behind counters of up to 8 bits, which must be taken apart; half as
+            much again for each further byte.
         transpose: A word converted between words and planes.
     """
 
@@ -39,11 +40,11 @@ class Factors:
     transpose: float
 
 
-# Fitted to 3x3 convolutions of 56x56x64, 28x28x128, 14x14x256 and 7x7x512 at 2 % to 50 % set weights: x86 on a Zen 4 at
-# 3.7 GHz, ARM by exact counts of instructions.
+# Between what 3x3 convolutions of 56x56x64, 28x28x128, 14x14x256 and 7x7x512 at 2 % to 50 % set weights take on a Zen 4
+# and on a Sapphire Rapids, both at 3.6 GHz; they differ by less than 20 %. ARM by exact counts of instructions.
 _FACTORS = {
-    "avx512-vpopcntdq": Factors(0.44, 0.52, 0.5, 15, 0.12, 0.37, 1.0),
-    "avx512": Factors(0.6, 0.52, 0.5, 15, 0.12, 0.37, 1.0),
+    "avx512-vpopcntdq": Factors(0.44, 0.42, 0.5, 15, 0.15, 0.3, 1.0),
+    "avx512": Factors(0.6, 0.42, 0.5, 15, 0.15, 0.3, 1.0),
     "avx2": Factors(0.45, 0.5, 0.65, 13, 0.15, 0.5, 1.5),
     "sse": Factors(1.2, 0.45, 0.75, 11, 0.15, 0.82, 2.2),
     "neon": Factors(4.0, 4.9, 0.8, 100, 3.0, 8.3, 7.0),
@@ -61,11 +62,6 @@ def popcount_pays(conv: Conv2dShape, isa: Isa, bits: int = 1) -> bool:
     return 3 * bits * isa.words(channels) * isa.float_lanes < channels * isa.word_lanes
 
 
-MOST_COUNTED = 0.25
-"""The largest share of weights that are listed. A listed weight takes 16 bits, one of a popcount layer a single bit:
-beyond this a layer would grow more than fourfold, for a gain that shrinks."""
-
-
 def sparse_pays(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool, domain: BinaryDomain = SIGN) -> bool:
     """Whether a binary convolution should count its set weights on bit planes, rather than take popcounts of words.
 
@@ -76,8 +72,6 @@ def sparse_pays(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool, do
         floats: Whether the epilogue is a program, not a comparison.
         domain: domain.SIGN, or domain.BIT, where the set weights are counted whether they are rarer or not.
     """
-    if _counted(signs, domain) > MOST_COUNTED * signs.size:
-        return False
     return sparse_cost(conv, signs, isa, floats, domain) < popcount_cost(conv, isa, floats)
 
 
@@ -112,21 +106,22 @@ def sparse_cost(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool, do
     narrow = target.vector_bits == 64 or 2 * target.vector_bits < isa.vector_bits
     plane = factors.plane * (factors.narrow if narrow else 1.0)
     pixels = [each.batch * each.height * each.width for each in (source, target)]
-    epilogue = factors.plane_float * pixels[1] * conv.out_channels
+    counted = _counted(signs, domain)
+    bytes_ = -(-(int(counted.max()) + 1).bit_length() // 8)
+    epilogue = factors.plane_float * (1 + bytes_) / 2 * pixels[1] * conv.out_channels
     if not floats:
         epilogue = factors.transpose * pixels[1] * isa.words(conv.out_channels)
     return (
-        target.vectors * (plane * _counted(signs, domain) + factors.channel * conv.out_channels)
+        target.vectors * (plane * int(counted.sum()) + factors.channel * conv.out_channels)
         + factors.transpose * pixels[0] * isa.words(conv.in_channels)
         + epilogue
     )
 
 
-def _counted(signs: np.ndarray, domain: BinaryDomain) -> int:
+def _counted(signs: np.ndarray, domain: BinaryDomain) -> np.ndarray:
+    """Weights that are counted, of every output channel."""
     ones = np.count_nonzero(signs, axis=(1, 2, 3))
-    if domain != SIGN:
-        return int(ones.sum())
-    return int(np.minimum(ones, signs[0].size - ones).sum())
+    return ones if domain != SIGN else np.minimum(ones, signs[0].size - ones)
 
 
 def _layouts(conv: Conv2dShape, isa: Isa) -> tuple[PlaneLayout, PlaneLayout]:

@@ -162,6 +162,8 @@ class DirectConv2d:
         axes: How these steps walk through a group's elements of a pixel of the image, as the inner loop reads them.
         border: A pixel outside of the image, as the data has it: [planes, elements].
         planes: The result is the sum of 2^j times that of the j-th plane of the data.
+        skippable: Whether rows of taps outside of the image are left out, which the sink then takes into account. Only
+            without narrow accumulators.
     """
 
     name: str
@@ -173,6 +175,7 @@ class DirectConv2d:
     axes: tuple[Axis, ...]
     border: np.ndarray
     planes: int = 1
+    skippable: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.tile.pixels <= self.shape.out_width:
@@ -185,6 +188,11 @@ class DirectConv2d:
     def dense(self) -> bool:
         """Whether it is a dense layer."""
         return len(self.data_shape) < 4
+
+    @property
+    def skips_rows(self) -> bool:
+        """Whether rows of taps outside of the image are left out."""
+        return self.skippable and bool(self.shape.padding[0] or self.shape.padding[2])
 
     @property
     def block(self) -> int:
@@ -403,10 +411,23 @@ class _Nest:
                 added = tirx.Cast(f"{accumulators.dtype}x{self.conv.arithmetic.lanes}", self._vector(narrow, k))
                 self._store(accumulators, self._vector(accumulators, k) + added, k, 0)
 
-        if partial is None:
+        if self.conv.skips_rows:
+            inner = prod(axis.extent for axis in columns)
+            with T.serial(*self._inside(place.line)) as i:
+                _walk(columns, place.moved(axes[0], i, inner), lambda place: step(accumulators, place))
+        elif partial is None:
             _walk(axes, place, lambda place: step(accumulators, place))
         else:
             _walk_in_chunks(axes, place, partial.steps, chunk)
+
+    def _inside(self, row: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
+        """The first row of taps inside of the image and the one behind the last, for a window that starts at a row."""
+        shape, down = self.conv.shape, self.conv.shape.dilation[0]
+        first, end = (
+            T.bind(tirx.floordiv(border - row + (down - 1), down))
+            for border in (shape.padding[0], shape.padding[0] + shape.height)
+        )
+        return T.bind(tirx.max(first, 0)), T.bind(tirx.min(end, shape.kernel[0]))
 
     def _step(self, sums: tirx.Buffer, at: list[tirx.Expr], stride: int, step: list[tirx.Expr]) -> None:
         """Add the products of one element of every pixel with all its weights."""

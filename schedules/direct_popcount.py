@@ -94,11 +94,12 @@ def direct_popcount(
         axes=axes,
         border=np.tile(outside, shape.groups),
         planes=bits,
+        skippable=pad_value == 0 and arithmetic.partial is None,
     )
     sink: Sink
     if isinstance(epilogue, IntegerThreshold):
         if signed:
-            limits, inverted = _limits(highest * _base(shape, signs, pad_value), epilogue, largest), None
+            limits, inverted = _limits(highest * _base(conv, signs, pad_value), epilogue, largest), None
         else:
             limits, inverted = _least(highest * _set(shape, signs, pad_value), epilogue, largest), epilogue.flip
         table = _Table(conv, limits, arithmetic.accumulator, fill=0 if signed else largest + 1)
@@ -107,7 +108,7 @@ def direct_popcount(
         classes = None if conv.dense else shape.border_classes()
         writer = EpilogueWriter(epilogue, conv.out_shape, isa, classes, conv.run)
         factor = -2 if signed else 2
-        base = highest * (_base(shape, signs, pad_value) if signed else -_set(shape, signs, pad_value))
+        base = highest * (_base(conv, signs, pad_value) if signed else -_set(shape, signs, pad_value))
         sink = _FloatSink(writer, _Table(conv, base[None], "int32"), factor)
     return conv.build(sink)
 
@@ -132,16 +133,23 @@ class _Popcount(Arithmetic):
         return sums + _cast(tirx.popcount(combine(x[0], w[0])), self.accumulator)
 
 
-def _base(shape: Conv2dShape, signs: np.ndarray, pad_value: int) -> np.ndarray:
+def _base(conv: DirectConv2d, signs: np.ndarray, pad_value: int) -> np.ndarray:
     """``D = base - 2 * P`` for a window with P differing bits in a plane: int64 [border classes, OC].
 
-    Outside of the image the bits are 0, so a weight +1 there is counted in P though it adds nothing to D.
+    Outside of the image the bits are 0, so a weight +1 there is counted in P though it adds nothing to D; but not in
+    rows that are left out.
     """
+    shape = conv.shape
     if pad_value != 0 or not any(shape.padding):
         return np.full((1, shape.out_channels), signs[0].size)
-    valid = shape.border_classes().valid
+    classes = shape.border_classes()
+    valid, outside = classes.valid, ~classes.valid
     inside = shape.group_in_channels * np.count_nonzero(valid, axis=(1, 2))
-    counted = np.einsum("kyx,oyx->ko", ~valid, np.count_nonzero(signs, axis=1))
+    if conv.skips_rows:
+        _, pixels = np.unique(classes.row_class, return_index=True)  # a row of pixels of each class
+        rows = pixels[:, None] * shape.strides[0] + np.arange(shape.kernel[0]) * shape.dilation[0] - shape.padding[0]
+        outside &= np.repeat((rows >= 0) & (rows < shape.height), classes.columns, axis=0)[:, :, None]
+    counted = np.einsum("kyx,oyx->ko", outside, np.count_nonzero(signs, axis=1))
     return inside[:, None] + 2 * counted
 
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from math import erf, exp, inf, log, pi, sqrt
+from math import erf, exp, log, pi, sqrt
 
 from sbnn_tvm.passes.candidates import Candidate, Family
-from sbnn_tvm.passes.cost_model import MOST_COUNTED, popcount_cost, sparse_cost
+from sbnn_tvm.passes.cost_model import popcount_cost, sparse_cost
 from sbnn_tvm.passes.fit_epilogue import fit_counters
 from sbnn_tvm.schedules.dense import dense_shape
 from sbnn_tvm.schedules.tiles import Arithmetic, Tile, tile_cost
-from sbnn_tvm.tuning.tasks import Task, density
+from sbnn_tvm.tuning.tasks import Task
 
 ENOUGH = 0.003
 """The expected improvement (of the logarithm of the time) below which a candidate is not measured."""
@@ -151,8 +151,5 @@ def _families(task: Task, families: Iterable[Family]) -> dict[Family, float]:
     words = 3 * digits * isa.words(shape.group_in_channels) / isa.word_lanes
     costs = {Family.POPCOUNT: popcount, Family.FLOAT: popcount * shape.group_in_channels / isa.float_lanes / words}
     if Family.COUNTERS in families:
-        listed = density(layer) or 1.0
-        costs[Family.COUNTERS] = inf
-        if listed <= MOST_COUNTED:
-            costs[Family.COUNTERS] = sparse_cost(shape, fitted.counted, isa, floats, fitted.domain)
+        costs[Family.COUNTERS] = sparse_cost(shape, fitted.counted, isa, floats, fitted.domain)
     return {family: costs.get(family, popcount) for family in families}
