@@ -19,6 +19,7 @@ from sbnn_tvm.schedules.select_channels import select_channels, select_channels_
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.shift_bits import shift_bits
 from sbnn_tvm.schedules.sparse_conv2d import sparse_conv2d
+from sbnn_tvm.schedules.sparse_float import sparse_float_conv2d, sparse_float_dense
 
 from .candidates import Candidate, Family, Tuned
 from .fit_epilogue import fit_counters, fit_epilogue
@@ -75,6 +76,8 @@ def _build(layer: Layer, candidate: Candidate, isa: Isa) -> Choice:
     match candidate.family:
         case Family.FLOAT:
             return Choice(candidate, _float(layer, candidate, isa))
+        case Family.SPARSE_FLOAT:
+            return _sparse_float(layer, candidate, isa)
         case Family.POPCOUNT:
             return _popcount(layer, candidate, isa)
         case Family.COUNTERS:
@@ -127,6 +130,15 @@ def _float(layer: Layer, candidate: Candidate, isa: Isa) -> Kernel:
     if conv.depthwise:
         return depthwise_conv2d(conv, layer.weight, program, isa, candidate.window_tile)
     return float_conv2d(conv, layer.weight, program, isa, candidate.tile)
+
+
+def _sparse_float(layer: Layer, candidate: Candidate, isa: Isa) -> Choice:
+    assert layer.weight is not None
+    domain, program = layer.input_domain, layer.program
+    data = DataForm.FLOAT if domain is None else DataForm.BITS
+    if layer.shape is None:
+        return Choice(candidate, sparse_float_dense(layer.rows, layer.weight, program, isa, domain), data)
+    return Choice(candidate, sparse_float_conv2d(layer.shape, layer.weight, program, isa, domain), data)
 
 
 def _words(layer: Layer, isa: Isa) -> Kernel:

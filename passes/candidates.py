@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
+
 from sbnn_tvm.schedules.dense import dense_shape
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.tiles import Tile, tiles
@@ -19,12 +21,14 @@ from sbnn_tvm.schedules.window import WindowTile, window_tiles
 from .cost_model import popcount_pays, sparse_pays
 from .fit_epilogue import fit_counters
 from .layer import Layer
+from .sparse_float_cost import float_cost, sparse_float_cost
 
 
 class Family(Enum):
     """A way to compute; the value is its name for users."""
 
     FLOAT = "float"  # float32, channels last
+    SPARSE_FLOAT = "sparse_float"  # float32 planes, a multiply-add for each weight that is not 0
     POPCOUNT = "popcount"  # packed words, a popcount for each word of weights
     COUNTERS = "counters"  # bit planes, an addition for each set weight
     WORDS = "words"  # packed words, no weights: poolings, sums over windows, selections of channels
@@ -100,8 +104,22 @@ def families(layer: Layer, isa: Isa) -> tuple[Family, ...]:
             return (Family.POPCOUNT, Family.FLOAT)
         case "window_sum" | "max_pool2d_bits" | "select_channels_bits" | "shift_bits":
             return (Family.WORDS,)
+        case "conv2d" | "dense":
+            costs = float_layer_costs(layer, isa)
+            return tuple(sorted(costs, key=costs.__getitem__))
         case _:
             return (Family.FLOAT,)
+
+
+def float_layer_costs(layer: Layer, isa: Isa) -> dict[Family, float]:
+    """What a float layer with weights costs in each family that can compute it."""
+    assert layer.weight is not None
+    shape = layer.shape or dense_shape(layer.rows, layer.weight.shape[1], len(layer.weight))
+    costs = {Family.FLOAT: float_cost(shape, isa)}
+    if not shape.depthwise:
+        nonzero = int(np.count_nonzero(layer.weight))
+        costs[Family.SPARSE_FLOAT] = sparse_float_cost(shape, nonzero, isa, layer.input_domain)
+    return costs
 
 
 def _of_binary_conv2d(layer: Layer, isa: Isa) -> tuple[Family, ...]:

@@ -225,9 +225,9 @@ class _Former:
                 return self._window_sum(var, value)
             kind = ("binary_" if binary else "") + ("dense" if name == "matmul" else "conv2d")
             group = _Group(index, f"sbnn.{kind}", (self._unpadded(value.args[0]),), _extent(var), True)
-            if binary:
-                group.attrs["sbnn.input_domain"] = domain_attribute(self.domains[value.args[0]])
-            else:
+            if (domain := self.domains.get(value.args[0])) is not None:
+                group.attrs["sbnn.input_domain"] = domain_attribute(domain)
+            if not binary:
                 group.attrs["sbnn.why_float"] = why_float(self.graph, self.domains, value)
             group.attrs["sbnn.linear"] = var.name
             return group

@@ -66,7 +66,7 @@ class Layer:
         minima: bool [C], in which channels a max pooling of bits takes the minimum; None if in none.
         shifts: Rows and columns by which a shift moves each channel down and right, int64 [C, 2]; None for others.
         counted_padding: The padding (top, left, bottom, right) that average pooling counts; None if it counts none.
-        input_domain: The two values or the levels of the activations, for a layer that reads packed bits.
+        input_domain: The two values or the levels of the activations, where they are known.
         program: The epilogue; the indices of its tensor operands count the operands behind the data.
         members: Names of the variables that the layer computes, in order.
         step_names: Name of the variable behind each step of the program.
@@ -109,7 +109,7 @@ class Layer:
     @property
     def exact(self) -> bool:
         """Whether the reference computes the same integers and rounds the same steps behind them: bits are equal."""
-        if self.input_domain is None or self.weight is None or self.name.endswith(REWRITTEN):
+        if not self.binary or self.input_domain is None or self.weight is None or self.name.endswith(REWRITTEN):
             return False
         # Sums of other values than, say, -1 and +1 are rounded by the reference, and in another order here.
         values = [Fraction(value) for value in self.input_domain.values.tolist()]

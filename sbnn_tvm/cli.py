@@ -142,7 +142,8 @@ KernelOption = Annotated[
     typer.Option(
         "--kernel",
         metavar="LAYER=FAMILY",
-        help="Compute a layer (named as in the report, * for any letters) by popcount, counters or float; repeatable.",
+        help="Compute a layer (named as in the report, * for any letters) by popcount, counters, float or "
+        "sparse_float; repeatable.",
     ),
 ]
 

@@ -60,7 +60,8 @@ def compile(
         sign_zero: What a plain ``Sign`` gives at 0. ONNX says 0, a third value, which keeps a layer in float;
             ``"positive"`` and ``"negative"`` allow +1 or -1, and the report says so.
         kernels: Kernel families to take instead of the cost model's choice, by the name of a layer (as in the report)
-            or a pattern such as ``"layers.*"``: ``"popcount"``, ``"counters"`` or ``"float"``.
+            or a pattern such as ``"layers.*"``: ``"popcount"``, ``"counters"``, ``"float"`` or
+            ``"sparse_float"``.
         tuning: A database of measurements, from ``sbnn_tvm.tune``: the fastest kernels are taken where the target's CPU
             was measured. The report says which, and what they gained.
         tuning_cpu: Whose measurements to use, if the database has several CPUs for a target that is not this machine:

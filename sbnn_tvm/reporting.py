@@ -82,7 +82,10 @@ def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
         kind = kind.removeprefix("binary ")
         why = f"it is binary, but {_why_float(choice)}: it runs in float with the same result"
     values = _two_values(layer, nodes)
+    sparse = choice.candidate.family == Family.SPARSE_FLOAT
     float_weights = "" if layer.weight is None or layer.sums_windows else "float32"
+    if sparse:
+        float_weights = f"float32, {_nonzero(layer):.2%} not 0"
     return LayerReport(
         name=name,
         kind=kind,
@@ -91,7 +94,7 @@ def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
         activations=_activation_bits(layer, choice),
         kernel=choice.kernel.name + (" + threshold" if choice.folded else ""),
         bytes=sum(map(_stored_bytes, entry.constants)),
-        macs=_macs(layer),
+        macs=round(_macs(layer) * _nonzero(layer)) if sparse else _macs(layer),
         why=why,
         chosen=_chosen(choice),
         gain=None if choice.tuned is None else choice.tuned.gain,
@@ -153,6 +156,12 @@ def _macs(layer: Layer) -> int:
     for extent in layer.extent[:-1]:
         rows *= extent
     return rows * layer.weight.size
+
+
+def _nonzero(layer: Layer) -> float:
+    """The share of weights that are not 0."""
+    assert layer.weight is not None
+    return np.count_nonzero(layer.weight) / layer.weight.size
 
 
 @dataclass(frozen=True, eq=False)

@@ -129,8 +129,7 @@ def _from_words(layer: Layer, choice: Choice, isa: Isa) -> list[Kernel]:
     if choice.data == DataForm.PLANES:
         assert conv is not None
         return [words_to_planes(planes_of((conv.batch, conv.in_channels, conv.height, conv.width), isa), isa)]
-    if choice.data == DataForm.FLOAT and layer.binary:
-        assert domain is not None and layer.weight is not None
+    if choice.data == DataForm.FLOAT and domain is not None and layer.weight is not None:
         extent: tuple[int, ...] = (layer.rows, layer.weight.shape[1])
         if conv is not None:
             extent = channels_last((conv.batch, conv.in_channels, conv.height, conv.width))

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import erf, exp, log, pi, sqrt
 
-from sbnn_tvm.passes.candidates import Candidate, Family
+from sbnn_tvm.passes.candidates import Candidate, Family, float_layer_costs
 from sbnn_tvm.passes.cost_model import popcount_cost, sparse_cost
 from sbnn_tvm.passes.fit_epilogue import fit_counters
 from sbnn_tvm.schedules.dense import dense_shape
@@ -141,8 +141,10 @@ def expectations(task: Task) -> dict[Candidate, float]:
 def _families(task: Task, families: Iterable[Family]) -> dict[Family, float]:
     """What the cost model expects of the untuned member of each family; 1 for all where it has no say."""
     layer, isa = task.layer, task.isa
-    if not layer.binary or layer.weight is None:
+    if layer.weight is None:
         return dict.fromkeys(families, 1.0)
+    if not layer.binary:
+        return float_layer_costs(layer, isa)
     shape = layer.shape or dense_shape(layer.rows, layer.weight.shape[1], len(layer.weight))
     fitted, digits = fit_counters(layer, isa), 1 if layer.input_domain is None else layer.input_domain.bits
     floats = not fitted.folded

@@ -1,0 +1,339 @@
+"""Convolutions and dense layers with few float32 weights that are not 0: a multiply-add for each, whatever the pattern.
+
+Lanes are pixels, accumulators are all pixels of a few rows. The weights are data, a list for each output channel::
+
+    make planes of the input                                    sparse_float_input.py
+    parallel for rows of pixels, 16 channels:
+        for channel:
+            accumulators[vectors] = 0                           registers
+            for weight, offset in list:
+                for v: accumulators[v] += weight * planes[offset + v]
+            collect
+        transpose to channels last, epilogue
+
+Budget of a weight: a load of the offset, a broadcast of the weight, and for each vector of pixels a multiply-add with a
+memory operand. Output rows lie as far apart as the planes' rows: the lanes between two of them compute nothing.
+
+Products with weights that are 0 are left out: where an input is infinite or NaN, a dense layer would add a NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from sbnn_tvm.domain import Domain
+from sbnn_tvm.schedules.dense import dense_shape
+from sbnn_tvm.schedules.emit import EpilogueWriter, Index
+from sbnn_tvm.schedules.epilogue import Program
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.layout import transposed
+from sbnn_tvm.schedules.llvm import link
+from sbnn_tvm.schedules.loops import parallel_rows
+from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.sparse_float_input import Input, Pixels, Planes, Source
+
+RUN = 16
+"""Output channels of a task: what the epilogue gets at once."""
+
+_CHAINS = 8  # accumulators that hide the latency of a multiply-add
+
+
+def sparse_float_conv2d(
+    shape: Conv2dShape, weight: np.ndarray, epilogue: Program, isa: Isa, domain: Domain | None = None
+) -> Kernel:
+    """A convolution, padded with zeros, at a cost proportional to its weights that are not 0.
+
+    Args:
+        shape: The layer.
+        weight: float32 [OC, Cin / groups, kh, kw].
+        epilogue: Its Ref(0) is the sum of products; the order of the sum differs from other implementations.
+        isa: What to generate code for.
+        domain: The values behind data in packed codes, words.packed_shape((N, H, W, C), ...); None for float32 NHWC.
+
+    Raises:
+        ValueError: If ``weight`` or the epilogue's constants do not fit the layer.
+    """
+    expected = (shape.out_channels, shape.group_in_channels, *shape.kernel)
+    if weight.shape != expected:
+        raise ValueError(f"the weight of a convolution is {weight.shape}, not (OC, Cin / groups, kh, kw) = {expected}")
+    return _build("sparse_float_conv2d", Source(shape, False, domain, isa), weight, epilogue)
+
+
+def sparse_float_dense(
+    batch: int, weight: np.ndarray, epilogue: Program, isa: Isa, domain: Domain | None = None
+) -> Kernel:
+    """A dense layer, at a cost proportional to its weights that are not 0.
+
+    Args:
+        batch: Rows of the data.
+        weight: float32 [OC, K].
+        epilogue: Its Ref(0) is the sum of products.
+        isa: What to generate code for.
+        domain: The values behind data in packed codes, words.packed_shape((batch, K), ...); None for float32.
+
+    Raises:
+        ValueError: If the epilogue's constants do not fit.
+    """
+    channels, depth = weight.shape
+    source = Source(dense_shape(batch, depth, channels), True, domain, isa)
+    return _build("sparse_float_dense", source, weight[:, :, None, None], epilogue)
+
+
+@dataclass(frozen=True)
+class PixelTile:
+    """Output pixels that are computed together.
+
+    Attributes:
+        rows: Whole rows, if there are several.
+        columns: Of each.
+        vectors: That hold them, with what lies between two rows, of a number of pixels that is given elsewhere.
+    """
+
+    rows: int
+    columns: int
+    vectors: int
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.columns}"
+
+
+def pixel_tile(shape: Conv2dShape, row: int, lanes: int, most: int) -> PixelTile:
+    """The tile that needs the fewest instructions a weight.
+
+    Args:
+        shape: The layer.
+        row: Distance of two rows of output pixels.
+        lanes: Pixels in a vector.
+        most: Vectors in a tile.
+    """
+    whole = [
+        PixelTile(rows, shape.out_width, -(-((rows - 1) * row + shape.out_width) // lanes))
+        for rows in range(1, shape.out_height + 1)
+    ]
+    parts = [PixelTile(1, min(vectors * lanes, shape.out_width), vectors) for vectors in range(1, most + 1)]
+
+    possible = (tile for tile in whole + parts if tile.vectors <= most)
+
+    def cost(tile: PixelTile) -> tuple[int, int]:
+        tiles = -(-shape.out_height // tile.rows) * -(-shape.out_width // tile.columns)
+        return tiles * (
+            tile.vectors + 2
+        ), tile.vectors  # beside its multiply-adds a weight takes about two instructions
+
+    return min(possible, key=cost)
+
+
+@dataclass(frozen=True, eq=False)
+class NonzeroWeights:
+    """The weights that are not 0, channel by channel.
+
+    Attributes:
+        first: int32 [channels + 1]: where the list of a channel begins; channels are a multiple of RUN.
+        offsets: uint16 or uint32, where the input of a weight begins.
+        values: float32.
+    """
+
+    first: np.ndarray
+    offsets: np.ndarray
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, shape: Conv2dShape, weight: np.ndarray, offsets: np.ndarray) -> NonzeroWeights:
+        """The lists of weights [OC, C / groups, kh, kw] whose inputs are at ``offsets`` (Input.offsets)."""
+        of_channel = offsets.repeat(shape.group_out_channels, axis=0)  # [OC, C / groups, kh, kw]
+        kept = (weight != 0) & (of_channel >= 0)
+        channels = np.nonzero(kept)[0]
+        values, places = weight[kept], of_channel[kept]
+        order = np.lexsort((places, channels))
+        padded = -(-shape.out_channels // RUN) * RUN
+        counts = np.bincount(channels, minlength=padded)
+        dtype = np.uint32 if places.max(initial=0) >= 1 << 16 else np.uint16
+        # Kernels have no empty parameters.
+        tail = [0] if not len(values) else []
+        return cls(
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+            np.append(places[order], tail).astype(dtype),
+            np.append(values[order], tail).astype(np.float32),
+        )
+
+
+def vector_steps(shape: Conv2dShape, isa: Isa, domain: Domain | None) -> int:
+    """Vectors that a weight is multiplied with, for all pixels; what else it takes counts as some more."""
+    source = Source(shape, False, domain, isa)
+    tile = _tile(source)
+    tiles = -(-shape.out_height // tile.rows) * -(-shape.out_width // tile.columns)
+    return shape.batch * tiles * (tile.vectors * (2 if source.halves else 1) + 2)
+
+
+def _input(source: Source) -> Input:
+    one_pixel = source.shape.out_height == source.shape.out_width == 1
+    return Pixels(source) if one_pixel else Planes(source)
+
+
+def _tile(source: Source) -> PixelTile:
+    read = _input(source)
+    return pixel_tile(source.shape, read.row, read.lanes, (source.isa.registers - 4) // (2 if read.halves else 1))
+
+
+def _build(name: str, source: Source, weight: np.ndarray, epilogue: Program) -> Kernel:
+    shape, isa = source.shape, source.isa
+    read = _input(source)
+    tile = _tile(source)
+    lists = NonzeroWeights.of(shape, weight, read.offsets())
+    pixels = (shape.out_width,) if source.dense else (shape.batch, shape.out_height, shape.out_width)
+    sink = EpilogueWriter(
+        epilogue, (*pixels, shape.out_channels), isa, None if source.dense else shape.border_classes()
+    )
+    own = [lists.first, lists.offsets, lists.values]
+    with IRBuilder() as builder, T.prim_func(s_tir=True):
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True})
+        data = T.arg("data", T.buffer(source.data_shape, source.dtype))
+        sink.declare_tensors()
+        first, offsets, values = (
+            T.arg(each, T.buffer(array.shape, str(array.dtype)))
+            for each, array in zip(("first", "offsets", "values"), own, strict=True)
+        )
+        sink.declare_constants()
+        sink.declare_outputs()
+        image = read.emit(data, tile.vectors * read.lanes)
+        nest = _Nest(source, read, tile, sink, image, first, offsets, values)
+        down, across = -(-shape.out_height // tile.rows), -(-shape.out_width // tile.columns)
+        blocks = -(-shape.out_channels // RUN)
+        tiles = shape.batch * down * across
+        work = tiles * (len(lists.values) * tile.vectors + shape.out_channels * tile.vectors * 4)
+        with parallel_rows(tiles * blocks, work) as task:
+            block, rest = T.bind(task % blocks), T.bind(task // blocks)
+            n = T.bind(rest // (down * across))
+            y = T.bind(tirx.min(rest // across % down * tile.rows, shape.out_height - tile.rows))
+            x = T.bind(tirx.min(rest % across * tile.columns, shape.out_width - tile.columns))
+            nest.task(n, y, x, T.bind(block * RUN))
+    func = link(builder.get(), sink.functions)
+    return Kernel(f"{name} {tile}", func, (*own, *sink.constants), sink.outputs)
+
+
+@dataclass(frozen=True, eq=False)
+class _Nest:
+    """The main loops, while they are written."""
+
+    source: Source
+    read: Input
+    tile: PixelTile
+    sink: EpilogueWriter
+    image: tirx.Buffer
+    first: tirx.Buffer
+    offsets: tirx.Buffer
+    values: tirx.Buffer
+
+    def task(self, n: tirx.Expr, y: tirx.Expr, x: tirx.Expr, channel: tirx.Expr) -> None:
+        """``RUN`` channels of a tile."""
+        pixels = self.tile.vectors * self.read.lanes
+        # The transposition reads up to a vector behind the last pixel.
+        collected = T.alloc_buffer((RUN, pixels + self.source.isa.float_lanes if pixels > 1 else 1), "float32")
+        start = T.bind(n * self.read.image + y * self.read.row + x)
+        with T.serial(0, RUN) as i:
+            for v, total in enumerate(self._sums(start, channel + i)):
+                T.buffer_store(collected, total, [i, *_lanes(v * self.lanes, self.lanes)])
+        if pixels == 1:
+            column = T.decl_buffer((RUN,), "float32", data=collected.data)
+            self._store(column, [0], (n, y, x), channel)
+        else:
+            self._store_rows(collected, n, y, x, channel)
+
+    @property
+    def lanes(self) -> int:
+        """Of an accumulator."""
+        return self.read.lanes // 2 if self.read.halves else self.read.lanes
+
+    def _sums(self, start: tirx.Expr, channel: tirx.Expr) -> list[tirx.Expr]:
+        """The sums of a channel, vectors of consecutive pixels."""
+        lanes, count = self.lanes, self.tile.vectors * (2 if self.read.halves else 1)
+        chains = max(1, _CHAINS // count)
+        sums = T.alloc_buffer((chains * count, lanes), "float32")
+        for k in range(chains * count):
+            self._put(sums, k, _spread(tirx.const(0.0, "float32"), lanes))
+        begin, end = T.bind(self.first[channel]), T.bind(self.first[channel + 1])
+        blocks = T.bind((end - begin) // chains)
+        if chains > 1:
+            with T.serial(0, blocks) as block:
+                for chain in range(chains):
+                    self._add(sums, chain * count, start, begin + block * chains + chain)
+        with T.serial(0, end - begin - blocks * chains if chains > 1 else end - begin) as i:
+            self._add(sums, 0, start, begin + blocks * chains + i if chains > 1 else begin + i)
+        totals = [self._get(sums, v) for v in range(count)]
+        for chain in range(1, chains):
+            totals = [total + self._get(sums, chain * count + v) for v, total in enumerate(totals)]
+        totals = [T.bind(total) for total in totals]
+        if not self.read.halves:
+            return totals
+        order = [i // 2 + (lanes if i % 2 else 0) for i in range(2 * lanes)]
+        pairs = zip(totals[::2], totals[1::2], strict=True)
+        return [T.bind(tirx.Shuffle(list(pair), half)) for pair in pairs for half in (order[:lanes], order[lanes:])]
+
+    def _add(self, sums: tirx.Buffer, first: int, start: tirx.Expr, entry: tirx.Expr) -> None:
+        """Add the products of a weight."""
+        entry = T.bind(entry)
+        at = T.bind(start + tirx.Cast("int32", self.offsets[entry]))
+        factor = _spread(T.bind(self.values[entry]), self.lanes)
+        inputs = [x for v in range(self.tile.vectors) for x in self._inputs(at + v * self.read.lanes)]
+        for k, x in enumerate(inputs, first):
+            self._put(sums, k, self._get(sums, k) + x() * factor)
+
+    def _inputs(self, at: tirx.Expr) -> list[Callable[[], tirx.Expr]]:
+        """What makes the float32 vectors that begin at an element."""
+        lanes = self.lanes
+        if not self.read.halves:
+            return [lambda: self.image.vload([at], f"float32x{lanes}") if lanes > 1 else self.image[at]]
+        pairs: list[tirx.Expr] = []
+
+        def even() -> tirx.Expr:
+            both = self.image.vload([at], f"uint16x{2 * lanes}")
+            pairs.append(T.bind(T.reinterpret(f"uint32x{lanes}", both)))
+            return T.reinterpret(f"float32x{lanes}", pairs[0] << _spread(tirx.const(16, "uint32"), lanes))
+
+        def odd() -> tirx.Expr:
+            return T.reinterpret(f"float32x{lanes}", pairs[0] & _spread(tirx.const(0xFFFF0000, "uint32"), lanes))
+
+        return [even, odd]
+
+    def _store_rows(self, collected: tirx.Buffer, n: tirx.Expr, y: tirx.Expr, x: tirx.Expr, channel: tirx.Expr) -> None:
+        """Transpose and store the pixels of every row."""
+        lanes, columns = self.source.isa.float_lanes, self.tile.columns
+        turned = T.alloc_buffer((lanes, RUN), "float32")
+        with T.serial(0, self.tile.rows) as r, T.serial(0, -(-columns // lanes)) as block:
+            at = T.bind(r * self.read.row + block * lanes)
+            for c in range(0, RUN, lanes):
+                square = [T.bind(collected.vload([c + i, at], f"float32x{lanes}")) for i in range(lanes)]
+                for i, vector in enumerate(transposed(square)):
+                    T.buffer_store(turned, vector, [i, tirx.Ramp(c, 1, lanes)])
+            with T.serial(0, tirx.min(lanes, columns - block * lanes)) as i:
+                self._store(turned, [i, 0], (n, T.bind(y + r), T.bind(x + block * lanes + i)), channel)
+
+    def _store(
+        self, buffer: tirx.Buffer, at: list[tirx.Expr | int], position: Sequence[tirx.Expr], channel: tirx.Expr
+    ) -> None:
+        lanes = min(RUN, self.source.isa.float_lanes)
+        values = [T.bind(buffer.vload([*at[:-1], c], f"float32x{lanes}")) for c in range(0, RUN, lanes)]
+        self.sink.store(values, position[-1:] if self.source.dense else position, channel)
+
+    def _get(self, sums: tirx.Buffer, k: int) -> tirx.Expr:
+        return sums.vload([k, 0], f"float32x{self.lanes}") if self.lanes > 1 else sums[k, 0]
+
+    def _put(self, sums: tirx.Buffer, k: int, value: tirx.Expr) -> None:
+        T.buffer_store(sums, value, [k, *_lanes(0, self.lanes)])
+
+
+def _spread(scalar: tirx.Expr, lanes: int) -> tirx.Expr:
+    return tirx.Broadcast(scalar, lanes) if lanes > 1 else scalar
+
+
+def _lanes(first: Index, lanes: int) -> list[tirx.Expr | int]:
+    """The index of as many elements."""
+    return [tirx.Ramp(first, 1, lanes) if lanes > 1 else first]
