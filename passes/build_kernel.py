@@ -100,7 +100,9 @@ def _popcount(layer: Layer, candidate: Candidate, isa: Isa) -> Choice:
 def _counters(layer: Layer, candidate: Candidate, isa: Isa) -> Choice:
     fitted = fit_counters(layer, isa)
     assert layer.shape is not None
-    kernel = sparse_conv2d(layer.shape, fitted.counted, fitted.padding, fitted.epilogue, isa, fitted.domain)
+    kernel = sparse_conv2d(
+        layer.shape, fitted.counted, fitted.padding, fitted.epilogue, isa, fitted.domain, cut=candidate.cut
+    )
     return Choice(candidate, kernel, DataForm.PLANES, folded=fitted.folded)
 
 

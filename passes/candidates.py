@@ -15,6 +15,8 @@ import numpy as np
 
 from sbnn_tvm.schedules.dense import dense_shape
 from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.plane_counting import Cut
+from sbnn_tvm.schedules.sparse_conv2d import cuts
 from sbnn_tvm.schedules.tiles import Tile, tiles
 from sbnn_tvm.schedules.window import WindowTile, window_tiles
 
@@ -34,7 +36,7 @@ class Family(Enum):
     WORDS = "words"  # packed words, no weights: poolings, sums over windows, selections of channels
 
 
-Parameters = Tile | WindowTile
+Parameters = Tile | WindowTile | Cut
 """What the members of a family may differ in: one frozen dataclass a family, whose text is short and without spaces."""
 
 
@@ -61,6 +63,11 @@ class Candidate:
     def window_tile(self) -> WindowTile | None:
         """The register tile of a window kernel, None for other kernels."""
         return self.parameters if isinstance(self.parameters, WindowTile) else None
+
+    @property
+    def cut(self) -> Cut | None:
+        """The cut of the counters' lists, None for other kernels."""
+        return self.parameters if isinstance(self.parameters, Cut) else None
 
     @property
     def name(self) -> str:
@@ -144,6 +151,9 @@ def _members(layer: Layer, family: Family, isa: Isa) -> Sequence[Parameters]:
     depthwise = layer.shape is not None and layer.shape.depthwise and layer.weight is not None
     if layer.shape is not None and family == Family.FLOAT and (layer.kind in ("max_pool2d", "avg_pool2d") or depthwise):
         return window_tiles(layer.shape, isa)
+    if family == Family.COUNTERS and layer.shape is not None:
+        fitted = fit_counters(layer, isa)
+        return cuts(layer.shape, fitted.counted, isa, fitted.domain)
     if layer.weight is None or family not in (Family.FLOAT, Family.POPCOUNT):
         return ()
     shape = layer.shape or dense_shape(layer.rows, layer.weight.shape[1], len(layer.weight))

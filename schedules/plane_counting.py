@@ -13,12 +13,28 @@ from sbnn_tvm.schedules.bit_planes import PlaneLayout
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.plane_window import PlaneWindow
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.weight_lists import WeightLists
+from sbnn_tvm.schedules.weight_lists import TAIL, WeightLists
 
 _TASKS = 16  # what a kernel is cut into, about, if its output has fewer vectors
 _WORD = 64
 _CACHED = 40 * 1024  # bytes of planes that stay in a first-level cache
 _SLICED = 384  # counted weights of a channel for each slice, at least
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How the lists of set weights are cut up.
+
+    Attributes:
+        slices: Into how many slices the input channels of a group are cut: the planes of one stay in the cache.
+        block: Steps of the main loop's body: a larger one carries less often into the upper planes.
+    """
+
+    slices: int
+    block: int
+
+    def __str__(self) -> str:
+        return f"{self.slices}x{self.block}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +57,7 @@ class PlaneCounting:
         signs: Whether weights are -1 and +1, not 0 and 1.
         source: Layout of the input.
         target: Layout of the output.
+        cut: One of ``cuts``; None for the first.
     """
 
     shape: Conv2dShape
@@ -50,6 +67,14 @@ class PlaneCounting:
     signs: bool
     source: PlaneLayout
     target: PlaneLayout
+    cut: Cut | None = None
+
+    @property
+    def cuts(self) -> list[Cut]:
+        """Every cut worth trying, the one that the rule picks first."""
+        slices = dict.fromkeys([self.best_slices, *(s for s in (1, 2, 4) if s <= self.shape.group_in_channels)])
+        blocks = (32, 16) if self.best_block == 32 else (16, 32)
+        return [Cut(each, block) for each in slices for block in blocks]
 
     @cached_property
     def window(self) -> PlaneWindow:
@@ -100,9 +125,14 @@ class PlaneCounting:
         """Counted weights of every output channel, int64 [OC]."""
         return np.count_nonzero(self.counted, axis=(1, 2, 3))
 
-    @cached_property
+    @property
     def slices(self) -> int:
-        """Into how many slices the input channels of a group are cut: the planes of one stay in the cache.
+        """As of Cut."""
+        return self.best_slices if self.cut is None else self.cut.slices
+
+    @cached_property
+    def best_slices(self) -> int:
+        """The slices that the rule picks.
 
         Each slice but the first adds up two numbers for every vector and channel, which short lists do not pay for.
         """
@@ -129,8 +159,14 @@ class PlaneCounting:
 
     @property
     def block(self) -> int:
-        """Steps of the main loop's body: the larger one carries half as often into the upper planes."""
-        return 32 if self.lists.mean >= 64 else 16
+        """As of Cut."""
+        return self.best_block if self.cut is None else self.cut.block
+
+    @property
+    def best_block(self) -> int:
+        """The block that the rule picks."""
+        steps = -(-self.counts // (self.best_slices * self.pieces * TAIL)) * TAIL
+        return 32 if steps.mean() >= 64 else 16
 
     @property
     def window_levels(self) -> int:

@@ -33,7 +33,7 @@ from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.llvm import LlvmFunction, link
 from sbnn_tvm.schedules.loops import parallel_rows
-from sbnn_tvm.schedules.plane_counting import PlaneCounting
+from sbnn_tvm.schedules.plane_counting import Cut, PlaneCounting
 from sbnn_tvm.schedules.plane_float import FloatSink
 from sbnn_tvm.schedules.plane_threshold import ThresholdSink
 from sbnn_tvm.schedules.plane_window_counts import WindowCounts
@@ -50,6 +50,7 @@ def sparse_conv2d(
     domain: BinaryDomain = SIGN,
     source: PlaneLayout | None = None,
     target: PlaneLayout | None = None,
+    cut: Cut | None = None,
 ) -> Kernel:
     """A convolution of {-1, +1} activations with sparse binary weights.
 
@@ -65,6 +66,7 @@ def sparse_conv2d(
         domain: What the weights are: domain.SIGN, where a set bit is +1 and another one -1, or domain.BIT, +1 and 0.
         source: Layout of the input; by default bit_planes.plane_layout's.
         target: Layout of the output, or of the pixels that are computed together.
+        cut: One of ``cuts``; by default the first.
 
     Raises:
         ValueError: If an argument does not fit the layer.
@@ -84,10 +86,21 @@ def sparse_conv2d(
     for name, layout, size in (("source", source, of_input), ("target", target, of_output)):
         if (layout.batch, layout.height, layout.width, layout.channels) != size:
             raise ValueError(f"the {name} of a sparse convolution of {size} cannot have the layout {layout}")
-    counting = PlaneCounting(shape, bits.astype(bool), pad_value, isa, domain == SIGN, source, target)
+    counting = PlaneCounting(shape, bits.astype(bool), pad_value, isa, domain == SIGN, source, target, cut)
     if isinstance(epilogue, IntegerThreshold):
         return _build(counting, ThresholdSink(counting, epilogue))
     return _build(counting, FloatSink(counting, epilogue))
+
+
+def cuts(shape: Conv2dShape, bits: np.ndarray, isa: Isa, domain: BinaryDomain = SIGN) -> list[Cut]:
+    """Every cut of the lists of set weights that is worth trying, the one that the rule picks first.
+
+    Args:
+        shape, bits, isa, domain: As of ``sparse_conv2d``.
+    """
+    source = plane_layout(shape.batch, shape.height, shape.width, shape.in_channels, isa)
+    target = plane_layout(shape.batch, shape.out_height, shape.out_width, shape.out_channels, isa)
+    return PlaneCounting(shape, bits, 0, isa, domain == SIGN, source, target).cuts
 
 
 class PlaneSink(Protocol):

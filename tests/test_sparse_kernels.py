@@ -25,7 +25,7 @@ from sbnn_tvm.schedules.interpreter import evaluate
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.plane_conversions import planes_to_words, words_to_planes
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.sparse_conv2d import sparse_conv2d
+from sbnn_tvm.schedules.sparse_conv2d import cuts, sparse_conv2d
 from sbnn_tvm.schedules.words import pack_channels
 
 PADDED = Conv2dShape(3, 9, 9, 20, 18, (3, 3), (1, 1), (1, 1, 1, 1))
@@ -131,6 +131,19 @@ def test_slices_of_the_input_channels(name: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(plane_counting, "_SLICED", 3)
     for target, domain in (("x86-64-v4", SIGN), ("x86-64-v3", BIT), ("arm", SIGN)):
         check_threshold(MORE[name], 0, target, domain)
+
+
+@pytest.mark.parametrize("domain", [SIGN, BIT], ids=str)
+def test_cuts(domain: BinaryDomain) -> None:
+    shape, cpu = MORE["plain"], target_for("x86-64-v4")
+    rng, x_bits, w_bits, sums = sparse_layer(shape, 0.3, domain, 0)
+    threshold, bits = integer_threshold(rng, sums)
+    every = cuts(shape, w_bits, cpu.isa, domain)
+    assert len(set(every)) == len(every) == 6
+    for cut in every:
+        kernel = sparse_conv2d(shape, w_bits, 0, threshold, cpu.isa, domain, cut=cut)
+        (planes,) = run(kernel, cpu, source_of(shape, cpu.isa).encode(x_bits))
+        np.testing.assert_array_equal(planes, target_of(shape, cpu.isa).encode(bits))
 
 
 def test_equal_layers_share_a_function() -> None:
