@@ -143,7 +143,6 @@ CASES = {
         BITS + "p = AveragePool<kernel_shape=[2, 2], strides=[2, 2]>(b)\ng = GlobalAveragePool(b)\ny = Add(p, g)",
         IMAGE,
         BINARIZE,
-        left=1,
     ),
     "bits are concatenated": Case(
         BITS + "l = Less(x, t)\ne = Where(l, hi, lo)\nm = Concat<axis=1>(b, e)\ny = Conv(m, w)",
