@@ -75,11 +75,11 @@ def test_impossible_families():
         {"x": (1, 8, 6, 6)},
         {"t": 0.0, "one": 1.0, "minus": -1.0, "w": weight, "f": np.random.default_rng(1).normal(size=(8, 8, 1, 1))},
     )
-    with pytest.raises(CompileError, match=r"'Conv:s' \(conv2d\) cannot be .* 'popcount'; possible there: float$"):
+    with pytest.raises(CompileError, match=r"'Conv:s' \(conv2d\) cannot be .* 'popcount'; possible there: float\b"):
         explain(model, kernels={"Conv:s": "popcount"})
     with pytest.raises(CompileError, match="no layer is called 'Conv:z'; the layers are Conv:s, Conv:y"):
         explain(model, kernels={"Conv:z": "popcount"})
-    with pytest.raises(CompileError, match=r"'pop' for 'Conv:y' is no family.* are float, popcount"):
+    with pytest.raises(CompileError, match=r"'pop' for 'Conv:y' is no family.* are float, .*popcount"):
         explain(model, kernels={"Conv:y": "pop"})
     with pytest.raises(CompileError, match="possible there: float"):
         explain(model, kernels={"Conv:[s]": "popcount"})
