@@ -198,9 +198,8 @@ CASES = {
         "c = Greater(x, z)\nb = Where(c, hi, lo)\ny = Conv(b, w)",
         {**IMAGE, "z": (2, 8, 6, 6)},
         {**BINARIZE, "w": signs(4, 8, 3, 3)},
-        left=2,
         exact=True,
-        kinds=["binary conv 3x3"],
+        kinds=["elementwise", "binary conv 3x3"],
     ),
     "a threshold a pixel after a pooling": Case(
         "p = MaxPool<kernel_shape=[2, 2], strides=[2, 2]>(x)\nc = Greater(p, t)\nb = Where(c, hi, lo)\ny = Conv(b, w)",
@@ -430,7 +429,7 @@ CASES = {
         "d = Conv(x, w)\ng = GlobalAveragePool(d)\ns = Sigmoid(g)\ny = Mul(d, s)",
         IMAGE,
         {"w": normal(8, 8, 3, 3)},
-        left=2,
+        left=1,
     ),
     "constants first": Case(
         "d = Conv(x, w)\ne = Sub(one, d)\nf = Exp(e)\ny = Div(one, f)",
@@ -507,7 +506,7 @@ CASES = {
             "a": normal(8),
         },
         outputs=("v", "i", "s", "t", "p", "e", "g", "n"),
-        left=11,
+        left=9,
     ),
     "dilated windows": Case(
         "y = MaxPool<kernel_shape=[2, 2], dilations=[2, 3], pads=[1, 0, 0, 1]>(x)", {"x": (1, 9, 7, 8)}, exact=True
