@@ -56,7 +56,7 @@ def distillation(student: nn.Module, teacher: nn.Module) -> BlockDistillation:
 def contrast(student: nn.Module, teacher: nn.Module) -> ContrastiveLoss:
     """CMIM; its heads are trained along."""
     features = {"body.3": (16, 16)}
-    return ContrastiveLoss(student, teacher, features, features, weight=0.1, memory=200)
+    return ContrastiveLoss(student, teacher, list(features), features, weight=0.1, memory=200)
 
 
 LOSSES: dict[str, tuple[Callable, digits.Layer]] = {
