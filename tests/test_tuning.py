@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -21,15 +22,15 @@ from tvm.script import tirx as T
 import sbnn_tvm
 from sbnn_tvm.compiler import explain, lower_model
 from sbnn_tvm.errors import CompileError, TuningError
-from sbnn_tvm.passes.candidates import Family
+from sbnn_tvm.passes.candidates import Family, candidates
 from sbnn_tvm.schedules.epilogue import Program
 from sbnn_tvm.schedules.isa import AVX2
 from sbnn_tvm.targets import resolve
 from sbnn_tvm.tuning import runners
-from sbnn_tvm.tuning.building import Argument, Function
+from sbnn_tvm.tuning.building import Argument, Function, build_program, store_layer
 from sbnn_tvm.tuning.building import Program as BuiltProgram
 from sbnn_tvm.tuning.database import Database, Machine, NetworkRecord, Record, parse
-from sbnn_tvm.tuning.measuring import Measurement
+from sbnn_tvm.tuning.measuring import Measurement, measure_locally
 from sbnn_tvm.tuning.runners import LocalRunner, MeasurementError, RpcRunner, runner_named, serve
 from sbnn_tvm.tuning.search import FEWEST, Search
 from sbnn_tvm.tuning.tasks import Task, task_key, tasks_of
@@ -109,6 +110,15 @@ def test_the_search_finds_the_best_and_ends(tasks):
     assert search.best == (best, pytest.approx(1.3))
     assert FEWEST <= len(search.measured) < len(task.space) and len(set(asked)) == len(asked)
     assert search.worth_measuring() == 0
+
+
+def test_every_family_can_be_measured(tasks, tmp_path):
+    layer, target = binary_task(tasks).layer, json.dumps(resolve("native").tvm)
+    firsts = {candidate.family: candidate for candidate in reversed(candidates(layer, binary_task(tasks).isa))}
+    assert len(firsts) == 3
+    for family, candidate in firsts.items():
+        built = build_program(str(store_layer(layer, tmp_path)), candidate, target, str(tmp_path), family.value)
+        assert measure_locally(built, built, 0.001, 1).cost > 0
 
 
 def test_the_search_goes_on_after_failures(tasks):

@@ -139,10 +139,11 @@ def _from_words(layer: Layer, choice: Choice, isa: Isa) -> list[Kernel]:
 
 def _function(name: str, kernel: Kernel) -> Function:
     params = kernel.func.params
-    arguments = [Argument(tuple(int(extent) for extent in param.shape), str(param.dtype)) for param in params]
-    inputs = len(arguments) - len(kernel.constants) - len(kernel.outputs)
+    # The lengths of constants may be left open.
+    inputs = params[: len(params) - len(kernel.constants) - len(kernel.outputs)]
+    read = tuple(Argument(tuple(int(extent) for extent in param.shape), str(param.dtype)) for param in inputs)
     outputs = tuple(Argument(tuple(shape), dtype) for shape, dtype in kernel.outputs)
-    return Function(name, tuple(arguments[:inputs]), len(kernel.constants), outputs)
+    return Function(name, read, len(kernel.constants), outputs)
 
 
 @lru_cache(maxsize=1)

@@ -341,10 +341,17 @@ class _Session:
         reference, candidate = task.space[0], self.searches[task.key].space[name]
         measurement, failure = None, ""
         try:
-            programs = [self._program(worker, task, each) for each in (reference, candidate)]
+            untuned = self._program(worker, task, reference)
+        except MeasurementError as error:
+            # That is no fault of the candidate: without anything to compare it with, the task is left alone.
+            self.searches[task.key].failed.update(self.searches[task.key].space)
+            self._note(task, reference.name, None, str(error), confirm)
+            return
+        try:
+            program = self._program(worker, task, candidate)
             with self.measuring:
                 seconds = CONFIRM_SECONDS if confirm else SEARCH_SECONDS
-                measurement = self.runner.measure(programs[0], programs[1], seconds)
+                measurement = self.runner.measure(untuned, program, seconds)
         except MeasurementError as error:
             failure = str(error)
         self._note(task, name, measurement, failure, confirm)
