@@ -41,7 +41,7 @@ def test_demo_network_says_the_same_everywhere(tmp_path, one_torch_thread):
     demo.train(model, data, epochs=2)
     images = data.test_images.numpy()[:100]
     expected = demo.classify_with_torch(model, images)
-    assert (expected == data.test_labels.numpy()[:100]).mean() > 0.5  # chance is 0.1
+    assert (expected == data.test_labels.numpy()[:100]).mean() > 0.3  # chance is 0.1
 
     binary, plain = demo.write_onnx(model, tmp_path)
     assert binary.stat().st_size < plain.stat().st_size / 3
