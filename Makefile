@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help demo test test-slow fuzz bench lint format clean
+.PHONY: help demo test test-slow fuzz bench methods lint format clean
 
 help:
 	@echo 'make demo    train a small binary network, compile it for this machine and for ARM, verify and benchmark it'
@@ -17,6 +17,7 @@ help:
 	@echo 'make test-slow  run the long ones: the whole demo and the README'
 	@echo 'make fuzz    compile random networks for half an hour'
 	@echo 'make bench   measure kernels and networks against the limits of this machine and against onnxruntime'
+	@echo 'make methods train every method on digits; draw accuracy against bytes and time'
 	@echo 'make lint    check style and types'
 	@echo 'make format  apply the style'
 	@echo 'make clean   remove everything made here'
@@ -42,6 +43,10 @@ bench: $(INSTALLED)
 	-$(BIN)/python benchmarks/instructions.py --output out/instructions.json
 	-$(BIN)/python benchmarks/networks.py --output out/networks.json
 	$(BIN)/python benchmarks/plots.py
+
+methods: $(INSTALLED)
+	$(BIN)/python benchmarks/methods.py --output out/methods.json
+	$(BIN)/python benchmarks/plots.py out/methods.json
 
 # mypy does not know that passes/ is sbnn_tvm.passes: show it the package as it is installed.
 TYPED := build/typed/sbnn_tvm

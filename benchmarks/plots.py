@@ -6,6 +6,7 @@ and as SVG:
 * ``speed-ISA``: the convolution kernels, in multiply-accumulates a second, below the limits of the machine
 * ``density-ISA``: the time of a layer against the share of set weights, beside the dense kernels
 * ``networks``: whole networks beside onnxruntime
+* ``methods``: the accuracy of the methods against bytes and against time
 """
 
 from __future__ import annotations
@@ -169,6 +170,43 @@ def networks(latencies: Sequence[Latency], machine: Machine) -> Figure:
     return figure
 
 
+@dataclass(frozen=True)
+class Reached:
+    """What a method reaches: as of methods.Result, which would import torch."""
+
+    method: str
+    accuracy: float
+    error: float
+    nbytes: int
+    microseconds: float
+
+
+def methods(results: Sequence[Reached], machine: Machine) -> Figure:
+    """Accuracy against the bytes of the weights, and against the time of an image."""
+    figure, axes = plt.subplots(1, 2, figsize=(13, 5), sharey=True, layout="constrained")
+    markers = "osD^vP*Xph<>d"
+    colours = (_OURS, *list(_COLOURS.values())[1:], *_MORE_COLOURS)
+    for index, each in enumerate(results):
+        for axis, x in zip(axes, (each.nbytes, each.microseconds), strict=True):
+            axis.errorbar(
+                x,
+                each.accuracy,
+                each.error,
+                fmt=markers[index % len(markers)],
+                color=colours[index % len(colours)],
+                label=each.method,
+                capsize=3,
+            )
+    for axis, label in zip(axes, ("bytes of the body's weights", "microseconds an image, one thread"), strict=True):
+        axis.set_xscale("log")
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("accuracy, %")
+    axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+    figure.suptitle(f"Methods on digits: {machine}", x=0.02, ha="left", fontsize=10)
+    return figure
+
+
 def read_networks(content: dict) -> tuple[Machine, list[Latency]]:
     """What networks.py wrote."""
     engines = {"ours": "sbnn_tvm", "int8": "onnxruntime int8", "float32": "onnxruntime float32"}
@@ -188,6 +226,9 @@ def figures(files: Iterable[Path]) -> dict[str, Figure]:
         if content.get("networks"):
             machine, latencies = read_networks(content)
             made["networks"] = networks(latencies, machine)
+        if content.get("methods"):
+            reached = [Reached(**fields) for fields in content["methods"]]
+            made["methods"] = methods(reached, Machine(**content["machine"]))
         if "records" not in content:
             continue
         machine, records = read(path)
@@ -210,7 +251,9 @@ def main() -> None:
     arguments = parser.parse_args()
     made = figures(arguments.files or sorted(Path("out").glob("*.json")))
     if not made:
-        raise SystemExit("no results to draw: run kernels.py or networks.py with --output out/NAME.json first")
+        raise SystemExit(
+            "no results to draw: run kernels.py, networks.py or methods.py with --output out/NAME.json first"
+        )
     arguments.folder.mkdir(parents=True, exist_ok=True)
     for name, figure in made.items():
         for suffix in ("png", "svg"):

@@ -1,0 +1,176 @@
+"""The methods beside each other: each trains the same network on digits, and is measured as deployed.
+
+Run ``python benchmarks/methods.py`` (or ``make methods``). Of each method several seeds are trained by the protocol of
+examples/digits.py; PyTorch, onnxruntime and the compiled model must agree on the whole test set. Written and drawn
+(``plots.py``) are
+
+* the accuracy, with its standard error over the seeds;
+* the bytes of the body's weights as a file codes them, with their scales: all but stem, head and batch norms;
+* the latency of the whole network, one thread, all methods in turns. It is 8x8 pixels and 16 channels, so most of that
+  are calls; networks.py has networks of real size.
+
+A method is an entry of ``METHODS``: a name, and a function that trains a model from a seed for a number of epochs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from records import Machine
+from rich.console import Console
+from rich.progress import track
+from rich.table import Column, Table
+from torch import nn
+
+import sbnn_tvm
+from sbnn_tvm.bench import interleave
+from sbnn_tvm.coding import smallest
+from sbnn_tvm.frontends.onnx.opset import unpack_bits
+from sbnn_tvm.frontends.torch import quantize_, to_onnx
+
+sys.path.append(str(Path(__file__).parents[1] / "examples"))
+
+import adabin
+import digits
+import sbnn
+import siman
+
+console = Console(highlight=False)
+
+
+@dataclass(frozen=True)
+class Method:
+    """How to train a network.
+
+    Attributes:
+        name: As the tables and pictures call it.
+        train: From a seed and a number of epochs; gives the trained model in eval mode.
+    """
+
+    name: str
+    train: Callable[[int, int], nn.Module]
+
+
+def plain(layer: digits.Layer, seed: int, epochs: int) -> nn.Module:
+    """The protocol of digits.py with that layer in the body."""
+    torch.manual_seed(seed)
+    return digits.train(digits.tiny_network(layer), digits.load(), digits.Recipe(epochs=epochs), seed)
+
+
+def without_training(seed: int, epochs: int) -> nn.Module:
+    """The float network, its weights replaced by the nearest two values of a channel."""
+    model = plain(digits.float_layer, seed, epochs)
+    quantize_(model, calibration=digits.load().train_images)
+    return model
+
+
+METHODS = (
+    Method("float32", partial(plain, digits.float_layer)),
+    Method("{-a, +a}", partial(plain, digits.binary_layer)),
+    Method("SBNN, 50 %", lambda seed, epochs: sbnn.train_sparse(0.5, seed=seed, epochs=epochs)),
+    Method("SBNN, 10 %", lambda seed, epochs: sbnn.train_sparse(0.1, seed=seed, epochs=epochs)),
+    Method("SBNN, 5 %", lambda seed, epochs: sbnn.train_sparse(0.05, seed=seed, epochs=epochs)),
+    Method("SBNN, 2 %", lambda seed, epochs: sbnn.train_sparse(0.02, seed=seed, epochs=epochs)),
+    Method("SiMaN", lambda seed, epochs: siman.train(siman.Magnitudes(), seed, epochs)),
+    Method("AdaBin", lambda seed, epochs: adabin.train(seed=seed, epochs=epochs)),
+    Method("two-valued weights, float activations, not trained", without_training),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a method reaches.
+
+    Attributes:
+        method: Its name.
+        accuracy, error: Per cent of the test images, the mean over the seeds and its standard error.
+        nbytes: Of the body's weights.
+        microseconds: Of one image.
+    """
+
+    method: str
+    accuracy: float
+    error: float
+    nbytes: int
+    microseconds: float
+
+
+def weight_bytes(model: onnx.ModelProto) -> int:
+    """What the body's layers take: bits in their shortest code, everything else as it is in the file."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    sizes = {name: array.nbytes for name, array in constants.items() if name.startswith("body") and ".layer" in name}
+    for node in model.graph.node:
+        if node.op_type == "BinaryConv2d" and node.input[1] in sizes:
+            (shape,) = (list(a.ints) for a in node.attribute if a.name == "weight_shape")
+            bits = unpack_bits(constants[node.input[1]], shape)
+            sizes[node.input[1]] = smallest(bits.reshape(len(bits), -1), shape[2] * shape[3]).nbytes
+            for name in node.input[2:4]:  # an offset of 0 is no number to keep, and one for all channels is one
+                values = np.unique(constants[name])
+                sizes[name] = 4 * (0 if not values.any() else 1 if len(values) == 1 else constants[name].size)
+    return sum(sizes.values())
+
+
+def measure(methods: tuple[Method, ...], seeds: int, epochs: int, folder: Path) -> list[Result]:
+    """Train, deploy and time all methods."""
+    data = digits.load()
+    accuracies, sizes, libraries = {}, {}, {}
+    for method in methods:
+        models = [method.train(seed, epochs) for seed in track(range(seeds), method.name, console=console)]
+        accuracies[method.name] = digits.Mean.of(digits.accuracy(model, data) for model in models)
+        agreement = digits.deploy(models[0], data)
+        console.print(f"{accuracies[method.name]} %; {agreement}")
+        sizes[method.name] = weight_bytes(to_onnx(models[0]))
+        library = agreement.module.export(folder / f"{len(libraries)}.so")
+        libraries[method.name] = sbnn_tvm.load(library, num_threads=1)
+    image = data.test_images[:1].numpy()
+    times = interleave(
+        {name: partial(library.run, image) for name, library in libraries.items()}, seconds=2.0 * len(methods)
+    )
+    return [
+        Result(name, accuracy.value, accuracy.error, sizes[name], times[name].minimum * 1e6)
+        for name, accuracy in accuracies.items()
+    ]
+
+
+def table(results: list[Result]) -> Table:
+    """For people."""
+    made = Table("method", *(Column(name, justify="right") for name in ("accuracy %", "bytes", "us an image")))
+    for each in results:
+        made.add_row(
+            each.method, f"{each.accuracy:.1f} +- {each.error:.1f}", f"{each.nbytes:,}", f"{each.microseconds:.1f}"
+        )
+    return made
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, help="write the results to this JSON file")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--only", nargs="+", choices=[method.name for method in METHODS], help="these methods alone")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    chosen = tuple(method for method in METHODS if arguments.only is None or method.name in arguments.only)
+    with tempfile.TemporaryDirectory() as folder:
+        results = measure(chosen, arguments.seeds, arguments.epochs, Path(folder))
+    console.print(table(results))
+    if arguments.output is not None:
+        content = {"machine": asdict(Machine()), "methods": [asdict(result) for result in results]}
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""AdaBin: weights of two values around their mean, activations of two learned values, and Maxout (arXiv 2208.08084).
+
+It is compared with {-a, +a} weights, signs and the same Maxout; on digits both come near to float. What is checked is
+that nothing is lost, and that two values of any kind run on bits all the same.
+"""
+
+from __future__ import annotations
+
+import digits
+import torch
+from torch import nn
+
+from sbnn_tvm.frontends.torch import Adaptive, AdaptiveBinarize, Binarize, BinaryConv2d, Maxout, ScaledSigns
+
+TOLERATED_LOSS = 1.0
+"""Points of accuracy that count as noise."""
+
+
+def network(adaptive: bool = True) -> nn.Module:
+    """AdaBin's layers; or plain ones, with the same activation and gradients."""
+
+    def layer(inputs: int, outputs: int) -> nn.Module:
+        return BinaryConv2d(
+            inputs,
+            outputs,
+            3,
+            padding=1,
+            domain=Adaptive() if adaptive else ScaledSigns(),
+            estimator="ede",
+            binarize=AdaptiveBinarize() if adaptive else Binarize(estimator="ede"),
+        )
+
+    return digits.tiny_network(layer, activation=Maxout)
+
+
+def train(adaptive: bool = True, seed: int = 0, epochs: int = 40) -> nn.Module:
+    """The protocol's recipe."""
+    torch.manual_seed(seed)
+    return digits.train(network(adaptive), digits.load(), digits.Recipe(epochs=epochs), seed)
+
+
+def main(seeds: int = digits.SEEDS, epochs: int = 40, check: bool = True) -> None:
+    """Check the claims; with fewer seeds or epochs they need not hold, and ``check`` says whether they must."""
+    torch.set_num_threads(1)
+    data = digits.load()
+    models = {adaptive: [train(adaptive, seed, epochs) for seed in range(seeds)] for adaptive in (True, False)}
+    adaptive, plain = (digits.Mean.of(digits.accuracy(m, data) for m in models[key]) for key in (True, False))
+    print(f"AdaBin: {adaptive} %; signs: {plain} %")
+    for index, layer in enumerate(models[True][0].body):
+        lo, hi = (float(value) for value in layer.layer.binarize.domain())
+        print(f"  body.{index}: activations {{{lo:.3f}, {hi:.3f}}} above {float(layer.layer.binarize.beta):.3f}")
+    if check:
+        gain = adaptive.value - plain.value
+        digits.check(gain >= -TOLERATED_LOSS, f"AdaBin is no worse than signs ({gain:+.1f} points)")
+    agreement = digits.deploy(models[True][0], data)
+    print(agreement)
+    binary = [layer.name for layer in agreement.module.report.linear if layer.binary]
+    digits.check(len(binary) == 4, f"{len(binary)} of 4 layers run on bits")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""SBNN: few weights of one value, many of the other, and both values learned (arXiv 2306.13515).
+
+The claim: the sparser the network, the more it gains from values of any kind over values that are symmetric about 0.
+Here with exactly 5 and 2 % of each layer's weights at the rarer value, over five seeds. Then the penalty of the paper
+brings a network to 10 % of +1 in all, and a float network is converted without any training.
+"""
+
+from __future__ import annotations
+
+import digits
+import torch
+from torch import nn
+
+from sbnn_tvm import quantize_
+from sbnn_tvm.frontends.torch import (
+    Binarize,
+    BinaryConv2d,
+    BinaryLayer,
+    ExpectedConnections,
+    TwoValues,
+    keep_densest_,
+)
+from sbnn_tvm.frontends.torch.sbnn import canonical
+
+REQUIRED_GAIN = {0.05: 5.0, 0.02: 10.0}
+"""By the share of the rarer value: points of accuracy."""
+
+
+def network(symmetric: bool = False) -> nn.Module:
+    """With the gradients of the paper's network for CIFAR-10; symmetric ones learn no offset of the two values."""
+
+    def layer(inputs: int, outputs: int) -> nn.Module:
+        conv = BinaryConv2d(
+            inputs,
+            outputs,
+            3,
+            padding=1,
+            domain=TwoValues(init="unit"),
+            estimator="ede",
+            binarize=Binarize(estimator="ede"),
+        )
+        conv.values.phi.requires_grad_(not symmetric)  # it begins at 0
+        return conv
+
+    return digits.tiny_network(layer)
+
+
+def train_sparse(density: float, symmetric: bool = False, seed: int = 0, epochs: int = 40) -> nn.Module:
+    """With exactly that share of +1 in every layer."""
+    torch.manual_seed(seed)
+    model = network(symmetric)
+    recipe = digits.Recipe(epochs=epochs, after_step=lambda: keep_densest_(model, density))
+    return digits.train(model, digits.load(), recipe, seed)
+
+
+def train_with_penalty(expected: float, seed: int = 0, epochs: int = 40) -> nn.Module:
+    """The paper's recipe: the penalty is a share of the loss, which mixed labels keep from vanishing."""
+    torch.manual_seed(seed)
+    model = network()
+    recipe = digits.Recipe(epochs=epochs, mixup=1.0, penalty=ExpectedConnections(model, expected, gamma=0.04))
+    return digits.train(model, digits.load(), recipe, seed)
+
+
+def density(model: nn.Module) -> float:
+    """The share of +1 over all binary layers."""
+    layers = [module for module in model.modules() if isinstance(module, BinaryLayer)]
+    return sum(layer.density() * layer.weight.numel() for layer in layers) / sum(x.weight.numel() for x in layers)
+
+
+def main(seeds: int = digits.SEEDS, epochs: int = 40, check: bool = True) -> None:
+    """Check the claims; with fewer seeds or epochs they need not hold, and ``check`` says whether they must."""
+    torch.set_num_threads(1)
+    data = digits.load()
+    print("rarer value  general {alpha, beta}  symmetric {-tau, +tau}  gain")
+    for share, required in REQUIRED_GAIN.items():
+        general, symmetric = (
+            digits.over_seeds(lambda seed: digits.accuracy(train_sparse(share, symmetric, seed, epochs), data), seeds)  # noqa: B023
+            for symmetric in (False, True)
+        )
+        gain = general.value - symmetric.value
+        print(f"{share:11.0%}  {general!s:>21}  {symmetric!s:>23}  {gain:4.1f}")
+        if check:
+            digits.check(gain >= required, f"any two values gain {required:g} points or more at {share:.0%}")
+
+    model = train_with_penalty(0.1, epochs=epochs)
+    print(f"penalty: {density(model):.1%} of +1 (10% expected), accuracy {digits.accuracy(model, data):.1f} %")
+    for name, layer in model.named_modules():
+        if isinstance(layer, BinaryLayer):
+            found = canonical(layer)
+            print(f"  {name}: alpha {found.alpha[0]:.3f}, beta {found.beta[0]:.3f}, {found.density:.1%} beta")
+    print(digits.deploy(model, data))
+
+    float_model = digits.train(digits.tiny_network(digits.float_layer), data, digits.Recipe(epochs=epochs))
+    before = digits.accuracy(float_model, data)
+    print(quantize_(float_model, calibration=data.train_images))
+    print(f"without training: float {before:.1f} %, two-valued {digits.accuracy(float_model, data):.1f} %")
+
+
+if __name__ == "__main__":
+    main()

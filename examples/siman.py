@@ -1,0 +1,87 @@
+"""SiMaN: bits that say which weights are large, instead of which are positive (arXiv 2102.07981).
+
+The claims: the best share of ones is 1/e, 0.541 or 2/3 for Laplacian, Gaussian or uniform weights, and a network with
+such a code is no worse than one with signs, at the same cost. Both have the same scales and the same activations, which
+are +1 above the mean of their sample.
+"""
+
+from __future__ import annotations
+
+import math
+
+import digits
+import torch
+from torch import nn
+
+from sbnn_tvm.frontends.torch import (
+    BinarizeAboveMean,
+    BinaryConv2d,
+    BinaryLayer,
+    Magnitudes,
+    ScaledSigns,
+    WeightDomain,
+    parameter_groups,
+)
+from sbnn_tvm.frontends.torch.siman import optimal_ones
+
+TOLERATED_LOSS = 1.0
+"""Points of accuracy that count as noise."""
+
+
+def network(domain: WeightDomain) -> nn.Module:
+    """The paper's activation before every binary layer."""
+    return digits.tiny_network(
+        lambda inputs, outputs: BinaryConv2d(inputs, outputs, 3, padding=1, domain=domain, binarize=BinarizeAboveMean())
+    )
+
+
+def train(domain: WeightDomain, seed: int = 0, epochs: int = 40, of_binary: float = 0.0) -> nn.Module:
+    """The paper's recipe: SGD with weight decay, but not of binary weights."""
+    torch.manual_seed(seed)
+    recipe = digits.Recipe(
+        epochs=epochs,
+        optimizer=lambda model: torch.optim.SGD(parameter_groups(model, 5e-4, of_binary), lr=0.05, momentum=0.9),
+    )
+    return digits.train(network(domain), digits.load(), recipe, seed)
+
+
+def share_of_ones(model: nn.Module) -> float:
+    """The mean over channels of the share of ones that the angle would choose."""
+    layers = [module for module in model.modules() if isinstance(module, BinaryLayer)]
+    rows = [layer.weight.detach().flatten(1).abs() for layer in layers]
+    return float(torch.cat([optimal_ones(each) / each.shape[1] for each in rows]).mean())
+
+
+def main(seeds: int = digits.SEEDS, epochs: int = 40, check: bool = True) -> None:
+    """Check the claims; with fewer seeds or epochs they need not hold, and ``check`` says whether they must."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    data = digits.load()
+    samples = {
+        "Laplacian": (torch.distributions.Laplace(0.0, 1.0).sample((20, 100_000)), 1 / math.e),
+        "Gaussian": (torch.randn(20, 100_000), 0.541),
+        "uniform": (torch.rand(20, 100_000), 2 / 3),
+    }
+    for name, (sample, expected) in samples.items():
+        shares = optimal_ones(sample.abs()) / sample.shape[1]
+        error = float(shares.std()) / math.sqrt(len(shares))
+        found = float(shares.mean())
+        digits.check(
+            abs(found - expected) < max(4 * error, 1e-3),
+            f"{name} weights: {found:.3f} +- {error:.3f} of them are ones, {expected:.3f} in theory",
+        )
+
+    accuracies, models = {}, {}
+    for name, domain in (("magnitudes", Magnitudes()), ("signs", ScaledSigns(learned=True))):
+        models[name] = [train(domain, seed, epochs) for seed in range(seeds)]
+        accuracies[name] = digits.Mean.of(digits.accuracy(model, data) for model in models[name])
+        optimum = digits.Mean.of(100 * share_of_ones(model) for model in models[name])
+        print(f"{name}: accuracy {accuracies[name]} %; by the angle {optimum} % of the weights would be ones")
+    if check:
+        loss = accuracies["signs"].value - accuracies["magnitudes"].value
+        digits.check(loss <= TOLERATED_LOSS, f"magnitudes are no worse than signs ({-loss:+.1f} points)")
+    print(digits.deploy(models["magnitudes"][0], data))
+
+
+if __name__ == "__main__":
+    main()
