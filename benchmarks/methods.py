@@ -43,6 +43,7 @@ sys.path.append(str(Path(__file__).parents[1] / "examples"))
 
 import adabin
 import digits
+import mixbin
 import sbnn
 import siman
 
@@ -75,6 +76,11 @@ def without_training(seed: int, epochs: int) -> nn.Module:
     return model
 
 
+def partly_binary(seed: int, epochs: int) -> nn.Module:
+    """Trained from scratch with the layers binary that a greedy search chose; the number of epochs is its own."""
+    return mixbin.from_scratch(mixbin.search("greedy", seed).binary, seed)
+
+
 METHODS = (
     Method("float32", partial(plain, digits.float_layer)),
     Method("{-a, +a}", partial(plain, digits.binary_layer)),
@@ -84,6 +90,7 @@ METHODS = (
     Method("SBNN, 2 %", lambda seed, epochs: sbnn.train_sparse(0.02, seed=seed, epochs=epochs)),
     Method("SiMaN", lambda seed, epochs: siman.train(siman.Magnitudes(), seed, epochs)),
     Method("AdaBin", lambda seed, epochs: adabin.train(seed=seed, epochs=epochs)),
+    Method("MixBin-style, half the cost", partly_binary),
     Method("two-valued weights, float activations, not trained", without_training),
 )
 

@@ -1,6 +1,7 @@
 """What the benchmarks are made of, as far as it does not depend on time."""
 
 import dataclasses
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -71,4 +72,19 @@ def test_every_kind_of_result_is_drawn(tmp_path: Path) -> None:
     dense = [Record("3x3", shape, name, "avx2", "bits", 1e-4) for name in ("binary", "float32", "binary limit")]
     write(tmp_path / "sparse.json", sparse)
     write(tmp_path / "dense.json", dense)
-    assert figures(sorted(tmp_path.glob("*.json"))).keys() == {"speed-avx2", "density-neon"}
+    reached = [{"method": str(i), "accuracy": 90.0, "error": 1.0, "nbytes": 9, "microseconds": 5.0} for i in range(20)]
+    machine = {"cpu": "a CPU", "day": "2026-11-20"}
+    (tmp_path / "methods.json").write_text(json.dumps({"machine": machine, "methods": reached}))
+    assert figures(sorted(tmp_path.glob("*.json"))).keys() == {"speed-avx2", "density-neon", "methods"}
+
+
+def test_bytes_of_weights() -> None:
+    import digits
+    import methods
+
+    from sbnn_tvm.frontends.torch import to_onnx
+
+    bits, thresholds = (8 + 16 + 16 + 16) * 9 * 16 // 8, 4 * 4
+    binary = methods.weight_bytes(to_onnx(digits.tiny_network()))
+    assert bits * 0.9 < binary - thresholds - 4 * 16 * 4 <= bits
+    assert methods.weight_bytes(to_onnx(digits.tiny_network(digits.float_layer))) == 32 * bits

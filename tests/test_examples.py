@@ -141,6 +141,13 @@ def test_training_losses(one_torch_thread):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["sbnn", "siman", "adabin"])
+def test_a_methods_claims_hold(name, one_torch_thread, capsys):
+    example(name).main()
+    assert "torch = onnxruntime = compiled: 1297 of 1297 predictions" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_quickstart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     example("quickstart").main()
