@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
-import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +37,7 @@ import sbnn_tvm
 from sbnn_tvm.bench import interleave
 from sbnn_tvm.coding import smallest
 from sbnn_tvm.frontends.onnx.opset import unpack_bits
-from sbnn_tvm.frontends.torch import quantize_, to_onnx
+from sbnn_tvm.frontends.torch import EWGS, BinaryConv2d, ScaledSigns, TwoBits, WeightDomain, quantize_, to_onnx
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
 
@@ -81,6 +81,12 @@ def partly_binary(seed: int, epochs: int) -> nn.Module:
     return mixbin.from_scratch(mixbin.search("greedy", seed).binary, seed)
 
 
+def two_bits(weights: WeightDomain, seed: int, epochs: int) -> nn.Module:
+    """Activations of two bits."""
+    layer = partial(BinaryConv2d, kernel_size=3, padding=1, domain=weights)
+    return plain(lambda inputs, outputs: layer(inputs, outputs, binarize=EWGS(2)), seed, epochs)
+
+
 METHODS = (
     Method("float32", partial(plain, digits.float_layer)),
     Method("{-a, +a}", partial(plain, digits.binary_layer)),
@@ -90,6 +96,8 @@ METHODS = (
     Method("SBNN, 2 %", lambda seed, epochs: sbnn.train_sparse(0.02, seed=seed, epochs=epochs)),
     Method("SiMaN", lambda seed, epochs: siman.train(siman.Magnitudes(), seed, epochs)),
     Method("AdaBin", lambda seed, epochs: adabin.train(seed=seed, epochs=epochs)),
+    Method("2-bit activations", partial(two_bits, ScaledSigns())),
+    Method("2-bit activations and weights", partial(two_bits, TwoBits())),
     Method("MixBin-style, half the cost", partly_binary),
     Method("two-valued weights, float activations, not trained", without_training),
 )
@@ -110,7 +118,7 @@ class Result:
     accuracy: float
     error: float
     nbytes: int
-    microseconds: float
+    microseconds: float = math.nan
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:
@@ -128,26 +136,29 @@ def weight_bytes(model: onnx.ModelProto) -> int:
     return sum(sizes.values())
 
 
-def measure(methods: tuple[Method, ...], seeds: int, epochs: int, folder: Path) -> list[Result]:
-    """Train, deploy and time all methods."""
+def train(methods: tuple[Method, ...], seeds: int, epochs: int, folder: Path) -> list[Result]:
+    """Train and deploy all methods; leaves their libraries and what they reach in the folder."""
     data = digits.load()
-    accuracies, sizes, libraries = {}, {}, {}
+    results = []
     for method in methods:
         models = [method.train(seed, epochs) for seed in track(range(seeds), method.name, console=console)]
-        accuracies[method.name] = digits.Mean.of(digits.accuracy(model, data) for model in models)
+        accuracy = digits.Mean.of(digits.accuracy(model, data) for model in models)
         agreement = digits.deploy(models[0], data)
-        console.print(f"{accuracies[method.name]} %; {agreement}")
-        sizes[method.name] = weight_bytes(to_onnx(models[0]))
-        library = agreement.module.export(folder / f"{len(libraries)}.so")
-        libraries[method.name] = sbnn_tvm.load(library, num_threads=1)
-    image = data.test_images[:1].numpy()
-    times = interleave(
-        {name: partial(library.run, image) for name, library in libraries.items()}, seconds=2.0 * len(methods)
-    )
-    return [
-        Result(name, accuracy.value, accuracy.error, sizes[name], times[name].minimum * 1e6)
-        for name, accuracy in accuracies.items()
-    ]
+        console.print(f"{accuracy} %; {agreement}")
+        agreement.module.export(folder / f"{len(results)}.so")
+        results.append(Result(method.name, accuracy.value, accuracy.error, weight_bytes(to_onnx(models[0]))))
+        (folder / "trained.json").write_text(json.dumps([asdict(result) for result in results]))
+    return results
+
+
+def time(folder: Path) -> list[Result]:
+    """Time the libraries of the folder, in turns."""
+    results = [Result(**fields) for fields in json.loads((folder / "trained.json").read_text())]
+    image = digits.load().test_images[:1].numpy()
+    libraries = [sbnn_tvm.load(folder / f"{index}.so", num_threads=1) for index in range(len(results))]
+    calls = {each.method: partial(library.run, image) for each, library in zip(results, libraries, strict=True)}
+    times = interleave(calls, seconds=2.0 * len(calls))
+    return [replace(result, microseconds=times[result.method].minimum * 1e6) for result in results]
 
 
 def table(results: list[Result]) -> Table:
@@ -167,11 +178,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--only", nargs="+", choices=[method.name for method in METHODS], help="these methods alone")
+    parser.add_argument("--folder", type=Path, default=Path("out/methods"), help="for libraries (default: %(default)s)")
+    parser.add_argument("--retime", action="store_true", help="train nothing: time what lies in the folder")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     chosen = tuple(method for method in METHODS if arguments.only is None or method.name in arguments.only)
-    with tempfile.TemporaryDirectory() as folder:
-        results = measure(chosen, arguments.seeds, arguments.epochs, Path(folder))
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    if not arguments.retime:
+        train(chosen, arguments.seeds, arguments.epochs, arguments.folder)
+    results = time(arguments.folder)
     console.print(table(results))
     if arguments.output is not None:
         content = {"machine": asdict(Machine()), "methods": [asdict(result) for result in results]}

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from sbnn_tvm.domain import SIGN, BinaryDomain
-from sbnn_tvm.frontends.torch import modules
 from sbnn_tvm.frontends.torch.domains import WeightValues
 from sbnn_tvm.frontends.torch.estimators import Estimator, binarize
 from sbnn_tvm.frontends.torch.estimators import estimator as estimator_of
+from sbnn_tvm.frontends.torch.operators import symbolic, traces_operators
 
 _EPSILON = 1e-5
 
@@ -86,9 +86,9 @@ class AdaptiveBinarize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Binarises x."""
-        if modules.traces_operators():
+        if traces_operators():
             attributes = dict(zip(("lo", "hi"), self._frozen, strict=True))
-            return modules.symbolic("Binarize", [x, self.beta], attributes, x.shape)
+            return symbolic("Binarize", [x, self.beta], attributes, x.shape)
         lo, hi = self.domain()
         alpha = self.alpha.abs()
         smooth = alpha * binarize((x - self.beta) / alpha, 0.0, SIGN, self.estimator) + self.alpha * self.beta

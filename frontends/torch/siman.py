@@ -19,6 +19,7 @@ from sbnn_tvm.frontends.torch import modules
 from sbnn_tvm.frontends.torch.domains import WeightValues
 from sbnn_tvm.frontends.torch.estimators import Estimator, Scheduled, binarize
 from sbnn_tvm.frontends.torch.estimators import estimator as estimator_of
+from sbnn_tvm.frontends.torch.operators import symbolic, traces_operators
 
 _EPSILON = 1e-5
 
@@ -165,8 +166,8 @@ class BinarizeAboveMean(nn.Module):
         """Binarises x."""
         axes = tuple(range(1, x.ndim))
         mean = x.mean(axes, keepdim=True)
-        if modules.traces_operators():
-            return modules.symbolic("Binarize", [x, mean], {"lo": -1.0, "hi": 1.0}, x.shape)
+        if traces_operators():
+            return symbolic("Binarize", [x, mean], {"lo": -1.0, "hi": 1.0}, x.shape)
         deviation = x.std(axes, keepdim=True, correction=0)
         return binarize((x - mean) / (deviation + _EPSILON), 0.0, SIGN, self.estimator)
 
