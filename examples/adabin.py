@@ -47,8 +47,8 @@ def main(seeds: int = digits.SEEDS, epochs: int = 40, check: bool = True) -> Non
     adaptive, plain = (digits.Mean.of(digits.accuracy(m, data) for m in models[key]) for key in (True, False))
     print(f"AdaBin: {adaptive} %; signs: {plain} %")
     for index, layer in enumerate(models[True][0].body):
-        lo, hi = (float(value) for value in layer.layer.binarize.domain())
-        print(f"  body.{index}: activations {{{lo:.3f}, {hi:.3f}}} above {float(layer.layer.binarize.beta):.3f}")
+        lo, hi = (value.item() for value in layer.layer.binarize.domain())
+        print(f"  body.{index}: activations {{{lo:.3f}, {hi:.3f}}} above {layer.layer.binarize.beta.item():.3f}")
     if check:
         gain = adaptive.value - plain.value
         digits.check(gain >= -TOLERATED_LOSS, f"AdaBin is no worse than signs ({gain:+.1f} points)")

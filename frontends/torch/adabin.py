@@ -76,7 +76,7 @@ class AdaptiveBinarize(nn.Module):
         Raises:
             ValueError: If they are not two finite numbers.
         """
-        lo, hi = (float(value) for value in self.domain())
+        lo, hi = (value.item() for value in self.domain())
         self._frozen = BinaryDomain(lo, hi).lo, hi
 
     def domain(self) -> tuple[Tensor, Tensor]:
