@@ -87,4 +87,4 @@ def test_bytes_of_weights() -> None:
     bits, thresholds = (8 + 16 + 16 + 16) * 9 * 16 // 8, 4 * 4
     binary = methods.weight_bytes(to_onnx(digits.tiny_network()))
     assert bits * 0.9 < binary - thresholds - 4 * 16 * 4 <= bits
-    assert methods.weight_bytes(to_onnx(digits.tiny_network(digits.float_layer))) == 32 * bits
+    assert 0 <= methods.weight_bytes(to_onnx(digits.tiny_network(digits.float_layer))) - 32 * bits < 64
