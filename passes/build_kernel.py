@@ -137,6 +137,8 @@ def _float(layer: Layer, candidate: Candidate, isa: Isa) -> Kernel:
 def _sparse_float(layer: Layer, candidate: Candidate, isa: Isa) -> Choice:
     assert layer.weight is not None
     domain, program = layer.input_domain, layer.program
+    if domain is not None and domain.bits > 1 and layer.shape is None and len(layer.extent) > 2:
+        domain = None  # the planes of codes lie behind the first axis, not behind the rows
     data = DataForm.FLOAT if domain is None else DataForm.BITS
     if layer.shape is None:
         return Choice(candidate, sparse_float_dense(layer.rows, layer.weight, program, isa, domain), data)

@@ -1,6 +1,7 @@
 """PyTorch front end: binary layers, their training, the conversion of float models, and the export to ONNX."""
 
 from sbnn_tvm.frontends.torch.adabin import Adaptive, AdaptiveBinarize, Maxout
+from sbnn_tvm.frontends.torch.apb import APB, APBMemory, FreezeAPB, apb_memory, apb_parameter_groups
 from sbnn_tvm.frontends.torch.bcdnet import BCDNet, bcdnet
 from sbnn_tvm.frontends.torch.contrastive import ContrastiveLoss, info_nce
 from sbnn_tvm.frontends.torch.convert import FIRST, LAST, BinaryConfig, Conversion, LayerNote, binarize_
@@ -36,11 +37,13 @@ from sbnn_tvm.frontends.torch.siman import BinarizeAboveMean, Magnitudes, parame
 from sbnn_tvm.frontends.torch.two_bits import TwoBits
 
 __all__ = [
+    "APB",
     "EDE",
     "EWGS",
     "FIRST",
     "LAST",
     "VGG",
+    "APBMemory",
     "Adaptive",
     "AdaptiveBinarize",
     "BCDNet",
@@ -58,6 +61,7 @@ __all__ = [
     "DoReFa",
     "Estimator",
     "ExpectedConnections",
+    "FreezeAPB",
     "Identity",
     "KurtosisPenalty",
     "LayerNote",
@@ -80,6 +84,8 @@ __all__ = [
     "TwoBits",
     "TwoValues",
     "WeightDomain",
+    "apb_memory",
+    "apb_parameter_groups",
     "bcdnet",
     "binarize",
     "binarize_",

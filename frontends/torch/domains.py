@@ -45,6 +45,10 @@ class WeightValues(nn.Module):
         """Scale [OC] and offset [OC], None where it is 0, from latent weights [OC, ...]."""
         raise NotImplementedError
 
+    def residual(self, weight: Tensor) -> Tensor | None:
+        """What weights are beside the two values, float32 of their shape and mostly 0; None where all are binary."""
+        return None
+
 
 @dataclass(frozen=True)
 class Signs:

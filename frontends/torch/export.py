@@ -185,20 +185,23 @@ def packed_constants(layer: BinaryLayer, name: str = "") -> dict[str, Tensor]:
 
     Returns:
         weight, uint8 [OC, ceil(K / 8)]; scale and offset, float32 [OC]. Of two-bit weights also low_weight and the
-        scales of both, twos and ones.
+        scales of both, twos and ones. Of weights that are not all binary also residual, float32 of their shape.
 
     Raises:
         ModelError: If a value is not finite.
     """
     scale, offset = layer.affine()
     offset = torch.zeros_like(scale) if offset is None else offset
-    if not (torch.isfinite(scale).all() and torch.isfinite(offset).all()):
+    rest = layer.residual()
+    if not all(torch.isfinite(each).all() for each in (scale, offset, *([] if rest is None else [rest]))):
         raise ModelError(f"layer {name!r} has weight values that are not finite; the training has diverged")
     constants = {"scale": scale.abs().clone(), "offset": offset.clone()}
     if isinstance(layer.values, TwoBitValues):
         high, low = layer.values.planes(layer.weight)
         ones = torch.ones_like(scale)
         return {**constants, "weight": _packed(high), "low_weight": _packed(low), "twos": ones * 2, "ones": ones}
+    if rest is not None and rest.any():
+        constants["residual"] = rest.detach().clone()
     # A learned scale may have turned negative. Weights are the same with it positive and all signs flipped.
     flipped = (scale < 0).reshape(-1, *[1] * (layer.weight.ndim - 1))
     return {**constants, "weight": _packed((layer.signs() > 0) ^ flipped)}

@@ -175,6 +175,15 @@ class BinaryLayer(nn.Module):
         of_activations = self.binarize.scale()
         return scale * of_activations, None if offset is None else offset * of_activations
 
+    def residual(self) -> Tensor | None:
+        """What the weights are beside the two values (domains.WeightValues.residual), with the scale of a quantiser."""
+        rest = self.values.residual(self.weight)
+        return rest * self.binarize.scale() if rest is not None and isinstance(self.binarize, Quantizer) else rest
+
+    def _residual(self) -> Tensor | None:
+        """The same, or the constant of it that the exporter attaches if it is not 0."""
+        return self._buffers.get("packed_residual") if traces_operators() else self.residual()
+
     def binarised(self, x: Tensor) -> Tensor:
         """The input as the weights meet it: of a quantiser in ``binarize`` the integers."""
         if self.binarize is None:
@@ -269,11 +278,12 @@ class BinaryConv2d(BinaryLayer):
         """Convolves x, binarising it first where the layer has a ``binarize``."""
         x = self.binarised(x)
         y = self._symbolic(x) if traces_operators() else self._convolve(x)
+        if (rest := self._residual()) is not None:
+            y = y + self._exact_conv2d(self._padded(x), rest)
         return y if self.bias is None else y + self.bias[:, None, None]
 
     def _convolve(self, x: Tensor) -> Tensor:
-        top, left, bottom, right = self.pads
-        padded = functional.pad(x, (left, right, top, bottom), value=float(self.padding_value)) if any(self.pads) else x
+        padded = self._padded(x)
         scale, offset = self.affine()
         d = self._exact_conv2d(padded, self.integers())
         y = d * scale[:, None, None]
@@ -282,6 +292,10 @@ class BinaryConv2d(BinaryLayer):
         ones = x.new_ones(self.groups, *self.weight.shape[1:])  # one filter a group: its sum is shared by the channels
         t = self._exact_conv2d(padded, ones)
         return y + t.repeat_interleave(self.out_channels // self.groups, -3) * offset[:, None, None]
+
+    def _padded(self, x: Tensor) -> Tensor:
+        top, left, bottom, right = self.pads
+        return functional.pad(x, (left, right, top, bottom), value=float(self.padding_value)) if any(self.pads) else x
 
     def _exact_conv2d(self, x: Tensor, weight: Tensor) -> Tensor:
         """Without NNPACK, whose Winograd transforms round sums of integers; torch takes it where there is no oneDNN."""
@@ -359,6 +373,8 @@ class BinaryLinear(BinaryLayer):
             y = functional.linear(x, self.integers()) * scale
             if offset is not None:
                 y = y + x.sum(-1, keepdim=True) * offset
+        if (rest := self._residual()) is not None:
+            y = y + functional.linear(x, rest)
         return y if self.bias is None else y + self.bias
 
     def extra_repr(self) -> str:

@@ -1,0 +1,104 @@
+"""Keep the few weights in float that binarise badly (APB), and see how weight decay decides how many.
+
+Run ``python examples/apb.py``. For each of a few seeds a float network is trained on scikit-learn's digits, converted,
+and trained on with several weight decays. A table shows the share of weights that are float in the end, the accuracy, and
+what is left of it without the float weights. One model is exported and compiled, and the whole test set is classified by
+PyTorch, by onnxruntime and by the compiled library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+
+import digits
+import torch
+from torch import nn
+
+from sbnn_tvm.frontends.torch import (
+    APB,
+    BinaryConfig,
+    FreezeAPB,
+    apb_memory,
+    apb_parameter_groups,
+    binarize_,
+)
+
+DECAYS = (0.0, 1e-3, 1e-2, 3e-2)
+
+
+def pretrained(data: digits.Digits, seed: int) -> nn.Module:
+    """The float network."""
+    torch.manual_seed(seed)
+    return digits.train(digits.tiny_network(digits.float_layer), data, digits.Recipe(epochs=20), seed)
+
+
+def apb_network(model: nn.Module) -> nn.Module:
+    """A copy whose body has weights of APB and activations of one bit."""
+    model = copy.deepcopy(model)
+    binarize_(model, BinaryConfig(weights=APB()))
+    return model
+
+
+def tuned(model: nn.Module, data: digits.Digits, decay: float, seed: int) -> nn.Module:
+    """Trained on: SGD, alpha and delta frozen at half."""
+    freeze = FreezeAPB(interval=0.5)
+    recipe = digits.Recipe(
+        epochs=50,
+        optimizer=lambda model: torch.optim.SGD(apb_parameter_groups(model, decay), lr=0.02, momentum=0.9),
+        clamp=float("inf"),
+        before_epoch=lambda progress: freeze(model, progress),
+    )
+    return digits.train(model, data, recipe, seed)
+
+
+def float_share(model: nn.Module) -> float:
+    """Per cent of the weights of the body that are float."""
+    memory = apb_memory(model)
+    return 100 * sum(each.floats for each in memory) / sum(each.weights for each in memory)
+
+
+def without_floats(model: nn.Module) -> nn.Module:
+    """A copy whose float weights are binary as well, as the method would have them at once."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if hasattr(module, "delta"):
+            module.delta.data.fill_(float("inf"))
+            module.kept = module.kept[:0]
+    return model
+
+
+def main() -> None:
+    """Train, show and check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=digits.SEEDS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    data = digits.load()
+    start = [pretrained(data, seed) for seed in range(arguments.seeds)]
+    print("weight decay  float weights %   accuracy %     without them %   bits a weight")
+    shares, lost, last = [], [], None
+    for decay in DECAYS:
+        models = [tuned(apb_network(model), data, decay, seed) for seed, model in enumerate(start)]
+        share = digits.Mean.of(float_share(model) for model in models)
+        right = digits.Mean.of(digits.accuracy(model, data) for model in models)
+        bare = digits.Mean.of(digits.accuracy(without_floats(model), data) for model in models)
+        memory = [each for model in models for each in apb_memory(model)]
+        bits = 8 * sum(each.exported for each in memory) / sum(each.weights for each in memory)
+        print(f"{decay:<13g} {share.value:5.2f} +- {share.error:4.2f}    {right!s:>13}    {bare!s:>13}   {bits:8.2f}")
+        shares.append(share.value)
+        lost.append(right.value - bare.value)
+        last = last or models[0]
+    assert last is not None
+    for each in apb_memory(last):
+        print(each)
+    agreement = digits.deploy(last, data)
+    print(agreement.module.report)
+    print(agreement)
+    falling = all(one >= other for one, other in zip(shares, shares[1:], strict=False)) and shares[0] > shares[-1]
+    digits.check(falling, "more weight decay leaves fewer weights in float")
+    digits.check(lost[0] > 3, f"without weight decay the float weights are worth {lost[0]:.1f} points")
+
+
+if __name__ == "__main__":
+    main()

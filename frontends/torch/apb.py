@@ -1,0 +1,269 @@
+"""APB: binarise most weights of a layer, and keep the few that binarise badly in full precision.
+
+A weight that lies within an *interval* around the binary value becomes ``-alpha`` or ``+alpha``, any other stays as it
+is. Deployed, that is a binary layer and a sparse one with float32 weights, on the same activations::
+
+    W = alpha * S + R        y = alpha * conv(x, S) + conv(x, R)
+
+S has a sign for every weight, and R is 0 but for the few. In this order of float32 operations W is exact by
+definition: PyTorch computes with the same alpha, S and R that a file holds. R itself is ``w - alpha * S`` rounded, so
+that W differs from the latent w by rounding alone.
+
+References:
+    Rulli et al., "APB: Automatic Prune Binarization" (arXiv 2306.08960), Information Sciences 716, 2025.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sbnn_tvm.coding import SparseArray
+from sbnn_tvm.frontends.torch.domains import WeightValues
+from sbnn_tvm.frontends.torch.estimators import Estimator
+from sbnn_tvm.frontends.torch.modules import BinaryLayer
+
+Interval = Literal["one-sided", "two-sided"]
+
+_SMALLEST = 1e-8  # what alpha and delta are at least, whatever training makes of them
+
+
+@dataclass(frozen=True)
+class APB:
+    """A WeightDomain: ``-alpha`` and ``+alpha``, one alpha a layer, and the weights beyond an interval as they are.
+
+    alpha and delta, half the width of the interval, are trained, from ``mean |w|`` and three standard deviations of the
+    weights: at first nearly all are binary, so start from a float network that is trained already. Weight decay on the
+    latent weights then decides how many stay so: the more, the fewer floats. Train alpha and delta with plain SGD and
+    no weight decay (:func:`apb_parameter_groups`), and freeze them half way (:class:`FreezeAPB`).
+
+    A latent weight of exactly 0 is ``-alpha``, as in all other layers here; the authors' code makes it ``+alpha``.
+
+    Attributes:
+        interval: ``"one-sided"``: weights are binary where ``|w| <= alpha + delta``, so the large ones stay float.
+            ``"two-sided"``: where ``|w|`` is less than delta away from alpha, so those near 0 may stay float too.
+
+    Examples:
+        >>> from sbnn_tvm.frontends.torch import BinaryConfig, binarize_
+        >>> model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 10))
+        >>> _ = binarize_(model, BinaryConfig(weights=APB()))
+    """
+
+    interval: Interval = "one-sided"
+
+    def __post_init__(self) -> None:
+        if self.interval not in ("one-sided", "two-sided"):
+            raise ValueError(f"APB takes interval='one-sided' or 'two-sided', but got {self.interval!r}")
+
+    def build(self, weight: Tensor) -> WeightValues:
+        """Two parameters: alpha and delta."""
+        return APBValues(weight, self.interval)
+
+
+class APBValues(WeightValues):
+    """alpha, delta, and which weights stay float.
+
+    Attributes:
+        alpha, delta: Parameters, float32 scalars; what is below 1e-8 counts as that.
+        interval: As of APB.
+        kept: Which weights stay float, bool of the weights' shape, once that is frozen; before, of no elements.
+    """
+
+    kept: Tensor
+
+    def __init__(self, weight: Tensor, interval: Interval) -> None:
+        super().__init__()
+        weight = weight.detach()
+        self.interval: Interval = interval
+        self.alpha = nn.Parameter(weight.abs().mean())
+        self.delta = nn.Parameter(3 * weight.std(correction=min(1, weight.numel() - 1)))
+        self.register_buffer("kept", weight.new_empty(0, dtype=torch.bool))
+
+    def signs(self, weight: Tensor, estimator: Estimator) -> Tensor:
+        """S without a gradient: all of it goes through the residual."""
+        return _signs(weight.detach())
+
+    def forward(self, weight: Tensor) -> tuple[Tensor, None]:
+        """Alpha [OC], without a gradient, and no offset."""
+        return self.alpha.detach().clamp_min(_SMALLEST).expand(len(weight)), None
+
+    def residual(self, weight: Tensor) -> Tensor:
+        """R, with the gradients of the method: see :class:`_Residual`."""
+        kept = self.kept if self.kept.numel() else None
+        return _Residual.apply(weight, self.alpha, self.delta, kept, self.interval)
+
+    def stop(self, weight: Tensor, mask: bool) -> None:
+        """End the training of alpha and delta; with ``mask`` also fix which weights stay float."""
+        self.alpha.requires_grad_(False)
+        self.delta.requires_grad_(False)
+        if mask and not self.kept.numel():
+            self.kept = ~_inside(weight.detach(), *self._interval(), self.interval)
+
+    def _interval(self) -> tuple[Tensor, Tensor]:
+        return self.alpha.detach().clamp_min(_SMALLEST), self.delta.detach().clamp_min(_SMALLEST)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        saved = state_dict.get(f"{prefix}kept")
+        if saved is not None:  # the checkpoint of a layer with a frozen mask, or without
+            self.kept = torch.empty_like(saved, device=self.alpha.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        """The numbers."""
+        frozen = "" if self.alpha.requires_grad else ", frozen"
+        return f"alpha={self.alpha.item():.4g}, delta={self.delta.item():.4g}{frozen}"
+
+
+class _Residual(torch.autograd.Function):
+    """R, and the gradients of arXiv 2306.08960 and its authors' code; automatic differentiation would give others.
+
+    With g = dL/dW, the weights' signs s, n weights, and 1_bin where a weight is binary::
+
+        dL/dw     = g                                                     everywhere, inside of the interval as well
+        dL/dalpha = -1/n sum(g * s * 1_bin)
+        dL/ddelta = 1/(n * delta) sum(g * s * (alpha - |w|) * 1_bin)
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, alpha: Tensor, delta: Tensor, kept: Tensor | None, interval: Interval
+    ) -> Tensor:
+        alpha, delta = alpha.clamp_min(_SMALLEST), delta.clamp_min(_SMALLEST)
+        binary = _inside(weight, alpha, delta, interval) if kept is None else ~kept
+        ctx.save_for_backward(weight, alpha, delta, binary)
+        return torch.where(binary, 0, weight - alpha * _signs(weight))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        weight, alpha, delta, binary = ctx.saved_tensors
+        signed = grads[0] * _signs(weight) * binary
+        of_alpha = -signed.mean() if ctx.needs_input_grad[1] else None
+        of_delta = (signed * (alpha - weight.abs())).mean() / delta if ctx.needs_input_grad[2] else None
+        return grads[0], of_alpha, of_delta, None, None
+
+
+def _signs(weight: Tensor) -> Tensor:
+    return torch.where(weight > 0, weight.new_tensor(1.0), weight.new_tensor(-1.0))
+
+
+def _inside(weight: Tensor, alpha: Tensor, delta: Tensor, interval: Interval) -> Tensor:
+    """Which weights are binary."""
+    distance = (weight.abs() - alpha) / delta
+    return distance <= 1 if interval == "one-sided" else distance.abs() < 1
+
+
+def apb_layers(model: nn.Module) -> Iterator[tuple[str, BinaryLayer, APBValues]]:
+    """Name, layer and values of every APB layer of a model."""
+    for name, module in model.named_modules():
+        if isinstance(module, BinaryLayer) and isinstance(module.values, APBValues):
+            yield name, module, module.values
+
+
+def apb_parameter_groups(model: nn.Module, weight_decay: float, rate: float | None = None) -> list[dict[str, Any]]:
+    """A model's parameters for torch.optim.SGD, with alpha and delta in a group without weight decay and momentum.
+
+    Their gradients are means over a layer, so plain SGD moves them little. Adam would move them as fast as weights,
+    until most weights are float.
+
+    Args:
+        model: With APB layers.
+        weight_decay: Of all other parameters: the more, the fewer weights stay float.
+        rate: Learning rate of alpha and delta; None for that of the optimiser.
+
+    Returns:
+        Two groups; alpha and delta are the second.
+
+    Examples:
+        >>> from sbnn_tvm.frontends.torch import BinaryConv2d
+        >>> model = nn.Sequential(nn.Conv2d(1, 8, 3), BinaryConv2d(8, 8, 3, domain=APB()))
+        >>> optimizer = torch.optim.SGD(apb_parameter_groups(model, 1e-3), lr=0.02, momentum=0.9)
+    """
+    own = [parameter for _, _, values in apb_layers(model) for parameter in (values.alpha, values.delta)]
+    known = {id(parameter) for parameter in own}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    groups: list[dict[str, Any]] = [
+        {"params": rest, "weight_decay": weight_decay},
+        {"params": own, "weight_decay": 0.0, "momentum": 0.0},
+    ]
+    if rate is not None:
+        groups[1]["lr"] = rate
+    return groups
+
+
+@dataclass(frozen=True)
+class FreezeAPB:
+    """Freezes the intervals of a model's APB layers, and perhaps their masks, when training has come far enough.
+
+    Call it at the beginning of every epoch.
+
+    Attributes:
+        interval: Share of training that is done when alpha and delta stop; 1 to train them to the end.
+        mask: The same for which weights stay float. None: a weight may still cross the end of the interval later.
+
+    Examples:
+        >>> freeze = FreezeAPB(interval=0.5)
+        >>> for epoch in range(epochs):  # doctest: +SKIP
+        ...     freeze(model, epoch / epochs)
+    """
+
+    interval: float = 0.5
+    mask: float | None = None
+
+    def __call__(self, model: nn.Module, progress: float) -> None:
+        """Freeze what is due.
+
+        Args:
+            model: Its APB layers are changed in place.
+            progress: From 0 (begin) to 1 (end).
+        """
+        mask = self.mask is not None and progress >= self.mask
+        if mask or progress >= self.interval:
+            for _, layer, values in apb_layers(model):
+                values.stop(layer.weight, mask)
+
+
+@dataclass(frozen=True)
+class APBMemory:
+    """What the weights of a layer take.
+
+    Attributes:
+        name: Of the layer.
+        weights: n.
+        floats: s, those that stay float.
+        exported: Bytes of signs, places and values in an ONNX file.
+    """
+
+    name: str
+    weights: int
+    floats: int
+    exported: int
+
+    def bits(self, index_bits: int) -> int:
+        """The formula of the paper (equation 10): ``n + s * (32 + index_bits)``."""
+        return self.weights + self.floats * (32 + index_bits)
+
+    def __str__(self) -> str:
+        share, bits = self.floats / self.weights, 8 * self.exported / self.weights
+        return f"{self.name}: {share:.2%} of {self.weights} weights are float, {bits:.2f} bits a weight"
+
+
+def apb_memory(model: nn.Module) -> list[APBMemory]:
+    """What the APB layers of a model take; ``print`` the entries.
+
+    Files hold a sign for every weight, and 5 bytes for each float weight: its value, and the gap to the one before,
+    which takes another byte where it is longer than 254. So with 8 index bits the formula gives the exported bytes, but
+    for long gaps and the ends of rows.
+    """
+    entries = []
+    for name, layer, values in apb_layers(model):
+        with torch.no_grad():
+            rest = values.residual(layer.weight).cpu().numpy()
+        rows, columns = len(rest), rest[0].size
+        floats = int((rest != 0).sum())
+        coded = SparseArray.encode(rest).nbytes if floats else 0
+        entries.append(APBMemory(name, rest.size, floats, rows * -(-columns // 8) + coded))
+    return entries
