@@ -126,6 +126,13 @@ def test_bit_serial(one_torch_thread, capsys):
 
 
 @pytest.mark.slow
+def test_codebook(one_torch_thread, capsys):
+    accuracies = example("codebook").main(epochs=4)
+    assert accuracies["4/9 bit"] > 70
+    assert capsys.readouterr().out.count("1297 of 1297 predictions") == 4
+
+
+@pytest.mark.slow
 def test_mixbin(one_torch_thread, capsys):
     import mixbin
 

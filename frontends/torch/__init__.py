@@ -3,6 +3,7 @@
 from sbnn_tvm.frontends.torch.adabin import Adaptive, AdaptiveBinarize, Maxout
 from sbnn_tvm.frontends.torch.apb import APB, APBMemory, FreezeAPB, apb_memory, apb_parameter_groups
 from sbnn_tvm.frontends.torch.bcdnet import BCDNet, bcdnet
+from sbnn_tvm.frontends.torch.codebook import SubBit
 from sbnn_tvm.frontends.torch.contrastive import ContrastiveLoss, info_nce
 from sbnn_tvm.frontends.torch.convert import FIRST, LAST, BinaryConfig, Conversion, LayerNote, binarize_
 from sbnn_tvm.frontends.torch.distillation import BlockDistillation
@@ -80,6 +81,7 @@ __all__ = [
     "ScaledBits",
     "ScaledSigns",
     "Signs",
+    "SubBit",
     "Symmetric",
     "TwoBits",
     "TwoValues",

@@ -1,0 +1,48 @@
+"""Weights of less than a bit, on digits: 3x3 kernels out of 64, 16 and 4 learned patterns.
+
+Every network is trained, exported, and compared on all test images: PyTorch, onnxruntime and the compiled model have to
+say the same. Files and libraries hold t bits a kernel, and the convolutions are the ordinary binary ones.
+"""
+
+from __future__ import annotations
+
+import digits
+import torch
+from torch import nn
+
+from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, ScaledSigns, SubBit, WeightDomain
+
+WIDTH = 64
+DOMAINS: dict[str, WeightDomain] = {
+    "1 bit": ScaledSigns(),
+    "6/9 bit": SubBit(6),
+    "4/9 bit": SubBit(4),
+    "2/9 bit": SubBit(2),
+}
+
+
+def network(domain: WeightDomain) -> nn.Sequential:
+    """The tiny network, wider: a codebook pays where there are many kernels."""
+    layer = lambda i, o: BinaryConv2d(i, o, 3, padding=1, domain=domain, binarize=Binarize())  # noqa: E731
+    return digits.tiny_network(layer, width=WIDTH)
+
+
+def main(epochs: int = 20, seeds: int = 1) -> dict[str, float]:
+    """Train, compile and compare every network; gives their accuracies in per cent."""
+    torch.set_num_threads(1)
+    data, found = digits.load(), {}
+    for name, domain in DOMAINS.items():
+        models = []
+        for seed in range(seeds):
+            torch.manual_seed(seed)
+            models.append(digits.train(network(domain), data, digits.Recipe(epochs=epochs), seed))
+        accuracy = digits.Mean.of(digits.accuracy(model, data) for model in models)
+        agreement = digits.deploy(models[0], data)
+        stored = sum(layer.bytes for layer in agreement.module.report.layers if layer.binary)
+        print(f"ok {name}: {accuracy} %; {stored} bytes of binary layers; {agreement}")
+        found[name] = accuracy.value
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Weights out of a learned codebook: training, export, the size of what is stored, and published costs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import sbnn_tvm
+from sbnn_tvm.frontends.torch import BinaryConv2d, BinaryLinear, SubBit, resnet18, to_onnx
+from sbnn_tvm.frontends.torch.codebook import reused_operations
+
+
+def layer_of(t: int = 4, every: int = 25) -> BinaryConv2d:
+    torch.manual_seed(0)
+    return BinaryConv2d(128, 128, 3, padding=1, domain=SubBit(t, every))
+
+
+def test_kernels_are_the_nearest_patterns() -> None:
+    layer = layer_of(3).eval()
+    codebook = layer.values.patterns.detach().sign()
+    assert len(codebook.unique(dim=0)) == 8
+    kernels, signs = layer.weight.detach().reshape(-1, 9), layer.signs().reshape(-1, 9)
+    distances = torch.cdist(kernels, codebook)
+    torch.testing.assert_close((kernels - signs).norm(dim=1), distances.min(dim=1).values)
+
+
+def test_gradients() -> None:
+    layer, x = layer_of(every=2), torch.randn(2, 128, 5, 5)
+    layer(x).square().sum().backward()  # the first pass trains the codebook
+    assert layer.values.patterns.grad.abs().sum() > 0
+    assert (layer.weight.grad != 0).any()
+    layer.zero_grad()
+    layer(x).square().sum().backward()
+    assert layer.values.patterns.grad is None and (layer.weight.grad != 0).any()
+    with torch.no_grad():
+        layer.weight.fill_(2.0)
+    layer.zero_grad()
+    layer(x).square().sum().backward()
+    assert not layer.weight.grad.any()  # clipped
+
+
+def test_equal_patterns_are_drawn_anew() -> None:
+    layer = layer_of()
+    with torch.no_grad():
+        layer.values.patterns[5:9] = layer.values.patterns[2]
+        layer.values.patterns[0] *= 100
+    layer(torch.randn(1, 128, 3, 3))
+    assert len((layer.values.patterns > 0).unique(dim=0)) == 16
+    assert layer.values.patterns.abs().max() <= 3
+
+
+def test_a_file_and_a_library_hold_t_bits_a_kernel() -> None:
+    model = nn.Sequential(sbnn_tvm.frontends.torch.Binarize(), layer_of()).eval()
+    proto = to_onnx(model, (1, 128, 6, 6))
+    (decoder,) = [node for node in proto.graph.node if node.op_type.startswith("Decode")]
+    assert decoder.op_type == "DecodeCodebook"
+    sizes = {tensor.name: len(tensor.raw_data) for tensor in proto.graph.initializer}
+    assert sizes["1.weight.indices"] == 128 * 128 * 4 // 8 and sizes["1.weight.patterns"] == 16 * 2
+    module = sbnn_tvm.compile(model, input_shape=(1, 128, 6, 6))
+    (report,) = [layer for layer in module.report.layers if layer.binary]
+    assert "codebook" in report.coding
+    assert module.verify(samples=1).passed
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SubBit(0), "index_bits and every from 1 on, but got 0 and 25"),
+        (
+            lambda: BinaryConv2d(8, 8, 2, domain=SubBit(4)),
+            r"SubBit\(index_bits=4\) needs kernels of more than 4 weights",
+        ),
+        (lambda: BinaryLinear(8, 8, domain=SubBit(4)), "but the layer's have 1"),
+    ],
+)
+def test_errors(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(("t", "billions", "megabits"), [(6, 0.8839, 7.324), (5, 0.5014, 6.103), (4, 0.2972, 4.882)])
+def test_published_costs(t: int, billions: float, megabits: float) -> None:
+    """ResNet-18's sixteen 3x3 layers: 0.883, 0.501 and 0.297 G operations; 10.99 Mbit without codebooks."""
+    layers = [module for module in resnet18().modules() if isinstance(module, BinaryConv2d)]
+    pixels = {64: 56**2, 128: 28**2, 256: 14**2, 512: 7**2}
+    total = sum(
+        reused_operations(each.in_channels, each.out_channels, pixels[each.out_channels], 9, t) for each in layers
+    )
+    assert total / 1e9 == pytest.approx(billions, abs=5e-5)
+    assert sum(each.weight.numel() for each in layers) * t / 9 / 1e6 == pytest.approx(megabits, abs=1e-3)
