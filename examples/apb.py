@@ -1,15 +1,16 @@
 """Keep the few weights in float that binarise badly (APB), and see how weight decay decides how many.
 
-Run ``python examples/apb.py``. For each of a few seeds a float network is trained on scikit-learn's digits, converted,
-and trained on with several weight decays. A table shows the share of weights that are float in the end, the accuracy, and
-what is left of it without the float weights. One model is exported and compiled, and the whole test set is classified by
-PyTorch, by onnxruntime and by the compiled library.
+Run ``python examples/apb.py``. For each of a few seeds a float network is trained on scikit-learn's digits,
+converted, and trained on with several weight decays. A table shows the share of weights that are float in the end,
+the accuracy, and what is left of it without the float weights. One model is exported and compiled, and the whole test
+set is classified by PyTorch, by onnxruntime and by the compiled library.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+from itertools import pairwise
 
 import digits
 import torch
@@ -95,7 +96,7 @@ def main() -> None:
     agreement = digits.deploy(last, data)
     print(agreement.module.report)
     print(agreement)
-    falling = all(one >= other for one, other in zip(shares, shares[1:], strict=False)) and shares[0] > shares[-1]
+    falling = all(one >= other for one, other in pairwise(shares)) and shares[0] > shares[-1]
     digits.check(falling, "more weight decay leaves fewer weights in float")
     digits.check(lost[0] > 3, f"without weight decay the float weights are worth {lost[0]:.1f} points")
 
