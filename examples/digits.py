@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,8 @@ import sbnn_tvm
 from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, clamp_latent_, set_progress
 
 SEEDS = 5
+TOLERANCE = 1e-4
+"""Of scores, relative to the largest."""
 
 Layer = Callable[[int, int], nn.Module]
 """Makes one layer of the body: from input and output channels, with everything that comes before its batch norm."""
@@ -183,27 +185,34 @@ def over_seeds(run: Callable[[int], float], seeds: int = SEEDS) -> Mean:
 class Agreement:
     """Whether PyTorch, onnxruntime and the compiled model say the same about every test image.
 
+    A float that lies within rounding of a binariser's threshold falls on either side, as the order of a sum has it, and
+    everything behind it follows. So scores that differ are compared with those of neighbours of the image too.
+
     Attributes:
         module: The compiled model.
         images: How many.
-        predictions: How many of them have the same class in all three.
-        distance: The largest difference between two scores of an image, relative to the largest score.
+        predictions: How many of them have the same class in all three, or are at a tie.
+        distance: The largest difference between two scores of an image, relative to the largest score; without ties.
+        ties: Images whose differing scores are those that onnxruntime gives a neighbour, no pixel of which differs by
+            more than 2^-18 of its value.
     """
 
     module: sbnn_tvm.CompiledModule
     images: int
     predictions: int
     distance: float
+    ties: int = 0
 
     @property
     def passed(self) -> bool:
-        """The same classes, and scores within 1e-4."""
-        return self.predictions == self.images and self.distance <= 1e-4
+        """The same classes, and scores within 1e-4, with at most one image in a hundred at a tie."""
+        return self.predictions == self.images and self.distance <= TOLERANCE and 100 * self.ties <= self.images
 
     def __str__(self) -> str:
+        ties = f", but for {self.ties} where a float lies within rounding of a threshold" if self.ties else ""
         return (
             f"torch = onnxruntime = compiled: {self.predictions} of {self.images} predictions, "
-            f"scores within {self.distance:.1e}"
+            f"scores within {self.distance:.1e}{ties}"
         )
 
 
@@ -218,19 +227,37 @@ def deploy(model: nn.Module, data: Digits) -> Agreement:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it changes the rounding
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     module = sbnn_tvm.compile(model)
-    module.verify(data.test_images[:32].numpy())  # layer by layer; raises
     images = data.test_images.numpy()
+    module.verify(images[:32])  # layer by layer; raises
+
+    def reference(image: np.ndarray) -> np.ndarray:
+        return session.run(None, {"input": image[None]})[0][0]
+
+    expected = np.stack([reference(image) for image in images])
     with torch.no_grad():
-        scores = [model(data.test_images).numpy()]
-    scores.append(np.concatenate([session.run(None, {"input": image[None]})[0] for image in images]))
-    scores.append(np.concatenate([module.run(image[None]) for image in images]))
-    classes = [each.argmax(1) for each in scores]
-    same = (classes[0] == classes[1]) & (classes[1] == classes[2])
-    distance = max(np.abs(scores[1] - other).max() for other in (scores[0], scores[2])) / np.abs(scores[1]).max()
-    result = Agreement(module, len(images), int(same.sum()), float(distance))
+        others = [model(data.test_images).numpy(), np.concatenate([module.run(image[None]) for image in images])]
+    scale = np.abs(expected).max()
+    distance = np.max([np.abs(other - expected).max(axis=1) for other in others], axis=0) / scale
+    same = np.all([other.argmax(1) == expected.argmax(1) for other in others], axis=0)
+    tie = np.zeros(len(images), bool)
+    for index in np.flatnonzero(~same | (distance > TOLERANCE)):
+        module.verify(images[index : index + 1])  # a bit that differs for another reason than rounding raises
+        near = np.stack([reference(neighbour) for neighbour in neighbours(images[index])])
+        gaps = [np.abs(near - other[index]).max(axis=1).min() for other in others]
+        tie[index] = max(gaps) <= TOLERANCE * scale
+    largest = float(distance[~tie].max(initial=0.0))
+    result = Agreement(module, len(images), int((same | tie).sum()), largest, int(tie.sum()))
     if not result.passed:
         raise SystemExit(f"FAILED {result}")
     return result
+
+
+def neighbours(image: np.ndarray, count: int = 64) -> Iterator[np.ndarray]:
+    """The image, and images float32 of its shape whose pixels differ from it by up to 2^-18 of their values."""
+    yield image
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        yield (image * (1 + 2.0**-18 * rng.uniform(-1, 1, image.shape))).astype(np.float32)
 
 
 def check(holds: bool, claim: str) -> None:

@@ -118,6 +118,20 @@ def test_digits_deploy(one_torch_thread):
     assert str(digits.Mean.of([1.0, 2.0, 3.0])) == "2.0 +- 0.6"
 
 
+def test_digits_deploy_tells_rounding_from_difference(one_torch_thread):
+    import digits
+
+    data = digits.load()
+    model = digits.train(digits.tiny_network(), data, digits.Recipe(epochs=2))
+    torch_differs_by = 2.0**-18  # of a pixel: rounding may decide a bit
+    model.register_forward_pre_hook(lambda _, x: (x[0] * (1 + torch_differs_by),) if len(x[0]) > 1 else None)
+    agreement = digits.deploy(model, data)
+    assert agreement.passed and agreement.ties <= 3
+    torch_differs_by = 2.0**-8
+    with pytest.raises(SystemExit, match="FAILED torch = onnxruntime = compiled: 12.. of 1297"):
+        digits.deploy(model, data)
+
+
 @pytest.mark.slow
 def test_bit_serial(one_torch_thread, capsys):
     accuracies = example("bit_serial").main(epochs=4, seeds=1)
