@@ -25,11 +25,15 @@ help:
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
+# One process a core, each with one thread for what it trains: the longest test decides little then.
+WORKERS ?= auto
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(PARALLEL)
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow
+	$(PARALLEL) -m slow
 
 fuzz: $(INSTALLED)
 	$(BIN)/python -m pytest -m fuzz

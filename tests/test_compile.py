@@ -508,6 +508,14 @@ CASES = {
         outputs=("v", "i", "s", "t", "p", "e", "g", "n"),
         left=9,
     ),
+    "codes as float32 ones": Case(
+        "i = ArgMax<axis=1, keepdims=0>(x)\nj = Neg(i)\no = OneHot<axis=1>(i, depth, v)\np = OneHot(j, depth, v)",
+        IMAGE,
+        {"depth": np.int64(8), "v": np.float32([-0.5, 2])},
+        outputs=("o", "p"),
+        exact=True,
+        left=10,
+    ),
     "dilated windows": Case(
         "y = MaxPool<kernel_shape=[2, 2], dilations=[2, 3], pads=[1, 0, 0, 1]>(x)", {"x": (1, 9, 7, 8)}, exact=True
     ),

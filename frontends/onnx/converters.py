@@ -15,6 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from onnx import helper
 from tvm import relax
+from tvm.tirx import FloatImm
 
 from sbnn_tvm.frontends.onnx.node import Node, aligned, as_expr, dtype_of, per_channel, rank_of, shape_of
 from sbnn_tvm.frontends.onnx.windows import Window2d, check_channels
@@ -323,6 +324,19 @@ def divide(node: Node) -> relax.Expr | None:
     return _binary(relax.op.divide)(node) if dtype_of(node.required(0)).startswith("float") else None
 
 
+def one_hot(node: Node) -> relax.Expr | None:
+    """Only of constant depth and float32 values, which TVM's importer makes float64."""
+    indices, depth, values = (node.required(index) for index in range(3))
+    if not isinstance(depth, np.ndarray) or not isinstance(values, np.ndarray) or values.dtype != np.float32:
+        return None
+    index = as_expr(indices)
+    zero, extent = (relax.const(value, dtype_of(index)) for value in (0, int(depth.item())))
+    from_end = node.emit(relax.op.add(index, extent))
+    index = node.emit(relax.op.where(node.emit(relax.op.less(index, zero)), from_end, index))
+    off, on = (relax.prim_value(FloatImm("float32", float(value))) for value in values)
+    return relax.op.one_hot(index, on, off, int(depth.item()), node.attributes.get("axis", -1))
+
+
 CONVERTERS: dict[str, Converter] = {
     "Add": _binary(relax.op.add),
     "AveragePool": average_pool,
@@ -348,6 +362,7 @@ CONVERTERS: dict[str, Converter] = {
     "Min": _variadic(relax.op.minimum),
     "Mul": _binary(relax.op.multiply),
     "PRelu": prelu,
+    "OneHot": one_hot,
     "Pad": pad,
     "ReduceMean": reduce_mean,
     "Relu": relu,

@@ -86,7 +86,9 @@ class Imports:
 
     def service(self, name: str) -> int | None:
         """The address of the service that belongs into a weak variable of this name, or None if it is none of TVM's."""
-        return self._bind(name, self._services[name]) if name in self._services else None
+        if not name.startswith("__TVM"):
+            return None
+        return self._bind(name, self._services.get(name) or self._unknown(f"TVM's runtime ({name})"))
 
     def reset(self) -> None:
         """Forget what a call left behind."""
@@ -178,7 +180,7 @@ class Imports:
 
     def _unknown(self, name: str) -> Callable[[], None]:
         def fail() -> None:
-            raise UnknownImportError(f"it calls {name}, which is not emulated")
+            raise UnknownImportError(f"it calls {name}, which is not emulated: compare it on the machine it is for")
 
         return fail
 
