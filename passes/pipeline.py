@@ -12,6 +12,7 @@ from tvm.ir import IRModule
 from tvm.runtime import Executable
 from tvm.target import Target
 
+from sbnn_tvm.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.isa import Isa
 
 from .canonicalize import canonicalize
@@ -126,7 +127,7 @@ def to_executable(lowered: Lowered, target: Target) -> Executable:
     if not any(isinstance(func, tirx.PrimFunc) for func in mod.functions.values()):
         # Without any machine code TVM would write C, which a bare linker cannot take.
         mod = tvm.IRModule({**mod.functions, "sbnn_no_kernels": _NO_KERNELS})
-    return relax.build(mod, target, relax_pipeline=plan)
+    return relax.build(mod, target, relax_pipeline=plan, tir_pipeline=MACHINE_CODE)
 
 
 _NO_KERNELS = tirx.PrimFunc([], tirx.Evaluate(0)).with_attr("global_symbol", "sbnn_no_kernels")

@@ -7,6 +7,7 @@ import pytest
 import tvm
 
 from sbnn_tvm.emulator import Emulator
+from sbnn_tvm.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.targets import CpuTarget, resolve
 
@@ -32,7 +33,7 @@ def run(kernel: Kernel, target: CpuTarget, *arrays: np.ndarray) -> list[np.ndarr
         outputs = [np.full(shape, 77, dtype) for shape, dtype in kernel.outputs]
         Emulator(module, target, num_tasks=3).run("kernel", [*inputs, *outputs])
         return outputs
-    library = tvm.compile(module, target.target)
+    library = tvm.compile(module, target.target, tir_pipeline=MACHINE_CODE)
     rooms = [_room(shape, dtype) for shape, dtype in kernel.outputs]
     outputs = [room[: -_GUARD // room.itemsize] for room in rooms]
     outputs = [output.reshape(shape) for output, (shape, _) in zip(outputs, kernel.outputs, strict=True)]

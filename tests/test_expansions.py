@@ -9,6 +9,7 @@ import tvm_ffi
 from kernel_execution import target_for
 
 from sbnn_tvm.emulator import Emulator
+from sbnn_tvm.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.expansion import expansion
 
 RNG = np.random.default_rng(0)
@@ -81,7 +82,7 @@ def test_expanding_gives_the_array(target: str) -> None:
     functions = {kernel.name: kernel.func.with_attr("global_symbol", kernel.name) for kernel in kernels.values()}
     module, cpu = tvm.IRModule(functions), target_for(target)
     if cpu.native:
-        library = tvm.compile(module, cpu.target)
+        library = tvm.compile(module, cpu.target, tir_pipeline=MACHINE_CODE)
     else:
         emulator = Emulator(module, cpu)
     for name, kernel in kernels.items():

@@ -30,6 +30,7 @@ from sbnn_tvm.emulator.machines import MACHINES, Machine, start
 from sbnn_tvm.emulator.memory import PAGE, GuardedMemory, NoRoomError, Slot
 from sbnn_tvm.errors import TargetError
 from sbnn_tvm.linking import write_library
+from sbnn_tvm.machine_code import MACHINE_CODE
 from sbnn_tvm.runtime import read_metadata
 from sbnn_tvm.targets import CpuTarget
 
@@ -91,7 +92,7 @@ class Emulator:
         }
         with tempfile.TemporaryDirectory(prefix="sbnn_tvm-") as folder:
             path = Path(folder) / "kernels.so"
-            write_library(tvm.compile(IRModule(kernels), target.target), path, target)
+            write_library(tvm.compile(IRModule(kernels), target.target, tir_pipeline=MACHINE_CODE), path, target)
             self._load(path, target.features, cpu, num_tasks)
 
     @classmethod

@@ -12,6 +12,7 @@ import numpy as np
 import tvm
 
 from sbnn_tvm.linking import write_library
+from sbnn_tvm.machine_code import MACHINE_CODE
 from sbnn_tvm.passes.build_kernel import Choice, DataForm, build
 from sbnn_tvm.passes.candidates import Candidate
 from sbnn_tvm.passes.graph import channels_last
@@ -104,7 +105,9 @@ def build_program(layer: str, candidate: Candidate, target: str, folder: str, na
     if constants:
         np.savez(path.with_suffix(".npz"), allow_pickle=False, **constants)
     functions = {f"k{i}": kernel.func.with_attr("global_symbol", f"k{i}") for i, kernel in enumerate(kernels)}
-    write_library(tvm.compile(tvm.IRModule(functions), cpu.target), path.with_suffix(".so"), cpu)
+    write_library(
+        tvm.compile(tvm.IRModule(functions), cpu.target, tir_pipeline=MACHINE_CODE), path.with_suffix(".so"), cpu
+    )
     return Program(
         library=str(path.with_suffix(".so")),
         constants=str(path.with_suffix(".npz")) if constants else "",
