@@ -37,11 +37,22 @@ import sbnn_tvm
 from sbnn_tvm.bench import interleave
 from sbnn_tvm.coding import smallest
 from sbnn_tvm.frontends.onnx.opset import unpack_bits
-from sbnn_tvm.frontends.torch import EWGS, BinaryConv2d, ScaledSigns, TwoBits, WeightDomain, quantize_, to_onnx
+from sbnn_tvm.frontends.torch import (
+    EWGS,
+    Binarize,
+    BinaryConv2d,
+    ScaledSigns,
+    SubBit,
+    TwoBits,
+    WeightDomain,
+    quantize_,
+    to_onnx,
+)
 
-sys.path.append(str(Path(__file__).parents[1] / "examples"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))  # first: this folder has an apb.py as well
 
 import adabin
+import apb
 import digits
 import mixbin
 import sbnn
@@ -81,10 +92,16 @@ def partly_binary(seed: int, epochs: int) -> nn.Module:
     return mixbin.from_scratch(mixbin.search("greedy", seed).binary, seed)
 
 
-def two_bits(weights: WeightDomain, seed: int, epochs: int) -> nn.Module:
-    """Activations of two bits."""
+def few_in_float(decay: float, seed: int, epochs: int) -> nn.Module:
+    """The float network, trained on with few weights that stay float."""
+    data = digits.load()
+    return apb.tuned(apb.apb_network(apb.pretrained(data, seed)), data, decay, seed, epochs)
+
+
+def with_domain(weights: WeightDomain, activations: Callable[[], nn.Module], seed: int, epochs: int) -> nn.Module:
+    """The protocol of digits.py with other weights and activations in the body."""
     layer = partial(BinaryConv2d, kernel_size=3, padding=1, domain=weights)
-    return plain(lambda inputs, outputs: layer(inputs, outputs, binarize=EWGS(2)), seed, epochs)
+    return plain(lambda inputs, outputs: layer(inputs, outputs, binarize=activations()), seed, epochs)
 
 
 METHODS = (
@@ -96,8 +113,10 @@ METHODS = (
     Method("SBNN, 2 %", lambda seed, epochs: sbnn.train_sparse(0.02, seed=seed, epochs=epochs)),
     Method("SiMaN", lambda seed, epochs: siman.train(siman.Magnitudes(), seed, epochs)),
     Method("AdaBin", lambda seed, epochs: adabin.train(seed=seed, epochs=epochs)),
-    Method("2-bit activations", partial(two_bits, ScaledSigns())),
-    Method("2-bit activations and weights", partial(two_bits, TwoBits())),
+    Method("Sub-bit, 4/9 bit a weight", partial(with_domain, SubBit(4), Binarize)),
+    Method("APB, weight decay 0.001", partial(few_in_float, 1e-3)),
+    Method("2-bit activations", partial(with_domain, ScaledSigns(), partial(EWGS, 2))),
+    Method("2-bit activations and weights", partial(with_domain, TwoBits(), partial(EWGS, 2))),
     Method("MixBin-style, half the cost", partly_binary),
     Method("two-valued weights, float activations, not trained", without_training),
 )
@@ -124,7 +143,11 @@ class Result:
 def weight_bytes(model: onnx.ModelProto) -> int:
     """What the body's layers take: bits in their shortest code, everything else as it is in the file."""
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    sizes = {name: array.nbytes for name, array in constants.items() if name.startswith("body") and ".layer" in name}
+    sizes = {
+        name: array.nbytes
+        for name, array in constants.items()
+        if name.startswith("body") and ".layer" in name and array.dtype != np.int64  # shapes and pads
+    }
     for node in model.graph.node:
         if node.op_type == "BinaryConv2d" and node.input[1] in sizes:
             (shape,) = (list(a.ints) for a in node.attribute if a.name == "weight_shape")

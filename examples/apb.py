@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+from collections.abc import Sequence
 from itertools import pairwise
 
 import digits
@@ -69,11 +70,11 @@ def without_floats(model: nn.Module) -> nn.Module:
     return model
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Train, show and check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     data = digits.load()
     start = [pretrained(data, seed) for seed in range(arguments.seeds)]

@@ -147,6 +147,12 @@ def test_codebook(one_torch_thread, capsys):
 
 
 @pytest.mark.slow
+def test_apb(one_torch_thread, capsys):
+    example("apb").main(["--seeds", "2"])
+    assert "torch = onnxruntime = compiled: 1297 of 1297 predictions" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_mixbin(one_torch_thread, capsys):
     import mixbin
 
