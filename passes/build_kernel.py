@@ -156,7 +156,7 @@ def _words(layer: Layer, isa: Isa) -> Kernel:
             batch, channels, height, width = layer.extent
             return shift_bits((batch * layer.input_domain.bits, height, width, channels), layer.shifts, isa)
         case "max_pool2d_bits":
-            assert layer.shape is not None
-            return max_pool2d_bits(layer.shape, isa, layer.minima)
+            assert layer.shape is not None and layer.input_domain is not None
+            return max_pool2d_bits(layer.shape, isa, layer.minima, layer.input_domain.bits)
     windows = layer.shape or Conv2dShape(layer.rows, 1, 1, layer.inputs, 1)
     return window_sum(windows, int(layer.pad_value), isa)

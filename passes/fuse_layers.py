@@ -211,7 +211,7 @@ class _Former:
     def _anchor(self, var: Var, value: Expr) -> _Group | None:
         name, index = op_name(value), len(self.groups)
         if var in self.domains and (pooled := signed_max_pool(self.graph, value)) is not None:
-            return _Group(index, "sbnn.max_pool2d_bits", (pooled[0],), _extent(var))
+            return self._bits_pool(index, pooled[0], var)
         if var in self.domains and (shift := shift_of(self.graph, value)) is not None:
             group = _Group(index, "sbnn.shift_bits", (shift.source,), _extent(var))
             group.attrs["sbnn.input_domain"] = domain_attribute(self.domains[var])
@@ -232,13 +232,19 @@ class _Former:
             group.attrs["sbnn.linear"] = var.name
             return group
         if name in _POOLS:
-            bits = name == "nn.max_pool2d" and var in self.domains
-            return _Group(index, _POOLS[name] + ("_bits" if bits else ""), (value.args[0],), _extent(var), not bits)
+            if name == "nn.max_pool2d" and var in self.domains:
+                return self._bits_pool(index, value.args[0], var)
+            return _Group(index, _POOLS[name], (value.args[0],), _extent(var), True)
         if name == "mean" and _is_of_samples(value):
             return _Group(index, "sbnn.sample_mean", (value.args[0],), _extent(var))
         if name == "nn.adaptive_avg_pool2d" and shape(var)[2:] == (1, 1):
             return _Group(index, "sbnn.global_avg_pool2d", (value.args[0],), _extent(var), True)
         return self._selection(var, value)
+
+    def _bits_pool(self, index: int, source: Var, var: Var) -> _Group:
+        group = _Group(index, "sbnn.max_pool2d_bits", (source,), _extent(var))
+        group.attrs["sbnn.input_domain"] = domain_attribute(self.domains[var])
+        return group
 
     def _selection(self, var: Var, value: Expr) -> _Group | None:
         """Channels of others, where these are two-valued alike: as bits, with no elementwise operations."""

@@ -12,6 +12,7 @@ from tvm.relax import Expr, Var, op
 
 from .canonicalize import drop_dead
 from .graph import Graph, Writer, channel_axis, constant, one_a_channel, op_name, shape, without_pixels
+from .quantisers import Quantiser, emit_quantiser, quantisers
 from .rearrange_channels import concatenated_channels, taken_channels
 from .recognise import domains
 
@@ -26,6 +27,7 @@ def keep_bits(mod: IRModule) -> IRModule:
     ``binarize(f(max_pool(x)))`` becomes ``max_pool(binarize(f(x)))``, where ``f`` is what lies between, batch norm or
     PReLU for example, as long as it is monotone in every channel; where it falls (a negative scale) the maximum becomes
     a minimum. This is exact, since rounding is monotone too. It applies where nothing else reads the values between.
+    Quantisers move before max pooling likewise.
     """
     while (moved := _move_one(mod)) is not None:
         mod = moved
@@ -52,8 +54,10 @@ class _Move:
     Attributes:
         mover: The result of that operation.
         sources: What it reads.
-        chain: The operations behind it, of one reader each; the last one is the binariser's comparison.
-        binarised: The binariser.
+        chain: The operations behind it, of one reader each; the last one is a binariser's comparison, or what a
+            quantiser reads.
+        binarised: The result of the binariser or quantiser.
+        quantiser: If it is one.
         signs: Of a pooling: -1 in the channels where the chain falls, else +1.
     """
 
@@ -61,27 +65,34 @@ class _Move:
     sources: tuple[_Source, ...]
     chain: tuple[Var, ...]
     binarised: Var
+    quantiser: Quantiser | None
     signs: np.ndarray | None
 
 
 def _move_one(mod: IRModule) -> IRModule | None:
     graph = Graph(mod["main"])
+    found = quantisers(graph)
+    inside = {var for each in found.values() for var in each.chain}  # codes whose levels come later
     for var in domains(graph):
-        if op_name(graph.values[var]) == "where" and (move := _find(graph, var)) is not None:
+        if op_name(graph.values[var]) != "where" and (var not in found or var in inside):
+            continue
+        if (move := _find(graph, var, found.get(var))) is not None:
             return _moved(mod, graph, move)
     return None
 
 
-def _find(graph: Graph, binarised: Var) -> _Move | None:
-    chain = [graph.values[binarised].args[0]]
-    reader = binarised
+def _find(graph: Graph, binarised: Var, quantised: Quantiser | None) -> _Move | None:
+    chain, reader = [graph.values[binarised].args[0]], binarised
+    if quantised is not None:
+        chain, reader = [quantised.x], quantised.chain[0]
     while True:
         if graph.users[chain[0]] != [reader] or chain[0] in graph.results:
             return None
         reader, value = chain[0], graph.values.get(chain[0])
         if value is None:
             return None
-        if len(chain) > 1 and (sources := _sources(graph, value, shape(reader))) is not None:
+        possible = op_name(value) == "nn.max_pool2d" if quantised is not None else len(chain) > 1
+        if possible and (sources := _sources(graph, value, shape(reader))) is not None:
             break
         operand = _operand(value, shape(reader))
         if operand is None:
@@ -96,7 +107,7 @@ def _find(graph: Graph, binarised: Var) -> _Move | None:
         signs = _directions(steps, shape(mover)[1])
         if signs is None:
             return None
-    return _Move(mover, sources, tuple(rest), binarised, signs)
+    return _Move(mover, sources, tuple(rest), binarised, quantised, signs)
 
 
 def _sources(graph: Graph, mover: Expr, extent: tuple[int, ...]) -> tuple[_Source, ...] | None:
@@ -186,8 +197,20 @@ def _binarised(graph: Graph, writer: Writer, move: _Move, source: _Source) -> Va
         call = graph.values[var]
         arguments = [x if isinstance(arg, Var) else _picked(arg, source, extent, op_name(call)) for arg in call.args]
         x = writer.emit(Call(call.op, arguments, call.attrs), f"{var.name}_early")
+    if move.quantiser is not None:
+        return _quantised(graph, writer, move.binarised, move.quantiser, x)
     where = graph.values[move.binarised]
     return writer.emit(op.where(x, where.args[1], where.args[2]), f"{move.binarised.name}_early")
+
+
+def _quantised(graph: Graph, writer: Writer, result: Var, quantised: Quantiser, x: Expr) -> Var:
+    """The levels of x, which is of the new function."""
+    name = f"{result.name}_early"
+    value = emit_quantiser(writer, x, quantised.thresholds, name)
+    for var in [*quantised.chain, result][4:]:  # the arithmetic behind the sum
+        call, codes = graph.values[var], writer.emit(value, f"{name}_code")
+        value = Call(call.op, [codes if isinstance(arg, Var) else arg for arg in call.args], call.attrs)
+    return writer.emit(value, name)
 
 
 def _picked(arg: Expr, source: _Source, extent: tuple[int, ...], operation: str) -> Expr:

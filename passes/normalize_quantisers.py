@@ -1,4 +1,4 @@
-"""Bring roundings to a few levels into the one form of a quantiser, and let quantisers follow poolings."""
+"""Bring roundings to a few levels into the one form of a quantiser."""
 
 from __future__ import annotations
 
@@ -14,33 +14,28 @@ from sbnn_tvm.domain import MOST_BITS
 
 from .canonicalize import drop_dead
 from .graph import Graph, Writer, constant, op_name
-from .quantisers import Quantiser, arithmetic_with_number, emit_quantiser, quantiser
+from .quantisers import arithmetic_with_number, emit_quantiser
 
 _BOUNDS = ("clip", "nn.relu", "maximum", "minimum")
 
 
 def normalize_quantisers(mod: IRModule) -> IRModule:
-    """Roundings become comparisons with thresholds, and poolings come before quantisers.
+    """Roundings become comparisons with thresholds.
 
-    - ``round(clip(x * s, 0, 3))``, or with the clip behind the rounding, is a monotone function of x with a few values.
-      Its thresholds are not solved for: they are the last float32 numbers before each step, ties to even included.
-    - ``max_pool(quantise(x))`` is ``quantise(max_pool(x))``, since a comparison commutes with a maximum.
+    ``round(clip(x * s, 0, 3))``, or with the clip behind the rounding, is a monotone function of x with a few values.
+    Its thresholds are not solved for: they are the last float32 numbers before each step, ties to even included.
     """
-    while True:
-        graph = Graph(mod["main"])
-        roundings = {var: each for var, value in graph.bindings if (each := _rounding(graph, value)) is not None}
-        poolings = {var: found for var, value in graph.bindings if (found := _pooled(graph, value)) is not None}
-        if not roundings and not poolings:
-            return mod
-        writer = Writer(graph)
-        for var, value in graph.bindings:
-            if var in roundings:
-                writer.bind(var, _written(writer, roundings[var], var.name))
-            elif var in poolings:
-                writer.bind(var, _behind(graph, writer, value, *poolings[var], var.name))
-            else:
-                writer.keep(var, value)
-        mod = drop_dead(writer.module(mod))
+    graph = Graph(mod["main"])
+    roundings = {var: each for var, value in graph.bindings if (each := _rounding(graph, value)) is not None}
+    if not roundings:
+        return mod
+    writer = Writer(graph)
+    for var, value in graph.bindings:
+        if var in roundings:
+            writer.bind(var, _written(writer, roundings[var], var.name))
+        else:
+            writer.keep(var, value)
+    return drop_dead(writer.module(mod))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,25 +60,6 @@ def _written(writer: Writer, rounding: _Rounding, name: str) -> Expr:
         return op.where(above, relax.const(lo + np.float32(1)), relax.const(lo))
     codes = emit_quantiser(writer, x, rounding.thresholds, name)
     return op.add(writer.emit(codes, f"{name}_code"), relax.const(lo)) if lo else codes
-
-
-def _pooled(graph: Graph, value: Expr) -> tuple[Var, Quantiser] | None:
-    """The quantiser before a max pooling, and its result."""
-    if op_name(value) != "nn.max_pool2d" or not isinstance(value.args[0], Var):
-        return None
-    before = graph.values.get(value.args[0])
-    found = quantiser(graph, before) if before is not None else None
-    return (value.args[0], found) if found is not None else None
-
-
-def _behind(graph: Graph, writer: Writer, pool: Call, result: Var, found: Quantiser, name: str) -> Expr:
-    """The quantiser on the pooled values."""
-    pooled = writer.emit(Call(pool.op, [writer[found.x], *pool.args[1:]], pool.attrs), f"{name}_pooled")
-    value = emit_quantiser(writer, pooled, found.thresholds, name)
-    for var in [*found.chain, result][4:]:  # the arithmetic behind the sum
-        call, codes = graph.values[var], writer.emit(value, f"{name}_code")
-        value = Call(call.op, [codes if isinstance(arg, Var) else arg for arg in call.args], call.attrs)
-    return value
 
 
 def _rounding(graph: Graph, value: Expr) -> _Rounding | None:

@@ -51,8 +51,6 @@ def domain_of(graph: Graph, value: Expr, known: Mapping[Var, Domain]) -> Domain 
     if name not in _VALUE_PRESERVING and name != "nn.pad":
         return None
     domain = known.get(value.args[0])
-    if domain is not None and domain.bits > 1 and name == "nn.max_pool2d":
-        return None  # there is no kernel for maxima of codes: canonicalize lets the pooling come first
     if domain is None or name != "nn.pad":
         return domain
     inside = value.attrs.pad_mode == "constant" and code_of(domain, float(value.attrs.pad_value)) is not None

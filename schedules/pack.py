@@ -141,7 +141,9 @@ def window_sum(shape: Conv2dShape, pad_value: int, isa: Isa) -> Kernel:
         out = T.arg("out", T.buffer(out_shape, "float32"))
         sums = T.decl_buffer((rows, shape.out_width), "float32", data=out.data)
         with parallel_rows(rows, rows * shape.width * wide.count * kernel_height) as row:
-            ones, valid_taps = accumulate_rows(data, shape, row, isa, lambda total, word: total + tirx.popcount(word))
+            ones, valid_taps = accumulate_rows(
+                data, shape, row, isa, lambda totals, words: [totals[0] + tirx.popcount(words[0])]
+            )
             # Of every column the sum over the taps, for the columns of the padding too.
             columns = T.alloc_buffer((shape.padded_width,), "int32")
             outside = pad_value * channels * kernel_height
@@ -149,7 +151,9 @@ def window_sum(shape: Conv2dShape, pad_value: int, isa: Isa) -> Kernel:
                 T.buffer_store(columns, tirx.const(outside, "int32"), [x])
             signs = T.bind(outside - valid_taps * (channels + pad_value * channels))
             with T.serial(0, shape.width) as x:
-                count = sum((T.cast(ones[x * wide.count + i], "int32") for i in range(wide.count)), start=tirx.const(0))
+                count = sum(
+                    (T.cast(ones[0, x * wide.count + i], "int32") for i in range(wide.count)), start=tirx.const(0)
+                )
                 T.buffer_store(columns, signs + 2 * count, [x + shape.padding[1]])
             with T.serial(0, shape.out_width) as x:
                 taps = (columns[x * shape.strides[1] + kx * shape.dilation[1]] for kx in range(kernel_width))

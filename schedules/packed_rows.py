@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, prod
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
@@ -41,9 +41,9 @@ class WideWords:
         return f"uint{self.bits}"
 
     def rows(self, packed: tirx.Buffer) -> tirx.Buffer:
-        """A packed buffer [N, H, W, words] as [N * H, W * count] wide words."""
-        batch, height, width, _ = (int(extent) for extent in packed.shape)
-        return T.decl_buffer((batch * height, width * self.count), self.dtype, data=packed.data)
+        """A packed buffer [..., W, words] as [rows, W * count] wide words."""
+        *rows, width, _ = (int(extent) for extent in packed.shape)
+        return T.decl_buffer((prod(rows), width * self.count), self.dtype, data=packed.data)
 
 
 def accumulate_rows(
@@ -51,21 +51,23 @@ def accumulate_rows(
     shape: Conv2dShape,
     row: Index,
     isa: Isa,
-    combine: Callable[[tirx.Expr, tirx.Expr], tirx.Expr],
+    combine: Callable[[Sequence[tirx.Expr], Sequence[tirx.Expr]], Sequence[tirx.Expr]],
     flip: tirx.Buffer | None = None,
+    digits: int = 1,
 ) -> tuple[tirx.Buffer, Index]:
     """Emit the vertical half of a separable window over packed words.
 
     Args:
-        data: Packed [N, H, W, words].
+        data: Packed [N, H, W, words], or [N, digits, H, W, words].
         shape: The windows.
         row: Number of the output row, of all images.
         isa: The instruction set.
-        combine: The new accumulator from the old one, at first 0, and a vector of the input.
+        combine: The new accumulators, one a digit, from the old ones, at first 0, and the digits of the input: vectors.
         flip: Wide words [W * count] that are XORed onto every row of the input first.
+        digits: Of a code, the lowest first.
 
     Returns:
-        A buffer of one row of accumulators, wide words [W * count], and how many taps were inside the image.
+        A buffer of one row of accumulators, wide words [digits, W * count], and how many taps were inside the image.
     """
     wide = WideWords.of(shape.in_channels, isa)
     rows = wide.rows(data)
@@ -73,16 +75,22 @@ def accumulate_rows(
     image, y = row // shape.out_height, row % shape.out_height
     top = T.bind(y * shape.strides[0] - shape.padding[0])
     first, end = (T.bind(tap) for tap in taps_inside(top, shape.kernel[0], shape.dilation[0], 0, shape.height))
-    total = T.alloc_buffer((length,), wide.dtype)
+    total = T.alloc_buffer((digits, length), wide.dtype)
     zero = tirx.Broadcast(tirx.const(0, wide.dtype), lanes)
-    for_blocks(length, lanes, lambda i, valid: store(total, zero, (), i, valid))
+    for digit in range(digits):
+        for_blocks(length, lanes, lambda i, valid: store(total, zero, (digit,), i, valid))  # noqa: B023
     with T.serial(first, end) as ky:
-        source = T.bind(image * shape.height + top + ky * shape.dilation[0])
+        source = T.bind(image * (digits * shape.height) + top + ky * shape.dilation[0])
 
         def add(i: Index, valid: int) -> None:
-            word = load(rows, (source,), i, lanes, valid)
-            word = word if flip is None else word ^ load(flip, (), i, lanes, valid)
-            store(total, combine(load(total, (), i, lanes, valid), word), (), i, valid)
+            words = [load(rows, (source + digit * shape.height,), i, lanes, valid) for digit in range(digits)]
+            if flip is not None:
+                mask = load(flip, (), i, lanes, valid)
+                words = [word ^ mask for word in words]
+            sums = [load(total, (digit,), i, lanes, valid) for digit in range(digits)]
+            combined = combine([T.bind(each) for each in sums], [T.bind(word) for word in words])
+            for digit, each in enumerate([T.bind(each) for each in combined]):
+                store(total, each, (digit,), i, valid)
 
         for_blocks(length, lanes, add)
     return total, end - first

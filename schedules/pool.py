@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial, reduce
-from operator import or_
 
 import numpy as np
 from tvm import tirx
@@ -26,7 +26,7 @@ from sbnn_tvm.schedules.window import (
     taps_inside,
     window_kernel,
 )
-from sbnn_tvm.schedules.words import pack_channels
+from sbnn_tvm.schedules.words import pack_channels, packed_shape
 
 
 def max_pool2d(shape: Conv2dShape, epilogue: Program, isa: Isa, tile: WindowTile | None = None) -> Kernel:
@@ -134,23 +134,25 @@ def global_avg_pool2d(shape: tuple[int, int, int, int], epilogue: Program, isa: 
     return Kernel("global_avg_pool2d", link(ib.get(), writer.functions), tuple(writer.constants), writer.outputs)
 
 
-def max_pool2d_bits(shape: Conv2dShape, isa: Isa, minima: np.ndarray | None = None) -> Kernel:
-    """Maximum over windows of packed bits: OR; or minimum: AND, which is NOT OR NOT. The padding takes no part.
+def max_pool2d_bits(shape: Conv2dShape, isa: Isa, minima: np.ndarray | None = None, bits: int = 1) -> Kernel:
+    """Maximum over windows of packed bits or codes; or minimum, which is NOT max NOT. The padding takes no part.
 
     Args:
         shape: Input and windows; as many output channels as input channels.
         isa: The instruction set.
         minima: bool [C], which channels take the minimum; None for none.
+        bits: Of a code.
 
     Returns:
-        ``func(words [N, H, W, isa.words(C)], *constants, out [N, OH, OW, isa.words(C)])``.
+        ``func(words of words.packed_shape, *constants, out words of the pooled map)``.
 
     Raises:
         ValueError: If a window lies in the padding altogether.
     """
     check_windows(shape)
-    wide, words = WideWords.of(shape.in_channels, isa), isa.words(shape.in_channels)
-    out_shape = (shape.batch, shape.out_height, shape.out_width, words)
+    wide = WideWords.of(shape.in_channels, isa)
+    data_shape = packed_shape((shape.batch, shape.height, shape.width, shape.in_channels), bits, isa)
+    out_shape = packed_shape((shape.batch, shape.out_height, shape.out_width, shape.in_channels), bits, isa)
     rows = shape.batch * shape.out_height
     constants: tuple[np.ndarray, ...] = ()
     if minima is not None:
@@ -158,20 +160,23 @@ def max_pool2d_bits(shape: Conv2dShape, isa: Isa, minima: np.ndarray | None = No
     with IRBuilder() as ib, T.prim_func(s_tir=True):
         T.func_name("max_pool2d_bits")
         T.func_attr({"tirx.noalias": True})
-        data = T.arg("data", T.buffer((shape.batch, shape.height, shape.width, words), isa.word))
+        data = T.arg("data", T.buffer(data_shape, isa.word))
         flip = T.arg("flip", T.buffer(constants[0].shape, wide.dtype)) if constants else None
         out = T.arg("out", T.buffer(out_shape, isa.word))
         maxima = wide.rows(out)
-        with parallel_rows(rows, rows * shape.width * wide.count * shape.kernel[0]) as row:
-            columns, _ = accumulate_rows(data, shape, row, isa, lambda total, word: total | word, flip)
+        with parallel_rows(rows, rows * bits * shape.width * wide.count * shape.kernel[0]) as row:
+            columns, _ = accumulate_rows(data, shape, row, isa, _larger, flip, bits)
+            first_row = T.bind(row // shape.out_height * (bits * shape.out_height) + row % shape.out_height)
 
             def emit_pixel(x: Index, left: Index) -> None:
                 taps = [left + kx * shape.dilation[1] for kx in range(shape.kernel[1])]
                 taps = [tap for tap in taps if not isinstance(tap, int) or 0 <= tap < shape.width]
                 with T.serial(0, wide.count) as i:
-                    value = reduce(or_, (columns[tap * wide.count + i] for tap in taps))
-                    value = value if flip is None else value ^ flip[i]
-                    T.buffer_store(maxima, value, [row, x * wide.count + i])
+                    codes = ([T.bind(columns[digit, tap * wide.count + i]) for digit in range(bits)] for tap in taps)
+                    largest: list[tirx.Expr] = reduce(_larger, codes)
+                    for digit, value in enumerate(largest):
+                        value = value if flip is None else value ^ flip[i]
+                        T.buffer_store(maxima, value, [first_row + digit * shape.out_height, x * wide.count + i])
 
             for start, _, count in column_spans(shape, 1):
                 left = start * shape.strides[1] - shape.padding[1]
@@ -181,3 +186,18 @@ def max_pool2d_bits(shape: Conv2dShape, isa: Isa, minima: np.ndarray | None = No
                     with T.serial(0, count) as x:
                         emit_pixel(start + x, left + x * shape.strides[1])
     return Kernel("max_pool2d_bits", ib.get(), constants, ((out_shape, isa.word),))
+
+
+def _larger(first: Sequence[tirx.Expr], second: Sequence[tirx.Expr]) -> list[tirx.Expr]:
+    """Of two codes in every bit of words the larger one: digits, the lowest first, compared from the highest on."""
+    digits: list[tirx.Expr] = []
+    greater: tirx.Expr | None = None
+    less: tirx.Expr | None = None
+    for a, b in zip(reversed(first), reversed(second), strict=True):
+        if greater is None or less is None:
+            digits.append(T.bind(a | b))
+            greater, less = T.bind(a & ~b), T.bind(b & ~a)
+        else:
+            digits.append(T.bind((a & ~less) | (b & ~greater)))
+            greater, less = T.bind(greater | (a & ~b & ~less)), T.bind(less | (b & ~a & ~greater))
+    return digits[::-1]

@@ -151,16 +151,25 @@ def test_channels_are_selected_on_codes() -> None:
     assert bits(module)["y1"][0] == 2 and "channels of bits" in str(module.report)
 
 
-def test_pooling_comes_before_a_quantiser() -> None:
-    text = f"""
-        c = Conv(x, w0)
-        q = {QUANTIZE}(c, t)
-        p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(q)
-        y = Conv(p, w)
-    """
+@pytest.mark.parametrize(
+    "between",
+    [
+        f"q = {QUANTIZE}<lo = -1.5>(c, t)\n p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(q)",
+        f"m = MaxPool<kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]>(c)\n p = {QUANTIZE}(m, t)",
+        "m = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(c)\n"
+        f"n = Mul(m, falling)\n r = LeakyRelu(n)\n p = {QUANTIZE}<step = 0.5>(r, t)",
+    ],
+    ids=["behind", "before", "falling"],
+)
+def test_maxima_of_codes(between: str) -> None:
+    text = f"c = Conv(x, w0)\n {between}\n y = Conv(p, w)"
     constants = {"w0": normal(24, 3, 3, 3), "t": per_channel(24), "w": signs(16, 24, 3, 3)}
-    module = check(small_model(text, {"x": (1, 3, 12, 12)}, constants), strict=True)
+    if "falling" in between:
+        constants["falling"] = np.where(np.arange(24) % 3, -1.5, 2).reshape(24, 1, 1)
+    module = check(small_model(text, {"x": (2, 3, 12, 12)}, constants), strict=True)
     assert bits(module)["y"][0] == 2
+    (pool,) = [layer.kind for layer in module.report.layers if "pool" in layer.kind]
+    assert pool.startswith("max pool on bits")
 
 
 ROUNDINGS = {

@@ -19,7 +19,7 @@ from sbnn_tvm.schedules.pool import avg_pool2d, global_avg_pool2d, max_pool2d, m
 from sbnn_tvm.schedules.sample_mean import sample_mean
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.window import window_tiles
-from sbnn_tvm.schedules.words import pack_channels
+from sbnn_tvm.schedules.words import pack_channels, pack_codes
 
 SHAPES = {
     "3x3": Conv2dShape(2, 9, 7, 5, 5, (3, 3), (1, 1), (1, 1, 1, 1)),
@@ -189,6 +189,23 @@ def check_packed_windows(shape: Conv2dShape, target_name: str) -> None:
         (sums,) = run(window_sum(shape, pad_value, target.isa), target, words)
         expected = windows(np.where(bits, 1, -1), shape, pad_value).sum((0, -1))[..., None]
         np.testing.assert_array_equal(sums, expected)
+
+
+@targets
+@pytest.mark.parametrize("bits", [2, 3])
+def test_maxima_and_minima_of_codes(target_name: str, bits: int) -> None:
+    target = target_for(target_name)
+    for shape in (SHAPES["several threads"], Conv2dShape(2, 7, 9, 17, 17, (3, 2), (2, 1), (1, 0, 1, 1), (1, 2))):
+        extent = (shape.batch, shape.height, shape.width, shape.in_channels)
+        codes = np.random.default_rng(bits).integers(0, 1 << bits, extent)
+        minima = random_bits((shape.in_channels,))
+        (largest,) = run(max_pool2d_bits(shape, target.isa, bits=bits), target, pack_codes(codes, bits, target.isa))
+        expected = windows(codes, shape, 0).max(0)
+        np.testing.assert_array_equal(largest, pack_codes(expected, bits, target.isa))
+        packed = pack_codes(codes, bits, target.isa)
+        (extremes,) = run(max_pool2d_bits(shape, target.isa, minima, bits), target, packed)
+        expected = np.where(minima, windows(codes, shape, (1 << bits) - 1).min(0), expected)
+        np.testing.assert_array_equal(extremes, pack_codes(expected, bits, target.isa))
 
 
 @grid
