@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 ROUNDING_ULPS = 256
 """A float32 sum may differ from the reference's by this many units in the last place of its largest value."""
 
+_COMPARISONS = ("Quantize", "Binarize", "Sign", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+_STEPWISE = ("Cast", "Neg", "Add", "Sub", "Mul", "Div", "Clip", "Relu", "Max", "Min")
+"""What may stand around a comparison or a rounding, with constants."""
+
 
 @dataclass(frozen=True)
 class OutputComparison:
@@ -205,6 +209,21 @@ def _difference(got: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
     return largest, largest / scale if scale else (0.0 if largest == 0 else np.inf)
 
 
+@dataclass(frozen=True, eq=False)
+class _Compared:
+    """What was compared to make a value of a few bits.
+
+    Attributes:
+        value: With an axis behind its own if there are several thresholds.
+        threshold: Of every value, or the nearest one.
+        largest: The largest of the numbers whose rounding decides, in the unit of ``value``.
+    """
+
+    value: np.ndarray
+    threshold: np.ndarray
+    largest: float
+
+
 class _Reference:
     """onnxruntime on the model, without graph optimisations, with any value as an output."""
 
@@ -241,22 +260,46 @@ class _Reference:
             raise InputError(f"onnxruntime, the reference, fails on these inputs: {_first_line(error)}") from None
         return {**inputs, **dict(zip(names, values, strict=True))}
 
-    def binarised(self, name: str, values: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
-        """What was compared to make a two-valued value, and the threshold, if it comes straight from a binariser."""
+    def compared(self, name: str, values: dict[str, np.ndarray]) -> _Compared | None:
+        """What was compared to make a value of a few bits, if it comes straight from a binariser or quantiser."""
         node = self.producers.get(name)
-        while node is not None and node.op_type in ("Where", "Cast", "Neg", "Add", "Sub", "Mul", "Div"):
-            chosen = node.input[:1] if node.op_type == "Where" else [n for n in node.input if n not in self.constants]
-            node = self.producers.get(chosen[0]) if len(chosen) == 1 else None
-        if node is not None and node.op_type == "Quantize":
-            value, thresholds = (self._value(side, values) for side in node.input)
-            return None if value is None or thresholds is None else (value[..., None], thresholds)
-        if node is None or node.op_type not in ("Binarize", "Sign", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"):
+        while node is not None and node.op_type in ("Where", *_STEPWISE):
+            chosen = node.input[0] if node.op_type == "Where" else self._only_variable(node)
+            node = self.producers.get(chosen) if chosen is not None else None
+        if node is not None and node.op_type == "Round":
+            return self._rounded(node.input[0], values)
+        if node is None or node.op_type not in _COMPARISONS:
             return None
         sides = [self._value(side, values) for side in node.input]
         if len(sides) == 1:
             sides.append(np.zeros((), np.float32))
         first, second = sides
-        return None if first is None or second is None else (first, second)
+        if first is None or second is None:
+            return None
+        return _Compared(first[..., None] if node.op_type == "Quantize" else first, second, _largest(first))
+
+    def _rounded(self, name: str, values: dict[str, np.ndarray]) -> _Compared | None:
+        """What is rounded, and the ties between its integers; clips hide how large the sums before them were."""
+        value = values.get(name)
+        if value is None:
+            return None
+        largest, unit, node = _largest(value), 1.0, self.producers.get(name)
+        while node is not None and node.op_type in _STEPWISE:
+            source = self._only_variable(node)
+            if source not in values:
+                break
+            if node.op_type in ("Mul", "Div"):
+                factor = max(_largest(numpy_helper.to_array(self.constants[n])) for n in node.input if n != source)
+                if not factor:
+                    break
+                unit = unit * factor if node.op_type == "Mul" else unit / factor
+            largest, node = max(largest, unit * _largest(values[source])), self.producers.get(source)
+        return _Compared(value, np.floor(value) + np.float32(0.5), largest)
+
+    def _only_variable(self, node: onnx.NodeProto) -> str | None:
+        """The only input that is no constant."""
+        variables = [name for name in node.input if name and name not in self.constants]
+        return variables[0] if len(variables) == 1 else None
 
     def _value(self, name: str, values: dict[str, np.ndarray]) -> np.ndarray | None:
         if name in values:
@@ -297,7 +340,7 @@ def _compare_layers(
             differ = got != _bits(value, step.physical)
             excused = np.zeros_like(differ)
             if step.physical.value not in exact:
-                excused = differ & _near_threshold(reference.binarised(name, values), differ.shape)
+                excused = differ & _near_threshold(reference.compared(name, values), differ.shape)
             wrong = int((differ & ~excused).sum())
             yield LayerComparison(name, node, True, 0.0, int(excused.sum()), wrong, got.size)
         else:
@@ -323,7 +366,7 @@ def _only_behind_flips(
         value = _expected(step, values, module.imported.trace)
         if value is None or step.physical is None:
             continue
-        compared = reference.binarised(module.imported.trace[step.physical.value], values)
+        compared = reference.compared(module.imported.trace[step.physical.value], values)
         got = decode(step.array, step.physical, module.target.isa)
         if step.physical.form in (Form.BITS, Form.PLANES):
             value = _bits(value, step.physical)
@@ -355,16 +398,19 @@ def _bound_of_mean(reference: _Reference, name: str, values: Mapping[str, np.nda
     return float(np.finfo(np.float32).eps * ROUNDING_ULPS * np.abs(terms[np.isfinite(terms)]).max(initial=0.0))
 
 
-def _near_threshold(compared: tuple[np.ndarray, np.ndarray] | None, shape: tuple[int, ...]) -> np.ndarray:
+def _near_threshold(compared: _Compared | None, shape: tuple[int, ...]) -> np.ndarray:
     """Where a value lies within the rounding bound of its threshold, or of one of several along a last axis."""
     if compared is None:
         return np.zeros(shape, bool)
-    value, threshold = compared
+    value, threshold = compared.value, compared.threshold
     unit = np.finfo(np.float32).eps * ROUNDING_ULPS
-    largest = np.abs(value[np.isfinite(value)]).max(initial=0.0)
-    bound = unit * np.maximum(largest, np.where(np.isfinite(threshold), np.abs(threshold), 0))
+    bound = unit * np.maximum(compared.largest, np.where(np.isfinite(threshold), np.abs(threshold), 0))
     near = np.abs(value - threshold) <= bound
     return np.broadcast_to(near.any(axis=-1) if near.ndim > len(shape) else near, shape)
+
+
+def _largest(values: np.ndarray) -> float:
+    return float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
 
 
 def _first_line(error: Exception) -> str:

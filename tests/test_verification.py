@@ -215,6 +215,29 @@ def test_sums_that_the_reference_rounds_excuse_flips() -> None:
     assert verification.flipped > 100 and verification.behind_flips == 3
 
 
+@pytest.mark.parametrize("largest, excused", [(1000.0, True), (1.0, False)])
+def test_codes_flipped_at_ties_of_a_rounding(largest: float, excused: bool) -> None:
+    """What counts is how large the values were before they were clipped."""
+    text = (
+        "g = GlobalAveragePool(x)\nm = Mul(g, s)\nc = Clip(m, low, high)\nk = Mul(c, steps)\nr = Round(k)\n"
+        "q = Div(r, steps)\nf = Flatten(q)\ny = MatMul(f, w)"
+    )
+    constants: dict[str, object] = {"low": 0.0, "high": 1.0, "steps": 3.0}
+    constants["w"] = np.random.default_rng(2).choice([-1.0, 1.0], (64, 5))
+    module, other = (
+        sbnn_tvm.compile(small_model(text, {"x": (1, 64, 3, 3)}, {**constants, "s": scale})) for scale in (1.0, 1.0008)
+    )
+    mixed = CompiledModule(
+        module.imported, module.composites, other.lowered, other._executable, module.target, module.report
+    )
+    x = np.full((1, 64, 3, 3), 0.4999, np.float32)  # 1.4997 of 3 steps, or 1.5009
+    x[:, 0] = largest
+    verification = mixed.verify(x, check=False)
+    assert verification.passed == excused
+    assert verification.flipped == (63 if excused else 0)
+    assert excused or first_difference(verification) == "q"
+
+
 def test_bits_flipped_further_from_the_threshold_fail() -> None:
     module = sbnn_tvm.compile(tie_network(0.5))
     shifted = sbnn_tvm.compile(tie_network(0.499))
