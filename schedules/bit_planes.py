@@ -58,6 +58,16 @@ class PlaneLayout:
         return self.vector_bits // self.row_bits
 
     @property
+    def lane(self) -> str:
+        """dtype of a lane."""
+        return f"uint{self.row_bits}"
+
+    @property
+    def vector(self) -> str:
+        """dtype of a vector of lanes."""
+        return f"{self.lane}x{self.lanes}" if self.lanes > 1 else self.lane
+
+    @property
     def rows(self) -> int:
         """Lanes that one image takes."""
         return -(-self.height // self.row_phases)

@@ -119,7 +119,7 @@ def logic_function(logic: Logic, words: int, family: Family, ternary: bool) -> L
     name = f"sbnn_{logic}_{words}{'_ternary' if ternary else ''}"
     body = "\n  ".join([*lines, f"ret {kind} %r"])
     text = f"{declare}define linkonce_odr {kind} @{name}({arguments}) alwaysinline {{\n  {body}\n}}\n"
-    return LlvmFunction(name, f"uint64x{words}" if words > 1 else "uint64", text)
+    return LlvmFunction(name, words_dtype(words), text)
 
 
 @dataclass(eq=False)
@@ -199,9 +199,14 @@ class Counters:
             self[at], carry = self.adder.half(self[at], carry)
 
 
+def words_dtype(words: int) -> str:
+    """dtype of a vector of 64-bit words, or of a word."""
+    return f"uint64x{words}" if words > 1 else "uint64"
+
+
 def load_words(buffer: tirx.Buffer, position: list[tirx.Expr | int], words: int) -> tirx.Expr:
     """A vector of 64-bit words, or a word."""
-    return buffer.vload(position, f"uint64x{words}") if words > 1 else buffer[tuple(position)]
+    return buffer.vload(position, words_dtype(words)) if words > 1 else buffer[tuple(position)]
 
 
 def store_words(buffer: tirx.Buffer, value: tirx.Expr, position: list[tirx.Expr | int]) -> None:
@@ -231,4 +236,40 @@ def load_plane(words: int, unit: int) -> LlvmFunction:
         f"  %at = getelementptr [{unit} x i64], ptr %vector, i64 %offset\n"
         f"  %r = load {kind}, ptr %at, align 8\n  ret {kind} %r\n}}\n"
     )
-    return LlvmFunction(name, f"uint64x{words}" if words > 1 else "uint64", text)
+    return LlvmFunction(name, words_dtype(words), text)
+
+
+@cache
+def load_pieces(count: int, unit: int) -> LlvmFunction:
+    """Words at ``count`` offsets from a pointer, side by side in a vector, by AVX-512.
+
+    All but the first come by masked broadcasts, an instruction each on any port. LLVM would shuffle pairs of words, for
+    which there is one port; so it must not know the masks.
+
+    Args:
+        count: Words, 2 or 4.
+        unit: 64-bit words that an offset counts.
+    """
+    kind, lanes = f"<{count} x i64>", f"<{count} x i1>"
+    order = ", ".join(f"i32 {i}" for i in range(count))
+    lines = []
+    for i in range(count):
+        lines += [
+            f"%at{i} = getelementptr [{unit} x i64], ptr %vector, i64 %offset{i}",
+            f"%word{i} = load i64, ptr %at{i}, align 8",
+        ]
+    lines.append(f"%r0 = insertelement {kind} zeroinitializer, i64 %word0, i32 0")
+    for i in range(1, count):
+        lines += [
+            f'%mask{i} = call i8 asm "movl $${1 << i}, ${{0:k}}", "=r"() memory(none) nounwind willreturn',
+            f"%bits{i} = bitcast i8 %mask{i} to <8 x i1>",
+            f"%lanes{i} = shufflevector <8 x i1> %bits{i}, <8 x i1> poison, <{count} x i32> <{order}>",
+            f"%one{i} = insertelement {kind} poison, i64 %word{i}, i32 0",
+            f"%all{i} = shufflevector {kind} %one{i}, {kind} poison, <{count} x i32> zeroinitializer",
+            f"%r{i} = select {lanes} %lanes{i}, {kind} %all{i}, {kind} %r{i - 1}",
+        ]
+    lines.append(f"ret {kind} %r{count - 1}")
+    name, body = f"sbnn_load_pieces_{count}_{unit}", "\n  ".join(lines)
+    arguments = ", ".join(f"i64 %offset{i}" for i in range(count))
+    text = f"define linkonce_odr {kind} @{name}(ptr %vector, {arguments}) alwaysinline {{\n  {body}\n}}\n"
+    return LlvmFunction(name, f"uint64x{count}", text)

@@ -182,17 +182,18 @@ class PlaneWindow:
     def emit(self, data: tirx.Buffer, tables: list[tirx.Buffer]) -> tirx.Buffer:
         """Emit the code that makes the window.
 
-        It stores lanes, not words: read the window with counters.load_plane, since TVM tells LLVM that accesses of
-        different types never touch the same memory.
+        It stores lanes, not words: read the window as lanes, or with counters.load_plane, since TVM tells LLVM that
+        accesses of different types never touch the same memory.
 
         Args:
             data: The planes of the input.
             tables: The parameters for :meth:`constants`.
 
         Returns:
-            The window, uint64 of ``array_shape``.
+            The window, ``array_shape`` with the lanes of a vector in place of its words.
         """
-        window = T.alloc_buffer(self.array_shape, "uint64")
+        # Of the type that is stored: TVM makes a buffer of what all its accesses are, with as many elements.
+        window = T.alloc_buffer((*self.array_shape[:-1], self.target.lanes), self.target.lane)
         if self.direct:
             self._shift_vectors(data, window, tables)
         else:
@@ -201,10 +202,8 @@ class PlaneWindow:
 
     def _shift_vectors(self, data: tirx.Buffer, window: tirx.Buffer, tables: list[tirx.Buffer]) -> None:
         source, rows, columns = self.source, self.rows, self.columns
-        lane, lanes, channels = f"uint{source.row_bits}", source.lanes, source.channels
+        lane, lanes, channels, vector = source.lane, source.lanes, source.channels, source.vector
         blocks, slabs_y, slabs_x, planes, _ = self.array_shape
-        vector = f"{lane}x{lanes}" if lanes > 1 else lane
-        inputs = T.decl_buffer((int(np.prod(source.shape[:-1])), lanes), lane, data=data.data)
         outputs = T.decl_buffer((blocks * slabs_y * slabs_x * planes, lanes), lane, data=window.data)
 
         def const(value: int) -> tirx.Expr:
@@ -214,6 +213,8 @@ class PlaneWindow:
         def copy(r: tirx.Expr, s: tirx.Expr, block: tirx.Expr, down: int, right: int) -> None:
             phase_y, phase_x = r - down * rows.input_phases, s - right * columns.input_phases
             first = (block * source.row_phases + phase_y) * source.column_phases + phase_x
+            # Declared here: TIR reuses the memory of a buffer after its last mention.
+            inputs = T.decl_buffer((int(np.prod(source.shape[:-1])), lanes), lane, data=data.data)
             from_vector = T.bind(first * channels)
             slab = T.bind((block * slabs_y + r - rows.first) * slabs_x + s - columns.first)
             to_vector = T.bind(slab * planes)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.counters import Adder, Counters, Plane, call_once, load_plane, load_words, store_words
+from sbnn_tvm.schedules.bit_planes import PlaneLayout
+from sbnn_tvm.schedules.counters import Adder, Counters, Plane, call_once, load_plane, load_words, store_words, words_dtype
 from sbnn_tvm.schedules.llvm import LlvmFunction
 from sbnn_tvm.schedules.loops import parallel_rows
 from sbnn_tvm.schedules.plane_counting import PlaneCounting
@@ -21,32 +24,47 @@ class WindowCounts:
         functions: The LLVM functions that the code calls.
     """
 
-    def __init__(self, counting: PlaneCounting, window: tirx.Buffer) -> None:
-        """Emit the code that counts: channel sums of every slab, then sums over the taps.
+    def __init__(
+        self, counting: PlaneCounting, data: tirx.Buffer, window: tirx.Buffer, tables: list[tirx.Buffer]
+    ) -> None:
+        """Emit the code that counts: sums over channels, shifted as the channels are, then sums over the taps.
 
         Args:
             counting: Of what.
+            data: The planes of the input.
             window: The planes of all taps.
+            tables: The parameters of the window.
         """
         self._words, self._levels = counting.target.words, counting.window_levels
         self._adder = Adder(counting.isa, self._words)
         shape, target = counting.shape, counting.target
-        blocks, slabs_y, slabs_x, _, _ = counting.window.array_shape
+        blocks, slabs_y, slabs_x, planes, _ = counting.window.array_shape
         levels = shape.group_in_channels.bit_length()
-        parts = T.alloc_buffer((blocks * slabs_y * slabs_x, shape.groups, levels, self._words), "uint64")
-        self._count_slabs(counting, window, parts)
+        numbers = shape.groups * levels
+        if counting.pad_value == 1:  # the sums outside of the image are not 0: of every slab
+            parts, stride = self._sums(counting, window, counting.target, blocks * slabs_y * slabs_x), numbers
+        else:
+            of_sums = replace(
+                counting.window,
+                shape=replace(shape, in_channels=numbers),
+                source=replace(counting.source, channels=numbers),
+            )
+            sums = self._sums(counting, data, counting.source, counting.source.vectors)
+            parts, stride = of_sums.emit(sums, tables), of_sums.planes
         (kh, kw), (dy, dx) = shape.kernel, shape.dilation
         self._counts = T.alloc_buffer((target.vectors, shape.groups, self._levels, self._words), "uint64")
         work = target.vectors * shape.groups * kh * kw * self._levels * self._words * 4
         with parallel_rows(target.vectors, work) as vector, T.serial(0, shape.groups) as group:
+            # Read as what they were stored as: TVM tells LLVM that accesses of different types never touch the same
+            # memory. Declared here, since it also reuses the memory of a buffer after its last mention.
+            rows = T.decl_buffer((int(np.prod(parts.shape[:-1])), target.lanes), target.lane, data=parts.data)
             first = T.bind(counting.first_slab(vector))
             counters = Counters(self._adder, self._levels)
             counters.start()
             with T.serial(0, kh) as ky, T.serial(0, kw) as kx:
-                slab = T.bind(first + ky * (dy * slabs_x) + kx * dx)
-                counters.add_number(
-                    [T.bind(load_words(parts, [slab, group, i, 0], self._words)) for i in range(levels)]
-                )
+                number = T.bind((first + ky * (dy * slabs_x) + kx * dx) * stride + group * levels)
+                loaded = [rows.vload([number + i, 0], target.vector) for i in range(levels)]
+                counters.add_number([T.bind(tirx.reinterpret(words_dtype(self._words), part)) for part in loaded])
             for level, plane in enumerate(counters.planes):
                 store_words(self._counts, ~plane, [vector, group, level, 0])
 
@@ -59,20 +77,30 @@ class WindowCounts:
         """One plane of the number of a vector and group."""
         return T.bind(load_words(self._counts, [vector, group, level, 0], self._words))
 
-    def _count_slabs(self, counting: PlaneCounting, window: tirx.Buffer, parts: tirx.Buffer) -> None:
-        shape, words = counting.shape, self._words
-        planes, depth = counting.window.planes, shape.group_in_channels
-        flat = T.decl_buffer((int(np.prod(window.shape)),), "uint64", data=window.data)
+    def _sums(self, counting: PlaneCounting, planes: tirx.Buffer, layout: PlaneLayout, vectors: int) -> tirx.Buffer:
+        """How many channels of each group are set: [vectors, groups, levels, lanes].
+
+        Args:
+            counting: Of what.
+            planes: The channels' planes, [..., planes of a vector, words or lanes].
+            layout: How pixels lie in a vector.
+            vectors: Their number.
+        """
+        shape, words, depth = counting.shape, layout.words, counting.shape.group_in_channels
+        stride = int(planes.shape[-2])
+        flat = T.decl_buffer((int(np.prod(planes.shape[:-1])) * words,), "uint64", data=planes.data)
+        adder = Adder(counting.isa, words)
         load = load_plane(words, counting.unit)
-        self._adder.functions.add(load)
-        slabs = int(parts.shape[0])
-        with parallel_rows(slabs, slabs * shape.in_channels * words * 4) as slab, T.serial(0, shape.groups) as group:
+        # As the lanes that PlaneWindow.emit reads.
+        sums = T.alloc_buffer((vectors, shape.groups, depth.bit_length(), layout.lanes), layout.lane)
+        work = vectors * shape.in_channels * words * 4
+        with parallel_rows(vectors, work) as vector, T.serial(0, shape.groups) as group:
 
             def plane(c: tirx.Expr | int) -> Plane:
-                pointer = tirx.address_of(flat[(slab * planes + group * depth + c) * words])
+                pointer = tirx.address_of(flat[(vector * stride + group * depth + c) * words])
                 return lambda: call_once(load, pointer, tirx.const(0, "int64"))
 
-            counters = Counters(self._adder, int(parts.shape[2]))
+            counters = Counters(adder, int(sums.shape[2]))
             counters.start()
             if depth >= _CHANNELS:
                 with T.serial(0, depth // _CHANNELS) as block:
@@ -81,4 +109,7 @@ class WindowCounts:
                 with T.serial(depth // _CHANNELS * _CHANNELS, depth) as c:
                     counters.add([plane(c)])
             for level, total in enumerate(counters.planes):
-                store_words(parts, total, [slab, group, level, 0])
+                at = tirx.Ramp(0, 1, layout.lanes) if layout.lanes > 1 else 0
+                T.buffer_store(sums, tirx.reinterpret(layout.vector, total), [vector, group, level, at])
+        self._adder.functions |= adder.functions | {load}
+        return sums

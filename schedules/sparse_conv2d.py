@@ -27,7 +27,7 @@ from tvm.tirx.script import builder as T
 
 from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
 from sbnn_tvm.schedules.bit_planes import PlaneLayout, plane_layout
-from sbnn_tvm.schedules.counters import Adder, Counters, Plane, call_once, load_plane, load_words, store_words, words_of
+from sbnn_tvm.schedules.counters import Adder, Counters, Plane, call_once, load_pieces, load_plane, load_words, store_words, words_of
 from sbnn_tvm.schedules.epilogue import Epilogue, IntegerThreshold
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
@@ -156,7 +156,7 @@ def _build(counting: PlaneCounting, sink: PlaneSink) -> Kernel:
         sink.declare_constants()
         sink.declare_outputs()
         planes = window.emit(data, shifts)
-        windows = WindowCounts(counting, planes) if counting.signs else None
+        windows = WindowCounts(counting, data, planes, shifts) if counting.signs else None
         nest = _Nest(counting, sink, channels, table, entries, planes, windows)
         work = int(lists.mean * 2 + 32) * counting.shape.out_channels * target.vectors * target.words
         with parallel_rows(target.vectors * counting.chunks, work) as task:
@@ -181,11 +181,15 @@ class _Nest:
     ) -> None:
         self.counting, self.sink, self.windows = counting, sink, windows
         self.channels, self.table, self.entries = channels, table, entries
-        self.window = T.decl_buffer((int(np.prod(window.shape)),), "uint64", data=window.data)
+        self.window = T.decl_buffer((int(np.prod(counting.window.array_shape)),), "uint64", data=window.data)
         self.words, self.pieces = counting.target.words, counting.pieces
         self.adder = Adder(counting.isa, self.words * self.pieces)
         self.load = load_plane(self.words, counting.unit)
         self.adder.functions.add(self.load)
+        masks = counting.isa.name.startswith("avx512") and self.words == 1 < self.pieces
+        self.load_pieces = load_pieces(self.pieces, counting.unit) if masks else None
+        if self.load_pieces is not None:
+            self.adder.functions.add(self.load_pieces)
 
     def task(self, vector: tirx.Expr, chunk: tirx.Expr) -> None:
         """A chunk of channels for one vector of pixels."""
@@ -244,17 +248,30 @@ class _Nest:
         """The planes of a step behind entry ``at``, side by side."""
 
         def load() -> tirx.Expr:
-            entries = [self.entries[at + step * self.pieces + i] for i in range(self.pieces)]
             # The address is taken here, each time: TIR reuses the memory of a buffer after its last mention.
             pointer = tirx.address_of(self.window[window])
-            planes = [
-                call_once(self.load, pointer, tirx.Cast("int64", tirx.Cast("uint64", entry))) for entry in entries
-            ]
+            offsets = self.offsets(at, step)
+            if self.load_pieces is not None:
+                return call_once(self.load_pieces, pointer, *offsets)
+            planes = [call_once(self.load, pointer, offset) for offset in offsets]
             if self.pieces == 1:
                 return planes[0]
             return T.bind(tirx.Shuffle(planes, list(range(self.words * self.pieces))))
 
         return load
+
+    def offsets(self, at: tirx.Expr, step: int) -> list[tirx.Expr]:
+        """The entries of a step behind entry ``at``, int64."""
+        first = at + step * self.pieces
+        if self.load_pieces is None or self.entries.dtype != "uint16":
+            entries = [self.entries[first + i] for i in range(self.pieces)]
+        else:
+            # Two at once: loads are what there are most of.
+            pairs = T.decl_buffer((self.entries.shape[0] // 2,), "uint32", data=self.entries.data)
+            loaded = [T.bind(pairs[first // 2 + i]) for i in range(self.pieces // 2)]
+            low = tirx.const(0xFFFF, "uint32")
+            entries = [half for pair in loaded for half in (pair & low, pair >> tirx.const(16, "uint32"))]
+        return [tirx.Cast("int64", tirx.Cast("uint64", entry)) for entry in entries]
 
     def sum_pieces(self, planes: list[tirx.Expr]) -> list[tirx.Expr]:
         """Add up the counters that lie side by side."""
