@@ -31,6 +31,7 @@ from sbnn_tvm.tuning.building import Argument, Function, build_program, store_la
 from sbnn_tvm.tuning.building import Program as BuiltProgram
 from sbnn_tvm.tuning.database import Database, Machine, NetworkRecord, Record, parse
 from sbnn_tvm.tuning.measuring import Measurement, measure_locally
+from sbnn_tvm.tuning.networks import compare_networks
 from sbnn_tvm.tuning.runners import LocalRunner, MeasurementError, RpcRunner, runner_named, serve
 from sbnn_tvm.tuning.search import FEWEST, Search
 from sbnn_tvm.tuning.tasks import Task, task_key, tasks_of
@@ -248,6 +249,10 @@ class FixedRunner:
             raise MeasurementError("it crashed")
         return Measurement(0.5 if name == "popcount-1x1" else 1.0, 1.0)
 
+    def time_networks(self, libraries, inputs, seconds):
+        assert all(path.exists() for path in libraries.values()) and inputs
+        raise MeasurementError("there is no network")
+
     def close(self):
         pass
 
@@ -259,6 +264,7 @@ def test_tune_records_everything_and_goes_on(model, front, tasks, tmp_path):
     assert len(runner.measured) == len(Database(path).records) == len(seen) == result.trials
     assert not result.finished and "not finished" in result.summary()
     result = tune(model, database=path, runner=runner)
+    assert result.network is None and "The whole network was not compared: there is no network." in result.summary()
     records = Database(path).records
     searched = [(r.task, r.candidate) for r in records if not r.confirmed]
     assert result.finished and len(set(searched)) == len(searched)  # nothing is measured twice
@@ -347,6 +353,9 @@ def test_servers_of_a_tracker_measure_at_once(model, tmp_path):
             model, database=tmp_path / "tuning.jsonl", runner=f"rpc://127.0.0.1:{tracker.port}/here", trials=4
         )
         assert result.trials >= 4 and not any(r.failure for r in Database(tmp_path / "tuning.jsonl").records)
+        plain = sbnn_tvm.compile(model)
+        record = compare_networks(plain, plain, runner, machine, 0.5)
+        assert record.gain == pytest.approx(1.0, rel=0.5) and not result.not_compared
     finally:
         for server in servers:
             server.terminate()

@@ -111,7 +111,7 @@ def build_program(layer: str, candidate: Candidate, target: str, folder: str, na
     return Program(
         library=str(path.with_suffix(".so")),
         constants=str(path.with_suffix(".npz")) if constants else "",
-        functions=tuple(_function(f"k{i}", kernel) for i, kernel in enumerate(kernels)),
+        functions=tuple(function_of(f"k{i}", kernel) for i, kernel in enumerate(kernels)),
     )
 
 
@@ -140,7 +140,8 @@ def _from_words(layer: Layer, choice: Choice, isa: Isa) -> list[Kernel]:
     return []
 
 
-def _function(name: str, kernel: Kernel) -> Function:
+def function_of(name: str, kernel: Kernel) -> Function:
+    """What a kernel takes, under a name in a library."""
     params = kernel.func.params
     # The lengths of constants may be left open.
     inputs = params[: len(params) - len(kernel.constants) - len(kernel.outputs)]

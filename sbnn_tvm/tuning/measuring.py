@@ -46,11 +46,12 @@ def load_program(program: Program, library: Any, device: tvm.runtime.Device) -> 
     bursts: dict[str, Burst] = {}
     for function in program.functions:
         tensors = [tvm.runtime.tensor(array, device) for array in program.arrays(function)]
-        bursts[function.name] = _burst(library, function.name, tensors, device)
+        bursts[function.name] = burst_of(library, function.name, tensors, device)
     return bursts
 
 
-def _burst(library: Any, name: str, tensors: Sequence[Any], device: tvm.runtime.Device) -> Burst:
+def burst_of(library: Any, name: str, tensors: Sequence[Any], device: tvm.runtime.Device) -> Burst:
+    """A function of a library, ready to be timed on its arguments."""
     first = library.time_evaluator(name, device, number=1, repeat=2)(*tensors)
     call = max(min(first.results), 1e-8)
     number = max(1, round(_SAMPLE / call))

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import tvm
 from tvm.support.popen_pool import PopenWorker
 
@@ -23,6 +25,7 @@ from sbnn_tvm.threads import check_num_threads
 from sbnn_tvm.tuning.building import Program
 from sbnn_tvm.tuning.database import INSTRUCTIONS, SECONDS, Machine
 from sbnn_tvm.tuning.measuring import Measurement, measure_locally, measure_remotely
+from sbnn_tvm.tuning.networks import Turns, time_locally, time_remotely
 from sbnn_tvm.tuning.use import code_of
 
 TIMEOUT = 30.0
@@ -58,6 +61,18 @@ class Runner(Protocol):
             MeasurementError: If one of them cannot be measured.
         """
 
+    def time_networks(self, libraries: Mapping[str, Path], inputs: Sequence[np.ndarray], seconds: float) -> Turns:
+        """Let compiled models take turns.
+
+        Args:
+            libraries: The models, by name.
+            inputs: Of each of them.
+            seconds: For all of them, about.
+
+        Raises:
+            MeasurementError: If they cannot be run.
+        """
+
     def close(self) -> None:
         """Give back what was used."""
 
@@ -85,6 +100,10 @@ class LocalRunner:
     def measure(self, reference: Program, candidate: Program, seconds: float) -> Measurement:
         """As of Runner."""
         return in_process(self._worker, measure_locally, (reference, candidate, seconds, self.threads), seconds)
+
+    def time_networks(self, libraries: Mapping[str, Path], inputs: Sequence[np.ndarray], seconds: float) -> Turns:
+        """As of Runner."""
+        return in_process(self._worker, time_locally, (libraries, inputs, seconds, self.threads), 4 * seconds)
 
     def close(self) -> None:
         """End the process."""
@@ -161,6 +180,14 @@ class RpcRunner:
         except Exception as error:
             raise MeasurementError(_last_line(error)) from None
 
+    def time_networks(self, libraries: Mapping[str, Path], inputs: Sequence[np.ndarray], seconds: float) -> Turns:
+        """As of Runner: one server runs all of them."""
+        try:
+            session = self._session(TIMEOUT + 4 * seconds)
+            return time_remotely(session, lambda: self._configure(session), libraries, inputs, seconds)
+        except Exception as error:
+            raise MeasurementError(_last_line(error)) from None
+
     def close(self) -> None:
         """Leave the tracker."""
         self._tracker.close()
@@ -227,6 +254,10 @@ class EstimatedRunner:
         """As of Runner; counts are exact, whatever ``seconds`` is."""
         count = in_process(self._worker, count_instructions, (candidate, self._features), 300.0)
         return Measurement(count, in_process(self._worker, count_instructions, (reference, self._features), 300.0))
+
+    def time_networks(self, libraries: Mapping[str, Path], inputs: Sequence[np.ndarray], seconds: float) -> Turns:
+        """Networks are not run: what kernels cost alone, they cost together."""
+        raise MeasurementError("instructions are counted, and add up")
 
     def close(self) -> None:
         """End the process."""

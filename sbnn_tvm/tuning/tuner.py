@@ -9,28 +9,23 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from tvm.support.popen_pool import PopenWorker
 
-from sbnn_tvm.bench import burst, interleave_bursts
 from sbnn_tvm.compiler import LoweredModel, lower_model
 from sbnn_tvm.errors import TuningError
-from sbnn_tvm.inputs import random_inputs
-from sbnn_tvm.module import CompiledModule
 from sbnn_tvm.passes.candidates import Candidate
 from sbnn_tvm.passes.choose_kernel import Decisions
 from sbnn_tvm.passes.pipeline import to_kernels
 from sbnn_tvm.passes.resolve_signs import SignZero
-from sbnn_tvm.runtime import load
 from sbnn_tvm.targets import CpuTarget
 from sbnn_tvm.tuning.building import Program, build_program, store_layer
 from sbnn_tvm.tuning.database import Database, Machine, NetworkRecord, Record
 from sbnn_tvm.tuning.measuring import Measurement
-from sbnn_tvm.tuning.runners import LocalRunner, MeasurementError, Runner, in_process, runner_named
+from sbnn_tvm.tuning.networks import compare_networks
+from sbnn_tvm.tuning.runners import MeasurementError, Runner, in_process, runner_named
 from sbnn_tvm.tuning.search import Search
 from sbnn_tvm.tuning.tasks import Task, tasks_of
 from sbnn_tvm.tuning.use import Tuning, choices_key
@@ -46,9 +41,6 @@ CONFIRMATIONS = 3
 
 FINALISTS = 3
 """Candidates of a task that are measured again, for longer."""
-
-NETWORK_SECONDS = 12.0
-"""To time the tuned network against the untuned one."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +78,9 @@ class TuningResult:
         trials: Measurements of this run.
         seconds: That it took.
         finished: Whether the search came to its end, rather than to that of the trials or the time.
-        network: The whole network, tuned against untuned; None if it was not run (estimates, boards), or if no layer
-            changed.
+        network: The whole network, tuned against untuned; None if no layer changed, if it could not be run, or
+            with estimates, which add up.
+        not_compared: Why the whole network could not be run; empty if it was, or if no layer changed.
     """
 
     machine: Machine
@@ -96,6 +89,7 @@ class TuningResult:
     seconds: float
     finished: bool
     network: NetworkRecord | None
+    not_compared: str = ""
 
     def summary(self) -> str:
         """A sentence or two."""
@@ -115,6 +109,8 @@ class TuningResult:
         if self.network is not None:
             within = " (within the noise)" if abs(self.network.gain - 1) <= self.network.noise else ""
             return f"{text}. The whole network: {self.network.gain:.3f}x{within}."
+        if self.not_compared:
+            return f"{text}. The whole network was not compared: {self.not_compared}."
         return f"{text}."
 
 
@@ -178,7 +174,7 @@ def tune(
         progress: Called after each measurement.
 
     Returns:
-        What was found, with a whole-network comparison where the network can run here.
+        What was found, with a comparison of the whole network tuned and untuned where the runner can run it.
 
     Raises:
         ModelError: As ``compile``.
@@ -202,10 +198,10 @@ def tune(
         tasks = tasks_of(layers, front.imported.nodes, front.target.isa, machine.threads)
         session = _Session(tasks, machine, front.target, own, Database(database), trials, time_budget, progress)
         session.run()
-        network = None
-        if isinstance(own, LocalRunner):
-            network = session.compare(front)
-        return session.result(network)
+        try:
+            return session.result(session.compare(front))
+        except MeasurementError as error:
+            return session.result(None, str(error))
     finally:
         if isinstance(runner, str):
             own.close()
@@ -405,7 +401,13 @@ class _Session:
         )  # fmt: skip
 
     def compare(self, front: LoweredModel) -> NetworkRecord | None:
-        """The whole network tuned against untuned; None if no layer changed."""
+        """The whole network tuned against untuned; None if no layer changed, or if nothing is timed.
+
+        Raises:
+            MeasurementError: If the runner cannot run it.
+        """
+        if self.machine.estimated:
+            return None
         decisions = Decisions((), front.imported.nodes, Tuning(self.database, self.machine))
         lowered = to_kernels(front.composites, front.target.isa, decisions)
         if not any(entry.choice is not None and entry.choice.tuned is not None for entry in lowered.layers):
@@ -414,13 +416,14 @@ class _Session:
         if known is not None and not known.slower:
             return known
         plain, tuned = front.build(), replace(front, lowered=lowered).build()
-        record = compare_networks(plain, tuned, self.machine)
+        record = compare_networks(plain, tuned, self.runner, self.machine)
         if record.slower:  # others may have used the machine: only what happens twice counts
-            record = max(record, compare_networks(plain, tuned, self.machine), key=lambda each: each.gain)
+            again = compare_networks(plain, tuned, self.runner, self.machine)
+            record = max(record, again, key=lambda each: each.gain)
         self.database.add(record)
         return record
 
-    def result(self, network: NetworkRecord | None) -> TuningResult:
+    def result(self, network: NetworkRecord | None, not_compared: str = "") -> TuningResult:
         """What is known now."""
         use = Tuning(self.database, self.machine)
         results = []
@@ -429,33 +432,5 @@ class _Session:
             best, gain = (task.space[0].name, 1.0) if found is None else (found.candidate.name, found.gain)
             counts = len(search.measured), len(search.failed), len(search.space)
             results.append(TaskResult(task.key, task.title, task.names, best, gain, *counts))
-        finished = self.finished
-        return TuningResult(self.machine, tuple(results), self.trials, time.monotonic() - self.begin, finished, network)
-
-
-def compare_networks(
-    plain: CompiledModule, tuned: CompiledModule, machine: Machine, seconds: float = NETWORK_SECONDS
-) -> NetworkRecord:
-    """Run a network tuned and untuned in turns, on this machine.
-
-    Args:
-        plain: Untuned.
-        tuned: Tuned.
-        machine: This one, with the number of threads to use.
-        seconds: To measure, about.
-    """
-    with tempfile.TemporaryDirectory(prefix="sbnn_tvm-") as folder:
-        # The same code twice shows what noise may look like, that of the places in memory included.
-        paths = {"untuned": plain, "tuned": tuned, "untuned again": plain, "tuned again": tuned}
-        runs: dict[str, Callable[[], object]] = {}
-        inputs = random_inputs(plain.inputs, np.random.default_rng(0))
-        for name, module in paths.items():
-            library = load(module.export(Path(folder) / f"{name}.so"), machine.threads)
-            runs[name] = partial(library.run, *inputs)
-        rounds = interleave_bursts({name: partial(burst, run) for name, run in runs.items()}, seconds)
-    # Not the very fastest turn, which may be an accident.
-    times = {name: float(np.quantile([min(turn) for turn in turns], 0.1)) for name, turns in rounds.items()}
-    pairs = [(times[name], times[f"{name} again"]) for name in ("untuned", "tuned")]
-    noise = max(0.01, *(max(pair) / min(pair) - 1 for pair in pairs))
-    key = choices_key(tuned.lowered.layers, tuned.target.isa)
-    return NetworkRecord(key, tuned.report.model, machine, min(pairs[0]) / min(pairs[1]), noise)
+        seconds = time.monotonic() - self.begin
+        return TuningResult(self.machine, tuple(results), self.trials, seconds, self.finished, network, not_compared)

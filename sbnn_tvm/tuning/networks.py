@@ -1,0 +1,93 @@
+"""Time a whole network with tuned kernels against the same without, on this machine or through an RPC session."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tvm
+from tvm.relax import VirtualMachine
+
+from sbnn_tvm.bench import burst, interleave_bursts
+from sbnn_tvm.inputs import random_inputs
+from sbnn_tvm.module import CompiledModule
+from sbnn_tvm.passes.lower import PREPARE
+from sbnn_tvm.runtime import load, read_metadata
+from sbnn_tvm.tuning.database import Machine, NetworkRecord
+from sbnn_tvm.tuning.measuring import burst_of
+from sbnn_tvm.tuning.use import choices_key
+
+if TYPE_CHECKING:
+    from sbnn_tvm.tuning.runners import Runner
+
+NETWORK_SECONDS = 12.0
+"""To time the tuned network against the untuned one."""
+
+Turns = dict[str, list[Sequence[float]]]
+"""By the name of a library, the seconds of its runs in each turn."""
+
+
+def compare_networks(
+    plain: CompiledModule, tuned: CompiledModule, runner: Runner, machine: Machine, seconds: float = NETWORK_SECONDS
+) -> NetworkRecord:
+    """Run a network tuned and untuned in turns.
+
+    Args:
+        plain: Untuned.
+        tuned: Tuned.
+        runner: Runs them.
+        machine: Where.
+        seconds: To measure, about.
+
+    Raises:
+        MeasurementError: If the runner cannot run networks, or these ones.
+    """
+    with tempfile.TemporaryDirectory(prefix="sbnn_tvm-") as folder:
+        libraries = {}
+        for name, module in (("untuned", plain), ("tuned", tuned)):
+            libraries[name] = module.export(Path(folder) / f"{name}.so")
+            # The same code twice shows what noise may look like, that of the places in memory included.
+            libraries[f"{name} again"] = Path(shutil.copyfile(libraries[name], Path(folder) / f"{name} again.so"))
+        inputs = random_inputs(plain.inputs, np.random.default_rng(0))
+        turns = runner.time_networks(libraries, inputs, seconds)
+    # Not the very fastest turn, which may be an accident.
+    times = {name: float(np.quantile([min(turn) for turn in each], 0.1)) for name, each in turns.items()}
+    pairs = [(times[name], times[f"{name} again"]) for name in ("untuned", "tuned")]
+    noise = max(0.01, *(max(pair) / min(pair) - 1 for pair in pairs))
+    key = choices_key(tuned.lowered.layers, tuned.target.isa)
+    return NetworkRecord(key, tuned.report.model, machine, min(pairs[0]) / min(pairs[1]), noise)
+
+
+def time_locally(libraries: Mapping[str, Path], inputs: Sequence[np.ndarray], seconds: float, threads: int) -> Turns:
+    """Let libraries take turns on this machine."""
+    runs = {name: partial(load(path, threads).run, *inputs) for name, path in libraries.items()}
+    return interleave_bursts({name: partial(burst, run) for name, run in runs.items()}, seconds)
+
+
+def time_remotely(
+    session: Any,
+    configure: Callable[[], None],
+    libraries: Mapping[str, Path],
+    inputs: Sequence[np.ndarray],
+    seconds: float,
+) -> Turns:
+    """Let libraries take turns on the machine of an RPC session."""
+    configure()
+    device, bursts = session.cpu(), {}
+    tensors = [tvm.runtime.tensor(array, device) for array in inputs]
+    for number, (name, path) in enumerate(libraries.items()):
+        session.upload(str(path), f"network{number}.so")
+        machine = VirtualMachine(session.load_module(f"network{number}.so"), device)
+        constants: Sequence[Any] = ()
+        if read_metadata(path).prepares:
+            machine.set_input(PREPARE)
+            machine.invoke_stateful(PREPARE)
+            constants = machine.get_outputs(PREPARE)
+        machine.set_input("main", *tensors, *constants)
+        bursts[name] = burst_of(machine.module, "invoke_stateful", ["main"], device)
+    return interleave_bursts(bursts, seconds)
