@@ -88,3 +88,19 @@ def test_bytes_of_weights() -> None:
     binary = methods.weight_bytes(to_onnx(digits.tiny_network()))
     assert bits * 0.9 < binary - thresholds - 4 * 16 * 4 <= bits
     assert 0 <= methods.weight_bytes(to_onnx(digits.tiny_network(digits.float_layer))) - 32 * bits < 64
+
+
+def test_a_fit_finds_the_costs_that_made_the_times() -> None:
+    from fit_cost_model import SHAPES, cases, choices, fit
+
+    from sbnn_tvm.passes.cost_factors import Factors
+    from sbnn_tvm.schedules.isa import AVX2
+
+    # The second shape has narrow planes and rows that are gathered.
+    truth = Factors(0.5, 0.2, 0.4, 0.0, 1.0, 1.2, 0.5, 0.3, 0.15, 1.0, 0.7)
+    times = {case: truth.cost(case.steps(AVX2)) * 1e-9 for case in cases([SHAPES[2], SHAPES[6]])}
+    found = fit(times, AVX2)
+    for case, seconds in times.items():
+        assert found.cost(case.steps(AVX2)) * 1e-9 == pytest.approx(seconds, rel=0.02)
+    made = choices(times, found, AVX2)
+    assert all(choice.lost < 1.05 for choice in made) and {choice.counters for choice in made} == {False, True}

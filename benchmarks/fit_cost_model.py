@@ -1,0 +1,324 @@
+"""Fit the constants of the compiler's cost model to binary convolutions that are measured here.
+
+Run ``python benchmarks/fit_cost_model.py``, on one core that nobody else uses. For every shape, density of set weights
+and epilogue the popcount kernel and the counters are timed in turns; for every layout of planes also the conversions
+between words and planes. Each measurement is a sum of steps whose number is known (passes/cost_model.py) and whose
+costs are wanted: those that make the sum of the squares of the relative errors least. Shown are, with the present
+constants and with the fitted ones, the ratio of predicted to measured times, and what the choice between the two
+families loses: the time of the one that is chosen over that of the faster one.
+
+For ARM targets instructions are counted in an emulator instead, exactly.
+
+``--write`` puts the fitted constants into passes/cost_factors.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import tvm
+import tvm_ffi
+from records import Machine, Record, read, write
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from scipy.optimize import nnls
+
+from sbnn_tvm.bench import Burst, interleave_bursts
+from sbnn_tvm.domain import BIT, SIGN
+from sbnn_tvm.emulator import Emulator
+from sbnn_tvm.passes import cost_factors
+from sbnn_tvm.passes.cost_factors import FACTORS, Factors
+from sbnn_tvm.passes.cost_model import popcount_steps, sparse_steps, transpose_steps
+from sbnn_tvm.schedules.bit_planes import plane_layout
+from sbnn_tvm.schedules.conv2d import popcount_conv2d
+from sbnn_tvm.schedules.epilogue import (
+    BitsOutput,
+    Channel,
+    Epilogue,
+    FloatOutput,
+    IntegerThreshold,
+    Program,
+    Ref,
+    Scalar,
+    Step,
+    Tensor,
+)
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.plane_conversions import planes_to_words, words_to_planes
+from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.sparse_conv2d import sparse_conv2d
+from sbnn_tvm.targets import CpuTarget, resolve
+from sbnn_tvm.threads import use_threads
+from sbnn_tvm.tuning.building import function_of
+from sbnn_tvm.tuning.measuring import burst_of
+
+DENSITIES = {"counters": (0.01, 0.03, 0.1, 0.25, 0.5), "counters {0, 1}": (0.03, 0.1)}
+FLOATS = {"bits": False, "float + bits": True}
+POPCOUNT, CONVERSIONS = "popcount", "conversions"
+COUNTERS = {"counters": SIGN, "counters {0, 1}": BIT}
+
+
+def _conv(size: int, channels: int, out: int, kernel: int = 3, stride: int = 1) -> Conv2dShape:
+    pad = kernel // 2
+    return Conv2dShape(1, size, size, channels, out, (kernel, kernel), (stride, stride), (pad, pad, pad, pad))
+
+
+SHAPES = (
+    *(_conv(size, channels, channels) for size, channels in ((56, 64), (28, 128), (14, 256), (7, 512))),
+    *(_conv(2 * size, channels // 2, channels, stride=2) for size, channels in ((28, 128), (14, 256), (7, 512))),
+    *(_conv(size, channels, channels) for size, channels in ((32, 128), (16, 256), (8, 512), (4, 512))),
+    *(_conv(size, channels, channels, kernel=1) for size, channels in ((28, 256), (14, 512))),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is timed.
+
+    Attributes:
+        shape: The layer.
+        kernel: ``POPCOUNT``, one of ``COUNTERS``, or ``CONVERSIONS``: words to planes and, if planes are stored, back.
+        epilogue: One of ``FLOATS``.
+        density: The share of set weights; None where they do not matter.
+    """
+
+    shape: Conv2dShape
+    kernel: str
+    epilogue: str
+    density: float | None = None
+
+    @property
+    def weights(self) -> np.ndarray:
+        """bool [OC, Cin, kh, kw], at random positions."""
+        size = (self.shape.out_channels, self.shape.in_channels, *self.shape.kernel)
+        return np.random.default_rng(0).random(size) < (self.density or 0.5)
+
+    def steps(self, isa: Isa) -> Factors:
+        """What it consists of."""
+        floats = FLOATS[self.epilogue]
+        if self.kernel == CONVERSIONS:
+            return transpose_steps(self.shape, isa, floats)
+        if self.kernel == POPCOUNT:
+            return popcount_steps(self.shape, isa, floats)
+        return sparse_steps(self.shape, self.weights, isa, floats, COUNTERS[self.kernel])
+
+    def kernels(self, isa: Isa) -> list[Kernel]:
+        """Are called one after the other."""
+        s, floats = self.shape, FLOATS[self.epilogue]
+        if self.kernel == CONVERSIONS:
+            ins, outs = (
+                (s.batch, s.height, s.width, s.in_channels),
+                (s.batch, s.out_height, s.out_width, s.out_channels),
+            )
+            before, after = (
+                words_to_planes(plane_layout(*ins, isa), isa),
+                planes_to_words(plane_layout(*outs, isa), isa),
+            )
+            return [before] if floats else [before, after]
+        epilogue = epilogue_of(s, floats)
+        if self.kernel == POPCOUNT:
+            return [popcount_conv2d(s, self.weights, 0, epilogue, isa)]
+        return [sparse_conv2d(s, self.weights, 0, epilogue, isa, COUNTERS[self.kernel])]
+
+
+def epilogue_of(shape: Conv2dShape, floats: bool) -> Epilogue:
+    """A threshold, or a residual network's scale, bias, residual and PReLU with floats and bits out."""
+    rng = np.random.default_rng(1)
+    if not floats:
+        return IntegerThreshold(rng.integers(-8, 9, shape.out_channels), np.zeros(shape.out_channels, bool))
+
+    def constant() -> Channel:
+        return Channel(rng.standard_normal(shape.out_channels).astype(np.float32))
+
+    steps = (
+        Step("multiply", Ref(0), constant()),
+        Step("add", Ref(1), constant()),
+        Step("add", Ref(2), Tensor(0)),
+        Step("prelu", Ref(3), constant()),
+    )
+    return Program(steps, (FloatOutput(Ref(4)), BitsOutput(Ref(4), Scalar(0.0))))
+
+
+def cases(shapes: Sequence[Conv2dShape]) -> list[Case]:
+    """Everything that is measured."""
+    found = []
+    for shape in shapes:
+        for epilogue in FLOATS:
+            found += [Case(shape, kernel, epilogue) for kernel in (POPCOUNT, CONVERSIONS)]
+            found += [Case(shape, name, epilogue, density) for name, ds in DENSITIES.items() for density in ds]
+    return found
+
+
+def arguments_of(kernel: Kernel) -> list[np.ndarray]:
+    """Arrays for a kernel, its inputs random."""
+    rng = np.random.default_rng(0)
+    inputs = [argument.random(rng) for argument in function_of("kernel", kernel).inputs]
+    return [*inputs, *kernel.constants, *(np.zeros(*output) for output in kernel.outputs)]
+
+
+def built(case: Case, target: CpuTarget) -> list[Burst]:
+    """The kernels of a case, ready to be timed."""
+    device, bursts = tvm.cpu(), []
+    for kernel in case.kernels(target.isa):
+        module = tvm.IRModule({"kernel": kernel.func.with_attr("global_symbol", "kernel")})
+        library = tvm.compile(module, target.target).jit()
+        tensors = [tvm.runtime.tensor(array, device) for array in arguments_of(kernel)]
+        bursts.append(burst_of(library, "kernel", tensors, device))
+    return bursts
+
+
+def counted(case: Case, target: CpuTarget) -> int:
+    """Instructions of a case."""
+    kernels = case.kernels(target.isa)
+    emulators = [Emulator(tvm.IRModule({"kernel": kernel.func}), target) for kernel in kernels]
+    return sum(e.instructions("kernel", arguments_of(k)) for e, k in zip(emulators, kernels, strict=True))
+
+
+def measured(bursts: Mapping[Case, Sequence[Burst]], seconds: float) -> dict[Case, float]:
+    """Seconds of each case: the sum over its kernels of their fastest samples, taken in turns."""
+    names = {f"{number} {i}": (case, each) for number, case in enumerate(bursts) for i, each in enumerate(bursts[case])}
+    rounds = interleave_bursts({name: each for name, (_, each) in names.items()}, seconds)
+    times = dict.fromkeys(bursts, 0.0)
+    for name, (case, _) in names.items():
+        times[case] += min(min(turn) for turn in rounds[name])
+    return times
+
+
+def fit(times: Mapping[Case, float], isa: Isa) -> Factors:
+    """The costs, in nanoseconds or instructions, that leave the least sum of squared relative errors, none below 0."""
+    rows = np.array([astuple(case.steps(isa)) for case in times]) / np.array([[time * 1e9] for time in times.values()])
+    used = rows.any(axis=0)
+    costs = np.zeros(rows.shape[1])
+    # Steps differ by orders of magnitude in number.
+    scale = rows[:, used].max(axis=0)
+    costs[used] = nnls(rows[:, used] / scale, np.ones(len(rows)))[0] / scale
+    return Factors(*(float(f"{cost:.3g}") for cost in costs))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A binary layer between packed words, by the kernel that a cost model takes.
+
+    Attributes:
+        case: The layer by counters.
+        counters: Whether these are chosen.
+        lost: The time of the chosen family over that of the faster one.
+    """
+
+    case: Case
+    counters: bool
+    lost: float
+
+
+def choices(times: Mapping[Case, float], factors: Factors, isa: Isa) -> list[Choice]:
+    """What a cost model takes for each layer that was measured."""
+    found = []
+    for case in times:
+        if case.kernel in COUNTERS:
+            popcount, conversions = (replace(case, kernel=name, density=None) for name in (POPCOUNT, CONVERSIONS))
+            seconds = times[popcount], times[case] + times[conversions]
+            costs = [factors.cost(each.steps(isa)) for each in (popcount, case, conversions)]
+            counters = costs[1] + costs[2] < costs[0]
+            found.append(Choice(case, counters, seconds[counters] / min(seconds)))
+    return found
+
+
+def errors_table(times: Mapping[Case, float], models: Mapping[str, Factors], isa: Isa, title: str) -> Table:
+    """For each kernel and epilogue the ratios of predicted to measured times by each model."""
+    out = Table(title=title)
+    for heading in ("kernel", "stores", "layers"):
+        out.add_column(heading)
+    for name in models:
+        out.add_column(f"{name}: median, range", justify="right")
+    for kernel in (POPCOUNT, *COUNTERS, CONVERSIONS):
+        for epilogue in FLOATS:
+            some = [case for case in times if (case.kernel, case.epilogue) == (kernel, epilogue)]
+            cells = []
+            for factors in models.values():
+                ratios = [factors.cost(case.steps(isa)) / (times[case] * 1e9) for case in some]
+                cells.append(f"{np.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
+            out.add_row(kernel, epilogue, str(len(some)), *cells)
+    return out
+
+
+def choices_table(times: Mapping[Case, float], models: Mapping[str, Factors], isa: Isa) -> Table:
+    """How good the choice between popcounts and counters is by each model."""
+    out = Table(title="The choice between popcounts and counters")
+    for heading in ("constants", "wrong by more than 5 %", "by more than 15 %", "worst", "where"):
+        out.add_column(heading, justify="left" if heading in ("constants", "where") else "right")
+    for name, factors in models.items():
+        found = choices(times, factors, isa)
+        worst = max(found, key=lambda each: each.lost)
+        where = f"{label(worst.case.shape)}, {worst.case.density:.0%}, {worst.case.kernel}, {worst.case.epilogue}: "
+        where += "counters" if worst.counters else "popcounts"
+        wrong = [f"{sum(each.lost > limit for each in found)} of {len(found)}" for limit in (1.05, 1.15)]
+        out.add_row(name, *wrong, f"{worst.lost:.2f}", where)
+    return out
+
+
+def label(shape: Conv2dShape) -> str:
+    """A layer in words."""
+    kernel, stride = shape.kernel[0], "" if shape.strides == (1, 1) else f"/{shape.strides[0]}"
+    return f"{kernel}x{kernel}{stride} {shape.height}x{shape.width} {shape.in_channels}-{shape.out_channels}"
+
+
+def store(factors: Factors, isa: Isa) -> None:
+    """Put the constants of an instruction set where the compiler reads them."""
+    path = Path(cost_factors.__file__)
+    line = f'    "{isa.name}": Factors({", ".join(f"{cost:g}" for cost in astuple(factors))}),'
+    text, found = re.subn(rf'^    "{re.escape(isa.name)}": Factors\(.*\),$', line, path.read_text(), flags=re.MULTILINE)
+    if found != 1:
+        raise SystemExit(f"{path} has no line of {isa.name}")
+    path.write_text(text)
+
+
+def main() -> None:
+    """Measure, fit, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", default="native", help="what to compile for: this machine, or an ARM target")
+    parser.add_argument("--seconds", type=float, default=60.0, help="to measure (default: %(default)s)")
+    parser.add_argument("--only", default="", help="layers whose name contains this")
+    parser.add_argument("--input", type=Path, help="fit to the results of an earlier run instead of measuring")
+    parser.add_argument(
+        "--output", type=Path, help="write the results there, as JSON (a nanosecond stands for an instruction)"
+    )
+    parser.add_argument("--write", action="store_true", help="put the fitted constants into passes/cost_factors.py")
+    arguments = parser.parse_args()
+    target, machine, console = resolve(arguments.target), Machine(), Console(width=160)
+    isa = target.isa
+    if arguments.input:
+        machine, records = read(arguments.input)
+        times = {Case(each.shape, each.kernel, each.epilogue, each.density): each.seconds for each in records}
+    else:
+        use_threads(tvm_ffi, 1)
+        wanted = cases([shape for shape in SHAPES if arguments.only in label(shape)])
+        if target.native:
+            bursts = {case: built(case, target) for case in track(wanted, "building", console=console, transient=True)}
+            times = measured(bursts, arguments.seconds)
+        else:
+            counts = track(wanted, "counting instructions", console=console, transient=True)
+            times = {case: counted(case, target) * 1e-9 for case in counts}
+    if arguments.output:
+        rows = [
+            Record(label(case.shape), case.shape, case.kernel, isa.name, case.epilogue, time, case.density)
+            for case, time in times.items()
+        ]
+        write(arguments.output, rows, machine)
+    models = {"present": FACTORS[isa.name], "fitted": fit(times, isa)}
+    console.print(errors_table(times, models, isa, f"Predicted over measured, {isa.name}, {machine}"))
+    console.print(choices_table(times, models, isa))
+    for name, factors in models.items():
+        console.print(f"{name}: {factors}", highlight=False)
+    if arguments.write:
+        store(models["fitted"], isa)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""What the inner loops of binary layers cost on each instruction set; cost_model.py counts how often they run.
+
+``benchmarks/fit_cost_model.py --write`` measures, counts instructions for ARM, and writes the lines. Only ratios within
+an instruction set matter, which differ less between machines than the costs themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The costs of steps, nanoseconds on x86 and instructions on ARM; or the numbers of steps.
+
+    Attributes:
+        word: A vector of packed words: xor, popcount, add.
+        word_float: An element of a float epilogue behind popcounts.
+        plane: Adding one vector of a plane to the counters, as wide as a register.
+        half: The same, half as wide.
+        narrow: The same, where several planes lie side by side in a register.
+        shift: A vector of the window that is an input vector, shifted.
+        gather: A lane of the window that is gathered from the input's rows.
+        compare: A plane of a channel's threshold.
+        plane_float: A byte of the counters before a float epilogue, which must be taken apart: an element has one for
+            each 8 bits, and one more.
+        to_planes: A word converted to planes, or room for one.
+        to_words: A word converted from planes, or room for one.
+    """
+
+    word: float = 0.0
+    word_float: float = 0.0
+    plane: float = 0.0
+    half: float = 0.0
+    narrow: float = 0.0
+    shift: float = 0.0
+    gather: float = 0.0
+    compare: float = 0.0
+    plane_float: float = 0.0
+    to_planes: float = 0.0
+    to_words: float = 0.0
+
+    def cost(self, steps: Factors) -> float:
+        """What so many steps cost together."""
+        return sum(cost * count for cost, count in zip(astuple(self), astuple(steps), strict=True))
+
+
+# A line each, as fit_cost_model.py writes them.
+FACTORS = {
+    "avx512-vpopcntdq": Factors(0.418, 0.212, 0.375, 0.273, 0.942, 1.35, 0.489, 0.402, 0.156, 0.927, 0.657),
+    "avx512": Factors(0.6, 0.15, 0.42, 0.34, 0.84, 0.5, 0.5, 0.3, 0.15, 1.4, 0.8),
+    "avx2": Factors(0.507, 0.166, 0.538, 0, 1.06, 1.03, 0.492, 0.511, 0.208, 1.24, 1.29),
+    "sse": Factors(1.2, 0.15, 0.45, 0.45, 0.68, 0.5, 0.5, 0.3, 0.41, 2.2, 2.2),
+    "neon": Factors(4, 3, 4.9, 4.9, 7.84, 2, 4, 5, 4.15, 7, 7),
+    "armv7-neon": Factors(4, 3, 4.9, 4.9, 7.84, 2, 4, 5, 4.15, 7, 7),
+}
