@@ -32,6 +32,7 @@ from scipy.optimize import nnls
 from sbnn_tvm.bench import Burst, interleave_bursts
 from sbnn_tvm.domain import BIT, SIGN
 from sbnn_tvm.emulator import Emulator
+from sbnn_tvm.machine_code import MACHINE_CODE
 from sbnn_tvm.passes import cost_factors
 from sbnn_tvm.passes.cost_factors import FACTORS, Factors
 from sbnn_tvm.passes.cost_model import popcount_steps, sparse_steps, transpose_steps
@@ -168,7 +169,7 @@ def built(case: Case, target: CpuTarget) -> list[Burst]:
     device, bursts = tvm.cpu(), []
     for kernel in case.kernels(target.isa):
         module = tvm.IRModule({"kernel": kernel.func.with_attr("global_symbol", "kernel")})
-        library = tvm.compile(module, target.target).jit()
+        library = tvm.compile(module, target.target, tir_pipeline=MACHINE_CODE).jit()
         tensors = [tvm.runtime.tensor(array, device) for array in arguments_of(kernel)]
         bursts.append(burst_of(library, "kernel", tensors, device))
     return bursts

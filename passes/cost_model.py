@@ -86,8 +86,8 @@ def sparse_steps(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool, d
     window, vectors = counting.window, target.vectors
     slabs = target.blocks * len(window.rows.needed()) * len(window.columns.needed()) * conv.in_channels
     lists = vectors * int((-(-counting.counts // (TAIL * counting.pieces)) * TAIL).sum())
-    if domain == SIGN:  # and all planes of every slab are added, once
-        lists += slabs
+    if domain == SIGN:  # and all planes of the input are added, once
+        lists += source.vectors * conv.in_channels
     narrow, half = counting.pieces > 1, target.vector_bits < isa.vector_bits
     elements = conv.batch * conv.out_height * conv.out_width * conv.out_channels
     return Factors(
