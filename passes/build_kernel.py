@@ -9,6 +9,7 @@ from sbnn_tvm.schedules.conv2d import float_conv2d, popcount_conv2d
 from sbnn_tvm.schedules.dense import float_dense, popcount_dense
 from sbnn_tvm.schedules.depthwise import depthwise_conv2d
 from sbnn_tvm.schedules.elementwise import elementwise
+from sbnn_tvm.schedules.epilogue import WindowThreshold
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.loops import one_thread
@@ -45,6 +46,7 @@ class Choice:
         data: What it reads.
         groups: With packed data, in how many groups of channels it is packed.
         folded: Whether the whole epilogue became an integer threshold.
+        reads_operands: Whether it reads what the layer reads beside its data.
         forced: Whether the user chose the family.
         tuned: What tuning found, where that decided.
     """
@@ -54,6 +56,7 @@ class Choice:
     data: DataForm = DataForm.FLOAT
     groups: int = 1
     folded: bool = False
+    reads_operands: bool = True
     forced: bool = False
     tuned: Tuned | None = None
 
@@ -103,7 +106,8 @@ def _counters(layer: Layer, candidate: Candidate, isa: Isa) -> Choice:
     kernel = sparse_conv2d(
         layer.shape, fitted.counted, fitted.padding, fitted.epilogue, isa, fitted.domain, cut=candidate.cut
     )
-    return Choice(candidate, kernel, DataForm.PLANES, folded=fitted.folded)
+    own_sums = isinstance(fitted.epilogue, WindowThreshold)
+    return Choice(candidate, kernel, DataForm.PLANES, folded=fitted.folded, reads_operands=not own_sums)
 
 
 def _float(layer: Layer, candidate: Candidate, isa: Isa) -> Kernel:

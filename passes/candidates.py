@@ -21,7 +21,7 @@ from sbnn_tvm.schedules.tiles import Tile, tiles
 from sbnn_tvm.schedules.window import WindowTile, window_tiles
 
 from .cost_model import popcount_pays, sparse_pays
-from .fit_epilogue import fit_counters
+from .fit_epilogue import fit_counters, fit_epilogue
 from .layer import Layer
 from .sparse_float_cost import float_cost, sparse_float_cost
 
@@ -133,13 +133,15 @@ def _of_binary_conv2d(layer: Layer, isa: Isa) -> tuple[Family, ...]:
     conv, domain, counters = layer.shape, layer.input_domain, fit_counters(layer, isa)
     assert conv is not None and domain is not None
     possible = [Family.POPCOUNT]
-    if domain.bits == 1 and counters.thresholds < 2:  # counters neither read nor store codes
+    if domain.bits == 1 and fit_epilogue(layer, isa).thresholds < 2:  # counters neither read nor store codes
         possible.append(Family.COUNTERS)
     if not layer.pad_value:  # the float kernel pads with zeros
         possible.append(Family.FLOAT)
     if Family.FLOAT in possible and not popcount_pays(conv, isa, domain.bits):
         best = Family.FLOAT
-    elif Family.COUNTERS in possible and sparse_pays(conv, counters.counted, isa, not counters.folded, counters.domain):
+    elif Family.COUNTERS in possible and sparse_pays(
+        conv, counters.counted, isa, not counters.folded, counters.domain, not fit_epilogue(layer, isa).folded
+    ):
         best = Family.COUNTERS
     else:
         best = Family.POPCOUNT

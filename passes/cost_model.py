@@ -27,7 +27,14 @@ def popcount_pays(conv: Conv2dShape, isa: Isa, bits: int = 1) -> bool:
     return 3 * bits * isa.words(channels) * isa.float_lanes < channels * isa.word_lanes
 
 
-def sparse_pays(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool, domain: BinaryDomain = SIGN) -> bool:
+def sparse_pays(
+    conv: Conv2dShape,
+    signs: np.ndarray,
+    isa: Isa,
+    floats: bool,
+    domain: BinaryDomain = SIGN,
+    popcount_floats: bool | None = None,
+) -> bool:
     """Whether a binary convolution should count its set weights on bit planes, rather than take popcounts of words.
 
     Args:
@@ -36,8 +43,10 @@ def sparse_pays(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool, do
         isa: The instruction set.
         floats: Whether the epilogue is a program, not a comparison.
         domain: domain.SIGN, or domain.BIT, where the set weights are counted whether they are rarer or not.
+        popcount_floats: The same as ``floats`` for the popcounts, where that differs.
     """
-    return sparse_cost(conv, signs, isa, floats, domain) < popcount_cost(conv, isa, floats)
+    of_popcount = popcount_cost(conv, isa, floats if popcount_floats is None else popcount_floats)
+    return sparse_cost(conv, signs, isa, floats, domain) < of_popcount
 
 
 def popcount_cost(conv: Conv2dShape, isa: Isa, floats: bool) -> float:

@@ -26,6 +26,7 @@ from sbnn_tvm.schedules.epilogue import (
     Scalar,
     Step,
     Tensor,
+    WindowThreshold,
 )
 from sbnn_tvm.schedules.isa import Isa
 
@@ -54,14 +55,18 @@ class FittedEpilogue:
 
 
 @dataclass(frozen=True, eq=False)
-class FittedCounters(FittedEpilogue):
+class FittedCounters:
     """What counters count, and an epilogue that starts from it.
 
     Attributes:
+        epilogue, padding, folded: As of FittedEpilogue, or two sums that are compared.
         counted: bool in the shape of the weights: those with bit 1.
         domain: What they are: domain.SIGN, of -1 and +1, or domain.BIT, of 0 and 1.
     """
 
+    epilogue: Epilogue | WindowThreshold
+    padding: int
+    folded: bool
     counted: np.ndarray
     domain: BinaryDomain
 
@@ -88,12 +93,14 @@ def fit_epilogue(layer: Layer, isa: Isa) -> FittedEpilogue:
 def fit_counters(layer: Layer, isa: Isa) -> FittedCounters:
     """The epilogue of a binary layer for a kernel that counts set weights.
 
-    Where the layer reads the sum T over its window anyway, weights of -1 and +1 are counted as 0 and 1: that is
-    cheaper, and ``D = 2 * E - T``, exactly.
+    Where two integer sums say the layer's bits, the counters have both. Where the layer reads the sum T over its window
+    anyway, weights of -1 and +1 are counted as 0 and 1: that is cheaper, and ``D = 2 * E - T``, exactly.
     """
     fitted = fit_epilogue(layer, isa)
     assert layer.weight is not None
     weight, domain, epilogue = layer.weight > 0, layer.weight_domain, fitted.epilogue
+    if domain == SIGN and (test := layer.window_test) is not None:
+        return FittedCounters(test.threshold, fitted.padding, True, weight if test.of_set else ~weight, BIT)
     if domain == SIGN and layer.window_sum is not None and isinstance(epilogue, Program):
         window = next(each for each in _tensors(epilogue) if each.index == layer.window_sum)
         if 2 * np.count_nonzero(weight) <= weight.size:
@@ -101,7 +108,7 @@ def fit_counters(layer: Layer, isa: Isa) -> FittedCounters:
         else:  # E is the sum over the others
             weight = ~weight
             steps = (Step("multiply", Ref(0), Scalar(2.0)), Step("subtract", window, Ref(1)))
-        domain, epilogue = BIT, _behind(steps, epilogue)
+        domain, epilogue = BIT, behind(steps, epilogue)
     return FittedCounters(epilogue, fitted.padding, fitted.folded, weight, domain)
 
 
@@ -120,13 +127,13 @@ def _from_signs(program: Program, domain: Domain, sums: Operand) -> Program:
         sums: The sum of the signs of the weights that see the image.
     """
     if domain.phi == 0:
-        return program if domain.tau == 1 else _behind((Step("multiply", Ref(0), Scalar(domain.tau)),), program)
+        return program if domain.tau == 1 else behind((Step("multiply", Ref(0), Scalar(domain.tau)),), program)
     steps = (Step("multiply", Ref(0), Scalar(domain.tau)), Step("multiply", sums, Scalar(domain.phi)))
-    return _behind((*steps, Step("add", Ref(1), Ref(2))), program)
+    return behind((*steps, Step("add", Ref(1), Ref(2))), program)
 
 
-def _behind(steps: tuple[Step, ...], program: Program) -> Program:
-    """The program with its anchor replaced by the result of the last of some steps."""
+def behind(steps: tuple[Step, ...], program: Program) -> Program:
+    """A program with its anchor replaced by the result of the last of some steps."""
 
     def moved(operand: Operand) -> Operand:
         return Ref(operand.index + len(steps)) if isinstance(operand, Ref) else operand

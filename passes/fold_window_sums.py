@@ -5,10 +5,15 @@ over its window. With the sum E over the set weights (those with S = +1), ``D = 
 so that a weight is 0 or twice the scale, that is ``2 * scale * E``, but for roundings that depend on T. Where all that
 follows is one binariser, they matter only if they move the point at which the bit flips. That is not argued but tried:
 the reference's own operations are evaluated at the flip, for every T.
+
+Other weights have bits that depend on T too: they compare ``2 * scale * E + (offset - scale) * T`` with a number. Where
+an integer ``2^shift * E + factor * T`` provably answers the same for all E and T, counters, which have E and T anyway,
+need no floats: the layer is marked with it, and popcount kernels go on as before.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,20 +35,29 @@ from sbnn_tvm.schedules.epilogue import (
     Scalar,
     Step,
     Tensor,
+    WindowThreshold,
 )
 from sbnn_tvm.schedules.interpreter import evaluate
 
 from .canonicalize import drop_dead
-from .fold_thresholds import AT_ONCE, NEVER
+from .fit_epilogue import behind
+from .fold_thresholds import AT_ONCE
 from .graph import Graph, Writer, make_function, op_name, shape
-from .layer import Layer, read_layer
+from .layer import Layer, WindowTest, read_layer
+
+BEYOND = 2**52
+"""A threshold that no sum reaches; float64 holds it."""
+
+_SHIFTS = range(1, 21)  # a line over n sums T is told from all others by a slope of about 2 * log2(n) bits
+_COUNTED = 0.35  # of more weights than this no kernel makes lists
 
 
 def fold_window_sums(mod: IRModule) -> IRModule:
     """Replace the composites of such layers by a comparison of the sum over the set weights with an integer.
 
     The composites of other layers that read the sum over their own window are marked with the attribute
-    ``sbnn.window_sum``, the index of that operand. A sum that nobody reads any more goes.
+    ``sbnn.window_sum``, the index of that operand, and with a WindowTest (layer.py) if there is one. A sum that nobody
+    reads any more goes.
     """
     graph = Graph(mod["main"])
     composites = {
@@ -66,8 +80,11 @@ def fold_window_sums(mod: IRModule) -> IRModule:
             layer.program, _set_weights(layer), _taps(layer), operand, _fixed_parity(layer), window.program
         )
         if folded is None:
-            if not window.program.steps:
-                functions[value.op] = composites[var].with_attr("sbnn.window_sum", operand)
+            func = composites[var] if window.program.steps else composites[var].with_attr("sbnn.window_sum", operand)
+            test = _window_test(layer, operand, window)
+            for name, numbers in ({} if test is None else test.attributes).items():
+                func = func.with_attr(name, numbers)
+            functions[value.op] = func
             writer.keep(var, value)
             continue
         func = _counting(composites[var], layer, folded, _factors(layer, operand, window))
@@ -135,7 +152,7 @@ class SetThreshold:
     """``E >= least``, or ``E < least`` in the channels that are inverted.
 
     Attributes:
-        least: int64 [C]; +-NEVER where the bit is constant.
+        least: int64 [C]; +-BEYOND where the bit is constant.
         inverted: bool [C].
     """
 
@@ -159,23 +176,61 @@ def fold_window_sum(
     Returns:
         None where the program does more, is not monotone in E, or where the point at which a bit flips depends on T.
     """
+    found = compare_two_sums(program, counts, taps, operand, fixed_parity, window, [(0, 0)])
+    return None if found is None else SetThreshold(found.least, found.inverted)
+
+
+def _window_test(layer: Layer, operand: int, window: Layer) -> WindowTest | None:
+    """The comparison of two sums that a layer's program makes, if it makes no more than one."""
+    counts, taps, program = _set_weights(layer), _taps(layer), layer.program
+    of_set = 2 * int(counts.sum()) <= taps * len(counts)
+    scale, offset = _factors(layer, operand, window)
+    if not of_set:  # of the other weights: D = T - 2 * E
+        counts, scale = taps - counts, -scale
+        program = behind((Step("multiply", Ref(0), Scalar(-1.0)),), program)
+    if counts.sum() > _COUNTED * taps * len(counts) or not scale.all():
+        return None
+    slope = float(np.median((offset.astype(np.float64) / scale - 1) / 2))
+    factors = [(shift, round(slope * 2**shift)) for shift in _SHIFTS]
+    tried = [(shift, factor) for shift, factor in factors if factor % 2 or (shift == 1 and factor)]
+    found = compare_two_sums(program, counts, taps, operand, _fixed_parity(layer), window.program, tried)
+    return None if found is None else WindowTest(operand, of_set, found)
+
+
+def compare_two_sums(
+    program: Program,
+    counts: np.ndarray,
+    taps: int,
+    operand: int,
+    fixed_parity: bool,
+    window: Program,
+    tried: Sequence[tuple[int, int]],
+) -> WindowThreshold | None:
+    """The first of some comparisons of ``2^shift * E + factor * T`` that agrees with a program for all E and T.
+
+    Args:
+        tried: Shifts and factors; the others as of ``fold_window_sum``.
+    """
     if len(program.outputs) != 1 or not isinstance(output := program.outputs[0], BitsOutput) or taps >= 2**20:
         return None
-    channels = len(counts)
+    channels, left = len(counts), list(tried)
     rises = _directions(program, output.value, channels, operand)
     if rises is None or not isinstance(output.threshold, Channel | Scalar):
         return None
     sums = np.arange(-taps, taps + 1, 2 if fixed_parity else 1)
-    least = np.zeros(channels, np.int64)
+    least = {each: np.zeros(channels, np.int64) for each in tried}
     size = max(1, AT_ONCE // len(sums))
-    for first in range(0, channels, size):
-        block = slice(first, min(first + size, channels))
+    for start in range(0, channels, size):
+        block = slice(start, min(start + size, channels))
         flips = _flips(program, output, sums, taps, block, operand, window, rises[block] < 0)
-        found = _common(flips, counts[block], taps, sums, fixed_parity)
-        if found is None:
-            return None
-        least[block] = found
-    return SetThreshold(least, rises < 0)
+        first, last = _neighbours(flips, counts[block], taps, sums, fixed_parity)
+        for each in tuple(left):
+            found = _common(first, last, sums, *each)
+            if found is None:
+                left.remove(each)
+            else:
+                least[each][block] = found
+    return WindowThreshold(*left[0], least[left[0]], rises < 0) if left else None
 
 
 def _directions(program: Program, result: Operand, channels: int, operand: int) -> np.ndarray | None:
@@ -262,21 +317,30 @@ def _flips(
     return above
 
 
-def _common(
+def _neighbours(
     flips: np.ndarray, counts: np.ndarray, taps: int, sums: np.ndarray, fixed_parity: bool
-) -> np.ndarray | None:
-    """The threshold that agrees with the flips at every T, given which sums can meet: int64 [channels]."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """For every T the least E above the flip and the largest below, of those that can meet T, or +-BEYOND."""
     # |E| <= n for n set weights, and |T - E| <= taps - n for the others.
     low = np.maximum(-counts, sums[:, None] - (taps - counts))
     high = np.minimum(counts, sums[:, None] + (taps - counts))
     first, last = np.maximum(flips, low), np.minimum(flips - 1, high)
     if fixed_parity:  # of an even number of signs the sum is even
         first, last = first + (first - counts) % 2, last - (last - counts) % 2
-    first = np.where(first <= high, first, NEVER).min(axis=0)  # the least sum that must be above the threshold
-    last = np.where(last >= low, last, -NEVER).max(axis=0)  # the largest that must be below
-    if (last >= first).any():
+    return np.where(first <= high, first, BEYOND), np.where(last >= low, last, -BEYOND)
+
+
+def _common(first: np.ndarray, last: np.ndarray, sums: np.ndarray, shift: int, factor: int) -> np.ndarray | None:
+    """The threshold of ``2^shift * E + factor * T`` that agrees with the flips at every T: int64 [channels]."""
+
+    def tested(sum_of_set: np.ndarray) -> np.ndarray:
+        reached = (sum_of_set << shift) + factor * sums[:, None]
+        return np.where(abs(sum_of_set) == BEYOND, sum_of_set, reached)
+
+    above, below = tested(first).min(axis=0), tested(last).max(axis=0)
+    if (below >= above).any():
         return None
-    return np.where(last == -NEVER, -NEVER, first)
+    return np.where(below == -BEYOND, -BEYOND, above)
 
 
 def _counting(

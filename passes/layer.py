@@ -28,6 +28,7 @@ from sbnn_tvm.schedules.epilogue import (
     Scalar,
     Step,
     Tensor,
+    WindowThreshold,
 )
 from sbnn_tvm.schedules.select_channels import Selection
 from sbnn_tvm.schedules.shapes import Conv2dShape
@@ -48,6 +49,44 @@ _BINARY_OPS: dict[str, Op] = {
     "add": "add", "subtract": "subtract", "multiply": "multiply",
     "divide": "divide", "maximum": "maximum", "minimum": "minimum",
 }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class WindowTest:
+    """That a layer's bits compare integers: the sum over its set weights, or over the others, and that over its window.
+
+    Attributes:
+        operand: Which operand is the sum over the window, which a kernel that makes the comparison need not read.
+        of_set: Whether the first sum is that over the weights of the larger value.
+        threshold: The comparison.
+    """
+
+    operand: int
+    of_set: bool
+    threshold: WindowThreshold
+
+    @property
+    def attributes(self) -> dict[str, list[float]]:
+        """What a composite says about it."""
+        test = self.threshold
+        numbers = (self.operand, self.of_set, test.shift, test.factor)
+        return {
+            "sbnn.window_test": [float(number) for number in numbers],
+            "sbnn.window_least": test.least.astype(float).tolist(),
+            "sbnn.window_inverted": test.inverted.astype(float).tolist(),
+        }
+
+    @classmethod
+    def read(cls, attrs: Mapping[str, Sequence[float]]) -> WindowTest | None:
+        """The reverse of ``attributes``."""
+        if "sbnn.window_test" not in attrs:
+            return None
+        operand, of_set, shift, factor = (int(float(number)) for number in attrs["sbnn.window_test"])
+        least, inverted = (
+            np.array([float(number) for number in attrs[f"sbnn.window_{name}"]]) for name in ("least", "inverted")
+        )
+        threshold = WindowThreshold(shift, factor, least.astype(np.int64), inverted.astype(bool))
+        return cls(operand, bool(of_set), threshold)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +112,7 @@ class Layer:
         outputs: Domain of each output if it is stored as bits, else None.
         why_float: Why a linear layer is not binary.
         window_sum: Which operand is the sum over the layer's own window, if there is one.
+        window_test: How two sums say the layer's bits, if they do (fold_window_sums.py).
         factors: Scale and offset of the weights [OC], where the program does not show them (fold_window_sums.py).
     """
 
@@ -94,6 +134,7 @@ class Layer:
     outputs: tuple[Domain | None, ...]
     why_float: str | None
     window_sum: int | None = None
+    window_test: WindowTest | None = None
     factors: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
@@ -222,6 +263,7 @@ class _Reader:
             outputs=domains,
             why_float=str(attrs["sbnn.why_float"]) if "sbnn.why_float" in attrs else None,
             window_sum=int(attrs["sbnn.window_sum"]) if "sbnn.window_sum" in attrs else None,
+            window_test=WindowTest.read(attrs),
             factors=(scale, offset) if scale.size else None,
         )
 

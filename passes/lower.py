@@ -139,13 +139,20 @@ class _Lowering:
         self.kernels: dict[int, list[tuple[tvm.tirx.PrimFunc, tvm.ir.GlobalVar]]] = {}
         self.functions: dict[tvm.ir.GlobalVar, tvm.tirx.PrimFunc] = {}
         self.expansions: list[tuple[Var, Expansion]] = []
+        self.choices: dict[Var, tuple[Layer, Choice]] = {}
 
     def run(self) -> Lowered:
         for param in self.graph.params:
             self._define(param, param, Form.PLAIN)
+        self.choices = {
+            var: self._choose(value)
+            for var, value in self.graph.bindings
+            if isinstance(value, Call) and isinstance(value.op, tvm.ir.GlobalVar)
+        }
         for var, value in self.graph.bindings:
-            if isinstance(value, Call) and isinstance(value.op, tvm.ir.GlobalVar):
-                self._lower_layer(var, value)
+            if var in self.choices:
+                if not self._unread(var):
+                    self._lower_layer(var, value)
             elif isinstance(value, relax.TupleGetItem) and value.tuple_value in self.tuples:
                 self._define(var, *self.tuples[value.tuple_value][value.index])
             elif op_name(value) == "reshape":
@@ -294,13 +301,24 @@ class _Lowering:
         self.functions[gvar] = func
         return gvar
 
+    def _choose(self, call: Call) -> tuple[Layer, Choice]:
+        layer = read_layer(self.mod[call.op])
+        return layer, choose_kernel(layer, self.isa, self.decisions)
+
+    def _unread(self, var: Var) -> bool:
+        """Whether it is a sum over windows that the kernels of all its readers compute themselves."""
+        users = self.graph.users[var]
+        return (
+            self.choices[var][0].sums_windows
+            and var not in self.graph.results
+            and all(user in self.choices and not self.choices[user][1].reads_operands for user in users)
+        )
+
     def _lower_layer(self, var: Var, call: Call) -> None:
-        func = self.mod[call.op]
-        layer = read_layer(func)
-        choice = choose_kernel(layer, self.isa, self.decisions)
-        values = [self.values[arg] for arg in call.args]
+        layer, choice = self.choices[var]
         inputs = len(layer.selection.inputs) if layer.selection is not None else 1
-        data, rest = values[:inputs], values[inputs:]
+        beside = call.args[inputs:] if choice.reads_operands else ()
+        data, rest = [self.values[arg] for arg in call.args[:inputs]], [self.values[arg] for arg in beside]
         args = [self._form(each, _READ[choice.data], choice.groups) for each in data]
         args += [self._form(operand, Form.CHANNELS_LAST) for operand in rest]
         constants = tuple(expansion(array) or array for array in choice.kernel.constants)

@@ -183,16 +183,16 @@ class Counters:
             else:
                 self._ripple(end, carry)
 
-    def add_number(self, planes: Sequence[tirx.Expr]) -> None:
-        """Add bit-sliced integers, lowest plane first."""
+    def add_number(self, planes: Sequence[tirx.Expr], first: int = 0) -> None:
+        """Add bit-sliced integers times ``2^first``, lowest plane first."""
         carry = None
-        for at, plane in enumerate(planes):
+        for at, plane in enumerate(planes, first):
             if carry is None:
                 self[at], carry = self.adder.half(self[at], plane)
             else:
                 self[at], carry = self.adder.full(self[at], plane, carry)
         if carry is not None:
-            self._ripple(len(planes), carry)
+            self._ripple(first + len(planes), carry)
 
     def _ripple(self, level: int, carry: tirx.Expr) -> None:
         for at in range(level, self.levels):

@@ -186,6 +186,26 @@ class IntegerThreshold:
         return 1 if self.threshold.ndim == 1 else code_bits(len(self.threshold))
 
 
+@dataclass(frozen=True, eq=False)
+class WindowThreshold:
+    """Only for counters of {0, 1} weights, with one packed output: comparisons of two integer sums.
+
+    E is the sum of the activations' signs at the set weights, T that of all signs in the window. Bit c is
+    ``2^shift * E + factor * T >= least[c]``, or not where ``inverted[c]``.
+
+    Attributes:
+        shift: At least 1.
+        factor: Not 0.
+        least: int64 [C]; beyond the range of the sum it makes a constant bit.
+        inverted: bool [C].
+    """
+
+    shift: int
+    factor: int
+    least: np.ndarray
+    inverted: np.ndarray
+
+
 Epilogue = Program | IntegerThreshold
 
 STORE = Program((), (FloatOutput(Ref(0)),))

@@ -23,6 +23,7 @@ def encode(array: np.ndarray) -> Kernel | None:
         return None
     flat = array.reshape(-1).astype(np.int64)
     factor = max(1, int(np.gcd.reduce(flat)))
+    factor = factor if factor < 1 << 31 else 1  # a parameter of 32 bits
     numbers = flat // factor
     width = max(1, int(numbers.max()).bit_length())
     strides = {1, array.shape[-1]} if array.ndim > 1 and array.shape[-1] <= 8 else {1}

@@ -37,6 +37,22 @@ class Cut:
         return f"{self.slices}x{self.block}"
 
 
+@dataclass(frozen=True)
+class WindowTerm:
+    """What a comparison adds to the counters A: ``F = 2^shift * A + |factor| * v``.
+
+    With pc the number of set activations among the K of the window, of Q bits, v is pc, or where the factor is negative
+    ``2^Q - 1 - pc``.
+
+    Attributes:
+        shift: At least 1.
+        factor: Not 0.
+    """
+
+    shift: int
+    factor: int
+
+
 @dataclass(frozen=True, eq=False)
 class PlaneCounting:
     """The counters ``F`` of a sparse convolution; the result is ``factor * F + base``.
@@ -47,7 +63,8 @@ class PlaneCounting:
         D = m (4 A - 2 n - 2 pc + K) = 2 m F + m (K - 2 n - 2 (2^Q - 1)),    F = 2 A + (2^Q - 1 - pc)
 
     where pc is the number of set activations among the K of the window, of Q bits: the same for all channels of a group
-    (plane_window_counts.py). The counters count A alone.
+    (plane_window_counts.py). The counters count A alone. Thresholds of other weights are compared with another F
+    (``term``).
 
     Attributes:
         shape: The layer.
@@ -58,6 +75,7 @@ class PlaneCounting:
         source: Layout of the input.
         target: Layout of the output.
         cut: One of ``cuts``; None for the first.
+        other: What a comparison adds to the counters of {0, 1} weights.
     """
 
     shape: Conv2dShape
@@ -68,6 +86,12 @@ class PlaneCounting:
     source: PlaneLayout
     target: PlaneLayout
     cut: Cut | None = None
+    other: WindowTerm | None = None
+
+    @property
+    def term(self) -> WindowTerm | None:
+        """What F has beside A, if anything."""
+        return WindowTerm(1, -1) if self.signs else self.other
 
     @property
     def cuts(self) -> list[Cut]:
@@ -178,11 +202,6 @@ class PlaneCounting:
         """Planes of A, which is always less than their largest number."""
         return (int(self.counts.max()) + 1).bit_length()
 
-    @property
-    def result_levels(self) -> int:
-        """Planes of F."""
-        return self.window_levels + 1 if self.signs else self.levels
-
     @cached_property
     def valid(self) -> np.ndarray:
         """bool [classes, kh, kw]: which taps count, in every border class."""
@@ -196,13 +215,21 @@ class PlaneCounting:
         return 2 * self.sign
 
     @cached_property
+    def inside(self) -> np.ndarray:
+        """n: int64 [classes, OC]."""
+        return np.einsum("kyx,oyx->ko", self.valid, np.count_nonzero(self.counted, axis=1))
+
+    @cached_property
+    def taps(self) -> np.ndarray:
+        """Activations of a window that are inside of the image: int64 [classes]."""
+        return self.shape.group_in_channels * np.count_nonzero(self.valid, axis=(1, 2))
+
+    @cached_property
     def base(self) -> np.ndarray:
         """int64 [classes, OC]."""
-        inside = np.einsum("kyx,oyx->ko", self.valid, np.count_nonzero(self.counted, axis=1))
         if not self.signs:
-            return -inside
-        taps = self.shape.group_in_channels * np.count_nonzero(self.valid, axis=(1, 2))
-        return self.sign * (taps[:, None] - 2 * inside - 2 * ((1 << self.window_levels) - 1))
+            return -self.inside
+        return self.sign * (self.taps[:, None] - 2 * self.inside - 2 * ((1 << self.window_levels) - 1))
 
     @cached_property
     def classes(self) -> np.ndarray:

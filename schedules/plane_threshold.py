@@ -1,21 +1,24 @@
 """A sink of sparse convolutions: compare the counters with a threshold, and store planes.
 
-``A >= t`` is the carry out of ``A + ~t + 1``: one majority a plane. With {-1, +1} weights ``2 A`` and the number of the
-window are summed with ``~t``, by one full adder more. At the border of the image thresholds differ from pixel to pixel,
-so that ``~t`` are planes, stored once for vectors with the same border. Where all words of a vector have the same ones,
-at the left and the right border for example, a word of each is stored.
+``A >= t`` is the carry out of ``A + ~t + 1``: one majority a plane. Where the comparison has a term of the window
+(plane_counting.py), ``2^shift * A`` and that term are summed with ``~t``, by one full adder more. The term may have
+many planes more than the thresholds of the channels differ by: it is clamped to their range first, once for all
+channels. At the border of the image thresholds differ from pixel to pixel, so that ``~t`` are planes, stored once for
+vectors with the same border. Where all words of a vector have the same ones, at the left and the right border for
+example, a word of each is stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.counters import Adder, load_words, store_words, words_of
-from sbnn_tvm.schedules.epilogue import IntegerThreshold
+from sbnn_tvm.schedules.counters import Adder, Counters, load_words, store_words, words_of
+from sbnn_tvm.schedules.epilogue import IntegerThreshold, WindowThreshold
 from sbnn_tvm.schedules.llvm import LlvmFunction
 from sbnn_tvm.schedules.plane_counting import PlaneCounting
 from sbnn_tvm.schedules.plane_window_counts import WindowCounts
@@ -24,15 +27,16 @@ _Limit = Callable[[int], tirx.Expr]
 
 
 class ThresholdSink:
-    """Stores ``result >= threshold``, or ``<=`` where flipped, in the layout of the output.
+    """Stores the comparisons of an epilogue in the layout of the output.
 
     Raises:
         ValueError: If the threshold is not of the layer's channels.
     """
 
-    def __init__(self, counting: PlaneCounting, epilogue: IntegerThreshold) -> None:
+    def __init__(self, counting: PlaneCounting, epilogue: IntegerThreshold | WindowThreshold) -> None:
         channels = counting.shape.out_channels
-        for kind, array in (("threshold", epilogue.threshold), ("flip", epilogue.flip)):
+        arrays = {name: value for name, value in vars(epilogue).items() if isinstance(value, np.ndarray)}
+        for kind, array in arrays.items():
             if array.shape != (channels,):
                 raise ValueError(f"the {kind} of an integer threshold is {array.shape}, not ({channels},)")
         self.counting = counting
@@ -44,8 +48,9 @@ class ThresholdSink:
         order = np.argsort(~same, kind="stable")
         kinds, kind_of, self._same = kinds[order], np.argsort(order)[kind_of.reshape(-1)], int(same.sum())
         least, inverted = _least(counting, epilogue)
+        self._range = _Range.of(counting, least)
         last = counting.lists.channels[-1]
-        limits = _limit_planes(counting, least[:, last], kinds)
+        limits = _planes(self._range.limits[:, last], kinds, self._range.levels)
         self._constants: dict[str, np.ndarray] = {"kinds": kind_of.astype(np.int32)}
         if self._same:
             self._constants["limit_words"] = np.ascontiguousarray(limits[: self._same, ..., 0])
@@ -55,7 +60,10 @@ class ThresholdSink:
             # Bits that are no pixel stay 0.
             self._constants["inverted"] = np.where(inverted[last], ~np.uint64(0), np.uint64(0))
             self._constants["pixels"] = _words(kinds >= 0)
+        if self._range.clamped:
+            self._constants["lowest"] = _planes(~self._range.lowest, kinds, self._range.term_levels)
         self._buffers: dict[str, tirx.Buffer] = {}
+        self._term: tirx.Buffer | None = None
 
     @property
     def functions(self) -> set[LlvmFunction]:
@@ -87,8 +95,45 @@ class ThresholdSink:
         self._out = T.decl_buffer((target.vectors, target.channels, target.words), "uint64", data=out.data)
 
     def begin(self, vector: tirx.Expr, chunk: tirx.Expr, windows: WindowCounts | None) -> None:
-        """Find the kind of the vector."""
-        self._vector, self._kind, self._windows = vector, T.bind(self._buffers["kinds"][vector]), windows
+        """Find the kind of the vector, and the term of its windows."""
+        self._vector, self._kind, self._term = vector, T.bind(self._buffers["kinds"][vector]), None
+        if windows is None:
+            return
+        counting, words = self.counting, self.counting.target.words
+        self._term = T.alloc_buffer((counting.shape.groups, self._range.window_levels, words), "uint64")
+        with T.serial(0, counting.shape.groups) as group:
+            for level, plane in enumerate(self._clamped(self._multiplied(windows, group))):
+                store_words(self._term, plane, [group, level, 0])
+
+    def _multiplied(self, windows: WindowCounts, group: tirx.Expr) -> list[tirx.Expr]:
+        """|factor| * v."""
+        assert self.counting.term is not None
+        planes = [windows.load(self._vector, group, level) for level in range(self.counting.window_levels)]
+        factor = abs(self.counting.term.factor)
+        if factor == 1:
+            return planes
+        product = Counters(self._adder, self._range.term_levels)
+        product.start()
+        for bit in range(factor.bit_length()):
+            if factor >> bit & 1:
+                product.add_number(planes, bit)
+        return product.planes
+
+    def _clamped(self, planes: list[tirx.Expr]) -> list[tirx.Expr]:
+        """What is more than the lowest of the thresholds' range: 0 below, all planes 1 above."""
+        if not self._range.clamped:
+            return planes
+        words, difference = self.counting.target.words, []
+        carry = ~words_of(0, words)
+        for level, plane in enumerate(planes):
+            inverse = load_words(self._buffers["lowest"], [self._kind, 0, level, 0], words)
+            total, carry = self._adder.full(plane, T.bind(inverse), carry)
+            difference.append(total)
+        beyond = words_of(0, words)
+        for plane in difference[self._range.window_levels :]:
+            beyond = beyond | plane
+        beyond = T.bind(beyond)
+        return [(plane | beyond) & carry for plane in difference[: self._range.window_levels]]
 
     def store(self, planes: Sequence[tirx.Expr], number: tirx.Expr, channel: tirx.Expr) -> None:
         """Store one plane."""
@@ -124,33 +169,94 @@ class ThresholdSink:
         """Everything is stored."""
 
     def _reaches(self, planes: Sequence[tirx.Expr], channel: tirx.Expr, limit: _Limit) -> tirx.Expr:
-        """The carry out of the counters, ``limit`` and 1."""
-        adder = self._adder
-        if self._windows is None:
-            result = T.bind(planes[0] | limit(0))
-            for level in range(1, len(planes)):
-                result = adder.majority(planes[level], T.bind(limit(level)), result)
-            return result
-        group, window_levels = T.bind(channel // self.counting.shape.group_out_channels), self.counting.window_levels
-        result = T.bind(self._windows.load(self._vector, group, 0) | limit(0))
-        saved = words_of(0, adder.words)
-        for level in range(1, window_levels + 1):
-            addends = list(planes[level - 1 : level])
-            if level < window_levels:
-                addends.append(self._windows.load(self._vector, group, level))
+        """The carry out of the counters, their term, ``limit`` and 1."""
+        adder, term = self._adder, self.counting.term
+        group = T.bind(channel // self.counting.shape.group_out_channels)
+        result: tirx.Expr | None = None
+        saved: tirx.Expr | None = None
+        for level in range(self._range.levels):
+            at = level - (term.shift if term else 0)
+            addends = [planes[at]] if 0 <= at < len(planes) else []
+            if self._term is not None and level < self._range.window_levels:
+                addends.append(T.bind(load_words(self._term, [group, level, 0], adder.words)))
             addends.append(T.bind(limit(level)))
+            if result is None:
+                result = T.bind(addends[0] | addends[1])  # with the 1
+                continue
+            if saved is None and len(addends) == 2:
+                result = adder.majority(addends[0], addends[1], result)
+                continue
+            carry = words_of(0, adder.words)
             if len(addends) == 3:
                 total, carry = adder.full(*addends)
             elif len(addends) == 2:
                 total, carry = adder.half(*addends)
             else:
-                total, carry = addends[0], words_of(0, adder.words)
-            result, saved = adder.majority(total, saved, result), carry
-        return T.bind(result | saved)
+                total = addends[0]
+            result = adder.majority(total, words_of(0, adder.words) if saved is None else saved, result)
+            saved = carry
+        assert result is not None
+        return result if saved is None else T.bind(result | saved)
 
 
-def _least(counting: PlaneCounting, epilogue: IntegerThreshold) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True, eq=False)
+class _Range:
+    """What is compared, with its term clamped to where that matters.
+
+    Attributes:
+        limits: ``~t``, int64 [classes and one for bits that are no pixel, OC].
+        lowest: What is taken off the term, int64 [classes and one, 1].
+        levels: Planes of what is compared.
+        window_levels: Planes of the term once it is clamped.
+        term_levels: Planes of the term before that.
+    """
+
+    limits: np.ndarray
+    lowest: np.ndarray
+    levels: int
+    window_levels: int
+    term_levels: int
+
+    @property
+    def clamped(self) -> bool:
+        """Whether the term is clamped."""
+        return self.window_levels < self.term_levels
+
+    @classmethod
+    def of(cls, counting: PlaneCounting, least: np.ndarray) -> _Range:
+        """The range of ``F >= least``, int64 [classes, OC]."""
+        term, most = counting.term, int(counting.counts.max())
+        classes = len(least) + 1
+        factor = 0 if term is None else abs(term.factor)
+        highest = factor * ((1 << counting.window_levels) - 1)
+        most <<= term.shift if term else 0
+        lowest, window_levels, term_levels = np.zeros((classes, 1), np.int64), highest.bit_length(), 0
+        always, never = least <= 0, least > most + highest
+        if term is not None:
+            term_levels = window_levels
+            # Below ``bottom`` no counter reaches a threshold, from ``top`` on all do: only between them it matters.
+            bottom = np.where(always | never, highest, least - most - 1).min(axis=1, keepdims=True).clip(0)
+            top = np.where(always | never, 0, least).max(axis=1, keepdims=True)
+            clamped = max(1, int((top - bottom).max())).bit_length()
+            if clamped < window_levels:
+                window_levels, lowest[:-1] = clamped, bottom
+        largest = most + (1 << window_levels) - 1 if term is not None else most
+        levels = (largest + 1).bit_length()
+        unreachable = (1 << levels) - 1
+        t = np.full((classes, least.shape[1]), unreachable)
+        t[:-1] = np.where(always, 0, np.where(never, unreachable, least - lowest[:-1]))
+        return cls(unreachable - t, lowest, levels, window_levels, term_levels)
+
+
+def _least(counting: PlaneCounting, epilogue: IntegerThreshold | WindowThreshold) -> tuple[np.ndarray, np.ndarray]:
     """The comparison as ``F >= least``, int64 [classes, OC], and whether the answer is inverted, bool [OC]."""
+    if isinstance(epilogue, WindowThreshold):
+        # With E = 2 A - n and T = 2 pc - K.
+        scale, factor = 1 << epilogue.shift, epilogue.factor
+        beyond = 2 * (scale + abs(factor)) * counting.bits[0].size + 1
+        threshold = np.clip(epilogue.least, -beyond, beyond)
+        least = -(-(threshold + scale * counting.inside + factor * counting.taps[:, None]) // 2)
+        return least - min(factor, 0) * ((1 << counting.window_levels) - 1), epilogue.inverted
     # Clipped to the range of the result first, since thresholds may be as large as an int64.
     beyond = 2 * counting.bits[0].size + 1
     threshold = np.clip(epilogue.threshold, -beyond, beyond) + epilogue.flip  # x <= t is not (x >= t + 1)
@@ -159,13 +265,10 @@ def _least(counting: PlaneCounting, epilogue: IntegerThreshold) -> tuple[np.ndar
     return least, epilogue.flip ^ ~positive
 
 
-def _limit_planes(counting: PlaneCounting, least: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """``~t`` for all kinds of vectors and lists: uint64 [kinds, OC, planes, words]."""
-    never = (1 << counting.result_levels) - 1  # F is always less
-    numbers = never - np.clip(least, 0, never)
-    numbers = np.concatenate([numbers, np.zeros((1, numbers.shape[1]), np.int64)])  # the last one is class -1
-    # Each [kinds, vector_bits, OC].
-    bits = [numbers[kinds] >> level & 1 for level in range(counting.result_levels)]
+def _planes(numbers: np.ndarray, kinds: np.ndarray, levels: int) -> np.ndarray:
+    """Numbers [classes, C], of class -1 the last, for all kinds of vectors: uint64 [kinds, C, levels, words]."""
+    # Each [kinds, vector_bits, C].
+    bits = [numbers[kinds] >> level & 1 for level in range(levels)]
     return _words(np.stack(bits, axis=1).transpose(0, 3, 1, 2).astype(bool))
 
 

@@ -1,4 +1,4 @@
-"""How many activations of a window are set, for all pixels: what {-1, +1} weights have in common."""
+"""How many activations of a window are set, for all pixels: the same for all channels of a group."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from sbnn_tvm.schedules.bit_planes import PlaneLayout
-from sbnn_tvm.schedules.counters import Adder, Counters, Plane, call_once, load_plane, load_words, store_words, words_dtype
+from sbnn_tvm.schedules.counters import (
+    Adder,
+    Counters,
+    Plane,
+    call_once,
+    load_plane,
+    load_words,
+    store_words,
+    words_dtype,
+)
 from sbnn_tvm.schedules.llvm import LlvmFunction
 from sbnn_tvm.schedules.loops import parallel_rows
 from sbnn_tvm.schedules.plane_counting import PlaneCounting
@@ -18,7 +27,7 @@ _CHANNELS = 16  # that are added at once
 
 
 class WindowCounts:
-    """The numbers ``2^Q - 1 - pc`` of plane_counting.py, bit-sliced, for every vector and group.
+    """The numbers v of plane_counting.py, bit-sliced, for every vector and group.
 
     Attributes:
         functions: The LLVM functions that the code calls.
@@ -38,8 +47,8 @@ class WindowCounts:
         self._words, self._levels = counting.target.words, counting.window_levels
         self._adder = Adder(counting.isa, self._words)
         shape, target = counting.shape, counting.target
-        blocks, slabs_y, slabs_x, planes, _ = counting.window.array_shape
-        levels = shape.group_in_channels.bit_length()
+        blocks, slabs_y, slabs_x, _, _ = counting.window.array_shape
+        levels, negative = shape.group_in_channels.bit_length(), counting.term is None or counting.term.factor < 0
         numbers = shape.groups * levels
         if counting.pad_value == 1:  # the sums outside of the image are not 0: of every slab
             parts, stride = self._sums(counting, window, counting.target, blocks * slabs_y * slabs_x), numbers
@@ -66,7 +75,7 @@ class WindowCounts:
                 loaded = [rows.vload([number + i, 0], target.vector) for i in range(levels)]
                 counters.add_number([T.bind(tirx.reinterpret(words_dtype(self._words), part)) for part in loaded])
             for level, plane in enumerate(counters.planes):
-                store_words(self._counts, ~plane, [vector, group, level, 0])
+                store_words(self._counts, ~plane if negative else plane, [vector, group, level, 0])
 
     @property
     def functions(self) -> set[LlvmFunction]:

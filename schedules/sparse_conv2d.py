@@ -27,13 +27,23 @@ from tvm.tirx.script import builder as T
 
 from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
 from sbnn_tvm.schedules.bit_planes import PlaneLayout, plane_layout
-from sbnn_tvm.schedules.counters import Adder, Counters, Plane, call_once, load_pieces, load_plane, load_words, store_words, words_of
-from sbnn_tvm.schedules.epilogue import Epilogue, IntegerThreshold
+from sbnn_tvm.schedules.counters import (
+    Adder,
+    Counters,
+    Plane,
+    call_once,
+    load_pieces,
+    load_plane,
+    load_words,
+    store_words,
+    words_of,
+)
+from sbnn_tvm.schedules.epilogue import Epilogue, IntegerThreshold, WindowThreshold
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.llvm import LlvmFunction, link
 from sbnn_tvm.schedules.loops import parallel_rows
-from sbnn_tvm.schedules.plane_counting import Cut, PlaneCounting
+from sbnn_tvm.schedules.plane_counting import Cut, PlaneCounting, WindowTerm
 from sbnn_tvm.schedules.plane_float import FloatSink
 from sbnn_tvm.schedules.plane_threshold import ThresholdSink
 from sbnn_tvm.schedules.plane_window_counts import WindowCounts
@@ -45,7 +55,7 @@ def sparse_conv2d(
     shape: Conv2dShape,
     bits: np.ndarray,
     pad_value: int,
-    epilogue: Epilogue,
+    epilogue: Epilogue | WindowThreshold,
     isa: Isa,
     domain: BinaryDomain = SIGN,
     source: PlaneLayout | None = None,
@@ -61,7 +71,8 @@ def sparse_conv2d(
         shape: The layer.
         bits: bool [OC, Cin / groups, kh, kw], the set weights.
         pad_value: What lies outside of the image: 0 adds nothing; -1 and +1 are bits like any other.
-        epilogue: Its Ref(0), or what it compares, is the sum of products: an integer, exact as float32.
+        epilogue: Its Ref(0), or what it compares, is the sum of products: an integer, exact as float32. With
+            domain.BIT it may be a WindowThreshold.
         isa: What to generate code for.
         domain: What the weights are: domain.SIGN, where a set bit is +1 and another one -1, or domain.BIT, +1 and 0.
         source: Layout of the input; by default bit_planes.plane_layout's.
@@ -80,14 +91,17 @@ def sparse_conv2d(
         raise ValueError(f"a binary convolution pads with -1, 0 or +1, not {pad_value}")
     if domain not in (SIGN, BIT):
         raise ValueError(f"the weights of a sparse convolution are in {SIGN} or {BIT}, not {domain}")
+    if isinstance(epilogue, WindowThreshold) and domain != BIT:
+        raise ValueError(f"a WindowThreshold is for weights in {BIT}, not {domain}")
     of_input = (shape.batch, shape.height, shape.width, shape.in_channels)
     of_output = (shape.batch, shape.out_height, shape.out_width, shape.out_channels)
     source, target = source or plane_layout(*of_input, isa), target or plane_layout(*of_output, isa)
     for name, layout, size in (("source", source, of_input), ("target", target, of_output)):
         if (layout.batch, layout.height, layout.width, layout.channels) != size:
             raise ValueError(f"the {name} of a sparse convolution of {size} cannot have the layout {layout}")
-    counting = PlaneCounting(shape, bits.astype(bool), pad_value, isa, domain == SIGN, source, target, cut)
-    if isinstance(epilogue, IntegerThreshold):
+    term = WindowTerm(epilogue.shift, epilogue.factor) if isinstance(epilogue, WindowThreshold) else None
+    counting = PlaneCounting(shape, bits.astype(bool), pad_value, isa, domain == SIGN, source, target, cut, term)
+    if isinstance(epilogue, IntegerThreshold | WindowThreshold):
         return _build(counting, ThresholdSink(counting, epilogue))
     return _build(counting, FloatSink(counting, epilogue))
 
@@ -156,13 +170,14 @@ def _build(counting: PlaneCounting, sink: PlaneSink) -> Kernel:
         sink.declare_constants()
         sink.declare_outputs()
         planes = window.emit(data, shifts)
-        windows = WindowCounts(counting, data, planes, shifts) if counting.signs else None
+        windows = WindowCounts(counting, data, planes, shifts) if counting.term is not None else None
         nest = _Nest(counting, sink, channels, table, entries, planes, windows)
         work = int(lists.mean * 2 + 32) * counting.shape.out_channels * target.vectors * target.words
         with parallel_rows(target.vectors * counting.chunks, work) as task:
             nest.task(T.bind(task // counting.chunks), T.bind(task % counting.chunks))
     func = link(builder.get(), nest.adder.functions | sink.functions | (windows.functions if windows else set()))
-    name = f"sparse {'signs' if counting.signs else 'bits'} {target.vector_bits}x{target.row_bits}"
+    kind = "signs" if counting.signs else "bits" if counting.term is None else "two values"
+    name = f"sparse {kind} {target.vector_bits}x{target.row_bits}"
     return Kernel(name, func, (*own, *tables, *sink.constants), sink.outputs)
 
 

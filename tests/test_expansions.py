@@ -60,6 +60,7 @@ ARRAYS = {
         "differences",
         np.stack([np.arange(300) * 60 + 5, 40 - np.arange(300) // 9], 1).astype("int32"),
     ),
+    "0 or all bits": ("table", (RNG.integers(0, 2, 9000) * (2**32 - 1)).astype(np.uint64)),
     "a permutation": ("differences", RNG.permutation(700).astype(np.int32)),
     "sparse floats": ("sparse", sparse_floats(0.1)),
     "half of the floats": ("sparse", sparse_floats(0.6)),

@@ -14,8 +14,18 @@ from torch import nn
 import sbnn_tvm
 from sbnn_tvm.domain import BIT, SIGN
 from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, BinaryLinear, TwoValues
-from sbnn_tvm.passes.fold_window_sums import fold_window_sum
-from sbnn_tvm.schedules.epilogue import BitsOutput, Channel, FloatOutput, Pixel, Program, Ref, Scalar, Step
+from sbnn_tvm.passes.fold_window_sums import compare_two_sums, fold_window_sum
+from sbnn_tvm.schedules.epilogue import (
+    STORE,
+    BitsOutput,
+    Channel,
+    FloatOutput,
+    Pixel,
+    Program,
+    Ref,
+    Scalar,
+    Step,
+)
 from sbnn_tvm.schedules.interpreter import evaluate
 
 CHANNELS = 6
@@ -92,14 +102,42 @@ def test_what_does_not_fold(scale: float, offset: float, more: tuple[Step, ...])
     assert fold_window_sum(program, np.full(CHANNELS, 5), 30, 0, True) is None
 
 
-def network(*, groups: int = 1, density: float = 0.05, pad_value: int = 0, float_end: bool = False) -> nn.Module:
+@given(st.sampled_from([-0.33, 0.9, 0.1]), st.integers(5, 30), st.booleans(), st.integers(0, 2**16))
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+def test_two_sums_say_the_bits(offset: float, taps: int, padded: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scale, counts = np.full(CHANNELS, np.float32(0.37)), rng.integers(0, taps // 2, CHANNELS)
+    more = Step("multiply", Ref(3), Channel(rng.choice(np.float32([-0.7, 0.01, 1.3, 0]), CHANNELS)))
+    program = program_of(scale, np.full(CHANNELS, offset), more, threshold=Channel(rng.standard_normal(CHANNELS)))
+    slope = (offset / 0.37 - 1) / 2
+    tried = [(shift, round(slope * 2**shift)) for shift in range(1, 21)]
+    found = compare_two_sums(program, counts, taps, 0, not padded, STORE, tried)
+    assert found is not None and (found.shift, found.factor) in tried
+    (output,) = program.outputs
+    for c, n in enumerate(counts):
+        step = 1 if padded else 2
+        e, other = np.meshgrid(np.arange(-n, n + 1, step), np.arange(n - taps, taps - n + 1, step))
+        e, t = e.reshape(-1), (e + other).reshape(-1)
+        result = np.repeat((2 * e - t).astype(np.float32)[:, None], CHANNELS, axis=1)
+        (value,) = evaluate(
+            Program(program.steps, (FloatOutput(output.value),)), result, [t.astype(np.float32)[:, None]]
+        )
+        answer = ((e << found.shift) + found.factor * t >= found.least[c]) ^ found.inverted[c]
+        np.testing.assert_array_equal(answer, value[:, c] > output.thresholds[0].values[c])
+    wrong = [(1, round(slope * 2) + 7)]
+    assert compare_two_sums(program, np.maximum(counts, 2), taps, 0, not padded, STORE, wrong) is None
+
+
+def network(
+    *, groups: int = 1, density: float = 0.05, pad_value: int = 0, float_end: bool = False, offset: float = 0.37
+) -> nn.Module:
     torch.manual_seed(0)
 
     def weights(layer: Any) -> Any:
         with torch.no_grad():
             layer.weight.copy_(torch.rand_like(layer.weight) - (1 - density))
             layer.values.tau.fill_(0.37)
-            layer.values.phi.fill_(0.37)
+            layer.values.phi.fill_(offset)
         return layer
 
     def norm(channels: int) -> nn.Module:
@@ -142,3 +180,15 @@ def test_counters_take_the_sum_over_the_window_where_it_is_there(density: float)
     conv = next(each for each in module.lowered.layers if each.layer and each.layer.kind == "binary_conv2d")
     assert conv.layer is not None and conv.layer.weight_domain == SIGN
     assert conv.choice is not None and conv.choice.kernel.name.startswith("sparse bits")
+
+
+@pytest.mark.parametrize("options", [{}, {"density": 0.95}, {"groups": 2, "density": 0.2}, {"pad_value": 1}], ids=str)
+def test_counters_of_any_two_values_sum_windows_themselves(options: dict[str, Any]) -> None:
+    model = network(offset=-0.2, **options)
+    module = sbnn_tvm.compile(model, "native", input_shape=(2, 64, 9, 9), kernels={"1": "counters"})
+    assert module.verify().passed
+    conv = next(each for each in module.lowered.layers if each.layer and each.layer.kind == "binary_conv2d")
+    assert conv.choice is not None and conv.choice.kernel.name.startswith("sparse two values")
+    assert sum("window" in layer.kind for layer in module.report.layers) == 1  # that of the last layer
+    popcounts = sbnn_tvm.compile(model, "native", input_shape=(2, 64, 9, 9), kernels={"*": "popcount"})
+    assert sum("window" in layer.kind for layer in popcounts.report.layers) == 2

@@ -20,7 +20,7 @@ from sbnn_tvm.emulator import Emulator
 from sbnn_tvm.schedules import isa as isas
 from sbnn_tvm.schedules import plane_counting
 from sbnn_tvm.schedules.bit_planes import ROW_BITS, PlaneLayout, plane_layout
-from sbnn_tvm.schedules.epilogue import IntegerThreshold
+from sbnn_tvm.schedules.epilogue import IntegerThreshold, WindowThreshold
 from sbnn_tvm.schedules.interpreter import evaluate
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.plane_conversions import planes_to_words, words_to_planes
@@ -109,6 +109,31 @@ def test_layout(size: tuple[int, int, int, int]) -> None:
 def test_threshold(shape: Conv2dShape, domain: BinaryDomain) -> None:
     for pad_value in (0, 1 if domain == SIGN else -1) if any(shape.padding) else (0,):
         check_threshold(shape, pad_value, "x86-64-v4", domain)
+
+
+@pytest.mark.parametrize(
+    ("name", "pad_value", "target", "shift", "factor"),
+    [
+        ("plain", 0, "x86-64-v4", 3, 5),
+        ("plain", 1, "x86-64-v3", 2, -1),
+        ("3 odd groups", 0, "x86-64-v4", 10, -700),
+        ("images side by side", 0, "arm", 5, 33),
+    ],
+)
+def test_two_sums(name: str, pad_value: int, target: str, shift: int, factor: int) -> None:
+    shape, cpu = MORE[name], target_for(target)
+    rng, x_bits, w_bits, of_set = sparse_layer(shape, 0.2, BIT, pad_value)
+    of_all = convolve(np.where(x_bits, 1, -1), np.ones(w_bits.shape, np.int64), shape, pad_value)
+    sums = of_set.astype(np.int64) * (1 << shift) + of_all.astype(np.int64) * factor
+    least = np.median(sums, axis=(0, 1, 2)).astype(np.int64)
+    least[:2] = 2**31, -(2**31)
+    threshold = WindowThreshold(shift, factor, least, rng.integers(0, 2, shape.out_channels).astype(bool))
+    kernel = sparse_conv2d(shape, w_bits, pad_value, threshold, cpu.isa, BIT)
+    (planes,) = run(kernel, cpu, source_of(shape, cpu.isa).encode(x_bits))
+    bits = (sums >= least) ^ threshold.inverted
+    np.testing.assert_array_equal(planes, target_of(shape, cpu.isa).encode(bits))
+    with pytest.raises(ValueError, match="WindowThreshold"):
+        sparse_conv2d(shape, w_bits, pad_value, threshold, cpu.isa, SIGN)
 
 
 @pytest.mark.parametrize("target", ["x86-64-v3", "x86-64", "arm", "armv7"])
