@@ -44,6 +44,8 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/probes.py --output out/probes.json
 	-$(BIN)/python benchmarks/kernels.py --output out/kernels.json
 	-$(BIN)/python benchmarks/kernels.py --target x86-64-v3 --output out/kernels_avx2.json
+	-$(BIN)/python benchmarks/sparse_kernels.py --output out/sparse_kernels.json
+	-$(BIN)/python benchmarks/sparse_kernels.py --target x86-64-v3 --output out/sparse_kernels_avx2.json
 	-$(BIN)/python benchmarks/instructions.py --output out/instructions.json
 	-$(BIN)/python benchmarks/networks.py --output out/networks.json
 	$(BIN)/python benchmarks/plots.py

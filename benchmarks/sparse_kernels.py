@@ -5,7 +5,7 @@ timed by each contestant; set weights are at random positions:
 
 * the popcount kernel, packed bits in, thresholded bits out, and OpenVINO's, if it is installed: weights do not matter
 * bit planes in, thresholded bit planes out, for weights {-1, +1} and {0, 1}
-* at 56x56x64 both kernels with a residual network's epilogue: scale and bias, a residual, PReLU, float32 and bits out
+* both kernels with a residual network's epilogue: scale and bias, a residual, PReLU, float32 and bits out
 
 All outputs are checked before they are timed. The exit code is 1 if a bar is missed.
 """
@@ -144,9 +144,9 @@ def measure(layer: Layer, target: CpuTarget, densities: Sequence[float], seconds
     if openvino_peer.available():
         chain = BinaryChain.random(layer, np.random.default_rng(0))
         contestants[OPENVINO, "bits", None] = openvino_peer.binary_contestant(chain, target)
-    if layer.shape.height == 56:
-        for name, contestant in float_contestants(sparse_chain(layer, 0.05), target).items():
-            contestants[name, FLOAT, None if name == POPCOUNT else 0.05] = contestant
+    for density in densities:
+        for name, contestant in float_contestants(sparse_chain(layer, density), target).items():
+            contestants[name, FLOAT, None if name == POPCOUNT else density] = contestant
     times = seconds_a_layer({repr(key): contestant for key, contestant in contestants.items()}, seconds)
     return [
         Record(

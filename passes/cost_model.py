@@ -105,7 +105,7 @@ def sparse_steps(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool, d
         narrow=lists if narrow else 0,
         shift=slabs if window.direct else 0,
         gather=0 if window.direct else slabs * target.images * target.rows,
-        compare=0 if floats else vectors * conv.out_channels * counting.result_levels,
+        compare=0 if floats else vectors * conv.out_channels * (counting.levels + (domain == SIGN)),
         plane_float=(1 + -(-counting.levels // 8)) * elements if floats else 0,
     )
 

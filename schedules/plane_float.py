@@ -55,6 +55,12 @@ class FloatSink:
             self._tables += [classes.row_class * np.int32(classes.columns), classes.col_class]
 
     @property
+    def values(self) -> int:
+        """All results."""
+        shape = self.counting.shape
+        return shape.batch * shape.out_height * shape.out_width * shape.out_channels
+
+    @property
     def functions(self) -> set[LlvmFunction]:
         """What the code calls."""
         return self._functions | self._writer.functions

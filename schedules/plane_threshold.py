@@ -66,6 +66,11 @@ class ThresholdSink:
         self._term: tirx.Buffer | None = None
 
     @property
+    def values(self) -> int:
+        """None: planes are compared as they are."""
+        return 0
+
+    @property
     def functions(self) -> set[LlvmFunction]:
         """What the code calls."""
         return self._adder.functions

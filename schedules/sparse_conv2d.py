@@ -18,6 +18,7 @@ pixels: a load of the offset, a load of the plane, and about one full adder. Wha
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Protocol
 
 import numpy as np
@@ -42,7 +43,7 @@ from sbnn_tvm.schedules.epilogue import Epilogue, IntegerThreshold, WindowThresh
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.llvm import LlvmFunction, link
-from sbnn_tvm.schedules.loops import parallel_rows
+from sbnn_tvm.schedules.loops import GRAIN, one_thread, parallel_rows
 from sbnn_tvm.schedules.plane_counting import Cut, PlaneCounting, WindowTerm
 from sbnn_tvm.schedules.plane_float import FloatSink
 from sbnn_tvm.schedules.plane_threshold import ThresholdSink
@@ -121,6 +122,10 @@ class PlaneSink(Protocol):
     """Where counters go: declares parameters and outputs, and stores the counters of channel after channel."""
 
     @property
+    def values(self) -> int:
+        """Results that it takes apart, 0 if none."""
+
+    @property
     def functions(self) -> set[LlvmFunction]:
         """What the code calls, once it is written."""
 
@@ -157,7 +162,8 @@ def _build(counting: PlaneCounting, sink: PlaneSink) -> Kernel:
     own = [lists.channels, lists.table, lists.entries]
     # Nothing in the code depends on the number of entries, so that equal layers share it.
     shapes = [lists.channels.shape, lists.table.shape, (tirx.Var("entries", "int64"),)]
-    with IRBuilder() as builder, T.prim_func(s_tir=True):
+    threads = nullcontext() if _parallel_work(counting, sink.values) >= GRAIN else one_thread()
+    with threads, IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name("sparse_conv2d")
         T.func_attr({"tirx.noalias": True})
         data = T.arg("data", T.buffer(counting.source.shape, "uint64"))
@@ -172,13 +178,24 @@ def _build(counting: PlaneCounting, sink: PlaneSink) -> Kernel:
         planes = window.emit(data, shifts)
         windows = WindowCounts(counting, data, planes, shifts) if counting.term is not None else None
         nest = _Nest(counting, sink, channels, table, entries, planes, windows)
-        work = int(lists.mean * 2 + 32) * counting.shape.out_channels * target.vectors * target.words
-        with parallel_rows(target.vectors * counting.chunks, work) as task:
+        with parallel_rows(target.vectors * counting.chunks, GRAIN) as task:
             nest.task(T.bind(task // counting.chunks), T.bind(task % counting.chunks))
     func = link(builder.get(), nest.adder.functions | sink.functions | (windows.functions if windows else set()))
     kind = "signs" if counting.signs else "bits" if counting.term is None else "two values"
     name = f"sparse {kind} {target.vector_bits}x{target.row_bits}"
     return Kernel(name, func, (*own, *tables, *sink.constants), sink.outputs)
+
+
+def _parallel_work(counting: PlaneCounting, values: int) -> int:
+    """What several threads would save, in elements as of loops.GRAIN.
+
+    An addition of planes takes as long as an element, and a value of a float epilogue half of that. The window, which
+    one core wrote and the others read, comes from core to core at the pace of an element for its four bytes, while half
+    of the work is saved at most.
+    """
+    additions = (int(counting.lists.mean) + 2 * counting.levels) * counting.shape.out_channels
+    window = int(np.prod(counting.window.array_shape)) * 2
+    return additions * counting.target.vectors + values // 2 - 2 * window
 
 
 class _Nest:

@@ -1,0 +1,104 @@
+"""What threads bring: the binary layers of a ResNet-18 on one thread and on several, by popcounts and by counters.
+
+Run ``python benchmarks/scaling.py``. Each kernel is timed alone with as many threads as there are cores, and with
+fewer, in turns: packed bits (or bit planes) in, thresholded bits out, and the epilogue of a residual network, floats
+and bits out. Of the counters' weights 5 % and 25 % are set. A layer that would get slower stays on one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import records
+import tvm_ffi
+from chains import binary_contestant
+from contestant import Contestant, seconds_a_layer
+from layers import BINARY_LAYERS, Layer
+from records import Machine, Record
+from rich.console import Console
+from rich.table import Table
+from sparse_kernels import FLOAT, POPCOUNT, float_contestants, plane_contestant, sparse_chain
+
+from sbnn_tvm.domain import SIGN
+from sbnn_tvm.targets import CpuTarget, resolve
+from sbnn_tvm.threads import default_num_threads, use_threads
+
+PLANES, DENSITIES = "bit planes", (0.05, 0.25)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kernel that is timed: as of Record."""
+
+    kernel: str
+    epilogue: str
+    density: float | None = None
+
+
+def measure(layer: Layer, target: CpuTarget, threads: Sequence[int], seconds: float) -> list[Record]:
+    """The times of a layer; the kernels' names say the threads."""
+    chains = {density: sparse_chain(layer, density) for density in DENSITIES}
+    contestants = {Case(POPCOUNT, "bits"): binary_contestant(chains[DENSITIES[0]], target)}
+    for density, chain in chains.items():
+        contestants[Case(PLANES, "bits", density)] = plane_contestant(chain, SIGN, target)
+        floats = float_contestants(chain, target)
+        contestants[Case(PLANES, FLOAT, density)] = floats[PLANES]
+        contestants[Case(POPCOUNT, FLOAT)] = floats[POPCOUNT]
+    runs = {(case, number): partial(_run, each.run, number) for case, each in contestants.items() for number in threads}
+    names = {str(key): key for key in runs}
+    times = seconds_a_layer({str(key): Contestant(run) for key, run in runs.items()}, seconds)
+    found = []
+    for name, (case, number) in names.items():
+        kernel = f"{case.kernel}, {number} threads"
+        record = Record(layer.name, layer.shape, kernel, target.isa.name, case.epilogue, times[name], case.density)
+        found.append(record)
+    return found
+
+
+def _run(function: Callable[[], object], threads: int) -> None:
+    use_threads(tvm_ffi, threads)
+    function()
+
+
+def table(measured: Sequence[Record], threads: Sequence[int], machine: Machine) -> Table:
+    """One row a layer, kernel and epilogue: microseconds by each number of threads, and how much faster than one."""
+    out = Table(title=f"Microseconds a layer by the number of threads, {measured[0].isa}, {machine}")
+    for heading in ("layer", "kernel", "set", "stores"):
+        out.add_column(heading)
+    for number in threads:
+        out.add_column(f"{number} thread{'s' * (number > 1)}", justify="right")
+    for i in range(0, len(measured), len(threads)):
+        row = measured[i : i + len(threads)]
+        cells = [f"{each.seconds * 1e6:.1f} ({row[0].seconds / each.seconds:.2f})" for each in row]
+        share = "" if row[0].density is None else f"{row[0].density:.0%}"
+        out.add_row(row[0].layer, row[0].kernel.split(",")[0], share, row[0].epilogue, *cells)
+    return out
+
+
+def main() -> None:
+    """Measure every layer."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", default="native", help="what to compile for; must run on this machine")
+    parser.add_argument("--seconds", type=float, default=5.0, help="to time a layer (default: %(default)s)")
+    parser.add_argument("--only", default="", help="layers whose name contains this")
+    parser.add_argument("--threads", type=int, nargs="+", help="numbers of threads (default: 1, 2, 4 ... all cores)")
+    parser.add_argument("--output", type=Path, help="write the results there, as JSON")
+    arguments = parser.parse_args()
+    cores = default_num_threads()
+    threads = arguments.threads or [*(1 << i for i in range((cores - 1).bit_length())), cores]
+    target, machine = resolve(arguments.target), Machine()
+    measured = []
+    for layer in BINARY_LAYERS:
+        if arguments.only in layer.name:
+            measured += measure(replace(layer, links=1), target, threads, arguments.seconds)
+    Console(width=160).print(table(measured, threads, machine))
+    if arguments.output:
+        records.write(arguments.output, measured, machine)
+
+
+if __name__ == "__main__":
+    main()
