@@ -38,11 +38,11 @@ from sbnn_tvm.bench import interleave
 from sbnn_tvm.coding import smallest
 from sbnn_tvm.frontends.onnx.opset import unpack_bits
 from sbnn_tvm.frontends.torch import (
-    EWGS,
     Binarize,
     BinaryConv2d,
     ScaledSigns,
     SubBit,
+    Symmetric,
     TwoBits,
     WeightDomain,
     quantize_,
@@ -115,8 +115,8 @@ METHODS = (
     Method("AdaBin", lambda seed, epochs: adabin.train(seed=seed, epochs=epochs)),
     Method("Sub-bit, 4/9 bit a weight", partial(with_domain, SubBit(4), Binarize)),
     Method("APB, weight decay 0.001", partial(few_in_float, 1e-3)),
-    Method("2-bit activations", partial(with_domain, ScaledSigns(), partial(EWGS, 2))),
-    Method("2-bit activations and weights", partial(with_domain, TwoBits(), partial(EWGS, 2))),
+    Method("2-bit activations", partial(with_domain, ScaledSigns(), partial(Symmetric, 2, 0.4, learned=True))),
+    Method("2-bit activations and weights", partial(with_domain, TwoBits(), partial(Symmetric, 2, 0.4, learned=True))),
     Method("MixBin-style, half the cost", partly_binary),
     Method("two-valued weights, float activations, not trained", without_training),
 )
@@ -159,26 +159,26 @@ def weight_bytes(model: onnx.ModelProto) -> int:
     return sum(sizes.values())
 
 
-def train(methods: tuple[Method, ...], seeds: int, epochs: int, folder: Path) -> list[Result]:
-    """Train and deploy all methods; leaves their libraries and what they reach in the folder."""
+def train(methods: tuple[Method, ...], seeds: int, epochs: int, folder: Path) -> None:
+    """Train and deploy methods; leaves their libraries and what they reach in the folder, beside those of others."""
     data = digits.load()
-    results = []
     for method in methods:
         models = [method.train(seed, epochs) for seed in track(range(seeds), method.name, console=console)]
         accuracy = digits.Mean.of(digits.accuracy(model, data) for model in models)
         agreement = digits.deploy(models[0], data)
         console.print(f"{accuracy} %; {agreement}")
-        agreement.module.export(folder / f"{len(results)}.so")
-        results.append(Result(method.name, accuracy.value, accuracy.error, weight_bytes(to_onnx(models[0]))))
-        (folder / "trained.json").write_text(json.dumps([asdict(result) for result in results]))
-    return results
+        place = folder / str(METHODS.index(method))
+        agreement.module.export(place.with_suffix(".so"))
+        result = Result(method.name, accuracy.value, accuracy.error, weight_bytes(to_onnx(models[0])))
+        place.with_suffix(".json").write_text(json.dumps(asdict(result)))
 
 
 def time(folder: Path) -> list[Result]:
     """Time the libraries of the folder, in turns."""
-    results = [Result(**fields) for fields in json.loads((folder / "trained.json").read_text())]
+    places = [place for index in range(len(METHODS)) if (place := folder / f"{index}.json").exists()]
+    results = [Result(**json.loads(place.read_text())) for place in places]
     image = digits.load().test_images[:1].numpy()
-    libraries = [sbnn_tvm.load(folder / f"{index}.so", num_threads=1) for index in range(len(results))]
+    libraries = [sbnn_tvm.load(place.with_suffix(".so"), num_threads=1) for place in places]
     calls = {each.method: partial(library.run, image) for each, library in zip(results, libraries, strict=True)}
     times = interleave(calls, seconds=2.0 * len(calls))
     return [replace(result, microseconds=times[result.method].minimum * 1e6) for result in results]
