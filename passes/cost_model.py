@@ -9,9 +9,10 @@ import numpy as np
 
 from sbnn_tvm.domain import SIGN, BinaryDomain
 from sbnn_tvm.schedules.bit_planes import PlaneLayout, plane_layout
-from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.isa import AVX512_VPOPCNTDQ, Isa
 from sbnn_tvm.schedules.plane_counting import PlaneCounting
 from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.tiles import Arithmetic, lanes, popcount_by_lookup
 from sbnn_tvm.schedules.weight_lists import TAIL
 
 from .cost_factors import FACTORS, Factors
@@ -20,11 +21,20 @@ from .cost_factors import FACTORS, Factors
 def popcount_pays(conv: Conv2dShape, isa: Isa, bits: int = 1) -> bool:
     """Whether a popcount convolution beats a float one: a word must hold enough channels of a group.
 
-    For each bit of an activation a word costs three vector operations for ``word_lanes`` outputs, a float32 channel one
-    for ``float_lanes``.
+    A float32 channel costs one operation for a vector of outputs. For each bit of an activation a word costs three
+    where there is a vector popcount and five on other x86, as measured on groups of 2 to 24 channels; a byte that is
+    looked up costs four. Vectors are as wide as the channels of a group allow.
     """
     channels = conv.group_in_channels
-    return 3 * bits * isa.words(channels) * isa.float_lanes < channels * isa.word_lanes
+
+    def vectors(arithmetic: Arithmetic) -> int:
+        return -(-conv.group_out_channels // lanes(conv, isa, arithmetic))
+
+    if popcount_by_lookup(conv, isa):
+        steps = 4 * -(-channels // 8)
+    else:
+        steps = (5 if isa.family == "x86" and isa != AVX512_VPOPCNTDQ else 3) * isa.words(channels)
+    return bits * steps * vectors("popcount") <= channels * vectors("float32")
 
 
 def sparse_pays(

@@ -16,9 +16,11 @@ from sbnn_tvm.frontends.onnx.importer import import_onnx
 from sbnn_tvm.frontends.onnx.loading import load_model
 from sbnn_tvm.passes.build_kernel import build
 from sbnn_tvm.passes.candidates import candidates, families
+from sbnn_tvm.passes.cost_model import popcount_pays
 from sbnn_tvm.passes.layer import read_layer
 from sbnn_tvm.passes.pipeline import Options, to_composites
-from sbnn_tvm.schedules.isa import AVX512_VPOPCNTDQ, NEON
+from sbnn_tvm.schedules.isa import AVX2, AVX512_VPOPCNTDQ, NEON, Isa
+from sbnn_tvm.schedules.shapes import Conv2dShape
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,17 @@ def model():
 def layers(model):
     composites = to_composites(import_onnx(load_model(model), None).mod, Options())
     return [read_layer(func) for _, func in composites.functions_items() if "Composite" in (func.attrs or {})]
+
+
+@pytest.mark.parametrize(
+    "isa, fewest", [(AVX512_VPOPCNTDQ, 3), (NEON, 3), (AVX2, 9)], ids=lambda each: getattr(each, "name", each)
+)
+def test_popcounts_pay_from_a_few_channels_a_group_on(isa: Isa, fewest: int) -> None:
+    def pays(channels: int, bits: int = 1) -> bool:
+        conv = Conv2dShape(1, 14, 14, 16 * channels, 16 * channels, (3, 3), (1, 1), (1, 1, 1, 1), groups=16)
+        return popcount_pays(conv, isa, bits)
+
+    assert not pays(fewest - 1) and not pays(fewest, 4) and all(pays(channels) for channels in range(fewest, 40))
 
 
 @pytest.mark.parametrize("isa", [AVX512_VPOPCNTDQ, NEON], ids=lambda isa: isa.name)
