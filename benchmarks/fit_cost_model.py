@@ -193,10 +193,13 @@ def measured(bursts: Mapping[Case, Sequence[Burst]], seconds: float) -> dict[Cas
 
 
 def fit(times: Mapping[Case, float], isa: Isa) -> Factors:
-    """The costs, in nanoseconds or instructions, that leave the least sum of squared relative errors, none below 0."""
+    """The costs, in nanoseconds or instructions, that leave the least sum of squared relative errors, none below 0.
+
+    Steps that were not measured keep what they cost.
+    """
     rows = np.array([astuple(case.steps(isa)) for case in times]) / np.array([[time * 1e9] for time in times.values()])
     used = rows.any(axis=0)
-    costs = np.zeros(rows.shape[1])
+    costs = np.array(astuple(FACTORS[isa.name]))
     # Steps differ by orders of magnitude in number.
     scale = rows[:, used].max(axis=0)
     costs[used] = nnls(rows[:, used] / scale, np.ones(len(rows)))[0] / scale

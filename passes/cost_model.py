@@ -109,13 +109,17 @@ def sparse_steps(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool, d
         lists += source.vectors * conv.in_channels
     narrow, half = counting.pieces > 1, target.vector_bits < isa.vector_bits
     elements = conv.batch * conv.out_height * conv.out_width * conv.out_channels
+    # Counters of a slice are added to those of the slices before.
+    compared = 2 * (counting.slices - 1) * counting.levels
+    if not floats:
+        compared += counting.levels + (domain == SIGN)
     return Factors(
         plane=0 if half or narrow else lists,
         half=lists if half and not narrow else 0,
         narrow=lists if narrow else 0,
         shift=slabs if window.direct else 0,
         gather=0 if window.direct else slabs * target.images * target.rows,
-        compare=0 if floats else vectors * conv.out_channels * (counting.levels + (domain == SIGN)),
+        compare=vectors * conv.out_channels * compared,
         plane_float=(1 + -(-counting.levels // 8)) * elements if floats else 0,
     )
 
