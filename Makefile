@@ -17,7 +17,7 @@ help:
 	@echo 'make test-slow  run the long ones: the whole demo and the README'
 	@echo 'make fuzz    compile random networks for half an hour'
 	@echo 'make bench   measure kernels and networks against the limits of this machine and against onnxruntime'
-	@echo 'make methods train every method on digits; draw accuracy against bytes and time'
+	@echo 'make methods train every method on digits; draw accuracy against bytes and time, for docs/methods.md'
 	@echo 'make lint    check style and types'
 	@echo 'make format  apply the style'
 	@echo 'make clean   remove everything made here'
@@ -53,6 +53,7 @@ bench: $(INSTALLED)
 methods: $(INSTALLED)
 	$(BIN)/python benchmarks/methods.py --output out/methods.json
 	$(BIN)/python benchmarks/plots.py out/methods.json
+	cp out/plots/methods.png docs/methods.png
 
 # mypy does not know that passes/ is sbnn_tvm.passes: show it the package as it is installed.
 TYPED := build/typed/sbnn_tvm

@@ -198,9 +198,13 @@ def methods(results: Sequence[Reached], machine: Machine) -> Figure:
                 capsize=3,
             )
     for axis, label in zip(axes, ("bytes of the body's weights", "microseconds an image, one thread"), strict=True):
-        axis.set_xscale("log")
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
+    axes[0].set_xscale("log")
+    low, high = axes[0].get_xlim()
+    ticks = [tick for tick in _ONE_TWO_FIVE if low <= tick <= high]
+    axes[0].set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes[0].minorticks_off()
     axes[0].set_ylabel("accuracy, %")
     axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
     figure.suptitle(f"Methods on digits: {machine}", x=0.02, ha="left", fontsize=10)

@@ -25,10 +25,11 @@ NETWORKS: dict[str, tuple[WeightDomain, Callable[[], nn.Module], int]] = {
 
 
 def network(weights: WeightDomain, activations: Callable[[], nn.Module]) -> nn.Sequential:
-    """The tiny network with quantised layers; where levels start at 0, a batch norm is all they need before them."""
+    """The tiny network with quantised layers; the levels of EWGS start from the deviation of rectified values."""
 
     def layer(inputs: int, outputs: int) -> nn.Module:
-        return BinaryConv2d(inputs, outputs, 3, padding=1, domain=weights, binarize=activations())
+        conv = BinaryConv2d(inputs, outputs, 3, padding=1, domain=weights, binarize=activations())
+        return nn.Sequential(nn.ReLU(), conv) if isinstance(conv.binarize, EWGS) else conv
 
     return digits.tiny_network(layer, width=2 * WIDTH)
 
