@@ -104,3 +104,14 @@ def test_a_fit_finds_the_costs_that_made_the_times() -> None:
         assert found.cost(case.steps(AVX2)) * 1e-9 == pytest.approx(seconds, rel=0.02)
     made = choices(times, found, AVX2)
     assert all(choice.lost < 1.05 for choice in made) and {choice.counters for choice in made} == {False, True}
+
+
+def test_compiled_chains_take_counters_or_popcounts() -> None:
+    from compiled_chains import DOMAINS, FORCED, chain
+    from layers import square
+
+    layer = dataclasses.replace(square(6, 16), links=2)
+    for forced in FORCED:  # verified within
+        contestant = chain(layer, DOMAINS["{a, b}"], 0.05, resolve("native"), forced)
+        assert contestant.links == 2 and contestant.first is not None
+        contestant.run()
