@@ -20,6 +20,7 @@ multiply-adds, ``vectors`` loads, ``pixels`` broadcasts (memory operands on AVX-
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -39,6 +40,9 @@ from sbnn_tvm.schedules.tiles import Tile
 
 # Channels that are stored at once after a row was collected: a multiple of 8 and a divisor of every word.
 _COLLECTED_RUN = 16
+
+# Columns of taps that may be written out one by one.
+_UNROLLED = 5
 
 _Store = Callable[[tirx.Expr, Sequence[tirx.Expr]], None]
 
@@ -162,8 +166,7 @@ class DirectConv2d:
         axes: How these steps walk through a group's elements of a pixel of the image, as the inner loop reads them.
         border: A pixel outside of the image, as the data has it: [planes, elements].
         planes: The result is the sum of 2^j times that of the j-th plane of the data.
-        skippable: Whether rows of taps outside of the image are left out, which the sink then takes into account. Only
-            without narrow accumulators.
+        skippable: Whether taps outside of the image may be left out, which the sink then takes into account.
     """
 
     name: str
@@ -193,6 +196,13 @@ class DirectConv2d:
     def skips_rows(self) -> bool:
         """Whether rows of taps outside of the image are left out."""
         return self.skippable and bool(self.shape.padding[0] or self.shape.padding[2])
+
+    @property
+    def skips_columns(self) -> bool:
+        """Whether columns of taps outside are left out: in tiles of whole rows, where each knows its pixel."""
+        left, right = self.shape.padding[1], self.shape.padding[3]
+        whole = self.tile.pixels == self.shape.out_width and self.arithmetic.partial is None
+        return self.skippable and whole and bool(left or right) and 1 < self.shape.kernel[1] <= _UNROLLED
 
     @property
     def block(self) -> int:
@@ -396,12 +406,13 @@ class _Nest:
     ) -> None:
         """Sum over the window of every pixel of the tile, in one plane; a pixel has ``pixel`` elements."""
         shape, partial = self.conv.shape, self.conv.arithmetic.partial
-        columns = _fuse([Axis(shape.kernel[1], shape.dilation[1] * pixel), *self.conv.axes])
-        axes = [Axis(shape.kernel[0], 0, shape.dilation[0]), *columns]
+        column = Axis(shape.kernel[1], shape.dilation[1] * pixel)
+        columns = _fuse([column, *self.conv.axes])
+        rows = Axis(shape.kernel[0], 0, shape.dilation[0])
 
-        def step(target: tirx.Buffer, place: _Place) -> None:
+        def step(target: tirx.Buffer, place: _Place, pixels: Sequence[int] = range(self.conv.tile.pixels)) -> None:
             at = [n, T.bind(place.line), T.bind(place.element)]
-            self._step(target, at, shape.strides[1] * pixel, [block, T.bind(place.step)])
+            self._step(target, at, shape.strides[1] * pixel, [block, T.bind(place.step)], pixels)
 
         def chunk(walk: Callable[[Callable[[_Place], None]], None]) -> None:
             assert partial is not None
@@ -411,14 +422,32 @@ class _Nest:
                 added = tirx.Cast(f"{accumulators.dtype}x{self.conv.arithmetic.lanes}", self._vector(narrow, k))
                 self._store(accumulators, self._vector(accumulators, k) + added, k, 0)
 
-        if self.conv.skips_rows:
-            inner = prod(axis.extent for axis in columns)
-            with T.serial(*self._inside(place.line)) as i:
-                _walk(columns, place.moved(axes[0], i, inner), lambda place: step(accumulators, place))
+        def walk_row(place: _Place) -> None:
+            if partial is not None:
+                _walk_in_chunks(columns, place, partial.steps, chunk)
+            elif not self.conv.skips_columns:
+                _walk(columns, place, lambda place: step(accumulators, place))
+            else:
+                inner = prod(axis.extent for axis in self.conv.axes)
+                for kx in range(shape.kernel[1]):
+                    moved, pixels = place.moved(column, tirx.const(kx, "int32"), inner), self._pixels_inside(kx)
+                    _walk(self.conv.axes, moved, functools.partial(step, accumulators, pixels=pixels))
+
+        inner = prod(axis.extent for axis in columns)
+        if self.conv.skips_rows or self.conv.skips_columns:
+            first, end = self._inside(place.line) if self.conv.skips_rows else (0, shape.kernel[0])
+            with T.serial(first, end) as i:
+                walk_row(place.moved(rows, i, inner))
         elif partial is None:
-            _walk(axes, place, lambda place: step(accumulators, place))
+            _walk([rows, *columns], place, lambda place: step(accumulators, place))
         else:
-            _walk_in_chunks(axes, place, partial.steps, chunk)
+            _walk_in_chunks([rows, *columns], place, partial.steps, chunk)
+
+    def _pixels_inside(self, tap: int) -> list[int]:
+        """The pixels of a row for which a column of taps is inside of the image."""
+        shape = self.conv.shape
+        columns = [x * shape.strides[1] + tap * shape.dilation[1] - shape.padding[1] for x in range(shape.out_width)]
+        return [x for x, column in enumerate(columns) if 0 <= column < shape.width]
 
     def _inside(self, row: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
         """The first row of taps inside of the image and the one behind the last, for a window that starts at a row."""
@@ -429,13 +458,15 @@ class _Nest:
         )
         return T.bind(tirx.max(first, 0)), T.bind(tirx.min(end, shape.kernel[0]))
 
-    def _step(self, sums: tirx.Buffer, at: list[tirx.Expr], stride: int, step: list[tirx.Expr]) -> None:
-        """Add the products of one element of every pixel with all its weights."""
+    def _step(
+        self, sums: tirx.Buffer, at: list[tirx.Expr], stride: int, step: list[tirx.Expr], pixels: Sequence[int]
+    ) -> None:
+        """Add the products of one element of some pixels of the tile with all its weights."""
         arithmetic, tile = self.conv.arithmetic, self.conv.tile
         dtype = f"{self.weights.dtype}x{arithmetic.lanes}"
         vectors = [T.bind(self.weights.vload([*step, v * arithmetic.lanes], dtype)) for v in range(tile.vectors)]
         weights = [arithmetic.weight(vector) for vector in vectors]
-        for p in range(tile.pixels):
+        for p in pixels:
             value = arithmetic.input(self.image, [*at[:-1], at[-1] + p * stride])
             for v, weight in enumerate(weights):
                 k = p * tile.vectors + v

@@ -94,7 +94,7 @@ def direct_popcount(
         axes=axes,
         border=np.tile(outside, shape.groups),
         planes=bits,
-        skippable=pad_value == 0 and arithmetic.partial is None,
+        skippable=pad_value == 0,
     )
     sink: Sink
     if isinstance(epilogue, IntegerThreshold):
@@ -137,7 +137,7 @@ def _base(conv: DirectConv2d, signs: np.ndarray, pad_value: int) -> np.ndarray:
     """``D = base - 2 * P`` for a window with P differing bits in a plane: int64 [border classes, OC].
 
     Outside of the image the bits are 0, so a weight +1 there is counted in P though it adds nothing to D; but not in
-    rows that are left out.
+    rows and columns that are left out.
     """
     shape = conv.shape
     if pad_value != 0 or not any(shape.padding):
@@ -145,12 +145,23 @@ def _base(conv: DirectConv2d, signs: np.ndarray, pad_value: int) -> np.ndarray:
     classes = shape.border_classes()
     valid, outside = classes.valid, ~classes.valid
     inside = shape.group_in_channels * np.count_nonzero(valid, axis=(1, 2))
+    taps = shape.kernel
     if conv.skips_rows:
-        _, pixels = np.unique(classes.row_class, return_index=True)  # a row of pixels of each class
-        rows = pixels[:, None] * shape.strides[0] + np.arange(shape.kernel[0]) * shape.dilation[0] - shape.padding[0]
-        outside &= np.repeat((rows >= 0) & (rows < shape.height), classes.columns, axis=0)[:, :, None]
+        outside &= _taps_inside(classes.row_class, shape.height, taps[0], 0, shape).repeat(classes.columns, 0)[
+            :, :, None
+        ]
+    if conv.skips_columns:
+        kinds = classes.count // classes.columns
+        outside &= np.tile(_taps_inside(classes.col_class, shape.width, taps[1], 1, shape), (kinds, 1))[:, None]
     counted = np.einsum("kyx,oyx->ko", outside, np.count_nonzero(signs, axis=1))
     return inside[:, None] + 2 * counted
+
+
+def _taps_inside(kind: np.ndarray, size: int, taps: int, axis: int, shape: Conv2dShape) -> np.ndarray:
+    """Which taps of an axis are inside of the image for every kind of row (or column): bool [kinds, taps]."""
+    _, pixels = np.unique(kind, return_index=True)  # one of each kind
+    at = pixels[:, None] * shape.strides[axis] + np.arange(taps) * shape.dilation[axis] - shape.padding[axis]
+    return (at >= 0) & (at < size)
 
 
 def _set(shape: Conv2dShape, bits: np.ndarray, pad_value: int) -> np.ndarray:
