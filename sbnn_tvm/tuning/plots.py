@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING
 
 from sbnn_tvm.errors import TuningError
 from sbnn_tvm.tuning.database import Database, Machine, Record
+from sbnn_tvm.tuning.use import NOISE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+# Colours that stay apart for most colour-blind readers (Okabe and Ito).
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 
 
 def draw(database: Database, folder: str | os.PathLike[str]) -> list[Path]:
@@ -31,6 +35,7 @@ def draw(database: Database, folder: str | os.PathLike[str]) -> list[Path]:
     import matplotlib as mpl
 
     mpl.use("Agg")
+    mpl.rcParams["svg.fonttype"] = "none"  # text stays text: a tenth of the size
     from matplotlib import pyplot as plt
 
     if not any(record.gain for record in database.records):
@@ -43,7 +48,7 @@ def draw(database: Database, folder: str | os.PathLike[str]) -> list[Path]:
             if not tasks:
                 continue
             name = f"{number}-{re.sub(r'[^A-Za-z0-9]+', '-', machine.cpu).strip('-')}"
-            for kind, paint, height in (("progress", _progress, 5.0), ("tuned", _tuned, 1.2 + 0.4 * len(tasks))):
+            for kind, paint, height in (("progress", _progress, 4.0), ("tuned", _tuned, 1.2 + 0.26 * len(tasks))):
                 figure, axes = plt.subplots(figsize=(10, height), layout="constrained")
                 paint(axes, database, machine, tasks)
                 figure.suptitle(str(machine), fontsize=8)
@@ -65,30 +70,61 @@ def _tasks(database: Database, machine: Machine) -> dict[str, list[Record]]:
 
 
 def _progress(axes: Axes, database: Database, machine: Machine, tasks: dict[str, list[Record]]) -> None:
+    """The tasks that gained most have a colour of their own."""
+    lines: dict[str, list[float]] = {}
     for records in tasks.values():
         best = [1.0]
         for record in records:
             if not record.confirmed and record.gain is not None:
                 best.append(max(best[-1], record.gain))
-        axes.step(range(len(best)), best, where="post", label=records[0].title)
+        lines[records[0].title] = best
+    ranked = sorted(lines, key=lambda title: -lines[title][-1])
+    shown = [title for title in ranked if lines[title][-1] >= NOISE][: len(_COLOURS)]
+    for title in ranked:
+        steps = range(len(lines[title]))
+        if title not in shown:
+            label = "the others" if title == ranked[-1] else None
+            axes.step(steps, lines[title], where="post", color="#BBBBBB", label=label, zorder=1)
+    for title, colour in zip(shown, _COLOURS, strict=False):
+        axes.step(range(len(lines[title])), lines[title], where="post", color=colour, label=title)
+        axes.plot(len(lines[title]) - 1, lines[title][-1], "o", color=colour, markersize=4)
     axes.set_xlabel("candidates measured")
     axes.set_ylabel("best so far: times faster than untuned")
-    axes.legend(fontsize=6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _tuned(axes: Axes, database: Database, machine: Machine, tasks: dict[str, list[Record]]) -> None:
-    positions = range(len(tasks))
-    costs = [min(r.reference_cost for r in records if r.reference_cost is not None) for records in tasks.values()]
-    gains = [database.gains(key, machine, deciding=True) for key in tasks]
+    """Logarithmic, since layers differ by orders of magnitude: dots, not bars, and the slowest layer first."""
+    costs = {key: _untuned_cost(database, machine, key) for key in tasks}
+    order = sorted(tasks, key=lambda key: -costs[key])
     unit = next(iter(tasks.values()))[0].unit
     scale, label = (1e6, "microseconds") if unit == "seconds" else (1e-6, f"million {unit}")
-    axes.barh([p - 0.2 for p in positions], [cost * scale for cost in costs], 0.4, label="untuned")
-    tuned = [cost / max(gain.values()) * scale for cost, gain in zip(costs, gains, strict=True)]
-    axes.barh([p + 0.2 for p in positions], tuned, 0.4, label="tuned")
-    for position, time, gain in zip(positions, tuned, gains, strict=True):
-        best = max(gain, key=lambda name: gain[name])
-        axes.text(time, position + 0.2, f" {best} {gain[best]:.2f}x", va="center", fontsize=6)
-    axes.set_yticks(list(positions), [records[0].title for records in tasks.values()], fontsize=6)
+    for position, key in enumerate(order):
+        gains = database.gains(key, machine, deciding=True)
+        best = max(gains, key=lambda name: gains[name])
+        untuned, tuned = costs[key] * scale, costs[key] / gains[best] * scale
+        labels = ("untuned", "tuned") if position == 0 else (None, None)
+        axes.plot(untuned, position, "o", color="#999999", markersize=7, label=labels[0])
+        axes.plot(tuned, position, "o", color=_COLOURS[0], markersize=4.5, label=labels[1])
+        axes.annotate(
+            f"{best} {gains[best]:.2f}x",
+            (untuned, position),
+            (8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7,
+        )
+    axes.set_xscale("log")
+    axes.margins(x=0.2)
+    axes.set_yticks(range(len(order)), [tasks[key][0].title for key in order], fontsize=7)
     axes.invert_yaxis()
+    axes.grid(axis="y", alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel(label)
-    axes.legend()
+    axes.legend(frameon=False)
+
+
+def _untuned_cost(database: Database, machine: Machine, task: str) -> float:
+    costs = [record.reference_cost for record in database.records if (record.task, record.machine) == (task, machine)]
+    return min(cost for cost in costs if cost is not None)
