@@ -140,6 +140,11 @@ _HALO = 0.05
 @cache
 def plane_layout(batch: int, height: int, width: int, channels: int, isa: Isa) -> PlaneLayout:
     """The layout that suits a feature map: few vectors, and few of them at the border between phases."""
+    return plane_layouts(batch, height, width, channels, isa)[0]
+
+
+def plane_layouts(batch: int, height: int, width: int, channels: int, isa: Isa) -> list[PlaneLayout]:
+    """Every layout that is worth trying, the one that the rule picks first."""
     candidates: list[tuple[float, int, PlaneLayout]] = []
     for vector_bits in (bits for bits in (64, 128, 256, 512) if bits <= isa.vector_bits):
         for row_bits in (bits for bits in ROW_BITS if bits <= vector_bits):
@@ -150,4 +155,4 @@ def plane_layout(batch: int, height: int, width: int, channels: int, isa: Isa) -
             halo = layout.blocks * (rows + 2) * (columns + 2)
             vector = 1.0 if vector_bits == isa.vector_bits else _NARROW
             candidates.append(((layout.vectors + _HALO * halo) * vector, vector_bits, layout))
-    return min(candidates, key=lambda each: each[:2])[2]
+    return [layout for _, _, layout in sorted(candidates, key=lambda each: each[:2])]
