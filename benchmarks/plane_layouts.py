@@ -1,7 +1,7 @@
 """How good the rule is that lays feature maps out in bit planes: sparse layers by counters, in every layout.
 
-Run ``python benchmarks/plane_layouts.py``. Binary layers with 5 % set weights, planes in and thresholded planes out, are
-timed in turns in the layout that schedules/bit_planes.py picks and in the next ones of its ranking, for input and
+Run ``python benchmarks/plane_layouts.py``. Binary layers with 5 % set weights, planes in and thresholded planes out,
+are timed in turns in the layout that schedules/bit_planes.py picks and in the next ones of its ranking, for input and
 output alike. The layout is no parameter of tuning: layers exchange planes, so that it is not one layer's to choose, and
 this shows what there would be to gain.
 """
