@@ -34,7 +34,7 @@ def network(weights: WeightDomain, activations: Callable[[], nn.Module]) -> nn.S
     return digits.tiny_network(layer, width=2 * WIDTH)
 
 
-def main(epochs: int = 30, seeds: int = 2) -> dict[str, float]:
+def main(epochs: int = 20, seeds: int = 2) -> dict[str, float]:
     """Train, compile and compare every network; gives their accuracies in per cent."""
     torch.set_num_threads(1)
     data = digits.load()

@@ -152,7 +152,8 @@ class EWGS(Quantizer):
     ``x_n = clip((x - l) / (u - l), 0, 1)``, ``x_q = round(x_n * L) / L``, and the values are ``|scale| * x_q``. The
     gradient of the rounding is ``g * (1 + delta * sign(g) * (x_n - x_q))``. The first batch in training mode sets
     ``u = 3 * std(x) / sqrt(1 - 2 / pi)`` (three deviations of the normal distribution whose positive part has that
-    deviation), ``l = min(x)`` and, of our own choice, ``scale = u - l``, so that values keep their size.
+    deviation), ``l = min(x)`` and, of our own choice, ``scale = u - l``, so that values keep their size. That is meant
+    for rectified values: without a ReLU before it, most of x meets one or two levels.
 
     Args:
         bits: n, 1 to 4.
