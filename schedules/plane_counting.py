@@ -202,14 +202,6 @@ class PlaneCounting:
         """Planes of A, which is always less than their largest number."""
         return (int(self.counts.max()) + 1).bit_length()
 
-    @property
-    def result_levels(self) -> int:
-        """Planes of F, before a comparison clamps its term."""
-        if self.term is None:
-            return self.levels
-        term = abs(self.term.factor) * ((1 << self.window_levels) - 1)
-        return ((int(self.counts.max()) << self.term.shift) + term).bit_length()
-
     @cached_property
     def valid(self) -> np.ndarray:
         """bool [classes, kh, kw]: which taps count, in every border class."""
