@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sbnn_tvm.domain import SIGN, Domain, Levels
+from sbnn_tvm.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.conv2d import float_conv2d, popcount_conv2d
 from sbnn_tvm.schedules.epilogue import (
     STORE,
@@ -106,7 +107,7 @@ def _compiled(
     kernel: Kernel, inputs: Sequence[np.ndarray], target: CpuTarget
 ) -> tuple[Contestant, list[tvm.runtime.Tensor]]:
     module = tvm.IRModule({"kernel": kernel.func.with_attr("global_symbol", "kernel")})
-    function = tvm.compile(module, target.target)["kernel"]
+    function = tvm.compile(module, target.target, tir_pipeline=MACHINE_CODE)["kernel"]
     outputs = [tvm.runtime.tensor(np.zeros(shape, dtype)) for shape, dtype in kernel.outputs]
     arguments = [*map(tvm.runtime.tensor, (*inputs, *kernel.constants)), *outputs]
     function(*arguments)

@@ -9,6 +9,7 @@ import tvm
 from contestant import Contestant
 from layers import Layer
 
+from sbnn_tvm.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.conv2d import float_conv2d, popcount_conv2d
 from sbnn_tvm.schedules.epilogue import STORE, IntegerThreshold
 from sbnn_tvm.schedules.kernel import Kernel
@@ -115,7 +116,7 @@ def compiled(kernels: list[Kernel], data: np.ndarray, target: CpuTarget) -> tupl
     tensor = tvm.runtime.tensor(data)
     for kernel in kernels:
         module = tvm.IRModule({"kernel": kernel.func.with_attr("global_symbol", "kernel")})
-        function = tvm.compile(module, target.target)["kernel"]
+        function = tvm.compile(module, target.target, tir_pipeline=MACHINE_CODE)["kernel"]
         ((shape, dtype),) = kernel.outputs
         output = tvm.runtime.tensor(np.zeros(shape, dtype))
         calls.append((function, [tensor, *map(tvm.runtime.tensor, kernel.constants), output]))

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sbnn_tvm.domain import SIGN
+from sbnn_tvm.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.depthwise import depthwise_conv2d
 from sbnn_tvm.schedules.elementwise import elementwise
 from sbnn_tvm.schedules.epilogue import STORE, BitsOutput, Channel, FloatOutput, Program, Ref, Scalar, Step, Tensor
@@ -120,7 +121,7 @@ def cases() -> list[Case]:
 def time_kernel(kernel: Kernel) -> tuple[Timer, int]:
     """A timer of a kernel on random data, and the bytes that it touches."""
     module = tvm.IRModule({"kernel": kernel.func.with_attr("global_symbol", "kernel")})
-    library = tvm.compile(module, TARGET.target)
+    library = tvm.compile(module, TARGET.target, tir_pipeline=MACHINE_CODE)
     params = list(kernel.func.params)
     inputs = params[: len(params) - len(kernel.constants) - len(kernel.outputs)]
     arrays = [random_array([int(extent) for extent in buffer.shape], str(buffer.dtype)) for buffer in inputs]

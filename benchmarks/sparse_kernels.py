@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
+from sbnn_tvm.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.bit_planes import PlaneLayout, plane_layout
 from sbnn_tvm.schedules.conv2d import popcount_conv2d
 from sbnn_tvm.schedules.epilogue import (
@@ -199,7 +200,7 @@ def _layout(shape: Conv2dShape, target: CpuTarget) -> PlaneLayout:
 
 def _one(kernel: Kernel, inputs: list[np.ndarray], target: CpuTarget) -> tuple[Contestant, list[tvm.runtime.Tensor]]:
     module = tvm.IRModule({"kernel": kernel.func.with_attr("global_symbol", "kernel")})
-    function = tvm.compile(module, target.target)["kernel"]
+    function = tvm.compile(module, target.target, tir_pipeline=MACHINE_CODE)["kernel"]
     outputs = [tvm.runtime.tensor(np.zeros(shape, dtype)) for shape, dtype in kernel.outputs]
     arguments = [*map(tvm.runtime.tensor, (*inputs, *kernel.constants)), *outputs]
     function(*arguments)
