@@ -58,11 +58,15 @@ class Case:
     outputs: Sequence[str] = field(default=("y",))
 
 
+EITHER = "binary or not: "
+"""Before the kind of a layer of few channels, for which some CPUs take bits and others floats."""
+
+
 def concatenated_bits(first: int, second: int) -> Case:
     text = binarized("b", "x") + binarized("d", "z") + "j = Concat<axis=1>(b, d)\ny = Conv<pads=[1, 1, 1, 1]>(j, w)"
     inputs = {"x": (2, first, 4, 5), "z": (2, second, 4, 5)}
     constants = {**BINARIZE, "w": signs(9, first + second, 3, 3)}
-    last = "binary conv 3x3" if first + second > 16 else "conv 3x3"
+    last = "binary conv 3x3" if first + second > 16 else EITHER + "conv 3x3"
     return Case(text, inputs, constants, ["elementwise"] * 2 + ["channels of bits: concatenation", last])
 
 
@@ -81,7 +85,7 @@ def shuffled_bits(channels: int, groups: int) -> Case:
         "split": np.array([2, groups, channels // groups, 4, 4]),
         "whole": np.array([2, channels, 4, 4]),
     }
-    last = "binary conv 3x3, " if channels // groups > 16 else "conv 3x3, "
+    last = "binary conv 3x3, " if channels // groups > 16 else EITHER + "conv 3x3, "
     return Case(
         text,
         {"x": (2, 40, 4, 4)},
@@ -146,7 +150,10 @@ CASES = {
 def test_channels(name: str) -> None:
     case = CASES[name]
     module = check(small_model(case.text, case.inputs, case.constants, case.outputs))
-    assert kinds(module) == list(case.kinds)
+    for found, expected in zip(kinds(module), case.kinds, strict=True):
+        if expected.startswith(EITHER):
+            found, expected = found.removeprefix("binary "), expected.removeprefix(EITHER)
+        assert found == expected
 
 
 @pytest.mark.parametrize("name", ["bits 63+65", "shuffled bits 130/2", "split, changed in part, joined, shuffled"])
