@@ -53,7 +53,7 @@ bench: $(INSTALLED)
 methods: $(INSTALLED)
 	$(BIN)/python benchmarks/methods.py --output out/methods.json
 	$(BIN)/python benchmarks/plots.py out/methods.json
-	cp out/plots/methods.png docs/methods.png
+	cp out/plots/methods.png docs/pictures/methods.png
 
 # mypy does not know that passes/ is sbnn_tvm.passes: show it the package as it is installed.
 TYPED := build/typed/sbnn_tvm
