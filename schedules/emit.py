@@ -355,10 +355,13 @@ class _Vector:
     def _append(self, value: tirx.Expr) -> None:
         if self.writer._feeds_sum(len(self.values)):
             # Fused multiply-adds would differ from the reference by a rounding, and flip bits.
-            rounded = fence(f"float32x{self.lanes}")
-            self.writer.functions.add(rounded)
-            value = rounded(value)
+            value = self._fenced(value)
         self.values.append(T.bind(value))
+
+    def _fenced(self, value: tirx.Expr) -> tirx.Expr:
+        function = fence(f"float32x{self.lanes}")
+        self.writer.functions.add(function)
+        return function(value)
 
     def _apply(self, op: epilogue.Op, a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
         match op:
@@ -369,7 +372,9 @@ class _Vector:
             case "multiply":
                 return a * b
             case "divide":
-                return a / b
+                # TVM folds x - x and x * 0 to 0, and then refuses to divide by it.
+                number = isinstance(b, tirx.Broadcast) and isinstance(b.value, tirx.FloatImm) and b.value.value != 0
+                return a / (b if number else self._fenced(b))
             case "maximum" | "minimum":
                 function = extremum(op, f"float32x{self.lanes}", self.writer.isa.family)
                 self.writer.functions.add(function)
