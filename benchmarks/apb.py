@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import records
-import tvm
 import tvm_ffi
-from contestant import Contestant, seconds_a_layer
+from chains import kernel_contestant
+from contestant import seconds_a_layer
 from layers import BINARY_LAYERS, Layer, square
 from probes import isa_line
 from records import Machine, Record
@@ -24,7 +24,6 @@ from rich.console import Console
 from rich.table import Table
 
 from sbnn_tvm.domain import SIGN, Domain, Levels
-from sbnn_tvm.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.conv2d import float_conv2d, popcount_conv2d
 from sbnn_tvm.schedules.epilogue import (
     STORE,
@@ -38,7 +37,6 @@ from sbnn_tvm.schedules.epilogue import (
     Step,
     Tensor,
 )
-from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.sparse_float import sparse_float_conv2d
 from sbnn_tvm.schedules.words import pack_codes
@@ -67,17 +65,17 @@ def measure(layer: Layer, target: CpuTarget, bits: int, seconds: float) -> list[
     threshold = IntegerThreshold(np.zeros(s.out_channels, np.int64), np.zeros(s.out_channels, bool))
 
     binary = popcount_conv2d(s, signs, 0, scaled, isa, bits=bits)
-    by_signs, (floats,) = _compiled(binary, [data], target)
+    by_signs, (floats,) = kernel_contestant(binary, [data], target)
     contestants = {
-        PURE: _compiled(popcount_conv2d(s, signs, 0, threshold, isa, bits=bits), [data], target)[0],
+        PURE: kernel_contestant(popcount_conv2d(s, signs, 0, threshold, isa, bits=bits), [data], target)[0],
         SIGNS: by_signs,
-        DENSE: _compiled(float_conv2d(s, latent, STORE, isa), [x], target)[0],
+        DENSE: kernel_contestant(float_conv2d(s, latent, STORE, isa), [x], target)[0],
     }
     for share in SHARES:
         weight = np.where(rng.random(latent.shape) < share, latent, 0)
         _check(s, weight, x, data, domain, target)
         kernel = sparse_float_conv2d(s, weight, rest, isa, domain)
-        contestants[f"residual {share:.1%}"] = _compiled(kernel, [data, floats.numpy()], target)[0]
+        contestants[f"residual {share:.1%}"] = kernel_contestant(kernel, [data, floats.numpy()], target)[0]
     times = seconds_a_layer(contestants, seconds)
     density = {f"residual {share:.1%}": share for share in SHARES}
     return [
@@ -97,21 +95,10 @@ def _check(
     kernels = sparse_float_conv2d(s, weight, STORE, target.isa, domain), float_conv2d(s, weight, STORE, target.isa)
     results = []
     for kernel, source in zip(kernels, (data, x), strict=True):
-        contestant, (out,) = _compiled(kernel, [source], target)
+        contestant, (out,) = kernel_contestant(kernel, [source], target)
         contestant.run()
         results.append(out.numpy())
     np.testing.assert_allclose(*results, rtol=0, atol=1e-5 * np.abs(results[1]).max())
-
-
-def _compiled(
-    kernel: Kernel, inputs: Sequence[np.ndarray], target: CpuTarget
-) -> tuple[Contestant, list[tvm.runtime.Tensor]]:
-    module = tvm.IRModule({"kernel": kernel.func.with_attr("global_symbol", "kernel")})
-    function = tvm.compile(module, target.target, tir_pipeline=MACHINE_CODE)["kernel"]
-    outputs = [tvm.runtime.tensor(np.zeros(shape, dtype)) for shape, dtype in kernel.outputs]
-    arguments = [*map(tvm.runtime.tensor, (*inputs, *kernel.constants)), *outputs]
-    function(*arguments)
-    return Contestant(lambda: function(*arguments)), outputs
 
 
 def ratio(measured: Sequence[Record], share: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,18 @@ from layers import Layer
 
 from sbnn_tvm.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.conv2d import float_conv2d, popcount_conv2d
-from sbnn_tvm.schedules.epilogue import STORE, IntegerThreshold
+from sbnn_tvm.schedules.epilogue import (
+    STORE,
+    BitsOutput,
+    Channel,
+    FloatOutput,
+    IntegerThreshold,
+    Program,
+    Ref,
+    Scalar,
+    Step,
+    Tensor,
+)
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.words import pack_channels, unpack_channels
@@ -110,13 +122,23 @@ def float_contestant(chain: FloatChain, target: CpuTarget) -> tuple[Contestant, 
     return contestant, output.numpy()
 
 
+def kernel_contestant(
+    kernel: Kernel, inputs: Sequence[np.ndarray], target: CpuTarget
+) -> tuple[Contestant, list[tvm.runtime.Tensor]]:
+    """One kernel on its inputs, and its outputs, which are there already."""
+    function = _function(kernel, target)
+    outputs = [tvm.runtime.tensor(np.zeros(shape, dtype)) for shape, dtype in kernel.outputs]
+    arguments = [*map(tvm.runtime.tensor, (*inputs, *kernel.constants)), *outputs]
+    function(*arguments)
+    return Contestant(lambda: function(*arguments)), outputs
+
+
 def compiled(kernels: list[Kernel], data: np.ndarray, target: CpuTarget) -> tuple[Contestant, tvm.runtime.Tensor]:
     """The chain of some kernels, and its last output."""
     calls = []
     tensor = tvm.runtime.tensor(data)
     for kernel in kernels:
-        module = tvm.IRModule({"kernel": kernel.func.with_attr("global_symbol", "kernel")})
-        function = tvm.compile(module, target.target, tir_pipeline=MACHINE_CODE)["kernel"]
+        function = _function(kernel, target)
         ((shape, dtype),) = kernel.outputs
         output = tvm.runtime.tensor(np.zeros(shape, dtype))
         calls.append((function, [tensor, *map(tvm.runtime.tensor, kernel.constants), output]))
@@ -127,6 +149,26 @@ def compiled(kernels: list[Kernel], data: np.ndarray, target: CpuTarget) -> tupl
             function(*arguments)
 
     return Contestant(run, len(calls)), tensor
+
+
+def _function(kernel: Kernel, target: CpuTarget) -> tvm.runtime.PackedFunc:
+    module = tvm.IRModule({"kernel": kernel.func.with_attr("global_symbol", "kernel")})
+    return tvm.compile(module, target.target, tir_pipeline=MACHINE_CODE)["kernel"]
+
+
+def residual_epilogue(channels: int, rng: np.random.Generator) -> Program:
+    """A residual network's: scale, bias, residual (tensor 0) and PReLU, with floats and bits out."""
+
+    def constant() -> Channel:
+        return Channel(rng.standard_normal(channels).astype(np.float32))
+
+    steps = (
+        Step("multiply", Ref(0), constant()),
+        Step("add", Ref(1), constant()),
+        Step("add", Ref(2), Tensor(0)),
+        Step("prelu", Ref(3), constant()),
+    )
+    return Program(steps, (FloatOutput(Ref(4)), BitsOutput(Ref(4), Scalar(0.0))))
 
 
 def _values(bits: np.ndarray) -> np.ndarray:

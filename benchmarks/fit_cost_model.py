@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import tvm
 import tvm_ffi
+from chains import residual_epilogue
 from records import Machine, Record, read, write
 from rich.console import Console
 from rich.progress import track
@@ -39,16 +40,8 @@ from sbnn_tvm.passes.cost_model import popcount_steps, sparse_steps, transpose_s
 from sbnn_tvm.schedules.bit_planes import plane_layout
 from sbnn_tvm.schedules.conv2d import popcount_conv2d
 from sbnn_tvm.schedules.epilogue import (
-    BitsOutput,
-    Channel,
     Epilogue,
-    FloatOutput,
     IntegerThreshold,
-    Program,
-    Ref,
-    Scalar,
-    Step,
-    Tensor,
 )
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
@@ -134,17 +127,7 @@ def epilogue_of(shape: Conv2dShape, floats: bool) -> Epilogue:
     rng = np.random.default_rng(1)
     if not floats:
         return IntegerThreshold(rng.integers(-8, 9, shape.out_channels), np.zeros(shape.out_channels, bool))
-
-    def constant() -> Channel:
-        return Channel(rng.standard_normal(shape.out_channels).astype(np.float32))
-
-    steps = (
-        Step("multiply", Ref(0), constant()),
-        Step("add", Ref(1), constant()),
-        Step("add", Ref(2), Tensor(0)),
-        Step("prelu", Ref(3), constant()),
-    )
-    return Program(steps, (FloatOutput(Ref(4)), BitsOutput(Ref(4), Scalar(0.0))))
+    return residual_epilogue(shape.out_channels, rng)
 
 
 def cases(shapes: Sequence[Conv2dShape]) -> list[Case]:

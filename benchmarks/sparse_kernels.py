@@ -20,9 +20,8 @@ from pathlib import Path
 import numpy as np
 import openvino_peer
 import records
-import tvm
 import tvm_ffi
-from chains import BinaryChain, binary_contestant, compiled
+from chains import BinaryChain, binary_contestant, compiled, kernel_contestant, residual_epilogue
 from contestant import Contestant, seconds_a_layer
 from layers import BINARY_LAYERS, Layer
 from records import Machine, Record
@@ -30,21 +29,11 @@ from rich.console import Console
 from rich.table import Table
 
 from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
-from sbnn_tvm.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.bit_planes import PlaneLayout, plane_layout
 from sbnn_tvm.schedules.conv2d import popcount_conv2d
 from sbnn_tvm.schedules.epilogue import (
-    BitsOutput,
-    Channel,
-    FloatOutput,
     IntegerThreshold,
-    Program,
-    Ref,
-    Scalar,
-    Step,
-    Tensor,
 )
-from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.sparse_conv2d import sparse_conv2d
 from sbnn_tvm.schedules.words import pack_channels
@@ -105,17 +94,7 @@ def plane_contestant(chain: BinaryChain, domain: BinaryDomain, target: CpuTarget
 def float_contestants(chain: BinaryChain, target: CpuTarget) -> dict[str, Contestant]:
     """One layer with a residual network's epilogue by both kernels; their outputs must be the same."""
     rng, shape, signs = np.random.default_rng(1), chain.shapes[0], chain.signs[0]
-
-    def constant() -> Channel:
-        return Channel(rng.standard_normal(shape.out_channels).astype(np.float32))
-
-    steps = (
-        Step("multiply", Ref(0), constant()),
-        Step("add", Ref(1), constant()),
-        Step("add", Ref(2), Tensor(0)),
-        Step("prelu", Ref(3), constant()),
-    )
-    program = Program(steps, (FloatOutput(Ref(4)), BitsOutput(Ref(4), Scalar(0.0))))
+    program = residual_epilogue(shape.out_channels, rng)
     pixels = (shape.batch, shape.out_height, shape.out_width, shape.out_channels)
     residual = rng.standard_normal(pixels).astype(np.float32)
     planes, words = _layout(shape, target).encode(chain.bits), pack_channels(chain.bits, target.isa)
@@ -124,11 +103,11 @@ def float_contestants(chain: BinaryChain, target: CpuTarget) -> dict[str, Contes
         (POPCOUNT, popcount_conv2d(shape, signs, 0, program, target.isa), words),
         ("bit planes", sparse_conv2d(shape, signs, 0, program, target.isa), planes),
     ):
-        contestants[name], stored = _one(kernel, [data, residual], target)
+        contestants[name], stored = kernel_contestant(kernel, [data, residual], target)
         outputs.append(stored)
     for one, other in zip(*outputs, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
-    contestants["bit planes {0, 1}"], _ = _one(
+    contestants["bit planes {0, 1}"], _ = kernel_contestant(
         sparse_conv2d(shape, signs, 0, program, target.isa, BIT), [planes, residual], target
     )
     return contestants
@@ -196,15 +175,6 @@ def _ratio(measured: Sequence[Record], record: Record, other: str) -> float | No
 
 def _layout(shape: Conv2dShape, target: CpuTarget) -> PlaneLayout:
     return plane_layout(shape.batch, shape.height, shape.width, shape.in_channels, target.isa)
-
-
-def _one(kernel: Kernel, inputs: list[np.ndarray], target: CpuTarget) -> tuple[Contestant, list[tvm.runtime.Tensor]]:
-    module = tvm.IRModule({"kernel": kernel.func.with_attr("global_symbol", "kernel")})
-    function = tvm.compile(module, target.target, tir_pipeline=MACHINE_CODE)["kernel"]
-    outputs = [tvm.runtime.tensor(np.zeros(shape, dtype)) for shape, dtype in kernel.outputs]
-    arguments = [*map(tvm.runtime.tensor, (*inputs, *kernel.constants)), *outputs]
-    function(*arguments)
-    return Contestant(lambda: function(*arguments)), outputs
 
 
 def main() -> int:
