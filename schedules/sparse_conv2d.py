@@ -189,9 +189,9 @@ def _build(counting: PlaneCounting, sink: PlaneSink) -> Kernel:
 def _parallel_work(counting: PlaneCounting, values: int) -> int:
     """What several threads would save, in elements as of loops.GRAIN.
 
-    An addition of planes takes as long as an element, and a value of a float epilogue half of that. The window, which
-    one core wrote and the others read, comes from core to core at the pace of an element for its four bytes, while half
-    of the work is saved at most.
+    An addition of planes takes as long as an element, and a value of a float epilogue half of that. What threads lose
+    grows with the window, as if the others fetched what one core wrote of it, four bytes in the time of an element:
+    inferred from the times of benchmarks/scaling.py on one machine. Half of the work is saved at most.
     """
     additions = (int(counting.lists.mean) + 2 * counting.levels) * counting.shape.out_channels
     window = int(np.prod(counting.window.array_shape)) * 2
