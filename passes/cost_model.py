@@ -11,8 +11,9 @@ from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
 from sbnn_tvm.schedules.bit_planes import PlaneLayout, plane_layout
 from sbnn_tvm.schedules.isa import AVX512_VPOPCNTDQ, Isa
 from sbnn_tvm.schedules.plane_counting import PlaneCounting
+from sbnn_tvm.schedules.popcount_threes import INSTRUCTIONS, THREE
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.tiles import Arithmetic, lanes, popcount_by_lookup
+from sbnn_tvm.schedules.tiles import Arithmetic, lanes, popcount_by_lookup, popcount_by_threes
 from sbnn_tvm.schedules.weight_lists import TAIL
 
 from .cost_factors import FACTORS, Factors
@@ -77,7 +78,7 @@ def popcount_cost(conv: Conv2dShape, isa: Isa, floats: bool) -> float:
 
 
 def popcount_steps(conv: Conv2dShape, isa: Isa, floats: bool) -> Factors:
-    """Steps of schedules.conv2d.popcount_conv2d: one for each vector of packed words.
+    """Steps of schedules.conv2d.popcount_conv2d: one for each vector of packed words, or less where three are one step.
 
     Args:
         conv: The layer.
@@ -87,7 +88,8 @@ def popcount_steps(conv: Conv2dShape, isa: Isa, floats: bool) -> Factors:
     pixels = conv.batch * conv.out_height * conv.out_width
     words = conv.kernel[0] * conv.kernel[1] * isa.words(conv.group_in_channels)
     vectors = conv.groups * -(-conv.group_out_channels // isa.word_lanes)
-    return Factors(word=pixels * words * vectors, word_float=pixels * conv.out_channels if floats else 0)
+    steps = pixels * words * vectors * (INSTRUCTIONS / (3 * THREE) if popcount_by_threes(conv, isa) else 1)
+    return Factors(word=steps, word_float=pixels * conv.out_channels if floats else 0)
 
 
 def sparse_cost(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool, domain: BinaryDomain = SIGN) -> float:

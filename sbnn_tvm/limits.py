@@ -12,9 +12,10 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from sbnn_tvm.bench import interleave
-from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.isa import AVX512_VPOPCNTDQ, Isa
 from sbnn_tvm.schedules.llvm import LlvmFunction, link
 from sbnn_tvm.schedules.popcount_lookup import lookup
+from sbnn_tvm.schedules.popcount_threes import COUNT, THREE
 from sbnn_tvm.targets import CpuTarget
 
 # Enough independent accumulators to hide every latency, few enough for 16 registers.
@@ -60,7 +61,8 @@ class Limit:
 def popcount_probe(target: CpuTarget) -> Probe:
     """What counts differing bits, on registers: the limit of a binary convolution without any load or store.
 
-    xor, popcount and add; or two byte shuffles and two additions, where those are faster.
+    xor, popcount and add, or these of three words at once; or two byte shuffles and two additions, where those are
+    faster.
     """
     isa = target.isa
     if isa.popcount_by_lookup:
@@ -73,6 +75,16 @@ def popcount_probe(target: CpuTarget) -> Probe:
 
         run = _register_loop(target, "uint8", lanes, look_up, [choose])
         return Probe("popcount", "2 shuffle, 2 add", _ACCUMULATORS * _STEPS * isa.vector_bits, "MAC", run)
+
+    if isa == AVX512_VPOPCNTDQ:
+
+        def count(sums: _Vectors, w: tirx.Expr) -> _Vectors:
+            weights = [w, w + w, ~w]
+            return [COUNT(x, x, x, x, *weights) for x in sums]
+
+        run = _register_loop(target, isa.word, isa.word_lanes, count, [COUNT])
+        instructions = "4 xor or ternary, 2 popcount, add, multiply-add"
+        return Probe("popcount", instructions, THREE * _ACCUMULATORS * _STEPS * isa.vector_bits, "MAC", run)
 
     def step(sums: _Vectors, w: tirx.Expr) -> _Vectors:
         return [x + tirx.popcount(tirx.bitwise_xor(x, w)) for x in sums]

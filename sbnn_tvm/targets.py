@@ -186,7 +186,7 @@ def _isa(name: str, machine: str, features: frozenset[str]) -> Isa:
     if machine == "x86_64":
         # The schedules use byte and word masks and 256-bit vectors along with 512-bit ones.
         if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= features:
-            return isa.AVX512_VPOPCNTDQ if "avx512vpopcntdq" in features else isa.AVX512
+            return isa.AVX512_VPOPCNTDQ if {"avx512vpopcntdq", "avx512ifma"} <= features else isa.AVX512
         return isa.AVX2 if "avx2" in features else isa.X86_BASELINE
     if "neon" not in features:
         raise TargetError(f'the target {name!r} has no NEON, which the kernels need: add "+neon" to its mattr')

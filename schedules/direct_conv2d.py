@@ -122,6 +122,11 @@ class Arithmetic:
         return None
 
     @property
+    def together(self) -> int:
+        """Neighbouring elements of a row of the image that one step takes. Instead of the first it takes ``joined``."""
+        return 1
+
+    @property
     def constants(self) -> tuple[np.ndarray, ...]:
         """Parameters beside the weights."""
         return ()
@@ -138,12 +143,16 @@ class Arithmetic:
         """What the workspace holds instead of an element of the data, with the same dtype."""
         return (element,)
 
+    def joined(self, elements: Sequence[tirx.Expr]) -> tirx.Expr:
+        """What a step takes instead of the first of its elements; the weights have it already."""
+        return elements[0]
+
     def input(self, image: tirx.Buffer, at: list[tirx.Expr]) -> tuple[tirx.Expr, ...]:
-        """The input of a step, for all lanes."""
+        """An element of the input, for all lanes."""
         return (T.bind(tirx.Broadcast(image[tuple(at)], self.lanes)),)
 
     def weight(self, vector: tirx.Expr) -> tuple[tirx.Expr, ...]:
-        """What every pixel needs of the weights of a step."""
+        """What every pixel needs of the weights of an element."""
         return (vector,)
 
     def accumulate(self, sums: tirx.Expr, x: tuple[tirx.Expr, ...], w: tuple[tirx.Expr, ...]) -> tirx.Expr:
@@ -201,7 +210,8 @@ class DirectConv2d:
     def skips_columns(self) -> bool:
         """Whether columns of taps outside are left out: in tiles of whole rows, where each knows its pixel."""
         left, right = self.shape.padding[1], self.shape.padding[3]
-        whole = self.tile.pixels == self.shape.out_width and self.arithmetic.partial is None
+        whole = self.tile.pixels == self.shape.out_width
+        whole = whole and self.arithmetic.partial is None and self.arithmetic.together == 1
         return self.skippable and whole and bool(left or right) and 1 < self.shape.kernel[1] <= _UNROLLED
 
     @property
@@ -276,7 +286,8 @@ class DirectConv2d:
 def _image(conv: DirectConv2d, data: tirx.Buffer) -> tirx.Buffer:
     """The image with its padding as the inner loop reads it, [N, rows, elements of a row]; a copy if need be.
 
-    The planes of a map follow each other as images do, those of a dense layer lie within a pixel.
+    The planes of a map follow each other as images do, those of a dense layer lie within a pixel. Where several
+    elements are taken together, what is joined lies behind every row.
     """
     shape, arithmetic = conv.shape, conv.arithmetic
     borders = [
@@ -285,11 +296,12 @@ def _image(conv: DirectConv2d, data: tirx.Buffer) -> tirx.Buffer:
     images, channels, spread = shape.batch * conv.planes, len(borders[0]), len(borders[0][0])
     if conv.dense:
         images, channels = shape.batch, conv.planes * channels
-    if spread == 1 and not any(shape.padding):
+    if spread == arithmetic.together == 1 and not any(shape.padding):
         return T.decl_buffer((images, shape.height, shape.width * channels), arithmetic.element, data=data.data)
     top, left, bottom, right = shape.padding
     width = shape.padded_width * channels * spread
-    padded = T.alloc_buffer((images, shape.padded_height, width), arithmetic.element)
+    copies = 1 if arithmetic.together == 1 else 2
+    padded = T.alloc_buffer((images, shape.padded_height, copies * width), arithmetic.element)
     rows = T.decl_buffer((images * shape.height, shape.width * channels), arithmetic.element, data=data.data)
     uniform = conv.border.min() == conv.border.max()
 
@@ -323,10 +335,16 @@ def _image(conv: DirectConv2d, data: tirx.Buffer) -> tirx.Buffer:
         with T.serial(0, shape.width * channels) as i:
             put(n, y, left * channels + i, arithmetic.spread(T.bind(rows[row, i])))
         fill(n, y, left + shape.width, right)
+    if copies > 1:
+        with parallel_rows(images * shape.padded_height, images * shape.padded_height * width) as row:
+            n, y = T.bind(tirx.floordiv(row, shape.padded_height)), T.bind(tirx.floormod(row, shape.padded_height))
+            with T.serial(0, width - arithmetic.together + 1) as i:
+                elements = [padded[n, y, i + k] for k in range(arithmetic.together)]
+                T.buffer_store(padded, arithmetic.joined(elements), [n, y, width + i])
     ratio = np.dtype(arithmetic.element).itemsize // np.dtype(arithmetic.image_element).itemsize
     if ratio == 1:
         return padded
-    return T.decl_buffer((*padded.shape[:-1], width * ratio), arithmetic.image_element, data=padded.data)
+    return T.decl_buffer((*padded.shape[:-1], copies * width * ratio), arithmetic.image_element, data=padded.data)
 
 
 @dataclass(frozen=True, eq=False)
@@ -385,7 +403,7 @@ class _Nest:
     ) -> None:
         """Sum over the planes and the window of every pixel of the tile."""
         conv, shape = self.conv, self.conv.shape
-        pixel = int(self.image.shape[-1]) // shape.padded_width
+        pixel = self._row_elements // shape.padded_width
         start = T.bind(x * (shape.strides[1] * pixel) + group * (pixel // shape.groups))
         row = T.bind(y * shape.strides[0])
         if conv.planes == 1:
@@ -408,11 +426,15 @@ class _Nest:
         shape, partial = self.conv.shape, self.conv.arithmetic.partial
         column = Axis(shape.kernel[1], shape.dilation[1] * pixel)
         columns = _fuse([column, *self.conv.axes])
+        together = self.conv.arithmetic.together
+        if together > 1:
+            (row,) = columns
+            columns = [Axis(row.extent // together, row.stride * together)]
         rows = Axis(shape.kernel[0], 0, shape.dilation[0])
 
         def step(target: tirx.Buffer, place: _Place, pixels: Sequence[int] = range(self.conv.tile.pixels)) -> None:
             at = [n, T.bind(place.line), T.bind(place.element)]
-            self._step(target, at, shape.strides[1] * pixel, [block, T.bind(place.step)], pixels)
+            self._step(target, at, shape.strides[1] * pixel, block, T.bind(place.step * together), pixels)
 
         def chunk(walk: Callable[[Callable[[_Place], None]], None]) -> None:
             assert partial is not None
@@ -458,19 +480,37 @@ class _Nest:
         )
         return T.bind(tirx.max(first, 0)), T.bind(tirx.min(end, shape.kernel[0]))
 
+    @property
+    def _row_elements(self) -> int:
+        """Elements of a row of the image, as the inner loop reads it."""
+        return int(self.image.shape[-1]) // (1 if self.conv.arithmetic.together == 1 else 2)
+
     def _step(
-        self, sums: tirx.Buffer, at: list[tirx.Expr], stride: int, step: list[tirx.Expr], pixels: Sequence[int]
+        self,
+        sums: tirx.Buffer,
+        at: list[tirx.Expr],
+        stride: int,
+        block: tirx.Expr,
+        step: tirx.Expr,
+        pixels: Sequence[int],
     ) -> None:
-        """Add the products of one element of some pixels of the tile with all its weights."""
+        """Add the products of one element (or of several) of some pixels of the tile with all its weights."""
         arithmetic, tile = self.conv.arithmetic, self.conv.tile
         dtype = f"{self.weights.dtype}x{arithmetic.lanes}"
-        vectors = [T.bind(self.weights.vload([*step, v * arithmetic.lanes], dtype)) for v in range(tile.vectors)]
-        weights = [arithmetic.weight(vector) for vector in vectors]
+        elements = list(range(arithmetic.together))
+
+        def weight(first: int) -> tuple[tirx.Expr, ...]:
+            vectors = [T.bind(self.weights.vload([block, step + i, first], dtype)) for i in elements]
+            return tuple(part for vector in vectors for part in arithmetic.weight(vector))
+
+        weights = [weight(v * arithmetic.lanes) for v in range(tile.vectors)]
+        places = elements if arithmetic.together == 1 else [self._row_elements, *elements[1:]]
         for p in pixels:
-            value = arithmetic.input(self.image, [*at[:-1], at[-1] + p * stride])
-            for v, weight in enumerate(weights):
+            inputs = [arithmetic.input(self.image, [*at[:-1], at[-1] + (p * stride + i)]) for i in places]
+            value = tuple(part for parts in inputs for part in parts)
+            for v in range(tile.vectors):
                 k = p * tile.vectors + v
-                self._store(sums, arithmetic.accumulate(self._vector(sums, k), value, weight), k, 0)
+                self._store(sums, arithmetic.accumulate(self._vector(sums, k), value, weights[v]), k, 0)
 
     def _image_row(self, row: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
         height = self.conv.shape.out_height
@@ -511,6 +551,8 @@ def _fuse(axes: Sequence[Axis]) -> list[Axis]:
     """The same walk with fewer loops: taps of a row lie behind one another, where neither dilation nor groups do."""
     fused = [axes[-1]]
     for axis in reversed(axes[:-1]):
+        if axis.extent == 1:
+            continue
         if axis.stride == fused[0].extent * fused[0].stride:
             fused[0] = Axis(axis.extent * fused[0].extent, fused[0].stride)
         else:

@@ -1,8 +1,8 @@
 """The direct convolution on packed bits: D, the sum of sign products (sbnn_tvm.domain), by popcount.
 
 A direct convolution (direct_conv2d.py) whose step is ``counter += popcount(input ^ weight)``. Budget for a vector full
-of multiply-accumulates: 3 vector instructions where the ISA has a vector popcount, 4 where it has a byte shuffle
-(popcount_lookup.py), about 10 elsewhere.
+of multiply-accumulates: 3 vector instructions where the ISA has a vector popcount, or 8 for three of them
+(popcount_threes.py), 4 where it has a byte shuffle (popcount_lookup.py), about 10 elsewhere.
 
 Codes of n bits take n times as many: their digits are planes, whose popcounts add up with weights 2^j. The epilogue is
 the same, but for larger sums.
@@ -30,8 +30,9 @@ from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.llvm import LlvmFunction, pack
 from sbnn_tvm.schedules.popcount_lookup import PopcountLookup
+from sbnn_tvm.schedules.popcount_threes import PopcountThrees, join_weights
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.tiles import Tile, default_tile, lanes, popcount_by_lookup
+from sbnn_tvm.schedules.tiles import Tile, default_tile, lanes, popcount_by_lookup, popcount_by_threes
 from sbnn_tvm.schedules.words import pack_channels, pack_codes, packed_shape
 
 # Tables of thresholds up to this size, in bytes, are stored as the kernel compares them.
@@ -79,6 +80,9 @@ def direct_popcount(
         # All bytes of many words, or those of the only word that are in use.
         used = isa.word_bits // 8 if words.shape[-1] > 1 else -(-shape.group_in_channels // 8)
         axes, weights = (Axis(words.shape[-1], 16), Axis(used, 1)), words.view(np.uint8)[..., : words.shape[-1] * used]
+    elif signed and popcount_by_threes(shape, isa):
+        arithmetic = PopcountThrees(isa.word, _counter(isa.word, largest), lanes(shape, isa, "popcount"))
+        axes, weights = (Axis(words.shape[-1], 1),), join_weights(words)
     else:
         arithmetic = _Popcount(isa.word, _counter(isa.word, largest), lanes(shape, isa, "popcount"), signed)
         axes, weights = (Axis(words.shape[-1], 1),), words

@@ -53,7 +53,7 @@ class Isa:
         return f"uint{self.word_bits}"
 
 
-AVX512_VPOPCNTDQ = Isa("avx512-vpopcntdq", "x86", 512, 32, 64)  # vpxorq, vpopcntq, vpaddq
+AVX512_VPOPCNTDQ = Isa("avx512-vpopcntdq", "x86", 512, 32, 64)  # vpopcntq; with IFMA
 AVX512 = Isa("avx512", "x86", 512, 32, 64)  # popcount by vpshufb + vpsadbw
 AVX2 = Isa("avx2", "x86", 256, 16, 64)  # popcount by vpshufb + vpsadbw
 X86_BASELINE = Isa("sse", "x86", 128, 16, 64)

@@ -36,6 +36,13 @@ def popcount_by_lookup(shape: Conv2dShape, isa: Isa) -> bool:
     return isa.popcount_by_lookup and (shape.groups == 1 or shape.group_out_channels % 16 == 0)
 
 
+def popcount_by_threes(shape: Conv2dShape, isa: Isa) -> bool:
+    """Whether the popcounts of {-1, +1} weights are taken of three words at once, neighbours in a row of a window."""
+    row = shape.kernel[1] * isa.words(shape.in_channels)
+    contiguous = shape.groups == 1 and (shape.dilation[1] == 1 or shape.kernel[1] == 1)
+    return isa == AVX512_VPOPCNTDQ and contiguous and row % 3 == 0
+
+
 def lanes(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> int:
     """Output channels in a vector: a full register, or less where that suits the channels of a group better."""
     full = isa.word_lanes if arithmetic == "popcount" else isa.float_lanes
@@ -57,9 +64,12 @@ def tiles(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> list[Tile]:
         isa: Gives the number of registers.
         arithmetic: What the kernel accumulates.
     """
-    looked_up = arithmetic == "popcount" and popcount_by_lookup(shape, isa)
-    # Beside the accumulators: weights (halves of bytes, if looked up), the input, the xor or a mask.
-    weights, others = (2, 3) if looked_up else (1, 1 if arithmetic == "float32" else 2)
+    # Beside the accumulators: weights (halves of bytes, if looked up), the input, the xor or a mask, the number 2.
+    weights, others = 1, 1 if arithmetic == "float32" else 2
+    if arithmetic == "popcount" and popcount_by_lookup(shape, isa):
+        weights, others = 2, 3
+    elif arithmetic == "popcount" and popcount_by_threes(shape, isa):
+        weights, others = 3, 5
     candidates = [
         Tile(pixels, vectors)
         for vectors in _vectors(shape.groups, shape.group_out_channels, lanes(shape, isa, arithmetic))
@@ -95,10 +105,12 @@ def tile_cost(tile: Tile, shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) 
     pixel, vector = (0.1 if isa.vector_bits == 512 else 0.5), 0.3
     if arithmetic == "float32":
         # Latency: fewer accumulators than this leave the multiply-add pipes idle.
-        channels, work = 1, max(results, 8)
+        channels, work = 1, float(max(results, 8))
     elif popcount_by_lookup(shape, isa):
         # Two lookups of a byte and the additions; two loads of a table for each pixel, two halves of the weights.
         channels, work, pixel, vector = 8, 4 * results, 1.0, 3.0
+    elif popcount_by_threes(shape, isa):
+        channels, work = isa.word_bits, results * 8 / 3
     else:
         channels, work = isa.word_bits, (10 if isa.family == "x86" and isa != AVX512_VPOPCNTDQ else 3) * results
     steps = shape.kernel[0] * shape.kernel[1] * -(-shape.group_in_channels // channels)

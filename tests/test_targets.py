@@ -49,7 +49,7 @@ def test_native_is_this_machine():
         assert target.features == cpu.this_cpu().features
         wide = target.features >= AVX512_FEATURES
         assert (target.isa.vector_bits == 512) == wide
-        assert (target.isa == isa.AVX512_VPOPCNTDQ) == (wide and "avx512vpopcntdq" in target.features)
+        assert (target.isa == isa.AVX512_VPOPCNTDQ) == (wide and {"avx512vpopcntdq", "avx512ifma"} <= target.features)
 
 
 def test_native_without_what_the_virtual_machine_hides(monkeypatch):
@@ -66,8 +66,9 @@ def test_native_without_what_the_virtual_machine_hides(monkeypatch):
 def test_vpopcntdq_from_a_dict():
     target = targets.resolve({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "icelake-server"})
     assert (target.name, target.isa) == ("icelake-server", isa.AVX512_VPOPCNTDQ)
-    without = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "icelake-server", "mattr": ["-avx512vpopcntdq"]}
-    assert targets.resolve(without).isa == isa.AVX512
+    for feature in ("avx512vpopcntdq", "avx512ifma"):
+        without = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "icelake-server", "mattr": [f"-{feature}"]}
+        assert targets.resolve(without).isa == isa.AVX512
 
 
 def test_cpu_features_are_those_the_compiled_code_needs():
