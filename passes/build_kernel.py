@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -15,6 +16,7 @@ from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.loops import one_thread
 from sbnn_tvm.schedules.pack import window_sum
 from sbnn_tvm.schedules.pool import avg_pool2d, global_avg_pool2d, max_pool2d, max_pool2d_bits
+from sbnn_tvm.schedules.pooled_conv2d import can_pool, pooled_conv2d
 from sbnn_tvm.schedules.sample_mean import sample_mean
 from sbnn_tvm.schedules.select_channels import select_channels, select_channels_bits
 from sbnn_tvm.schedules.shapes import Conv2dShape
@@ -26,6 +28,9 @@ from .candidates import Candidate, Family, Tuned
 from .fit_epilogue import fit_counters, fit_epilogue
 from .graph import channels_last
 from .layer import Layer
+
+# Of the map between a convolution and its pooling, from which on one kernel computes both.
+_POOLED_BYTES = 512 * 1024
 
 
 class DataForm(Enum):
@@ -73,6 +78,33 @@ def build(layer: Layer, candidate: Candidate, isa: Isa) -> Choice:
             choice = _build(layer, candidate, isa)
         return replace(choice, kernel=replace(choice.kernel, name=f"{choice.kernel.name} serial"))
     return _build(layer, candidate, isa)
+
+
+def can_build_pooled(conv: Layer, chosen: Choice, pool: Layer, pool_choice: Choice) -> bool:
+    """Whether one kernel should compute a convolution and the pooling that alone reads it.
+
+    Args:
+        conv: The convolution.
+        chosen: Its kernel by itself.
+        pool: The pooling.
+        pool_choice: Its kernel by itself.
+    """
+    if conv.kind != "conv2d" or pool.kind != "max_pool2d" or conv.shape is None or pool.shape is None:
+        return False
+    if chosen.candidate.family != Family.FLOAT or chosen.candidate.serial != pool_choice.candidate.serial:
+        return False
+    # A smaller map stays in the cache between two kernels, which share their work among more threads.
+    large = pool.shape.height * pool.shape.width * pool.shape.in_channels * 4 > _POOLED_BYTES
+    return large and can_pool(conv.shape, conv.program, pool.shape)
+
+
+def build_pooled(conv: Layer, chosen: Choice, pool: Layer, isa: Isa) -> Choice:
+    """That kernel, with the convolution's own tile."""
+    assert conv.shape is not None and conv.weight is not None and pool.shape is not None
+    serial, tile = chosen.candidate.serial, chosen.candidate.tile
+    with one_thread() if serial else nullcontext():
+        kernel = pooled_conv2d(conv.shape, conv.weight, conv.program, pool.shape, pool.program, isa, tile)
+    return replace(chosen, kernel=replace(kernel, name=kernel.name + " serial" * serial))
 
 
 def _build(layer: Layer, candidate: Candidate, isa: Isa) -> Choice:

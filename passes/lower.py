@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
@@ -32,7 +32,7 @@ from sbnn_tvm.schedules.pack import regroup, unpack
 from sbnn_tvm.schedules.plane_conversions import planes_to_words, words_to_planes
 from sbnn_tvm.schedules.words import packed_shape
 
-from .build_kernel import Choice, DataForm
+from .build_kernel import Choice, DataForm, build_pooled, can_build_pooled
 from .choose_kernel import Decisions, choose_kernel
 from .graph import Graph, Writer, channels_last, make_function, op_name, operands, shape, without_pixels
 from .layer import Layer, read_layer
@@ -76,7 +76,7 @@ class LoweredLayer:
         operator: The operator, for layers that were left to TVM.
         layer: What is computed.
         choice: The kernel.
-        outputs: Names of the values that the kernel stores.
+        outputs: Names of the values that the kernel stores; none if another layer's kernel computes this one as well.
         constants: The kernel's constants, as they lie in the library.
     """
 
@@ -140,6 +140,7 @@ class _Lowering:
         self.functions: dict[tvm.ir.GlobalVar, tvm.tirx.PrimFunc] = {}
         self.expansions: list[tuple[Var, Expansion]] = []
         self.choices: dict[Var, tuple[Layer, Choice]] = {}
+        self.pooled: dict[Var, Var] = {}
 
     def run(self) -> Lowered:
         for param in self.graph.params:
@@ -149,9 +150,11 @@ class _Lowering:
             for var, value in self.graph.bindings
             if isinstance(value, Call) and isinstance(value.op, tvm.ir.GlobalVar)
         }
+        self.pooled = {var: conv for var in self.choices if (conv := self._pooled_convolution(var)) is not None}
+        beside = set(self.pooled.values())
         for var, value in self.graph.bindings:
             if var in self.choices:
-                if not self._unread(var):
+                if var not in beside and not self._unread(var):
                     self._lower_layer(var, value)
             elif isinstance(value, relax.TupleGetItem) and value.tuple_value in self.tuples:
                 self._define(var, *self.tuples[value.tuple_value][value.index])
@@ -314,11 +317,22 @@ class _Lowering:
             and all(user in self.choices and not self.choices[user][1].reads_operands for user in users)
         )
 
+    def _pooled_convolution(self, var: Var) -> Var | None:
+        """The convolution that one kernel computes with the pooling ``var``, if there is one and it pays."""
+        source = self.graph.values[var].args[0]
+        if source not in self.choices or source in self.graph.results or self.graph.users[source] != [var]:
+            return None
+        return source if can_build_pooled(*self.choices[source], *self.choices[var]) else None
+
     def _lower_layer(self, var: Var, call: Call) -> None:
         layer, choice = self.choices[var]
         inputs = len(layer.selection.inputs) if layer.selection is not None else 1
         beside = call.args[inputs:] if choice.reads_operands else ()
-        data, rest = [self.values[arg] for arg in call.args[:inputs]], [self.values[arg] for arg in beside]
+        read = call.args[:inputs]
+        if (conv := self.pooled.get(var)) is not None:
+            read = self.graph.values[conv].args[:1]
+            choice = build_pooled(*self.choices[conv], layer, self.isa)
+        data, rest = [self.values[arg] for arg in read], [self.values[arg] for arg in beside]
         args = [self._form(each, _READ[choice.data], choice.groups) for each in data]
         args += [self._form(operand, Form.CHANNELS_LAST) for operand in rest]
         constants = tuple(expansion(array) or array for array in choice.kernel.constants)
@@ -339,6 +353,12 @@ class _Lowering:
             else:
                 self.tuples.setdefault(var, []).append((expr, form, groups, domain))
         names = tuple(f.name for f in fields)
+        if conv is not None:
+            convolution = self.choices[conv][0]
+            self.layers.append(LoweredLayer(convolution.name, convolution.kind, convolution, choice, names, constants))
+            # The convolution has the constants of both, and stores the results.
+            names, constants = (), ()
+            choice = replace(self.choices[var][1], kernel=replace(choice.kernel, constants=()))
         self.layers.append(LoweredLayer(layer.name, layer.kind, layer, choice, names, constants))
 
     def _fields(self, var: Var) -> list[Var]:

@@ -110,7 +110,8 @@ def _entries(module: CompiledModule) -> dict[tuple[str, str], tuple[LoweredLayer
     for entry, report in zip(module.lowered.layers, module.report.layers, strict=True):
         if entry.choice is not None:
             family = symbol_of(entry.choice.kernel)
-            found |= {(name, family): (entry, report) for name in (entry.name, *entry.outputs)}
+            # Of two layers in one kernel, the first has the weights.
+            found = {(name, family): (entry, report) for name in (entry.name, *entry.outputs)} | found
     return found
 
 

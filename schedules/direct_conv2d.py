@@ -265,7 +265,7 @@ class DirectConv2d:
             arithmetic.declare()
             sink.declare_constants()
             sink.declare_outputs()
-            nest = _Nest(self, sink, _image(self, data), weight)
+            nest = Nest(self, sink, padded_image(self, data), weight)
             rows, blocks = self.shape.batch * self.shape.out_height, self.shape.groups * self.blocks
             work = rows * blocks * (weights[0].size // arithmetic.lanes) * self.shape.out_width
             if self.collected:
@@ -283,7 +283,7 @@ class DirectConv2d:
         return Kernel(f"{self.name} {self.tile}", func, constants, sink.outputs)
 
 
-def _image(conv: DirectConv2d, data: tirx.Buffer) -> tirx.Buffer:
+def padded_image(conv: DirectConv2d, data: tirx.Buffer) -> tirx.Buffer:
     """The image with its padding as the inner loop reads it, [N, rows, elements of a row]; a copy if need be.
 
     The planes of a map follow each other as images do, those of a dense layer lie within a pixel. Where several
@@ -348,7 +348,7 @@ def _image(conv: DirectConv2d, data: tirx.Buffer) -> tirx.Buffer:
 
 
 @dataclass(frozen=True, eq=False)
-class _Nest:
+class Nest:
     """The main loops, while they are written."""
 
     conv: DirectConv2d
@@ -362,7 +362,7 @@ class _Nest:
         n, y = self._image_row(row)
         group, block = T.bind(tirx.floordiv(block, conv.blocks)), T.bind(tirx.floormod(block, conv.blocks))
         first = T.bind(group * conv.shape.group_out_channels + block * conv.block)
-        self._tiles(n, y, group, block, lambda x, values: self.sink.store(values, self._position(n, y, x), first))
+        self.tiles(n, y, group, block, lambda x, values: self.sink.store(values, self._position(n, y, x), first))
 
     def collected_row(self, row: tirx.Expr) -> None:
         """One row of all groups, through memory."""
@@ -380,13 +380,13 @@ class _Nest:
                 for i, value in enumerate(values):
                     self._store(collected, value, x, first + i * lanes)
 
-            self._tiles(n, y, group, block, store)
+            self.tiles(n, y, group, block, store)
         with T.serial(0, shape.out_width) as x, T.serial(0, -(-shape.out_channels // conv.run)) as i:
             first = T.bind(i * conv.run)
             value = T.bind(collected.vload([x, first], f"{accumulator}x{conv.run}"))
             self.sink.store([value], self._position(n, y, x), first)
 
-    def _tiles(self, n: tirx.Expr, y: tirx.Expr, group: tirx.Expr, block: tirx.Expr, store: _Store) -> None:
+    def tiles(self, n: tirx.Expr, y: tirx.Expr, group: tirx.Expr, block: tirx.Expr, store: _Store) -> None:
         """All tiles of a row of a block."""
         conv, tile = self.conv, self.conv.tile
         width = conv.shape.out_width

@@ -13,6 +13,23 @@ from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.tiles import Tile, default_tile, lanes
 
 
+def float_convolution(
+    name: str, shape: Conv2dShape, weight: np.ndarray, isa: Isa, tile: Tile | None, data_shape: tuple[int, ...]
+) -> DirectConv2d:
+    """The convolution that direct_float builds a kernel of."""
+    channels_last = np.moveaxis(weight.astype(np.float32), 1, -1)
+    return DirectConv2d(
+        name=name,
+        shape=shape,
+        data_shape=data_shape,
+        arithmetic=Arithmetic("float32", "float32", lanes(shape, isa, "float32")),
+        tile=tile or default_tile(shape, isa, "float32"),
+        weights=channels_last.reshape(shape.groups, shape.group_out_channels, *channels_last.shape[1:]),
+        axes=(Axis(shape.group_in_channels, 1),),
+        border=np.zeros((1, shape.in_channels), np.float32),
+    )
+
+
 def direct_float(
     name: str,
     shape: Conv2dShape,
@@ -28,16 +45,6 @@ def direct_float(
         name: Symbol of the function.
         data_shape: Shape of the activations; of rank 2 for a dense layer.
     """
-    channels_last = np.moveaxis(weight.astype(np.float32), 1, -1)
-    conv = DirectConv2d(
-        name=name,
-        shape=shape,
-        data_shape=data_shape,
-        arithmetic=Arithmetic("float32", "float32", lanes(shape, isa, "float32")),
-        tile=tile or default_tile(shape, isa, "float32"),
-        weights=channels_last.reshape(shape.groups, shape.group_out_channels, *channels_last.shape[1:]),
-        axes=(Axis(shape.group_in_channels, 1),),
-        border=np.zeros((1, shape.in_channels), np.float32),
-    )
+    conv = float_convolution(name, shape, weight, isa, tile, data_shape)
     classes = shape.border_classes() if len(data_shape) == 4 else None
     return conv.build(EpilogueWriter(epilogue, conv.out_shape, isa, classes, conv.run))

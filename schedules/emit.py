@@ -214,6 +214,24 @@ class EpilogueWriter:
                 with T.Else(), T.If(first_channel < self.channels), T.Then():
                     self._store_run(values, position, first_channel, in_last, last=True)
 
+    def values(self, results: Sequence[tirx.Expr], first_channel: Index) -> list[tirx.Expr]:
+        """What a program without tensor operands, which stores one float, makes of a run of channels.
+
+        For kernels that go on with it. Behind the last channel it may be anything.
+
+        Args:
+            results: float32 vectors of consecutive channels.
+            first_channel: A multiple of the run's length.
+        """
+        (output,) = self.program.outputs
+        made = []
+        for i, result in enumerate(results):
+            lanes = result.ty.dtype.lanes
+            vector = _Vector(self, (), first_channel + i * lanes, lanes, lanes, None)
+            vector.run(result)
+            made.append(vector.fetch(output.value))
+        return made
+
     def _operands(self) -> list[epilogue.Operand]:
         """Every operand of a step and every output's value."""
         steps = [operand for step in self.program.steps for operand in (step.a, step.b)]

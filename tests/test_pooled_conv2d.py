@@ -1,0 +1,143 @@
+"""A convolution and its max pooling in one kernel, against the two kernels one after the other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from kernel_execution import ARM, X86, run, target_for
+from small_models import small_model
+
+import sbnn_tvm
+from sbnn_tvm.passes import build_kernel
+from sbnn_tvm.schedules import pooled_conv2d as module
+from sbnn_tvm.schedules.conv2d import float_conv2d
+from sbnn_tvm.schedules.epilogue import (
+    STORE,
+    BitsOutput,
+    Border,
+    Channel,
+    FloatOutput,
+    Program,
+    Ref,
+    Scalar,
+    Step,
+    Tensor,
+)
+from sbnn_tvm.schedules.pool import max_pool2d
+from sbnn_tvm.schedules.pooled_conv2d import can_pool, pooled_conv2d
+from sbnn_tvm.schedules.shapes import Conv2dShape
+
+Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int]]
+"""Kernel, strides and padding of a pooling."""
+
+CONV = Conv2dShape(1, 20, 27, 3, 40, (7, 7), (2, 2), (3, 3, 3, 3))
+THREE = ((3, 3), (2, 2), (1, 1, 1, 1))
+CASES = {
+    "7x7/2, 3x3/2": (CONV, THREE),
+    "batch": (replace(CONV, batch=3, out_channels=64), THREE),
+    "3x3/1": (CONV, ((3, 3), (1, 1), (1, 1, 1, 1))),
+    "no overlap": (CONV, ((2, 2), (2, 2), (0, 0, 0, 0))),
+    "rows between the windows": (CONV, ((1, 2), (3, 3), (0, 0, 0, 0))),
+    "5x5/1, wide border": (CONV, ((5, 5), (1, 1), (2, 2, 2, 2))),
+    "asymmetric": (CONV, ((3, 2), (2, 1), (0, 1, 2, 0))),
+    "odd channels": (replace(CONV, in_channels=5, out_channels=19), THREE),
+    "1x1 behind it": (CONV, ((1, 1), (1, 1), (0, 0, 0, 0))),
+    "narrow": (Conv2dShape(2, 9, 1, 4, 8, (3, 1)), ((3, 1), (2, 1), (1, 0, 1, 0))),
+}
+cases = pytest.mark.parametrize("shape, window", CASES.values(), ids=CASES.keys())
+
+
+def pooling(shape: Conv2dShape, window: Window) -> Conv2dShape:
+    channels = shape.out_channels
+    return Conv2dShape(shape.batch, shape.out_height, shape.out_width, channels, channels, *window)
+
+
+def check(shape: Conv2dShape, pool: Conv2dShape, target_name: str) -> None:
+    """Exactly what the two kernels give, with epilogues that read and store whatever epilogues can."""
+    target, rng = target_for(target_name), np.random.default_rng(0)
+
+    def normal(*extent: int) -> np.ndarray:
+        return rng.standard_normal(extent).astype(np.float32)
+
+    channels = shape.out_channels
+    x, weight = normal(shape.batch, shape.height, shape.width, shape.in_channels), normal(channels, 1, 1, 1)
+    weight = weight * normal(channels, shape.in_channels, *shape.kernel)
+    steps = (Step("multiply", Ref(0), Channel(normal(channels))), Step("add", Ref(1), Channel(normal(channels))))
+    before = Program((*steps, Step("prelu", Ref(2), Scalar(0.25))), (FloatOutput(Ref(3)),))
+    border = Border(normal(pool.border_classes().count, channels))
+    after = Program(
+        (Step("add", Ref(0), Tensor(0)), Step("multiply", Ref(1), border)),
+        (FloatOutput(Ref(2)), BitsOutput(Ref(1), Channel(normal(channels)))),
+    )
+    residual = normal(pool.batch, pool.out_height, pool.out_width, channels)
+    (between,) = run(float_conv2d(shape, weight, before, target.isa), target, x)
+    expected = run(max_pool2d(pool, after, target.isa), target, between, residual)
+    results = run(pooled_conv2d(shape, weight, before, pool, after, target.isa), target, x, residual)
+    for result, reference in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(result, reference)
+
+
+@cases
+def test_pooled_conv2d(shape: Conv2dShape, window: Window, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TWICE", 0.5)  # several bands, though these maps are small
+    check(shape, pooling(shape, window), "x86-64-v3")
+
+
+@pytest.mark.parametrize("target_name", X86 + ARM)
+def test_instruction_sets(target_name: str) -> None:
+    check(CONV, pooling(CONV, THREE), target_name)
+
+
+def test_one_band() -> None:
+    check(CONV, pooling(CONV, CASES["5x5/1, wide border"][1]), "x86-64-v3")
+
+
+def test_what_cannot_be_pooled() -> None:
+    shape, pool = CONV, pooling(CONV, THREE)
+    add = Program((Step("add", Ref(0), Tensor(0)),), (FloatOutput(Ref(1)),))
+    bits = Program((), (BitsOutput(Ref(0), Scalar(0.0)),))
+    assert can_pool(shape, STORE, pool)
+    assert not can_pool(shape, add, pool)
+    assert not can_pool(shape, bits, pool)
+    assert not can_pool(shape, STORE, replace(pool, dilation=(2, 2)))
+    assert not can_pool(replace(shape, in_channels=4, groups=2), STORE, pool)
+    with pytest.raises(ValueError, match="cannot be pooled"):
+        pooled_conv2d(shape, np.zeros((40, 3, 7, 7), np.float32), add, pool, STORE, target_for("x86-64").isa)
+
+
+RNG = np.random.default_rng(0)
+STEM = """
+c = Conv<kernel_shape = [7, 7], strides = [2, 2], pads = [3, 3, 3, 3]>(x, w)
+r = Relu(c)
+p = MaxPool<kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]>(r)
+"""
+STEM_WEIGHT = {"w": RNG.standard_normal((32, 3, 7, 7))}
+FORCED = {"Conv:c": "sparse_float"}
+
+
+@pytest.mark.parametrize(
+    "text, outputs, kernels, pooled",
+    [
+        (STEM + "y = Mul(p, p)", ["y"], {}, True),
+        (STEM + "y = Add(p, x2)", ["y"], {}, True),
+        (STEM + "y = Identity(p)", ["y", "r"], {}, False),
+        (STEM + "y = Identity(p)\nz = Neg(r)", ["y", "z"], {}, False),
+        (STEM + "y = Identity(p)", ["y"], FORCED, False),
+    ],
+    ids=["alone", "residual", "the map is an output", "the map has another reader", "another family"],
+)
+def test_compiled(
+    text: str, outputs: list[str], kernels: dict[str, str], pooled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One kernel where nothing else reads the map between; the report has both layers."""
+    monkeypatch.setattr(build_kernel, "_POOLED_BYTES", 0)
+    inputs = {"x": (1, 3, 30, 30)} | ({"x2": (1, 32, 8, 8)} if "x2" in text else {})
+    compiled = sbnn_tvm.compile(small_model(text, inputs, STEM_WEIGHT, outputs), kernels=kernels)
+    assert compiled.verify(samples=1).passed
+    names = [layer.kernel.split()[0] for layer in compiled.report.layers]
+    assert (names[:2] == ["pooled_conv2d"] * 2) == pooled
+    assert compiled.report.layers[0].macs == 15 * 15 * 32 * 147
+    if pooled and outputs == ["y"] and "x2" not in text:
+        assert sum(each.macs for each in compiled.profile()) == compiled.report.layers[0].macs
