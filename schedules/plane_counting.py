@@ -18,6 +18,7 @@ from sbnn_tvm.schedules.weight_lists import TAIL, WeightLists
 _TASKS = 16  # what a kernel is cut into, about, if its output has fewer vectors
 _WORD = 64
 _CACHED = 40 * 1024  # bytes of planes that stay in a first-level cache
+_COUNTS = 32 * 1024  # bytes of counts that become floats together, from a first-level cache
 _SLICED = 384  # counted weights of a channel for each slice, at least
 
 
@@ -76,6 +77,7 @@ class PlaneCounting:
         target: Layout of the output.
         cut: One of ``cuts``; None for the first.
         other: What a comparison adds to the counters of {0, 1} weights.
+        floats: Whether the counters become floats.
     """
 
     shape: Conv2dShape
@@ -87,6 +89,7 @@ class PlaneCounting:
     target: PlaneLayout
     cut: Cut | None = None
     other: WindowTerm | None = None
+    floats: bool = False
 
     @property
     def term(self) -> WindowTerm | None:
@@ -123,11 +126,13 @@ class PlaneCounting:
 
     @property
     def chunk(self) -> int:
-        """Output channels that are one task: all, or less where the output has few vectors."""
+        """Output channels that are one task: all, or less where the output has few vectors, or counts are floats."""
         channels = self.shape.out_channels
+        if self.floats:
+            channels = max(_WORD // 2, _COUNTS // (self.target.vector_bits * self.count_bytes))
         if self.target.vectors >= _TASKS:
             return channels
-        return max(_WORD, -(-channels * self.target.vectors // _TASKS // _WORD) * _WORD)
+        return min(channels, max(_WORD, -(-self.shape.out_channels * self.target.vectors // _TASKS // _WORD) * _WORD))
 
     @property
     def chunks(self) -> int:
@@ -196,6 +201,11 @@ class PlaneCounting:
     def window_levels(self) -> int:
         """Q: planes of pc."""
         return int(self.bits[0].size).bit_length()
+
+    @property
+    def count_bytes(self) -> int:
+        """Bytes of a count: 1, or a multiple of 2."""
+        return 1 if self.levels <= 8 else -(-self.levels // 16) * 2
 
     @property
     def levels(self) -> int:

@@ -1,12 +1,14 @@
 """A sink of sparse convolutions: from bit-sliced counters to float32, and on to an epilogue program.
 
 The counters of a channel become bytes, a pixel in each, by transposes of 8x8 bits; when all channels of a chunk are
-counted, squares of channels and pixels are transposed, and the epilogue gets runs of channels, pixel by pixel::
+counted, squares of channels and pixels are transposed in place, and the epilogue gets runs of channels, pixel by pixel
+along the rows of the image, as they follow each other in memory::
 
-    for channel: counts[channel][k][i] = counter of pixel 8 i + k           bytes, two where a counter needs more bits
-    for run of channels, k, block of i:
-        transpose channels x i                                              in registers
-        for i: if there is such a pixel: epilogue(factor * count + base)    emit.py
+    for channel: counts[part][channel][k][i] = counter of pixel 8 i + k     bytes, two where a counter needs more bits
+    for run of channels:
+        for square of channels, k: transpose channels x i                   in registers
+        for row of pixels, i, k: if there is such a pixel:
+            epilogue(factor * count + base)                                 emit.py
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from sbnn_tvm.schedules.bit_transpose import transpose_bytes
+from sbnn_tvm.schedules.count_squares import CountSquares
 from sbnn_tvm.schedules.counters import words_of
 from sbnn_tvm.schedules.emit import EpilogueWriter
 from sbnn_tvm.schedules.epilogue import Program
-from sbnn_tvm.schedules.layout import transposed
 from sbnn_tvm.schedules.llvm import LlvmFunction
 from sbnn_tvm.schedules.plane_counting import PlaneCounting
-from sbnn_tvm.schedules.plane_pixels import pixel_of
+from sbnn_tvm.schedules.plane_pixels import Pixel, column_of, row_of
 from sbnn_tvm.schedules.plane_window_counts import WindowCounts
 
 _TILE = 64  # the constants of the epilogue have a multiple of so many channels
@@ -43,12 +45,15 @@ class FloatSink:
         out_shape = (shape.batch, shape.out_height, shape.out_width, shape.out_channels)
         self._classes = shape.border_classes()
         self._writer = EpilogueWriter(epilogue, out_shape, isa, self._classes, _TILE)
-        self._run = min(_TILE, max(16, 4 * isa.float_lanes))
-        self._bytes = -(-counting.levels // 8)
+        octets = counting.target.vector_bits // 8
+        self._run = max(octets // min(2, counting.count_bytes), min(counting.chunk, 4 * isa.float_lanes), 16)
+        self._squares = CountSquares(counting.count_bytes, -(-counting.chunk // self._run) * self._run, octets)
         self._window_bytes = -(-counting.window_levels // 8)
         self._functions: set[LlvmFunction] = set()
         padding = [(0, 0), (0, -shape.out_channels % _TILE)]
         tables = [np.pad(counting.factor[None], padding), np.pad(counting.base, padding)]
+        if counting.signs:
+            tables[0] = np.concatenate([2 * tables[0], tables[0]])
         self._tables: list[np.ndarray] = [table.astype(np.float32) for table in tables]
         if len(counting.base) > 1:
             classes = self._classes
@@ -67,7 +72,8 @@ class FloatSink:
 
     @property
     def constants(self) -> list[np.ndarray]:
-        """Factors and bases, where there are several border classes those of rows and columns, and the epilogue's."""
+        """Factors of counters and of windows, bases, where there are border classes those of rows and columns, and the
+        epilogue's."""
         return [*self._tables, *self._writer.constants]
 
     @property
@@ -96,9 +102,7 @@ class FloatSink:
         """Make room for the counts of a chunk; turn those of the windows into bytes."""
         counting = self.counting
         self._vector, self._first = vector, T.bind(chunk * counting.chunk)
-        rows = -(-counting.chunk // self._run) * self._run
-        self._counts = T.alloc_buffer((self._bytes, rows, 8, counting.target.vector_bits // 8), "uint8")
-
+        self._counts = T.alloc_buffer(self._squares.shape, "uint8")
         self._windows: tirx.Buffer | None = None
         if windows is not None:
             groups = counting.shape.groups
@@ -113,64 +117,55 @@ class FloatSink:
 
     def _store_bytes(self, target: tirx.Buffer, planes: Sequence[tirx.Expr], line: tirx.Expr) -> None:
         words = self.counting.target.words
-        padded = [*planes, *[words_of(0, words)] * (-len(planes) % 8)]
-        for byte in range(len(padded) // 8):
-            for k, row in enumerate(transpose_bytes(padded[8 * byte : 8 * byte + 8], self._functions)):
+        padded = [*planes, *[words_of(0, words)] * (8 * int(target.shape[0]) - len(planes))]
+        for part in range(int(target.shape[0])):
+            for k, row in enumerate(transpose_bytes(padded[8 * part : 8 * part + 8], self._functions)):
                 # Not as words: TVM tells LLVM that accesses of different types never touch the same memory.
                 octets = tirx.reinterpret(f"uint8x{8 * words}", row)
-                T.buffer_store(target, octets, [byte, line, k, tirx.Ramp(0, 1, 8 * words)])
+                T.buffer_store(target, octets, [part, line, k, tirx.Ramp(0, 1, 8 * words)])
 
     def end(self) -> None:
         """Give the epilogue all channels of all pixels."""
-        counting, run = self.counting, self._run
-        octets = counting.target.vector_bits // 8
-        side = min(16, octets)
-        counts = self._counts
-        channels = counting.shape.out_channels
+        counting, run, target = self.counting, self._run, self.counting.target
+        channels, octets = counting.shape.out_channels, target.row_bits // 8
         left = tirx.min(counting.chunk, channels - self._first) if channels % counting.chunk else counting.chunk
-        with T.serial(0, (left + run - 1) // run) as number, T.serial(0, 8) as k, T.serial(0, octets // side) as block:
+        with T.serial(0, (left + run - 1) // run) as number:
             first = T.bind(number * run)
-            pixels = T.alloc_buffer((self._bytes, side, run), "uint8")
-            for byte in range(self._bytes):
-                for square in range(0, run, side):
-                    lines = [
-                        counts.vload([byte, first + square + i, k, block * side], f"uint8x{side}") for i in range(side)
-                    ]
-                    for i, column in enumerate(transposed([T.bind(line) for line in lines])):
-                        T.buffer_store(pixels, column, [byte, i, tirx.Ramp(square, 1, side)])
-            with T.serial(0, side) as i:
-                octet = T.bind(block * side + i)
-                self._pixel(pixels, i, octet, k, T.bind(self._first + first))
+            self._squares.transpose(self._counts, first, run)
+            with T.serial(0, target.images * target.rows) as lane:
+                n, y, inside = row_of(target, self._vector, lane)
+                with T.If(inside), T.Then(), T.serial(0, -(-target.columns // 8)) as i, T.serial(0, 8) as k:
+                    x, inside = column_of(target, self._vector, i * 8 + k)
+                    with T.If(inside), T.Then():
+                        self._pixel((n, y, x), T.bind(lane * octets + i), k, first)
 
-    def _pixel(self, pixels: tirx.Buffer, i: tirx.Expr, octet: tirx.Expr, k: tirx.Expr, first: tirx.Expr) -> None:
-        (n, y, x), inside = pixel_of(self.counting.target, self._vector, T.bind(octet * 8 + k))
-        with T.If(inside), T.Then():
-            border = self._buffers[2][y] + self._buffers[3][x] if len(self._buffers) > 2 else tirx.const(0, "int32")
-            border = T.bind(border)
-            lanes = self.counting.isa.float_lanes
-            windows = self._window_numbers(octet, k)
-            values = []
-            for v in range(0, self._run, lanes):
-                count = tirx.Cast(f"int32x{lanes}", pixels.vload([0, i, v], f"uint8x{lanes}"))
-                for byte in range(1, self._bytes):
-                    more = tirx.Cast(f"int32x{lanes}", pixels.vload([byte, i, v], f"uint8x{lanes}"))
-                    count = count + more * tirx.Broadcast(tirx.const(1 << 8 * byte, "int32"), lanes)
-                if windows is not None:
-                    count = count + count + self._of_groups(windows, first + v)
-                factor = self._buffers[0].vload([0, first + v], f"float32x{lanes}")
-                base = self._buffers[1].vload([border, first + v], f"float32x{lanes}")
-                # Integers far below 2^24: exact, fused or not.
-                values.append(T.bind(tirx.Cast(f"float32x{lanes}", count) * factor + base))
-            self._writer.store(values, (n, y, x), first)
+    def _pixel(self, pixel: Pixel, octet: tirx.Expr, k: tirx.Expr, first: tirx.Expr) -> None:
+        _, y, x = pixel
+        border = self._buffers[2][y] + self._buffers[3][x] if len(self._buffers) > 2 else tirx.const(0, "int32")
+        border, channel = T.bind(border), T.bind(self._first + first)
+        factors, bases, *_ = self._buffers
+        lanes = self.counting.isa.float_lanes
+        vector = f"float32x{lanes}"
+        windows = self._window_numbers(octet, k)
+        values = []
+        for v in range(0, self._run, lanes):
+            count = self._squares.load(self._counts, first, v, octet, k, lanes)
+            value = bases.vload([border, channel + v], vector)
+            # Integers far below 2^24: exact, fused or not.
+            if windows is not None:
+                value = self._of_groups(windows, channel + v) * factors.vload([1, channel + v], vector) + value
+            value = tirx.Cast(vector, count) * factors.vload([0, channel + v], vector) + value
+            values.append(T.bind(value))
+        self._writer.store(values, pixel, channel)
 
     def _window_numbers(self, octet: tirx.Expr, k: tirx.Expr) -> tirx.Buffer | None:
         """The number of a pixel's window, for every group."""
         if self._windows is None:
             return None
-        numbers = T.alloc_buffer((self.counting.shape.groups,), "int32")
+        numbers = T.alloc_buffer((self.counting.shape.groups,), "float32")
         with T.serial(0, self.counting.shape.groups) as group:
             octets = [tirx.Cast("int32", self._windows[i, group, k, octet]) for i in range(self._window_bytes)]
-            T.buffer_store(numbers, sum(each << 8 * i for i, each in enumerate(octets)), [group])
+            T.buffer_store(numbers, tirx.Cast("float32", sum(each << 8 * i for i, each in enumerate(octets))), [group])
         return numbers
 
     def _of_groups(self, numbers: tirx.Buffer, first: tirx.Expr) -> tirx.Expr:

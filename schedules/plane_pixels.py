@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from sbnn_tvm.schedules.bit_planes import PlaneLayout
 
+Pixel: TypeAlias = tuple[tirx.Expr, tirx.Expr, tirx.Expr]
+"""(n, y, x)"""
 
-def pixel_of(
-    layout: PlaneLayout, vector: tirx.Expr, bit: tirx.Expr
-) -> tuple[tuple[tirx.Expr, tirx.Expr, tirx.Expr], tirx.Expr]:
-    """The pixel (n, y, x) of a bit of a vector, and whether there is one.
+
+def pixel_of(layout: PlaneLayout, vector: tirx.Expr, bit: tirx.Expr) -> tuple[Pixel, tirx.Expr]:
+    """The pixel of a bit of a vector, and whether there is one.
 
     Args:
         layout: Where the planes are.
         vector: Number of the vector, of ``layout.vectors``.
         bit: Number of the bit in it.
     """
-    a, b = layout.row_phases, layout.column_phases
     lane, column = T.bind(bit // layout.row_bits), T.bind(bit % layout.row_bits)
+    n, y, row_inside = row_of(layout, vector, lane)
+    x, column_inside = column_of(layout, vector, column)
+    inside = tirx.all(lane < layout.images * layout.rows, row_inside, column_inside)
+    return (n, y, x), inside
+
+
+def row_of(layout: PlaneLayout, vector: tirx.Expr, lane: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr, tirx.Expr]:
+    """Image and row of a lane of a vector, below ``layout.images * layout.rows``, and whether there is such a row."""
+    a, b = layout.row_phases, layout.column_phases
     n = T.bind(vector // (a * b) * layout.images + lane // layout.rows)
     y = T.bind(lane % layout.rows * a + vector // b % a)
-    x = T.bind(column * b + vector % b)
-    inside = tirx.all(lane < layout.images * layout.rows, n < layout.batch, y < layout.height, x < layout.width)
-    return (n, y, x), inside
+    return n, y, tirx.all(n < layout.batch, y < layout.height)
+
+
+def column_of(layout: PlaneLayout, vector: tirx.Expr, bit: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
+    """Column of a bit of a lane, and whether there is such a column."""
+    b = layout.column_phases
+    x = T.bind(bit * b + vector % b)
+    return x, x < layout.width

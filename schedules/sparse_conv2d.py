@@ -39,7 +39,7 @@ from sbnn_tvm.schedules.counters import (
     store_words,
     words_of,
 )
-from sbnn_tvm.schedules.epilogue import Epilogue, IntegerThreshold, WindowThreshold
+from sbnn_tvm.schedules.epilogue import Epilogue, Program, WindowThreshold
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.llvm import LlvmFunction, link
@@ -101,10 +101,10 @@ def sparse_conv2d(
         if (layout.batch, layout.height, layout.width, layout.channels) != size:
             raise ValueError(f"the {name} of a sparse convolution of {size} cannot have the layout {layout}")
     term = WindowTerm(epilogue.shift, epilogue.factor) if isinstance(epilogue, WindowThreshold) else None
-    counting = PlaneCounting(shape, bits.astype(bool), pad_value, isa, domain == SIGN, source, target, cut, term)
-    if isinstance(epilogue, IntegerThreshold | WindowThreshold):
-        return _build(counting, ThresholdSink(counting, epilogue))
-    return _build(counting, FloatSink(counting, epilogue))
+    signs, floats = domain == SIGN, isinstance(epilogue, Program)
+    counting = PlaneCounting(shape, bits.astype(bool), pad_value, isa, signs, source, target, cut, term, floats)
+    sink = FloatSink(counting, epilogue) if isinstance(epilogue, Program) else ThresholdSink(counting, epilogue)
+    return _build(counting, sink)
 
 
 def cuts(shape: Conv2dShape, bits: np.ndarray, isa: Isa, domain: BinaryDomain = SIGN) -> list[Cut]:

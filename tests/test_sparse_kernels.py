@@ -37,6 +37,7 @@ MORE = {
     "two column phases": Conv2dShape(1, 20, 90, 5, 7, (3, 3), (1, 1), (1, 1, 1, 1)),
     "shrinks": Conv2dShape(1, 4, 66, 3, 4, (3, 3)),
     "grows": Conv2dShape(1, 3, 64, 2, 3, (1, 2), (1, 1), (1, 3, 2, 3)),
+    "counts of two bytes": Conv2dShape(1, 9, 11, 150, 70, (3, 3), (1, 1), (1, 1, 1, 1)),
 }
 
 
@@ -209,7 +210,9 @@ def test_two_threads_agree(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("domain", [SIGN, BIT], ids=str)
 @pytest.mark.parametrize("target", ["x86-64-v4", "x86-64-v3", "arm"])
-@pytest.mark.parametrize("name", ["channel tails", "strided 5x5", "3 odd groups", "images side by side"])
+@pytest.mark.parametrize(
+    "name", ["channel tails", "strided 5x5", "3 odd groups", "images side by side", "counts of two bytes"]
+)
 def test_program(name: str, target: str, domain: BinaryDomain) -> None:
     shape, cpu = MORE[name], target_for(target)
     rng, x_bits, w_bits, sums = sparse_layer(shape, 0.4, domain, 0)

@@ -1,0 +1,140 @@
+"""Counts of pixels and channels in bytes, from channel after channel to pixel after pixel.
+
+Counts are stored as a sink makes them, and transposed in place, in squares of as many channels as a vector register has
+counts. With one byte a count::
+
+    before: counts[0][c0 + i][k][j] of channel c0 + i, pixel 8 j + k            c0 a multiple of octets
+    after:  counts[0][c0 + j][k][i]
+
+First all 16-byte lanes of registers are transposed at once, each with those of as many registers as it has counts, then
+the lanes of some registers; both by interleaving the rows of one half of a square with those of the other half, as
+often as it takes. Counts of two bytes begin as two registers of bytes and become one of the first half of every lane's
+pixels, and one of the second half.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+_LANE = 16  # bytes: in larger registers, too, an interleaving instruction stays within lanes of so many
+
+
+@dataclass(frozen=True)
+class CountSquares:
+    """An array of counts, uint8 [parts, channels, 8, octets].
+
+    Attributes:
+        parts: Bytes of a count: 1, or a multiple of 2.
+        channels: A multiple of ``square``.
+        octets: Groups of 8 pixels: 8, or 16 times a power of two.
+    """
+
+    parts: int
+    channels: int
+    octets: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the array."""
+        return self.parts, self.channels, 8, self.octets
+
+    @property
+    def _size(self) -> int:
+        """Bytes that are moved together."""
+        return min(self.parts, 2)
+
+    @property
+    def _lane(self) -> int:
+        return min(_LANE, self.octets)
+
+    @property
+    def square(self) -> int:
+        """Channels that are transposed together."""
+        return self.octets // self._size
+
+    def transpose(self, counts: tirx.Buffer, first: tirx.Expr, run: int) -> None:
+        """Emit the transposes of ``run`` channels, a multiple of ``square``, in place."""
+        for part in range(0, self.parts, self._size):
+            self._transpose_in_lanes(counts, part, first, run)
+            if self.octets > self._lane:
+                for i in range(self._size):
+                    self._transpose_lanes(counts, part + i, first, run)
+
+    def _transpose_in_lanes(self, counts: tirx.Buffer, part: int, first: tirx.Expr, run: int) -> None:
+        size, side = self._size, self._lane // self._size
+        with T.serial(0, run // side) as square, T.serial(0, 8) as k:
+            line = T.bind(first + square * side)
+            rows = [[self._load(counts, part + i, line + j, k) for j in range(side)] for i in range(size)]
+            if size == 2:  # of every pixel both bytes side by side
+                rows = [
+                    [_interleaved(*pair, half, self._lane, 1) for pair in zip(*rows, strict=True)] for half in (0, 1)
+                ]
+            for i in range(size):
+                for j, column in enumerate(_transposed(rows[i], self._lane, size)):
+                    self._store(counts, column, part + i, line + j, k)
+
+    def _transpose_lanes(self, counts: tirx.Buffer, part: int, first: tirx.Expr, run: int) -> None:
+        side, lanes = self._lane // self._size, self.octets // self._lane
+        with T.serial(0, run // self.square) as square, T.serial(0, side) as j, T.serial(0, 8) as k:
+            line = T.bind(first + square * self.square + j)
+            rows = [self._load(counts, part, line + side * lane, k) for lane in range(lanes)]
+            for lane, column in enumerate(_transposed(rows, self.octets, _LANE)):
+                self._store(counts, column, part, line + side * lane, k)
+
+    def load(
+        self, counts: tirx.Buffer, first: tirx.Expr, start: int, octet: tirx.Expr, k: tirx.Expr, lanes: int
+    ) -> tirx.Expr:
+        """The counts of pixel ``8 octet + k`` in channels ``first + start`` and on, int32 of ``lanes``.
+
+        Args:
+            counts: Transposed.
+            first: As of ``transpose``.
+            start: A multiple of ``lanes``.
+            octet, k: The pixel.
+            lanes: A power of two.
+        """
+        size, side = self._size, self._lane // self._size
+        width = min(lanes, self.square)
+        line = first + octet // self._lane * side + octet % side
+        total = None
+        for part in range(0, self.parts, size):
+            half = part + octet % self._lane // side
+            pieces = []
+            for channel in range(start, start + lanes, width):
+                square, at = divmod(channel, self.square)
+                pieces.append(counts.vload([half, line + square * self.square, k, at * size], f"uint8x{width * size}"))
+            joined = pieces[0] if len(pieces) == 1 else tirx.Shuffle(pieces, list(range(lanes * size)))
+            number = tirx.Cast(f"int32x{lanes}", tirx.reinterpret(f"uint{8 * size}x{lanes}", joined))
+            shifted = number << tirx.Broadcast(tirx.const(8 * part, "int32"), lanes)
+            total = number if total is None else total + shifted
+        return total
+
+    def _load(self, counts: tirx.Buffer, part: int, line: tirx.Expr, k: tirx.Expr) -> tirx.Expr:
+        return T.bind(counts.vload([part, line, k, 0], f"uint8x{self.octets}"))
+
+    def _store(self, counts: tirx.Buffer, row: tirx.Expr, part: int, line: tirx.Expr, k: tirx.Expr) -> None:
+        T.buffer_store(counts, row, [part, line, k, tirx.Ramp(0, 1, self.octets)])
+
+
+def _transposed(rows: list[tirx.Expr], row: int, size: int) -> list[tirx.Expr]:
+    """Transpose squares of elements of ``size`` bytes: one in every ``row`` bytes of the vectors."""
+    half = len(rows) // 2
+    for _ in range(len(rows).bit_length() - 1):
+        rows = [_interleaved(rows[i], rows[i + half], which, row, size) for i in range(half) for which in (0, 1)]
+    return rows
+
+
+def _interleaved(a: tirx.Expr, b: tirx.Expr, which: int, row: int, size: int) -> tirx.Expr:
+    """The lower (0) or the upper half (1) of the elements of a row of ``a`` and of ``b`` in turn, in every row."""
+    octets = a.ty.dtype.lanes
+    order = [
+        of + start + which * row // 2 + element * size + byte
+        for start in range(0, octets, row)
+        for element in range(row // size // 2)
+        for of in (0, octets)
+        for byte in range(size)
+    ]
+    return T.bind(tirx.Shuffle([a, b], order))
