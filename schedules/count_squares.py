@@ -69,9 +69,8 @@ class CountSquares:
             line = T.bind(first + square * side)
             rows = [[self._load(counts, part + i, line + j, k) for j in range(side)] for i in range(size)]
             if size == 2:  # of every pixel both bytes side by side
-                rows = [
-                    [_interleaved(*pair, half, self._lane, 1) for pair in zip(*rows, strict=True)] for half in (0, 1)
-                ]
+                pairs = list(zip(*rows, strict=True))
+                rows = [[_interleaved(low, high, half, self._lane, 1) for low, high in pairs] for half in (0, 1)]
             for i in range(size):
                 for j, column in enumerate(_transposed(rows[i], self._lane, size)):
                     self._store(counts, column, part + i, line + j, k)
