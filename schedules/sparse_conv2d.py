@@ -182,7 +182,7 @@ def _build(counting: PlaneCounting, sink: PlaneSink) -> Kernel:
             nest.task(T.bind(task // counting.chunks), T.bind(task % counting.chunks))
     func = link(builder.get(), nest.adder.functions | sink.functions | (windows.functions if windows else set()))
     kind = "signs" if counting.signs else "bits" if counting.term is None else "two values"
-    name = f"sparse {kind} {target.vector_bits}x{target.row_bits}"
+    name = f"counters of {kind} {target.vector_bits}x{target.row_bits}"
     return Kernel(name, func, (*own, *tables, *sink.constants), sink.outputs)
 
 

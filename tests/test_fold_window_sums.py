@@ -168,7 +168,7 @@ def test_networks_of_set_weights(options: dict[str, Any], target: str) -> None:
     assert all(layer.kernel.endswith("+ threshold") for layer in lines)
     assert not any("window" in layer.kind for layer in module.report.layers)
     conv = lines[0]
-    assert conv.kernel.startswith("popcount" if options else "sparse bits")
+    assert conv.kernel.startswith("popcount" if options else "counters of bits")
     assert conv.density == pytest.approx(options.get("density", 0.05), abs=0.01)
     assert [each.layer.weight_domain for each in module.lowered.layers if each.layer and each.layer.binary] == [BIT] * 2
 
@@ -179,7 +179,7 @@ def test_counters_take_the_sum_over_the_window_where_it_is_there(density: float)
     assert module.verify().passed
     conv = next(each for each in module.lowered.layers if each.layer and each.layer.kind == "binary_conv2d")
     assert conv.layer is not None and conv.layer.weight_domain == SIGN
-    assert conv.choice is not None and conv.choice.kernel.name.startswith("sparse bits")
+    assert conv.choice is not None and conv.choice.kernel.name.startswith("counters of bits")
 
 
 @pytest.mark.parametrize("options", [{}, {"density": 0.95}, {"groups": 2, "density": 0.2}, {"pad_value": 1}], ids=str)
@@ -188,7 +188,7 @@ def test_counters_of_any_two_values_sum_windows_themselves(options: dict[str, An
     module = sbnn_tvm.compile(model, "native", input_shape=(2, 64, 9, 9), kernels={"1": "counters"})
     assert module.verify().passed
     conv = next(each for each in module.lowered.layers if each.layer and each.layer.kind == "binary_conv2d")
-    assert conv.choice is not None and conv.choice.kernel.name.startswith("sparse two values")
+    assert conv.choice is not None and conv.choice.kernel.name.startswith("counters of two values")
     assert sum("window" in layer.kind for layer in module.report.layers) == 1  # that of the last layer
     popcounts = sbnn_tvm.compile(model, "native", input_shape=(2, 64, 9, 9), kernels={"*": "popcount"})
     assert sum("window" in layer.kind for layer in popcounts.report.layers) == 2
