@@ -77,7 +77,7 @@ def test_patterns_take_what_is_possible_and_the_last_counts(model):
     names = [layer.name for layer in explain(model).layers if layer.kind.startswith("binary conv")]
     report = explain(model, kernels={"*": "float", names[0]: "counters"})
     families_ = {layer.name: layer.kernel.split()[0] for layer in report.layers if layer.name in names}
-    assert families_.pop(names[0]) == "sparse"
+    assert families_.pop(names[0]) == "counters"
     assert set(families_.values()) <= {"float_conv2d"}
 
 

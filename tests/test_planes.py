@@ -58,7 +58,7 @@ def test_among_other_forms(target: str) -> None:
         pytest.skip(f"this machine cannot run {target}")
     forced = {"left": "counters", "right": "popcount"}  # what is joined lies in planes and in words
     module = sbnn_tvm.compile(sparse(Mixed()), target, input_shape=(2, 64, 17, 15), kernels=forced)
-    assert sum(name.startswith("sparse") for name in kernels(module)) >= 3
+    assert sum(name.startswith("counters") for name in kernels(module)) >= 3
     # A coarse grid hits thresholds exactly.
     x = np.random.default_rng(0).integers(-1, 2, (2, 64, 17, 15)).astype(np.float32)
     result = module.verify(x)
@@ -76,14 +76,14 @@ def test_among_other_forms(target: str) -> None:
 )
 def test_networks(model: nn.Module) -> None:
     module = sbnn_tvm.compile(sparse(model))
-    assert any(name.startswith("sparse") for name in kernels(module))
-    assert all(layer.activations == 1 for layer in module.report.layers if layer.kernel.startswith("sparse"))
+    assert any(name.startswith("counters") for name in kernels(module))
+    assert all(layer.activations == 1 for layer in module.report.layers if layer.kernel.startswith("counters"))
     module.verify()
 
 
 def test_foreign_weights(tmp_path) -> None:
     module = sbnn_tvm.compile(foreign_models.bireal_net(channels=64, size=32, density=0.04, symmetric=False))
-    assert any(name.startswith("sparse") for name in kernels(module))
+    assert any(name.startswith("counters") for name in kernels(module))
     module.verify()
     library = sbnn_tvm.load(module.export(tmp_path / "model.so"), num_threads=2)
     x = np.random.default_rng(0).standard_normal(library.inputs[0].shape).astype(np.float32)
