@@ -265,19 +265,19 @@ class DirectConv2d:
             arithmetic.declare()
             sink.declare_constants()
             sink.declare_outputs()
-            nest = Nest(self, sink, padded_image(self, data), weight)
+            nest = Nest(self, padded_image(self, data), weight)
             rows, blocks = self.shape.batch * self.shape.out_height, self.shape.groups * self.blocks
             work = rows * blocks * (weights[0].size // arithmetic.lanes) * self.shape.out_width
             if self.collected:
                 with parallel_rows(rows, work) as row:
-                    nest.collected_row(row)
+                    nest.collected_row(row, sink)
             else:
                 image_outside = np.prod(self.data_shape) > weights.size
                 with parallel_rows(rows * blocks, work) as task:
                     if image_outside:
-                        nest.row(tirx.floordiv(task, blocks), tirx.floormod(task, blocks))
+                        nest.row(tirx.floordiv(task, blocks), tirx.floormod(task, blocks), sink)
                     else:
-                        nest.row(tirx.floormod(task, rows), tirx.floordiv(task, rows))
+                        nest.row(tirx.floormod(task, rows), tirx.floordiv(task, rows), sink)
         func = link(builder.get(), [*sink.functions, *arithmetic.functions])
         constants = (weights, *arithmetic.constants, *sink.constants)
         return Kernel(f"{self.name} {self.tile}", func, constants, sink.outputs)
@@ -352,19 +352,18 @@ class Nest:
     """The main loops, while they are written."""
 
     conv: DirectConv2d
-    sink: Sink
     image: tirx.Buffer
     weights: tirx.Buffer
 
-    def row(self, row: tirx.Expr, block: tirx.Expr) -> None:
+    def row(self, row: tirx.Expr, block: tirx.Expr, sink: Sink) -> None:
         """One row of one block of channels, straight into the sink."""
         conv = self.conv
         n, y = self._image_row(row)
         group, block = T.bind(tirx.floordiv(block, conv.blocks)), T.bind(tirx.floormod(block, conv.blocks))
         first = T.bind(group * conv.shape.group_out_channels + block * conv.block)
-        self.tiles(n, y, group, block, lambda x, values: self.sink.store(values, self._position(n, y, x), first))
+        self.tiles(n, y, group, block, lambda x, values: sink.store(values, self._position(n, y, x), first))
 
-    def collected_row(self, row: tirx.Expr) -> None:
+    def collected_row(self, row: tirx.Expr, sink: Sink) -> None:
         """One row of all groups, through memory."""
         conv, shape = self.conv, self.conv.shape
         n, y = self._image_row(row)
@@ -384,7 +383,7 @@ class Nest:
         with T.serial(0, shape.out_width) as x, T.serial(0, -(-shape.out_channels // conv.run)) as i:
             first = T.bind(i * conv.run)
             value = T.bind(collected.vload([x, first], f"{accumulator}x{conv.run}"))
-            self.sink.store([value], self._position(n, y, x), first)
+            sink.store([value], self._position(n, y, x), first)
 
     def tiles(self, n: tirx.Expr, y: tirx.Expr, group: tirx.Expr, block: tirx.Expr, store: _Store) -> None:
         """All tiles of a row of a block."""

@@ -3,30 +3,32 @@
 It is the largest map of many a network, larger than the second-level cache. Here a row of it lives for as long as it
 takes to pool it along the row; as many pooled rows as a window has wait for the others::
 
-    copy the image into a padded workspace
+    copy the image into a padded workspace, or transform it
     parallel for band of output rows, block of channels:
         for output row in band:
             for row of the convolution that is new:          the first window of a band needs all of its own
-                convolve into a buffer of one row            direct_conv2d.py
+                convolve into a buffer of one row            direct_conv2d.py, filtered_rows.py
                 maxima of neighbours into the ring
             maxima of the rows in the ring, to the epilogue
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from typing import Protocol
 
 import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.direct_conv2d import Nest, padded_image
+from sbnn_tvm.schedules.direct_conv2d import DirectConv2d, Nest, padded_image
 from sbnn_tvm.schedules.direct_float import float_convolution
 from sbnn_tvm.schedules.emit import EpilogueWriter, Index, load, store
 from sbnn_tvm.schedules.epilogue import FloatOutput, Program, TensorOperand
+from sbnn_tvm.schedules.filtered_rows import FilteredRows, filters_pay
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.llvm import LlvmFunction, extremum, link
@@ -37,6 +39,91 @@ from sbnn_tvm.schedules.window import check_windows, column_spans
 
 # Of the rows of the convolution so many are computed twice at most, by bands that meet.
 _TWICE = 1 / 50
+
+
+class Rows(Protocol):
+    """A convolution row by row."""
+
+    @property
+    def tile(self) -> Tile:
+        """The register tile."""
+
+    @property
+    def lanes(self) -> int:
+        """Output channels in a vector."""
+
+    @property
+    def block(self) -> int:
+        """Output channels in a block."""
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of output channels."""
+
+    @property
+    def width(self) -> int:
+        """Outputs of a row, and those behind its end that are computed with them."""
+
+    def packed_weights(self, weight: np.ndarray) -> np.ndarray:
+        """The constant that the code reads, from float32 [OC, Cin, kh, kw]."""
+
+    def begin(self, data: tirx.Buffer) -> tirx.Buffer:
+        """Emit what comes before all rows: a copy of the image as ``row`` reads it."""
+
+    def row(
+        self,
+        image: tirx.Buffer,
+        weights: tirx.Buffer,
+        n: tirx.Expr,
+        y: tirx.Expr,
+        block: tirx.Expr,
+        keep: Callable[[tirx.Expr, Sequence[tirx.Expr]], None],
+    ) -> None:
+        """Emit a row of outputs: ``keep(x, vectors)`` for each x, maybe more than once."""
+
+
+@dataclass(frozen=True, eq=False)
+class _DirectRows:
+    """Rows of the direct convolution."""
+
+    conv: DirectConv2d
+
+    @property
+    def tile(self) -> Tile:
+        return self.conv.tile
+
+    @property
+    def lanes(self) -> int:
+        return self.conv.arithmetic.lanes
+
+    @property
+    def block(self) -> int:
+        return self.conv.block
+
+    @property
+    def blocks(self) -> int:
+        return self.conv.blocks
+
+    @property
+    def width(self) -> int:
+        return self.conv.shape.out_width
+
+    def packed_weights(self, weight: np.ndarray) -> np.ndarray:
+        return self.conv.packed_weights()
+
+    def begin(self, data: tirx.Buffer) -> tirx.Buffer:
+        return padded_image(self.conv, data)
+
+    def row(
+        self,
+        image: tirx.Buffer,
+        weights: tirx.Buffer,
+        n: tirx.Expr,
+        y: tirx.Expr,
+        block: tirx.Expr,
+        keep: Callable[[tirx.Expr, Sequence[tirx.Expr]], None],
+    ) -> None:
+        Nest(self.conv, image, weights).tiles(n, y, tirx.const(0, "int32"), block, keep)
 
 
 def can_pool(shape: Conv2dShape, epilogue: Program, pool: Conv2dShape) -> bool:
@@ -76,36 +163,51 @@ def pooled_conv2d(
     if not can_pool(shape, epilogue, pool):
         raise ValueError("a convolution with tensor operands, several outputs or groups cannot be pooled as it runs")
     check_windows(pool)
-    conv = float_convolution(
-        "pooled_conv2d", shape, weight, isa, tile, (shape.batch, shape.height, shape.width, shape.in_channels)
-    )
-    before = EpilogueWriter(epilogue, conv.out_shape, isa, tile=conv.run)
+    name, data_shape = "pooled_conv2d", (shape.batch, shape.height, shape.width, shape.in_channels)
+    rows: Rows
+    if filters_pay(shape):
+        rows = FilteredRows.of(shape, isa)
+    else:
+        rows = _DirectRows(float_convolution(name, shape, weight, isa, tile, data_shape))
+    before = EpilogueWriter(epilogue, (pool.batch, pool.height, pool.width, pool.in_channels), isa, tile=rows.block)
     pooled_shape = (pool.batch, pool.out_height, pool.out_width, pool.in_channels)
-    after = EpilogueWriter(pool_epilogue, pooled_shape, isa, pool.border_classes(), conv.run)
-    maximum = extremum("maximum", f"float32x{conv.arithmetic.lanes}", isa.family)
-    weights = conv.packed_weights()
+    after = EpilogueWriter(pool_epilogue, pooled_shape, isa, pool.border_classes(), rows.block)
+    maximum = extremum("maximum", f"float32x{rows.lanes}", isa.family)
+    weights = rows.packed_weights(weight)
     with IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name(conv.name)
+        T.func_name(name)
         T.func_attr({"tirx.noalias": True})
-        data = T.arg("data", T.buffer(conv.data_shape, "float32"))
+        data = T.arg("data", T.buffer(data_shape, "float32"))
         after.declare_tensors()
         weight_buffer = T.arg("weights", T.buffer(weights.shape, "float32"))
         before.declare_constants()
         after.declare_constants()
         after.declare_outputs()
         bands = _bands(pool)
-        rows = -(-pool.out_height // bands)
-        nest = Nest(conv, after, padded_image(conv, data), weight_buffer)
-        with parallel_rows(shape.batch * bands * conv.blocks, shape.macs // conv.arithmetic.lanes) as task:
-            block = T.bind(tirx.floormod(task, conv.blocks))
-            n = T.bind(tirx.floordiv(task, conv.blocks * bands))
-            first = T.bind(tirx.floormod(tirx.floordiv(task, conv.blocks), bands) * rows)
-            band = _Band.emit(nest, pool, before, after, maximum, n, block)
-            with T.serial(first, tirx.min(first + rows, pool.out_height)) as y:
-                band.row(y, y == first)
+        height = -(-pool.out_height // bands)
+        image = rows.begin(data)
+        with parallel_rows(shape.batch * bands * rows.blocks, shape.macs // rows.lanes) as task:
+            block = T.bind(tirx.floormod(task, rows.blocks))
+            n = T.bind(tirx.floordiv(task, rows.blocks * bands))
+            first = T.bind(tirx.floormod(tirx.floordiv(task, rows.blocks), bands) * height)
+            line = T.alloc_buffer((rows.width, rows.block), "float32")
+            ring = T.alloc_buffer((pool.kernel[0], pool.out_width, rows.block), "float32")
+
+            def convolve(y: tirx.Expr) -> None:
+                channel = T.bind(block * rows.block)
+
+                def keep(x: tirx.Expr, sums: Sequence[tirx.Expr]) -> None:
+                    for i, value in enumerate(before.values(sums, channel)):
+                        store(line, value, (x,), i * rows.lanes, rows.lanes)
+
+                rows.row(image, weight_buffer, n, y, block, keep)
+
+            band = _Band(pool, convolve, after, maximum, line, ring, rows.lanes)
+            with T.serial(first, tirx.min(first + height, pool.out_height)) as y:
+                band.row((n, y), y == first, T.bind(block * rows.block))
     func = link(builder.get(), before.functions | after.functions | {maximum})
     constants = (weights, *before.constants, *after.constants)
-    return Kernel(f"{conv.name} {conv.tile}", func, constants, after.outputs)
+    return Kernel(f"{name} {rows.tile}", func, constants, after.outputs)
 
 
 def _bands(pool: Conv2dShape) -> int:
@@ -121,88 +223,56 @@ class _Band:
     """A band of output rows of one block of channels, while its code is written.
 
     Attributes:
-        nest: The convolution.
         pool: The pooling.
-        before: Its epilogue is that of the convolution; it stores nothing.
+        convolve: Emits a row of the convolution with its epilogue, into ``line``.
         after: Stores the pooled rows.
         maximum: Of two vectors.
-        n: The image.
-        block: The block of channels.
         line: A row of the convolution: float32 [W, block].
         ring: Its rows, pooled along the row; row y is in slot y % kh: float32 [kh, OW, block].
+        lanes: Of a vector.
     """
 
-    nest: Nest
     pool: Conv2dShape
-    before: EpilogueWriter
+    convolve: Callable[[tirx.Expr], None]
     after: EpilogueWriter
     maximum: LlvmFunction
-    n: tirx.Expr
-    block: tirx.Expr
     line: tirx.Buffer
     ring: tirx.Buffer
-
-    @classmethod
-    def emit(
-        cls,
-        nest: Nest,
-        pool: Conv2dShape,
-        before: EpilogueWriter,
-        after: EpilogueWriter,
-        maximum: LlvmFunction,
-        n: tirx.Expr,
-        block: tirx.Expr,
-    ) -> _Band:
-        """Declare the buffers."""
-        line = T.alloc_buffer((pool.width, nest.conv.block), "float32")
-        ring = T.alloc_buffer((pool.kernel[0], pool.out_width, nest.conv.block), "float32")
-        return cls(nest, pool, before, after, maximum, n, block, line, ring)
+    lanes: int
 
     @property
-    def first_channel(self) -> tirx.Expr:
-        """Of the block."""
-        return self.block * self.nest.conv.block
+    def vectors(self) -> range:
+        """The first channel of each vector of a block."""
+        return range(0, int(self.line.shape[-1]), self.lanes)
 
-    def row(self, y: tirx.Expr, alone: tirx.Expr) -> None:
-        """One output row; ``alone`` if the ring does not hold the rows that it shares with the one before."""
-        pool, lanes = self.pool, self.nest.conv.arithmetic.lanes
-        taps = pool.kernel[0]
-        top = T.bind(y * pool.strides[0] - pool.padding[0])
+    def row(self, position: tuple[tirx.Expr, tirx.Expr], alone: tirx.Expr, channel: tirx.Expr) -> None:
+        """One output row (n, y); ``alone`` if the ring does not hold the rows that it shares with the one before."""
+        pool, taps = self.pool, self.pool.kernel[0]
+        top = T.bind(position[1] * pool.strides[0] - pool.padding[0])
         shared = T.bind(tirx.Select(alone, 0, max(taps - pool.strides[0], 0)))
         with T.serial(tirx.max(top + shared, 0), tirx.min(top + taps, pool.height)) as source:
-            self._convolve(source)
+            self.convolve(source)
             self._pool_line(T.bind(tirx.floormod(source, taps)))
         # Rows outside of the image take no part: the nearest one inside counts twice instead.
         inside = [tirx.min(tirx.max(top + ky, 0), pool.height - 1) for ky in range(taps)]
         slots = [T.bind(tirx.floormod(source, taps)) for source in inside]
         with T.serial(0, pool.out_width) as x:
             vectors = []
-            for i in range(0, self.nest.conv.block, lanes):
-                values = [load(self.ring, (slot, x), i, lanes, lanes) for slot in slots]
+            for i in self.vectors:
+                values = [load(self.ring, (slot, x), i, self.lanes, self.lanes) for slot in slots]
                 vectors.append(T.bind(reduce(self.maximum, values)))
-            self.after.store(vectors, (self.n, y, x), T.bind(self.first_channel))
-
-    def _convolve(self, source: tirx.Expr) -> None:
-        """One row of the convolution, with its epilogue."""
-        lanes = self.nest.conv.arithmetic.lanes
-        first = T.bind(self.first_channel)
-
-        def keep(x: tirx.Expr, sums: Sequence[tirx.Expr]) -> None:
-            for i, value in enumerate(self.before.values(sums, first)):
-                store(self.line, value, (x,), i * lanes, lanes)
-
-        self.nest.tiles(self.n, source, tirx.const(0, "int32"), self.block, keep)
+            self.after.store(vectors, (*position, x), channel)
 
     def _pool_line(self, slot: tirx.Expr) -> None:
         """The maxima of neighbours in a row of the convolution."""
-        pool, lanes = self.pool, self.nest.conv.arithmetic.lanes
+        pool = self.pool
 
         def pixel(x: Index, left: Index) -> None:
             taps = [left + kx for kx in range(pool.kernel[1])]
             taps = [tap for tap in taps if not isinstance(tap, int) or 0 <= tap < pool.width]
-            for i in range(0, self.nest.conv.block, lanes):
-                values = [load(self.line, (tap,), i, lanes, lanes) for tap in taps]
-                store(self.ring, reduce(self.maximum, values), (slot, x), i, lanes)
+            for i in self.vectors:
+                values = [load(self.line, (tap,), i, self.lanes, self.lanes) for tap in taps]
+                store(self.ring, reduce(self.maximum, values), (slot, x), i, self.lanes)
 
         for start, _, count in column_spans(pool, 1):
             left = start * pool.strides[1] - pool.padding[1]

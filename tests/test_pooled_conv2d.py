@@ -1,4 +1,4 @@
-"""A convolution and its max pooling in one kernel, against the two kernels one after the other."""
+"""A convolution and its max pooling in one kernel, against the two kernels one after the other; minimal filters."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from sbnn_tvm.schedules.epilogue import (
     Step,
     Tensor,
 )
+from sbnn_tvm.schedules.filtered_rows import filters_pay
+from sbnn_tvm.schedules.minimal_filters import MOST_TAPS, OUTPUTS, minimal_filter
 from sbnn_tvm.schedules.pool import max_pool2d
 from sbnn_tvm.schedules.pooled_conv2d import can_pool, pooled_conv2d
 from sbnn_tvm.schedules.shapes import Conv2dShape
@@ -79,19 +81,92 @@ def check(shape: Conv2dShape, pool: Conv2dShape, target_name: str) -> None:
         np.testing.assert_array_equal(result, reference)
 
 
+@pytest.fixture
+def direct(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are convolved as the convolution's own kernel does it."""
+    monkeypatch.setattr(module, "filters_pay", lambda shape: False)
+
+
+@pytest.mark.usefixtures("direct")
 @cases
 def test_pooled_conv2d(shape: Conv2dShape, window: Window, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_TWICE", 0.5)  # several bands, though these maps are small
     check(shape, pooling(shape, window), "x86-64-v3")
 
 
+@pytest.mark.usefixtures("direct")
 @pytest.mark.parametrize("target_name", X86 + ARM)
 def test_instruction_sets(target_name: str) -> None:
     check(CONV, pooling(CONV, THREE), target_name)
 
 
+@pytest.mark.usefixtures("direct")
 def test_one_band() -> None:
     check(CONV, pooling(CONV, CASES["5x5/1, wide border"][1]), "x86-64-v3")
+
+
+@pytest.mark.parametrize("taps", range(1, MOST_TAPS + 1))
+def test_minimal_filter(taps: int) -> None:
+    """As many products as inputs, and the same sums."""
+    rng, each = np.random.default_rng(0), minimal_filter(taps)
+    inputs, weights = rng.standard_normal(OUTPUTS + taps - 1), rng.standard_normal(taps)
+    outputs = each.to_outputs @ ((each.of_taps @ weights) * (each.of_inputs @ inputs))
+    assert each.products == OUTPUTS + taps - 1
+    np.testing.assert_allclose(outputs, np.correlate(inputs, weights, "valid"), rtol=0, atol=1e-12)
+
+
+FILTERED = {
+    "7x7/2": CONV,
+    "batch": replace(CONV, batch=2, height=11, width=14),
+    "3x3/1": Conv2dShape(1, 9, 21, 4, 24, (3, 3), (1, 1), (1, 1, 1, 1)),
+    "4 columns": Conv2dShape(1, 8, 40, 3, 16, (5, 4), (1, 1), (2, 0, 1, 3)),
+    "stride 3": Conv2dShape(1, 20, 50, 2, 19, (9, 9), (3, 3), (4, 4, 4, 4)),
+    "strides, dilated rows": Conv2dShape(1, 20, 23, 3, 8, (3, 6), (1, 2), (2, 3, 2, 1), (2, 1)),
+    "columns are left over": Conv2dShape(1, 7, 30, 3, 8, (5, 5), (2, 4)),
+    "narrow": Conv2dShape(2, 9, 3, 3, 8, (3, 3), (1, 1), (1, 1, 1, 1)),
+}
+
+
+def check_filtered(shape: Conv2dShape, target_name: str) -> None:
+    """Within the rounding of the direct sum, in units of the largest result."""
+    target, rng = target_for(target_name), np.random.default_rng(0)
+    x = rng.standard_normal((shape.batch, shape.height, shape.width, shape.in_channels)).astype(np.float32)
+    weight = rng.standard_normal((shape.out_channels, shape.in_channels, *shape.kernel)).astype(np.float32)
+    bias = Channel(rng.standard_normal(shape.out_channels).astype(np.float32))
+    before = Program((Step("add", Ref(0), bias),), (FloatOutput(Ref(1)),))
+    pool = pooling(shape, ((1, 1), (1, 1), (0, 0, 0, 0)))
+    (result,) = run(pooled_conv2d(shape, weight, before, pool, STORE, target.isa), target, x)
+    top, left, bottom, right = shape.padding
+    padded = np.pad(x.astype(np.float64), ((0, 0), (top, bottom), (left, right), (0, 0)))
+    expected = np.zeros(result.shape)
+    for ky, kx in np.ndindex(*shape.kernel):
+        rows = padded[:, ky * shape.dilation[0] :: shape.strides[0], kx :: shape.strides[1]]
+        expected += rows[:, : shape.out_height, : shape.out_width] @ weight[:, :, ky, kx].T.astype(np.float64)
+    expected += bias.values
+    unit = np.finfo(np.float32).eps * np.abs(expected).max()
+    np.testing.assert_allclose(result, expected, rtol=0, atol=12 * unit)
+
+
+@pytest.mark.parametrize("shape", FILTERED.values(), ids=FILTERED.keys())
+def test_filtered_rows(shape: Conv2dShape, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "filters_pay", lambda shape: True)
+    check_filtered(shape, "x86-64-v3")
+
+
+@pytest.mark.parametrize("target_name", X86 + ARM)
+def test_filtered_rows_on_instruction_sets(target_name: str) -> None:
+    assert filters_pay(CONV)
+    check_filtered(CONV, target_name)
+
+
+def test_where_filters_pay() -> None:
+    """Wide windows of few channels, without what the transforms cannot do."""
+    assert filters_pay(Conv2dShape(1, 224, 224, 3, 64, (7, 7), (2, 2), (3, 3, 3, 3)))
+    assert not filters_pay(Conv2dShape(1, 224, 224, 3, 32, (3, 3), (2, 2), (1, 1, 1, 1)))
+    assert not filters_pay(Conv2dShape(1, 56, 56, 64, 64))
+    assert not filters_pay(Conv2dShape(1, 224, 224, 3, 64, (9, 9)))  # too many taps of one phase
+    assert not filters_pay(replace(CONV, dilation=(1, 2)))
+    assert not filters_pay(replace(CONV, in_channels=4, groups=2))
 
 
 def test_what_cannot_be_pooled() -> None:
