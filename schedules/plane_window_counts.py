@@ -46,6 +46,7 @@ class WindowCounts:
         """
         self._words, self._levels = counting.target.words, counting.window_levels
         self._adder = Adder(counting.isa, self._words)
+        self._kept: list[tirx.Buffer] = []
         shape, target = counting.shape, counting.target
         blocks, slabs_y, slabs_x, _, _ = counting.window.array_shape
         levels, negative = shape.group_in_channels.bit_length(), counting.term is None or counting.term.factor < 0
@@ -60,6 +61,8 @@ class WindowCounts:
             )
             sums = self._sums(counting, data, counting.source, counting.source.vectors)
             parts, stride = of_sums.emit(sums, tables), of_sums.planes
+            self._kept.append(sums)
+        self._kept.append(parts)
         (kh, kw), (dy, dx) = shape.kernel, shape.dilation
         self._counts = T.alloc_buffer((target.vectors, shape.groups, self._levels, self._words), "uint64")
         work = target.vectors * shape.groups * kh * kw * self._levels * self._words * 4
@@ -81,6 +84,15 @@ class WindowCounts:
     def functions(self) -> set[LlvmFunction]:
         """What the code calls."""
         return self._adder.functions
+
+    def keep(self) -> None:
+        """Mention the sums once more, behind everything else.
+
+        TVM gives the memory of a buffer to another one after its last mention, and the counters would get that of the
+        sums. LLVM keeps counters in registers only where nobody else has seen their memory.
+        """
+        for buffer in self._kept:
+            T.evaluate(tirx.address_of(buffer[(0,) * len(buffer.shape)]))
 
     def load(self, vector: tirx.Expr, group: tirx.Expr | int, level: int) -> tirx.Expr:
         """One plane of the number of a vector and group."""

@@ -180,6 +180,8 @@ def _build(counting: PlaneCounting, sink: PlaneSink) -> Kernel:
         nest = _Nest(counting, sink, channels, table, entries, planes, windows)
         with parallel_rows(target.vectors * counting.chunks, GRAIN) as task:
             nest.task(T.bind(task // counting.chunks), T.bind(task % counting.chunks))
+        if windows is not None:
+            windows.keep()
     func = link(builder.get(), nest.adder.functions | sink.functions | (windows.functions if windows else set()))
     kind = "signs" if counting.signs else "bits" if counting.term is None else "two values"
     name = f"counters of {kind} {target.vector_bits}x{target.row_bits}"
