@@ -25,6 +25,10 @@ from sbnn_tvm.schedules.plane_window_counts import WindowCounts
 
 _Limit = Callable[[int], tirx.Expr]
 
+# Buffers of so many bytes TVM gets from its runtime, aligned to cache lines; the stack is aligned to 16 bytes only, and
+# a vector that lies in two lines takes two loads.
+_ALIGNED = 1024
+
 
 class ThresholdSink:
     """Stores the comparisons of an epilogue in the layout of the output.
@@ -105,10 +109,11 @@ class ThresholdSink:
         if windows is None:
             return
         counting, words = self.counting, self.counting.target.words
-        self._term = T.alloc_buffer((counting.shape.groups, self._range.window_levels, words), "uint64")
+        planes = counting.shape.groups * self._range.window_levels
+        self._term = T.alloc_buffer((max(planes, _ALIGNED // (8 * words)), words), "uint64")
         with T.serial(0, counting.shape.groups) as group:
             for level, plane in enumerate(self._clamped(self._multiplied(windows, group))):
-                store_words(self._term, plane, [group, level, 0])
+                store_words(self._term, plane, [group * self._range.window_levels + level, 0])
 
     def _multiplied(self, windows: WindowCounts, group: tirx.Expr) -> list[tirx.Expr]:
         """|factor| * v."""
@@ -183,7 +188,8 @@ class ThresholdSink:
             at = level - (term.shift if term else 0)
             addends = [planes[at]] if 0 <= at < len(planes) else []
             if self._term is not None and level < self._range.window_levels:
-                addends.append(T.bind(load_words(self._term, [group, level, 0], adder.words)))
+                of_term = group * self._range.window_levels + level
+                addends.append(T.bind(load_words(self._term, [of_term, 0], adder.words)))
             addends.append(T.bind(limit(level)))
             if result is None:
                 result = T.bind(addends[0] | addends[1])  # with the 1
