@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
+from sbnn_tvm.domain import SIGN, BinaryDomain
 from sbnn_tvm.schedules.bit_planes import PlaneLayout, plane_layout
 from sbnn_tvm.schedules.isa import AVX512_VPOPCNTDQ, Isa
 from sbnn_tvm.schedules.plane_counting import PlaneCounting
@@ -38,16 +38,6 @@ def popcount_pays(conv: Conv2dShape, isa: Isa, bits: int = 1) -> bool:
     return bits * steps * vectors("popcount") <= channels * vectors("float32")
 
 
-MANY = 0.25
-MARGIN_OF_MANY = 1.5
-"""How many times faster counters of many weights, as a share of all, must be expected to be, on x86.
-
-Their lists are 16 times as large as packed weights and leave the first caches, which the steps do not know: the 3x3
-layers of ReActNet-A with 512 channels, half of the weights of one sign, took up to 1.65 times as long as by popcounts,
-where counters were expected to be faster.
-"""
-
-
 def sparse_pays(
     conv: Conv2dShape,
     signs: np.ndarray,
@@ -67,14 +57,14 @@ def sparse_pays(
         popcount_floats: The same as ``floats`` for the popcounts, where that differs.
     """
     of_popcount = popcount_cost(conv, isa, floats if popcount_floats is None else popcount_floats)
-    counted = signs.mean() if domain == BIT else min(signs.mean(), 1 - signs.mean())
-    margin = MARGIN_OF_MANY if isa.family == "x86" and counted > MANY else 1.0
-    return margin * sparse_cost(conv, signs, isa, floats, domain) < of_popcount
+    return sparse_cost(conv, signs, isa, floats, domain) < of_popcount
 
 
 def popcount_cost(conv: Conv2dShape, isa: Isa, floats: bool) -> float:
     """Cost of schedules.conv2d.popcount_conv2d; the arguments are those of ``popcount_steps``."""
-    return FACTORS[isa.name].cost(popcount_steps(conv, isa, floats))
+    taps = conv.kernel[0] * conv.kernel[1]
+    weights = conv.out_channels * taps * isa.words(conv.group_in_channels) * isa.word_bits // 8
+    return FACTORS[isa.name].cost(popcount_steps(conv, isa, floats)) + _fetched(weights, isa)
 
 
 def popcount_steps(conv: Conv2dShape, isa: Isa, floats: bool) -> Factors:
@@ -101,7 +91,17 @@ def sparse_cost(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool, do
         isa, floats, domain: As of ``sparse_steps``.
     """
     steps = [sparse_steps(conv, signs, isa, floats, domain), transpose_steps(conv, isa, floats)]
-    return sum(map(FACTORS[isa.name].cost, steps))
+    counted = np.count_nonzero(signs, axis=(1, 2, 3))
+    if domain == SIGN:
+        counted = np.minimum(counted, signs[0].size - counted)
+    return sum(map(FACTORS[isa.name].cost, steps)) + _fetched(_ENTRY * int(counted.sum()), isa)
+
+
+_ENTRY = 2  # bytes of an entry of a list, mostly
+
+
+def _fetched(size: int, isa: Isa) -> float:
+    return FACTORS[isa.name].fetch * size / 1024
 
 
 def sparse_steps(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool, domain: BinaryDomain = SIGN) -> Factors:
@@ -134,7 +134,7 @@ def sparse_steps(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool, d
         shift=slabs if window.direct else 0,
         gather=0 if window.direct else slabs * target.images * target.rows,
         compare=vectors * conv.out_channels * compared,
-        plane_float=(1 + -(-counting.levels // 8)) * elements if floats else 0,
+        plane_float=(1 + counting.count_bytes) * elements if floats else 0,
     )
 
 

@@ -33,7 +33,7 @@ class Graph:
         tuples: dict[Var, relax.Tuple] = {}
         for block in func.body.blocks:
             for binding in block.bindings:
-                value = _substitute(binding.value, alias)
+                value = substitute(binding.value, alias)
                 if isinstance(value, Var | GenericConst):
                     alias[binding.var] = value
                 elif isinstance(value, relax.Tuple):
@@ -85,7 +85,7 @@ class Writer:
 
     def __getitem__(self, expr: Expr) -> Expr:
         """What an expression of the old function is in the new one."""
-        return _substitute(expr, self._new)
+        return substitute(expr, self._new)
 
     def keep(self, var: Var, value: Expr) -> Var:
         """Bind ``var`` to the value that it had."""
@@ -141,15 +141,16 @@ def make_function(
     return func.with_attrs(attrs) if attrs else func
 
 
-def _substitute(expr: Expr, mapping: dict[Var, Expr]) -> Expr:
+def substitute(expr: Expr, mapping: dict[Var, Expr]) -> Expr:
+    """A value with other variables."""
     if isinstance(expr, Var):
         return mapping.get(expr, expr)
     if isinstance(expr, relax.Tuple):
-        return relax.Tuple([_substitute(field, mapping) for field in expr.fields])
+        return relax.Tuple([substitute(field, mapping) for field in expr.fields])
     if isinstance(expr, relax.TupleGetItem):
-        return relax.TupleGetItem(_substitute(expr.tuple_value, mapping), expr.index)
+        return relax.TupleGetItem(substitute(expr.tuple_value, mapping), expr.index)
     if isinstance(expr, Call):
-        return Call(expr.op, [_substitute(arg, mapping) for arg in expr.args], expr.attrs, expr.ty_args)
+        return Call(expr.op, [substitute(arg, mapping) for arg in expr.args], expr.attrs, expr.ty_args)
     return expr
 
 

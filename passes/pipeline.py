@@ -25,6 +25,7 @@ from .normalize_quantisers import normalize_quantisers
 from .rearrange_channels import rearrange_channels
 from .recognise import recognise
 from .resolve_signs import SignZero, resolve_signs
+from .reuse_residuals import reuse_residuals
 from .shift_pixels import shift_pixels
 
 
@@ -114,6 +115,7 @@ def to_executable(lowered: Lowered, target: Target) -> Executable:
             relax.transform.ToNonDataflow(),
             relax.transform.RemovePurityChecking(),
             relax.transform.CallTIRRewrite(),
+            tvm.transform.module_pass(lambda mod, _: reuse_residuals(mod), opt_level=0, name="ReuseResiduals"),
             relax.transform.StaticPlanBlockMemory(),
             relax.transform.LowerAllocTensor(),
             relax.transform.KillAfterLastUse(),

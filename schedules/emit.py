@@ -152,11 +152,21 @@ class EpilogueWriter:
             for output in self.program.outputs
         )
 
+    @property
+    def in_place(self) -> tuple[tuple[int, int], ...]:
+        """Which outputs may be stored where a tensor operand is: its place among the tensors, the output's number.
+
+        Of such an operand each element is read once, before the same element of the output is stored.
+        """
+        read = [each for each in (*self._operands(), *self._compared()) if isinstance(each, epilogue.TensorOperand)]
+        indices = sorted({each.index for each in read})
+        floats = [k for k, output in enumerate(self.program.outputs) if isinstance(output, epilogue.FloatOutput)]
+        once = [each for each in read if isinstance(each, epilogue.Tensor) and read.count(each) == 1]
+        return tuple((indices.index(each.index), output) for each in once for output in floats)
+
     def declare_tensors(self) -> None:
         """Declare the tensor operands as the next parameters of the kernel, in the order of their indices."""
-        packed = [each for each in self.program.outputs if not isinstance(each, epilogue.FloatOutput)]
-        thresholds = [threshold for output in packed for threshold in output.thresholds]
-        operands = [each for each in (*self._operands(), *thresholds) if isinstance(each, epilogue.TensorOperand)]
+        operands = [each for each in (*self._operands(), *self._compared()) if isinstance(each, epilogue.TensorOperand)]
         for index, tensor in sorted({each.index: each for each in operands}.items()):
             shape = {
                 epilogue.Tensor: self.shape,
@@ -236,6 +246,11 @@ class EpilogueWriter:
         """Every operand of a step and every output's value."""
         steps = [operand for step in self.program.steps for operand in (step.a, step.b)]
         return steps + [output.value for output in self.program.outputs]
+
+    def _compared(self) -> list[epilogue.Operand]:
+        """Every threshold of a packed output."""
+        packed = [each for each in self.program.outputs if not isinstance(each, epilogue.FloatOutput)]
+        return [threshold for output in packed for threshold in output.thresholds]
 
     def _words_left(self, run: int) -> bool:
         """Whether the last word of a pixel goes on behind the last run."""

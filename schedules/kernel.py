@@ -7,6 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import tirx
 
+IN_PLACE = "sbnn.in_place"
+"""Attribute of a kernel's function: pairs of parameters, a tensor operand and an output that may take its place.
+
+Of such an operand each element is read once, before the same element of the output is stored.
+"""
+
 
 @dataclass(frozen=True, eq=False)
 class Kernel:

@@ -66,6 +66,11 @@ class FloatSink:
         return shape.batch * shape.out_height * shape.out_width * shape.out_channels
 
     @property
+    def in_place(self) -> tuple[tuple[int, int], ...]:
+        """The epilogue's: every pixel is stored once."""
+        return self._writer.in_place
+
+    @property
     def functions(self) -> set[LlvmFunction]:
         """What the code calls."""
         return self._functions | self._writer.functions

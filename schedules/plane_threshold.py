@@ -75,6 +75,11 @@ class ThresholdSink:
         return 0
 
     @property
+    def in_place(self) -> tuple[tuple[int, int], ...]:
+        """None."""
+        return ()
+
+    @property
     def functions(self) -> set[LlvmFunction]:
         """What the code calls."""
         return self._adder.functions

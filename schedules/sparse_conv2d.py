@@ -41,7 +41,7 @@ from sbnn_tvm.schedules.counters import (
 )
 from sbnn_tvm.schedules.epilogue import Epilogue, Program, WindowThreshold
 from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.kernel import IN_PLACE, Kernel
 from sbnn_tvm.schedules.llvm import LlvmFunction, link
 from sbnn_tvm.schedules.loops import GRAIN, one_thread, parallel_rows
 from sbnn_tvm.schedules.plane_counting import Cut, PlaneCounting, WindowTerm
@@ -126,6 +126,10 @@ class PlaneSink(Protocol):
         """Results that it takes apart, 0 if none."""
 
     @property
+    def in_place(self) -> tuple[tuple[int, int], ...]:
+        """Tensor operands in whose place outputs may be stored: the number of the one, and of the other."""
+
+    @property
     def functions(self) -> set[LlvmFunction]:
         """What the code calls, once it is written."""
 
@@ -183,6 +187,9 @@ def _build(counting: PlaneCounting, sink: PlaneSink) -> Kernel:
         if windows is not None:
             windows.keep()
     func = link(builder.get(), nest.adder.functions | sink.functions | (windows.functions if windows else set()))
+    first_output = len(func.params) - len(sink.outputs)
+    in_place = [(1 + tensor, first_output + output) for tensor, output in sink.in_place]
+    func = func.with_attr(IN_PLACE, in_place) if in_place else func
     kind = "signs" if counting.signs else "bits" if counting.term is None else "two values"
     name = f"counters of {kind} {target.vector_bits}x{target.row_bits}"
     return Kernel(name, func, (*own, *tables, *sink.constants), sink.outputs)

@@ -1,0 +1,121 @@
+"""Let a kernel store its result where one of its operands was, if nothing reads that afterwards.
+
+A residual network adds every layer's result to a feature map that dies there. Stored in its place, the sum needs no
+memory of its own, and less goes through the caches. Which parameters of a kernel allow that says its attribute
+schedules.kernel.IN_PLACE.
+
+It works on a module whose kernels are called with their outputs as last arguments, as relax.transform.CallTIRRewrite
+makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tvm import relax, tirx
+from tvm.ir import Call, GlobalVar, IRModule
+from tvm.relax import Expr, Var
+
+from sbnn_tvm.schedules.kernel import IN_PLACE
+
+from .graph import op_name, shape, substitute
+
+
+def reuse_residuals(mod: IRModule) -> IRModule:
+    """Drop the outputs that can take the place of an operand, and the memory that they had."""
+    main = mod["main"]
+    bindings = [binding for block in main.body.blocks for binding in block.bindings]
+    memory = _Memory(main)
+    functions: dict[str, tuple[GlobalVar, tirx.PrimFunc]] = {}
+    replaced: dict[Var, Expr] = {}
+    calls: dict[int, Call] = {}
+    for number, binding in enumerate(bindings):
+        call = binding.value
+        if not isinstance(call, Call) or not isinstance(call.op, GlobalVar):
+            continue
+        pair = next(_possible(mod[call.op], call, number, memory), None)
+        if pair is None:
+            continue
+        operand, output = pair
+        memory.merge(call.args[output], call.args[operand])
+        replaced[call.args[output]] = call.args[operand]
+        name = f"{call.op.name_hint}_in_place"
+        if name not in functions:
+            gvar, func = GlobalVar(name), mod[call.op].with_attr("global_symbol", name)
+            functions[name] = _typed(gvar, call.op), func.with_attr("tirx.noalias", False)
+        calls[number] = Call(functions[name][0], call.args)
+    if not calls:
+        return mod
+
+    kept = []
+    for number, binding in enumerate(bindings):
+        if binding.var not in replaced:
+            value = _typed(substitute(calls.get(number, binding.value), replaced), binding.value)
+            kept.append(relax.VarBinding(binding.var, value))
+    result = _typed(substitute(main.body.body, replaced), main.body.body)
+    body = _typed(relax.SeqExpr([relax.BindingBlock(kept)], result), main.body)
+    changed = dict(functions.values())
+    changed[mod.get_global_var("main")] = relax.Function(main.params, body, main.ret_ty, main.is_pure, main.attrs)
+    return IRModule({**mod.functions, **changed})
+
+
+def _typed(expr: Expr, like: Expr) -> Expr:
+    if isinstance(expr, Call | GlobalVar | relax.SeqExpr) and not expr.same_as(like):
+        relax.expr._update_type(expr, like.ty)
+    return expr
+
+
+class _Memory:
+    """Which allocations a variable is made of, and where each is used for the last time."""
+
+    def __init__(self, main: relax.Function) -> None:
+        self._of: dict[Var, tuple[Var, ...]] = {}
+        self._fields: dict[Var, list[tuple[Var, ...]]] = {}
+        self.last: dict[Var, int] = {}
+        number = -1
+        for block in main.body.blocks:
+            for binding in block.bindings:
+                number += 1
+                self._bind(binding.var, binding.value, number)
+        for var in self.of(main.body.body):
+            self.last[var] = number + 1
+
+    def of(self, value: Expr) -> tuple[Var, ...]:
+        """The allocations behind a value."""
+        if isinstance(value, Var):
+            return self._of.get(value, ())
+        if isinstance(value, relax.TupleGetItem) and value.tuple_value in self._fields:
+            return self._fields[value.tuple_value][value.index]
+        parts = value.fields if isinstance(value, relax.Tuple) else value.args if isinstance(value, Call) else ()
+        parts = [value.tuple_value] if isinstance(value, relax.TupleGetItem) else parts
+        return tuple(dict.fromkeys(var for part in parts for var in self.of(part)))
+
+    def merge(self, output: Var, operand: Var) -> None:
+        """The output lives in the operand's memory."""
+        (room,), last = self.of(operand), self.last[output]
+        self.last[room] = last
+        for var, rooms in self._of.items():
+            self._of[var] = tuple(room if each == output else each for each in rooms)
+        for var, fields in self._fields.items():
+            self._fields[var] = [tuple(room if each == output else each for each in rooms) for rooms in fields]
+
+    def _bind(self, var: Var, value: Expr, number: int) -> None:
+        if isinstance(value, Call) and op_name(value) == "builtin.alloc_tensor":
+            self._of[var], self.last[var] = (var,), number
+            return
+        self._of[var] = self.of(value)
+        if isinstance(value, relax.Tuple):
+            self._fields[var] = [self.of(field) for field in value.fields]
+        for each in self._of[var]:
+            self.last[each] = number
+
+
+def _possible(func: Expr, call: Call, number: int, memory: _Memory) -> Iterator[tuple[int, int]]:
+    """The pairs of a call whose operand dies there, is nothing else's memory, and has the output's type."""
+    for operand, output in (func.attrs or {}).get(IN_PLACE, ()):
+        rooms, target = memory.of(call.args[operand]), call.args[output]
+        if len(rooms) != 1 or memory.last[rooms[0]] != number or memory.of(target) != (target,):
+            continue
+        alone = sum(rooms[0] in memory.of(arg) for arg in call.args) == 1
+        if alone and shape(call.args[operand]) == shape(target):
+            yield int(operand), int(output)
