@@ -106,7 +106,9 @@ def direct_popcount(
             limits, inverted = _limits(highest * _base(conv, signs, pad_value), epilogue, largest), None
         else:
             limits, inverted = _least(highest * _set(shape, signs, pad_value), epilogue, largest), epilogue.flip
-        table = _Table(conv, limits, arithmetic.accumulator, fill=0 if signed else largest + 1)
+        joined = not conv.collected and _joins(arithmetic.accumulator, arithmetic.lanes, conv.tile.vectors, isa)
+        compared = "int32" if joined else arithmetic.accumulator
+        table = _Table(conv, limits, compared, fill=0 if signed else largest + 1)
         sink = _ThresholdSink(conv, isa, table, inverted)
     else:
         classes = None if conv.dense else shape.border_classes()
@@ -248,6 +250,21 @@ def _cast(value: tirx.Expr, dtype: str) -> tirx.Expr:
     return tirx.Cast(f"{dtype}x{value.ty.dtype.lanes}", value)
 
 
+def _joins(counter: str, lanes: int, vectors: int, isa: Isa) -> bool:
+    """Whether two vectors of counters fill one as int32."""
+    return tvm.DataType(counter).bits == 64 and 2 * lanes == isa.float_lanes and vectors % 2 == 0
+
+
+def _joined(values: Sequence[tirx.Expr], isa: Isa) -> list[tirx.Expr]:
+    """Counters as they are, or the low halves of two vectors in one, int32."""
+    dtype = values[0].ty.dtype
+    if not _joins(str(dtype), dtype.lanes, len(values), isa):
+        return list(values)
+    halves = [T.bind(tirx.reinterpret(f"int32x{2 * dtype.lanes}", value)) for value in values]
+    low = list(range(0, 4 * dtype.lanes, 2))
+    return [T.bind(tirx.Shuffle(halves[i : i + 2], low)) for i in range(0, len(halves), 2)]
+
+
 @dataclass(eq=False)
 class _FloatSink:
     """Counters become ``base + factor * counter``, D or E, as float32, for an epilogue program."""
@@ -279,10 +296,11 @@ class _FloatSink:
         self.writer.declare_outputs()
 
     def store(self, values: Sequence[tirx.Expr], position: Sequence[Index], first_channel: Index) -> None:
-        lanes = values[0].ty.dtype.lanes
-        (bases,) = self.base.load(position, first_channel, lanes, len(values), "int32")
+        counts = [_cast(count, "int32") for count in _joined(values, self.writer.isa)]
+        lanes = counts[0].ty.dtype.lanes
+        (bases,) = self.base.load(position, first_channel, lanes, len(counts), "int32")
         factor = tirx.Broadcast(tirx.const(self.factor, "int32"), lanes)
-        sums = [base + _cast(count, "int32") * factor for base, count in zip(bases, values, strict=True)]
+        sums = [base + count * factor for base, count in zip(bases, counts, strict=True)]
         self.writer.store([_cast(value, "float32") for value in sums], position, first_channel)
 
 
@@ -331,8 +349,9 @@ class _ThresholdSink:
         self._words.append(T.arg("out0", T.buffer(shape, dtype)))
 
     def store(self, values: Sequence[tirx.Expr], position: Sequence[Index], first_channel: Index) -> None:
+        values = _joined(values, self.isa)
         dtype = values[0].ty.dtype
-        limits = self.limits.load(position, first_channel, dtype.lanes, len(values), self.conv.arithmetic.accumulator)
+        limits = self.limits.load(position, first_channel, dtype.lanes, len(values), str(dtype.with_lanes(1)))
         # A run may be a part of a word or several words. Memory is little endian, so a part is stored as it is.
         run, channels = len(values) * dtype.lanes, self.conv.shape.out_channels
         bits = gcd(run, self.isa.word_bits)
