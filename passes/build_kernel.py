@@ -99,11 +99,12 @@ def can_build_pooled(conv: Layer, chosen: Choice, pool: Layer, pool_choice: Choi
 
 
 def build_pooled(conv: Layer, chosen: Choice, pool: Layer, isa: Isa) -> Choice:
-    """That kernel, with the convolution's own tile."""
+    """That kernel, with the convolution's own tile; direct sums if the user forced the convolution's family."""
     assert conv.shape is not None and conv.weight is not None and pool.shape is not None
     serial, tile = chosen.candidate.serial, chosen.candidate.tile
     with one_thread() if serial else nullcontext():
-        kernel = pooled_conv2d(conv.shape, conv.weight, conv.program, pool.shape, pool.program, isa, tile)
+        layers = conv.shape, conv.weight, conv.program, pool.shape, pool.program
+        kernel = pooled_conv2d(*layers, isa, tile, filtered=not chosen.forced)
     return replace(chosen, kernel=replace(kernel, name=kernel.name + " serial" * serial))
 
 

@@ -142,6 +142,7 @@ def pooled_conv2d(
     pool_epilogue: Program,
     isa: Isa,
     tile: Tile | None = None,
+    filtered: bool = True,
 ) -> Kernel:
     """A float32 convolution of an NHWC feature map, padded with zeros, and a max pooling of its result.
 
@@ -153,6 +154,7 @@ def pooled_conv2d(
         pool_epilogue: Its anchor is the maximum.
         isa: What to generate code for.
         tile: Of the convolution: one of tiles.tiles(shape, isa, "float32"); by default the first.
+        filtered: Whether it may multiply sums of pixels where that pays (filtered_rows.py), and round more.
 
     Returns:
         ``func(data [N, H, W, C], *tensors of pool_epilogue, weights, *constants, *outputs)``.
@@ -165,7 +167,8 @@ def pooled_conv2d(
     check_windows(pool)
     name, data_shape = "pooled_conv2d", (shape.batch, shape.height, shape.width, shape.in_channels)
     rows: Rows
-    if filters_pay(shape):
+    filtered = filtered and filters_pay(shape)
+    if filtered:
         rows = FilteredRows.of(shape, isa)
     else:
         rows = _DirectRows(float_convolution(name, shape, weight, isa, tile, data_shape))
@@ -207,7 +210,7 @@ def pooled_conv2d(
                 band.row((n, y), y == first, T.bind(block * rows.block))
     func = link(builder.get(), before.functions | after.functions | {maximum})
     constants = (weights, *before.constants, *after.constants)
-    return Kernel(f"{name} {rows.tile}", func, constants, after.outputs)
+    return Kernel(f"{name}{' filtered' * filtered} {rows.tile}", func, constants, after.outputs)
 
 
 def _bands(pool: Conv2dShape) -> int:

@@ -216,3 +216,12 @@ def test_compiled(
     assert compiled.report.layers[0].macs == 15 * 15 * 32 * 147
     if pooled and outputs == ["y"] and "x2" not in text:
         assert sum(each.macs for each in compiled.profile()) == compiled.report.layers[0].macs
+
+
+def test_direct_sums_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build_kernel, "_POOLED_BYTES", 0)
+    model = small_model(STEM + "y = Mul(p, p)", {"x": (1, 3, 30, 30)}, STEM_WEIGHT, ["y"])
+    for kernels, filtered in (({}, True), ({"Conv:c": "float"}, False)):
+        stem = sbnn_tvm.compile(model, kernels=kernels).report.layers[0]
+        assert stem.kernel.startswith("pooled_conv2d")
+        assert ("filtered" in stem.kernel) == filtered
