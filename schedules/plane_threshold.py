@@ -5,7 +5,8 @@
 many planes more than the thresholds of the channels differ by: it is clamped to their range first, once for all
 channels. At the border of the image thresholds differ from pixel to pixel, so that ``~t`` are planes, stored once for
 vectors with the same border. Where all words of a vector have the same ones, at the left and the right border for
-example, a word of each is stored.
+example, a word of each is stored; of others each different plane once, since a few classes of pixels make few planes,
+which then lie in the first-level cache.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class ThresholdSink:
         if self._same:
             self._constants["limit_words"] = np.ascontiguousarray(limits[: self._same, ..., 0])
         if self._same < len(kinds):
-            self._constants["limits"] = limits[self._same :]
+            self._constants |= _numbered(limits[self._same :])
         if inverted.any():
             # Bits that are no pixel stay 0.
             self._constants["inverted"] = np.where(inverted[last], ~np.uint64(0), np.uint64(0))
@@ -100,7 +101,9 @@ class ThresholdSink:
     def declare_constants(self) -> None:
         """Kinds of vectors, thresholds, and what is inverted."""
         for name, array in self._constants.items():
-            self._buffers[name] = T.arg(name, T.buffer(array.shape, str(array.dtype)))
+            # Nothing in the code depends on the number of different planes, so that equal layers share it.
+            shape = (tirx.Var("planes", "int64"), array.shape[1]) if name == "limits" else array.shape
+            self._buffers[name] = T.arg(name, T.buffer(shape, str(array.dtype)))
 
     def declare_outputs(self) -> None:
         """The planes."""
@@ -159,7 +162,8 @@ class ThresholdSink:
             return tirx.Broadcast(word, words) if words > 1 else word
 
         def different(level: int) -> tirx.Expr:
-            return load_words(self._buffers["limits"], [self._kind - self._same, number, level, 0], words)
+            at = self._buffers["limit_numbers"][self._kind - self._same, number, level]
+            return load_words(self._buffers["limits"], [T.bind(tirx.Cast("int32", at)), 0], words)
 
         def put(limit: _Limit) -> None:
             result = self._reaches(planes, channel, limit)
@@ -286,6 +290,13 @@ def _planes(numbers: np.ndarray, kinds: np.ndarray, levels: int) -> np.ndarray:
     # Each [kinds, vector_bits, C].
     bits = [numbers[kinds] >> level & 1 for level in range(levels)]
     return _words(np.stack(bits, axis=1).transpose(0, 3, 1, 2).astype(bool))
+
+
+def _numbered(limits: np.ndarray) -> dict[str, np.ndarray]:
+    """Each different plane once, [planes, words], and the number of every one, [kinds, C, levels]."""
+    planes, numbers = np.unique(limits.reshape(-1, limits.shape[-1]), axis=0, return_inverse=True)
+    dtype = np.uint16 if len(planes) <= 1 << 16 else np.uint32
+    return {"limits": planes, "limit_numbers": numbers.reshape(limits.shape[:-1]).astype(dtype)}
 
 
 def _words(bits: np.ndarray) -> np.ndarray:
