@@ -160,7 +160,8 @@ def test_domain_and_density_of_weights() -> None:
         assert (layer.weights, layer.density, layer.binary) == (shown, 0.75 if falling else 0.25, True), layer
         weights = [CHANNELS, 9 * CHANNELS // 2, CHANNELS][i // len(DOMAINS)] * CHANNELS
         assert layer.macs == weights * 3 * (1 if layer.kind == "binary dense" else 16)
-        assert layer.expanded_bytes > weights / 8
+        # Popcounts have a bit a weight; of counters that have nothing to count little more than thresholds is left.
+        assert layer.expanded_bytes > (weights / 8 if layer.kernel.startswith("popcount") else 0)
 
 
 def test_domains_of_foreign_weights() -> None:
