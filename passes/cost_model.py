@@ -11,9 +11,15 @@ from sbnn_tvm.domain import SIGN, BinaryDomain
 from sbnn_tvm.schedules.bit_planes import PlaneLayout, plane_layout
 from sbnn_tvm.schedules.isa import AVX512_VPOPCNTDQ, Isa
 from sbnn_tvm.schedules.plane_counting import PlaneCounting
-from sbnn_tvm.schedules.popcount_threes import INSTRUCTIONS, THREE
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.tiles import Arithmetic, lanes, popcount_by_lookup, popcount_by_threes
+from sbnn_tvm.schedules.tiles import (
+    THREE,
+    THREE_INSTRUCTIONS,
+    Arithmetic,
+    lanes,
+    popcount_by_lookup,
+    popcount_by_threes,
+)
 from sbnn_tvm.schedules.weight_lists import TAIL
 
 from .cost_factors import FACTORS, Factors
@@ -78,7 +84,7 @@ def popcount_steps(conv: Conv2dShape, isa: Isa, floats: bool) -> Factors:
     pixels = conv.batch * conv.out_height * conv.out_width
     words = conv.kernel[0] * conv.kernel[1] * isa.words(conv.group_in_channels)
     vectors = conv.groups * -(-conv.group_out_channels // isa.word_lanes)
-    steps = pixels * words * vectors * (INSTRUCTIONS / (3 * THREE) if popcount_by_threes(conv, isa) else 1)
+    steps = pixels * words * vectors * (THREE_INSTRUCTIONS / (3 * THREE) if popcount_by_threes(conv, isa) else 1)
     return Factors(word=steps, word_float=pixels * conv.out_channels if floats else 0)
 
 
@@ -90,11 +96,9 @@ def sparse_cost(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool, do
         signs: As of ``sparse_steps``, like the others.
         isa, floats, domain: As of ``sparse_steps``.
     """
-    steps = [sparse_steps(conv, signs, isa, floats, domain), transpose_steps(conv, isa, floats)]
-    counted = np.count_nonzero(signs, axis=(1, 2, 3))
-    if domain == SIGN:
-        counted = np.minimum(counted, signs[0].size - counted)
-    return sum(map(FACTORS[isa.name].cost, steps)) + _fetched(_ENTRY * int(counted.sum()), isa)
+    counting = _counting(conv, signs, isa, domain)
+    steps = [_steps(counting, floats), transpose_steps(conv, isa, floats)]
+    return sum(map(FACTORS[isa.name].cost, steps)) + _fetched(_ENTRY * int(counting.counts.sum()), isa)
 
 
 _ENTRY = 2  # bytes of an entry of a list, mostly
@@ -114,19 +118,26 @@ def sparse_steps(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool, d
         floats: Whether the epilogue is a program, not a comparison.
         domain: What the weights are, domain.SIGN or domain.BIT.
     """
-    source, target = _layouts(conv, isa)
-    counting = PlaneCounting(conv, signs, 0, isa, domain == SIGN, source, target)
+    return _steps(_counting(conv, signs, isa, domain), floats)
+
+
+def _counting(conv: Conv2dShape, signs: np.ndarray, isa: Isa, domain: BinaryDomain) -> PlaneCounting:
+    return PlaneCounting(conv, signs, 0, isa, domain == SIGN, *_layouts(conv, isa))
+
+
+def _steps(counting: PlaneCounting, floats: bool) -> Factors:
+    conv, source, target = counting.shape, counting.source, counting.target
     window, vectors = counting.window, target.vectors
     slabs = target.blocks * len(window.rows.needed()) * len(window.columns.needed()) * conv.in_channels
     lists = vectors * int((-(-counting.counts // (TAIL * counting.pieces)) * TAIL).sum())
-    if domain == SIGN:  # and all planes of the input are added, once
+    if counting.signs:  # and all planes of the input are added, once
         lists += source.vectors * conv.in_channels
-    narrow, half = counting.pieces > 1, target.vector_bits < isa.vector_bits
+    narrow, half = counting.pieces > 1, target.vector_bits < counting.isa.vector_bits
     elements = conv.batch * conv.out_height * conv.out_width * conv.out_channels
     # Counters of a slice are added to those of the slices before.
     compared = 2 * (counting.slices - 1) * counting.levels
     if not floats:
-        compared += counting.levels + (domain == SIGN)
+        compared += counting.levels + counting.signs
     return Factors(
         plane=0 if half or narrow else lists,
         half=lists if half and not narrow else 0,

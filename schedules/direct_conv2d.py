@@ -44,7 +44,7 @@ _COLLECTED_RUN = 16
 # Columns of taps that may be written out one by one.
 _UNROLLED = 5
 
-_Store = Callable[[tirx.Expr, Sequence[tirx.Expr]], None]
+Store = Callable[[tirx.Expr, Sequence[tirx.Expr]], None]
 
 
 class Sink(Protocol):
@@ -385,7 +385,7 @@ class Nest:
             value = T.bind(collected.vload([x, first], f"{accumulator}x{conv.run}"))
             sink.store([value], self._position(n, y, x), first)
 
-    def tiles(self, n: tirx.Expr, y: tirx.Expr, group: tirx.Expr, block: tirx.Expr, store: _Store) -> None:
+    def tiles(self, n: tirx.Expr, y: tirx.Expr, group: tirx.Expr, block: tirx.Expr, store: Store) -> None:
         """All tiles of a row of a block."""
         conv, tile = self.conv, self.conv.tile
         width = conv.shape.out_width

@@ -18,13 +18,14 @@ The 7x7 filter with stride 2 takes 13 products for 4 outputs instead of 28.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
+from sbnn_tvm.schedules.direct_conv2d import Store
 from sbnn_tvm.schedules.emit import load, store
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.layout import transposed
@@ -183,7 +184,7 @@ class FilteredRows:
         n: tirx.Expr,
         y: tirx.Expr,
         block: tirx.Expr,
-        keep: Callable[[tirx.Expr, Sequence[tirx.Expr]], None],
+        keep: Store,
     ) -> None:
         """Emit a row of outputs: ``keep(x, vectors)`` for each x below ``width``, maybe more than once."""
         shape, tile, lanes = self.shape, self.tile, self.lanes

@@ -22,7 +22,7 @@ from sbnn_tvm.schedules.window import (
     WindowOperation,
     WindowTile,
     check_windows,
-    column_spans,
+    for_columns,
     taps_inside,
     window_kernel,
 )
@@ -178,13 +178,7 @@ def max_pool2d_bits(shape: Conv2dShape, isa: Isa, minima: np.ndarray | None = No
                         value = value if flip is None else value ^ flip[i]
                         T.buffer_store(maxima, value, [first_row + digit * shape.out_height, x * wide.count + i])
 
-            for start, _, count in column_spans(shape, 1):
-                left = start * shape.strides[1] - shape.padding[1]
-                if count == 1:
-                    emit_pixel(start, left)
-                else:
-                    with T.serial(0, count) as x:
-                        emit_pixel(start + x, left + x * shape.strides[1])
+            for_columns(shape, emit_pixel)
     return Kernel("max_pool2d_bits", ib.get(), constants, ((out_shape, isa.word),))
 
 

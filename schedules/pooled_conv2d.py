@@ -24,7 +24,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.direct_conv2d import DirectConv2d, Nest, padded_image
+from sbnn_tvm.schedules.direct_conv2d import DirectConv2d, Nest, Store, padded_image
 from sbnn_tvm.schedules.direct_float import float_convolution
 from sbnn_tvm.schedules.emit import EpilogueWriter, Index, load, store
 from sbnn_tvm.schedules.epilogue import FloatOutput, Program, TensorOperand
@@ -35,7 +35,7 @@ from sbnn_tvm.schedules.llvm import LlvmFunction, extremum, link
 from sbnn_tvm.schedules.loops import parallel_rows
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.tiles import Tile
-from sbnn_tvm.schedules.window import check_windows, column_spans
+from sbnn_tvm.schedules.window import check_windows, for_columns
 
 # Of the rows of the convolution so many are computed twice at most, by bands that meet.
 _TWICE = 1 / 50
@@ -77,7 +77,7 @@ class Rows(Protocol):
         n: tirx.Expr,
         y: tirx.Expr,
         block: tirx.Expr,
-        keep: Callable[[tirx.Expr, Sequence[tirx.Expr]], None],
+        keep: Store,
     ) -> None:
         """Emit a row of outputs: ``keep(x, vectors)`` for each x, maybe more than once."""
 
@@ -121,7 +121,7 @@ class _DirectRows:
         n: tirx.Expr,
         y: tirx.Expr,
         block: tirx.Expr,
-        keep: Callable[[tirx.Expr, Sequence[tirx.Expr]], None],
+        keep: Store,
     ) -> None:
         Nest(self.conv, image, weights).tiles(n, y, tirx.const(0, "int32"), block, keep)
 
@@ -277,10 +277,4 @@ class _Band:
                 values = [load(self.line, (tap,), i, self.lanes, self.lanes) for tap in taps]
                 store(self.ring, reduce(self.maximum, values), (slot, x), i, self.lanes)
 
-        for start, _, count in column_spans(pool, 1):
-            left = start * pool.strides[1] - pool.padding[1]
-            if count == 1:
-                pixel(start, left)
-            else:
-                with T.serial(0, count) as x:
-                    pixel(start + x, left + x * pool.strides[1])
+        for_columns(pool, pixel)

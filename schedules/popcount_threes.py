@@ -23,12 +23,7 @@ from tvm import tirx
 
 from sbnn_tvm.schedules.direct_conv2d import Arithmetic
 from sbnn_tvm.schedules.llvm import LlvmFunction
-
-THREE = 3
-"""Words of a step."""
-
-INSTRUCTIONS = 8
-"""Instructions of a step; one word after the other takes 9."""
+from sbnn_tvm.schedules.tiles import THREE
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,11 +36,18 @@ def popcount_by_lookup(shape: Conv2dShape, isa: Isa) -> bool:
     return isa.popcount_by_lookup and (shape.groups == 1 or shape.group_out_channels % 16 == 0)
 
 
+THREE = 3
+"""Words of a step of popcount_threes.py."""
+
+THREE_INSTRUCTIONS = 8
+"""Its instructions; one word after the other takes 9."""
+
+
 def popcount_by_threes(shape: Conv2dShape, isa: Isa) -> bool:
     """Whether the popcounts of {-1, +1} weights are taken of three words at once, neighbours in a row of a window."""
     row = shape.kernel[1] * isa.words(shape.in_channels)
     contiguous = shape.groups == 1 and (shape.dilation[1] == 1 or shape.kernel[1] == 1)
-    return isa == AVX512_VPOPCNTDQ and contiguous and row % 3 == 0
+    return isa == AVX512_VPOPCNTDQ and contiguous and row % THREE == 0
 
 
 def lanes(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> int:
@@ -110,7 +117,7 @@ def tile_cost(tile: Tile, shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) 
         # Two lookups of a byte and the additions; two loads of a table for each pixel, two halves of the weights.
         channels, work, pixel, vector = 8, 4 * results, 1.0, 3.0
     elif popcount_by_threes(shape, isa):
-        channels, work = isa.word_bits, results * 8 / 3
+        channels, work = isa.word_bits, results * THREE_INSTRUCTIONS / THREE
     else:
         channels, work = isa.word_bits, (10 if isa.family == "x86" and isa != AVX512_VPOPCNTDQ else 3) * results
     steps = shape.kernel[0] * shape.kernel[1] * -(-shape.group_in_channels // channels)

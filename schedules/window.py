@@ -161,6 +161,20 @@ def window_kernel(
     return Kernel(f"{operation.name} {tile}", func, (*constants, *writer.constants), writer.outputs)
 
 
+def for_columns(shape: Conv2dShape, emit: Callable[[Index, Index], None]) -> None:
+    """Emit ``emit(x, left)`` for every output column and the leftmost column of its window, one at a time.
+
+    ``left`` is a number where columns of the window may lie outside of the image.
+    """
+    for start, _, count in column_spans(shape, 1):
+        left = start * shape.strides[1] - shape.padding[1]
+        if count == 1:
+            emit(start, left)
+        else:
+            with T.serial(0, count) as x:
+                emit(start + x, left + x * shape.strides[1])
+
+
 def column_spans(shape: Conv2dShape, pixels: int) -> list[tuple[int, int, int]]:
     """Cut a row of outputs into tiles, given as (first column, columns of a tile, tiles).
 
