@@ -7,6 +7,7 @@ and what needs torch, onnx or the compiler is imported when it is first used.
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from sbnn_tvm.tuning.tuner import tune
 
 __version__ = "0.1.0"
+
+# In a checkout the stages of the compiler are siblings of this folder; installed, they are inside it.
+_CHECKOUT = Path(__file__).resolve().parent.parent
+if all((_CHECKOUT / stage / "__init__.py").is_file() for stage in ("frontends", "passes", "schedules")):
+    __path__.append(str(_CHECKOUT))
 
 __all__ = [
     "BinaryDomain",

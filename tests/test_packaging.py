@@ -4,9 +4,11 @@ import importlib
 import importlib.metadata
 import subprocess
 import sys
+from distutils.core import run_setup
 from pathlib import Path
 
 import pytest
+import setuptools  # noqa: F401  # brings distutils where Python has none
 
 import sbnn_tvm
 
@@ -73,13 +75,26 @@ def test_version():
 
 
 def test_every_folder_is_packed():
-    """A new folder must be added to pyproject.toml, or wheels would lack it."""
-    pyproject = (ROOT / "pyproject.toml").read_text()
+    packages = set(run_setup(str(ROOT / "setup.py"), stop_after="init").packages)
     for package, folder in FOLDERS.items():
         for init in (ROOT / folder).rglob("__init__.py"):
             name = ".".join([package, *init.parent.relative_to(ROOT / folder).parts])
-            assert f'    "{name}",\n' in pyproject, f"{name} is missing in [tool.setuptools] packages"
+            assert name in packages
             assert importlib.import_module(name).__file__
+        for module in (ROOT / folder).rglob("*.py"):
+            assert (module.parent / "__init__.py").exists(), f"{module.parent} would not be packed"
+
+
+def test_the_checkout_is_importable_whether_installed_or_not():
+    """From the root of a checkout, Python finds the folder sbnn_tvm there before any installed package."""
+    script = """
+import sys
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+from pathlib import Path
+import sbnn_tvm.frontends.onnx, sbnn_tvm.passes, sbnn_tvm.schedules.isa
+assert Path(sbnn_tvm.schedules.isa.__file__) == Path.cwd() / "schedules" / "isa.py"
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, cwd=ROOT)
 
 
 def test_every_pin_is_exact():
