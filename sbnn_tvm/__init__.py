@@ -24,7 +24,9 @@ __version__ = "0.1.0"
 
 # In a checkout the stages of the compiler are siblings of this folder; installed, they are inside it.
 _CHECKOUT = Path(__file__).resolve().parent.parent
-if all((_CHECKOUT / stage / "__init__.py").is_file() for stage in ("frontends", "passes", "schedules")):
+if __name__ == "sbnn_tvm" and all(
+    (_CHECKOUT / stage / "__init__.py").is_file() for stage in ("frontends", "passes", "schedules")
+):
     __path__.append(str(_CHECKOUT))
 
 __all__ = [
