@@ -17,14 +17,7 @@ import digits
 import torch
 from torch import nn
 
-from sbnn_tvm.frontends.torch import (
-    APB,
-    BinaryConfig,
-    FreezeAPB,
-    apb_memory,
-    apb_parameter_groups,
-    binarize_,
-)
+from sbnn_tvm.frontends.torch import APB, BinaryConfig, FreezeAPB, apb_memory, apb_parameter_groups, binarize_
 
 DECAYS = (0.0, 1e-3, 3e-3, 1e-2)
 

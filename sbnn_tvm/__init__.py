@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sbnn_tvm.compiler import compile
-    from sbnn_tvm.domain import BinaryDomain
-    from sbnn_tvm.errors import SbnnError
     from sbnn_tvm.frontends.torch.export import export_onnx
     from sbnn_tvm.frontends.torch.post_training import quantize_
-    from sbnn_tvm.module import CompiledModule
-    from sbnn_tvm.runtime import LoadedModule, load
-    from sbnn_tvm.tuning.tuner import tune
+
+    from .compiler import compile
+    from .domain import BinaryDomain
+    from .errors import SbnnError
+    from .module import CompiledModule
+    from .runtime import LoadedModule, load
+    from .tuning.tuner import tune
 
 __version__ = "0.1.0"
 

@@ -1,5 +1,5 @@
 """``python -m sbnn_tvm`` is ``sbnn-tvm``."""
 
-from sbnn_tvm.cli import main
+from .cli import main
 
 main()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sbnn_tvm.errors import SbnnError
+from .errors import SbnnError
 
 
 @contextmanager

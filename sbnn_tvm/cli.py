@@ -18,15 +18,15 @@ try:
 except ModuleNotFoundError as error:  # where models are only run
     raise SystemExit(f'error: the command line needs {error.name}: pip install "sbnn-tvm[compile]"') from None
 
-from sbnn_tvm import __version__
-from sbnn_tvm.errors import InputError, LibraryError, ModelError, SbnnError, TargetError
-from sbnn_tvm.lean_import import without_torch
+from . import __version__
+from .errors import InputError, LibraryError, ModelError, SbnnError, TargetError
+from .lean_import import without_torch
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from sbnn_tvm.module import CompiledModule
-    from sbnn_tvm.runtime import LoadedModule
+    from .module import CompiledModule
+    from .runtime import LoadedModule
 
 MISMATCH, USER_ERROR, DEFECT, INTERRUPTED = 1, 2, 70, 130
 """Exit codes other than 0."""
@@ -213,7 +213,7 @@ def compile_(
 
     Python runs it by [bold]sbnn_tvm.load("model.so").run(x)[/], with numpy and TVM's runtime alone.
     """
-    from sbnn_tvm.atomic_file import check_destination, replacing
+    from .atomic_file import check_destination, replacing
 
     output = output or Path(model.stem + ".so")
     _check_is_model(model)
@@ -243,7 +243,7 @@ def compile_(
     if report is not None:
         with replacing(report, LibraryError) as draft:
             draft.write_text(json.dumps(json.loads(module.report.to_json()), indent=2) + "\n")
-    from sbnn_tvm.tables import readable_bytes
+    from .tables import readable_bytes
 
     console.print(f"\n[bold]{output}[/]: {readable_bytes(output.stat().st_size)} for {module.target.triple}")
 
@@ -307,9 +307,9 @@ def inspect(
     """Show what each layer of a model would become, or has become in a library; no machine code is made or run."""
     console = _console()
     if _is_library(file):
-        from sbnn_tvm.report import Report
-        from sbnn_tvm.runtime import read_metadata
-        from sbnn_tvm.tables import metadata_table
+        from .report import Report
+        from .runtime import read_metadata
+        from .tables import metadata_table
 
         metadata = read_metadata(file)
         console.print(metadata_table(metadata, file.stat().st_size), "")
@@ -318,7 +318,7 @@ def inspect(
     with _steps() as step:
         step("loading the compiler")
         with without_torch():
-            from sbnn_tvm.compiler import explain
+            from .compiler import explain
         report = explain(
             file,
             _target(target),
@@ -363,10 +363,10 @@ def bench(
 
     import numpy as np
 
-    from sbnn_tvm.bench import interleave
-    from sbnn_tvm.inputs import random_inputs
-    from sbnn_tvm.runtime import load
-    from sbnn_tvm.tables import timing_table
+    from .bench import interleave
+    from .inputs import random_inputs
+    from .runtime import load
+    from .tables import timing_table
 
     if not seconds > 0:
         raise InputError(f"there must be some seconds to measure, but --seconds is {seconds}")
@@ -441,14 +441,14 @@ def tune(
 
     It may be stopped at any moment, and goes on where it was: every measurement is in the database at once.
     """
-    from sbnn_tvm.tuning.display import result_table, shown_progress
+    from .tuning.display import result_table, shown_progress
 
     _check_is_model(model)
     shapes, target_ = _shapes(input_shape), _target(target)
     with _steps() as step:
         step("loading the compiler")
         with without_torch():
-            from sbnn_tvm.tuning.tuner import tune as tune_model
+            from .tuning.tuner import tune as tune_model
     with shown_progress() as progress:
         result = tune_model(
             model,
@@ -476,8 +476,8 @@ Databases = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Tuning
 @tuning_app.command(epilog=_examples("sbnn-tvm tuning show tuning.jsonl"))
 def show(database: Annotated[Path, typer.Argument(metavar="FILE", help="A tuning database.")]) -> None:
     """Show what was measured, on which machines."""
-    from sbnn_tvm.tuning.database import Database
-    from sbnn_tvm.tuning.display import database_table
+    from .tuning.database import Database
+    from .tuning.display import database_table
 
     console, found = _console(), Database(database, must_exist=True)
     for machine in found.machines():
@@ -491,7 +491,7 @@ def show(database: Annotated[Path, typer.Argument(metavar="FILE", help="A tuning
 @tuning_app.command(epilog=_examples("sbnn-tvm tuning merge all.jsonl mine.jsonl yours.jsonl"))
 def merge(output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Is replaced.")], databases: Databases) -> None:
     """Write the records of several databases to one, each once."""
-    from sbnn_tvm.tuning.database import merge as merge_databases
+    from .tuning.database import merge as merge_databases
 
     count, corrupt = merge_databases(output, databases)
     _show_corrupt(corrupt)
@@ -504,7 +504,7 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Is replaced.")],
 ) -> None:
     """Write what decides, and nothing else: the measurements of the fastest candidate of each task."""
-    from sbnn_tvm.tuning.database import Database, write
+    from .tuning.database import Database, write
 
     found = Database(database, must_exist=True)
     records = found.decisive()
@@ -519,8 +519,8 @@ def plot(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="For the pictures.")] = Path("."),
 ) -> None:
     """Draw the best so far of every task, and every task tuned against untuned."""
-    from sbnn_tvm.tuning.database import Database
-    from sbnn_tvm.tuning.plots import draw
+    from .tuning.database import Database
+    from .tuning.plots import draw
 
     for file in draw(Database(database, must_exist=True), output):
         _console().print(f"[bold]{file}[/]")
@@ -544,7 +544,7 @@ def serve(
     """
     import time
 
-    from sbnn_tvm.tuning.runners import serve as start
+    from .tuning.runners import serve as start
 
     name, _, number = tracker.rpartition(":")
     if not name or not number.isdigit():
@@ -569,8 +569,8 @@ def targets() -> None:
     with _steps() as step:
         step("asking LLVM")
         with without_torch():
-            from sbnn_tvm.targets import KNOWN, resolve
-        from sbnn_tvm.tables import targets_table
+            from .targets import KNOWN, resolve
+        from .tables import targets_table
 
         known = {name: resolve(name) for name in KNOWN}
     console = _console()
@@ -598,8 +598,8 @@ def export_demo(
     seed: Annotated[int, typer.Option(help="Of the weights.")] = 0,
 ) -> None:
     """Write a small binary network with random weights, to try the other commands on. Needs PyTorch."""
-    from sbnn_tvm.atomic_file import check_destination
-    from sbnn_tvm.tables import readable_bytes
+    from .atomic_file import check_destination
+    from .tables import readable_bytes
 
     check_destination(output, ModelError)
     shape = _dimensions(input_shape)
@@ -653,14 +653,14 @@ def _compile(
     shapes, target_, kernels = _shapes(input_shape), _target(target), _kernels(kernel)
     step("loading the compiler")
     with without_torch():
-        from sbnn_tvm.compiler import compile
+        from .compiler import compile
     return compile(
         model, target_, input_shape=shapes, sign_zero=sign_zero.value, kernels=kernels, progress=step, **options
     )
 
 
 def _verify(module: CompiledModule, console: Console, **options: Any) -> None:
-    from sbnn_tvm.tables import verification_table
+    from .tables import verification_table
 
     with _steps() as step:
         step("comparing with onnxruntime")
@@ -694,7 +694,7 @@ def _shapes(texts: list[str] | None) -> tuple[int, ...] | dict[str, tuple[int, .
 
 
 def _bench_layers(file: Path, compile: Callable[[Callable[[str], None]], CompiledModule]) -> None:
-    from sbnn_tvm.tables import profile_table
+    from .tables import profile_table
 
     if _is_library(file):
         raise InputError(f"--layers wants the ONNX model that {file} was compiled from")

@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING, Any
 import tvm
 from tvm.ir import IRModule
 
-from sbnn_tvm.errors import CompileError
 from sbnn_tvm.frontends.onnx.importer import Imported, import_onnx
 from sbnn_tvm.frontends.onnx.loading import load_model
-from sbnn_tvm.module import CompiledModule
 from sbnn_tvm.passes.candidates import Family
 from sbnn_tvm.passes.choose_kernel import Decisions
 from sbnn_tvm.passes.lower import Lowered
 from sbnn_tvm.passes.pipeline import Options, to_composites, to_executable, to_kernels
 from sbnn_tvm.passes.resolve_signs import SignZero
-from sbnn_tvm.report import Report
-from sbnn_tvm.reporting import describe, with_tuning
-from sbnn_tvm.targets import CpuTarget, resolve
-from sbnn_tvm.tuning.use import Tuning
+
+from .errors import CompileError
+from .module import CompiledModule
+from .report import Report
+from .reporting import describe, with_tuning
+from .targets import CpuTarget, resolve
+from .tuning.use import Tuning
 
 if TYPE_CHECKING:
     from typing import TypeAlias

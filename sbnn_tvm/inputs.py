@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sbnn_tvm.errors import InputError
-from sbnn_tvm.metadata import TensorSpec
+from .errors import InputError
+from .metadata import TensorSpec
 
 
 def match_inputs(specs: Sequence[TensorSpec], values: Sequence[Any]) -> tuple[np.ndarray, ...]:

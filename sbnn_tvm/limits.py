@@ -11,13 +11,14 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.bench import interleave
 from sbnn_tvm.schedules.isa import AVX512_VPOPCNTDQ, Isa
 from sbnn_tvm.schedules.llvm import LlvmFunction, link
 from sbnn_tvm.schedules.popcount_lookup import lookup
 from sbnn_tvm.schedules.popcount_threes import COUNT
 from sbnn_tvm.schedules.tiles import THREE
-from sbnn_tvm.targets import CpuTarget
+
+from .bench import interleave
+from .targets import CpuTarget
 
 # Enough independent accumulators to hide every latency, few enough for 16 registers.
 _ACCUMULATORS = 12

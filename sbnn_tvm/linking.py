@@ -20,12 +20,12 @@ from typing import Any
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
-from sbnn_tvm.atomic_file import replacing
-from sbnn_tvm.cpu import this_cpu
-from sbnn_tvm.elf import note_object, read_header
-from sbnn_tvm.errors import LibraryError
-from sbnn_tvm.metadata import OWNER, Metadata
-from sbnn_tvm.targets import CpuTarget
+from .atomic_file import replacing
+from .cpu import this_cpu
+from .elf import note_object, read_header
+from .errors import LibraryError
+from .metadata import OWNER, Metadata
+from .targets import CpuTarget
 
 _LIBC = {"memcpy", "memmove", "memset", "memcmp"}
 _LIBM = {

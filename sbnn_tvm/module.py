@@ -13,20 +13,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tvm.ir import IRModule
 
-from sbnn_tvm.errors import InputError, TargetError
 from sbnn_tvm.frontends.onnx.importer import Imported
-from sbnn_tvm.inputs import match_inputs, random_inputs, split_batches
-from sbnn_tvm.linking import write_library
-from sbnn_tvm.metadata import Metadata, TensorSpec
 from sbnn_tvm.passes.lower import Lowered
-from sbnn_tvm.report import Report
-from sbnn_tvm.runtime import LoadedModule, load
-from sbnn_tvm.stepping import KernelRunner, NativeKernels, outputs_of, prepare, run_kernels
-from sbnn_tvm.targets import CpuTarget
-from sbnn_tvm.verification import Verification, verify
+
+from .errors import InputError, TargetError
+from .inputs import match_inputs, random_inputs, split_batches
+from .linking import write_library
+from .metadata import Metadata, TensorSpec
+from .report import Report
+from .runtime import LoadedModule, load
+from .stepping import KernelRunner, NativeKernels, outputs_of, prepare, run_kernels
+from .targets import CpuTarget
+from .verification import Verification, verify
 
 if TYPE_CHECKING:
-    from sbnn_tvm.profiling import KernelTime
+    from .profiling import KernelTime
 
 
 class CompiledModule:
@@ -142,7 +143,7 @@ class CompiledModule:
         Raises:
             TargetError: If the target is another CPU than this machine's.
         """
-        from sbnn_tvm.profiling import profile
+        from .profiling import profile
 
         return profile(self, self._load(1), seconds)
 
@@ -194,7 +195,7 @@ class CompiledModule:
         Raises:
             TargetError: If there is no emulator for the target.
         """
-        from sbnn_tvm.emulator import Emulator
+        from .emulator import Emulator
 
         return Emulator.from_library(self.export(Path(self._folder.name) / "model.so"))
 

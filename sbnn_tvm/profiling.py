@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tvm
 
-from sbnn_tvm.bench import interleave
-from sbnn_tvm.inputs import random_inputs
-from sbnn_tvm.limits import Limit, adder_probe, float_probe, load_probe, measure, popcount_probe
 from sbnn_tvm.passes.candidates import Family
 from sbnn_tvm.passes.graph import Graph, op_name
 from sbnn_tvm.passes.lower import LoweredLayer, symbol_of
-from sbnn_tvm.report import LayerReport
-from sbnn_tvm.runtime import LoadedModule
-from sbnn_tvm.stepping import run_kernels
-from sbnn_tvm.tuning.tasks import density
+
+from .bench import interleave
+from .inputs import random_inputs
+from .limits import Limit, adder_probe, float_probe, load_probe, measure, popcount_probe
+from .report import LayerReport
+from .runtime import LoadedModule
+from .stepping import run_kernels
+from .tuning.tasks import density
 
 if TYPE_CHECKING:
-    from sbnn_tvm.module import CompiledModule
+    from .module import CompiledModule
 
 _PROBED = 192 * 1024  # bytes: what a kernel that only moves data does at most, with its data in the second-level cache
 

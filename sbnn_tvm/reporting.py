@@ -14,10 +14,11 @@ from sbnn_tvm.passes.layer import Layer
 from sbnn_tvm.passes.lower import Lowered, LoweredLayer
 from sbnn_tvm.passes.pipeline import Options
 from sbnn_tvm.passes.recognise import REWRITTEN, BinaryWeight
-from sbnn_tvm.report import COST_MODEL, TUNED, UNSCHEDULED, YOU, LayerReport, Report
 from sbnn_tvm.schedules.epilogue import Channel, Ref, Scalar
 from sbnn_tvm.schedules.expansion import Expansion
-from sbnn_tvm.tuning.use import Tuning, known_machines
+
+from .report import COST_MODEL, TUNED, UNSCHEDULED, YOU, LayerReport, Report
+from .tuning.use import Tuning, known_machines
 
 _KINDS = {
     "binary_conv2d": "binary conv", "binary_dense": "binary dense", "conv2d": "conv", "dense": "dense",

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from sbnn_tvm.cpu import normalize_machine, this_cpu
-from sbnn_tvm.elf import ElfError, read_header, read_note
-from sbnn_tvm.errors import LibraryError
-from sbnn_tvm.inputs import match_inputs
-from sbnn_tvm.lean_import import without_torch
-from sbnn_tvm.metadata import OWNER, Metadata, TensorSpec
-from sbnn_tvm.threads import check_num_threads, default_num_threads, use_threads
+from .cpu import normalize_machine, this_cpu
+from .elf import ElfError, read_header, read_note
+from .errors import LibraryError
+from .inputs import match_inputs
+from .lean_import import without_torch
+from .metadata import OWNER, Metadata, TensorSpec
+from .threads import check_num_threads, default_num_threads, use_threads
 
 _CPU = 1  # kDLCPU
 _POOLED = 2  # TVM's pooled allocator

@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from sbnn_tvm.bench import Timing
-    from sbnn_tvm.metadata import Metadata
-    from sbnn_tvm.profiling import KernelTime
-    from sbnn_tvm.targets import CpuTarget
-    from sbnn_tvm.verification import LayerComparison, OutputComparison, Verification
+    from .bench import Timing
+    from .metadata import Metadata
+    from .profiling import KernelTime
+    from .targets import CpuTarget
+    from .verification import LayerComparison, OutputComparison, Verification
 
 _VERIFICATION = ("elements", "largest difference", "flipped", "wrong")
 _OK, _FLIPPED, _WRONG = "[green]agrees[/]", "[yellow]rounding[/]", "[bold red]differs[/]"

@@ -10,10 +10,11 @@ from typing import Any
 
 from tvm.target import Target, codegen
 
-from sbnn_tvm.cpu import FLAGS, needed_features, normalize_machine, this_cpu
-from sbnn_tvm.errors import TargetError
 from sbnn_tvm.schedules import isa
 from sbnn_tvm.schedules.isa import Isa
+
+from .cpu import FLAGS, needed_features, normalize_machine, this_cpu
+from .errors import TargetError
 
 
 @dataclass(frozen=True)

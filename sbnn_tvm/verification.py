@@ -18,13 +18,14 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sbnn_tvm.domain import codes
-from sbnn_tvm.errors import InputError, ModelError, VerificationError
 from sbnn_tvm.passes.lower import Form, Physical
-from sbnn_tvm.stepping import Step, decode, encode, outputs_of, run_kernels
+
+from .domain import codes
+from .errors import InputError, ModelError, VerificationError
+from .stepping import Step, decode, encode, outputs_of, run_kernels
 
 if TYPE_CHECKING:
-    from sbnn_tvm.module import CompiledModule
+    from .module import CompiledModule
 
 ROUNDING_ULPS = 256
 """A float32 sum may differ from the reference's by this many units in the last place of its largest value."""

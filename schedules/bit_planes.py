@@ -18,7 +18,7 @@ from functools import cache
 
 import numpy as np
 
-from sbnn_tvm.schedules.isa import Isa
+from .isa import Isa
 
 ROW_BITS = (8, 16, 32, 64)
 

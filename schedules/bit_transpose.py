@@ -7,9 +7,9 @@ from functools import cache
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.counters import call_once
-from sbnn_tvm.schedules.layout import transposed
-from sbnn_tvm.schedules.llvm import LlvmFunction
+from .counters import call_once
+from .layout import transposed
+from .llvm import LlvmFunction
 
 
 def transpose_bytes(rows: list[tirx.Expr], functions: set[LlvmFunction]) -> list[tirx.Expr]:

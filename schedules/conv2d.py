@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from sbnn_tvm.domain import SIGN, BinaryDomain
-from sbnn_tvm.schedules.direct_float import direct_float
-from sbnn_tvm.schedules.direct_popcount import direct_popcount
-from sbnn_tvm.schedules.epilogue import Epilogue, Program
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.tiles import Tile
+
+from .direct_float import direct_float
+from .direct_popcount import direct_popcount
+from .epilogue import Epilogue, Program
+from .isa import Isa
+from .kernel import Kernel
+from .shapes import Conv2dShape
+from .tiles import Tile
 
 
 def popcount_conv2d(

@@ -16,8 +16,8 @@ import tvm
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.isa import Family, Isa
-from sbnn_tvm.schedules.llvm import LlvmFunction
+from .isa import Family, Isa
+from .llvm import LlvmFunction
 
 Plane: TypeAlias = Callable[[], tirx.Expr]
 """Makes a plane where it is needed: early ones would fill the registers."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from sbnn_tvm.domain import SIGN, BinaryDomain
-from sbnn_tvm.schedules.direct_float import direct_float
-from sbnn_tvm.schedules.direct_popcount import direct_popcount
-from sbnn_tvm.schedules.epilogue import Epilogue, Program
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.tiles import Tile
-from sbnn_tvm.schedules.words import packed_shape
+
+from .direct_float import direct_float
+from .direct_popcount import direct_popcount
+from .epilogue import Epilogue, Program
+from .isa import Isa
+from .kernel import Kernel
+from .shapes import Conv2dShape
+from .tiles import Tile
+from .words import packed_shape
 
 
 def dense_shape(batch: int, depth: int, channels: int) -> Conv2dShape:

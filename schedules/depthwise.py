@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from tvm import tirx
 
-from sbnn_tvm.schedules.epilogue import Program
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.window import WindowOperation, WindowTile, window_kernel
+from .epilogue import Program
+from .isa import Isa
+from .kernel import Kernel
+from .shapes import Conv2dShape
+from .window import WindowOperation, WindowTile, window_kernel
 
 
 def depthwise_conv2d(

@@ -31,12 +31,12 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.emit import Index
-from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.llvm import LlvmFunction, link
-from sbnn_tvm.schedules.loops import parallel_rows
-from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.tiles import Tile
+from .emit import Index
+from .kernel import Kernel
+from .llvm import LlvmFunction, link
+from .loops import parallel_rows
+from .shapes import Conv2dShape
+from .tiles import Tile
 
 # Channels that are stored at once after a row was collected: a multiple of 8 and a divisor of every word.
 _COLLECTED_RUN = 16

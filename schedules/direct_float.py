@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from sbnn_tvm.schedules.direct_conv2d import Arithmetic, Axis, DirectConv2d
-from sbnn_tvm.schedules.emit import EpilogueWriter
-from sbnn_tvm.schedules.epilogue import Program
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.tiles import Tile, default_tile, lanes
+from .direct_conv2d import Arithmetic, Axis, DirectConv2d
+from .emit import EpilogueWriter
+from .epilogue import Program
+from .isa import Isa
+from .kernel import Kernel
+from .shapes import Conv2dShape
+from .tiles import Tile, default_tile, lanes
 
 
 def float_convolution(

@@ -23,17 +23,18 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
-from sbnn_tvm.schedules.direct_conv2d import Arithmetic, Axis, DirectConv2d, Sink
-from sbnn_tvm.schedules.emit import EpilogueWriter, Index, store_code
-from sbnn_tvm.schedules.epilogue import Epilogue, IntegerThreshold, code_bits
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.llvm import LlvmFunction, pack
-from sbnn_tvm.schedules.popcount_lookup import PopcountLookup
-from sbnn_tvm.schedules.popcount_threes import PopcountThrees, join_weights
-from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.tiles import Tile, default_tile, lanes, popcount_by_lookup, popcount_by_threes
-from sbnn_tvm.schedules.words import pack_channels, pack_codes, packed_shape
+
+from .direct_conv2d import Arithmetic, Axis, DirectConv2d, Sink
+from .emit import EpilogueWriter, Index, store_code
+from .epilogue import Epilogue, IntegerThreshold, code_bits
+from .isa import Isa
+from .kernel import Kernel
+from .llvm import LlvmFunction, pack
+from .popcount_lookup import PopcountLookup
+from .popcount_threes import PopcountThrees, join_weights
+from .shapes import Conv2dShape
+from .tiles import Tile, default_tile, lanes, popcount_by_lookup, popcount_by_threes
+from .words import pack_channels, pack_codes, packed_shape
 
 # Tables of thresholds up to this size, in bytes, are stored as the kernel compares them.
 _SMALL_TABLE = 16 * 1024

@@ -7,12 +7,12 @@ from functools import partial
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.emit import EpilogueWriter, Index, load
-from sbnn_tvm.schedules.epilogue import Program
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.llvm import link
-from sbnn_tvm.schedules.loops import for_blocks, parallel_rows
+from .emit import EpilogueWriter, Index, load
+from .epilogue import Program
+from .isa import Isa
+from .kernel import Kernel
+from .llvm import link
+from .loops import for_blocks, parallel_rows
 
 
 def elementwise(shape: tuple[int, ...], epilogue: Program, isa: Isa) -> Kernel:

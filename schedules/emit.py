@@ -24,11 +24,11 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules import epilogue
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.llvm import LlvmFunction, extremum, fence, pack
-from sbnn_tvm.schedules.shapes import BorderClasses
-from sbnn_tvm.schedules.words import packed_shape
+from . import epilogue
+from .isa import Isa
+from .llvm import LlvmFunction, extremum, fence, pack
+from .shapes import BorderClasses
+from .words import packed_shape
 
 _COMPUTED = epilogue.Ref | epilogue.TensorOperand
 

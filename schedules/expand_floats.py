@@ -7,8 +7,9 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from sbnn_tvm.coding import Rice
-from sbnn_tvm.schedules.bit_stream import expanding_kernel, int64, length, positions
-from sbnn_tvm.schedules.kernel import Kernel
+
+from .bit_stream import expanding_kernel, int64, length, positions
+from .kernel import Kernel
 
 _MOST_SET = 0.9
 

@@ -12,8 +12,9 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from sbnn_tvm.coding import pack_fields
-from sbnn_tvm.schedules.bit_stream import Variables, expanding_kernel, field, int64, length
-from sbnn_tvm.schedules.kernel import Kernel
+
+from .bit_stream import Variables, expanding_kernel, field, int64, length
+from .kernel import Kernel
 
 _TAPS = (9, 4, 25)  # of kernels that are looked for: 3x3, 2x2, 5x5
 _MOST_BITS = 12  # of an index

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sbnn_tvm.schedules import expand_bits, expand_differences, expand_floats, expand_patterns, expand_table
-from sbnn_tvm.schedules.kernel import Kernel
+from . import expand_bits, expand_differences, expand_floats, expand_patterns, expand_table
+from .kernel import Kernel
 
 LEAST_SAVED = 1024
 """Bytes that a coding must save, to be worth a call."""

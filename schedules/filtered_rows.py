@@ -25,14 +25,14 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.direct_conv2d import Store
-from sbnn_tvm.schedules.emit import load, store
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.layout import transposed
-from sbnn_tvm.schedules.loops import parallel_rows
-from sbnn_tvm.schedules.minimal_filters import MOST_TAPS, OUTPUTS, MinimalFilter, minimal_filter
-from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.tiles import Tile, default_tile
+from .direct_conv2d import Store
+from .emit import load, store
+from .isa import Isa
+from .layout import transposed
+from .loops import parallel_rows
+from .minimal_filters import MOST_TAPS, OUTPUTS, MinimalFilter, minimal_filter
+from .shapes import Conv2dShape
+from .tiles import Tile, default_tile
 
 # The share of the direct way's multiply-adds that must suffice: transforms move data, too.
 _WORTHWHILE = 0.75

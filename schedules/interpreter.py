@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sbnn_tvm.schedules import epilogue
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.shapes import BorderClasses
-from sbnn_tvm.schedules.words import pack_codes
+from . import epilogue
+from .isa import Isa
+from .shapes import BorderClasses
+from .words import pack_codes
 
 
 def evaluate(

@@ -8,10 +8,10 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.emit import Index, load, store
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.loops import for_blocks, one_block, parallel_rows
+from .emit import Index, load, store
+from .isa import Isa
+from .kernel import Kernel
+from .loops import for_blocks, one_block, parallel_rows
 
 Shape = tuple[int, int, int, int]
 

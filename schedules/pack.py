@@ -10,14 +10,15 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from sbnn_tvm.domain import BinaryDomain, Domain
-from sbnn_tvm.schedules.emit import Index, store
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.llvm import choose, link, spread
-from sbnn_tvm.schedules.loops import for_blocks, parallel_rows
-from sbnn_tvm.schedules.packed_rows import WideWords, accumulate_rows
-from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.words import packed_shape
+
+from .emit import Index, store
+from .isa import Isa
+from .kernel import Kernel
+from .llvm import choose, link, spread
+from .loops import for_blocks, parallel_rows
+from .packed_rows import WideWords, accumulate_rows
+from .shapes import Conv2dShape
+from .words import packed_shape
 
 
 def unpack(shape: tuple[int, ...], domain: Domain, isa: Isa) -> Kernel:

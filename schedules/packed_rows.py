@@ -9,11 +9,11 @@ from math import gcd, prod
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.emit import Index, load, store
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.loops import for_blocks
-from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.window import taps_inside
+from .emit import Index, load, store
+from .isa import Isa
+from .loops import for_blocks
+from .shapes import Conv2dShape
+from .window import taps_inside
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.bit_planes import PlaneLayout
-from sbnn_tvm.schedules.bit_transpose import transpose_words
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.llvm import LlvmFunction, link
-from sbnn_tvm.schedules.loops import parallel_rows
-from sbnn_tvm.schedules.plane_pixels import pixel_of
+from .bit_planes import PlaneLayout
+from .bit_transpose import transpose_words
+from .isa import Isa
+from .kernel import Kernel
+from .llvm import LlvmFunction, link
+from .loops import parallel_rows
+from .plane_pixels import pixel_of
 
 _SQUARE = 64
 

@@ -9,11 +9,11 @@ from itertools import pairwise
 import numpy as np
 from tvm import tirx
 
-from sbnn_tvm.schedules.bit_planes import PlaneLayout
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.plane_window import PlaneWindow
-from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.weight_lists import TAIL, WeightLists
+from .bit_planes import PlaneLayout
+from .isa import Isa
+from .plane_window import PlaneWindow
+from .shapes import Conv2dShape
+from .weight_lists import TAIL, WeightLists
 
 _TASKS = 16  # what a kernel is cut into, about, if its output has fewer vectors
 _WORD = 64

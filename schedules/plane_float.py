@@ -19,15 +19,15 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.bit_transpose import transpose_bytes
-from sbnn_tvm.schedules.count_squares import CountSquares
-from sbnn_tvm.schedules.counters import words_of
-from sbnn_tvm.schedules.emit import EpilogueWriter
-from sbnn_tvm.schedules.epilogue import Program
-from sbnn_tvm.schedules.llvm import LlvmFunction
-from sbnn_tvm.schedules.plane_counting import PlaneCounting
-from sbnn_tvm.schedules.plane_pixels import Pixel, column_of, row_of
-from sbnn_tvm.schedules.plane_window_counts import WindowCounts
+from .bit_transpose import transpose_bytes
+from .count_squares import CountSquares
+from .counters import words_of
+from .emit import EpilogueWriter
+from .epilogue import Program
+from .llvm import LlvmFunction
+from .plane_counting import PlaneCounting
+from .plane_pixels import Pixel, column_of, row_of
+from .plane_window_counts import WindowCounts
 
 _TILE = 64  # the constants of the epilogue have a multiple of so many channels
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.bit_planes import PlaneLayout
+from .bit_planes import PlaneLayout
 
 Pixel: TypeAlias = tuple[tirx.Expr, tirx.Expr, tirx.Expr]
 """(n, y, x)"""

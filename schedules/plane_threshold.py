@@ -18,11 +18,11 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.counters import Adder, Counters, load_words, store_words, words_of
-from sbnn_tvm.schedules.epilogue import IntegerThreshold, WindowThreshold
-from sbnn_tvm.schedules.llvm import LlvmFunction
-from sbnn_tvm.schedules.plane_counting import PlaneCounting
-from sbnn_tvm.schedules.plane_window_counts import WindowCounts
+from .counters import Adder, Counters, load_words, store_words, words_of
+from .epilogue import IntegerThreshold, WindowThreshold
+from .llvm import LlvmFunction
+from .plane_counting import PlaneCounting
+from .plane_window_counts import WindowCounts
 
 _Limit = Callable[[int], tirx.Expr]
 

@@ -21,10 +21,10 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.bit_planes import PlaneLayout
-from sbnn_tvm.schedules.emit import Index
-from sbnn_tvm.schedules.loops import parallel_rows
-from sbnn_tvm.schedules.shapes import Conv2dShape
+from .bit_planes import PlaneLayout
+from .emit import Index
+from .loops import parallel_rows
+from .shapes import Conv2dShape
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,11 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.bit_planes import PlaneLayout
-from sbnn_tvm.schedules.counters import (
-    Adder,
-    Counters,
-    Plane,
-    call_once,
-    load_plane,
-    load_words,
-    store_words,
-    words_dtype,
-)
-from sbnn_tvm.schedules.llvm import LlvmFunction
-from sbnn_tvm.schedules.loops import parallel_rows
-from sbnn_tvm.schedules.plane_counting import PlaneCounting
+from .bit_planes import PlaneLayout
+from .counters import Adder, Counters, Plane, call_once, load_plane, load_words, store_words, words_dtype
+from .llvm import LlvmFunction
+from .loops import parallel_rows
+from .plane_counting import PlaneCounting
 
 _CHANNELS = 16  # that are added at once
 

@@ -10,23 +10,16 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.emit import EpilogueWriter, Index, load, store
-from sbnn_tvm.schedules.epilogue import Program
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.llvm import extremum, link
-from sbnn_tvm.schedules.loops import one_block, parallel_rows
-from sbnn_tvm.schedules.packed_rows import WideWords, accumulate_rows
-from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.window import (
-    WindowOperation,
-    WindowTile,
-    check_windows,
-    for_columns,
-    taps_inside,
-    window_kernel,
-)
-from sbnn_tvm.schedules.words import pack_channels, packed_shape
+from .emit import EpilogueWriter, Index, load, store
+from .epilogue import Program
+from .isa import Isa
+from .kernel import Kernel
+from .llvm import extremum, link
+from .loops import one_block, parallel_rows
+from .packed_rows import WideWords, accumulate_rows
+from .shapes import Conv2dShape
+from .window import WindowOperation, WindowTile, check_windows, for_columns, taps_inside, window_kernel
+from .words import pack_channels, packed_shape
 
 
 def max_pool2d(shape: Conv2dShape, epilogue: Program, isa: Isa, tile: WindowTile | None = None) -> Kernel:

@@ -24,18 +24,18 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.direct_conv2d import DirectConv2d, Nest, Store, padded_image
-from sbnn_tvm.schedules.direct_float import float_convolution
-from sbnn_tvm.schedules.emit import EpilogueWriter, Index, load, store
-from sbnn_tvm.schedules.epilogue import FloatOutput, Program, TensorOperand
-from sbnn_tvm.schedules.filtered_rows import FilteredRows, filters_pay
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.llvm import LlvmFunction, extremum, link
-from sbnn_tvm.schedules.loops import parallel_rows
-from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.tiles import Tile
-from sbnn_tvm.schedules.window import check_windows, for_columns
+from .direct_conv2d import DirectConv2d, Nest, Store, padded_image
+from .direct_float import float_convolution
+from .emit import EpilogueWriter, Index, load, store
+from .epilogue import FloatOutput, Program, TensorOperand
+from .filtered_rows import FilteredRows, filters_pay
+from .isa import Isa
+from .kernel import Kernel
+from .llvm import LlvmFunction, extremum, link
+from .loops import parallel_rows
+from .shapes import Conv2dShape
+from .tiles import Tile
+from .window import check_windows, for_columns
 
 # Of the rows of the convolution so many are computed twice at most, by bands that meet.
 _TWICE = 1 / 50

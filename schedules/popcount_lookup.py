@@ -14,8 +14,8 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.direct_conv2d import Arithmetic, Partial
-from sbnn_tvm.schedules.llvm import LlvmFunction
+from .direct_conv2d import Arithmetic, Partial
+from .llvm import LlvmFunction
 
 
 @dataclass(frozen=True, eq=False)

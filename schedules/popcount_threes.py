@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import tirx
 
-from sbnn_tvm.schedules.direct_conv2d import Arithmetic
-from sbnn_tvm.schedules.llvm import LlvmFunction
-from sbnn_tvm.schedules.tiles import THREE
+from .direct_conv2d import Arithmetic
+from .llvm import LlvmFunction
+from .tiles import THREE
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,10 +6,10 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.emit import load, store
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.loops import parallel_rows
+from .emit import load, store
+from .isa import Isa
+from .kernel import Kernel
+from .loops import parallel_rows
 
 _SUMS = 64
 """Partial sums of a sample: value i belongs to sum i mod 64."""

@@ -13,12 +13,12 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.emit import EpilogueWriter, Index
-from sbnn_tvm.schedules.epilogue import Program
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.llvm import link
-from sbnn_tvm.schedules.loops import parallel_rows
+from .emit import EpilogueWriter, Index
+from .epilogue import Program
+from .isa import Isa
+from .kernel import Kernel
+from .llvm import link
+from .loops import parallel_rows
 
 MAX_GAP = 4
 """Unused channels that are loaded along with their neighbours, rather than to load twice."""

@@ -10,10 +10,10 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.loops import parallel_rows
-from sbnn_tvm.schedules.words import pack_channels
+from .isa import Isa
+from .kernel import Kernel
+from .loops import parallel_rows
+from .words import pack_channels
 
 
 def shift_bits(shape: tuple[int, int, int, int], shifts: np.ndarray, isa: Isa) -> Kernel:

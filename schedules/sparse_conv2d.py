@@ -27,29 +27,20 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
-from sbnn_tvm.schedules.bit_planes import PlaneLayout, plane_layout
-from sbnn_tvm.schedules.counters import (
-    Adder,
-    Counters,
-    Plane,
-    call_once,
-    load_pieces,
-    load_plane,
-    load_words,
-    store_words,
-    words_of,
-)
-from sbnn_tvm.schedules.epilogue import Epilogue, Program, WindowThreshold
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.kernel import IN_PLACE, Kernel
-from sbnn_tvm.schedules.llvm import LlvmFunction, link
-from sbnn_tvm.schedules.loops import GRAIN, one_thread, parallel_rows
-from sbnn_tvm.schedules.plane_counting import Cut, PlaneCounting, WindowTerm
-from sbnn_tvm.schedules.plane_float import FloatSink
-from sbnn_tvm.schedules.plane_threshold import ThresholdSink
-from sbnn_tvm.schedules.plane_window_counts import WindowCounts
-from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.weight_lists import TAIL
+
+from .bit_planes import PlaneLayout, plane_layout
+from .counters import Adder, Counters, Plane, call_once, load_pieces, load_plane, load_words, store_words, words_of
+from .epilogue import Epilogue, Program, WindowThreshold
+from .isa import Isa
+from .kernel import IN_PLACE, Kernel
+from .llvm import LlvmFunction, link
+from .loops import GRAIN, one_thread, parallel_rows
+from .plane_counting import Cut, PlaneCounting, WindowTerm
+from .plane_float import FloatSink
+from .plane_threshold import ThresholdSink
+from .plane_window_counts import WindowCounts
+from .shapes import Conv2dShape
+from .weight_lists import TAIL
 
 
 def sparse_conv2d(

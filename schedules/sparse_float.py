@@ -28,16 +28,17 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from sbnn_tvm.domain import Domain
-from sbnn_tvm.schedules.dense import dense_shape
-from sbnn_tvm.schedules.emit import EpilogueWriter, Index
-from sbnn_tvm.schedules.epilogue import Program
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.layout import transposed
-from sbnn_tvm.schedules.llvm import link
-from sbnn_tvm.schedules.loops import parallel_rows
-from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.sparse_float_input import Input, Pixels, Planes, Source
+
+from .dense import dense_shape
+from .emit import EpilogueWriter, Index
+from .epilogue import Program
+from .isa import Isa
+from .kernel import Kernel
+from .layout import transposed
+from .llvm import link
+from .loops import parallel_rows
+from .shapes import Conv2dShape
+from .sparse_float_input import Input, Pixels, Planes, Source
 
 RUN = 16
 """Output channels of a task: what the epilogue gets at once."""

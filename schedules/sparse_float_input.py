@@ -20,12 +20,13 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from sbnn_tvm.domain import Domain
-from sbnn_tvm.schedules.emit import Index, load, store
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.layout import transposed
-from sbnn_tvm.schedules.loops import for_blocks, one_block, parallel_rows
-from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.words import packed_shape
+
+from .emit import Index, load, store
+from .isa import Isa
+from .layout import transposed
+from .loops import for_blocks, one_block, parallel_rows
+from .shapes import Conv2dShape
+from .words import packed_shape
 
 
 @dataclass(frozen=True, eq=False)

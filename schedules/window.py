@@ -22,13 +22,13 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.emit import EpilogueWriter, Index, load, store
-from sbnn_tvm.schedules.epilogue import Program
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.llvm import LlvmFunction, link
-from sbnn_tvm.schedules.loops import for_blocks, parallel_rows
-from sbnn_tvm.schedules.shapes import Conv2dShape
+from .emit import EpilogueWriter, Index, load, store
+from .epilogue import Program
+from .isa import Isa
+from .kernel import Kernel
+from .llvm import LlvmFunction, link
+from .loops import for_blocks, parallel_rows
+from .shapes import Conv2dShape
 
 MAX_TILE = 8  # pixels; beyond that loads are amortised and code only grows
 

@@ -11,10 +11,11 @@ from tvm import relax
 
 from sbnn_tvm.coding import SparseArray
 from sbnn_tvm.domain import MOST_BITS
-from sbnn_tvm.frontends.onnx import decoders, opset
-from sbnn_tvm.frontends.onnx.converters import Converter
-from sbnn_tvm.frontends.onnx.node import Node, aligned, as_expr, per_channel, rank_of, shape_of
-from sbnn_tvm.frontends.onnx.windows import Window2d, check_channels
+
+from . import decoders, opset
+from .converters import Converter
+from .node import Node, aligned, as_expr, per_channel, rank_of, shape_of
+from .windows import Window2d, check_channels
 
 
 def binarize(node: Node) -> relax.Expr:

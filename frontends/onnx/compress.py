@@ -6,8 +6,9 @@ import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from sbnn_tvm.coding import Bitmap, Coding, SparseArray, smallest
-from sbnn_tvm.frontends.onnx import opset
-from sbnn_tvm.frontends.onnx.decoders import Decoder, decoder_of
+
+from . import opset
+from .decoders import Decoder, decoder_of
 
 _NODE_BYTES = 256
 """What a node and the names of its constants take in a file, about."""

@@ -17,8 +17,8 @@ from onnx import helper
 from tvm import relax
 from tvm.tirx import FloatImm
 
-from sbnn_tvm.frontends.onnx.node import Node, aligned, as_expr, dtype_of, per_channel, rank_of, shape_of
-from sbnn_tvm.frontends.onnx.windows import Window2d, check_channels
+from .node import Node, aligned, as_expr, dtype_of, per_channel, rank_of, shape_of
+from .windows import Window2d, check_channels
 
 Converter: TypeAlias = Callable[[Node], relax.Expr | None]
 

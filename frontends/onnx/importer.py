@@ -19,13 +19,14 @@ from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter, _get_convert_map, onnx_input
 
 from sbnn_tvm.errors import ModelError
-from sbnn_tvm.frontends.onnx import opset
-from sbnn_tvm.frontends.onnx.binary_operators import BINARY_CONVERTERS
-from sbnn_tvm.frontends.onnx.converters import CONVERTERS, Converter
-from sbnn_tvm.frontends.onnx.folding import fold, shape_like
-from sbnn_tvm.frontends.onnx.inputs import check_element_type, model_inputs, tensor_spec, with_static_inputs
-from sbnn_tvm.frontends.onnx.node import Node, Value, as_expr, describe, dtype_of, is_static, shape_of
 from sbnn_tvm.metadata import TensorSpec
+
+from . import opset
+from .binary_operators import BINARY_CONVERTERS
+from .converters import CONVERTERS, Converter
+from .folding import fold, shape_like
+from .inputs import check_element_type, model_inputs, tensor_spec, with_static_inputs
+from .node import Node, Value, as_expr, describe, dtype_of, is_static, shape_of
 
 _STANDARD = ("", "ai.onnx")
 _CONVERTERS = {"": CONVERTERS, "ai.onnx": CONVERTERS, opset.DOMAIN: BINARY_CONVERTERS}

@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 from onnx import FunctionProto, ModelProto, helper, parser
 
-from sbnn_tvm.frontends.onnx import decoders
+from . import decoders
 
 DOMAIN = "ai.sbnn"
 VERSION = 1

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tvm import relax
 
-from sbnn_tvm.frontends.onnx.node import Node, rank_of, shape_of
+from .node import Node, rank_of, shape_of
 
 
 def check_channels(node: Node, x: relax.Expr, weight_shape: tuple[int, ...], groups: int) -> None:

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from sbnn_tvm.coding import SparseArray
-from sbnn_tvm.frontends.torch.domains import WeightValues
-from sbnn_tvm.frontends.torch.estimators import Estimator
-from sbnn_tvm.frontends.torch.modules import BinaryLayer
+
+from .domains import WeightValues
+from .estimators import Estimator
+from .modules import BinaryLayer
 
 Interval = Literal["one-sided", "two-sided"]
 

@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sbnn_tvm.frontends.torch.domains import ScaledSigns, WeightDomain
-from sbnn_tvm.frontends.torch.estimators import Estimator
-from sbnn_tvm.frontends.torch.modules import Binarize, BinaryConv2d, RPReLU
-from sbnn_tvm.frontends.torch.reactnet import ReActBlock
+from .domains import ScaledSigns, WeightDomain
+from .estimators import Estimator
+from .modules import Binarize, BinaryConv2d, RPReLU
+from .reactnet import ReActBlock
 
 Kind = Literal["conv", "mlp"]
 _CONV: tuple[Kind, int, int] = ("conv", 16, 1)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from sbnn_tvm.domain import SIGN
-from sbnn_tvm.frontends.torch.domains import WeightValues
-from sbnn_tvm.frontends.torch.estimators import Estimator, Identity, binarize
+
+from .domains import WeightValues
+from .estimators import Estimator, Identity, binarize
 
 _BOUND = 3.0  # of latent patterns
 

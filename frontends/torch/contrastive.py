@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sbnn_tvm.frontends.torch.distillation import Twin
+from .distillation import Twin
 
 
 def info_nce(queries: Tensor, keys: Tensor, others: Tensor | None = None, temperature: float = 0.1) -> Tensor:

@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn.utils import prune
 
 from sbnn_tvm.domain import SIGN, BinaryDomain
-from sbnn_tvm.frontends.torch.domains import ScaledSigns, WeightDomain
-from sbnn_tvm.frontends.torch.estimators import Estimator
-from sbnn_tvm.frontends.torch.modules import Binarize, BinaryConv2d, BinaryLayer, BinaryLinear
+
+from .domains import ScaledSigns, WeightDomain
+from .estimators import Estimator
+from .modules import Binarize, BinaryConv2d, BinaryLayer, BinaryLinear
 
 FIRST = "<first>"
 LAST = "<last>"

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from sbnn_tvm.errors import ModelError
-from sbnn_tvm.frontends.torch.models import resnet, vgg_small
-from sbnn_tvm.frontends.torch.modules import BinaryLayer
+
+from .models import resnet, vgg_small
+from .modules import BinaryLayer
 
 ARCHITECTURES = ("vgg", "resnet")
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from sbnn_tvm.domain import SIGN
-from sbnn_tvm.frontends.torch.estimators import Estimator, binarize
+
+from .estimators import Estimator, binarize
 
 
 class WeightDomain(Protocol):

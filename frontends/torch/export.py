@@ -26,12 +26,13 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from sbnn_tvm.atomic_file import check_destination, replacing
 from sbnn_tvm.errors import ModelError
-from sbnn_tvm.frontends.onnx import opset
-from sbnn_tvm.frontends.onnx.compress import compress
-from sbnn_tvm.frontends.torch.modules import BinaryLayer, Freezes
-from sbnn_tvm.frontends.torch.operators import traced_as_operators
-from sbnn_tvm.frontends.torch.quantizers import Quantizer
-from sbnn_tvm.frontends.torch.two_bits import TwoBitValues
+
+from ..onnx import opset
+from ..onnx.compress import compress
+from .modules import BinaryLayer, Freezes
+from .operators import traced_as_operators
+from .quantizers import Quantizer
+from .two_bits import TwoBitValues
 
 Shape = Sequence[int]
 

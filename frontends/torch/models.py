@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sbnn_tvm.frontends.torch.domains import ScaledSigns, WeightDomain
-from sbnn_tvm.frontends.torch.estimators import Estimator
-from sbnn_tvm.frontends.torch.modules import Binarize, BinaryConv2d, BinaryLinear
+from .domains import ScaledSigns, WeightDomain
+from .estimators import Estimator
+from .modules import Binarize, BinaryConv2d, BinaryLinear
 
 
 class VGG(nn.Module):

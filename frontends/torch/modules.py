@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sbnn_tvm.domain import SIGN, BinaryDomain
-from sbnn_tvm.frontends.torch.domains import ScaledSigns, WeightDomain
-from sbnn_tvm.frontends.torch.estimators import Estimator, binarize
-from sbnn_tvm.frontends.torch.estimators import estimator as estimator_of
-from sbnn_tvm.frontends.torch.operators import symbolic, traces_operators
-from sbnn_tvm.frontends.torch.quantizers import Quantizer
-from sbnn_tvm.frontends.torch.two_bits import TwoBitValues
+
+from .domains import ScaledSigns, WeightDomain
+from .estimators import Estimator, binarize
+from .estimators import estimator as estimator_of
+from .operators import symbolic, traces_operators
+from .quantizers import Quantizer
+from .two_bits import TwoBitValues
 
 Padding = int | tuple[int, int] | tuple[int, int, int, int] | Literal["same", "valid"]
 

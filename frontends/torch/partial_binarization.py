@@ -38,10 +38,11 @@ from torch import Tensor, nn
 
 from sbnn_tvm.atomic_file import check_destination, replacing
 from sbnn_tvm.errors import ModelError
-from sbnn_tvm.frontends.torch.convert import FIRST, LAST, BinaryConfig, Conversion, binarize_, obstacle
-from sbnn_tvm.frontends.torch.costs import BITS_PER_WORD, layer_costs
-from sbnn_tvm.frontends.torch.export import Shape
-from sbnn_tvm.frontends.torch.mixing import Mixed
+
+from .convert import FIRST, LAST, BinaryConfig, Conversion, binarize_, obstacle
+from .costs import BITS_PER_WORD, layer_costs
+from .export import Shape
+from .mixing import Mixed
 
 EXCLUDED = (FIRST, LAST, "*downsample*", "*shortcut*")
 """What stays float unless a search is told otherwise: stem, head, and projections of shortcuts, by their names."""

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from sbnn_tvm.domain import BinaryDomain
-from sbnn_tvm.frontends.torch.convert import FIRST, LAST, Activations, BinaryConfig, LayerNote, Skip, binarize_
-from sbnn_tvm.frontends.torch.domains import TwoValues
-from sbnn_tvm.frontends.torch.modules import BinaryLayer
-from sbnn_tvm.frontends.torch.sbnn import canonical, fit_
+
+from .convert import FIRST, LAST, Activations, BinaryConfig, LayerNote, Skip, binarize_
+from .domains import TwoValues
+from .modules import BinaryLayer
+from .sbnn import canonical, fit_
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from sbnn_tvm.domain import MOST_BITS
-from sbnn_tvm.frontends.torch.operators import symbolic, traces_operators
+
+from .operators import symbolic, traces_operators
 
 
 class Quantizer(nn.Module):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sbnn_tvm.frontends.torch.domains import Signs, WeightDomain
-from sbnn_tvm.frontends.torch.estimators import Estimator
-from sbnn_tvm.frontends.torch.modules import Binarize, BinaryConv2d
+from .domains import Signs, WeightDomain
+from .estimators import Estimator
+from .modules import Binarize, BinaryConv2d
 
 
 class QuickBlock(nn.Module):

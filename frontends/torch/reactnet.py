@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sbnn_tvm.frontends.torch.domains import ScaledSigns, WeightDomain
-from sbnn_tvm.frontends.torch.estimators import Estimator
-from sbnn_tvm.frontends.torch.modules import Binarize, BinaryConv2d, RPReLU
+from .domains import ScaledSigns, WeightDomain
+from .estimators import Estimator
+from .modules import Binarize, BinaryConv2d, RPReLU
 
 # Output channels and stride of each block of ReActNet-A, in units of the stem's channels.
 _BLOCKS = ((2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), *[(16, 1)] * 5, (32, 2), (32, 1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sbnn_tvm.frontends.torch.modules import BinaryLayer
+from .modules import BinaryLayer
 
 
 def kurtosis(x: Tensor) -> Tensor:

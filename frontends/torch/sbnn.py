@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sbnn_tvm.domain import SIGN
-from sbnn_tvm.frontends.torch.domains import LearnedValues, TwoValues, WeightValues
-from sbnn_tvm.frontends.torch.estimators import Identity, binarize
-from sbnn_tvm.frontends.torch.modules import BinaryLayer
+
+from .domains import LearnedValues, TwoValues, WeightValues
+from .estimators import Identity, binarize
+from .modules import BinaryLayer
 
 
 @dataclass(frozen=True, eq=False)

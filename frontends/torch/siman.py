@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from sbnn_tvm.domain import SIGN
-from sbnn_tvm.frontends.torch import modules
-from sbnn_tvm.frontends.torch.domains import WeightValues
-from sbnn_tvm.frontends.torch.estimators import Estimator, Scheduled, binarize
-from sbnn_tvm.frontends.torch.estimators import estimator as estimator_of
-from sbnn_tvm.frontends.torch.operators import symbolic, traces_operators
+
+from . import modules
+from .domains import WeightValues
+from .estimators import Estimator, Scheduled, binarize
+from .estimators import estimator as estimator_of
+from .operators import symbolic, traces_operators
 
 _EPSILON = 1e-5
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sbnn_tvm.frontends.torch.domains import WeightValues
-from sbnn_tvm.frontends.torch.quantizers import rounded
+from .domains import WeightValues
+from .quantizers import rounded
 
 
 @dataclass(frozen=True)

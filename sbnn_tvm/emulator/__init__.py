@@ -1,5 +1,5 @@
 """Run ARM kernels on another machine: exact results and exact instruction counts, from Python packages alone."""
 
-from sbnn_tvm.emulator.emulator import EmulationError, Emulator
+from .emulator import EmulationError, Emulator
 
 __all__ = ["EmulationError", "Emulator"]

@@ -24,15 +24,15 @@ from elftools.elf.relocation import RelocationTable
 from elftools.elf.sections import Symbol, SymbolTableSection
 from tvm.ir import IRModule
 
-from sbnn_tvm.elf import read_header
-from sbnn_tvm.emulator.imports import Imports, UnknownImportError
-from sbnn_tvm.emulator.machines import MACHINES, Machine, start
-from sbnn_tvm.emulator.memory import PAGE, GuardedMemory, NoRoomError, Slot
-from sbnn_tvm.errors import TargetError
-from sbnn_tvm.linking import write_library
-from sbnn_tvm.machine_code import MACHINE_CODE
-from sbnn_tvm.runtime import read_metadata
-from sbnn_tvm.targets import CpuTarget
+from ..elf import read_header
+from ..errors import TargetError
+from ..linking import write_library
+from ..machine_code import MACHINE_CODE
+from ..runtime import read_metadata
+from ..targets import CpuTarget
+from .imports import Imports, UnknownImportError
+from .machines import MACHINES, Machine, start
+from .memory import PAGE, GuardedMemory, NoRoomError, Slot
 
 _IMAGE = 0x10_0000  # where the library is loaded
 _IMPORTS = 0x8_0000  # where its imports are

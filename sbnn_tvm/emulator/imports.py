@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import unicorn
 
-from sbnn_tvm.emulator.machines import Machine
-from sbnn_tvm.emulator.memory import PAGE, GuardedMemory, Slot
+from .machines import Machine
+from .memory import PAGE, GuardedMemory, Slot
 
 _ARITY = {"atan2": 2, "copysign": 2, "fmax": 2, "fmin": 2, "fmod": 2, "hypot": 2, "nextafter": 2, "pow": 2, "fma": 3}
 

@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import tvm
 
-from sbnn_tvm.linking import write_library
-from sbnn_tvm.machine_code import MACHINE_CODE
 from sbnn_tvm.passes.build_kernel import Choice, DataForm, build
 from sbnn_tvm.passes.candidates import Candidate
 from sbnn_tvm.passes.graph import channels_last
@@ -22,7 +20,10 @@ from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.pack import unpack
 from sbnn_tvm.schedules.plane_conversions import planes_to_words, words_to_planes
-from sbnn_tvm.targets import CpuTarget, resolve
+
+from ..linking import write_library
+from ..machine_code import MACHINE_CODE
+from ..targets import CpuTarget, resolve
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from sbnn_tvm.atomic_file import replacing
-from sbnn_tvm.errors import TuningError
+from ..atomic_file import replacing
+from ..errors import TuningError
 
 FORMAT, VERSION = "sbnn-tuning", 1
 """What every line begins with."""

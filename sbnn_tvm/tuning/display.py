@@ -11,13 +11,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from sbnn_tvm.tables import plain_table, readable_seconds
-from sbnn_tvm.tuning.database import SECONDS, Database, Machine, Record
+from ..tables import plain_table, readable_seconds
+from .database import SECONDS, Database, Machine, Record
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sbnn_tvm.tuning.tuner import Progress, TuningResult
+    from .tuner import Progress, TuningResult
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from typing import Any
 
 import tvm
 
-from sbnn_tvm.bench import BURST, Burst, interleave_bursts
-from sbnn_tvm.tuning.building import Program
+from ..bench import BURST, Burst, interleave_bursts
+from .building import Program
 
 _SAMPLE = 2e-4
 """Seconds of a sample, about: a call, or the mean of several short ones."""
@@ -92,7 +92,7 @@ def measure_locally(reference: Program, candidate: Program, seconds: float, thre
     """Compare two programs in this process: it is what the process of a LocalRunner runs."""
     import tvm_ffi
 
-    from sbnn_tvm.threads import use_threads
+    from ..threads import use_threads
 
     use_threads(tvm_ffi, threads)
     loaded = [load_program(each, tvm.runtime.load_module(each.library), tvm.cpu()) for each in (reference, candidate)]

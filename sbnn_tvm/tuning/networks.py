@@ -13,17 +13,18 @@ import numpy as np
 import tvm
 from tvm.relax import VirtualMachine
 
-from sbnn_tvm.bench import burst, interleave_bursts
-from sbnn_tvm.inputs import random_inputs
-from sbnn_tvm.module import CompiledModule
 from sbnn_tvm.passes.lower import PREPARE
-from sbnn_tvm.runtime import load, read_metadata
-from sbnn_tvm.tuning.database import Machine, NetworkRecord
-from sbnn_tvm.tuning.measuring import burst_of
-from sbnn_tvm.tuning.use import choices_key
+
+from ..bench import burst, interleave_bursts
+from ..inputs import random_inputs
+from ..module import CompiledModule
+from ..runtime import load, read_metadata
+from .database import Machine, NetworkRecord
+from .measuring import burst_of
+from .use import choices_key
 
 if TYPE_CHECKING:
-    from sbnn_tvm.tuning.runners import Runner
+    from .runners import Runner
 
 NETWORK_SECONDS = 12.0
 """To time the tuned network against the untuned one."""

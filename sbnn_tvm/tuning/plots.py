@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sbnn_tvm.errors import TuningError
-from sbnn_tvm.tuning.database import Database, Machine, Record
-from sbnn_tvm.tuning.use import NOISE
+from ..errors import TuningError
+from .database import Database, Machine, Record
+from .use import NOISE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,15 +18,15 @@ import numpy as np
 import tvm
 from tvm.support.popen_pool import PopenWorker
 
-from sbnn_tvm.cpu import Model, this_model
-from sbnn_tvm.errors import TuningError
-from sbnn_tvm.targets import CpuTarget
-from sbnn_tvm.threads import check_num_threads
-from sbnn_tvm.tuning.building import Program
-from sbnn_tvm.tuning.database import INSTRUCTIONS, SECONDS, Machine
-from sbnn_tvm.tuning.measuring import Measurement, measure_locally, measure_remotely
-from sbnn_tvm.tuning.networks import Turns, time_locally, time_remotely
-from sbnn_tvm.tuning.use import code_of
+from ..cpu import Model, this_model
+from ..errors import TuningError
+from ..targets import CpuTarget
+from ..threads import check_num_threads
+from .building import Program
+from .database import INSTRUCTIONS, SECONDS, Machine
+from .measuring import Measurement, measure_locally, measure_remotely
+from .networks import Turns, time_locally, time_remotely
+from .use import code_of
 
 TIMEOUT = 30.0
 """Seconds beyond those that a measurement is meant to take, after which a candidate hangs."""
@@ -218,8 +218,8 @@ def _register() -> None:
     import tvm
     import tvm_ffi
 
-    from sbnn_tvm.cpu import this_model
-    from sbnn_tvm.threads import use_threads
+    from ..cpu import this_model
+    from ..threads import use_threads
 
     @tvm.register_global_func("sbnn_tvm.describe_cpu", override=True)
     def describe_cpu() -> str:
@@ -269,7 +269,7 @@ _counted: dict[Program, int] = {}
 
 def count_instructions(program: Program, features: frozenset[str]) -> int:
     """Instructions of all kernels of a program, on one thread."""
-    from sbnn_tvm.emulator import Emulator
+    from ..emulator import Emulator
 
     if program not in _counted:
         emulator = Emulator.from_kernels(program.library, features)

@@ -17,7 +17,8 @@ from sbnn_tvm.passes.cost_model import popcount_cost, sparse_cost
 from sbnn_tvm.passes.fit_epilogue import fit_counters
 from sbnn_tvm.schedules.dense import dense_shape
 from sbnn_tvm.schedules.tiles import Arithmetic, Tile, tile_cost
-from sbnn_tvm.tuning.tasks import Task
+
+from .tasks import Task
 
 ENOUGH = 0.003
 """The expected improvement (of the logarithm of the time) below which a candidate is not measured."""

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from sbnn_tvm.domain import SIGN
 from sbnn_tvm.passes.candidates import Candidate, candidates
 from sbnn_tvm.passes.fit_epilogue import fit_epilogue
 from sbnn_tvm.passes.layer import Layer
 from sbnn_tvm.schedules.epilogue import Channel, Scalar
 from sbnn_tvm.schedules.isa import Isa
+
+from ..domain import SIGN
 
 _CLASSES = 4
 """Classes of density to a factor of two."""

@@ -14,24 +14,25 @@ from typing import TYPE_CHECKING
 
 from tvm.support.popen_pool import PopenWorker
 
-from sbnn_tvm.compiler import LoweredModel, lower_model
-from sbnn_tvm.errors import TuningError
 from sbnn_tvm.passes.candidates import Candidate
 from sbnn_tvm.passes.choose_kernel import Decisions
 from sbnn_tvm.passes.pipeline import to_kernels
 from sbnn_tvm.passes.resolve_signs import SignZero
-from sbnn_tvm.targets import CpuTarget
-from sbnn_tvm.tuning.building import Program, build_program, store_layer
-from sbnn_tvm.tuning.database import Database, Machine, NetworkRecord, Record
-from sbnn_tvm.tuning.measuring import Measurement
-from sbnn_tvm.tuning.networks import compare_networks
-from sbnn_tvm.tuning.runners import MeasurementError, Runner, in_process, runner_named
-from sbnn_tvm.tuning.search import Search
-from sbnn_tvm.tuning.tasks import Task, tasks_of
-from sbnn_tvm.tuning.use import Tuning, choices_key
+
+from ..compiler import LoweredModel, lower_model
+from ..errors import TuningError
+from ..targets import CpuTarget
+from .building import Program, build_program, store_layer
+from .database import Database, Machine, NetworkRecord, Record
+from .measuring import Measurement
+from .networks import compare_networks
+from .runners import MeasurementError, Runner, in_process, runner_named
+from .search import Search
+from .tasks import Task, tasks_of
+from .use import Tuning, choices_key
 
 if TYPE_CHECKING:
-    from sbnn_tvm.compiler import Model, TargetLike
+    from ..compiler import Model, TargetLike
 
 SEARCH_SECONDS, CONFIRM_SECONDS = 0.06, 0.2
 """To measure a candidate: while searching, and when it is about to win."""

@@ -8,15 +8,16 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sbnn_tvm.cpu import this_model
-from sbnn_tvm.errors import CompileError
 from sbnn_tvm.passes.candidates import Candidate, Tuned
 from sbnn_tvm.passes.layer import Layer
 from sbnn_tvm.passes.lower import LoweredLayer
 from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.targets import CpuTarget
-from sbnn_tvm.tuning.database import Database, Machine
-from sbnn_tvm.tuning.tasks import task_key
+
+from ..cpu import this_model
+from ..errors import CompileError
+from ..targets import CpuTarget
+from .database import Database, Machine
+from .tasks import task_key
 
 NOISE = 1.03
 """The least gain that is taken for one."""
