@@ -13,7 +13,6 @@ from sbnn_tvm.schedules.elementwise import elementwise
 from sbnn_tvm.schedules.epilogue import WindowThreshold
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.loops import one_thread
 from sbnn_tvm.schedules.pack import window_sum
 from sbnn_tvm.schedules.pool import avg_pool2d, global_avg_pool2d, max_pool2d, max_pool2d_bits
 from sbnn_tvm.schedules.pooled_conv2d import can_pool, pooled_conv2d
@@ -23,6 +22,7 @@ from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.shift_bits import shift_bits
 from sbnn_tvm.schedules.sparse_conv2d import sparse_conv2d
 from sbnn_tvm.schedules.sparse_float import sparse_float_conv2d, sparse_float_dense
+from sbnn_tvm.schedules.tir.loops import one_thread
 
 from .candidates import Candidate, Family, Tuned
 from .fit_epilogue import fit_counters, fit_epilogue

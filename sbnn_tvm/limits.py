@@ -12,10 +12,10 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from sbnn_tvm.schedules.isa import AVX512_VPOPCNTDQ, Isa
-from sbnn_tvm.schedules.llvm import LlvmFunction, link
 from sbnn_tvm.schedules.popcount_lookup import lookup
 from sbnn_tvm.schedules.popcount_threes import COUNT
 from sbnn_tvm.schedules.tiles import THREE
+from sbnn_tvm.schedules.tir.llvm import LlvmFunction, link
 
 from .bench import interleave
 from .targets import CpuTarget

@@ -9,7 +9,7 @@ from tvm.tirx.script import builder as T
 
 from .counters import call_once
 from .layout import transposed
-from .llvm import LlvmFunction
+from .tir.llvm import LlvmFunction
 
 
 def transpose_bytes(rows: list[tirx.Expr], functions: set[LlvmFunction]) -> list[tirx.Expr]:

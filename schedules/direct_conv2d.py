@@ -33,10 +33,10 @@ from tvm.tirx.script import builder as T
 
 from .emit import Index
 from .kernel import Kernel
-from .llvm import LlvmFunction, link
-from .loops import parallel_rows
 from .shapes import Conv2dShape
 from .tiles import Tile
+from .tir.llvm import LlvmFunction, link
+from .tir.loops import parallel_rows
 
 # Channels that are stored at once after a row was collected: a multiple of 8 and a divisor of every word.
 _COLLECTED_RUN = 16

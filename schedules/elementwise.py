@@ -11,8 +11,8 @@ from .emit import EpilogueWriter, Index, load
 from .epilogue import Program
 from .isa import Isa
 from .kernel import Kernel
-from .llvm import link
-from .loops import for_blocks, parallel_rows
+from .tir.llvm import link
+from .tir.loops import for_blocks, parallel_rows
 
 
 def elementwise(shape: tuple[int, ...], epilogue: Program, isa: Isa) -> Kernel:

@@ -26,8 +26,8 @@ from tvm.tirx.script import builder as T
 
 from . import epilogue
 from .isa import Isa
-from .llvm import LlvmFunction, extremum, fence, pack
 from .shapes import BorderClasses
+from .tir.llvm import LlvmFunction, extremum, fence, pack
 from .words import packed_shape
 
 _COMPUTED = epilogue.Ref | epilogue.TensorOperand

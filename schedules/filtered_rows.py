@@ -29,10 +29,10 @@ from .direct_conv2d import Store
 from .emit import load, store
 from .isa import Isa
 from .layout import transposed
-from .loops import parallel_rows
 from .minimal_filters import MOST_TAPS, OUTPUTS, MinimalFilter, minimal_filter
 from .shapes import Conv2dShape
 from .tiles import Tile, default_tile
+from .tir.loops import parallel_rows
 
 # The share of the direct way's multiply-adds that must suffice: transforms move data, too.
 _WORTHWHILE = 0.75

@@ -11,7 +11,7 @@ from tvm.tirx.script import builder as T
 from .emit import Index, load, store
 from .isa import Isa
 from .kernel import Kernel
-from .loops import for_blocks, one_block, parallel_rows
+from .tir.loops import for_blocks, one_block, parallel_rows
 
 Shape = tuple[int, int, int, int]
 

@@ -14,10 +14,10 @@ from sbnn_tvm.domain import BinaryDomain, Domain
 from .emit import Index, store
 from .isa import Isa
 from .kernel import Kernel
-from .llvm import choose, link, spread
-from .loops import for_blocks, parallel_rows
 from .packed_rows import WideWords, accumulate_rows
 from .shapes import Conv2dShape
+from .tir.llvm import choose, link, spread
+from .tir.loops import for_blocks, parallel_rows
 from .words import packed_shape
 
 

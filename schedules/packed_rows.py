@@ -11,8 +11,8 @@ from tvm.tirx.script import builder as T
 
 from .emit import Index, load, store
 from .isa import Isa
-from .loops import for_blocks
 from .shapes import Conv2dShape
+from .tir.loops import for_blocks
 from .window import taps_inside
 
 

@@ -10,9 +10,9 @@ from .bit_planes import PlaneLayout
 from .bit_transpose import transpose_words
 from .isa import Isa
 from .kernel import Kernel
-from .llvm import LlvmFunction, link
-from .loops import parallel_rows
 from .plane_pixels import pixel_of
+from .tir.llvm import LlvmFunction, link
+from .tir.loops import parallel_rows
 
 _SQUARE = 64
 

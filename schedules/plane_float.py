@@ -24,10 +24,10 @@ from .count_squares import CountSquares
 from .counters import words_of
 from .emit import EpilogueWriter
 from .epilogue import Program
-from .llvm import LlvmFunction
 from .plane_counting import PlaneCounting
 from .plane_pixels import Pixel, column_of, row_of
 from .plane_window_counts import WindowCounts
+from .tir.llvm import LlvmFunction
 
 _TILE = 64  # the constants of the epilogue have a multiple of so many channels
 

@@ -20,9 +20,9 @@ from tvm.tirx.script import builder as T
 
 from .counters import Adder, Counters, load_words, store_words, words_of
 from .epilogue import IntegerThreshold, WindowThreshold
-from .llvm import LlvmFunction
 from .plane_counting import PlaneCounting
 from .plane_window_counts import WindowCounts
+from .tir.llvm import LlvmFunction
 
 _Limit = Callable[[int], tirx.Expr]
 

@@ -23,8 +23,8 @@ from tvm.tirx.script import builder as T
 
 from .bit_planes import PlaneLayout
 from .emit import Index
-from .loops import parallel_rows
 from .shapes import Conv2dShape
+from .tir.loops import parallel_rows
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from tvm.tirx.script import builder as T
 
 from .bit_planes import PlaneLayout
 from .counters import Adder, Counters, Plane, call_once, load_plane, load_words, store_words, words_dtype
-from .llvm import LlvmFunction
-from .loops import parallel_rows
 from .plane_counting import PlaneCounting
+from .tir.llvm import LlvmFunction
+from .tir.loops import parallel_rows
 
 _CHANNELS = 16  # that are added at once
 

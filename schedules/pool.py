@@ -14,10 +14,10 @@ from .emit import EpilogueWriter, Index, load, store
 from .epilogue import Program
 from .isa import Isa
 from .kernel import Kernel
-from .llvm import extremum, link
-from .loops import one_block, parallel_rows
 from .packed_rows import WideWords, accumulate_rows
 from .shapes import Conv2dShape
+from .tir.llvm import extremum, link
+from .tir.loops import one_block, parallel_rows
 from .window import WindowOperation, WindowTile, check_windows, for_columns, taps_inside, window_kernel
 from .words import pack_channels, packed_shape
 

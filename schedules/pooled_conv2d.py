@@ -31,10 +31,10 @@ from .epilogue import FloatOutput, Program, TensorOperand
 from .filtered_rows import FilteredRows, filters_pay
 from .isa import Isa
 from .kernel import Kernel
-from .llvm import LlvmFunction, extremum, link
-from .loops import parallel_rows
 from .shapes import Conv2dShape
 from .tiles import Tile
+from .tir.llvm import LlvmFunction, extremum, link
+from .tir.loops import parallel_rows
 from .window import check_windows, for_columns
 
 # Of the rows of the convolution so many are computed twice at most, by bands that meet.

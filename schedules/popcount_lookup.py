@@ -15,7 +15,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from .direct_conv2d import Arithmetic, Partial
-from .llvm import LlvmFunction
+from .tir.llvm import LlvmFunction
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,8 +22,8 @@ import numpy as np
 from tvm import tirx
 
 from .direct_conv2d import Arithmetic
-from .llvm import LlvmFunction
 from .tiles import THREE
+from .tir.llvm import LlvmFunction
 
 
 @dataclass(frozen=True, eq=False)

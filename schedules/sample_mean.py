@@ -9,7 +9,7 @@ from tvm.tirx.script import builder as T
 from .emit import load, store
 from .isa import Isa
 from .kernel import Kernel
-from .loops import parallel_rows
+from .tir.loops import parallel_rows
 
 _SUMS = 64
 """Partial sums of a sample: value i belongs to sum i mod 64."""

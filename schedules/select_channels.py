@@ -17,8 +17,8 @@ from .emit import EpilogueWriter, Index
 from .epilogue import Program
 from .isa import Isa
 from .kernel import Kernel
-from .llvm import link
-from .loops import parallel_rows
+from .tir.llvm import link
+from .tir.loops import parallel_rows
 
 MAX_GAP = 4
 """Unused channels that are loaded along with their neighbours, rather than to load twice."""

@@ -12,7 +12,7 @@ from tvm.tirx.script import builder as T
 
 from .isa import Isa
 from .kernel import Kernel
-from .loops import parallel_rows
+from .tir.loops import parallel_rows
 from .words import pack_channels
 
 

@@ -33,13 +33,13 @@ from .counters import Adder, Counters, Plane, call_once, load_pieces, load_plane
 from .epilogue import Epilogue, Program, WindowThreshold
 from .isa import Isa
 from .kernel import IN_PLACE, Kernel
-from .llvm import LlvmFunction, link
-from .loops import GRAIN, one_thread, parallel_rows
 from .plane_counting import Cut, PlaneCounting, WindowTerm
 from .plane_float import FloatSink
 from .plane_threshold import ThresholdSink
 from .plane_window_counts import WindowCounts
 from .shapes import Conv2dShape
+from .tir.llvm import LlvmFunction, link
+from .tir.loops import GRAIN, one_thread, parallel_rows
 from .weight_lists import TAIL
 
 

@@ -35,10 +35,10 @@ from .epilogue import Program
 from .isa import Isa
 from .kernel import Kernel
 from .layout import transposed
-from .llvm import link
-from .loops import parallel_rows
 from .shapes import Conv2dShape
 from .sparse_float_input import Input, Pixels, Planes, Source
+from .tir.llvm import link
+from .tir.loops import parallel_rows
 
 RUN = 16
 """Output channels of a task: what the epilogue gets at once."""

@@ -24,8 +24,8 @@ from sbnn_tvm.domain import Domain
 from .emit import Index, load, store
 from .isa import Isa
 from .layout import transposed
-from .loops import for_blocks, one_block, parallel_rows
 from .shapes import Conv2dShape
+from .tir.loops import for_blocks, one_block, parallel_rows
 from .words import packed_shape
 
 

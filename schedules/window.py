@@ -26,9 +26,9 @@ from .emit import EpilogueWriter, Index, load, store
 from .epilogue import Program
 from .isa import Isa
 from .kernel import Kernel
-from .llvm import LlvmFunction, link
-from .loops import for_blocks, parallel_rows
 from .shapes import Conv2dShape
+from .tir.llvm import LlvmFunction, link
+from .tir.loops import for_blocks, parallel_rows
 
 MAX_TILE = 8  # pixels; beyond that loads are amortised and code only grows
 

@@ -34,8 +34,8 @@ from sbnn_tvm.schedules.epilogue import (
 from sbnn_tvm.schedules.interpreter import evaluate
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.llvm import link, pack
 from sbnn_tvm.schedules.shapes import BorderClasses, Conv2dShape
+from sbnn_tvm.schedules.tir.llvm import link, pack
 from sbnn_tvm.schedules.words import pack_channels, unpack_channels
 
 CHANNELS = [1, 3, 16, 17, 63, 65, 100]

@@ -16,7 +16,7 @@ import tvm
 from tvm import ir, tirx
 from tvm.tirx.script import builder as T
 
-from .isa import Family
+from ..isa import Family
 
 Predicate = Literal["ogt", "oge", "olt", "ole", "ugt", "uge", "ult", "ule", "sgt", "sge", "slt", "sle", "eq", "ne"]
 
