@@ -39,7 +39,7 @@ from sbnn_tvm.passes.cost_factors import FACTORS, Factors
 from sbnn_tvm.passes.cost_model import popcount_steps, sparse_steps, transpose_steps
 from sbnn_tvm.schedules.bit_planes import plane_layout
 from sbnn_tvm.schedules.conv2d import popcount_conv2d
-from sbnn_tvm.schedules.epilogue import Epilogue, IntegerThreshold
+from sbnn_tvm.schedules.epilogue.program import Epilogue, IntegerThreshold
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.plane_conversions import planes_to_words, words_to_planes

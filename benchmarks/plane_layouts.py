@@ -23,7 +23,7 @@ from rich.table import Table
 from sparse_kernels import sparse_chain
 
 from sbnn_tvm.schedules.bit_planes import PlaneLayout, plane_layouts
-from sbnn_tvm.schedules.epilogue import IntegerThreshold
+from sbnn_tvm.schedules.epilogue.program import IntegerThreshold
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.sparse_conv2d import sparse_conv2d
 from sbnn_tvm.targets import CpuTarget, resolve

@@ -28,7 +28,17 @@ from sbnn_tvm.domain import SIGN
 from sbnn_tvm.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.depthwise import depthwise_conv2d
 from sbnn_tvm.schedules.elementwise import elementwise
-from sbnn_tvm.schedules.epilogue import STORE, BitsOutput, Channel, FloatOutput, Program, Ref, Scalar, Step, Tensor
+from sbnn_tvm.schedules.epilogue.program import (
+    STORE,
+    BitsOutput,
+    Channel,
+    FloatOutput,
+    Program,
+    Ref,
+    Scalar,
+    Step,
+    Tensor,
+)
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.layout import nchw_to_nhwc, nhwc_to_nchw
 from sbnn_tvm.schedules.pack import regroup, unpack, window_sum

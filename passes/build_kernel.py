@@ -10,7 +10,7 @@ from sbnn_tvm.schedules.conv2d import float_conv2d, popcount_conv2d
 from sbnn_tvm.schedules.dense import float_dense, popcount_dense
 from sbnn_tvm.schedules.depthwise import depthwise_conv2d
 from sbnn_tvm.schedules.elementwise import elementwise
-from sbnn_tvm.schedules.epilogue import WindowThreshold
+from sbnn_tvm.schedules.epilogue.program import WindowThreshold
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.pack import window_sum

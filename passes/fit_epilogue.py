@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from sbnn_tvm.domain import BIT, SIGN, BinaryDomain, Domain, code_of
-from sbnn_tvm.schedules.epilogue import (
+from sbnn_tvm.schedules.epilogue.program import (
     BitsOutput,
     Border,
     Channel,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sbnn_tvm.schedules.epilogue import (
+from sbnn_tvm.schedules.epilogue.interpreter import evaluate
+from sbnn_tvm.schedules.epilogue.program import (
     BitsOutput,
     Channel,
     FloatOutput,
@@ -21,7 +22,6 @@ from sbnn_tvm.schedules.epilogue import (
     Scalar,
     Step,
 )
-from sbnn_tvm.schedules.interpreter import evaluate
 from sbnn_tvm.schedules.isa import Isa
 
 NEVER = np.int64(2**31)

@@ -23,7 +23,8 @@ from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
 
 from sbnn_tvm.domain import SIGN, BinaryDomain
-from sbnn_tvm.schedules.epilogue import (
+from sbnn_tvm.schedules.epilogue.interpreter import evaluate
+from sbnn_tvm.schedules.epilogue.program import (
     STORE,
     BitsOutput,
     Channel,
@@ -37,7 +38,6 @@ from sbnn_tvm.schedules.epilogue import (
     Tensor,
     WindowThreshold,
 )
-from sbnn_tvm.schedules.interpreter import evaluate
 
 from .canonicalize import drop_dead
 from .fit_epilogue import behind

@@ -13,7 +13,7 @@ from tvm.ir import Call
 from tvm.relax import Expr, Var
 
 from sbnn_tvm.domain import BIT, SIGN, BinaryDomain, Domain, Levels
-from sbnn_tvm.schedules.epilogue import (
+from sbnn_tvm.schedules.epilogue.program import (
     BitsOutput,
     Channel,
     FloatOutput,

@@ -23,7 +23,7 @@ from sbnn_tvm.domain import Domain
 from sbnn_tvm.errors import CompileError
 from sbnn_tvm.schedules.bit_planes import PlaneLayout, plane_layout
 from sbnn_tvm.schedules.elementwise import elementwise
-from sbnn_tvm.schedules.epilogue import BitsOutput, LevelsOutput, Program, Ref, Scalar
+from sbnn_tvm.schedules.epilogue.program import BitsOutput, LevelsOutput, Program, Ref, Scalar
 from sbnn_tvm.schedules.expansion import Expansion, expansion
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel

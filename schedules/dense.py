@@ -8,7 +8,7 @@ from sbnn_tvm.domain import SIGN, BinaryDomain
 
 from .direct_float import direct_float
 from .direct_popcount import direct_popcount
-from .epilogue import Epilogue, Program
+from .epilogue.program import Epilogue, Program
 from .isa import Isa
 from .kernel import Kernel
 from .shapes import Conv2dShape

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from tvm import tirx
 
-from .epilogue import Program
+from .epilogue.program import Program
 from .isa import Isa
 from .kernel import Kernel
 from .shapes import Conv2dShape

@@ -31,7 +31,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from .emit import Index
+from .epilogue.writer import Index
 from .kernel import Kernel
 from .shapes import Conv2dShape
 from .tiles import Tile

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from .direct_conv2d import Arithmetic, Axis, DirectConv2d
-from .emit import EpilogueWriter
-from .epilogue import Program
+from .epilogue.program import Program
+from .epilogue.writer import EpilogueWriter
 from .isa import Isa
 from .kernel import Kernel
 from .shapes import Conv2dShape

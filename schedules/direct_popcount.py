@@ -25,8 +25,8 @@ from tvm.tirx.script import builder as T
 from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
 
 from .direct_conv2d import Arithmetic, Axis, DirectConv2d, Sink
-from .emit import EpilogueWriter, Index, store_code
-from .epilogue import Epilogue, IntegerThreshold, code_bits
+from .epilogue.program import Epilogue, IntegerThreshold, code_bits
+from .epilogue.writer import EpilogueWriter, Index, store_code
 from .isa import Isa
 from .kernel import Kernel
 from .popcount_lookup import PopcountLookup

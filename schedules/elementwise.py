@@ -7,8 +7,8 @@ from functools import partial
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from .emit import EpilogueWriter, Index, load
-from .epilogue import Program
+from .epilogue.program import Program
+from .epilogue.writer import EpilogueWriter, Index, load
 from .isa import Isa
 from .kernel import Kernel
 from .tir.llvm import link

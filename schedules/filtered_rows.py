@@ -26,7 +26,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from .direct_conv2d import Store
-from .emit import load, store
+from .epilogue.writer import load, store
 from .isa import Isa
 from .layout import transposed
 from .minimal_filters import MOST_TAPS, OUTPUTS, MinimalFilter, minimal_filter

@@ -11,7 +11,7 @@ from tvm.tirx.script import builder as T
 
 from sbnn_tvm.domain import BinaryDomain, Domain
 
-from .emit import Index, store
+from .epilogue.writer import Index, store
 from .isa import Isa
 from .kernel import Kernel
 from .packed_rows import WideWords, accumulate_rows

@@ -9,7 +9,7 @@ from math import gcd, prod
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from .emit import Index, load, store
+from .epilogue.writer import Index, load, store
 from .isa import Isa
 from .shapes import Conv2dShape
 from .tir.loops import for_blocks

@@ -22,8 +22,8 @@ from tvm.tirx.script import builder as T
 from .bit_transpose import transpose_bytes
 from .count_squares import CountSquares
 from .counters import words_of
-from .emit import EpilogueWriter
-from .epilogue import Program
+from .epilogue.program import Program
+from .epilogue.writer import EpilogueWriter
 from .plane_counting import PlaneCounting
 from .plane_pixels import Pixel, column_of, row_of
 from .plane_window_counts import WindowCounts

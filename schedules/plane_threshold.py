@@ -19,7 +19,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from .counters import Adder, Counters, load_words, store_words, words_of
-from .epilogue import IntegerThreshold, WindowThreshold
+from .epilogue.program import IntegerThreshold, WindowThreshold
 from .plane_counting import PlaneCounting
 from .plane_window_counts import WindowCounts
 from .tir.llvm import LlvmFunction

@@ -22,7 +22,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from .bit_planes import PlaneLayout
-from .emit import Index
+from .epilogue.writer import Index
 from .shapes import Conv2dShape
 from .tir.loops import parallel_rows
 

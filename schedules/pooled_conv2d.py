@@ -26,8 +26,8 @@ from tvm.tirx.script import builder as T
 
 from .direct_conv2d import DirectConv2d, Nest, Store, padded_image
 from .direct_float import float_convolution
-from .emit import EpilogueWriter, Index, load, store
-from .epilogue import FloatOutput, Program, TensorOperand
+from .epilogue.program import FloatOutput, Program, TensorOperand
+from .epilogue.writer import EpilogueWriter, Index, load, store
 from .filtered_rows import FilteredRows, filters_pay
 from .isa import Isa
 from .kernel import Kernel

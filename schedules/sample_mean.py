@@ -6,7 +6,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from .emit import load, store
+from .epilogue.writer import load, store
 from .isa import Isa
 from .kernel import Kernel
 from .tir.loops import parallel_rows

@@ -30,7 +30,7 @@ from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
 
 from .bit_planes import PlaneLayout, plane_layout
 from .counters import Adder, Counters, Plane, call_once, load_pieces, load_plane, load_words, store_words, words_of
-from .epilogue import Epilogue, Program, WindowThreshold
+from .epilogue.program import Epilogue, Program, WindowThreshold
 from .isa import Isa
 from .kernel import IN_PLACE, Kernel
 from .plane_counting import Cut, PlaneCounting, WindowTerm

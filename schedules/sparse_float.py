@@ -30,8 +30,8 @@ from tvm.tirx.script import builder as T
 from sbnn_tvm.domain import Domain
 
 from .dense import dense_shape
-from .emit import EpilogueWriter, Index
-from .epilogue import Program
+from .epilogue.program import Program
+from .epilogue.writer import EpilogueWriter, Index
 from .isa import Isa
 from .kernel import Kernel
 from .layout import transposed

@@ -21,7 +21,7 @@ from tvm.tirx.script import builder as T
 
 from sbnn_tvm.domain import Domain
 
-from .emit import Index, load, store
+from .epilogue.writer import Index, load, store
 from .isa import Isa
 from .layout import transposed
 from .shapes import Conv2dShape

@@ -22,8 +22,8 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from .emit import EpilogueWriter, Index, load, store
-from .epilogue import Program
+from .epilogue.program import Program
+from .epilogue.writer import EpilogueWriter, Index, load, store
 from .isa import Isa
 from .kernel import Kernel
 from .shapes import Conv2dShape

@@ -10,7 +10,8 @@ from test_conv2d_kernels import FEWER, SHAPES, TARGETS, convolve, rich_program, 
 from sbnn_tvm.schedules.conv2d import float_conv2d, popcount_conv2d
 from sbnn_tvm.schedules.dense import popcount_dense
 from sbnn_tvm.schedules.elementwise import elementwise
-from sbnn_tvm.schedules.epilogue import (
+from sbnn_tvm.schedules.epilogue.interpreter import evaluate
+from sbnn_tvm.schedules.epilogue.program import (
     STORE,
     Channel,
     FloatOutput,
@@ -21,7 +22,6 @@ from sbnn_tvm.schedules.epilogue import (
     Scalar,
     Step,
 )
-from sbnn_tvm.schedules.interpreter import evaluate
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.words import pack_codes, unpack_codes

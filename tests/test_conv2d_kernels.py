@@ -15,7 +15,8 @@ from kernel_execution import run, target_for
 from sbnn_tvm.schedules import isa as isas
 from sbnn_tvm.schedules.conv2d import float_conv2d, popcount_conv2d
 from sbnn_tvm.schedules.dense import float_dense, popcount_dense
-from sbnn_tvm.schedules.epilogue import (
+from sbnn_tvm.schedules.epilogue.interpreter import evaluate
+from sbnn_tvm.schedules.epilogue.program import (
     STORE,
     BitsOutput,
     Border,
@@ -29,7 +30,6 @@ from sbnn_tvm.schedules.epilogue import (
     Step,
     Tensor,
 )
-from sbnn_tvm.schedules.interpreter import evaluate
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.tiles import Tile, tiles

@@ -14,8 +14,8 @@ from tvm.tirx.script import builder as T
 
 from sbnn_tvm.schedules import isa as isas
 from sbnn_tvm.schedules.elementwise import elementwise
-from sbnn_tvm.schedules.emit import EpilogueWriter
-from sbnn_tvm.schedules.epilogue import (
+from sbnn_tvm.schedules.epilogue.interpreter import evaluate
+from sbnn_tvm.schedules.epilogue.program import (
     STORE,
     BitsOutput,
     Border,
@@ -31,7 +31,7 @@ from sbnn_tvm.schedules.epilogue import (
     Step,
     Tensor,
 )
-from sbnn_tvm.schedules.interpreter import evaluate
+from sbnn_tvm.schedules.epilogue.writer import EpilogueWriter
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.shapes import BorderClasses, Conv2dShape

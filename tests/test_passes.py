@@ -29,7 +29,8 @@ from sbnn_tvm.passes.layer import Layer, read_layer
 from sbnn_tvm.passes.pipeline import Options, to_composites
 from sbnn_tvm.passes.recognise import BinaryWeight, domains, recognise
 from sbnn_tvm.passes.resolve_signs import SignZero, resolve_signs
-from sbnn_tvm.schedules.epilogue import (
+from sbnn_tvm.schedules.epilogue.interpreter import evaluate
+from sbnn_tvm.schedules.epilogue.program import (
     BitsOutput,
     Border,
     Channel,
@@ -42,7 +43,6 @@ from sbnn_tvm.schedules.epilogue import (
     Step,
     Tensor,
 )
-from sbnn_tvm.schedules.interpreter import evaluate
 from sbnn_tvm.schedules.isa import AVX2
 from sbnn_tvm.schedules.words import unpack_channels
 

@@ -13,7 +13,7 @@ import sbnn_tvm
 from sbnn_tvm.passes import build_kernel
 from sbnn_tvm.schedules import pooled_conv2d as module
 from sbnn_tvm.schedules.conv2d import float_conv2d
-from sbnn_tvm.schedules.epilogue import (
+from sbnn_tvm.schedules.epilogue.program import (
     STORE,
     BitsOutput,
     Border,

@@ -11,8 +11,8 @@ from test_conv2d_kernels import FEWER, SHAPES, TARGETS, convolve, rich_program
 from sbnn_tvm.domain import BIT, BinaryDomain
 from sbnn_tvm.schedules.conv2d import popcount_conv2d
 from sbnn_tvm.schedules.dense import popcount_dense
-from sbnn_tvm.schedules.epilogue import STORE
-from sbnn_tvm.schedules.interpreter import evaluate
+from sbnn_tvm.schedules.epilogue.interpreter import evaluate
+from sbnn_tvm.schedules.epilogue.program import STORE
 from sbnn_tvm.schedules.words import pack_codes
 
 

@@ -11,8 +11,18 @@ from kernel_execution import ARM, X86, run, target_for
 from sbnn_tvm.domain import BinaryDomain
 from sbnn_tvm.schedules import isa as isas
 from sbnn_tvm.schedules.depthwise import depthwise_conv2d
-from sbnn_tvm.schedules.epilogue import STORE, BitsOutput, Border, Channel, FloatOutput, Program, Ref, Step, Tensor
-from sbnn_tvm.schedules.interpreter import evaluate
+from sbnn_tvm.schedules.epilogue.interpreter import evaluate
+from sbnn_tvm.schedules.epilogue.program import (
+    STORE,
+    BitsOutput,
+    Border,
+    Channel,
+    FloatOutput,
+    Program,
+    Ref,
+    Step,
+    Tensor,
+)
 from sbnn_tvm.schedules.layout import nchw_to_nhwc, nhwc_to_nchw
 from sbnn_tvm.schedules.pack import regroup, unpack, window_sum
 from sbnn_tvm.schedules.pool import avg_pool2d, global_avg_pool2d, max_pool2d, max_pool2d_bits

@@ -17,8 +17,8 @@ from torch import nn
 import sbnn_tvm
 from sbnn_tvm.domain import SIGN, BinaryDomain, Domain, Levels
 from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d
-from sbnn_tvm.schedules.epilogue import STORE, BitsOutput, FloatOutput, Program, Ref, Scalar, Step, Tensor
-from sbnn_tvm.schedules.interpreter import evaluate
+from sbnn_tvm.schedules.epilogue.interpreter import evaluate
+from sbnn_tvm.schedules.epilogue.program import STORE, BitsOutput, FloatOutput, Program, Ref, Scalar, Step, Tensor
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.sparse_float import pixel_tile, sparse_float_conv2d, sparse_float_dense

@@ -20,8 +20,8 @@ from sbnn_tvm.emulator import Emulator
 from sbnn_tvm.schedules import isa as isas
 from sbnn_tvm.schedules import plane_counting
 from sbnn_tvm.schedules.bit_planes import ROW_BITS, PlaneLayout, plane_layout
-from sbnn_tvm.schedules.epilogue import IntegerThreshold, WindowThreshold
-from sbnn_tvm.schedules.interpreter import evaluate
+from sbnn_tvm.schedules.epilogue.interpreter import evaluate
+from sbnn_tvm.schedules.epilogue.program import IntegerThreshold, WindowThreshold
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.plane_conversions import planes_to_words, words_to_planes
 from sbnn_tvm.schedules.shapes import Conv2dShape

@@ -23,7 +23,7 @@ import sbnn_tvm
 from sbnn_tvm.compiler import explain, lower_model
 from sbnn_tvm.errors import CompileError, TuningError
 from sbnn_tvm.passes.candidates import Family, candidates
-from sbnn_tvm.schedules.epilogue import Program
+from sbnn_tvm.schedules.epilogue.program import Program
 from sbnn_tvm.schedules.isa import AVX2
 from sbnn_tvm.targets import resolve
 from sbnn_tvm.tuning import runners

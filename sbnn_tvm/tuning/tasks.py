@@ -15,7 +15,7 @@ import numpy as np
 from sbnn_tvm.passes.candidates import Candidate, candidates
 from sbnn_tvm.passes.fit_epilogue import fit_epilogue
 from sbnn_tvm.passes.layer import Layer
-from sbnn_tvm.schedules.epilogue import Channel, Scalar
+from sbnn_tvm.schedules.epilogue.program import Channel, Scalar
 from sbnn_tvm.schedules.isa import Isa
 
 from ..domain import SIGN

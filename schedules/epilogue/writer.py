@@ -24,11 +24,11 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from . import epilogue
-from .isa import Isa
-from .shapes import BorderClasses
-from .tir.llvm import LlvmFunction, extremum, fence, pack
-from .words import packed_shape
+from ..isa import Isa
+from ..shapes import BorderClasses
+from ..tir.llvm import LlvmFunction, extremum, fence, pack
+from ..words import packed_shape
+from . import program as epilogue
 
 _COMPUTED = epilogue.Ref | epilogue.TensorOperand
 

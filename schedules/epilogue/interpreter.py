@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from . import epilogue
-from .isa import Isa
-from .shapes import BorderClasses
-from .words import pack_codes
+from ..isa import Isa
+from ..shapes import BorderClasses
+from ..words import pack_codes
+from . import program as epilogue
 
 
 def evaluate(
