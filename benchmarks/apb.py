@@ -37,9 +37,9 @@ from sbnn_tvm.schedules.epilogue.program import (
     Step,
     Tensor,
 )
+from sbnn_tvm.schedules.layouts.words import pack_codes
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.sparse_float import sparse_float_conv2d
-from sbnn_tvm.schedules.words import pack_codes
 from sbnn_tvm.targets import CpuTarget, resolve
 from sbnn_tvm.threads import use_threads
 

@@ -25,8 +25,8 @@ from sbnn_tvm.schedules.epilogue.program import (
     Tensor,
 )
 from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.layouts.words import pack_channels, unpack_channels
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.words import pack_channels, unpack_channels
 from sbnn_tvm.targets import CpuTarget
 
 

@@ -1,7 +1,7 @@
 """How good the rule is that lays feature maps out in bit planes: sparse layers by counters, in every layout.
 
 Run ``python benchmarks/plane_layouts.py``. Binary layers with 5 % set weights, planes in and thresholded planes out,
-are timed in turns in the layout that schedules/bit_planes.py picks and in the next ones of its ranking, for input and
+are timed in turns in the layout that schedules/layouts/bit_planes.py picks and in the next ones of its ranking, for input and
 output alike. The layout is no parameter of tuning: layers exchange planes, so that it is not one layer's to choose, and
 this shows what there would be to gain.
 """
@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from sparse_kernels import sparse_chain
 
-from sbnn_tvm.schedules.bit_planes import PlaneLayout, plane_layouts
 from sbnn_tvm.schedules.epilogue.program import IntegerThreshold
+from sbnn_tvm.schedules.layouts.bit_planes import PlaneLayout, plane_layouts
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.sparse_conv2d import sparse_conv2d
 from sbnn_tvm.targets import CpuTarget, resolve

@@ -40,7 +40,7 @@ from sbnn_tvm.schedules.epilogue.program import (
     Tensor,
 )
 from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.layout import nchw_to_nhwc, nhwc_to_nchw
+from sbnn_tvm.schedules.layouts.channels_last import nchw_to_nhwc, nhwc_to_nchw
 from sbnn_tvm.schedules.pack import regroup, unpack, window_sum
 from sbnn_tvm.schedules.pool import avg_pool2d, global_avg_pool2d, max_pool2d, max_pool2d_bits
 from sbnn_tvm.schedules.shapes import Conv2dShape

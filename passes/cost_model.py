@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from sbnn_tvm.domain import SIGN, BinaryDomain
-from sbnn_tvm.schedules.bit_planes import PlaneLayout, plane_layout
 from sbnn_tvm.schedules.isa import AVX512_VPOPCNTDQ, Isa
+from sbnn_tvm.schedules.layouts.bit_planes import PlaneLayout, plane_layout
 from sbnn_tvm.schedules.plane_counting import PlaneCounting
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.tiles import (

@@ -11,9 +11,9 @@ from .direct_popcount import direct_popcount
 from .epilogue.program import Epilogue, Program
 from .isa import Isa
 from .kernel import Kernel
+from .layouts.words import packed_shape
 from .shapes import Conv2dShape
 from .tiles import Tile
-from .words import packed_shape
 
 
 def dense_shape(batch: int, depth: int, channels: int) -> Conv2dShape:

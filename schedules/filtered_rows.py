@@ -28,7 +28,7 @@ from tvm.tirx.script import builder as T
 from .direct_conv2d import Store
 from .epilogue.writer import load, store
 from .isa import Isa
-from .layout import transposed
+from .layouts.channels_last import transposed
 from .minimal_filters import MOST_TAPS, OUTPUTS, MinimalFilter, minimal_filter
 from .shapes import Conv2dShape
 from .tiles import Tile, default_tile

@@ -9,8 +9,8 @@ from itertools import pairwise
 import numpy as np
 from tvm import tirx
 
-from .bit_planes import PlaneLayout
 from .isa import Isa
+from .layouts.bit_planes import PlaneLayout
 from .plane_window import PlaneWindow
 from .shapes import Conv2dShape
 from .weight_lists import TAIL, WeightLists

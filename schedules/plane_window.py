@@ -1,6 +1,6 @@
 """The windows of a convolution on bit planes: for every tap the planes, shifted to the pixels of the output.
 
-An output with phases ``(a, b)`` (schedules/bit_planes.py) has its pixel of lane i and bit j of vector (p, q) at row
+An output with phases ``(a, b)`` (schedules/layouts/bit_planes.py) has its pixel of lane i and bit j of vector (p, q) at row
 ``a * i + p`` and column ``b * j + q``. Its tap (ky, kx) is the input's row ``a * sy * i + r`` and column
 ``b * sx * j + s``, with ``r = p * sy + ky * dy - top`` and ``s = q * sx + kx * dx - left``. So a *slab* for every
 (r, s) holds all that the taps need, once; neighbouring vectors of the output share most of them::
@@ -21,8 +21,8 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from .bit_planes import PlaneLayout
 from .epilogue.writer import Index
+from .layouts.bit_planes import PlaneLayout
 from .shapes import Conv2dShape
 from .tir.loops import parallel_rows
 

@@ -14,12 +14,12 @@ from .epilogue.program import Program
 from .epilogue.writer import EpilogueWriter, Index, load, store
 from .isa import Isa
 from .kernel import Kernel
+from .layouts.words import pack_channels, packed_shape
 from .packed_rows import WideWords, accumulate_rows
 from .shapes import Conv2dShape
 from .tir.llvm import extremum, link
 from .tir.loops import one_block, parallel_rows
 from .window import WindowOperation, WindowTile, check_windows, for_columns, taps_inside, window_kernel
-from .words import pack_channels, packed_shape
 
 
 def max_pool2d(shape: Conv2dShape, epilogue: Program, isa: Isa, tile: WindowTile | None = None) -> Kernel:

@@ -12,8 +12,8 @@ from tvm.tirx.script import builder as T
 
 from .isa import Isa
 from .kernel import Kernel
+from .layouts.words import pack_channels
 from .tir.loops import parallel_rows
-from .words import pack_channels
 
 
 def shift_bits(shape: tuple[int, int, int, int], shifts: np.ndarray, isa: Isa) -> Kernel:

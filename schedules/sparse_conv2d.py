@@ -28,11 +28,11 @@ from tvm.tirx.script import builder as T
 
 from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
 
-from .bit_planes import PlaneLayout, plane_layout
 from .counters import Adder, Counters, Plane, call_once, load_pieces, load_plane, load_words, store_words, words_of
 from .epilogue.program import Epilogue, Program, WindowThreshold
 from .isa import Isa
 from .kernel import IN_PLACE, Kernel
+from .layouts.bit_planes import PlaneLayout, plane_layout
 from .plane_counting import Cut, PlaneCounting, WindowTerm
 from .plane_float import FloatSink
 from .plane_threshold import ThresholdSink

@@ -34,7 +34,7 @@ from .epilogue.program import Program
 from .epilogue.writer import EpilogueWriter, Index
 from .isa import Isa
 from .kernel import Kernel
-from .layout import transposed
+from .layouts.channels_last import transposed
 from .shapes import Conv2dShape
 from .sparse_float_input import Input, Pixels, Planes, Source
 from .tir.llvm import link

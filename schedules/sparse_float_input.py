@@ -23,10 +23,10 @@ from sbnn_tvm.domain import Domain
 
 from .epilogue.writer import Index, load, store
 from .isa import Isa
-from .layout import transposed
+from .layouts.channels_last import transposed
+from .layouts.words import packed_shape
 from .shapes import Conv2dShape
 from .tir.loops import for_blocks, one_block, parallel_rows
-from .words import packed_shape
 
 
 @dataclass(frozen=True, eq=False)

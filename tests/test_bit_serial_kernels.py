@@ -23,8 +23,8 @@ from sbnn_tvm.schedules.epilogue.program import (
     Step,
 )
 from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.layouts.words import pack_codes, unpack_codes
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.words import pack_codes, unpack_codes
 
 TAILS = SHAPES["channel tails"]
 

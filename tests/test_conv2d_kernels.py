@@ -31,9 +31,9 @@ from sbnn_tvm.schedules.epilogue.program import (
     Tensor,
 )
 from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.layouts.words import pack_channels
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.tiles import Tile, tiles
-from sbnn_tvm.schedules.words import pack_channels
 
 # One for each way to generate code: vector popcount (native, where the machine has it), byte shuffle, neither; NEON.
 TARGETS = ["native", "x86-64-v4", "x86-64-v3", "x86-64", "arm", "armv7"]

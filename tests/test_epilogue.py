@@ -34,9 +34,9 @@ from sbnn_tvm.schedules.epilogue.program import (
 from sbnn_tvm.schedules.epilogue.writer import EpilogueWriter
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.layouts.words import pack_channels, unpack_channels
 from sbnn_tvm.schedules.shapes import BorderClasses, Conv2dShape
 from sbnn_tvm.schedules.tir.llvm import link, pack
-from sbnn_tvm.schedules.words import pack_channels, unpack_channels
 
 CHANNELS = [1, 3, 16, 17, 63, 65, 100]
 

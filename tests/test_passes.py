@@ -44,7 +44,7 @@ from sbnn_tvm.schedules.epilogue.program import (
     Tensor,
 )
 from sbnn_tvm.schedules.isa import AVX2
-from sbnn_tvm.schedules.words import unpack_channels
+from sbnn_tvm.schedules.layouts.words import unpack_channels
 
 RNG = np.random.default_rng(0)
 BINARIZE = {"t": 0.0, "hi": 1.0, "lo": -1.0}

@@ -13,7 +13,7 @@ from sbnn_tvm.schedules.conv2d import popcount_conv2d
 from sbnn_tvm.schedules.dense import popcount_dense
 from sbnn_tvm.schedules.epilogue.interpreter import evaluate
 from sbnn_tvm.schedules.epilogue.program import STORE
-from sbnn_tvm.schedules.words import pack_codes
+from sbnn_tvm.schedules.layouts.words import pack_codes
 
 
 @pytest.mark.parametrize("name", TARGETS)

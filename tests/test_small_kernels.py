@@ -23,13 +23,13 @@ from sbnn_tvm.schedules.epilogue.program import (
     Step,
     Tensor,
 )
-from sbnn_tvm.schedules.layout import nchw_to_nhwc, nhwc_to_nchw
+from sbnn_tvm.schedules.layouts.channels_last import nchw_to_nhwc, nhwc_to_nchw
+from sbnn_tvm.schedules.layouts.words import pack_channels, pack_codes
 from sbnn_tvm.schedules.pack import regroup, unpack, window_sum
 from sbnn_tvm.schedules.pool import avg_pool2d, global_avg_pool2d, max_pool2d, max_pool2d_bits
 from sbnn_tvm.schedules.sample_mean import sample_mean
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.window import window_tiles
-from sbnn_tvm.schedules.words import pack_channels, pack_codes
 
 SHAPES = {
     "3x3": Conv2dShape(2, 9, 7, 5, 5, (3, 3), (1, 1), (1, 1, 1, 1)),

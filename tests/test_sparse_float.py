@@ -20,9 +20,9 @@ from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d
 from sbnn_tvm.schedules.epilogue.interpreter import evaluate
 from sbnn_tvm.schedules.epilogue.program import STORE, BitsOutput, FloatOutput, Program, Ref, Scalar, Step, Tensor
 from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.layouts.words import pack_codes
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.sparse_float import pixel_tile, sparse_float_conv2d, sparse_float_dense
-from sbnn_tvm.schedules.words import pack_codes
 
 MORE = {
     **SHAPES,

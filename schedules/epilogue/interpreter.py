@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..isa import Isa
+from ..layouts.words import pack_codes
 from ..shapes import BorderClasses
-from ..words import pack_codes
 from . import program as epilogue
 
 

@@ -25,9 +25,9 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from ..isa import Isa
+from ..layouts.words import packed_shape
 from ..shapes import BorderClasses
 from ..tir.llvm import LlvmFunction, extremum, fence, pack
-from ..words import packed_shape
 from . import program as epilogue
 
 _COMPUTED = epilogue.Ref | epilogue.TensorOperand

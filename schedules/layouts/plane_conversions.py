@@ -1,4 +1,4 @@
-"""Between packed words (along channels, schedules/words.py) and bit planes (along pixels): transposes of 64x64 bits."""
+"""Between packed words (along channels, schedules/layouts/words.py) and bit planes (along pixels): transposes of 64x64 bits."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from ..isa import Isa
+from ..kernel import Kernel
+from ..tir.llvm import LlvmFunction, link
+from ..tir.loops import parallel_rows
 from .bit_planes import PlaneLayout
 from .bit_transpose import transpose_words
-from .isa import Isa
-from .kernel import Kernel
 from .plane_pixels import pixel_of
-from .tir.llvm import LlvmFunction, link
-from .tir.loops import parallel_rows
 
 _SQUARE = 64
 

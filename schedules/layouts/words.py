@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .isa import Isa
+from ..isa import Isa
 
 
 def pack_channels(bits: np.ndarray, isa: Isa) -> np.ndarray:

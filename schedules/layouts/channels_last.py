@@ -8,10 +8,10 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from .epilogue.writer import Index, load, store
-from .isa import Isa
-from .kernel import Kernel
-from .tir.loops import for_blocks, one_block, parallel_rows
+from ..epilogue.writer import Index, load, store
+from ..isa import Isa
+from ..kernel import Kernel
+from ..tir.loops import for_blocks, one_block, parallel_rows
 
 Shape = tuple[int, int, int, int]
 

@@ -7,9 +7,9 @@ from functools import cache
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from .counters import call_once
-from .layout import transposed
-from .tir.llvm import LlvmFunction
+from ..counters import call_once
+from ..tir.llvm import LlvmFunction
+from .channels_last import transposed
 
 
 def transpose_bytes(rows: list[tirx.Expr], functions: set[LlvmFunction]) -> list[tirx.Expr]:

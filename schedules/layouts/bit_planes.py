@@ -18,7 +18,7 @@ from functools import cache
 
 import numpy as np
 
-from .isa import Isa
+from ..isa import Isa
 
 ROW_BITS = (8, 16, 32, 64)
 
