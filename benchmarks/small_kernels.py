@@ -26,6 +26,7 @@ from rich.table import Table
 
 from sbnn_tvm.domain import SIGN
 from sbnn_tvm.machine_code import MACHINE_CODE
+from sbnn_tvm.schedules.bits.packing import regroup, unpack, window_sum
 from sbnn_tvm.schedules.depthwise import depthwise_conv2d
 from sbnn_tvm.schedules.elementwise import elementwise
 from sbnn_tvm.schedules.epilogue.program import (
@@ -41,7 +42,6 @@ from sbnn_tvm.schedules.epilogue.program import (
 )
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.layouts.channels_last import nchw_to_nhwc, nhwc_to_nchw
-from sbnn_tvm.schedules.pack import regroup, unpack, window_sum
 from sbnn_tvm.schedules.pool import avg_pool2d, global_avg_pool2d, max_pool2d, max_pool2d_bits
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.targets import resolve

@@ -21,6 +21,7 @@ from tvm.relax import Expr, Var, op
 
 from sbnn_tvm.domain import Domain
 from sbnn_tvm.errors import CompileError
+from sbnn_tvm.schedules.bits.packing import regroup, unpack
 from sbnn_tvm.schedules.elementwise import elementwise
 from sbnn_tvm.schedules.epilogue.program import BitsOutput, LevelsOutput, Program, Ref, Scalar
 from sbnn_tvm.schedules.expansion import Expansion, expansion
@@ -30,7 +31,6 @@ from sbnn_tvm.schedules.layouts.bit_planes import PlaneLayout, plane_layout
 from sbnn_tvm.schedules.layouts.channels_last import nchw_to_nhwc, nhwc_to_nchw
 from sbnn_tvm.schedules.layouts.plane_conversions import planes_to_words, words_to_planes
 from sbnn_tvm.schedules.layouts.words import packed_shape
-from sbnn_tvm.schedules.pack import regroup, unpack
 
 from .build_kernel import Choice, DataForm, build_pooled, can_build_pooled
 from .choose_kernel import Decisions, choose_kernel

@@ -10,12 +10,12 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from .bits.rows import WideWords, accumulate_rows
 from .epilogue.program import Program
 from .epilogue.writer import EpilogueWriter, Index, load, store
 from .isa import Isa
 from .kernel import Kernel
 from .layouts.words import pack_channels, packed_shape
-from .packed_rows import WideWords, accumulate_rows
 from .shapes import Conv2dShape
 from .tir.llvm import extremum, link
 from .tir.loops import one_block, parallel_rows

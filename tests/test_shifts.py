@@ -12,8 +12,8 @@ from torch import nn
 import sbnn_tvm
 from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d
 from sbnn_tvm.passes.shift_pixels import shifts_of
+from sbnn_tvm.schedules.bits.shifts import shift_bits
 from sbnn_tvm.schedules.layouts.words import pack_channels
-from sbnn_tvm.schedules.shift_bits import shift_bits
 
 
 @pytest.mark.parametrize("target_name", X86 + ARM)

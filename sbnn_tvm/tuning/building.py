@@ -16,10 +16,10 @@ from sbnn_tvm.passes.candidates import Candidate
 from sbnn_tvm.passes.graph import channels_last
 from sbnn_tvm.passes.layer import Layer
 from sbnn_tvm.passes.lower import planes_of
+from sbnn_tvm.schedules.bits.packing import unpack
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.layouts.plane_conversions import planes_to_words, words_to_planes
-from sbnn_tvm.schedules.pack import unpack
 
 from ..linking import write_library
 from ..machine_code import MACHINE_CODE

@@ -10,10 +10,10 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from .isa import Isa
-from .kernel import Kernel
-from .layouts.words import pack_channels
-from .tir.loops import parallel_rows
+from ..isa import Isa
+from ..kernel import Kernel
+from ..layouts.words import pack_channels
+from ..tir.loops import parallel_rows
 
 
 def shift_bits(shape: tuple[int, int, int, int], shifts: np.ndarray, isa: Isa) -> Kernel:

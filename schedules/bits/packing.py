@@ -11,14 +11,14 @@ from tvm.tirx.script import builder as T
 
 from sbnn_tvm.domain import BinaryDomain, Domain
 
-from .epilogue.writer import Index, store
-from .isa import Isa
-from .kernel import Kernel
-from .layouts.words import packed_shape
-from .packed_rows import WideWords, accumulate_rows
-from .shapes import Conv2dShape
-from .tir.llvm import choose, link, spread
-from .tir.loops import for_blocks, parallel_rows
+from ..epilogue.writer import Index, store
+from ..isa import Isa
+from ..kernel import Kernel
+from ..layouts.words import packed_shape
+from ..shapes import Conv2dShape
+from ..tir.llvm import choose, link, spread
+from ..tir.loops import for_blocks, parallel_rows
+from .rows import WideWords, accumulate_rows
 
 
 def unpack(shape: tuple[int, ...], domain: Domain, isa: Isa) -> Kernel:

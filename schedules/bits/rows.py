@@ -9,11 +9,11 @@ from math import gcd, prod
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from .epilogue.writer import Index, load, store
-from .isa import Isa
-from .shapes import Conv2dShape
-from .tir.loops import for_blocks
-from .window import taps_inside
+from ..epilogue.writer import Index, load, store
+from ..isa import Isa
+from ..shapes import Conv2dShape
+from ..tir.loops import for_blocks
+from ..window import taps_inside
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Kernels on packed words without weights: packing, shifts, sums over windows."""
