@@ -37,7 +37,7 @@ from sbnn_tvm.machine_code import MACHINE_CODE
 from sbnn_tvm.passes import cost_factors
 from sbnn_tvm.passes.cost_factors import FACTORS, Factors
 from sbnn_tvm.passes.cost_model import popcount_steps, sparse_steps, transpose_steps
-from sbnn_tvm.schedules.conv2d import popcount_conv2d
+from sbnn_tvm.schedules.direct.conv2d import popcount_conv2d
 from sbnn_tvm.schedules.epilogue.program import Epilogue, IntegerThreshold
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
-from sbnn_tvm.schedules.conv2d import popcount_conv2d
+from sbnn_tvm.schedules.direct.conv2d import popcount_conv2d
 from sbnn_tvm.schedules.epilogue.program import IntegerThreshold
 from sbnn_tvm.schedules.layouts.bit_planes import PlaneLayout, plane_layout
 from sbnn_tvm.schedules.layouts.words import pack_channels

@@ -8,11 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from sbnn_tvm.domain import SIGN, BinaryDomain
-from sbnn_tvm.schedules.isa import AVX512_VPOPCNTDQ, Isa
-from sbnn_tvm.schedules.layouts.bit_planes import PlaneLayout, plane_layout
-from sbnn_tvm.schedules.plane_counting import PlaneCounting
-from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.tiles import (
+from sbnn_tvm.schedules.direct.tiles import (
     THREE,
     THREE_INSTRUCTIONS,
     Arithmetic,
@@ -20,6 +16,10 @@ from sbnn_tvm.schedules.tiles import (
     popcount_by_lookup,
     popcount_by_threes,
 )
+from sbnn_tvm.schedules.isa import AVX512_VPOPCNTDQ, Isa
+from sbnn_tvm.schedules.layouts.bit_planes import PlaneLayout, plane_layout
+from sbnn_tvm.schedules.plane_counting import PlaneCounting
+from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.weight_lists import TAIL
 
 from .cost_factors import FACTORS, Factors
@@ -67,14 +67,14 @@ def sparse_pays(
 
 
 def popcount_cost(conv: Conv2dShape, isa: Isa, floats: bool) -> float:
-    """Cost of schedules.conv2d.popcount_conv2d; the arguments are those of ``popcount_steps``."""
+    """Cost of schedules.direct.conv2d.popcount_conv2d; the arguments are those of ``popcount_steps``."""
     taps = conv.kernel[0] * conv.kernel[1]
     weights = conv.out_channels * taps * isa.words(conv.group_in_channels) * isa.word_bits // 8
     return FACTORS[isa.name].cost(popcount_steps(conv, isa, floats)) + _fetched(weights, isa)
 
 
 def popcount_steps(conv: Conv2dShape, isa: Isa, floats: bool) -> Factors:
-    """Steps of schedules.conv2d.popcount_conv2d: one for each vector of packed words, or less where three are one step.
+    """Steps of schedules.direct.conv2d.popcount_conv2d: one for each vector of packed words, or less where three are one step.
 
     Args:
         conv: The layer.

@@ -11,10 +11,10 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from sbnn_tvm.schedules.direct.popcount_lookup import lookup
+from sbnn_tvm.schedules.direct.popcount_threes import COUNT
+from sbnn_tvm.schedules.direct.tiles import THREE
 from sbnn_tvm.schedules.isa import AVX512_VPOPCNTDQ, Isa
-from sbnn_tvm.schedules.popcount_lookup import lookup
-from sbnn_tvm.schedules.popcount_threes import COUNT
-from sbnn_tvm.schedules.tiles import THREE
 from sbnn_tvm.schedules.tir.llvm import LlvmFunction, link
 
 from .bench import interleave

@@ -29,7 +29,7 @@ from tvm.tirx.script import builder as T
 
 from sbnn_tvm.domain import Domain
 
-from .dense import dense_shape
+from .direct.dense import dense_shape
 from .epilogue.program import Program
 from .epilogue.writer import EpilogueWriter, Index
 from .isa import Isa

@@ -13,8 +13,9 @@ import pytest
 from kernel_execution import run, target_for
 
 from sbnn_tvm.schedules import isa as isas
-from sbnn_tvm.schedules.conv2d import float_conv2d, popcount_conv2d
-from sbnn_tvm.schedules.dense import float_dense, popcount_dense
+from sbnn_tvm.schedules.direct.conv2d import float_conv2d, popcount_conv2d
+from sbnn_tvm.schedules.direct.dense import float_dense, popcount_dense
+from sbnn_tvm.schedules.direct.tiles import Tile, tiles
 from sbnn_tvm.schedules.epilogue.interpreter import evaluate
 from sbnn_tvm.schedules.epilogue.program import (
     STORE,
@@ -33,7 +34,6 @@ from sbnn_tvm.schedules.epilogue.program import (
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.layouts.words import pack_channels
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.tiles import Tile, tiles
 
 # One for each way to generate code: vector popcount (native, where the machine has it), byte shuffle, neither; NEON.
 TARGETS = ["native", "x86-64-v4", "x86-64-v3", "x86-64", "arm", "armv7"]

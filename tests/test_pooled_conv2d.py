@@ -11,8 +11,11 @@ from small_models import small_model
 
 import sbnn_tvm
 from sbnn_tvm.passes import build_kernel
-from sbnn_tvm.schedules import pooled_conv2d as module
-from sbnn_tvm.schedules.conv2d import float_conv2d
+from sbnn_tvm.schedules.direct import pooled_conv2d as module
+from sbnn_tvm.schedules.direct.conv2d import float_conv2d
+from sbnn_tvm.schedules.direct.filtered_rows import filters_pay
+from sbnn_tvm.schedules.direct.minimal_filters import MOST_TAPS, OUTPUTS, minimal_filter
+from sbnn_tvm.schedules.direct.pooled_conv2d import can_pool, pooled_conv2d
 from sbnn_tvm.schedules.epilogue.program import (
     STORE,
     BitsOutput,
@@ -25,10 +28,7 @@ from sbnn_tvm.schedules.epilogue.program import (
     Step,
     Tensor,
 )
-from sbnn_tvm.schedules.filtered_rows import filters_pay
-from sbnn_tvm.schedules.minimal_filters import MOST_TAPS, OUTPUTS, minimal_filter
 from sbnn_tvm.schedules.pool import max_pool2d
-from sbnn_tvm.schedules.pooled_conv2d import can_pool, pooled_conv2d
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
 Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int]]

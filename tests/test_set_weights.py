@@ -9,8 +9,8 @@ from test_bit_serial_kernels import codes_of, integer_thresholds, pack_groups
 from test_conv2d_kernels import FEWER, SHAPES, TARGETS, convolve, rich_program
 
 from sbnn_tvm.domain import BIT, BinaryDomain
-from sbnn_tvm.schedules.conv2d import popcount_conv2d
-from sbnn_tvm.schedules.dense import popcount_dense
+from sbnn_tvm.schedules.direct.conv2d import popcount_conv2d
+from sbnn_tvm.schedules.direct.dense import popcount_dense
 from sbnn_tvm.schedules.epilogue.interpreter import evaluate
 from sbnn_tvm.schedules.epilogue.program import STORE
 from sbnn_tvm.schedules.layouts.words import pack_codes

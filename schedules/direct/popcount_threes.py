@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import tirx
 
-from .direct_conv2d import Arithmetic
+from ..tir.llvm import LlvmFunction
+from .loop_nest import Arithmetic
 from .tiles import THREE
-from .tir.llvm import LlvmFunction
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,17 +24,17 @@ from tvm.tirx.script import builder as T
 
 from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
 
-from .direct_conv2d import Arithmetic, Axis, DirectConv2d, Sink
-from .epilogue.program import Epilogue, IntegerThreshold, code_bits
-from .epilogue.writer import EpilogueWriter, Index, store_code
-from .isa import Isa
-from .kernel import Kernel
-from .layouts.words import pack_channels, pack_codes, packed_shape
+from ..epilogue.program import Epilogue, IntegerThreshold, code_bits
+from ..epilogue.writer import EpilogueWriter, Index, store_code
+from ..isa import Isa
+from ..kernel import Kernel
+from ..layouts.words import pack_channels, pack_codes, packed_shape
+from ..shapes import Conv2dShape
+from ..tir.llvm import LlvmFunction, pack
+from .loop_nest import Arithmetic, Axis, DirectConv2d, Sink
 from .popcount_lookup import PopcountLookup
 from .popcount_threes import PopcountThrees, join_weights
-from .shapes import Conv2dShape
 from .tiles import Tile, default_tile, lanes, popcount_by_lookup, popcount_by_threes
-from .tir.llvm import LlvmFunction, pack
 
 # Tables of thresholds up to this size, in bytes, are stored as the kernel compares them.
 _SMALL_TABLE = 16 * 1024

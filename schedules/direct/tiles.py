@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from math import gcd
 from typing import Literal
 
-from .isa import AVX512_VPOPCNTDQ, Isa
-from .shapes import Conv2dShape
+from ..isa import AVX512_VPOPCNTDQ, Isa
+from ..shapes import Conv2dShape
 
 # The weights of a block are read again for every tile: they should stay in a part of the second-level cache.
 _CACHED_WEIGHTS = 640 * 1024

@@ -25,14 +25,14 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from .direct_conv2d import Store
-from .epilogue.writer import load, store
-from .isa import Isa
-from .layouts.channels_last import transposed
+from ..epilogue.writer import load, store
+from ..isa import Isa
+from ..layouts.channels_last import transposed
+from ..shapes import Conv2dShape
+from ..tir.loops import parallel_rows
+from .loop_nest import Store
 from .minimal_filters import MOST_TAPS, OUTPUTS, MinimalFilter, minimal_filter
-from .shapes import Conv2dShape
 from .tiles import Tile, default_tile
-from .tir.loops import parallel_rows
 
 # The share of the direct way's multiply-adds that must suffice: transforms move data, too.
 _WORTHWHILE = 0.75

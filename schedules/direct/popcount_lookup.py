@@ -14,8 +14,8 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from .direct_conv2d import Arithmetic, Partial
-from .tir.llvm import LlvmFunction
+from ..tir.llvm import LlvmFunction
+from .loop_nest import Arithmetic, Partial
 
 
 @dataclass(frozen=True, eq=False)

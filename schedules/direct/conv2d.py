@@ -6,12 +6,12 @@ import numpy as np
 
 from sbnn_tvm.domain import SIGN, BinaryDomain
 
-from .direct_float import direct_float
-from .direct_popcount import direct_popcount
-from .epilogue.program import Epilogue, Program
-from .isa import Isa
-from .kernel import Kernel
-from .shapes import Conv2dShape
+from ..epilogue.program import Epilogue, Program
+from ..isa import Isa
+from ..kernel import Kernel
+from ..shapes import Conv2dShape
+from .float32 import direct_float
+from .popcount import direct_popcount
 from .tiles import Tile
 
 

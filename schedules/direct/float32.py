@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from .direct_conv2d import Arithmetic, Axis, DirectConv2d
-from .epilogue.program import Program
-from .epilogue.writer import EpilogueWriter
-from .isa import Isa
-from .kernel import Kernel
-from .shapes import Conv2dShape
+from ..epilogue.program import Program
+from ..epilogue.writer import EpilogueWriter
+from ..isa import Isa
+from ..kernel import Kernel
+from ..shapes import Conv2dShape
+from .loop_nest import Arithmetic, Axis, DirectConv2d
 from .tiles import Tile, default_tile, lanes
 
 

@@ -6,13 +6,13 @@ import numpy as np
 
 from sbnn_tvm.domain import SIGN, BinaryDomain
 
-from .direct_float import direct_float
-from .direct_popcount import direct_popcount
-from .epilogue.program import Epilogue, Program
-from .isa import Isa
-from .kernel import Kernel
-from .layouts.words import packed_shape
-from .shapes import Conv2dShape
+from ..epilogue.program import Epilogue, Program
+from ..isa import Isa
+from ..kernel import Kernel
+from ..layouts.words import packed_shape
+from ..shapes import Conv2dShape
+from .float32 import direct_float
+from .popcount import direct_popcount
 from .tiles import Tile
 
 

@@ -31,12 +31,12 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from .epilogue.writer import Index
-from .kernel import Kernel
-from .shapes import Conv2dShape
+from ..epilogue.writer import Index
+from ..kernel import Kernel
+from ..shapes import Conv2dShape
+from ..tir.llvm import LlvmFunction, link
+from ..tir.loops import parallel_rows
 from .tiles import Tile
-from .tir.llvm import LlvmFunction, link
-from .tir.loops import parallel_rows
 
 # Channels that are stored at once after a row was collected: a multiple of 8 and a divisor of every word.
 _COLLECTED_RUN = 16

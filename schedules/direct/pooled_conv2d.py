@@ -24,18 +24,18 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from .direct_conv2d import DirectConv2d, Nest, Store, padded_image
-from .direct_float import float_convolution
-from .epilogue.program import FloatOutput, Program, TensorOperand
-from .epilogue.writer import EpilogueWriter, Index, load, store
+from ..epilogue.program import FloatOutput, Program, TensorOperand
+from ..epilogue.writer import EpilogueWriter, Index, load, store
+from ..isa import Isa
+from ..kernel import Kernel
+from ..shapes import Conv2dShape
+from ..tir.llvm import LlvmFunction, extremum, link
+from ..tir.loops import parallel_rows
+from ..window import check_windows, for_columns
 from .filtered_rows import FilteredRows, filters_pay
-from .isa import Isa
-from .kernel import Kernel
-from .shapes import Conv2dShape
+from .float32 import float_convolution
+from .loop_nest import DirectConv2d, Nest, Store, padded_image
 from .tiles import Tile
-from .tir.llvm import LlvmFunction, extremum, link
-from .tir.loops import parallel_rows
-from .window import check_windows, for_columns
 
 # Of the rows of the convolution so many are computed twice at most, by bands that meet.
 _TWICE = 1 / 50
