@@ -21,11 +21,11 @@ from rich.table import Table
 
 from sbnn_tvm.emulator import Emulator
 from sbnn_tvm.passes.cost_model import sparse_pays
+from sbnn_tvm.schedules.counters.conv2d import sparse_conv2d
 from sbnn_tvm.schedules.direct.conv2d import popcount_conv2d
 from sbnn_tvm.schedules.epilogue.program import IntegerThreshold
 from sbnn_tvm.schedules.layouts.bit_planes import plane_layout
 from sbnn_tvm.schedules.layouts.words import pack_channels, unpack_channels
-from sbnn_tvm.schedules.sparse_conv2d import sparse_conv2d
 from sbnn_tvm.targets import CpuTarget, resolve
 
 MOST = {BINARY_LAYERS[0].name: 3.2}

@@ -29,12 +29,12 @@ from rich.console import Console
 from rich.table import Table
 
 from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
+from sbnn_tvm.schedules.counters.conv2d import sparse_conv2d
 from sbnn_tvm.schedules.direct.conv2d import popcount_conv2d
 from sbnn_tvm.schedules.epilogue.program import IntegerThreshold
 from sbnn_tvm.schedules.layouts.bit_planes import PlaneLayout, plane_layout
 from sbnn_tvm.schedules.layouts.words import pack_channels
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.sparse_conv2d import sparse_conv2d
 from sbnn_tvm.targets import CpuTarget, resolve
 from sbnn_tvm.threads import use_threads
 

@@ -8,6 +8,7 @@ from enum import Enum
 
 from sbnn_tvm.schedules.bits.packing import window_sum
 from sbnn_tvm.schedules.bits.shifts import shift_bits
+from sbnn_tvm.schedules.counters.conv2d import sparse_conv2d
 from sbnn_tvm.schedules.depthwise import depthwise_conv2d
 from sbnn_tvm.schedules.direct.conv2d import float_conv2d, popcount_conv2d
 from sbnn_tvm.schedules.direct.dense import float_dense, popcount_dense
@@ -20,7 +21,6 @@ from sbnn_tvm.schedules.pool import avg_pool2d, global_avg_pool2d, max_pool2d, m
 from sbnn_tvm.schedules.sample_mean import sample_mean
 from sbnn_tvm.schedules.select_channels import select_channels, select_channels_bits
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.sparse_conv2d import sparse_conv2d
 from sbnn_tvm.schedules.sparse_float import sparse_float_conv2d, sparse_float_dense
 from sbnn_tvm.schedules.tir.loops import one_thread
 

@@ -13,11 +13,11 @@ from enum import Enum
 
 import numpy as np
 
+from sbnn_tvm.schedules.counters.conv2d import cuts
+from sbnn_tvm.schedules.counters.counting import Cut
 from sbnn_tvm.schedules.direct.dense import dense_shape
 from sbnn_tvm.schedules.direct.tiles import Tile, tiles
 from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.plane_counting import Cut
-from sbnn_tvm.schedules.sparse_conv2d import cuts
 from sbnn_tvm.schedules.window import WindowTile, window_tiles
 
 from .cost_model import popcount_pays, sparse_pays

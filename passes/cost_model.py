@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from sbnn_tvm.domain import SIGN, BinaryDomain
+from sbnn_tvm.schedules.counters.counting import PlaneCounting
+from sbnn_tvm.schedules.counters.weight_lists import TAIL
 from sbnn_tvm.schedules.direct.tiles import (
     THREE,
     THREE_INSTRUCTIONS,
@@ -18,9 +20,7 @@ from sbnn_tvm.schedules.direct.tiles import (
 )
 from sbnn_tvm.schedules.isa import AVX512_VPOPCNTDQ, Isa
 from sbnn_tvm.schedules.layouts.bit_planes import PlaneLayout, plane_layout
-from sbnn_tvm.schedules.plane_counting import PlaneCounting
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.weight_lists import TAIL
 
 from .cost_factors import FACTORS, Factors
 
@@ -89,7 +89,7 @@ def popcount_steps(conv: Conv2dShape, isa: Isa, floats: bool) -> Factors:
 
 
 def sparse_cost(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool, domain: BinaryDomain = SIGN) -> float:
-    """Cost of schedules.sparse_conv2d.sparse_conv2d, with conversions from words and back to them.
+    """Cost of schedules.counters.adders.conv2d.sparse_conv2d, with conversions from words and back to them.
 
     Args:
         conv: The layer.
@@ -109,7 +109,7 @@ def _fetched(size: int, isa: Isa) -> float:
 
 
 def sparse_steps(conv: Conv2dShape, signs: np.ndarray, isa: Isa, floats: bool, domain: BinaryDomain = SIGN) -> Factors:
-    """Steps of schedules.sparse_conv2d.sparse_conv2d alone, planes to planes or to an epilogue.
+    """Steps of schedules.counters.adders.conv2d.sparse_conv2d alone, planes to planes or to an epilogue.
 
     Args:
         conv: The layer.

@@ -9,7 +9,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.schedules.count_squares import CountSquares
+from sbnn_tvm.schedules.counters.count_transpose import CountSquares
 from sbnn_tvm.schedules.kernel import Kernel
 
 RUN = 64

@@ -18,7 +18,8 @@ from tvm_ffi import structural_equal
 from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
 from sbnn_tvm.emulator import Emulator
 from sbnn_tvm.schedules import isa as isas
-from sbnn_tvm.schedules import plane_counting
+from sbnn_tvm.schedules.counters import counting as plane_counting
+from sbnn_tvm.schedules.counters.conv2d import cuts, sparse_conv2d
 from sbnn_tvm.schedules.epilogue.interpreter import evaluate
 from sbnn_tvm.schedules.epilogue.program import IntegerThreshold, WindowThreshold
 from sbnn_tvm.schedules.isa import Isa
@@ -26,7 +27,6 @@ from sbnn_tvm.schedules.layouts.bit_planes import ROW_BITS, PlaneLayout, plane_l
 from sbnn_tvm.schedules.layouts.plane_conversions import planes_to_words, words_to_planes
 from sbnn_tvm.schedules.layouts.words import pack_channels
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.sparse_conv2d import cuts, sparse_conv2d
 
 PADDED = Conv2dShape(3, 9, 9, 20, 18, (3, 3), (1, 1), (1, 1, 1, 1))
 MORE = {

@@ -3,7 +3,7 @@
 A plane is cut into vectors, and neighbouring pixels into different vectors, so that a tap of a convolution is, for most
 vectors, just another vector: with ``a`` row phases and ``b`` column phases pixel (y, x) of an image is in vector
 ``(y % a, x % b)``, there in bit ``x // b`` of lane ``y // a``. The lanes of a vector are ``row_bits`` wide; small maps
-have several images in one vector. Only taps that leave the phases need shifted copies (schedules/plane_window.py)::
+have several images in one vector. Only taps that leave the phases need shifted copies (schedules/counters/windows.py)::
 
     planes[block, y % a, x % b, channel, word]        block = image // images
     bit (image % images * rows + y // a) * row_bits + x // b of the vector, from the lowest of word 0 on

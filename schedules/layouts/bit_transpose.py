@@ -7,7 +7,7 @@ from functools import cache
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from ..counters import call_once
+from ..counters.adders import call_once
 from ..tir.llvm import LlvmFunction
 from .channels_last import transposed
 

@@ -16,8 +16,8 @@ import tvm
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from .isa import Family, Isa
-from .tir.llvm import LlvmFunction
+from ..isa import Family, Isa
+from ..tir.llvm import LlvmFunction
 
 Plane: TypeAlias = Callable[[], tirx.Expr]
 """Makes a plane where it is needed: early ones would fill the registers."""

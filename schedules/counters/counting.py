@@ -9,11 +9,11 @@ from itertools import pairwise
 import numpy as np
 from tvm import tirx
 
-from .isa import Isa
-from .layouts.bit_planes import PlaneLayout
-from .plane_window import PlaneWindow
-from .shapes import Conv2dShape
+from ..isa import Isa
+from ..layouts.bit_planes import PlaneLayout
+from ..shapes import Conv2dShape
 from .weight_lists import TAIL, WeightLists
+from .windows import PlaneWindow
 
 _TASKS = 16  # what a kernel is cut into, about, if its output has fewer vectors
 _WORD = 64

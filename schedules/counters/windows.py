@@ -21,10 +21,10 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from .epilogue.writer import Index
-from .layouts.bit_planes import PlaneLayout
-from .shapes import Conv2dShape
-from .tir.loops import parallel_rows
+from ..epilogue.writer import Index
+from ..layouts.bit_planes import PlaneLayout
+from ..shapes import Conv2dShape
+from ..tir.loops import parallel_rows
 
 
 @dataclass(frozen=True)

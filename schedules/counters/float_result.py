@@ -19,15 +19,15 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from .count_squares import CountSquares
-from .counters import words_of
-from .epilogue.program import Program
-from .epilogue.writer import EpilogueWriter
-from .layouts.bit_transpose import transpose_bytes
-from .layouts.plane_pixels import Pixel, column_of, row_of
-from .plane_counting import PlaneCounting
-from .plane_window_counts import WindowCounts
-from .tir.llvm import LlvmFunction
+from ..epilogue.program import Program
+from ..epilogue.writer import EpilogueWriter
+from ..layouts.bit_transpose import transpose_bytes
+from ..layouts.plane_pixels import Pixel, column_of, row_of
+from ..tir.llvm import LlvmFunction
+from .adders import words_of
+from .count_transpose import CountSquares
+from .counting import PlaneCounting
+from .window_counts import WindowCounts
 
 _TILE = 64  # the constants of the epilogue have a multiple of so many channels
 

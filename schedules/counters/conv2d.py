@@ -28,19 +28,19 @@ from tvm.tirx.script import builder as T
 
 from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
 
-from .counters import Adder, Counters, Plane, call_once, load_pieces, load_plane, load_words, store_words, words_of
-from .epilogue.program import Epilogue, Program, WindowThreshold
-from .isa import Isa
-from .kernel import IN_PLACE, Kernel
-from .layouts.bit_planes import PlaneLayout, plane_layout
-from .plane_counting import Cut, PlaneCounting, WindowTerm
-from .plane_float import FloatSink
-from .plane_threshold import ThresholdSink
-from .plane_window_counts import WindowCounts
-from .shapes import Conv2dShape
-from .tir.llvm import LlvmFunction, link
-from .tir.loops import GRAIN, one_thread, parallel_rows
+from ..epilogue.program import Epilogue, Program, WindowThreshold
+from ..isa import Isa
+from ..kernel import IN_PLACE, Kernel
+from ..layouts.bit_planes import PlaneLayout, plane_layout
+from ..shapes import Conv2dShape
+from ..tir.llvm import LlvmFunction, link
+from ..tir.loops import GRAIN, one_thread, parallel_rows
+from .adders import Adder, Counters, Plane, call_once, load_pieces, load_plane, load_words, store_words, words_of
+from .counting import Cut, PlaneCounting, WindowTerm
+from .float_result import FloatSink
+from .threshold_result import ThresholdSink
 from .weight_lists import TAIL
+from .window_counts import WindowCounts
 
 
 def sparse_conv2d(

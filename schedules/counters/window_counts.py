@@ -8,11 +8,11 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from .counters import Adder, Counters, Plane, call_once, load_plane, load_words, store_words, words_dtype
-from .layouts.bit_planes import PlaneLayout
-from .plane_counting import PlaneCounting
-from .tir.llvm import LlvmFunction
-from .tir.loops import parallel_rows
+from ..layouts.bit_planes import PlaneLayout
+from ..tir.llvm import LlvmFunction
+from ..tir.loops import parallel_rows
+from .adders import Adder, Counters, Plane, call_once, load_plane, load_words, store_words, words_dtype
+from .counting import PlaneCounting
 
 _CHANNELS = 16  # that are added at once
 

@@ -18,11 +18,11 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from .counters import Adder, Counters, load_words, store_words, words_of
-from .epilogue.program import IntegerThreshold, WindowThreshold
-from .plane_counting import PlaneCounting
-from .plane_window_counts import WindowCounts
-from .tir.llvm import LlvmFunction
+from ..epilogue.program import IntegerThreshold, WindowThreshold
+from ..tir.llvm import LlvmFunction
+from .adders import Adder, Counters, load_words, store_words, words_of
+from .counting import PlaneCounting
+from .window_counts import WindowCounts
 
 _Limit = Callable[[int], tirx.Expr]
 
