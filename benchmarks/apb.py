@@ -39,7 +39,7 @@ from sbnn_tvm.schedules.epilogue.program import (
 )
 from sbnn_tvm.schedules.layouts.words import pack_codes
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.sparse_float import sparse_float_conv2d
+from sbnn_tvm.schedules.sparse_float.kernel import sparse_float_conv2d
 from sbnn_tvm.targets import CpuTarget, resolve
 from sbnn_tvm.threads import use_threads
 

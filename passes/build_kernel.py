@@ -21,7 +21,7 @@ from sbnn_tvm.schedules.pool import avg_pool2d, global_avg_pool2d, max_pool2d, m
 from sbnn_tvm.schedules.sample_mean import sample_mean
 from sbnn_tvm.schedules.select_channels import select_channels, select_channels_bits
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.sparse_float import sparse_float_conv2d, sparse_float_dense
+from sbnn_tvm.schedules.sparse_float.kernel import sparse_float_conv2d, sparse_float_dense
 from sbnn_tvm.schedules.tir.loops import one_thread
 
 from .candidates import Candidate, Family, Tuned

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sbnn_tvm.domain import Domain
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.sparse_float import vector_steps
+from sbnn_tvm.schedules.sparse_float.kernel import vector_steps
 
 
 @dataclass(frozen=True)

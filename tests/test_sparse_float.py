@@ -22,7 +22,7 @@ from sbnn_tvm.schedules.epilogue.program import STORE, BitsOutput, FloatOutput, 
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.layouts.words import pack_codes
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.schedules.sparse_float import pixel_tile, sparse_float_conv2d, sparse_float_dense
+from sbnn_tvm.schedules.sparse_float.kernel import pixel_tile, sparse_float_conv2d, sparse_float_dense
 
 MORE = {
     **SHAPES,

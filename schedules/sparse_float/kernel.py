@@ -29,16 +29,16 @@ from tvm.tirx.script import builder as T
 
 from sbnn_tvm.domain import Domain
 
-from .direct.dense import dense_shape
-from .epilogue.program import Program
-from .epilogue.writer import EpilogueWriter, Index
-from .isa import Isa
-from .kernel import Kernel
-from .layouts.channels_last import transposed
-from .shapes import Conv2dShape
-from .sparse_float_input import Input, Pixels, Planes, Source
-from .tir.llvm import link
-from .tir.loops import parallel_rows
+from ..direct.dense import dense_shape
+from ..epilogue.program import Program
+from ..epilogue.writer import EpilogueWriter, Index
+from ..isa import Isa
+from ..kernel import Kernel
+from ..layouts.channels_last import transposed
+from ..shapes import Conv2dShape
+from ..tir.llvm import link
+from ..tir.loops import parallel_rows
+from .input_planes import Input, Pixels, Planes, Source
 
 RUN = 16
 """Output channels of a task: what the epilogue gets at once."""

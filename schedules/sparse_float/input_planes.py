@@ -21,12 +21,12 @@ from tvm.tirx.script import builder as T
 
 from sbnn_tvm.domain import Domain
 
-from .epilogue.writer import Index, load, store
-from .isa import Isa
-from .layouts.channels_last import transposed
-from .layouts.words import packed_shape
-from .shapes import Conv2dShape
-from .tir.loops import for_blocks, one_block, parallel_rows
+from ..epilogue.writer import Index, load, store
+from ..isa import Isa
+from ..layouts.channels_last import transposed
+from ..layouts.words import packed_shape
+from ..shapes import Conv2dShape
+from ..tir.loops import for_blocks, one_block, parallel_rows
 
 
 @dataclass(frozen=True, eq=False)
