@@ -27,7 +27,6 @@ from rich.table import Table
 from sbnn_tvm.domain import SIGN
 from sbnn_tvm.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.bits.packing import regroup, unpack, window_sum
-from sbnn_tvm.schedules.depthwise import depthwise_conv2d
 from sbnn_tvm.schedules.elementwise import elementwise
 from sbnn_tvm.schedules.epilogue.program import (
     STORE,
@@ -42,8 +41,9 @@ from sbnn_tvm.schedules.epilogue.program import (
 )
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.layouts.channels_last import nchw_to_nhwc, nhwc_to_nchw
-from sbnn_tvm.schedules.pool import avg_pool2d, global_avg_pool2d, max_pool2d, max_pool2d_bits
 from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.windows.depthwise import depthwise_conv2d
+from sbnn_tvm.schedules.windows.pooling import avg_pool2d, global_avg_pool2d, max_pool2d, max_pool2d_bits
 from sbnn_tvm.targets import resolve
 
 TARGET = resolve("native")

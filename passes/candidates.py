@@ -18,7 +18,7 @@ from sbnn_tvm.schedules.counters.counting import Cut
 from sbnn_tvm.schedules.direct.dense import dense_shape
 from sbnn_tvm.schedules.direct.tiles import Tile, tiles
 from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.window import WindowTile, window_tiles
+from sbnn_tvm.schedules.windows.template import WindowTile, window_tiles
 
 from .cost_model import popcount_pays, sparse_pays
 from .fit_epilogue import fit_counters, fit_epilogue

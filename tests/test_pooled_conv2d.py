@@ -28,8 +28,8 @@ from sbnn_tvm.schedules.epilogue.program import (
     Step,
     Tensor,
 )
-from sbnn_tvm.schedules.pool import max_pool2d
 from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.windows.pooling import max_pool2d
 
 Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int]]
 """Kernel, strides and padding of a pooling."""

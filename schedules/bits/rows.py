@@ -13,7 +13,7 @@ from ..epilogue.writer import Index, load, store
 from ..isa import Isa
 from ..shapes import Conv2dShape
 from ..tir.loops import for_blocks
-from ..window import taps_inside
+from ..windows.template import taps_inside
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from ..kernel import Kernel
 from ..shapes import Conv2dShape
 from ..tir.llvm import LlvmFunction, extremum, link
 from ..tir.loops import parallel_rows
-from ..window import check_windows, for_columns
+from ..windows.template import check_windows, for_columns
 from .filtered_rows import FilteredRows, filters_pay
 from .float32 import float_convolution
 from .loop_nest import DirectConv2d, Nest, Store, padded_image

@@ -22,13 +22,13 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from .epilogue.program import Program
-from .epilogue.writer import EpilogueWriter, Index, load, store
-from .isa import Isa
-from .kernel import Kernel
-from .shapes import Conv2dShape
-from .tir.llvm import LlvmFunction, link
-from .tir.loops import for_blocks, parallel_rows
+from ..epilogue.program import Program
+from ..epilogue.writer import EpilogueWriter, Index, load, store
+from ..isa import Isa
+from ..kernel import Kernel
+from ..shapes import Conv2dShape
+from ..tir.llvm import LlvmFunction, link
+from ..tir.loops import for_blocks, parallel_rows
 
 MAX_TILE = 8  # pixels; beyond that loads are amortised and code only grows
 

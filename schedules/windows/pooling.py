@@ -10,16 +10,16 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from .bits.rows import WideWords, accumulate_rows
-from .epilogue.program import Program
-from .epilogue.writer import EpilogueWriter, Index, load, store
-from .isa import Isa
-from .kernel import Kernel
-from .layouts.words import pack_channels, packed_shape
-from .shapes import Conv2dShape
-from .tir.llvm import extremum, link
-from .tir.loops import one_block, parallel_rows
-from .window import WindowOperation, WindowTile, check_windows, for_columns, taps_inside, window_kernel
+from ..bits.rows import WideWords, accumulate_rows
+from ..epilogue.program import Program
+from ..epilogue.writer import EpilogueWriter, Index, load, store
+from ..isa import Isa
+from ..kernel import Kernel
+from ..layouts.words import pack_channels, packed_shape
+from ..shapes import Conv2dShape
+from ..tir.llvm import extremum, link
+from ..tir.loops import one_block, parallel_rows
+from .template import WindowOperation, WindowTile, check_windows, for_columns, taps_inside, window_kernel
 
 
 def max_pool2d(shape: Conv2dShape, epilogue: Program, isa: Isa, tile: WindowTile | None = None) -> Kernel:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from tvm import tirx
 
-from .epilogue.program import Program
-from .isa import Isa
-from .kernel import Kernel
-from .shapes import Conv2dShape
-from .window import WindowOperation, WindowTile, window_kernel
+from ..epilogue.program import Program
+from ..isa import Isa
+from ..kernel import Kernel
+from ..shapes import Conv2dShape
+from .template import WindowOperation, WindowTile, window_kernel
 
 
 def depthwise_conv2d(

@@ -1,0 +1,1 @@
+"""Sliding windows that keep channels apart: poolings and the depthwise convolution."""
