@@ -27,7 +27,7 @@ from rich.table import Table
 from sbnn_tvm.domain import SIGN
 from sbnn_tvm.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.bits.packing import regroup, unpack, window_sum
-from sbnn_tvm.schedules.elementwise import elementwise
+from sbnn_tvm.schedules.elementwise.maps import elementwise
 from sbnn_tvm.schedules.epilogue.program import (
     STORE,
     BitsOutput,

@@ -12,12 +12,12 @@ from sbnn_tvm.schedules.counters.conv2d import sparse_conv2d
 from sbnn_tvm.schedules.direct.conv2d import float_conv2d, popcount_conv2d
 from sbnn_tvm.schedules.direct.dense import float_dense, popcount_dense
 from sbnn_tvm.schedules.direct.pooled_conv2d import can_pool, pooled_conv2d
-from sbnn_tvm.schedules.elementwise import elementwise
+from sbnn_tvm.schedules.elementwise.channel_selection import select_channels, select_channels_bits
+from sbnn_tvm.schedules.elementwise.maps import elementwise
+from sbnn_tvm.schedules.elementwise.sample_mean import sample_mean
 from sbnn_tvm.schedules.epilogue.program import WindowThreshold
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.sample_mean import sample_mean
-from sbnn_tvm.schedules.select_channels import select_channels, select_channels_bits
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.sparse_float.kernel import sparse_float_conv2d, sparse_float_dense
 from sbnn_tvm.schedules.tir.loops import one_thread

@@ -13,6 +13,7 @@ from tvm.ir import Call
 from tvm.relax import Expr, Var
 
 from sbnn_tvm.domain import BIT, SIGN, BinaryDomain, Domain, Levels
+from sbnn_tvm.schedules.elementwise.channel_selection import Selection
 from sbnn_tvm.schedules.epilogue.program import (
     BitsOutput,
     Channel,
@@ -30,7 +31,6 @@ from sbnn_tvm.schedules.epilogue.program import (
     Tensor,
     WindowThreshold,
 )
-from sbnn_tvm.schedules.select_channels import Selection
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
 from .graph import Graph, channel_axis, constant, is_a_pixel, is_a_sample, op_name, shape, without_pixels

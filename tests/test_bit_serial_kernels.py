@@ -9,7 +9,7 @@ from test_conv2d_kernels import FEWER, SHAPES, TARGETS, convolve, rich_program, 
 
 from sbnn_tvm.schedules.direct.conv2d import float_conv2d, popcount_conv2d
 from sbnn_tvm.schedules.direct.dense import popcount_dense
-from sbnn_tvm.schedules.elementwise import elementwise
+from sbnn_tvm.schedules.elementwise.maps import elementwise
 from sbnn_tvm.schedules.epilogue.interpreter import evaluate
 from sbnn_tvm.schedules.epilogue.program import (
     STORE,

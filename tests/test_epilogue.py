@@ -13,7 +13,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from sbnn_tvm.schedules import isa as isas
-from sbnn_tvm.schedules.elementwise import elementwise
+from sbnn_tvm.schedules.elementwise.maps import elementwise
 from sbnn_tvm.schedules.epilogue.interpreter import evaluate
 from sbnn_tvm.schedules.epilogue.program import (
     STORE,

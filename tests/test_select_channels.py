@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from kernel_execution import ARM, X86, run, target_for
 
+from sbnn_tvm.schedules.elementwise.channel_selection import Selection, Source, select_channels, select_channels_bits
 from sbnn_tvm.schedules.epilogue.interpreter import evaluate
 from sbnn_tvm.schedules.epilogue.program import STORE, BitsOutput, Channel, FloatOutput, Program, Ref, Step, Tensor
 from sbnn_tvm.schedules.layouts.words import pack_channels
-from sbnn_tvm.schedules.select_channels import Selection, Source, select_channels, select_channels_bits
 
 RNG = np.random.default_rng(3)
 

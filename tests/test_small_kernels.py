@@ -11,6 +11,7 @@ from kernel_execution import ARM, X86, run, target_for
 from sbnn_tvm.domain import BinaryDomain
 from sbnn_tvm.schedules import isa as isas
 from sbnn_tvm.schedules.bits.packing import regroup, unpack, window_sum
+from sbnn_tvm.schedules.elementwise.sample_mean import sample_mean
 from sbnn_tvm.schedules.epilogue.interpreter import evaluate
 from sbnn_tvm.schedules.epilogue.program import (
     STORE,
@@ -25,7 +26,6 @@ from sbnn_tvm.schedules.epilogue.program import (
 )
 from sbnn_tvm.schedules.layouts.channels_last import nchw_to_nhwc, nhwc_to_nchw
 from sbnn_tvm.schedules.layouts.words import pack_channels, pack_codes
-from sbnn_tvm.schedules.sample_mean import sample_mean
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.windows.depthwise import depthwise_conv2d
 from sbnn_tvm.schedules.windows.pooling import avg_pool2d, global_avg_pool2d, max_pool2d, max_pool2d_bits

@@ -6,10 +6,10 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from .epilogue.writer import load, store
-from .isa import Isa
-from .kernel import Kernel
-from .tir.loops import parallel_rows
+from ..epilogue.writer import load, store
+from ..isa import Isa
+from ..kernel import Kernel
+from ..tir.loops import parallel_rows
 
 _SUMS = 64
 """Partial sums of a sample: value i belongs to sum i mod 64."""

@@ -13,12 +13,12 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from .epilogue.program import Program
-from .epilogue.writer import EpilogueWriter, Index
-from .isa import Isa
-from .kernel import Kernel
-from .tir.llvm import link
-from .tir.loops import parallel_rows
+from ..epilogue.program import Program
+from ..epilogue.writer import EpilogueWriter, Index
+from ..isa import Isa
+from ..kernel import Kernel
+from ..tir.llvm import link
+from ..tir.loops import parallel_rows
 
 MAX_GAP = 4
 """Unused channels that are loaded along with their neighbours, rather than to load twice."""

@@ -7,12 +7,12 @@ from functools import partial
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from .epilogue.program import Program
-from .epilogue.writer import EpilogueWriter, Index, load
-from .isa import Isa
-from .kernel import Kernel
-from .tir.llvm import link
-from .tir.loops import for_blocks, parallel_rows
+from ..epilogue.program import Program
+from ..epilogue.writer import EpilogueWriter, Index, load
+from ..isa import Isa
+from ..kernel import Kernel
+from ..tir.llvm import link
+from ..tir.loops import for_blocks, parallel_rows
 
 
 def elementwise(shape: tuple[int, ...], epilogue: Program, isa: Isa) -> Kernel:

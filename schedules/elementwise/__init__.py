@@ -1,0 +1,1 @@
+"""Kernels without a window: elementwise maps, selections of channels, means."""
