@@ -22,9 +22,9 @@ from tvm.relax import Expr, Var, op
 from sbnn_tvm.domain import Domain
 from sbnn_tvm.errors import CompileError
 from sbnn_tvm.schedules.bits.packing import regroup, unpack
+from sbnn_tvm.schedules.coded.expansion import Expansion, expansion
 from sbnn_tvm.schedules.elementwise.maps import elementwise
 from sbnn_tvm.schedules.epilogue.program import BitsOutput, LevelsOutput, Program, Ref, Scalar
-from sbnn_tvm.schedules.expansion import Expansion, expansion
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.layouts.bit_planes import PlaneLayout, plane_layout

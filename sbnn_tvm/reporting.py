@@ -14,8 +14,8 @@ from sbnn_tvm.passes.layer import Layer
 from sbnn_tvm.passes.lower import Lowered, LoweredLayer
 from sbnn_tvm.passes.pipeline import Options
 from sbnn_tvm.passes.recognise import REWRITTEN, BinaryWeight
+from sbnn_tvm.schedules.coded.expansion import Expansion
 from sbnn_tvm.schedules.epilogue.program import Channel, Ref, Scalar
-from sbnn_tvm.schedules.expansion import Expansion
 
 from .report import COST_MODEL, TUNED, UNSCHEDULED, YOU, LayerReport, Report
 from .tuning.use import Tuning, known_machines

@@ -10,7 +10,7 @@ from kernel_execution import target_for
 
 from sbnn_tvm.emulator import Emulator
 from sbnn_tvm.machine_code import MACHINE_CODE
-from sbnn_tvm.schedules.expansion import expansion
+from sbnn_tvm.schedules.coded.expansion import expansion
 
 RNG = np.random.default_rng(0)
 

@@ -8,8 +8,8 @@ from tvm.tirx.script import builder as T
 
 from sbnn_tvm.coding import Rice
 
+from ..kernel import Kernel
 from .bit_stream import expanding_kernel, int64, length, positions
-from .kernel import Kernel
 
 _MOST_SET = 0.9
 

@@ -10,7 +10,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from .kernel import Kernel
+from ..kernel import Kernel
 
 
 def expanding_kernel(

@@ -13,8 +13,8 @@ from tvm.tirx.script import builder as T
 
 from sbnn_tvm.coding import pack_fields
 
+from ..kernel import Kernel
 from .bit_stream import Variables, expanding_kernel, field, int64, length
-from .kernel import Kernel
 
 _TAPS = (9, 4, 25)  # of kernels that are looked for: 3x3, 2x2, 5x5
 _MOST_BITS = 12  # of an index

@@ -8,8 +8,8 @@ from tvm.tirx.script import builder as T
 
 from sbnn_tvm.coding import pack_fields
 
+from ..kernel import Kernel
 from .bit_stream import Variables, expanding_kernel, field, int64, length
-from .kernel import Kernel
 
 _MOST_BITS = 12  # of an index
 

@@ -10,8 +10,8 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
+from ..kernel import Kernel
 from .bit_stream import Variables, bit, expanding_kernel, field, int64, length
-from .kernel import Kernel
 
 _ESCAPE = 20  # zeros in unary that announce a number
 _WIDEST = 32  # bits of a number

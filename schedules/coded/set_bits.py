@@ -11,8 +11,8 @@ from tvm.tirx.script import builder as T
 
 from sbnn_tvm.coding import Rice
 
+from ..kernel import Kernel
 from .bit_stream import as_bytes, expanding_kernel, int64, positions
-from .kernel import Kernel
 
 _MOST_SET = 0.4  # of more bits a Rice code is no shorter than the bits
 
