@@ -26,8 +26,8 @@ from sbnn_tvm.schedules.windows.pooling import avg_pool2d, global_avg_pool2d, ma
 
 from .candidates import Candidate, Family, Tuned
 from .fit_epilogue import fit_counters, fit_epilogue
-from .graph import channels_last
 from .layer import Layer
+from .relax.graph import channels_last
 
 # Of the map between a convolution and its pooling, from which on one kernel computes both.
 _POOLED_BYTES = 512 * 1024

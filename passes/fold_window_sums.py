@@ -42,8 +42,8 @@ from sbnn_tvm.schedules.epilogue.program import (
 from .canonicalize import drop_dead
 from .fit_epilogue import behind
 from .fold_thresholds import AT_ONCE
-from .graph import Graph, Writer, make_function, op_name, shape
 from .layer import Layer, WindowTest, read_layer
+from .relax.graph import Graph, Writer, make_function, op_name, shape
 
 BEYOND = 2**52
 """A threshold that no sum reaches; float64 holds it."""

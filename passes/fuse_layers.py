@@ -18,7 +18,10 @@ from tvm.relax import Expr, Var
 from sbnn_tvm.domain import SIGN
 
 from .explain import why_float
-from .graph import (
+from .layer import domain_attribute
+from .rearrange_channels import concatenated_channels, taken_channels
+from .recognise import domains, is_window_sum, linear_weight, signed_max_pool
+from .relax.graph import (
     Graph,
     Writer,
     channel_axis,
@@ -32,10 +35,7 @@ from .graph import (
     spreads,
     without_pixels,
 )
-from .layer import domain_attribute
-from .quantisers import quantisers
-from .rearrange_channels import concatenated_channels, taken_channels
-from .recognise import domains, is_window_sum, linear_weight, signed_max_pool
+from .relax.quantisers import quantisers
 from .shift_pixels import shift_of
 
 _STEPS = {

@@ -33,10 +33,10 @@ from sbnn_tvm.schedules.epilogue.program import (
 )
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
-from .graph import Graph, channel_axis, constant, is_a_pixel, is_a_sample, op_name, shape, without_pixels
-from .quantisers import quantisers
 from .rearrange_channels import concatenated_channels
 from .recognise import REWRITTEN, signed_max_pool
+from .relax.graph import Graph, channel_axis, constant, is_a_pixel, is_a_sample, op_name, shape, without_pixels
+from .relax.quantisers import quantisers
 from .shift_pixels import Shift, shift_of
 
 Kind = Literal[

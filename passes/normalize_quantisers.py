@@ -13,8 +13,8 @@ from tvm.relax import Expr, Var, op
 from sbnn_tvm.domain import MOST_BITS
 
 from .canonicalize import drop_dead
-from .graph import Graph, Writer, constant, op_name
-from .quantisers import arithmetic_with_number, emit_quantiser
+from .relax.graph import Graph, Writer, constant, op_name
+from .relax.quantisers import arithmetic_with_number, emit_quantiser
 
 _BOUNDS = ("clip", "nn.relu", "maximum", "minimum")
 

@@ -10,7 +10,7 @@ from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
 
 from .canonicalize import drop_dead
-from .graph import Graph, Writer, channel_axis, constant, op_name, shape
+from .relax.graph import Graph, Writer, channel_axis, constant, op_name, shape
 
 Channels = tuple[tuple[Var, int], ...]
 """For each channel of a value the variable and the channel that it is."""

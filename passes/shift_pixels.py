@@ -10,8 +10,8 @@ from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
 
 from .canonicalize import drop_dead
-from .graph import Graph, Writer, constant, op_name, shape
 from .recognise import domains
+from .relax.graph import Graph, Writer, constant, op_name, shape
 
 _MOVING = ("concat", "strided_slice", "take")
 

@@ -10,8 +10,8 @@ import numpy as np
 import tvm
 
 from sbnn_tvm.passes.candidates import Family
-from sbnn_tvm.passes.graph import Graph, op_name
 from sbnn_tvm.passes.lower import LoweredLayer, symbol_of
+from sbnn_tvm.passes.relax.graph import Graph, op_name
 
 from .bench import interleave
 from .inputs import random_inputs

@@ -17,8 +17,8 @@ from tvm.ir import Call, GenericConst, IRModule
 import sbnn_tvm
 from sbnn_tvm.errors import InputError, VerificationError
 from sbnn_tvm.module import CompiledModule
-from sbnn_tvm.passes.graph import Graph, Writer, op_name
 from sbnn_tvm.passes.pipeline import to_executable
+from sbnn_tvm.passes.relax.graph import Graph, Writer, op_name
 from sbnn_tvm.verification import Verification
 
 RNG = np.random.default_rng(0)

@@ -13,21 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..kernel import Kernel
-from . import (
-    differences as expand_differences,
-)
-from . import (
-    patterns as expand_patterns,
-)
-from . import (
-    set_bits as expand_bits,
-)
-from . import (
-    sparse_floats as expand_floats,
-)
-from . import (
-    table as expand_table,
-)
+from . import differences as expand_differences
+from . import patterns as expand_patterns
+from . import set_bits as expand_bits
+from . import sparse_floats as expand_floats
+from . import table as expand_table
 
 LEAST_SAVED = 1024
 """Bytes that a coding must save, to be worth a call."""
