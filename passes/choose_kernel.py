@@ -11,7 +11,7 @@ from sbnn_tvm.schedules.isa import Isa
 
 from .build_kernel import Choice, build
 from .candidates import Candidate, Family, Tuned, candidates, families
-from .layer import Layer
+from .layers.layer import Layer
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,9 +40,9 @@ from sbnn_tvm.schedules.epilogue.program import (
 )
 
 from .canonicalize import drop_dead
-from .fit_epilogue import behind
-from .fold_thresholds import AT_ONCE
-from .layer import Layer, WindowTest, read_layer
+from .layers.fit_epilogue import behind
+from .layers.fold_thresholds import AT_ONCE
+from .layers.layer import Layer, WindowTest, read_layer
 from .relax.graph import Graph, Writer, make_function, op_name, shape
 
 BEYOND = 2**52

@@ -18,7 +18,7 @@ from tvm.relax import Expr, Var
 from sbnn_tvm.domain import SIGN
 
 from .explain import why_float
-from .layer import domain_attribute
+from .layers.layer import domain_attribute
 from .rearrange_channels import concatenated_channels, taken_channels
 from .recognise import domains, is_window_sum, linear_weight, signed_max_pool
 from .relax.graph import (

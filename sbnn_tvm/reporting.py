@@ -10,7 +10,7 @@ import numpy as np
 from sbnn_tvm.frontends.onnx.importer import Imported
 from sbnn_tvm.passes.build_kernel import Choice, DataForm
 from sbnn_tvm.passes.candidates import Family
-from sbnn_tvm.passes.layer import Layer
+from sbnn_tvm.passes.layers.layer import Layer
 from sbnn_tvm.passes.lower import Lowered, LoweredLayer
 from sbnn_tvm.passes.pipeline import Options
 from sbnn_tvm.passes.recognise import REWRITTEN, BinaryWeight

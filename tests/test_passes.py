@@ -21,10 +21,10 @@ from tvm.relax import Function
 
 from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
 from sbnn_tvm.frontends.onnx.importer import import_onnx
-from sbnn_tvm.passes import fold_thresholds
 from sbnn_tvm.passes.canonicalize import canonicalize
-from sbnn_tvm.passes.fold_thresholds import fold_threshold
-from sbnn_tvm.passes.layer import Layer, read_layer
+from sbnn_tvm.passes.layers import fold_thresholds
+from sbnn_tvm.passes.layers.fold_thresholds import fold_threshold
+from sbnn_tvm.passes.layers.layer import Layer, read_layer
 from sbnn_tvm.passes.pipeline import Options, to_composites
 from sbnn_tvm.passes.recognise import BinaryWeight, domains, recognise
 from sbnn_tvm.passes.relax.graph import Graph, constant, op_name

@@ -13,7 +13,7 @@ import tvm
 
 from sbnn_tvm.passes.build_kernel import Choice, DataForm, build
 from sbnn_tvm.passes.candidates import Candidate
-from sbnn_tvm.passes.layer import Layer
+from sbnn_tvm.passes.layers.layer import Layer
 from sbnn_tvm.passes.lower import planes_of
 from sbnn_tvm.passes.relax.graph import channels_last
 from sbnn_tvm.schedules.bits.packing import unpack

@@ -1,0 +1,1 @@
+"""Layers as data, and their epilogues fitted to what the kernels compute."""
