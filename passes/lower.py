@@ -35,7 +35,7 @@ from sbnn_tvm.schedules.layouts.words import packed_shape
 from .build_kernel import Choice, DataForm, build_pooled, can_build_pooled
 from .choose_kernel import Decisions, choose_kernel
 from .layers.layer import Layer, read_layer
-from .recognise import domain_of
+from .phases.recognise import domain_of
 from .relax.graph import Graph, Writer, channels_last, make_function, op_name, operands, shape, without_pixels
 
 

@@ -15,18 +15,18 @@ from tvm.target import Target
 from sbnn_tvm.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.isa import Isa
 
-from .canonicalize import canonicalize
 from .choose_kernel import COST_MODEL_ALONE, Decisions, check_forced
-from .fold_window_sums import fold_window_sums
-from .fuse_layers import fuse_layers
-from .keep_bits import keep_bits
 from .lower import Lowered, lower
-from .normalize_quantisers import normalize_quantisers
-from .rearrange_channels import rearrange_channels
-from .recognise import recognise
-from .resolve_signs import SignZero, resolve_signs
+from .phases.canonicalize import canonicalize
+from .phases.fold_window_sums import fold_window_sums
+from .phases.fuse_layers import fuse_layers
+from .phases.keep_bits import keep_bits
+from .phases.normalize_quantisers import normalize_quantisers
+from .phases.rearrange_channels import rearrange_channels
+from .phases.recognise import recognise
+from .phases.resolve_signs import SignZero, resolve_signs
+from .phases.shift_pixels import shift_pixels
 from .reuse_residuals import reuse_residuals
-from .shift_pixels import shift_pixels
 
 
 @dataclass(frozen=True)

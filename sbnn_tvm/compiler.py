@@ -17,8 +17,8 @@ from sbnn_tvm.frontends.onnx.loading import load_model
 from sbnn_tvm.passes.candidates import Family
 from sbnn_tvm.passes.choose_kernel import Decisions
 from sbnn_tvm.passes.lower import Lowered
+from sbnn_tvm.passes.phases.resolve_signs import SignZero
 from sbnn_tvm.passes.pipeline import Options, to_composites, to_executable, to_kernels
-from sbnn_tvm.passes.resolve_signs import SignZero
 
 from .errors import CompileError
 from .module import CompiledModule

@@ -12,8 +12,8 @@ from sbnn_tvm.passes.build_kernel import Choice, DataForm
 from sbnn_tvm.passes.candidates import Family
 from sbnn_tvm.passes.layers.layer import Layer
 from sbnn_tvm.passes.lower import Lowered, LoweredLayer
+from sbnn_tvm.passes.phases.recognise import REWRITTEN, BinaryWeight
 from sbnn_tvm.passes.pipeline import Options
-from sbnn_tvm.passes.recognise import REWRITTEN, BinaryWeight
 from sbnn_tvm.schedules.coded.expansion import Expansion
 from sbnn_tvm.schedules.epilogue.program import Channel, Ref, Scalar
 

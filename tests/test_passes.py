@@ -21,14 +21,14 @@ from tvm.relax import Function
 
 from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
 from sbnn_tvm.frontends.onnx.importer import import_onnx
-from sbnn_tvm.passes.canonicalize import canonicalize
 from sbnn_tvm.passes.layers import fold_thresholds
 from sbnn_tvm.passes.layers.fold_thresholds import fold_threshold
 from sbnn_tvm.passes.layers.layer import Layer, read_layer
+from sbnn_tvm.passes.phases.canonicalize import canonicalize
+from sbnn_tvm.passes.phases.recognise import BinaryWeight, domains, recognise
+from sbnn_tvm.passes.phases.resolve_signs import SignZero, resolve_signs
 from sbnn_tvm.passes.pipeline import Options, to_composites
-from sbnn_tvm.passes.recognise import BinaryWeight, domains, recognise
 from sbnn_tvm.passes.relax.graph import Graph, constant, op_name
-from sbnn_tvm.passes.resolve_signs import SignZero, resolve_signs
 from sbnn_tvm.schedules.epilogue.interpreter import evaluate
 from sbnn_tvm.schedules.epilogue.program import (
     BitsOutput,

@@ -11,7 +11,7 @@ from torch import nn
 
 import sbnn_tvm
 from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d
-from sbnn_tvm.passes.shift_pixels import shifts_of
+from sbnn_tvm.passes.phases.shift_pixels import shifts_of
 from sbnn_tvm.schedules.bits.shifts import shift_bits
 from sbnn_tvm.schedules.layouts.words import pack_channels
 

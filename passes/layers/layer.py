@@ -33,11 +33,11 @@ from sbnn_tvm.schedules.epilogue.program import (
 )
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
-from ..rearrange_channels import concatenated_channels
-from ..recognise import REWRITTEN, signed_max_pool
+from ..phases.rearrange_channels import concatenated_channels
+from ..phases.recognise import REWRITTEN, signed_max_pool
+from ..phases.shift_pixels import Shift, shift_of
 from ..relax.graph import Graph, channel_axis, constant, is_a_pixel, is_a_sample, op_name, shape, without_pixels
 from ..relax.quantisers import quantisers
-from ..shift_pixels import Shift, shift_of
 
 Kind = Literal[
     "binary_conv2d", "binary_dense", "conv2d", "dense", "window_sum",

@@ -16,8 +16,8 @@ from tvm.support.popen_pool import PopenWorker
 
 from sbnn_tvm.passes.candidates import Candidate
 from sbnn_tvm.passes.choose_kernel import Decisions
+from sbnn_tvm.passes.phases.resolve_signs import SignZero
 from sbnn_tvm.passes.pipeline import to_kernels
-from sbnn_tvm.passes.resolve_signs import SignZero
 
 from ..compiler import LoweredModel, lower_model
 from ..errors import TuningError

@@ -9,7 +9,7 @@ from tvm import relax
 from tvm.ir import IRModule
 from tvm.relax import op
 
-from .relax.graph import Graph, Writer, op_name
+from ..relax.graph import Graph, Writer, op_name
 
 SignZero = Literal["exact", "positive", "negative"]
 

@@ -8,8 +8,8 @@ from tvm.relax import Var
 
 from sbnn_tvm.domain import Domain
 
+from ..relax.graph import Graph, op_name
 from .recognise import BinaryWeight, linear_weight
-from .relax.graph import Graph, op_name
 
 
 def why_float(graph: Graph, domains: dict[Var, Domain], call: Call) -> str:

@@ -9,8 +9,8 @@ from tvm import relax
 from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
 
+from ..relax.graph import Graph, Writer, channel_axis, constant, op_name, shape
 from .canonicalize import drop_dead
-from .relax.graph import Graph, Writer, channel_axis, constant, op_name, shape
 
 Channels = tuple[tuple[Var, int], ...]
 """For each channel of a value the variable and the channel that it is."""

@@ -9,7 +9,7 @@ from tvm import relax
 from tvm.ir import Call, IRModule
 from tvm.relax import Expr, op
 
-from .relax.graph import Graph, Writer, constant, op_name, shape, spreads
+from ..relax.graph import Graph, Writer, constant, op_name, shape, spreads
 
 _SWAPPED = {"greater": "less", "greater_equal": "less_equal", "less": "greater", "less_equal": "greater_equal"}
 _ARITHMETIC: dict[str, Callable[..., np.float32]] = {

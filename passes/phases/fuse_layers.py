@@ -17,11 +17,8 @@ from tvm.relax import Expr, Var
 
 from sbnn_tvm.domain import SIGN
 
-from .explain import why_float
-from .layers.layer import domain_attribute
-from .rearrange_channels import concatenated_channels, taken_channels
-from .recognise import domains, is_window_sum, linear_weight, signed_max_pool
-from .relax.graph import (
+from ..layers.layer import domain_attribute
+from ..relax.graph import (
     Graph,
     Writer,
     channel_axis,
@@ -35,7 +32,10 @@ from .relax.graph import (
     spreads,
     without_pixels,
 )
-from .relax.quantisers import quantisers
+from ..relax.quantisers import quantisers
+from .explain import why_float
+from .rearrange_channels import concatenated_channels, taken_channels
+from .recognise import domains, is_window_sum, linear_weight, signed_max_pool
 from .shift_pixels import shift_of
 
 _STEPS = {

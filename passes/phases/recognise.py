@@ -16,8 +16,8 @@ from tvm.relax import Expr, Var, op
 
 from sbnn_tvm.domain import BinaryDomain, Domain, code_of
 
-from .relax.graph import Graph, Writer, constant, op_name, shape
-from .relax.quantisers import quantiser
+from ..relax.graph import Graph, Writer, constant, op_name, shape
+from ..relax.quantisers import quantiser
 
 REWRITTEN = "_signed"
 """Ends the name of an integer sum that takes the place of a sum of float products, which the reference rounds."""

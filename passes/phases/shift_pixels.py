@@ -9,9 +9,9 @@ from tvm import relax
 from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
 
+from ..relax.graph import Graph, Writer, constant, op_name, shape
 from .canonicalize import drop_dead
 from .recognise import domains
-from .relax.graph import Graph, Writer, constant, op_name, shape
 
 _MOVING = ("concat", "strided_slice", "take")
 

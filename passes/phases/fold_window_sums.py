@@ -39,11 +39,11 @@ from sbnn_tvm.schedules.epilogue.program import (
     WindowThreshold,
 )
 
+from ..layers.fit_epilogue import behind
+from ..layers.fold_thresholds import AT_ONCE
+from ..layers.layer import Layer, WindowTest, read_layer
+from ..relax.graph import Graph, Writer, make_function, op_name, shape
 from .canonicalize import drop_dead
-from .layers.fit_epilogue import behind
-from .layers.fold_thresholds import AT_ONCE
-from .layers.layer import Layer, WindowTest, read_layer
-from .relax.graph import Graph, Writer, make_function, op_name, shape
 
 BEYOND = 2**52
 """A threshold that no sum reaches; float64 holds it."""

@@ -12,9 +12,9 @@ from tvm.relax import Expr, Var, op
 
 from sbnn_tvm.domain import MOST_BITS
 
+from ..relax.graph import Graph, Writer, constant, op_name
+from ..relax.quantisers import arithmetic_with_number, emit_quantiser
 from .canonicalize import drop_dead
-from .relax.graph import Graph, Writer, constant, op_name
-from .relax.quantisers import arithmetic_with_number, emit_quantiser
 
 _BOUNDS = ("clip", "nn.relu", "maximum", "minimum")
 
