@@ -2,14 +2,14 @@
 
 Run ``python benchmarks/fit_cost_model.py``, on one core that nobody else uses. For every shape, density of set weights
 and epilogue the popcount kernel and the counters are timed in turns; for every layout of planes also the conversions
-between words and planes. Each measurement is a sum of steps whose number is known (passes/cost_model.py) and whose
+between words and planes. Each measurement is a sum of steps whose number is known (passes/families/cost_model.py) and whose
 costs are wanted: those that make the sum of the squares of the relative errors least. Shown are, with the present
 constants and with the fitted ones, the ratio of predicted to measured times, and what the choice between the two
 families loses: the time of the one that is chosen over that of the faster one.
 
 For ARM targets instructions are counted in an emulator instead, exactly.
 
-``--write`` puts the fitted constants into passes/cost_factors.py.
+``--write`` puts the fitted constants into passes/families/cost_factors.py.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from sbnn_tvm.bench import Burst, interleave_bursts
 from sbnn_tvm.domain import BIT, SIGN
 from sbnn_tvm.emulator import Emulator
 from sbnn_tvm.machine_code import MACHINE_CODE
-from sbnn_tvm.passes import cost_factors
-from sbnn_tvm.passes.cost_factors import FACTORS, Factors
-from sbnn_tvm.passes.cost_model import popcount_steps, sparse_steps, transpose_steps
+from sbnn_tvm.passes.families import cost_factors
+from sbnn_tvm.passes.families.cost_factors import FACTORS, Factors
+from sbnn_tvm.passes.families.cost_model import popcount_steps, sparse_steps, transpose_steps
 from sbnn_tvm.schedules.counters.conv2d import sparse_conv2d
 from sbnn_tvm.schedules.direct.conv2d import popcount_conv2d
 from sbnn_tvm.schedules.epilogue.program import Epilogue, IntegerThreshold
@@ -273,7 +273,9 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, help="write the results there, as JSON (a nanosecond stands for an instruction)"
     )
-    parser.add_argument("--write", action="store_true", help="put the fitted constants into passes/cost_factors.py")
+    parser.add_argument(
+        "--write", action="store_true", help="put the fitted constants into passes/families/cost_factors.py"
+    )
     arguments = parser.parse_args()
     target, machine, console = resolve(arguments.target), Machine(), Console(width=160)
     isa = target.isa

@@ -15,7 +15,7 @@ from tvm.target import Target
 from sbnn_tvm.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.isa import Isa
 
-from .choose_kernel import COST_MODEL_ALONE, Decisions, check_forced
+from .families.choose_kernel import COST_MODEL_ALONE, Decisions, check_forced
 from .lower import Lowered, lower
 from .phases.canonicalize import canonicalize
 from .phases.fold_window_sums import fold_window_sums

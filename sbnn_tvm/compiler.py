@@ -14,8 +14,8 @@ from tvm.ir import IRModule
 
 from sbnn_tvm.frontends.onnx.importer import Imported, import_onnx
 from sbnn_tvm.frontends.onnx.loading import load_model
-from sbnn_tvm.passes.candidates import Family
-from sbnn_tvm.passes.choose_kernel import Decisions
+from sbnn_tvm.passes.families.candidates import Family
+from sbnn_tvm.passes.families.choose_kernel import Decisions
 from sbnn_tvm.passes.lower import Lowered
 from sbnn_tvm.passes.phases.resolve_signs import SignZero
 from sbnn_tvm.passes.pipeline import Options, to_composites, to_executable, to_kernels

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tvm
 
-from sbnn_tvm.passes.candidates import Family
+from sbnn_tvm.passes.families.candidates import Family
 from sbnn_tvm.passes.lower import LoweredLayer, symbol_of
 from sbnn_tvm.passes.relax.graph import Graph, op_name
 

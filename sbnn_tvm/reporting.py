@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sbnn_tvm.frontends.onnx.importer import Imported
-from sbnn_tvm.passes.build_kernel import Choice, DataForm
-from sbnn_tvm.passes.candidates import Family
+from sbnn_tvm.passes.families.build_kernel import Choice, DataForm
+from sbnn_tvm.passes.families.candidates import Family
 from sbnn_tvm.passes.layers.layer import Layer
 from sbnn_tvm.passes.lower import Lowered, LoweredLayer
 from sbnn_tvm.passes.phases.recognise import REWRITTEN, BinaryWeight

@@ -93,7 +93,7 @@ def test_bytes_of_weights() -> None:
 def test_a_fit_finds_the_costs_that_made_the_times() -> None:
     from fit_cost_model import SHAPES, cases, choices, fit
 
-    from sbnn_tvm.passes.cost_factors import Factors
+    from sbnn_tvm.passes.families.cost_factors import Factors
     from sbnn_tvm.schedules.isa import AVX2
 
     # The second shape has narrow planes and rows that are gathered.

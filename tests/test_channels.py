@@ -12,7 +12,7 @@ from small_models import grid_inputs, run_reference, small_model
 
 import sbnn_tvm
 from sbnn_tvm.module import CompiledModule
-from sbnn_tvm.passes.cost_model import popcount_pays
+from sbnn_tvm.passes.families.cost_model import popcount_pays
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.targets import resolve
 

@@ -14,9 +14,9 @@ from sbnn_tvm.compiler import explain
 from sbnn_tvm.errors import CompileError
 from sbnn_tvm.frontends.onnx.importer import import_onnx
 from sbnn_tvm.frontends.onnx.loading import load_model
-from sbnn_tvm.passes.build_kernel import build
-from sbnn_tvm.passes.candidates import candidates, families
-from sbnn_tvm.passes.cost_model import popcount_pays
+from sbnn_tvm.passes.families.build_kernel import build
+from sbnn_tvm.passes.families.candidates import candidates, families
+from sbnn_tvm.passes.families.cost_model import popcount_pays
 from sbnn_tvm.passes.layers.layer import read_layer
 from sbnn_tvm.passes.pipeline import Options, to_composites
 from sbnn_tvm.schedules.isa import AVX2, AVX512_VPOPCNTDQ, NEON, Isa

@@ -8,7 +8,7 @@ from torch import nn
 
 import sbnn_tvm
 from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, BinaryLayer, Signs, TwoValues, resnet, vgg_small
-from sbnn_tvm.passes.cost_model import sparse_pays
+from sbnn_tvm.passes.families.cost_model import sparse_pays
 from sbnn_tvm.schedules import isa as isas
 from sbnn_tvm.schedules.shapes import Conv2dShape
 

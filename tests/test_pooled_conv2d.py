@@ -10,7 +10,7 @@ from kernel_execution import ARM, X86, run, target_for
 from small_models import small_model
 
 import sbnn_tvm
-from sbnn_tvm.passes import build_kernel
+from sbnn_tvm.passes.families import build_kernel
 from sbnn_tvm.schedules.direct import pooled_conv2d as module
 from sbnn_tvm.schedules.direct.conv2d import float_conv2d
 from sbnn_tvm.schedules.direct.filtered_rows import filters_pay

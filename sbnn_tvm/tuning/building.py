@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import tvm
 
-from sbnn_tvm.passes.build_kernel import Choice, DataForm, build
-from sbnn_tvm.passes.candidates import Candidate
+from sbnn_tvm.passes.families.build_kernel import Choice, DataForm, build
+from sbnn_tvm.passes.families.candidates import Candidate
 from sbnn_tvm.passes.layers.layer import Layer
 from sbnn_tvm.passes.lower import planes_of
 from sbnn_tvm.passes.relax.graph import channels_last

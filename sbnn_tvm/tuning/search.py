@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import erf, exp, log, pi, sqrt
 
-from sbnn_tvm.passes.candidates import Candidate, Family, float_layer_costs
-from sbnn_tvm.passes.cost_model import popcount_cost, sparse_cost
+from sbnn_tvm.passes.families.candidates import Candidate, Family, float_layer_costs
+from sbnn_tvm.passes.families.cost_model import popcount_cost, sparse_cost
 from sbnn_tvm.passes.layers.fit_epilogue import fit_counters
 from sbnn_tvm.schedules.direct.dense import dense_shape
 from sbnn_tvm.schedules.direct.tiles import Arithmetic, Tile, tile_cost

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sbnn_tvm.passes.candidates import Candidate, candidates
+from sbnn_tvm.passes.families.candidates import Candidate, candidates
 from sbnn_tvm.passes.layers.fit_epilogue import fit_epilogue
 from sbnn_tvm.passes.layers.layer import Layer
 from sbnn_tvm.schedules.epilogue.program import Channel, Scalar

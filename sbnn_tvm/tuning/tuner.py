@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from tvm.support.popen_pool import PopenWorker
 
-from sbnn_tvm.passes.candidates import Candidate
-from sbnn_tvm.passes.choose_kernel import Decisions
+from sbnn_tvm.passes.families.candidates import Candidate
+from sbnn_tvm.passes.families.choose_kernel import Decisions
 from sbnn_tvm.passes.phases.resolve_signs import SignZero
 from sbnn_tvm.passes.pipeline import to_kernels
 

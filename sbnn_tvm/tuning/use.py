@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sbnn_tvm.passes.candidates import Candidate, Tuned
+from sbnn_tvm.passes.families.candidates import Candidate, Tuned
 from sbnn_tvm.passes.layers.layer import Layer
 from sbnn_tvm.passes.lower import LoweredLayer
 from sbnn_tvm.schedules.isa import Isa

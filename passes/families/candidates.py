@@ -20,9 +20,9 @@ from sbnn_tvm.schedules.direct.tiles import Tile, tiles
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.windows.template import WindowTile, window_tiles
 
+from ..layers.fit_epilogue import fit_counters, fit_epilogue
+from ..layers.layer import Layer
 from .cost_model import popcount_pays, sparse_pays
-from .layers.fit_epilogue import fit_counters, fit_epilogue
-from .layers.layer import Layer
 from .sparse_float_cost import float_cost, sparse_float_cost
 
 

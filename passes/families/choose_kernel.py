@@ -9,9 +9,9 @@ from fnmatch import fnmatchcase
 from sbnn_tvm.errors import CompileError
 from sbnn_tvm.schedules.isa import Isa
 
+from ..layers.layer import Layer
 from .build_kernel import Choice, build
 from .candidates import Candidate, Family, Tuned, candidates, families
-from .layers.layer import Layer
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,10 +24,10 @@ from sbnn_tvm.schedules.tir.loops import one_thread
 from sbnn_tvm.schedules.windows.depthwise import depthwise_conv2d
 from sbnn_tvm.schedules.windows.pooling import avg_pool2d, global_avg_pool2d, max_pool2d, max_pool2d_bits
 
+from ..layers.fit_epilogue import fit_counters, fit_epilogue
+from ..layers.layer import Layer
+from ..relax.graph import channels_last
 from .candidates import Candidate, Family, Tuned
-from .layers.fit_epilogue import fit_counters, fit_epilogue
-from .layers.layer import Layer
-from .relax.graph import channels_last
 
 # Of the map between a convolution and its pooling, from which on one kernel computes both.
 _POOLED_BYTES = 512 * 1024

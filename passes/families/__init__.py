@@ -1,0 +1,1 @@
+"""Kernel families, one door a file, and the choice among them."""
