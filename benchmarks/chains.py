@@ -10,7 +10,7 @@ import tvm
 from contestant import Contestant
 from layers import Layer
 
-from sbnn_tvm.machine_code import MACHINE_CODE
+from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.direct.conv2d import float_conv2d, popcount_conv2d
 from sbnn_tvm.schedules.epilogue.program import (
     STORE,

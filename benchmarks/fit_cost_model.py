@@ -33,10 +33,10 @@ from scipy.optimize import nnls
 from sbnn_tvm.bench import Burst, interleave_bursts
 from sbnn_tvm.domain import BIT, SIGN
 from sbnn_tvm.emulator import Emulator
-from sbnn_tvm.machine_code import MACHINE_CODE
 from sbnn_tvm.passes.families import cost_factors
 from sbnn_tvm.passes.families.cost_factors import FACTORS, Factors
 from sbnn_tvm.passes.families.cost_model import popcount_steps, sparse_steps, transpose_steps
+from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.counters.conv2d import sparse_conv2d
 from sbnn_tvm.schedules.direct.conv2d import popcount_conv2d
 from sbnn_tvm.schedules.epilogue.program import Epilogue, IntegerThreshold

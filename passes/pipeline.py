@@ -12,11 +12,12 @@ from tvm.ir import IRModule
 from tvm.runtime import Executable
 from tvm.target import Target
 
-from sbnn_tvm.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.isa import Isa
 
 from .families.choose_kernel import COST_MODEL_ALONE, Decisions, check_forced
-from .lower import Lowered, lower
+from .lowering.lower import Lowered, lower
+from .lowering.machine_code import MACHINE_CODE
+from .lowering.reuse_residuals import reuse_residuals
 from .phases.canonicalize import canonicalize
 from .phases.fold_window_sums import fold_window_sums
 from .phases.fuse_layers import fuse_layers
@@ -26,7 +27,6 @@ from .phases.rearrange_channels import rearrange_channels
 from .phases.recognise import recognise
 from .phases.resolve_signs import SignZero, resolve_signs
 from .phases.shift_pixels import shift_pixels
-from .reuse_residuals import reuse_residuals
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from sbnn_tvm.frontends.onnx.importer import Imported, import_onnx
 from sbnn_tvm.frontends.onnx.loading import load_model
 from sbnn_tvm.passes.families.candidates import Family
 from sbnn_tvm.passes.families.choose_kernel import Decisions
-from sbnn_tvm.passes.lower import Lowered
+from sbnn_tvm.passes.lowering.lower import Lowered
 from sbnn_tvm.passes.phases.resolve_signs import SignZero
 from sbnn_tvm.passes.pipeline import Options, to_composites, to_executable, to_kernels
 

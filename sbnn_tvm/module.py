@@ -14,7 +14,7 @@ import numpy as np
 from tvm.ir import IRModule
 
 from sbnn_tvm.frontends.onnx.importer import Imported
-from sbnn_tvm.passes.lower import Lowered
+from sbnn_tvm.passes.lowering.lower import Lowered
 
 from .errors import InputError, TargetError
 from .inputs import match_inputs, random_inputs, split_batches

@@ -10,7 +10,7 @@ import numpy as np
 import tvm
 
 from sbnn_tvm.passes.families.candidates import Family
-from sbnn_tvm.passes.lower import LoweredLayer, symbol_of
+from sbnn_tvm.passes.lowering.lower import LoweredLayer, symbol_of
 from sbnn_tvm.passes.relax.graph import Graph, op_name
 
 from .bench import interleave

@@ -11,7 +11,7 @@ from sbnn_tvm.frontends.onnx.importer import Imported
 from sbnn_tvm.passes.families.build_kernel import Choice, DataForm
 from sbnn_tvm.passes.families.candidates import Family
 from sbnn_tvm.passes.layers.layer import Layer
-from sbnn_tvm.passes.lower import Lowered, LoweredLayer
+from sbnn_tvm.passes.lowering.lower import Lowered, LoweredLayer
 from sbnn_tvm.passes.phases.recognise import REWRITTEN, BinaryWeight
 from sbnn_tvm.passes.pipeline import Options
 from sbnn_tvm.schedules.coded.expansion import Expansion

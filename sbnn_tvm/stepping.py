@@ -16,7 +16,7 @@ from tvm import relax
 from tvm.ir import Call, GenericConst
 from tvm.relax import Expr, Var
 
-from sbnn_tvm.passes.lower import PREPARE, Form, Lowered, Physical, planes_of
+from sbnn_tvm.passes.lowering.lower import PREPARE, Form, Lowered, Physical, planes_of
 from sbnn_tvm.passes.relax.graph import Graph, channels_last, op_name
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.layouts.words import pack_codes, unpack_codes

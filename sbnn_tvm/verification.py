@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sbnn_tvm.passes.lower import Form, Physical
+from sbnn_tvm.passes.lowering.lower import Form, Physical
 
 from .domain import codes
 from .errors import InputError, ModelError, VerificationError

@@ -11,7 +11,7 @@ from tvm.ir import Call, GlobalVar
 
 import sbnn_tvm
 from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d
-from sbnn_tvm.passes.reuse_residuals import reuse_residuals
+from sbnn_tvm.passes.lowering.reuse_residuals import reuse_residuals
 
 
 class Residual(nn.Module):

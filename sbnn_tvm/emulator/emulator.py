@@ -24,10 +24,11 @@ from elftools.elf.relocation import RelocationTable
 from elftools.elf.sections import Symbol, SymbolTableSection
 from tvm.ir import IRModule
 
+from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
+
 from ..elf import read_header
 from ..errors import TargetError
 from ..linking import write_library
-from ..machine_code import MACHINE_CODE
 from ..runtime import read_metadata
 from ..targets import CpuTarget
 from .imports import Imports, UnknownImportError

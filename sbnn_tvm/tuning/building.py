@@ -14,7 +14,8 @@ import tvm
 from sbnn_tvm.passes.families.build_kernel import Choice, DataForm, build
 from sbnn_tvm.passes.families.candidates import Candidate
 from sbnn_tvm.passes.layers.layer import Layer
-from sbnn_tvm.passes.lower import planes_of
+from sbnn_tvm.passes.lowering.lower import planes_of
+from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
 from sbnn_tvm.passes.relax.graph import channels_last
 from sbnn_tvm.schedules.bits.packing import unpack
 from sbnn_tvm.schedules.isa import Isa
@@ -22,7 +23,6 @@ from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.layouts.plane_conversions import planes_to_words, words_to_planes
 
 from ..linking import write_library
-from ..machine_code import MACHINE_CODE
 from ..targets import CpuTarget, resolve
 
 

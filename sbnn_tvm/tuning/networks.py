@@ -13,7 +13,7 @@ import numpy as np
 import tvm
 from tvm.relax import VirtualMachine
 
-from sbnn_tvm.passes.lower import PREPARE
+from sbnn_tvm.passes.lowering.lower import PREPARE
 
 from ..bench import burst, interleave_bursts
 from ..inputs import random_inputs

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sbnn_tvm.passes.families.candidates import Candidate, Tuned
 from sbnn_tvm.passes.layers.layer import Layer
-from sbnn_tvm.passes.lower import LoweredLayer
+from sbnn_tvm.passes.lowering.lower import LoweredLayer
 from sbnn_tvm.schedules.isa import Isa
 
 from ..cpu import this_model

@@ -18,7 +18,7 @@ from tvm.relax import Expr, Var
 
 from sbnn_tvm.schedules.kernel import IN_PLACE
 
-from .relax.graph import op_name, shape, substitute
+from ..relax.graph import op_name, shape, substitute
 
 
 def reuse_residuals(mod: IRModule) -> IRModule:

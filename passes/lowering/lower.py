@@ -32,11 +32,11 @@ from sbnn_tvm.schedules.layouts.channels_last import nchw_to_nhwc, nhwc_to_nchw
 from sbnn_tvm.schedules.layouts.plane_conversions import planes_to_words, words_to_planes
 from sbnn_tvm.schedules.layouts.words import packed_shape
 
-from .families.build_kernel import Choice, DataForm, build_pooled, can_build_pooled
-from .families.choose_kernel import Decisions, choose_kernel
-from .layers.layer import Layer, read_layer
-from .phases.recognise import domain_of
-from .relax.graph import Graph, Writer, channels_last, make_function, op_name, operands, shape, without_pixels
+from ..families.build_kernel import Choice, DataForm, build_pooled, can_build_pooled
+from ..families.choose_kernel import Decisions, choose_kernel
+from ..layers.layer import Layer, read_layer
+from ..phases.recognise import domain_of
+from ..relax.graph import Graph, Writer, channels_last, make_function, op_name, operands, shape, without_pixels
 
 
 class Form(Enum):

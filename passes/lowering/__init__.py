@@ -1,0 +1,1 @@
+"""From composites to calls of kernels, and from these to machine code."""
