@@ -25,7 +25,7 @@ from torch import manual_seed, nn
 
 import sbnn_tvm
 from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, Bits, Signs, TwoValues
-from sbnn_tvm.frontends.torch.domains import WeightDomain
+from sbnn_tvm.frontends.torch.layers.domains import WeightDomain
 from sbnn_tvm.targets import CpuTarget, resolve
 from sbnn_tvm.threads import use_threads
 

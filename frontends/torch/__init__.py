@@ -7,20 +7,20 @@ from .codebook import SubBit
 from .contrastive import ContrastiveLoss, info_nce
 from .convert import FIRST, LAST, BinaryConfig, Conversion, LayerNote, binarize_
 from .distillation import BlockDistillation
-from .domains import Bits, ScaledBits, ScaledSigns, Signs, TwoValues, WeightDomain
-from .estimators import EDE, Clip, Estimator, Identity, Polynomial, binarize, set_progress
 from .export import export_onnx, to_onnx
+from .layers.domains import Bits, ScaledBits, ScaledSigns, Signs, TwoValues, WeightDomain
+from .layers.estimators import EDE, Clip, Estimator, Identity, Polynomial, binarize, set_progress
+from .layers.modules import Binarize, BinaryConv2d, BinaryLayer, BinaryLinear, RPReLU, clamp_latent_
+from .layers.quantizers import EWGS, DoReFa, Quantizer, Symmetric
+from .layers.two_bits import TwoBits
 from .models import VGG, ResNet, resnet, resnet18, vgg_small
-from .modules import Binarize, BinaryConv2d, BinaryLayer, BinaryLinear, RPReLU, clamp_latent_
 from .partial_binarization import PartialBinarization, search_partial_binarization
 from .post_training import Quantization, QuantizedLayer, quantize_, recalibrate_
-from .quantizers import EWGS, DoReFa, Quantizer, Symmetric
 from .quicknet import QuickNet, quicknet
 from .reactnet import ReActNet, group_mobilenet, reactnet
 from .regularisers import KurtosisPenalty, ReconstructionPenalty
 from .sbnn import ExpectedConnections, keep_densest_
 from .siman import BinarizeAboveMean, Magnitudes, parameter_groups
-from .two_bits import TwoBits
 
 __all__ = [
     "APB",

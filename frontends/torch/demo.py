@@ -9,8 +9,8 @@ from torch import nn
 
 from sbnn_tvm.errors import ModelError
 
+from .layers.modules import BinaryLayer
 from .models import resnet, vgg_small
-from .modules import BinaryLayer
 
 ARCHITECTURES = ("vgg", "resnet")
 

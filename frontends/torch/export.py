@@ -29,10 +29,10 @@ from sbnn_tvm.errors import ModelError
 
 from ..onnx import opset
 from ..onnx.compress import compress
-from .modules import BinaryLayer, Freezes
-from .operators import traced_as_operators
-from .quantizers import Quantizer
-from .two_bits import TwoBitValues
+from .layers.modules import BinaryLayer, Freezes
+from .layers.operators import traced_as_operators
+from .layers.quantizers import Quantizer
+from .layers.two_bits import TwoBitValues
 
 Shape = Sequence[int]
 

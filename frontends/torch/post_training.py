@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from sbnn_tvm.domain import BinaryDomain
 
 from .convert import FIRST, LAST, Activations, BinaryConfig, LayerNote, Skip, binarize_
-from .domains import TwoValues
-from .modules import BinaryLayer
+from .layers.domains import TwoValues
+from .layers.modules import BinaryLayer
 from .sbnn import canonical, fit_
 
 

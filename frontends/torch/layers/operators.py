@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ..onnx.opset import DOMAIN, VERSION
+from ...onnx.opset import DOMAIN, VERSION
 
 _traced_as_operators = False
 

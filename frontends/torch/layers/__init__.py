@@ -1,0 +1,1 @@
+"""Binary layers for PyTorch: modules, weight domains, gradients, quantisers."""
