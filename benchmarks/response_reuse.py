@@ -25,7 +25,7 @@ from records import Machine
 from rich.console import Console
 from rich.table import Table
 
-from sbnn_tvm.frontends.torch.codebook import reused_operations
+from sbnn_tvm.frontends.torch.methods.codebook import reused_operations
 from sbnn_tvm.limits import isa_line
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.targets import resolve

@@ -13,7 +13,7 @@ from torch import nn
 
 from sbnn_tvm import quantize_
 from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, BinaryLayer, ExpectedConnections, TwoValues, keep_densest_
-from sbnn_tvm.frontends.torch.sbnn import canonical
+from sbnn_tvm.frontends.torch.methods.sbnn import canonical
 
 REQUIRED_GAIN = {0.05: 5.0, 0.02: 10.0}
 """By the share of the rarer value: points of accuracy."""

@@ -22,7 +22,7 @@ from sbnn_tvm.frontends.torch import (
     WeightDomain,
     parameter_groups,
 )
-from sbnn_tvm.frontends.torch.siman import optimal_ones
+from sbnn_tvm.frontends.torch.methods.siman import optimal_ones
 
 TOLERATED_LOSS = 1.0
 """Points of accuracy that count as noise."""

@@ -8,7 +8,7 @@ from torch import nn
 
 import sbnn_tvm
 from sbnn_tvm.frontends.torch import BinaryConv2d, BinaryLinear, SubBit, resnet18, to_onnx
-from sbnn_tvm.frontends.torch.codebook import reused_operations
+from sbnn_tvm.frontends.torch.methods.codebook import reused_operations
 
 
 def layer_of(t: int = 4, every: int = 25) -> BinaryConv2d:

@@ -39,8 +39,8 @@ from sbnn_tvm.frontends.torch import (
     to_onnx,
 )
 from sbnn_tvm.frontends.torch.export import packed_constants
-from sbnn_tvm.frontends.torch.sbnn import canonical, fit_, two_means
-from sbnn_tvm.frontends.torch.siman import optimal_ones
+from sbnn_tvm.frontends.torch.methods.sbnn import canonical, fit_, two_means
+from sbnn_tvm.frontends.torch.methods.siman import optimal_ones
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional
 
 from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, BinaryLinear, ScaledSigns, TwoValues
-from sbnn_tvm.frontends.torch.contrastive import ContrastiveLoss, info_nce
-from sbnn_tvm.frontends.torch.distillation import BlockDistillation, Twin
-from sbnn_tvm.frontends.torch.regularisers import KurtosisPenalty, ReconstructionPenalty, kurtosis
+from sbnn_tvm.frontends.torch.methods.contrastive import ContrastiveLoss, info_nce
+from sbnn_tvm.frontends.torch.methods.distillation import BlockDistillation, Twin
+from sbnn_tvm.frontends.torch.methods.regularisers import KurtosisPenalty, ReconstructionPenalty, kurtosis
 
 
 def test_kurtosis_of_known_distributions() -> None:

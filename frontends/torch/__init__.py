@@ -1,26 +1,26 @@
 """PyTorch front end: binary layers, their training, the conversion of float models, and the export to ONNX."""
 
-from .adabin import Adaptive, AdaptiveBinarize, Maxout
-from .apb import APB, APBMemory, FreezeAPB, apb_memory, apb_parameter_groups
 from .bcdnet import BCDNet, bcdnet
-from .codebook import SubBit
-from .contrastive import ContrastiveLoss, info_nce
 from .convert import FIRST, LAST, BinaryConfig, Conversion, LayerNote, binarize_
-from .distillation import BlockDistillation
 from .export import export_onnx, to_onnx
 from .layers.domains import Bits, ScaledBits, ScaledSigns, Signs, TwoValues, WeightDomain
 from .layers.estimators import EDE, Clip, Estimator, Identity, Polynomial, binarize, set_progress
 from .layers.modules import Binarize, BinaryConv2d, BinaryLayer, BinaryLinear, RPReLU, clamp_latent_
 from .layers.quantizers import EWGS, DoReFa, Quantizer, Symmetric
 from .layers.two_bits import TwoBits
+from .methods.adabin import Adaptive, AdaptiveBinarize, Maxout
+from .methods.apb import APB, APBMemory, FreezeAPB, apb_memory, apb_parameter_groups
+from .methods.codebook import SubBit
+from .methods.contrastive import ContrastiveLoss, info_nce
+from .methods.distillation import BlockDistillation
+from .methods.regularisers import KurtosisPenalty, ReconstructionPenalty
+from .methods.sbnn import ExpectedConnections, keep_densest_
+from .methods.siman import BinarizeAboveMean, Magnitudes, parameter_groups
 from .models import VGG, ResNet, resnet, resnet18, vgg_small
 from .partial_binarization import PartialBinarization, search_partial_binarization
 from .post_training import Quantization, QuantizedLayer, quantize_, recalibrate_
 from .quicknet import QuickNet, quicknet
 from .reactnet import ReActNet, group_mobilenet, reactnet
-from .regularisers import KurtosisPenalty, ReconstructionPenalty
-from .sbnn import ExpectedConnections, keep_densest_
-from .siman import BinarizeAboveMean, Magnitudes, parameter_groups
 
 __all__ = [
     "APB",

@@ -15,7 +15,7 @@ from sbnn_tvm.domain import BinaryDomain
 from .convert import FIRST, LAST, Activations, BinaryConfig, LayerNote, Skip, binarize_
 from .layers.domains import TwoValues
 from .layers.modules import BinaryLayer
-from .sbnn import canonical, fit_
+from .methods.sbnn import canonical, fit_
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .layers.modules import BinaryLayer
+from ..layers.modules import BinaryLayer
 
 
 def kurtosis(x: Tensor) -> Tensor:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from sbnn_tvm.domain import SIGN, BinaryDomain
 
-from .layers.domains import WeightValues
-from .layers.estimators import Estimator, binarize
-from .layers.estimators import estimator as estimator_of
-from .layers.operators import symbolic, traces_operators
+from ..layers.domains import WeightValues
+from ..layers.estimators import Estimator, binarize
+from ..layers.estimators import estimator as estimator_of
+from ..layers.operators import symbolic, traces_operators
 
 _EPSILON = 1e-5
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from sbnn_tvm.domain import SIGN
 
-from .layers import modules
-from .layers.domains import WeightValues
-from .layers.estimators import Estimator, Scheduled, binarize
-from .layers.estimators import estimator as estimator_of
-from .layers.operators import symbolic, traces_operators
+from ..layers import modules
+from ..layers.domains import WeightValues
+from ..layers.estimators import Estimator, Scheduled, binarize
+from ..layers.estimators import estimator as estimator_of
+from ..layers.operators import symbolic, traces_operators
 
 _EPSILON = 1e-5
 

@@ -19,9 +19,9 @@ from torch.nn import functional
 
 from sbnn_tvm.domain import SIGN
 
-from .layers.domains import LearnedValues, TwoValues, WeightValues
-from .layers.estimators import Identity, binarize
-from .layers.modules import BinaryLayer
+from ..layers.domains import LearnedValues, TwoValues, WeightValues
+from ..layers.estimators import Identity, binarize
+from ..layers.modules import BinaryLayer
 
 
 @dataclass(frozen=True, eq=False)

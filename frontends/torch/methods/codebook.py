@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from sbnn_tvm.domain import SIGN
 
-from .layers.domains import WeightValues
-from .layers.estimators import Estimator, Identity, binarize
+from ..layers.domains import WeightValues
+from ..layers.estimators import Estimator, Identity, binarize
 
 _BOUND = 3.0  # of latent patterns
 

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from sbnn_tvm.coding import SparseArray
 
-from .layers.domains import WeightValues
-from .layers.estimators import Estimator
-from .layers.modules import BinaryLayer
+from ..layers.domains import WeightValues
+from ..layers.estimators import Estimator
+from ..layers.modules import BinaryLayer
 
 Interval = Literal["one-sided", "two-sided"]
 
