@@ -34,13 +34,12 @@ from sbnn_tvm.frontends.torch import (
     BinaryLinear,
     RPReLU,
     TwoValues,
-    quicknet,
-    reactnet,
     resnet,
     resnet18,
     to_onnx,
     vgg_small,
 )
+from sbnn_tvm.frontends.torch.networks import quicknet, reactnet
 from sbnn_tvm.tables import profile_table
 
 

@@ -605,8 +605,8 @@ def export_demo(
     shape = _dimensions(input_shape)
     with _steps() as step:
         step("loading PyTorch")
-        from sbnn_tvm.frontends.torch.demo import random_network
         from sbnn_tvm.frontends.torch.export import export_onnx
+        from sbnn_tvm.frontends.torch.networks.random_networks import random_network
 
         step("making the network")
         network = random_network(arch, shape, density=density, seed=seed)

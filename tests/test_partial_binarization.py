@@ -22,13 +22,13 @@ from sbnn_tvm.frontends.torch import (
     BinaryConfig,
     BinaryLayer,
     PartialBinarization,
-    reactnet,
     resnet18,
     search_partial_binarization,
     to_onnx,
 )
 from sbnn_tvm.frontends.torch.costs import Operations, layer_costs, operations
 from sbnn_tvm.frontends.torch.mixing import Mixed
+from sbnn_tvm.frontends.torch.networks import reactnet
 from sbnn_tvm.frontends.torch.partial_binarization import Components, Gradual, Mask, Method, Random, apply_mask_
 from sbnn_tvm.passes.pipeline import Options, to_composites, to_kernels
 from sbnn_tvm.targets import resolve

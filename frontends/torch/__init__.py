@@ -1,6 +1,5 @@
 """PyTorch front end: binary layers, their training, the conversion of float models, and the export to ONNX."""
 
-from .bcdnet import BCDNet, bcdnet
 from .convert import FIRST, LAST, BinaryConfig, Conversion, LayerNote, binarize_
 from .export import export_onnx, to_onnx
 from .layers.domains import Bits, ScaledBits, ScaledSigns, Signs, TwoValues, WeightDomain
@@ -16,11 +15,12 @@ from .methods.distillation import BlockDistillation
 from .methods.regularisers import KurtosisPenalty, ReconstructionPenalty
 from .methods.sbnn import ExpectedConnections, keep_densest_
 from .methods.siman import BinarizeAboveMean, Magnitudes, parameter_groups
-from .models import VGG, ResNet, resnet, resnet18, vgg_small
+from .networks.bcdnet import BCDNet, bcdnet
+from .networks.models import VGG, ResNet, resnet, resnet18, vgg_small
+from .networks.quicknet import QuickNet, quicknet
+from .networks.reactnet import ReActNet, group_mobilenet, reactnet
 from .partial_binarization import PartialBinarization, search_partial_binarization
 from .post_training import Quantization, QuantizedLayer, quantize_, recalibrate_
-from .quicknet import QuickNet, quicknet
-from .reactnet import ReActNet, group_mobilenet, reactnet
 
 __all__ = [
     "APB",

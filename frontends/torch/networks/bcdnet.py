@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .layers.domains import ScaledSigns, WeightDomain
-from .layers.estimators import Estimator
-from .layers.modules import Binarize, BinaryConv2d, RPReLU
+from ..layers.domains import ScaledSigns, WeightDomain
+from ..layers.estimators import Estimator
+from ..layers.modules import Binarize, BinaryConv2d, RPReLU
 from .reactnet import ReActBlock
 
 Kind = Literal["conv", "mlp"]

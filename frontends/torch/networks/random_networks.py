@@ -9,7 +9,7 @@ from torch import nn
 
 from sbnn_tvm.errors import ModelError
 
-from .layers.modules import BinaryLayer
+from ..layers.modules import BinaryLayer
 from .models import resnet, vgg_small
 
 ARCHITECTURES = ("vgg", "resnet")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .layers.domains import Signs, WeightDomain
-from .layers.estimators import Estimator
-from .layers.modules import Binarize, BinaryConv2d
+from ..layers.domains import Signs, WeightDomain
+from ..layers.estimators import Estimator
+from ..layers.modules import Binarize, BinaryConv2d
 
 
 class QuickBlock(nn.Module):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .layers.domains import ScaledSigns, WeightDomain
-from .layers.estimators import Estimator
-from .layers.modules import Binarize, BinaryConv2d, RPReLU
+from ..layers.domains import ScaledSigns, WeightDomain
+from ..layers.estimators import Estimator
+from ..layers.modules import Binarize, BinaryConv2d, RPReLU
 
 # Output channels and stride of each block of ReActNet-A, in units of the stem's channels.
 _BLOCKS = ((2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), *[(16, 1)] * 5, (32, 2), (32, 1))
