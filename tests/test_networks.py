@@ -12,9 +12,9 @@ from torch import nn
 
 import sbnn_tvm
 from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, RPReLU, group_mobilenet, to_onnx
-from sbnn_tvm.frontends.torch.costs import operations
 from sbnn_tvm.frontends.torch.networks import bcdnet, quicknet, reactnet
 from sbnn_tvm.frontends.torch.networks.bcdnet import shift_quarters
+from sbnn_tvm.frontends.torch.search.costs import operations
 
 NETWORKS = {
     "reactnet": lambda: reactnet(5, image_size=13, in_channels=2, width=12, blocks=((2, 1), (4, 2), (4, 1))),

@@ -26,10 +26,10 @@ from sbnn_tvm.frontends.torch import (
     search_partial_binarization,
     to_onnx,
 )
-from sbnn_tvm.frontends.torch.costs import Operations, layer_costs, operations
-from sbnn_tvm.frontends.torch.mixing import Mixed
 from sbnn_tvm.frontends.torch.networks import reactnet
-from sbnn_tvm.frontends.torch.partial_binarization import Components, Gradual, Mask, Method, Random, apply_mask_
+from sbnn_tvm.frontends.torch.search.costs import Operations, layer_costs, operations
+from sbnn_tvm.frontends.torch.search.mixed_layer import Mixed
+from sbnn_tvm.frontends.torch.search.partial_binarization import Components, Gradual, Mask, Method, Random, apply_mask_
 from sbnn_tvm.passes.pipeline import Options, to_composites, to_kernels
 from sbnn_tvm.targets import resolve
 

@@ -19,8 +19,8 @@ from .networks.bcdnet import BCDNet, bcdnet
 from .networks.models import VGG, ResNet, resnet, resnet18, vgg_small
 from .networks.quicknet import QuickNet, quicknet
 from .networks.reactnet import ReActNet, group_mobilenet, reactnet
-from .partial_binarization import PartialBinarization, search_partial_binarization
 from .post_training import Quantization, QuantizedLayer, quantize_, recalibrate_
+from .search.partial_binarization import PartialBinarization, search_partial_binarization
 
 __all__ = [
     "APB",

@@ -39,10 +39,10 @@ from torch import Tensor, nn
 from sbnn_tvm.atomic_file import check_destination, replacing
 from sbnn_tvm.errors import ModelError
 
-from .convert import FIRST, LAST, BinaryConfig, Conversion, binarize_, obstacle
+from ..convert import FIRST, LAST, BinaryConfig, Conversion, binarize_, obstacle
+from ..export import Shape
 from .costs import BITS_PER_WORD, layer_costs
-from .export import Shape
-from .mixing import Mixed
+from .mixed_layer import Mixed
 
 EXCLUDED = (FIRST, LAST, "*downsample*", "*shortcut*")
 """What stays float unless a search is told otherwise: stem, head, and projections of shortcuts, by their names."""

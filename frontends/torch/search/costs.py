@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .export import Shape, eval_mode, example_inputs
-from .layers.modules import BinaryConv2d, BinaryLayer, BinaryLinear
+from ..export import Shape, eval_mode, example_inputs
+from ..layers.modules import BinaryConv2d, BinaryLayer, BinaryLinear
 
 BITS_PER_WORD = 64
 """Binary multiply-accumulates that cost as much as a float one: those of a machine word."""

@@ -1,0 +1,1 @@
+"""Which layers of a network to make binary, under a budget."""
