@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sbnn_tvm.frontends.torch.convert.post_training import quantize_
     from sbnn_tvm.frontends.torch.export import export_onnx
-    from sbnn_tvm.frontends.torch.post_training import quantize_
 
     from .compiler import compile
     from .domain import BinaryDomain
@@ -50,7 +50,7 @@ _HOMES = {
     "compile": "sbnn_tvm.compiler",
     "export_onnx": "sbnn_tvm.frontends.torch.export",
     "load": "sbnn_tvm.runtime",
-    "quantize_": "sbnn_tvm.frontends.torch.post_training",
+    "quantize_": "sbnn_tvm.frontends.torch.convert.binarize.post_training",
     "tune": "sbnn_tvm.tuning.tuner",
 }
 

@@ -1,6 +1,7 @@
 """PyTorch front end: binary layers, their training, the conversion of float models, and the export to ONNX."""
 
-from .convert import FIRST, LAST, BinaryConfig, Conversion, LayerNote, binarize_
+from .convert.binarize import FIRST, LAST, BinaryConfig, Conversion, LayerNote, binarize_
+from .convert.post_training import Quantization, QuantizedLayer, quantize_, recalibrate_
 from .export import export_onnx, to_onnx
 from .layers.domains import Bits, ScaledBits, ScaledSigns, Signs, TwoValues, WeightDomain
 from .layers.estimators import EDE, Clip, Estimator, Identity, Polynomial, binarize, set_progress
@@ -19,7 +20,6 @@ from .networks.bcdnet import BCDNet, bcdnet
 from .networks.models import VGG, ResNet, resnet, resnet18, vgg_small
 from .networks.quicknet import QuickNet, quicknet
 from .networks.reactnet import ReActNet, group_mobilenet, reactnet
-from .post_training import Quantization, QuantizedLayer, quantize_, recalibrate_
 from .search.partial_binarization import PartialBinarization, search_partial_binarization
 
 __all__ = [

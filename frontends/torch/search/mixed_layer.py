@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from ..convert import BinaryConfig, binary_layer
+from ..convert.binarize import BinaryConfig, binary_layer
 
 
 class Mixed(nn.Module):

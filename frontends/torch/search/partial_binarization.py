@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from sbnn_tvm.atomic_file import check_destination, replacing
 from sbnn_tvm.errors import ModelError
 
-from ..convert import FIRST, LAST, BinaryConfig, Conversion, binarize_, obstacle
+from ..convert.binarize import FIRST, LAST, BinaryConfig, Conversion, binarize_, obstacle
 from ..export import Shape
 from .costs import BITS_PER_WORD, layer_costs
 from .mixed_layer import Mixed

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from sbnn_tvm.domain import BinaryDomain
 
-from .convert import FIRST, LAST, Activations, BinaryConfig, LayerNote, Skip, binarize_
-from .layers.domains import TwoValues
-from .layers.modules import BinaryLayer
-from .methods.sbnn import canonical, fit_
+from ..layers.domains import TwoValues
+from ..layers.modules import BinaryLayer
+from ..methods.sbnn import canonical, fit_
+from .binarize import FIRST, LAST, Activations, BinaryConfig, LayerNote, Skip, binarize_
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from torch.nn.utils import prune
 
 from sbnn_tvm.domain import SIGN, BinaryDomain
 
-from .layers.domains import ScaledSigns, WeightDomain
-from .layers.estimators import Estimator
-from .layers.modules import Binarize, BinaryConv2d, BinaryLayer, BinaryLinear
+from ..layers.domains import ScaledSigns, WeightDomain
+from ..layers.estimators import Estimator
+from ..layers.modules import Binarize, BinaryConv2d, BinaryLayer, BinaryLinear
 
 FIRST = "<first>"
 LAST = "<last>"

@@ -1,0 +1,1 @@
+"""Float models made binary: their layers replaced, with further training or without."""
