@@ -23,7 +23,7 @@ from records import Machine, Record
 from rich.console import Console
 from rich.table import Table
 
-from sbnn_tvm.domain import SIGN, Domain, Levels
+from sbnn_tvm.algebra.domain import SIGN, Domain, Levels
 from sbnn_tvm.schedules.direct.conv2d import float_conv2d, popcount_conv2d
 from sbnn_tvm.schedules.epilogue.program import (
     STORE,

@@ -30,8 +30,8 @@ from rich.progress import track
 from rich.table import Table
 from scipy.optimize import nnls
 
+from sbnn_tvm.algebra.domain import BIT, SIGN
 from sbnn_tvm.bench import Burst, interleave_bursts
-from sbnn_tvm.domain import BIT, SIGN
 from sbnn_tvm.emulator import Emulator
 from sbnn_tvm.passes.families import cost_factors
 from sbnn_tvm.passes.families.cost_factors import FACTORS, Factors

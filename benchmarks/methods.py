@@ -34,8 +34,8 @@ from rich.table import Column, Table
 from torch import nn
 
 import sbnn_tvm
+from sbnn_tvm.algebra.coding import smallest
 from sbnn_tvm.bench import interleave
-from sbnn_tvm.coding import smallest
 from sbnn_tvm.frontends.onnx.opset import unpack_bits
 from sbnn_tvm.frontends.torch import (
     Binarize,

@@ -24,7 +24,7 @@ from onnx import helper
 from rich.console import Console
 from rich.table import Table
 
-from sbnn_tvm.domain import SIGN
+from sbnn_tvm.algebra.domain import SIGN
 from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.bits.packing import regroup, unpack, window_sum
 from sbnn_tvm.schedules.elementwise.maps import elementwise

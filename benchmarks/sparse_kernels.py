@@ -28,7 +28,7 @@ from records import Machine, Record
 from rich.console import Console
 from rich.table import Table
 
-from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
+from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain
 from sbnn_tvm.schedules.counters.conv2d import sparse_conv2d
 from sbnn_tvm.schedules.direct.conv2d import popcount_conv2d
 from sbnn_tvm.schedules.epilogue.program import IntegerThreshold

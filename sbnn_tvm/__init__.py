@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from sbnn_tvm.frontends.torch.convert.post_training import quantize_
     from sbnn_tvm.frontends.torch.export import export_onnx
 
+    from .algebra.domain import BinaryDomain
     from .compiler import compile
-    from .domain import BinaryDomain
     from .errors import SbnnError
     from .module import CompiledModule
     from .runtime import LoadedModule, load
@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BinaryDomain": "sbnn_tvm.domain",
+    "BinaryDomain": "sbnn_tvm.algebra.domain",
     "CompiledModule": "sbnn_tvm.module",
     "LoadedModule": "sbnn_tvm.runtime",
     "SbnnError": "sbnn_tvm.errors",

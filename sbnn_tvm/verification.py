@@ -20,7 +20,7 @@ from onnx import numpy_helper
 
 from sbnn_tvm.passes.lowering.lower import Form, Physical
 
-from .domain import codes
+from .algebra.domain import codes
 from .errors import InputError, ModelError, VerificationError
 from .stepping import Step, decode, encode, outputs_of, run_kernels
 

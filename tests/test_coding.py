@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sbnn_tvm.coding import (
+from sbnn_tvm.algebra.coding import (
     Bitmap,
     Codebook,
     Gaps,

@@ -21,7 +21,7 @@ from small_models import grid_inputs, run_reference, small_model
 from torch import nn
 
 import sbnn_tvm
-from sbnn_tvm.domain import BinaryDomain
+from sbnn_tvm.algebra.domain import BinaryDomain
 from sbnn_tvm.errors import CompileError
 from sbnn_tvm.frontends.torch import (
     Binarize,

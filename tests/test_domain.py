@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
+from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain
 
 bits = st.lists(st.booleans(), min_size=1, max_size=200)
 quarters = st.integers(-64, 64).map(lambda n: n / 4)  # sums of their products are exact

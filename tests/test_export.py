@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import sbnn_tvm
-from sbnn_tvm.domain import BinaryDomain
+from sbnn_tvm.algebra.domain import BinaryDomain
 from sbnn_tvm.errors import ModelError
 from sbnn_tvm.frontends.torch import (
     Binarize,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import sbnn_tvm
-from sbnn_tvm.domain import BIT, SIGN
+from sbnn_tvm.algebra.domain import BIT, SIGN
 from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, BinaryLinear, TwoValues
 from sbnn_tvm.passes.phases.fold_window_sums import compare_two_sums, fold_window_sum
 from sbnn_tvm.schedules.epilogue.interpreter import evaluate

@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sbnn_tvm.coding import Codebook, Coding, Gaps, Rice, SparseArray
+from sbnn_tvm.algebra.coding import Codebook, Coding, Gaps, Rice, SparseArray
 from sbnn_tvm.errors import ModelError
 from sbnn_tvm.frontends.onnx import opset
 from sbnn_tvm.frontends.onnx.decoders import Decoder, coding_of, decoder_of

@@ -19,7 +19,7 @@ from small_models import grid_inputs, run_oracle, run_reference, small_model
 from tvm.ir import Call, GlobalVar, IRModule
 from tvm.relax import Function
 
-from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
+from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain
 from sbnn_tvm.frontends.onnx.importer import import_onnx
 from sbnn_tvm.passes.layers import fold_thresholds
 from sbnn_tvm.passes.layers.fold_thresholds import fold_threshold

@@ -14,8 +14,8 @@ from small_models import small_model
 from torch import nn
 
 import sbnn_tvm
+from sbnn_tvm.algebra.domain import BinaryDomain
 from sbnn_tvm.compiler import explain
-from sbnn_tvm.domain import BinaryDomain
 from sbnn_tvm.errors import CompileError
 from sbnn_tvm.frontends.torch import (
     Binarize,

@@ -8,7 +8,7 @@ from kernel_execution import run, target_for
 from test_bit_serial_kernels import codes_of, integer_thresholds, pack_groups
 from test_conv2d_kernels import FEWER, SHAPES, TARGETS, convolve, rich_program
 
-from sbnn_tvm.domain import BIT, BinaryDomain
+from sbnn_tvm.algebra.domain import BIT, BinaryDomain
 from sbnn_tvm.schedules.direct.conv2d import popcount_conv2d
 from sbnn_tvm.schedules.direct.dense import popcount_dense
 from sbnn_tvm.schedules.epilogue.interpreter import evaluate

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from kernel_execution import ARM, X86, run, target_for
 
-from sbnn_tvm.domain import BinaryDomain
+from sbnn_tvm.algebra.domain import BinaryDomain
 from sbnn_tvm.schedules import isa as isas
 from sbnn_tvm.schedules.bits.packing import regroup, unpack, window_sum
 from sbnn_tvm.schedules.elementwise.sample_mean import sample_mean

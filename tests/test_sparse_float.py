@@ -15,7 +15,7 @@ from test_conv2d_kernels import SHAPES, convolve, rich_program
 from torch import nn
 
 import sbnn_tvm
-from sbnn_tvm.domain import SIGN, BinaryDomain, Domain, Levels
+from sbnn_tvm.algebra.domain import SIGN, BinaryDomain, Domain, Levels
 from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d
 from sbnn_tvm.schedules.epilogue.interpreter import evaluate
 from sbnn_tvm.schedules.epilogue.program import STORE, BitsOutput, FloatOutput, Program, Ref, Scalar, Step, Tensor

@@ -15,7 +15,7 @@ from test_conv2d_kernels import SHAPES, convolve, integer_threshold, rich_progra
 from tvm.ir import IRModule
 from tvm_ffi import structural_equal
 
-from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
+from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain
 from sbnn_tvm.emulator import Emulator
 from sbnn_tvm.schedules import isa as isas
 from sbnn_tvm.schedules.counters import counting as plane_counting

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sbnn_tvm.domain import BIT, BinaryDomain
+from sbnn_tvm.algebra.domain import BIT, BinaryDomain
 from sbnn_tvm.frontends import torch as sbnn
 from sbnn_tvm.frontends.torch import (
     FIRST,

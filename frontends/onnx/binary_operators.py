@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from tvm import relax
 
-from sbnn_tvm.coding import SparseArray
-from sbnn_tvm.domain import MOST_BITS
+from sbnn_tvm.algebra.coding import SparseArray
+from sbnn_tvm.algebra.domain import MOST_BITS
 
 from . import decoders, opset
 from .converters import Converter

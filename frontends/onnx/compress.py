@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from sbnn_tvm.coding import Bitmap, Coding, SparseArray, smallest
+from sbnn_tvm.algebra.coding import Bitmap, Coding, SparseArray, smallest
 
 from . import opset
 from .decoders import Decoder, decoder_of

@@ -1,4 +1,4 @@
-"""The decoder operators of ai.sbnn: how the codings of weights (sbnn_tvm.coding) appear in an ONNX file.
+"""The decoder operators of ai.sbnn: how the codings of weights (sbnn_tvm.algebra.coding) appear in an ONNX file.
 
 A decoder reads constants and gives the tensor that the other operators, or standard ones, take as their weights.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sbnn_tvm.coding import Codebook, Coding, Gaps, Rice, SparseArray
+from sbnn_tvm.algebra.coding import Codebook, Coding, Gaps, Rice, SparseArray
 
 # bits: uint8 [rows, columns] of 0 and 1 -> packed: uint8 [rows, ceil(columns / 8)]
 _PACK = """

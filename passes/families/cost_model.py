@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sbnn_tvm.domain import SIGN, BinaryDomain
+from sbnn_tvm.algebra.domain import SIGN, BinaryDomain
 from sbnn_tvm.schedules.counters.counting import PlaneCounting
 from sbnn_tvm.schedules.counters.weight_lists import TAIL
 from sbnn_tvm.schedules.direct.tiles import (

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from sbnn_tvm.domain import BIT, SIGN, BinaryDomain, Domain, code_of
+from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain, Domain, code_of
 from sbnn_tvm.schedules.epilogue.program import (
     BitsOutput,
     Border,

@@ -12,7 +12,7 @@ from tvm import relax
 from tvm.ir import Call
 from tvm.relax import Expr, Var
 
-from sbnn_tvm.domain import BIT, SIGN, BinaryDomain, Domain, Levels
+from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain, Domain, Levels
 from sbnn_tvm.schedules.elementwise.channel_selection import Selection
 from sbnn_tvm.schedules.epilogue.program import (
     BitsOutput,

@@ -19,7 +19,7 @@ from tvm import relax
 from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
 
-from sbnn_tvm.domain import Domain
+from sbnn_tvm.algebra.domain import Domain
 from sbnn_tvm.errors import CompileError
 from sbnn_tvm.schedules.bits.packing import regroup, unpack
 from sbnn_tvm.schedules.coded.expansion import Expansion, expansion

@@ -6,7 +6,7 @@ import numpy as np
 from tvm.ir import Call
 from tvm.relax import Var
 
-from sbnn_tvm.domain import Domain
+from sbnn_tvm.algebra.domain import Domain
 
 from ..relax.graph import Graph, op_name
 from .recognise import BinaryWeight, linear_weight

@@ -15,7 +15,7 @@ from tvm import relax
 from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var
 
-from sbnn_tvm.domain import SIGN
+from sbnn_tvm.algebra.domain import SIGN
 
 from ..layers.layer import domain_attribute
 from ..relax.graph import (

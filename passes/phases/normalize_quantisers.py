@@ -10,7 +10,7 @@ from tvm import relax
 from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
 
-from sbnn_tvm.domain import MOST_BITS
+from sbnn_tvm.algebra.domain import MOST_BITS
 
 from ..relax.graph import Graph, Writer, constant, op_name
 from ..relax.quantisers import arithmetic_with_number, emit_quantiser

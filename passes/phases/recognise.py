@@ -14,7 +14,7 @@ from tvm import relax
 from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
 
-from sbnn_tvm.domain import BinaryDomain, Domain, code_of
+from sbnn_tvm.algebra.domain import BinaryDomain, Domain, code_of
 
 from ..relax.graph import Graph, Writer, constant, op_name, shape
 from ..relax.quantisers import quantiser

@@ -19,7 +19,7 @@ from tvm import relax
 from tvm.ir import Call
 from tvm.relax import Expr, Var, op
 
-from sbnn_tvm.domain import MOST_BITS, Levels
+from sbnn_tvm.algebra.domain import MOST_BITS, Levels
 
 from .graph import Graph, Writer, channel_axis, constant, op_name, shape
 

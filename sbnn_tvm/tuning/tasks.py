@@ -18,7 +18,7 @@ from sbnn_tvm.passes.layers.layer import Layer
 from sbnn_tvm.schedules.epilogue.program import Channel, Scalar
 from sbnn_tvm.schedules.isa import Isa
 
-from ..domain import SIGN
+from ..algebra.domain import SIGN
 
 _CLASSES = 4
 """Classes of density to a factor of two."""

@@ -9,7 +9,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.domain import BinaryDomain, Domain
+from sbnn_tvm.algebra.domain import BinaryDomain, Domain
 
 from ..epilogue.writer import Index, store
 from ..isa import Isa

@@ -1,4 +1,4 @@
-"""Reading streams of bits in TIR, as sbnn_tvm.coding packs them: the first bit in the lowest of the first byte."""
+"""Reading streams of bits in TIR, as sbnn_tvm.algebra.coding packs them: the first bit in the lowest of the first byte."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def positions(
     remainder_bits: tirx.Expr,
     put: Callable[[tirx.Expr, tirx.Expr], None],
 ) -> None:
-    """Walk through a Rice code (sbnn_tvm.coding.Rice): ``put(number, position)`` for each set bit, in order."""
+    """Walk through a Rice code (sbnn_tvm.algebra.coding.Rice): ``put(number, position)`` for each set bit, in order."""
     state = Variables(3)  # the next position, its number, and the remainder
     with T.serial(int64(0), length(quotients) * int64(8)) as at, T.If(bit(quotients, at) != 0):
         with T.Then():

@@ -11,7 +11,7 @@ import tvm
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.coding import pack_fields
+from sbnn_tvm.algebra.coding import pack_fields
 
 from ..kernel import Kernel
 from .bit_stream import Variables, expanding_kernel, field, int64, length

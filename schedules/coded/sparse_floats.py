@@ -6,7 +6,7 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.coding import Rice
+from sbnn_tvm.algebra.coding import Rice
 
 from ..kernel import Kernel
 from .bit_stream import expanding_kernel, int64, length, positions

@@ -26,7 +26,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
+from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain
 
 from ..epilogue.program import Epilogue, Program, WindowThreshold
 from ..isa import Isa

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sbnn_tvm.domain import SIGN, BinaryDomain
+from sbnn_tvm.algebra.domain import SIGN, BinaryDomain
 
 from ..epilogue.program import Epilogue, Program
 from ..isa import Isa

@@ -1,4 +1,4 @@
-"""The direct convolution on packed bits: D, the sum of sign products (sbnn_tvm.domain), by popcount.
+"""The direct convolution on packed bits: D, the sum of sign products (sbnn_tvm.algebra.domain), by popcount.
 
 A direct convolution (direct_conv2d.py) whose step is ``counter += popcount(input ^ weight)``. Budget for a vector full
 of multiply-accumulates: 3 vector instructions where the ISA has a vector popcount, or 8 for three of them
@@ -22,7 +22,7 @@ import tvm
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.domain import BIT, SIGN, BinaryDomain
+from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain
 
 from ..epilogue.program import Epilogue, IntegerThreshold, code_bits
 from ..epilogue.writer import EpilogueWriter, Index, store_code

@@ -167,7 +167,7 @@ class Program:
 
 @dataclass(frozen=True, eq=False)
 class IntegerThreshold:
-    """Only for popcount anchors, with one packed output: comparisons of the integer sum D (sbnn_tvm.domain).
+    """Only for popcount anchors, with one packed output: comparisons of the integer sum D (sbnn_tvm.algebra.domain).
 
     Bit c is ``D >= threshold[c]``, or ``D <= threshold[c]`` where ``flip[c]``. An n-bit code counts 2^n - 1 such bits.
 

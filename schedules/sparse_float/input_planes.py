@@ -19,7 +19,7 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.domain import Domain
+from sbnn_tvm.algebra.domain import Domain
 
 from ..epilogue.writer import Index, load, store
 from ..isa import Isa

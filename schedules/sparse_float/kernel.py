@@ -27,7 +27,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from sbnn_tvm.domain import Domain
+from sbnn_tvm.algebra.domain import Domain
 
 from ..direct.dense import dense_shape
 from ..epilogue.program import Program

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from sbnn_tvm.domain import SIGN, BinaryDomain
+from sbnn_tvm.algebra.domain import SIGN, BinaryDomain
 
 from ..layers.domains import ScaledSigns, WeightDomain
 from ..layers.estimators import Estimator

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sbnn_tvm.domain import BinaryDomain
+from sbnn_tvm.algebra.domain import BinaryDomain
 
 from ..layers.domains import TwoValues
 from ..layers.modules import BinaryLayer

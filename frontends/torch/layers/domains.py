@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from sbnn_tvm.domain import SIGN
+from sbnn_tvm.algebra.domain import SIGN
 
 from .estimators import Estimator, binarize
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sbnn_tvm.domain import SIGN, BinaryDomain
+from sbnn_tvm.algebra.domain import SIGN, BinaryDomain
 
 from .domains import ScaledSigns, WeightDomain
 from .estimators import Estimator, binarize

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sbnn_tvm.domain import MOST_BITS
+from sbnn_tvm.algebra.domain import MOST_BITS
 
 from .operators import symbolic, traces_operators
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sbnn_tvm.domain import SIGN, BinaryDomain
+from sbnn_tvm.algebra.domain import SIGN, BinaryDomain
 
 from ..layers.domains import WeightValues
 from ..layers.estimators import Estimator, binarize

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sbnn_tvm.coding import SparseArray
+from sbnn_tvm.algebra.coding import SparseArray
 
 from ..layers.domains import WeightValues
 from ..layers.estimators import Estimator

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sbnn_tvm.domain import SIGN
+from sbnn_tvm.algebra.domain import SIGN
 
 from ..layers.domains import WeightValues
 from ..layers.estimators import Estimator, Identity, binarize

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sbnn_tvm.domain import SIGN
+from sbnn_tvm.algebra.domain import SIGN
 
 from ..layers.domains import LearnedValues, TwoValues, WeightValues
 from ..layers.estimators import Identity, binarize

@@ -1,0 +1,1 @@
+"""Two-valued tensors, and the codings of their bits."""
