@@ -37,6 +37,7 @@ from sbnn_tvm.passes.families import cost_factors
 from sbnn_tvm.passes.families.cost_factors import FACTORS, Factors
 from sbnn_tvm.passes.families.cost_model import popcount_steps, sparse_steps, transpose_steps
 from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
+from sbnn_tvm.runtime.threads import use_threads
 from sbnn_tvm.schedules.counters.conv2d import sparse_conv2d
 from sbnn_tvm.schedules.direct.conv2d import popcount_conv2d
 from sbnn_tvm.schedules.epilogue.program import Epilogue, IntegerThreshold
@@ -46,7 +47,6 @@ from sbnn_tvm.schedules.layouts.bit_planes import plane_layout
 from sbnn_tvm.schedules.layouts.plane_conversions import planes_to_words, words_to_planes
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.targets import CpuTarget, resolve
-from sbnn_tvm.threads import use_threads
 from sbnn_tvm.tuning.building import function_of
 from sbnn_tvm.tuning.measuring import burst_of
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .compiler import compile
     from .errors import SbnnError
     from .module import CompiledModule
-    from .runtime import LoadedModule, load
+    from .runtime.loading import LoadedModule, load
     from .tuning.tuner import tune
 
 __version__ = "0.1.0"
@@ -45,11 +45,11 @@ __all__ = [
 _HOMES = {
     "BinaryDomain": "sbnn_tvm.algebra.domain",
     "CompiledModule": "sbnn_tvm.module",
-    "LoadedModule": "sbnn_tvm.runtime",
+    "LoadedModule": "sbnn_tvm.runtime.loading",
     "SbnnError": "sbnn_tvm.errors",
     "compile": "sbnn_tvm.compiler",
     "export_onnx": "sbnn_tvm.frontends.torch.export",
-    "load": "sbnn_tvm.runtime",
+    "load": "sbnn_tvm.runtime.loading",
     "quantize_": "sbnn_tvm.frontends.torch.convert.binarize.post_training",
     "tune": "sbnn_tvm.tuning.tuner",
 }

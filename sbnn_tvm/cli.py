@@ -20,13 +20,13 @@ except ModuleNotFoundError as error:  # where models are only run
 
 from . import __version__
 from .errors import InputError, LibraryError, ModelError, SbnnError, TargetError
-from .lean_import import without_torch
+from .runtime.without_torch import without_torch
 
 if TYPE_CHECKING:
     import numpy as np
 
     from .module import CompiledModule
-    from .runtime import LoadedModule
+    from .runtime.loading import LoadedModule
 
 MISMATCH, USER_ERROR, DEFECT, INTERRUPTED = 1, 2, 70, 130
 """Exit codes other than 0."""
@@ -308,7 +308,7 @@ def inspect(
     console = _console()
     if _is_library(file):
         from .report import Report
-        from .runtime import read_metadata
+        from .runtime.loading import read_metadata
         from .tables import metadata_table
 
         metadata = read_metadata(file)
@@ -364,8 +364,8 @@ def bench(
     import numpy as np
 
     from .bench import interleave
-    from .inputs import random_inputs
-    from .runtime import load
+    from .runtime.inputs import random_inputs
+    from .runtime.loading import load
     from .tables import timing_table
 
     if not seconds > 0:

@@ -21,10 +21,10 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
 from .atomic_file import replacing
-from .cpu import this_cpu
-from .elf import note_object, read_header
 from .errors import LibraryError
-from .metadata import OWNER, Metadata
+from .runtime.cpu import this_cpu
+from .runtime.elf import note_object, read_header
+from .runtime.metadata import OWNER, Metadata
 from .targets import CpuTarget
 
 _LIBC = {"memcpy", "memmove", "memset", "memcmp"}
@@ -101,7 +101,7 @@ def write_library(
         executable: What ``tvm.compile`` returned.
         path: Where to; an existing file is replaced.
         target: What it was compiled for.
-        metadata: What ``sbnn_tvm.runtime`` needs to know; None for kernels without a model.
+        metadata: What ``sbnn_tvm.runtime.loading`` needs to know; None for kernels without a model.
 
     Raises:
         LibraryError: If the destination cannot be written, or the linker is missing or fails.

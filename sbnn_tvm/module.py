@@ -17,11 +17,11 @@ from sbnn_tvm.frontends.onnx.importer import Imported
 from sbnn_tvm.passes.lowering.lower import Lowered
 
 from .errors import InputError, TargetError
-from .inputs import match_inputs, random_inputs, split_batches
 from .linking import write_library
-from .metadata import Metadata, TensorSpec
 from .report import Report
-from .runtime import LoadedModule, load
+from .runtime.inputs import match_inputs, random_inputs, split_batches
+from .runtime.loading import LoadedModule, load
+from .runtime.metadata import Metadata, TensorSpec
 from .stepping import KernelRunner, NativeKernels, outputs_of, prepare, run_kernels
 from .targets import CpuTarget
 from .verification import Verification, verify

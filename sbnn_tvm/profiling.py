@@ -14,10 +14,10 @@ from sbnn_tvm.passes.lowering.lower import LoweredLayer, symbol_of
 from sbnn_tvm.passes.relax.graph import Graph, op_name
 
 from .bench import interleave
-from .inputs import random_inputs
 from .limits import Limit, adder_probe, float_probe, load_probe, measure, popcount_probe
 from .report import LayerReport
-from .runtime import LoadedModule
+from .runtime.inputs import random_inputs
+from .runtime.loading import LoadedModule
 from .stepping import run_kernels
 from .tuning.tasks import density
 

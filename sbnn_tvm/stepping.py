@@ -22,7 +22,7 @@ from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.layouts.words import pack_codes, unpack_codes
 
 from .algebra.domain import codes
-from .runtime import LoadedModule
+from .runtime.loading import LoadedModule
 
 
 class KernelRunner(Protocol):

@@ -12,8 +12,8 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from .bench import Timing
-    from .metadata import Metadata
     from .profiling import KernelTime
+    from .runtime.metadata import Metadata
     from .targets import CpuTarget
     from .verification import LayerComparison, OutputComparison, Verification
 

@@ -13,8 +13,8 @@ from tvm.target import Target, codegen
 from sbnn_tvm.schedules import isa
 from sbnn_tvm.schedules.isa import Isa
 
-from .cpu import FLAGS, needed_features, normalize_machine, this_cpu
 from .errors import TargetError
+from .runtime.cpu import FLAGS, needed_features, normalize_machine, this_cpu
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class CpuTarget:
         name: As the user gave it, or the CPU of a target dict.
         isa: What the schedules may use.
         triple: LLVM's, for example ``"aarch64-unknown-linux-gnu"``.
-        features: What the CPU must have at run time (sbnn_tvm.cpu), by LLVM's names.
+        features: What the CPU must have at run time (sbnn_tvm.runtime.cpu), by LLVM's names.
         target: The target of ``tvm.compile``.
     """
 

@@ -96,7 +96,7 @@ def test_compile_for_a_shape_a_target_and_a_sign(tmp_path: Path) -> None:
     assert sorted(file.name for file in dump.iterdir())[0] == "0_imported.py"
     inspected, _ = run("inspect", output)
     assert "arm (aarch64-unknown-linux-gnu)" in inspected and "x: float32[2, 3, 4, 4]" in inspected
-    assert Report.from_json(sbnn_tvm.runtime.read_metadata(output).report).notes
+    assert Report.from_json(sbnn_tvm.runtime.loading.read_metadata(output).report).notes
 
 
 def test_strict_refuses_and_writes_nothing(tmp_path: Path) -> None:
@@ -263,5 +263,5 @@ def test_an_interrupt_and_a_defect(library: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_report_of_a_library_is_the_report_of_its_compilation(model: Path, library: Path) -> None:
-    metadata = sbnn_tvm.runtime.read_metadata(library)
+    metadata = sbnn_tvm.runtime.loading.read_metadata(library)
     assert json.loads(metadata.report) == json.loads(explain(model).to_json())

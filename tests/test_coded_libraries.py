@@ -13,7 +13,7 @@ import sbnn_tvm
 from sbnn_tvm.compiler import explain
 from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d
 from sbnn_tvm.report import Report
-from sbnn_tvm.runtime import read_metadata
+from sbnn_tvm.runtime.loading import read_metadata
 
 
 def network(weights, channels: int = 128, size: int = 10) -> nn.Module:

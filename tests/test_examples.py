@@ -178,7 +178,7 @@ def test_a_methods_claims_hold(name, one_torch_thread, capsys):
 def test_quickstart(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     example("quickstart").main()
-    assert sbnn_tvm.runtime.read_metadata(tmp_path / "out" / "model.arm.so").target == "arm"
+    assert sbnn_tvm.runtime.loading.read_metadata(tmp_path / "out" / "model.arm.so").target == "arm"
 
 
 @pytest.mark.slow

@@ -6,9 +6,9 @@ import pytest
 import tiny_model
 
 from sbnn_tvm import linking, targets
-from sbnn_tvm.elf import ElfError, ElfHeader, note_object, read_header, read_note
 from sbnn_tvm.errors import LibraryError
-from sbnn_tvm.runtime import read_metadata
+from sbnn_tvm.runtime.elf import ElfError, ElfHeader, note_object, read_header, read_note
+from sbnn_tvm.runtime.loading import read_metadata
 
 TARGETS = ("x86", "arm", "armv7")
 

@@ -11,8 +11,10 @@ import pytest
 import tiny_model
 
 import sbnn_tvm
-from sbnn_tvm import cpu, elf, linking, runtime, targets, threads
+from sbnn_tvm import linking, targets
 from sbnn_tvm.errors import InputError, LibraryError
+from sbnn_tvm.runtime import cpu, elf, threads
+from sbnn_tvm.runtime import loading as runtime
 
 SHAPE = (tiny_model.ROWS, tiny_model.COLUMNS)
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 from tvm.target import Target
 
-from sbnn_tvm import cpu, targets
+from sbnn_tvm import targets
 from sbnn_tvm.errors import TargetError
+from sbnn_tvm.runtime import cpu
 from sbnn_tvm.schedules import isa
 
 AVX512_FEATURES = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}

@@ -19,7 +19,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter, _get_convert_map, onnx_input
 
 from sbnn_tvm.errors import ModelError
-from sbnn_tvm.metadata import TensorSpec
+from sbnn_tvm.runtime.metadata import TensorSpec
 
 from . import opset
 from .binary_operators import BINARY_CONVERTERS

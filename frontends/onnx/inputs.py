@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, ValueInfoProto
 
 from sbnn_tvm.errors import ModelError
-from sbnn_tvm.metadata import TensorSpec
+from sbnn_tvm.runtime.metadata import TensorSpec
 
 _NUMPY_TYPES = {
     *(TensorProto.BOOL, TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE),

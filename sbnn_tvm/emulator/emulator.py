@@ -26,10 +26,10 @@ from tvm.ir import IRModule
 
 from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
 
-from ..elf import read_header
 from ..errors import TargetError
 from ..linking import write_library
-from ..runtime import read_metadata
+from ..runtime.elf import read_header
+from ..runtime.loading import read_metadata
 from ..targets import CpuTarget
 from .imports import Imports, UnknownImportError
 from .machines import MACHINES, Machine, start

@@ -107,7 +107,7 @@ ARMV7 = Machine(
     slot=1 << 26,
 )
 MACHINES = {"aarch64": AARCH64, "arm": ARMV7}
-"""By the names of sbnn_tvm.cpu."""
+"""By the names of sbnn_tvm.runtime.cpu."""
 
 
 def start(machine: Machine, cpu: str) -> unicorn.Uc:

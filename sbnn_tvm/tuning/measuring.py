@@ -92,7 +92,7 @@ def measure_locally(reference: Program, candidate: Program, seconds: float, thre
     """Compare two programs in this process: it is what the process of a LocalRunner runs."""
     import tvm_ffi
 
-    from ..threads import use_threads
+    from ..runtime.threads import use_threads
 
     use_threads(tvm_ffi, threads)
     loaded = [load_program(each, tvm.runtime.load_module(each.library), tvm.cpu()) for each in (reference, candidate)]

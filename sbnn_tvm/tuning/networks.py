@@ -16,9 +16,9 @@ from tvm.relax import VirtualMachine
 from sbnn_tvm.passes.lowering.lower import PREPARE
 
 from ..bench import burst, interleave_bursts
-from ..inputs import random_inputs
 from ..module import CompiledModule
-from ..runtime import load, read_metadata
+from ..runtime.inputs import random_inputs
+from ..runtime.loading import load, read_metadata
 from .database import Machine, NetworkRecord
 from .measuring import burst_of
 from .use import choices_key

@@ -18,10 +18,10 @@ import numpy as np
 import tvm
 from tvm.support.popen_pool import PopenWorker
 
-from ..cpu import Model, this_model
 from ..errors import TuningError
+from ..runtime.cpu import Model, this_model
+from ..runtime.threads import check_num_threads
 from ..targets import CpuTarget
-from ..threads import check_num_threads
 from .building import Program
 from .database import INSTRUCTIONS, SECONDS, Machine
 from .measuring import Measurement, measure_locally, measure_remotely
@@ -218,8 +218,8 @@ def _register() -> None:
     import tvm
     import tvm_ffi
 
-    from ..cpu import this_model
-    from ..threads import use_threads
+    from ..runtime.cpu import this_model
+    from ..runtime.threads import use_threads
 
     @tvm.register_global_func("sbnn_tvm.describe_cpu", override=True)
     def describe_cpu() -> str:

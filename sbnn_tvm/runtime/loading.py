@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import LibraryError
 from .cpu import normalize_machine, this_cpu
 from .elf import ElfError, read_header, read_note
-from .errors import LibraryError
 from .inputs import match_inputs
-from .lean_import import without_torch
 from .metadata import OWNER, Metadata, TensorSpec
 from .threads import check_num_threads, default_num_threads, use_threads
+from .without_torch import without_torch
 
 _CPU = 1  # kDLCPU
 _POOLED = 2  # TVM's pooled allocator

@@ -31,7 +31,7 @@ class ElfHeader:
     """The beginning of an ELF file.
 
     Attributes:
-        machine: As in sbnn_tvm.cpu, for example ``"aarch64"``.
+        machine: As in sbnn_tvm.runtime.cpu, for example ``"aarch64"``.
         bits: 32 or 64.
         shared: Whether it is a shared library.
     """

@@ -9,7 +9,7 @@ FORMAT = 1
 """The version of this record; a runtime reads its own and nothing else."""
 
 OWNER = "sbnn_tvm"
-"""The owner of the ELF note (sbnn_tvm.elf) that holds the record."""
+"""The owner of the ELF note (sbnn_tvm.runtime.elf) that holds the record."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Metadata:
         outputs: In the order of ``run``.
         target: The name of the target it was compiled for.
         triple: LLVM's, for example ``"aarch64-unknown-linux-gnu"``.
-        features: What the CPU must have (sbnn_tvm.cpu), by LLVM's names, sorted.
+        features: What the CPU must have (sbnn_tvm.runtime.cpu), by LLVM's names, sorted.
         report: The compiler's report, as JSON text.
         sbnn_version: The version of the compiler.
         tvm_version: The version of TVM, whose runtime the library needs.

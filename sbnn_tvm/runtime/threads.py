@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from types import ModuleType
 
-from .errors import InputError
+from ..errors import InputError
 
 _configured = threading.local()
 
