@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sbnn_tvm.algebra.domain import SIGN, Domain, Levels
+from sbnn_tvm.deploy.targets import CpuTarget, resolve
 from sbnn_tvm.runtime.threads import use_threads
 from sbnn_tvm.schedules.direct.conv2d import float_conv2d, popcount_conv2d
 from sbnn_tvm.schedules.epilogue.program import (
@@ -41,7 +42,6 @@ from sbnn_tvm.schedules.epilogue.program import (
 from sbnn_tvm.schedules.layouts.words import pack_codes
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.sparse_float.kernel import sparse_float_conv2d
-from sbnn_tvm.targets import CpuTarget, resolve
 
 SHARES = (0.001, 0.005, 0.01, 0.02, 0.05)
 LAYERS = (square(12, 256), *BINARY_LAYERS)

@@ -10,6 +10,7 @@ import tvm
 from contestant import Contestant
 from layers import Layer
 
+from sbnn_tvm.deploy.targets import CpuTarget
 from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.direct.conv2d import float_conv2d, popcount_conv2d
 from sbnn_tvm.schedules.epilogue.program import (
@@ -27,7 +28,6 @@ from sbnn_tvm.schedules.epilogue.program import (
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.layouts.words import pack_channels, unpack_channels
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.targets import CpuTarget
 
 
 @dataclass(frozen=True, eq=False)

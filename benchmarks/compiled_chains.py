@@ -24,10 +24,10 @@ from rich.table import Table
 from torch import manual_seed, nn
 
 import sbnn_tvm
+from sbnn_tvm.deploy.targets import CpuTarget, resolve
 from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, Bits, Signs, TwoValues
 from sbnn_tvm.frontends.torch.layers.domains import WeightDomain
 from sbnn_tvm.runtime.threads import use_threads
-from sbnn_tvm.targets import CpuTarget, resolve
 
 DOMAINS: Mapping[str, WeightDomain] = {"{0, 1}": Bits(), "{-1, +1}": Signs(), "{a, b}": TwoValues("layer", "unit")}
 """Weights by what the tables call them; a and b are 0.04 and -0.7."""

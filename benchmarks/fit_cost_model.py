@@ -32,6 +32,7 @@ from scipy.optimize import nnls
 
 from sbnn_tvm.algebra.domain import BIT, SIGN
 from sbnn_tvm.bench import Burst, interleave_bursts
+from sbnn_tvm.deploy.targets import CpuTarget, resolve
 from sbnn_tvm.emulator import Emulator
 from sbnn_tvm.passes.families import cost_factors
 from sbnn_tvm.passes.families.cost_factors import FACTORS, Factors
@@ -46,7 +47,6 @@ from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.layouts.bit_planes import plane_layout
 from sbnn_tvm.schedules.layouts.plane_conversions import planes_to_words, words_to_planes
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.targets import CpuTarget, resolve
 from sbnn_tvm.tuning.building import function_of
 from sbnn_tvm.tuning.measuring import burst_of
 

@@ -19,6 +19,7 @@ from layers import BINARY_LAYERS, Layer
 from rich.console import Console
 from rich.table import Table
 
+from sbnn_tvm.deploy.targets import CpuTarget, resolve
 from sbnn_tvm.emulator import Emulator
 from sbnn_tvm.passes.families.cost_model import sparse_pays
 from sbnn_tvm.schedules.counters.conv2d import sparse_conv2d
@@ -26,7 +27,6 @@ from sbnn_tvm.schedules.direct.conv2d import popcount_conv2d
 from sbnn_tvm.schedules.epilogue.program import IntegerThreshold
 from sbnn_tvm.schedules.layouts.bit_planes import plane_layout
 from sbnn_tvm.schedules.layouts.words import pack_channels, unpack_channels
-from sbnn_tvm.targets import CpuTarget, resolve
 
 MOST = {BINARY_LAYERS[0].name: 3.2}
 """The bars, for aarch64: instructions for 128 multiply-accumulates. A plain loop of popcounts needs 4.1."""

@@ -35,10 +35,10 @@ from rich.console import Console
 from rich.table import Table
 from vpshufb_loop import vpshufb_contestant
 
+from sbnn_tvm.deploy.targets import CpuTarget, resolve
 from sbnn_tvm.limits import float_probe, isa_line, popcount_probe
 from sbnn_tvm.runtime.threads import use_threads
 from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.targets import CpuTarget, resolve
 
 LARQ = "Larq Compute Engine is left out: it runs models that its own converter made with TensorFlow 2.16 and numpy 1"
 

@@ -13,7 +13,7 @@ import numpy as np
 from chains import BinaryChain
 from contestant import Contestant
 
-from sbnn_tvm.targets import CpuTarget
+from sbnn_tvm.deploy.targets import CpuTarget
 
 MISSING = "OpenVINO is not installed: left out (pip install openvino)"
 

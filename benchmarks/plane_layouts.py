@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.table import Table
 from sparse_kernels import sparse_chain
 
+from sbnn_tvm.deploy.targets import CpuTarget, resolve
 from sbnn_tvm.runtime.threads import use_threads
 from sbnn_tvm.schedules.counters.conv2d import sparse_conv2d
 from sbnn_tvm.schedules.epilogue.program import IntegerThreshold
 from sbnn_tvm.schedules.layouts.bit_planes import PlaneLayout, plane_layouts
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.targets import CpuTarget, resolve
 
 DENSITY = 0.05
 OTHERS = 4

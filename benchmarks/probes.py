@@ -11,8 +11,8 @@ from records import Machine
 from rich.console import Console
 from rich.table import Table
 
+from sbnn_tvm.deploy.targets import resolve
 from sbnn_tvm.limits import isa_line, measure, probes
-from sbnn_tvm.targets import resolve
 
 
 def main() -> None:

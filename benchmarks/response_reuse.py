@@ -25,11 +25,11 @@ from records import Machine
 from rich.console import Console
 from rich.table import Table
 
+from sbnn_tvm.deploy.targets import resolve
 from sbnn_tvm.frontends.torch.methods.codebook import reused_operations
 from sbnn_tvm.limits import isa_line
 from sbnn_tvm.runtime.threads import use_threads
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.targets import resolve
 
 INDEX_BITS = (4, 6)
 _PIXELS = 256  # of a block, as in the C file

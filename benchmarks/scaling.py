@@ -24,8 +24,8 @@ from rich.table import Table
 from sparse_kernels import FLOAT, POPCOUNT, float_contestants, plane_contestant, sparse_chain
 
 from sbnn_tvm.algebra.domain import SIGN
+from sbnn_tvm.deploy.targets import CpuTarget, resolve
 from sbnn_tvm.runtime.threads import default_num_threads, use_threads
-from sbnn_tvm.targets import CpuTarget, resolve
 
 PLANES, DENSITIES = "bit planes", (0.05, 0.25)
 

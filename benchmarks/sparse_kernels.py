@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain
+from sbnn_tvm.deploy.targets import CpuTarget, resolve
 from sbnn_tvm.runtime.threads import use_threads
 from sbnn_tvm.schedules.counters.conv2d import sparse_conv2d
 from sbnn_tvm.schedules.direct.conv2d import popcount_conv2d
@@ -36,7 +37,6 @@ from sbnn_tvm.schedules.epilogue.program import IntegerThreshold
 from sbnn_tvm.schedules.layouts.bit_planes import PlaneLayout, plane_layout
 from sbnn_tvm.schedules.layouts.words import pack_channels
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.targets import CpuTarget, resolve
 
 DENSITIES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5)
 POPCOUNT, OPENVINO = "popcount", "OpenVINO binary"

@@ -20,8 +20,8 @@ from records import Machine
 from tvm.rpc.tracker import Tracker
 from tvm.script import tirx as T
 
+from sbnn_tvm.deploy.targets import resolve
 from sbnn_tvm.errors import TuningError
-from sbnn_tvm.targets import resolve
 from sbnn_tvm.tuning.building import Argument, Function, Program
 from sbnn_tvm.tuning.runners import RpcRunner, serve
 

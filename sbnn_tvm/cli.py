@@ -569,7 +569,7 @@ def targets() -> None:
     with _steps() as step:
         step("asking LLVM")
         with without_torch():
-            from .targets import KNOWN, resolve
+            from .deploy.targets import KNOWN, resolve
         from .tables import targets_table
 
         known = {name: resolve(name) for name in KNOWN}

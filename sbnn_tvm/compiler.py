@@ -20,11 +20,11 @@ from sbnn_tvm.passes.lowering.lower import Lowered
 from sbnn_tvm.passes.phases.resolve_signs import SignZero
 from sbnn_tvm.passes.pipeline import Options, to_composites, to_executable, to_kernels
 
+from .deploy.targets import CpuTarget, resolve
 from .errors import CompileError
 from .module import CompiledModule
 from .report import Report
 from .reporting import describe, with_tuning
-from .targets import CpuTarget, resolve
 from .tuning.use import Tuning
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from sbnn_tvm.schedules.isa import AVX512_VPOPCNTDQ, Isa
 from sbnn_tvm.schedules.tir.llvm import LlvmFunction, link
 
 from .bench import interleave
-from .targets import CpuTarget
+from .deploy.targets import CpuTarget
 
 # Enough independent accumulators to hide every latency, few enough for 16 registers.
 _ACCUMULATORS = 12

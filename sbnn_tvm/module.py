@@ -16,14 +16,14 @@ from tvm.ir import IRModule
 from sbnn_tvm.frontends.onnx.importer import Imported
 from sbnn_tvm.passes.lowering.lower import Lowered
 
+from .deploy.linking import write_library
+from .deploy.targets import CpuTarget
 from .errors import InputError, TargetError
-from .linking import write_library
 from .report import Report
 from .runtime.inputs import match_inputs, random_inputs, split_batches
 from .runtime.loading import LoadedModule, load
 from .runtime.metadata import Metadata, TensorSpec
 from .stepping import KernelRunner, NativeKernels, outputs_of, prepare, run_kernels
-from .targets import CpuTarget
 from .verification import Verification, verify
 
 if TYPE_CHECKING:

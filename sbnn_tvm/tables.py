@@ -12,9 +12,9 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from .bench import Timing
+    from .deploy.targets import CpuTarget
     from .profiling import KernelTime
     from .runtime.metadata import Metadata
-    from .targets import CpuTarget
     from .verification import LayerComparison, OutputComparison, Verification
 
 _VERIFICATION = ("elements", "largest difference", "flipped", "wrong")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tvm
 
+from sbnn_tvm.deploy.targets import CpuTarget, resolve
 from sbnn_tvm.emulator import Emulator
 from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.targets import CpuTarget, resolve
 
 X86 = ["x86-64-v4", "x86-64-v3", "x86-64"]
 ARM = ["arm", "armv7"]

@@ -368,7 +368,7 @@ def test_a_failed_export_keeps_the_old_file(
         raise OSError(28, "No space left on device")
 
     (tmp_path / "model.so").write_text("old")
-    monkeypatch.setattr("sbnn_tvm.linking.check_library", fail)
+    monkeypatch.setattr("sbnn_tvm.deploy.linking.check_library", fail)
     with refused(LibraryError, "cannot write .*No space left on device"):
         module.export(tmp_path / "model.so")
     assert [path.name for path in tmp_path.iterdir()] == ["model.so"]

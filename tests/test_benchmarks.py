@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sbnn_tvm.deploy.targets import resolve
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.targets import resolve
 
 
 @pytest.fixture(autouse=True)

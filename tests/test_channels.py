@@ -11,10 +11,10 @@ import pytest
 from small_models import grid_inputs, run_reference, small_model
 
 import sbnn_tvm
+from sbnn_tvm.deploy.targets import resolve
 from sbnn_tvm.module import CompiledModule
 from sbnn_tvm.passes.families.cost_model import popcount_pays
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.targets import resolve
 
 RNG = np.random.default_rng(5)
 BINARIZE = {"t": 0.0, "hi": 1.0, "lo": -1.0}

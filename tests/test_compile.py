@@ -22,6 +22,7 @@ from torch import nn
 
 import sbnn_tvm
 from sbnn_tvm.algebra.domain import BinaryDomain
+from sbnn_tvm.deploy.targets import resolve
 from sbnn_tvm.errors import CompileError
 from sbnn_tvm.frontends.torch import (
     Binarize,
@@ -35,7 +36,6 @@ from sbnn_tvm.frontends.torch import (
     vgg_small,
 )
 from sbnn_tvm.module import CompiledModule
-from sbnn_tvm.targets import resolve
 
 RNG = np.random.default_rng(0)
 BINARIZE = {"t": 0.0, "hi": 1.0, "lo": -1.0}

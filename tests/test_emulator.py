@@ -6,7 +6,7 @@ import tiny_model
 from tvm.ir import IRModule
 from tvm.script import tirx as T
 
-from sbnn_tvm import linking, targets
+from sbnn_tvm.deploy import linking, targets
 from sbnn_tvm.emulator import EmulationError, Emulator
 from sbnn_tvm.errors import TargetError
 

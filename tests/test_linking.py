@@ -5,7 +5,7 @@ import os
 import pytest
 import tiny_model
 
-from sbnn_tvm import linking, targets
+from sbnn_tvm.deploy import linking, targets
 from sbnn_tvm.errors import LibraryError
 from sbnn_tvm.runtime.elf import ElfError, ElfHeader, note_object, read_header, read_note
 from sbnn_tvm.runtime.loading import read_metadata

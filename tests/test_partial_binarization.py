@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 import sbnn_tvm
+from sbnn_tvm.deploy.targets import resolve
 from sbnn_tvm.errors import ModelError
 from sbnn_tvm.frontends.onnx.importer import import_onnx
 from sbnn_tvm.frontends.torch import (
@@ -31,7 +32,6 @@ from sbnn_tvm.frontends.torch.search.costs import Operations, layer_costs, opera
 from sbnn_tvm.frontends.torch.search.mixed_layer import Mixed
 from sbnn_tvm.frontends.torch.search.partial_binarization import Components, Gradual, Mask, Method, Random, apply_mask_
 from sbnn_tvm.passes.pipeline import Options, to_composites, to_kernels
-from sbnn_tvm.targets import resolve
 
 
 class Residual(nn.Module):

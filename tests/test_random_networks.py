@@ -19,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from small_models import grid_inputs, run_reference
 
 import sbnn_tvm
+from sbnn_tvm.deploy.targets import resolve
 from sbnn_tvm.frontends.onnx import opset
-from sbnn_tvm.targets import resolve
 
 Shape = tuple[int, ...]
 

@@ -11,7 +11,7 @@ import pytest
 import tiny_model
 
 import sbnn_tvm
-from sbnn_tvm import linking, targets
+from sbnn_tvm.deploy import linking, targets
 from sbnn_tvm.errors import InputError, LibraryError
 from sbnn_tvm.runtime import cpu, elf, threads
 from sbnn_tvm.runtime import loading as runtime
@@ -193,7 +193,7 @@ import tvm
 assert "libtvm_compiler.so" in open("/proc/self/maps").read()
 sys.path.insert(0, {str(tiny_model.__file__.rsplit("/", 1)[0])!r})
 import tiny_model
-from sbnn_tvm.targets import resolve
+from sbnn_tvm.deploy.targets import resolve
 assert tvm.relax.VirtualMachine(tiny_model.build(resolve("native")), tvm.cpu())
 assert model.run(x, x)[0].shape == x.shape
 """

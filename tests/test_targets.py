@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from tvm.target import Target
 
-from sbnn_tvm import targets
+from sbnn_tvm.deploy import targets
 from sbnn_tvm.errors import TargetError
 from sbnn_tvm.runtime import cpu
 from sbnn_tvm.schedules import isa

@@ -21,11 +21,11 @@ from tvm.script import tirx as T
 
 import sbnn_tvm
 from sbnn_tvm.compiler import explain, lower_model
+from sbnn_tvm.deploy.targets import resolve
 from sbnn_tvm.errors import CompileError, TuningError
 from sbnn_tvm.passes.families.candidates import Family, candidates
 from sbnn_tvm.schedules.epilogue.program import Program
 from sbnn_tvm.schedules.isa import AVX2
-from sbnn_tvm.targets import resolve
 from sbnn_tvm.tuning import runners
 from sbnn_tvm.tuning.building import Argument, Function, build_program, store_layer
 from sbnn_tvm.tuning.building import Program as BuiltProgram

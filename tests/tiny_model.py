@@ -4,8 +4,8 @@ import tvm
 from tvm import te
 from tvm.relax import BlockBuilder, TensorType, Var
 
+from sbnn_tvm.deploy.targets import CpuTarget
 from sbnn_tvm.runtime.metadata import Metadata, TensorSpec
-from sbnn_tvm.targets import CpuTarget
 
 ROWS, COLUMNS = 4, 37
 

@@ -26,11 +26,11 @@ from tvm.ir import IRModule
 
 from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
 
+from ..deploy.linking import write_library
+from ..deploy.targets import CpuTarget
 from ..errors import TargetError
-from ..linking import write_library
 from ..runtime.elf import read_header
 from ..runtime.loading import read_metadata
-from ..targets import CpuTarget
 from .imports import Imports, UnknownImportError
 from .machines import MACHINES, Machine, start
 from .memory import PAGE, GuardedMemory, NoRoomError, Slot

@@ -22,8 +22,8 @@ from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.layouts.plane_conversions import planes_to_words, words_to_planes
 
-from ..linking import write_library
-from ..targets import CpuTarget, resolve
+from ..deploy.linking import write_library
+from ..deploy.targets import CpuTarget, resolve
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ import numpy as np
 import tvm
 from tvm.support.popen_pool import PopenWorker
 
+from ..deploy.targets import CpuTarget
 from ..errors import TuningError
 from ..runtime.cpu import Model, this_model
 from ..runtime.threads import check_num_threads
-from ..targets import CpuTarget
 from .building import Program
 from .database import INSTRUCTIONS, SECONDS, Machine
 from .measuring import Measurement, measure_locally, measure_remotely

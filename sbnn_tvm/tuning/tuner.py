@@ -20,8 +20,8 @@ from sbnn_tvm.passes.phases.resolve_signs import SignZero
 from sbnn_tvm.passes.pipeline import to_kernels
 
 from ..compiler import LoweredModel, lower_model
+from ..deploy.targets import CpuTarget
 from ..errors import TuningError
-from ..targets import CpuTarget
 from .building import Program, build_program, store_layer
 from .database import Database, Machine, NetworkRecord, Record
 from .measuring import Measurement

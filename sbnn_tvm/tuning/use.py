@@ -13,9 +13,9 @@ from sbnn_tvm.passes.layers.layer import Layer
 from sbnn_tvm.passes.lowering.lower import LoweredLayer
 from sbnn_tvm.schedules.isa import Isa
 
+from ..deploy.targets import CpuTarget
 from ..errors import CompileError
 from ..runtime.cpu import this_model
-from ..targets import CpuTarget
 from .database import Database, Machine
 from .tasks import task_key
 

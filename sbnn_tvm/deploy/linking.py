@@ -20,11 +20,11 @@ from typing import Any
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
-from .atomic_file import replacing
-from .errors import LibraryError
-from .runtime.cpu import this_cpu
-from .runtime.elf import note_object, read_header
-from .runtime.metadata import OWNER, Metadata
+from ..atomic_file import replacing
+from ..errors import LibraryError
+from ..runtime.cpu import this_cpu
+from ..runtime.elf import note_object, read_header
+from ..runtime.metadata import OWNER, Metadata
 from .targets import CpuTarget
 
 _LIBC = {"memcpy", "memmove", "memset", "memcmp"}

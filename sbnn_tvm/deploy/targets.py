@@ -13,8 +13,8 @@ from tvm.target import Target, codegen
 from sbnn_tvm.schedules import isa
 from sbnn_tvm.schedules.isa import Isa
 
-from .errors import TargetError
-from .runtime.cpu import FLAGS, needed_features, normalize_machine, this_cpu
+from ..errors import TargetError
+from ..runtime.cpu import FLAGS, needed_features, normalize_machine, this_cpu
 
 
 @dataclass(frozen=True)
