@@ -307,7 +307,7 @@ def inspect(
     """Show what each layer of a model would become, or has become in a library; no machine code is made or run."""
     console = _console()
     if _is_library(file):
-        from .report import Report
+        from .report.record import Report
         from .runtime.loading import read_metadata
         from .tables import metadata_table
 

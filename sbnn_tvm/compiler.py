@@ -23,8 +23,8 @@ from sbnn_tvm.passes.pipeline import Options, to_composites, to_executable, to_k
 from .deploy.targets import CpuTarget, resolve
 from .errors import CompileError
 from .module import CompiledModule
-from .report import Report
-from .reporting import describe, with_tuning
+from .report.describe import describe, with_tuning
+from .report.record import Report
 from .tuning.use import Tuning
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from sbnn_tvm.passes.lowering.lower import Lowered
 from .deploy.linking import write_library
 from .deploy.targets import CpuTarget
 from .errors import InputError, TargetError
-from .report import Report
+from .report.record import Report
 from .runtime.inputs import match_inputs, random_inputs, split_batches
 from .runtime.loading import LoadedModule, load
 from .runtime.metadata import Metadata, TensorSpec

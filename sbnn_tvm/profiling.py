@@ -15,7 +15,7 @@ from sbnn_tvm.passes.relax.graph import Graph, op_name
 
 from .bench import interleave
 from .limits import Limit, adder_probe, float_probe, load_probe, measure, popcount_probe
-from .report import LayerReport
+from .report.record import LayerReport
 from .runtime.inputs import random_inputs
 from .runtime.loading import LoadedModule
 from .stepping import run_kernels

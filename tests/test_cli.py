@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import sbnn_tvm
 from sbnn_tvm import cli
 from sbnn_tvm.compiler import explain
-from sbnn_tvm.report import Report
+from sbnn_tvm.report.record import Report
 
 COMMANDS = ("compile", "verify", "inspect", "bench", "targets", "export-demo")
 

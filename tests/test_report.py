@@ -28,7 +28,7 @@ from sbnn_tvm.frontends.torch import (
     WeightDomain,
     resnet18,
 )
-from sbnn_tvm.report import LayerReport, Report
+from sbnn_tvm.report.record import LayerReport, Report
 
 RNG = np.random.default_rng(0)
 BINARIZE = {"t": 0.0, "hi": 1.0, "lo": -1.0}

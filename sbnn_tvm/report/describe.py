@@ -17,8 +17,8 @@ from sbnn_tvm.passes.pipeline import Options
 from sbnn_tvm.schedules.coded.expansion import Expansion
 from sbnn_tvm.schedules.epilogue.program import Channel, Ref, Scalar
 
-from .report import COST_MODEL, TUNED, UNSCHEDULED, YOU, LayerReport, Report
-from .tuning.use import Tuning, known_machines
+from ..tuning.use import Tuning, known_machines
+from .record import COST_MODEL, TUNED, UNSCHEDULED, YOU, LayerReport, Report
 
 _KINDS = {
     "binary_conv2d": "binary conv", "binary_dense": "binary dense", "conv2d": "conv", "dense": "dense",

@@ -1,0 +1,1 @@
+"""What each layer became, and why."""
