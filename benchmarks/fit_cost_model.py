@@ -33,7 +33,7 @@ from scipy.optimize import nnls
 from sbnn_tvm.algebra.domain import BIT, SIGN
 from sbnn_tvm.bench import Burst, interleave_bursts
 from sbnn_tvm.deploy.targets import CpuTarget, resolve
-from sbnn_tvm.emulator import Emulator
+from sbnn_tvm.execution.emulator import Emulator
 from sbnn_tvm.passes.families import cost_factors
 from sbnn_tvm.passes.families.cost_factors import FACTORS, Factors
 from sbnn_tvm.passes.families.cost_model import popcount_steps, sparse_steps, transpose_steps

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sbnn_tvm.deploy.targets import CpuTarget, resolve
-from sbnn_tvm.emulator import Emulator
+from sbnn_tvm.execution.emulator import Emulator
 from sbnn_tvm.passes.families.cost_model import sparse_pays
 from sbnn_tvm.schedules.counters.conv2d import sparse_conv2d
 from sbnn_tvm.schedules.direct.conv2d import popcount_conv2d

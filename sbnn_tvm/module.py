@@ -19,11 +19,11 @@ from sbnn_tvm.passes.lowering.lower import Lowered
 from .deploy.linking import write_library
 from .deploy.targets import CpuTarget
 from .errors import InputError, TargetError
+from .execution.kernel_by_kernel import KernelRunner, NativeKernels, outputs_of, prepare, run_kernels
 from .report.record import Report
 from .runtime.inputs import match_inputs, random_inputs, split_batches
 from .runtime.loading import LoadedModule, load
 from .runtime.metadata import Metadata, TensorSpec
-from .stepping import KernelRunner, NativeKernels, outputs_of, prepare, run_kernels
 from .verification import Verification, verify
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ class CompiledModule:
         Raises:
             TargetError: If there is no emulator for the target.
         """
-        from .emulator import Emulator
+        from .execution.emulator import Emulator
 
         return Emulator.from_library(self.export(Path(self._folder.name) / "model.so"))
 

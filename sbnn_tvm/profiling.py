@@ -14,11 +14,11 @@ from sbnn_tvm.passes.lowering.lower import LoweredLayer, symbol_of
 from sbnn_tvm.passes.relax.graph import Graph, op_name
 
 from .bench import interleave
+from .execution.kernel_by_kernel import run_kernels
 from .limits import Limit, adder_probe, float_probe, load_probe, measure, popcount_probe
 from .report.record import LayerReport
 from .runtime.inputs import random_inputs
 from .runtime.loading import LoadedModule
-from .stepping import run_kernels
 from .tuning.tasks import density
 
 if TYPE_CHECKING:

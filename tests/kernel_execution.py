@@ -7,7 +7,7 @@ import pytest
 import tvm
 
 from sbnn_tvm.deploy.targets import CpuTarget, resolve
-from sbnn_tvm.emulator import Emulator
+from sbnn_tvm.execution.emulator import Emulator
 from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.kernel import Kernel
 

@@ -7,8 +7,8 @@ from tvm.ir import IRModule
 from tvm.script import tirx as T
 
 from sbnn_tvm.deploy import linking, targets
-from sbnn_tvm.emulator import EmulationError, Emulator
 from sbnn_tvm.errors import TargetError
+from sbnn_tvm.execution.emulator import EmulationError, Emulator
 
 ROWS, COLUMNS, N = 17, 64, 1000
 

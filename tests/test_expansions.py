@@ -8,7 +8,7 @@ import tvm
 import tvm_ffi
 from kernel_execution import target_for
 
-from sbnn_tvm.emulator import Emulator
+from sbnn_tvm.execution.emulator import Emulator
 from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.coded.expansion import expansion
 

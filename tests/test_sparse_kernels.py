@@ -16,7 +16,7 @@ from tvm.ir import IRModule
 from tvm_ffi import structural_equal
 
 from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain
-from sbnn_tvm.emulator import Emulator
+from sbnn_tvm.execution.emulator import Emulator
 from sbnn_tvm.schedules import isa as isas
 from sbnn_tvm.schedules.counters import counting as plane_counting
 from sbnn_tvm.schedules.counters.conv2d import cuts, sparse_conv2d

@@ -269,7 +269,7 @@ _counted: dict[Program, int] = {}
 
 def count_instructions(program: Program, features: frozenset[str]) -> int:
     """Instructions of all kernels of a program, on one thread."""
-    from ..emulator import Emulator
+    from ..execution.emulator import Emulator
 
     if program not in _counted:
         emulator = Emulator.from_kernels(program.library, features)

@@ -21,8 +21,8 @@ from sbnn_tvm.passes.relax.graph import Graph, channels_last, op_name
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.layouts.words import pack_codes, unpack_codes
 
-from .algebra.domain import codes
-from .runtime.loading import LoadedModule
+from ..algebra.domain import codes
+from ..runtime.loading import LoadedModule
 
 
 class KernelRunner(Protocol):

@@ -1,7 +1,7 @@
 """Load a library into an emulated ARM CPU and call its kernels.
 
 The library is loaded into unicorn (QEMU's CPU as a Python package) much as the system's loader would do it; what it
-imports is in sbnn_tvm.emulator.imports. The kernels are called by TVM's convention (tvm/ffi/c_api.h)::
+imports is in sbnn_tvm.execution.emulator.imports. The kernels are called by TVM's convention (tvm/ffi/c_api.h)::
 
     int __tvm_ffi_NAME(void* self, const TVMFFIAny* arguments, int32_t count, TVMFFIAny* result)
 """
@@ -26,11 +26,11 @@ from tvm.ir import IRModule
 
 from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
 
-from ..deploy.linking import write_library
-from ..deploy.targets import CpuTarget
-from ..errors import TargetError
-from ..runtime.elf import read_header
-from ..runtime.loading import read_metadata
+from ...deploy.linking import write_library
+from ...deploy.targets import CpuTarget
+from ...errors import TargetError
+from ...runtime.elf import read_header
+from ...runtime.loading import read_metadata
 from .imports import Imports, UnknownImportError
 from .machines import MACHINES, Machine, start
 from .memory import PAGE, GuardedMemory, NoRoomError, Slot
