@@ -24,7 +24,7 @@ from .report.record import Report
 from .runtime.inputs import match_inputs, random_inputs, split_batches
 from .runtime.loading import LoadedModule, load
 from .runtime.metadata import Metadata, TensorSpec
-from .verification import Verification, verify
+from .verification.verify import Verification, verify
 
 if TYPE_CHECKING:
     from .profiling import KernelTime

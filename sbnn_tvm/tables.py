@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .deploy.targets import CpuTarget
     from .profiling import KernelTime
     from .runtime.metadata import Metadata
-    from .verification import LayerComparison, OutputComparison, Verification
+    from .verification.verify import LayerComparison, OutputComparison, Verification
 
 _VERIFICATION = ("elements", "largest difference", "flipped", "wrong")
 _OK, _FLIPPED, _WRONG = "[green]agrees[/]", "[yellow]rounding[/]", "[bold red]differs[/]"

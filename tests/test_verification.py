@@ -19,7 +19,7 @@ from sbnn_tvm.errors import InputError, VerificationError
 from sbnn_tvm.module import CompiledModule
 from sbnn_tvm.passes.pipeline import to_executable
 from sbnn_tvm.passes.relax.graph import Graph, Writer, op_name
-from sbnn_tvm.verification import Verification
+from sbnn_tvm.verification.verify import Verification
 
 RNG = np.random.default_rng(0)
 

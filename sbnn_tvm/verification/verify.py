@@ -20,12 +20,12 @@ from onnx import numpy_helper
 
 from sbnn_tvm.passes.lowering.lower import Form, Physical
 
-from .algebra.domain import codes
-from .errors import InputError, ModelError, VerificationError
-from .execution.kernel_by_kernel import Step, decode, encode, outputs_of, run_kernels
+from ..algebra.domain import codes
+from ..errors import InputError, ModelError, VerificationError
+from ..execution.kernel_by_kernel import Step, decode, encode, outputs_of, run_kernels
 
 if TYPE_CHECKING:
-    from .module import CompiledModule
+    from ..module import CompiledModule
 
 ROUNDING_ULPS = 256
 """A float32 sum may differ from the reference's by this many units in the last place of its largest value."""

@@ -1,0 +1,1 @@
+"""Comparing a compiled model with onnxruntime."""
