@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sbnn_tvm.deploy.targets import CpuTarget, resolve
-from sbnn_tvm.limits import isa_line
+from sbnn_tvm.profiling.limits import isa_line
 from sbnn_tvm.runtime.threads import use_threads
 from sbnn_tvm.schedules.direct.conv2d import float_conv2d, popcount_conv2d
 from sbnn_tvm.schedules.epilogue.program import STORE, IntegerThreshold

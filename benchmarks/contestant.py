@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from sbnn_tvm.bench import interleave
+from sbnn_tvm.profiling.timing import interleave
 
 
 @dataclass(frozen=True, eq=False)

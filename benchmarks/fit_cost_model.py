@@ -31,13 +31,13 @@ from rich.table import Table
 from scipy.optimize import nnls
 
 from sbnn_tvm.algebra.domain import BIT, SIGN
-from sbnn_tvm.bench import Burst, interleave_bursts
 from sbnn_tvm.deploy.targets import CpuTarget, resolve
 from sbnn_tvm.execution.emulator import Emulator
 from sbnn_tvm.passes.families import cost_factors
 from sbnn_tvm.passes.families.cost_factors import FACTORS, Factors
 from sbnn_tvm.passes.families.cost_model import popcount_steps, sparse_steps, transpose_steps
 from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
+from sbnn_tvm.profiling.timing import Burst, interleave_bursts
 from sbnn_tvm.runtime.threads import use_threads
 from sbnn_tvm.schedules.counters.conv2d import sparse_conv2d
 from sbnn_tvm.schedules.direct.conv2d import popcount_conv2d

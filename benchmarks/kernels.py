@@ -36,7 +36,7 @@ from rich.table import Table
 from vpshufb_loop import vpshufb_contestant
 
 from sbnn_tvm.deploy.targets import CpuTarget, resolve
-from sbnn_tvm.limits import float_probe, isa_line, popcount_probe
+from sbnn_tvm.profiling.limits import float_probe, isa_line, popcount_probe
 from sbnn_tvm.runtime.threads import use_threads
 from sbnn_tvm.schedules.isa import Isa
 

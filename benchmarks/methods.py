@@ -35,7 +35,6 @@ from torch import nn
 
 import sbnn_tvm
 from sbnn_tvm.algebra.coding import smallest
-from sbnn_tvm.bench import interleave
 from sbnn_tvm.frontends.onnx.opset import unpack_bits
 from sbnn_tvm.frontends.torch import (
     Binarize,
@@ -48,6 +47,7 @@ from sbnn_tvm.frontends.torch import (
     quantize_,
     to_onnx,
 )
+from sbnn_tvm.profiling.timing import interleave
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))  # first: this folder has an apb.py as well
 

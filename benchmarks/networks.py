@@ -26,7 +26,6 @@ from rich.table import Table
 from torch import nn
 
 import sbnn_tvm
-from sbnn_tvm.bench import Timing, interleave
 from sbnn_tvm.frontends.torch import (
     Binarize,
     BinaryConv2d,
@@ -40,6 +39,7 @@ from sbnn_tvm.frontends.torch import (
     vgg_small,
 )
 from sbnn_tvm.frontends.torch.networks import quicknet, reactnet
+from sbnn_tvm.profiling.timing import Timing, interleave
 from sbnn_tvm.tables import profile_table
 
 

@@ -1,4 +1,4 @@
-"""Print what this machine can do at most, on one thread (sbnn_tvm/limits.py): ``python benchmarks/probes.py``."""
+"""Print what this machine can do at most, on one thread (sbnn_tvm/profiling/limits.py): ``python benchmarks/probes.py``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sbnn_tvm.deploy.targets import resolve
-from sbnn_tvm.limits import isa_line, measure, probes
+from sbnn_tvm.profiling.limits import isa_line, measure, probes
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from sbnn_tvm.deploy.targets import resolve
 from sbnn_tvm.frontends.torch.methods.codebook import reused_operations
-from sbnn_tvm.limits import isa_line
+from sbnn_tvm.profiling.limits import isa_line
 from sbnn_tvm.runtime.threads import use_threads
 from sbnn_tvm.schedules.shapes import Conv2dShape
 

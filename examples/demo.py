@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import sbnn_tvm
-from sbnn_tvm.bench import interleave
 from sbnn_tvm.frontends.torch import (
     Binarize,
     BinaryConv2d,
@@ -42,6 +41,7 @@ from sbnn_tvm.frontends.torch import (
     clamp_latent_,
     to_onnx,
 )
+from sbnn_tvm.profiling.timing import interleave
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
 

@@ -363,7 +363,7 @@ def bench(
 
     import numpy as np
 
-    from .bench import interleave
+    from .profiling.timing import interleave
     from .runtime.inputs import random_inputs
     from .runtime.loading import load
     from .tables import timing_table

@@ -27,7 +27,7 @@ from .runtime.metadata import Metadata, TensorSpec
 from .verification.verify import Verification, verify
 
 if TYPE_CHECKING:
-    from .profiling import KernelTime
+    from .profiling.profile import KernelTime
 
 
 class CompiledModule:
@@ -143,7 +143,7 @@ class CompiledModule:
         Raises:
             TargetError: If the target is another CPU than this machine's.
         """
-        from .profiling import profile
+        from .profiling.profile import profile
 
         return profile(self, self._load(1), seconds)
 

@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from .bench import Timing
     from .deploy.targets import CpuTarget
-    from .profiling import KernelTime
+    from .profiling.profile import KernelTime
+    from .profiling.timing import Timing
     from .runtime.metadata import Metadata
     from .verification.verify import LayerComparison, OutputComparison, Verification
 

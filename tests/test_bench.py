@@ -6,7 +6,7 @@ import foreign_models
 import pytest
 
 import sbnn_tvm
-from sbnn_tvm.bench import Timing, interleave
+from sbnn_tvm.profiling.timing import Timing, interleave
 
 
 def test_timing_of_calls():

@@ -34,7 +34,7 @@ def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_a_first_layer_is_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
     import contestant
 
-    from sbnn_tvm.bench import Timing
+    from sbnn_tvm.profiling.timing import Timing
 
     seconds = {"whole": 4.0, "marginal": 9.0, "marginal, first": 3.0}
     monkeypatch.setattr(contestant, "interleave", lambda functions, _: {n: Timing(seconds[n], 0, 1) for n in functions})

@@ -251,7 +251,7 @@ def test_an_interrupt_and_a_defect(library: Path, monkeypatch: pytest.MonkeyPatc
         def interleave(*args: object) -> None:
             raise error
 
-        monkeypatch.setattr("sbnn_tvm.bench.interleave", interleave)
+        monkeypatch.setattr("sbnn_tvm.profiling.timing.interleave", interleave)
 
     fail(KeyboardInterrupt())
     assert run("bench", library, code=130)[1] == "error: interrupted\n"

@@ -8,7 +8,7 @@ from typing import Any
 
 import tvm
 
-from ..bench import BURST, Burst, interleave_bursts
+from ..profiling.timing import BURST, Burst, interleave_bursts
 from .building import Program
 
 _SAMPLE = 2e-4

@@ -15,8 +15,8 @@ from tvm.relax import VirtualMachine
 
 from sbnn_tvm.passes.lowering.lower import PREPARE
 
-from ..bench import burst, interleave_bursts
 from ..module import CompiledModule
+from ..profiling.timing import burst, interleave_bursts
 from ..runtime.inputs import random_inputs
 from ..runtime.loading import load, read_metadata
 from .database import Machine, NetworkRecord

@@ -13,16 +13,16 @@ from sbnn_tvm.passes.families.candidates import Family
 from sbnn_tvm.passes.lowering.lower import LoweredLayer, symbol_of
 from sbnn_tvm.passes.relax.graph import Graph, op_name
 
-from .bench import interleave
-from .execution.kernel_by_kernel import run_kernels
+from ..execution.kernel_by_kernel import run_kernels
+from ..report.record import LayerReport
+from ..runtime.inputs import random_inputs
+from ..runtime.loading import LoadedModule
+from ..tuning.tasks import density
 from .limits import Limit, adder_probe, float_probe, load_probe, measure, popcount_probe
-from .report.record import LayerReport
-from .runtime.inputs import random_inputs
-from .runtime.loading import LoadedModule
-from .tuning.tasks import density
+from .timing import interleave
 
 if TYPE_CHECKING:
-    from .module import CompiledModule
+    from ..module import CompiledModule
 
 _PROBED = 192 * 1024  # bytes: what a kernel that only moves data does at most, with its data in the second-level cache
 
@@ -37,7 +37,7 @@ class KernelTime:
         seconds: Of the fastest run.
         macs: Multiply-accumulates, 0 for what has no weights.
         bytes: Of all its arguments.
-        limit: What it is compared with: the name of a probe of sbnn_tvm.limits.
+        limit: What it is compared with: the name of a probe of sbnn_tvm.profiling.limits.
         share: The time that the probe's instructions alone would take, over its own.
     """
 

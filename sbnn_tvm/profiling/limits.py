@@ -17,8 +17,8 @@ from sbnn_tvm.schedules.direct.tiles import THREE
 from sbnn_tvm.schedules.isa import AVX512_VPOPCNTDQ, Isa
 from sbnn_tvm.schedules.tir.llvm import LlvmFunction, link
 
-from .bench import interleave
-from .deploy.targets import CpuTarget
+from ..deploy.targets import CpuTarget
+from .timing import interleave
 
 # Enough independent accumulators to hide every latency, few enough for 16 registers.
 _ACCUMULATORS = 12

@@ -1,0 +1,1 @@
+"""Where the time goes: timing, the machine's limits, and every kernel beside them."""
