@@ -476,8 +476,8 @@ Databases = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Tuning
 @tuning_app.command(epilog=_examples("sbnn-tvm tuning show tuning.jsonl"))
 def show(database: Annotated[Path, typer.Argument(metavar="FILE", help="A tuning database.")]) -> None:
     """Show what was measured, on which machines."""
-    from .tuning.database import Database
     from .tuning.display import database_table
+    from .tuning_database.database import Database
 
     console, found = _console(), Database(database, must_exist=True)
     for machine in found.machines():
@@ -491,7 +491,7 @@ def show(database: Annotated[Path, typer.Argument(metavar="FILE", help="A tuning
 @tuning_app.command(epilog=_examples("sbnn-tvm tuning merge all.jsonl mine.jsonl yours.jsonl"))
 def merge(output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Is replaced.")], databases: Databases) -> None:
     """Write the records of several databases to one, each once."""
-    from .tuning.database import merge as merge_databases
+    from .tuning_database.database import merge as merge_databases
 
     count, corrupt = merge_databases(output, databases)
     _show_corrupt(corrupt)
@@ -504,7 +504,7 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Is replaced.")],
 ) -> None:
     """Write what decides, and nothing else: the measurements of the fastest candidate of each task."""
-    from .tuning.database import Database, write
+    from .tuning_database.database import Database, write
 
     found = Database(database, must_exist=True)
     records = found.decisive()
@@ -519,8 +519,8 @@ def plot(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="For the pictures.")] = Path("."),
 ) -> None:
     """Draw the best so far of every task, and every task tuned against untuned."""
-    from .tuning.database import Database
     from .tuning.plots import draw
+    from .tuning_database.database import Database
 
     for file in draw(Database(database, must_exist=True), output):
         _console().print(f"[bold]{file}[/]")

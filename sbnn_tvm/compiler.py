@@ -25,7 +25,7 @@ from .errors import CompileError
 from .module import CompiledModule
 from .report.describe import describe, with_tuning
 from .report.record import Report
-from .tuning.use import Tuning
+from .tuning_database.lookup import Tuning
 
 if TYPE_CHECKING:
     from typing import TypeAlias

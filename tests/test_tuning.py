@@ -29,14 +29,14 @@ from sbnn_tvm.schedules.isa import AVX2
 from sbnn_tvm.tuning import runners
 from sbnn_tvm.tuning.building import Argument, Function, build_program, store_layer
 from sbnn_tvm.tuning.building import Program as BuiltProgram
-from sbnn_tvm.tuning.database import Database, Machine, NetworkRecord, Record, parse
 from sbnn_tvm.tuning.measuring import Measurement, measure_locally
 from sbnn_tvm.tuning.networks import compare_networks
 from sbnn_tvm.tuning.runners import LocalRunner, MeasurementError, RpcRunner, runner_named, serve
 from sbnn_tvm.tuning.search import FEWEST, Search
-from sbnn_tvm.tuning.tasks import Task, task_key, tasks_of
 from sbnn_tvm.tuning.tuner import tune
-from sbnn_tvm.tuning.use import choices_key
+from sbnn_tvm.tuning_database.database import Database, Machine, NetworkRecord, Record, parse
+from sbnn_tvm.tuning_database.lookup import choices_key
+from sbnn_tvm.tuning_database.tasks import Task, task_key, tasks_of
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_keys_say_what_the_time_depends_on(front, tasks):
 def test_keys_are_the_same_in_every_process(model, tasks, tmp_path):
     onnx.save(model, tmp_path / "net.onnx")
     code = (
-        "import sys\nfrom sbnn_tvm.compiler import lower_model\nfrom sbnn_tvm.tuning.tasks import task_key\n"
+        "import sys\nfrom sbnn_tvm.compiler import lower_model\nfrom sbnn_tvm.tuning_database.tasks import task_key\n"
         "front = lower_model(sys.argv[1], 'native')\n"
         "print(*dict.fromkeys(task_key(e.layer, front.target.isa) for e in front.lowered.layers if e.layer))\n"
     )

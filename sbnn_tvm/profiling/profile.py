@@ -17,7 +17,7 @@ from ..execution.kernel_by_kernel import run_kernels
 from ..report.record import LayerReport
 from ..runtime.inputs import random_inputs
 from ..runtime.loading import LoadedModule
-from ..tuning.tasks import density
+from ..tuning_database.tasks import density
 from .limits import Limit, adder_probe, float_probe, load_probe, measure, popcount_probe
 from .timing import interleave
 

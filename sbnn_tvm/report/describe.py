@@ -17,7 +17,7 @@ from sbnn_tvm.passes.pipeline import Options
 from sbnn_tvm.schedules.coded.expansion import Expansion
 from sbnn_tvm.schedules.epilogue.program import Channel, Ref, Scalar
 
-from ..tuning.use import Tuning, known_machines
+from ..tuning_database.lookup import Tuning, known_machines
 from .record import COST_MODEL, TUNED, UNSCHEDULED, YOU, LayerReport, Report
 
 _KINDS = {

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColum
 from rich.progress import Progress as Bar
 
 from ..tables import plain_table, readable_seconds
-from .database import SECONDS, Database, Machine, Record
+from ..tuning_database.database import SECONDS, Database, Machine, Record
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -19,9 +19,9 @@ from ..module import CompiledModule
 from ..profiling.timing import burst, interleave_bursts
 from ..runtime.inputs import random_inputs
 from ..runtime.loading import load, read_metadata
-from .database import Machine, NetworkRecord
+from ..tuning_database.database import Machine, NetworkRecord
+from ..tuning_database.lookup import choices_key
 from .measuring import burst_of
-from .use import choices_key
 
 if TYPE_CHECKING:
     from .runners import Runner

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import TuningError
-from .database import Database, Machine, Record
-from .use import NOISE
+from ..tuning_database.database import Database, Machine, Record
+from ..tuning_database.lookup import NOISE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

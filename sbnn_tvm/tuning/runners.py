@@ -22,11 +22,11 @@ from ..deploy.targets import CpuTarget
 from ..errors import TuningError
 from ..runtime.cpu import Model, this_model
 from ..runtime.threads import check_num_threads
+from ..tuning_database.database import INSTRUCTIONS, SECONDS, Machine
+from ..tuning_database.lookup import code_of
 from .building import Program
-from .database import INSTRUCTIONS, SECONDS, Machine
 from .measuring import Measurement, measure_locally, measure_remotely
 from .networks import Turns, time_locally, time_remotely
-from .use import code_of
 
 TIMEOUT = 30.0
 """Seconds beyond those that a measurement is meant to take, after which a candidate hangs."""

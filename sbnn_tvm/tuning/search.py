@@ -18,7 +18,7 @@ from sbnn_tvm.passes.layers.fit_epilogue import fit_counters
 from sbnn_tvm.schedules.direct.dense import dense_shape
 from sbnn_tvm.schedules.direct.tiles import Arithmetic, Tile, tile_cost
 
-from .tasks import Task
+from ..tuning_database.tasks import Task
 
 ENOUGH = 0.003
 """The expected improvement (of the logarithm of the time) below which a candidate is not measured."""

@@ -22,14 +22,14 @@ from sbnn_tvm.passes.pipeline import to_kernels
 from ..compiler import LoweredModel, lower_model
 from ..deploy.targets import CpuTarget
 from ..errors import TuningError
+from ..tuning_database.database import Database, Machine, NetworkRecord, Record
+from ..tuning_database.lookup import Tuning, choices_key
+from ..tuning_database.tasks import Task, tasks_of
 from .building import Program, build_program, store_layer
-from .database import Database, Machine, NetworkRecord, Record
 from .measuring import Measurement
 from .networks import compare_networks
 from .runners import MeasurementError, Runner, in_process, runner_named
 from .search import Search
-from .tasks import Task, tasks_of
-from .use import Tuning, choices_key
 
 if TYPE_CHECKING:
     from ..compiler import Model, TargetLike
