@@ -26,6 +26,7 @@ from rich.table import Table
 from torch import nn
 
 import sbnn_tvm
+from sbnn_tvm.cli.tables import profile_table
 from sbnn_tvm.frontends.torch import (
     Binarize,
     BinaryConv2d,
@@ -40,7 +41,6 @@ from sbnn_tvm.frontends.torch import (
 )
 from sbnn_tvm.frontends.torch.networks import quicknet, reactnet
 from sbnn_tvm.profiling.timing import Timing, interleave
-from sbnn_tvm.tables import profile_table
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """``python -m sbnn_tvm`` is ``sbnn-tvm``."""
 
-from .cli import main
+from .cli.app import main
 
 main()

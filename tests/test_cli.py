@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import sbnn_tvm
-from sbnn_tvm import cli
+from sbnn_tvm.cli import app as cli
 from sbnn_tvm.compiler import explain
 from sbnn_tvm.report.record import Report
 
@@ -54,7 +54,7 @@ def test_version() -> None:
 
 
 def test_the_help_needs_no_compiler() -> None:
-    code = "import sys, sbnn_tvm.cli; print([m for m in ('numpy', 'onnx', 'torch', 'tvm') if m in sys.modules])"
+    code = "import sys, sbnn_tvm.cli.app; print([m for m in ('numpy', 'onnx', 'torch', 'tvm') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

@@ -18,15 +18,15 @@ try:
 except ModuleNotFoundError as error:  # where models are only run
     raise SystemExit(f'error: the command line needs {error.name}: pip install "sbnn-tvm[compile]"') from None
 
-from . import __version__
-from .errors import InputError, LibraryError, ModelError, SbnnError, TargetError
-from .runtime.without_torch import without_torch
+from .. import __version__
+from ..errors import InputError, LibraryError, ModelError, SbnnError, TargetError
+from ..runtime.without_torch import without_torch
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .module import CompiledModule
-    from .runtime.loading import LoadedModule
+    from ..module import CompiledModule
+    from ..runtime.loading import LoadedModule
 
 MISMATCH, USER_ERROR, DEFECT, INTERRUPTED = 1, 2, 70, 130
 """Exit codes other than 0."""
@@ -213,7 +213,7 @@ def compile_(
 
     Python runs it by [bold]sbnn_tvm.load("model.so").run(x)[/], with numpy and TVM's runtime alone.
     """
-    from .atomic_file import check_destination, replacing
+    from ..atomic_file import check_destination, replacing
 
     output = output or Path(model.stem + ".so")
     _check_is_model(model)
@@ -307,8 +307,8 @@ def inspect(
     """Show what each layer of a model would become, or has become in a library; no machine code is made or run."""
     console = _console()
     if _is_library(file):
-        from .report.record import Report
-        from .runtime.loading import read_metadata
+        from ..report.record import Report
+        from ..runtime.loading import read_metadata
         from .tables import metadata_table
 
         metadata = read_metadata(file)
@@ -318,7 +318,7 @@ def inspect(
     with _steps() as step:
         step("loading the compiler")
         with without_torch():
-            from .compiler import explain
+            from ..compiler import explain
         report = explain(
             file,
             _target(target),
@@ -363,9 +363,9 @@ def bench(
 
     import numpy as np
 
-    from .profiling.timing import interleave
-    from .runtime.inputs import random_inputs
-    from .runtime.loading import load
+    from ..profiling.timing import interleave
+    from ..runtime.inputs import random_inputs
+    from ..runtime.loading import load
     from .tables import timing_table
 
     if not seconds > 0:
@@ -441,14 +441,14 @@ def tune(
 
     It may be stopped at any moment, and goes on where it was: every measurement is in the database at once.
     """
-    from .tuning.display import result_table, shown_progress
+    from .tuning_tables import result_table, shown_progress
 
     _check_is_model(model)
     shapes, target_ = _shapes(input_shape), _target(target)
     with _steps() as step:
         step("loading the compiler")
         with without_torch():
-            from .tuning.tuner import tune as tune_model
+            from ..tuning.tuner import tune as tune_model
     with shown_progress() as progress:
         result = tune_model(
             model,
@@ -476,8 +476,8 @@ Databases = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Tuning
 @tuning_app.command(epilog=_examples("sbnn-tvm tuning show tuning.jsonl"))
 def show(database: Annotated[Path, typer.Argument(metavar="FILE", help="A tuning database.")]) -> None:
     """Show what was measured, on which machines."""
-    from .tuning.display import database_table
-    from .tuning_database.database import Database
+    from ..tuning_database.database import Database
+    from .tuning_tables import database_table
 
     console, found = _console(), Database(database, must_exist=True)
     for machine in found.machines():
@@ -491,7 +491,7 @@ def show(database: Annotated[Path, typer.Argument(metavar="FILE", help="A tuning
 @tuning_app.command(epilog=_examples("sbnn-tvm tuning merge all.jsonl mine.jsonl yours.jsonl"))
 def merge(output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Is replaced.")], databases: Databases) -> None:
     """Write the records of several databases to one, each once."""
-    from .tuning_database.database import merge as merge_databases
+    from ..tuning_database.database import merge as merge_databases
 
     count, corrupt = merge_databases(output, databases)
     _show_corrupt(corrupt)
@@ -504,7 +504,7 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Is replaced.")],
 ) -> None:
     """Write what decides, and nothing else: the measurements of the fastest candidate of each task."""
-    from .tuning_database.database import Database, write
+    from ..tuning_database.database import Database, write
 
     found = Database(database, must_exist=True)
     records = found.decisive()
@@ -519,8 +519,8 @@ def plot(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="For the pictures.")] = Path("."),
 ) -> None:
     """Draw the best so far of every task, and every task tuned against untuned."""
-    from .tuning.plots import draw
-    from .tuning_database.database import Database
+    from ..tuning.plots import draw
+    from ..tuning_database.database import Database
 
     for file in draw(Database(database, must_exist=True), output):
         _console().print(f"[bold]{file}[/]")
@@ -544,7 +544,7 @@ def serve(
     """
     import time
 
-    from .tuning.runners import serve as start
+    from ..tuning.runners import serve as start
 
     name, _, number = tracker.rpartition(":")
     if not name or not number.isdigit():
@@ -569,7 +569,7 @@ def targets() -> None:
     with _steps() as step:
         step("asking LLVM")
         with without_torch():
-            from .deploy.targets import KNOWN, resolve
+            from ..deploy.targets import KNOWN, resolve
         from .tables import targets_table
 
         known = {name: resolve(name) for name in KNOWN}
@@ -598,7 +598,7 @@ def export_demo(
     seed: Annotated[int, typer.Option(help="Of the weights.")] = 0,
 ) -> None:
     """Write a small binary network with random weights, to try the other commands on. Needs PyTorch."""
-    from .atomic_file import check_destination
+    from ..atomic_file import check_destination
     from .tables import readable_bytes
 
     check_destination(output, ModelError)
@@ -653,7 +653,7 @@ def _compile(
     shapes, target_, kernels = _shapes(input_shape), _target(target), _kernels(kernel)
     step("loading the compiler")
     with without_torch():
-        from .compiler import compile
+        from ..compiler import compile
     return compile(
         model, target_, input_shape=shapes, sign_zero=sign_zero.value, kernels=kernels, progress=step, **options
     )

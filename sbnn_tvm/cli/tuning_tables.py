@@ -11,13 +11,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from ..tables import plain_table, readable_seconds
 from ..tuning_database.database import SECONDS, Database, Machine, Record
+from .tables import plain_table, readable_seconds
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from .tuner import Progress, TuningResult
+    from ..tuning.tuner import Progress, TuningResult
 
 
 @contextmanager

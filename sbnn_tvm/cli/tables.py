@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from .deploy.targets import CpuTarget
-    from .profiling.profile import KernelTime
-    from .profiling.timing import Timing
-    from .runtime.metadata import Metadata
-    from .verification.verify import LayerComparison, OutputComparison, Verification
+    from ..deploy.targets import CpuTarget
+    from ..profiling.profile import KernelTime
+    from ..profiling.timing import Timing
+    from ..runtime.metadata import Metadata
+    from ..verification.verify import LayerComparison, OutputComparison, Verification
 
 _VERIFICATION = ("elements", "largest difference", "flipped", "wrong")
 _OK, _FLIPPED, _WRONG = "[green]agrees[/]", "[yellow]rounding[/]", "[bold red]differs[/]"
