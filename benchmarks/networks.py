@@ -34,12 +34,13 @@ from sbnn_tvm.frontends.torch import (
     BinaryLinear,
     RPReLU,
     TwoValues,
+    quicknet,
+    reactnet,
     resnet,
     resnet18,
     to_onnx,
     vgg_small,
 )
-from sbnn_tvm.frontends.torch.networks import quicknet, reactnet
 from sbnn_tvm.profiling.timing import Timing, interleave
 
 

@@ -46,15 +46,17 @@ from sbnn_tvm.frontends.torch import (
     ScaledSigns,
     TwoValues,
     WeightDomain,
+    bcdnet,
     clamp_latent_,
     group_mobilenet,
     parameter_groups,
+    quicknet,
+    reactnet,
     resnet,
     resnet18,
     set_progress,
     vgg_small,
 )
-from sbnn_tvm.frontends.torch.networks import bcdnet, quicknet, reactnet
 
 console = Console(highlight=False)
 

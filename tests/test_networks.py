@@ -11,8 +11,16 @@ from small_models import run_reference
 from torch import nn
 
 import sbnn_tvm
-from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, RPReLU, group_mobilenet, to_onnx
-from sbnn_tvm.frontends.torch.networks import bcdnet, quicknet, reactnet
+from sbnn_tvm.frontends.torch import (
+    Binarize,
+    BinaryConv2d,
+    RPReLU,
+    bcdnet,
+    group_mobilenet,
+    quicknet,
+    reactnet,
+    to_onnx,
+)
 from sbnn_tvm.frontends.torch.networks.bcdnet import shift_quarters
 from sbnn_tvm.frontends.torch.search.costs import operations
 

@@ -23,11 +23,11 @@ from sbnn_tvm.frontends.torch import (
     BinaryConfig,
     BinaryLayer,
     PartialBinarization,
+    reactnet,
     resnet18,
     search_partial_binarization,
     to_onnx,
 )
-from sbnn_tvm.frontends.torch.networks import reactnet
 from sbnn_tvm.frontends.torch.search.costs import Operations, layer_costs, operations
 from sbnn_tvm.frontends.torch.search.mixed_layer import Mixed
 from sbnn_tvm.frontends.torch.search.partial_binarization import Components, Gradual, Mask, Method, Random, apply_mask_
