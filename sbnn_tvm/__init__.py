@@ -50,7 +50,7 @@ _HOMES = {
     "compile": "sbnn_tvm.compiler",
     "export_onnx": "sbnn_tvm.frontends.torch.export",
     "load": "sbnn_tvm.runtime.loading",
-    "quantize_": "sbnn_tvm.frontends.torch.convert.binarize.post_training",
+    "quantize_": "sbnn_tvm.frontends.torch.convert.post_training",
     "tune": "sbnn_tvm.tuning.tuner",
 }
 

@@ -197,8 +197,9 @@ def test_two_threads_agree(tmp_path: Path) -> None:
     script.write_text(
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import test_sparse_kernels as tests\n"
-        "from sbnn_tvm.schedules import loops, sparse_conv2d\n"
-        "loops.GRAIN = sparse_conv2d.GRAIN = -1 << 40\n"  # threads for everything
+        "from sbnn_tvm.schedules.counters import conv2d\n"
+        "from sbnn_tvm.schedules.tir import loops\n"
+        "loops.GRAIN = conv2d.GRAIN = -1 << 40\n"  # threads for everything
         "shape = tests.Conv2dShape(2, 13, 70, 20, 130, (3, 3), (1, 1), (1, 1, 1, 1))\n"
         "tests.check_threshold(shape, 0, 'x86-64-v3', tests.SIGN)\n"
         "tests.check_threshold(shape, 1, 'x86-64-v4', tests.BIT)\n"
