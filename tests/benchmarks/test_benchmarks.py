@@ -1,0 +1,118 @@
+"""What the benchmarks are made of, as far as it does not depend on time."""
+
+import dataclasses
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sbnn_tvm.deploy.targets import resolve
+from sbnn_tvm.schedules.shapes import Conv2dShape
+from tests.support.paths import ROOT
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
+    from records import Machine, Record, read, write
+
+    shape = Conv2dShape(1, 7, 7, 64, 32, (3, 3), (2, 2), (1, 1, 1, 1))
+    records = [
+        Record("3x3", shape, "bit planes", "avx2", "bits", 1e-6, 0.05),
+        Record("3x3", shape, "popcount", "avx2", "float", 2e-6),
+    ]
+    machine = Machine("a CPU", "2026-11-20")
+    write(tmp_path / "new" / "records.json", records, machine)
+    assert read(tmp_path / "new" / "records.json") == (machine, records)
+    assert records[0].macs_per_second == pytest.approx(4 * 4 * 32 * 9 * 64 / 1e-6)
+
+
+def test_a_first_layer_is_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    import contestant
+
+    from sbnn_tvm.profiling.timing import Timing
+
+    seconds = {"whole": 4.0, "marginal": 9.0, "marginal, first": 3.0}
+    monkeypatch.setattr(contestant, "interleave", lambda functions, _: {n: Timing(seconds[n], 0, 1) for n in functions})
+    whole, marginal = contestant.Contestant(int, 4), contestant.Contestant(int, 4, int)
+    assert contestant.seconds_a_layer({"whole": whole, "marginal": marginal}, 1) == {"whole": 1.0, "marginal": 2.0}
+
+
+@pytest.mark.skipif(not resolve("x86-64-v3").native, reason="the loop needs AVX2")
+def test_the_vpshufb_loop_counts_right() -> None:
+    from vpshufb_loop import vpshufb_contestant
+
+    # 36 words: more than a byte counts without being added up.
+    vpshufb_contestant(Conv2dShape(1, 3, 3, 256, 64, (3, 3), (1, 1), (1, 1, 1, 1)), np.random.default_rng(0)).run()
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_openvino_computes_the_same_chain() -> None:
+    import openvino_peer
+    from chains import BinaryChain, binary_contestant
+    from layers import square
+
+    layer = dataclasses.replace(square(6, 64), links=2)
+    chain, target = BinaryChain.random(layer, np.random.default_rng(0)), resolve("native")
+    binary_contestant(chain, target)
+    openvino_peer.binary_contestant(chain, target)
+
+
+@pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
+def test_every_kind_of_result_is_drawn(tmp_path: Path) -> None:
+    from plots import figures
+    from records import Record, write
+
+    shape = Conv2dShape(1, 7, 7, 64, 64, (3, 3), (1, 1), (1, 1, 1, 1))
+    sparse = [Record("3x3", shape, "bit planes", "neon", "bits", share * 1e-4, share) for share in (0.05, 0.1)]
+    dense = [Record("3x3", shape, name, "avx2", "bits", 1e-4) for name in ("binary", "float32", "binary limit")]
+    write(tmp_path / "sparse.json", sparse)
+    write(tmp_path / "dense.json", dense)
+    reached = [{"method": str(i), "accuracy": 90.0, "error": 1.0, "nbytes": 9, "microseconds": 5.0} for i in range(20)]
+    machine = {"cpu": "a CPU", "day": "2026-11-20"}
+    (tmp_path / "methods.json").write_text(json.dumps({"machine": machine, "methods": reached}))
+    assert figures(sorted(tmp_path.glob("*.json"))).keys() == {"speed-avx2", "density-neon", "methods"}
+
+
+def test_bytes_of_weights() -> None:
+    import digits
+    import methods
+
+    from sbnn_tvm.frontends.torch import to_onnx
+
+    bits, thresholds = (8 + 16 + 16 + 16) * 9 * 16 // 8, 4 * 4
+    binary = methods.weight_bytes(to_onnx(digits.tiny_network()))
+    assert bits * 0.9 < binary - thresholds - 4 * 16 * 4 <= bits
+    assert 0 <= methods.weight_bytes(to_onnx(digits.tiny_network(digits.float_layer))) - 32 * bits < 64
+
+
+def test_a_fit_finds_the_costs_that_made_the_times() -> None:
+    from fit_cost_model import SHAPES, cases, choices, fit
+
+    from sbnn_tvm.passes.families.cost_factors import Factors
+    from sbnn_tvm.schedules.isa import AVX2
+
+    # The second shape has narrow planes and rows that are gathered.
+    truth = Factors(0.5, 0.2, 0.4, 0.0, 1.0, 1.2, 0.5, 0.3, 0.15, 1.0, 0.7)
+    times = {case: truth.cost(case.steps(AVX2)) * 1e-9 for case in cases([SHAPES[2], SHAPES[6]])}
+    found = fit(times, AVX2)
+    for case, seconds in times.items():
+        assert found.cost(case.steps(AVX2)) * 1e-9 == pytest.approx(seconds, rel=0.02)
+    made = choices(times, found, AVX2)
+    assert all(choice.lost < 1.05 for choice in made) and {choice.counters for choice in made} == {False, True}
+
+
+def test_compiled_chains_take_counters_or_popcounts() -> None:
+    from compiled_chains import DOMAINS, FORCED, chain
+    from layers import square
+
+    layer = dataclasses.replace(square(6, 16), links=2)
+    for forced in FORCED:  # verified within
+        contestant = chain(layer, DOMAINS["{a, b}"], 0.05, resolve("native"), forced)
+        assert contestant.links == 2 and contestant.first is not None
+        contestant.run()

@@ -1,0 +1,45 @@
+"""The documentation's Python runs, and what it links to exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*.md"))]
+
+
+def python_blocks(page: Path) -> str:
+    return "\n".join(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links(page):
+    text = page.read_text()
+    headings = {re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in text.splitlines()}
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        if link.startswith("#"):
+            assert link[1:] in headings, f"{page.name} has no heading {link}"
+        elif not link.startswith("http"):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}, which does not exist"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_exist(page):
+    for name in re.findall(r"`((?:\w+/)+\w+\.py)`", page.read_text()):
+        assert (ROOT / name).exists(), f"{page.name} names {name}, which does not exist"
+
+
+def test_training_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(python_blocks(ROOT / "docs" / "training.md"), "training.md", "exec"), {})
+
+
+@pytest.mark.slow
+def test_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(python_blocks(ROOT / "README.md"), "README.md", "exec"), {})
+    assert (tmp_path / "model.so").exists()

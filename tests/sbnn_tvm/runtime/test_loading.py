@@ -1,0 +1,207 @@
+"""Running a library: results, and every way in which a library or an input can be wrong."""
+
+import json
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import sbnn_tvm
+from sbnn_tvm.deploy import linking, targets
+from sbnn_tvm.errors import InputError, LibraryError
+from sbnn_tvm.runtime import cpu, elf, threads
+from sbnn_tvm.runtime import loading as runtime
+from tests.support import tiny_model
+from tests.support.paths import ROOT
+
+SHAPE = (tiny_model.ROWS, tiny_model.COLUMNS)
+
+
+@pytest.fixture(scope="module")
+def executable():
+    return tiny_model.build(targets.resolve("native"))
+
+
+@pytest.fixture(scope="module")
+def library(executable, tmp_path_factory):
+    path = tmp_path_factory.mktemp("runtime") / "tiny.so"
+    target = targets.resolve("native")
+    linking.write_library(executable, path, target, tiny_model.metadata(target))
+    return path
+
+
+@pytest.fixture
+def inputs():
+    rng = np.random.default_rng(0)
+    return tuple(rng.standard_normal(SHAPE).astype(np.float32) for _ in range(2))
+
+
+def test_run(library, inputs):
+    model = sbnn_tvm.load(library)
+    x, y = inputs
+    for total, copy in (model.run(x, y), model.run({"y": y, "x": x}), model.run(x.copy("F"), y)):
+        np.testing.assert_allclose(total, np.exp(x) + y, rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(copy, y)
+    assert [str(spec) for spec in model.inputs] == [f"x: float32{list(SHAPE)}", f"y: float32{list(SHAPE)}"]
+    assert [spec.name for spec in model.outputs] == ["total", "copy"]
+    assert model.target == "native"
+    assert json.loads(model.report) == {"layers": ["é", 1]}
+    assert repr(model).startswith("<tiny for native: x: float32[4, 37], y")
+
+
+def test_results_belong_to_the_caller(library, inputs):
+    model = sbnn_tvm.load(library)
+    x, y = inputs
+    total, copy = model.run(x, y)
+    model.run(x + 1, y + 1)
+    np.testing.assert_allclose(total, np.exp(x) + y, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(copy, y)
+    total[:] = 0  # writable
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 1000])
+def test_threads(library, inputs, num_threads):
+    before = threads._cpus()
+    model = sbnn_tvm.load(library, num_threads=num_threads)
+    assert 1 <= model.num_threads <= num_threads
+    results = []
+    workers = [threading.Thread(target=lambda: results.append(model.run(*inputs)[0])) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    results.append(model.run(*inputs)[0])
+    for result in results:
+        np.testing.assert_array_equal(result, results[0])
+    assert len(results) == 5
+    assert threads._cpus() == before, "the caller's thread must not be bound to one core"
+
+
+@pytest.mark.parametrize("num_threads", [0, -1, 1.5, True, "2"])
+def test_wrong_num_threads(library, num_threads):
+    with pytest.raises(InputError, match="num_threads must be a positive integer"):
+        sbnn_tvm.load(library, num_threads=num_threads)
+
+
+def test_wrong_inputs(library, inputs):
+    model = sbnn_tvm.load(library)
+    x, y = inputs
+    for arguments, message in [
+        ((), r"takes 2 inputs \(x: float32\[4, 37\], y: float32\[4, 37\]\), but got 0"),
+        ((x,), "takes 2 inputs .*, but got 1"),
+        ((x, y, x), "takes 2 inputs .*, but got 3"),
+        ((x, y[:3]), r"input 'y' must have shape \[4, 37\], but got \[3, 37\]"),
+        ((x, y[None]), r"input 'y' must have shape \[4, 37\], but got \[1, 4, 37\]"),
+        ((x.astype(np.float64), y), r"input 'x' must be float32, but got float64: convert .*astype\('float32'\)"),
+        ((x, [[1.0], [2.0, 3.0]]), "input y: .* is not an array"),
+        (({"x": x},), "input y: float32.* is missing: the model takes x, y, but got x"),
+        (({"x": x, "y": y, "z": y},), "unknown input 'z': the model takes x, y"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            model.run(*arguments)
+
+
+def test_not_a_library(tmp_path):
+    text = tmp_path / "text.so"
+    text.write_text("not a library, but longer than the header of one")
+    empty = tmp_path / "empty.so"
+    empty.touch()
+    foreign = tmp_path / "foreign.so"
+    linking.find_linker(targets.resolve("x86")).link(foreign, [_object(tmp_path, "someone else")])
+    for path, message in [
+        (tmp_path / "missing.so", "there is no file .*missing.so: export"),
+        (tmp_path, "cannot be read: Is a directory"),
+        (text, "text.so is not a compiled model: not an ELF file"),
+        (empty, "empty.so is not a compiled model: not an ELF file"),
+        (_object(tmp_path, "sbnn_tvm"), "not a compiled model: not a shared library"),
+        (foreign, "foreign.so is a shared library, but not a model compiled by sbnn_tvm"),
+    ]:
+        with pytest.raises(LibraryError, match=message):
+            sbnn_tvm.load(path)
+
+
+def test_a_truncated_library(library, tmp_path):
+    whole = library.read_bytes()
+    for size in (10, 40, 200, len(whole) // 2, len(whole) - 1):
+        cut = tmp_path / f"cut{size}.so"
+        cut.write_bytes(whole[:size])
+        with pytest.raises(LibraryError, match="cut"):
+            sbnn_tvm.load(cut)
+
+
+def test_a_library_for_another_machine(tmp_path):
+    target = targets.resolve("arm" if cpu.this_cpu().machine == "x86_64" else "x86")
+    path = tmp_path / "other.so"
+    linking.write_library(tiny_model.build(target), path, target, tiny_model.metadata(target))
+    message = f"other.so is for {target.machine} .target '{target.name}'., but this machine is {cpu.this_cpu().machine}"
+    with pytest.raises(LibraryError, match=message):
+        sbnn_tvm.load(path)
+    assert runtime.read_metadata(path).target == target.name
+
+
+def test_a_library_for_a_better_cpu_is_refused_before_it_runs(library, monkeypatch):
+    weak = replace(cpu.this_cpu(), features=cpu.this_cpu().features - {"avx2", "avx512f", "neon"})
+    monkeypatch.setattr(runtime, "this_cpu", lambda: weak)
+    with pytest.raises(
+        LibraryError, match=r"target .native., but this CPU lacks (avx2|neon).*compile the model for a lesser"
+    ):
+        sbnn_tvm.load(library)
+
+
+def test_other_versions(executable, tmp_path):
+    target = targets.resolve("native")
+    good = tiny_model.metadata(target)
+    path = tmp_path / "model.so"
+    for record, message in [
+        (replace(good, tvm_version="0.25.1"), r"needs TVM 0.25, but .* is installed: install .apache-tvm==0.25.1"),
+        (replace(good, format=99), "is of format 99, this runtime reads format 1; compile the model again"),
+        (replace(good, inputs=None), "its record is damaged"),
+    ]:
+        linking.write_library(executable, path, target, record)
+        with pytest.raises(LibraryError, match=message):
+            sbnn_tvm.load(path)
+
+
+def test_a_library_without_the_virtual_machine(tmp_path):
+    """One with our note, but without a model: what a broken build would leave."""
+    note = tmp_path / "note.o"
+    native = targets.resolve("native")
+    note.write_bytes(elf.note_object(native.machine, "sbnn_tvm", tiny_model.metadata(native).to_json().encode()))
+    linking.find_linker(native).link(tmp_path / "model.so", [note])
+    with pytest.raises(LibraryError, match=r"model.so cannot be loaded: "):
+        sbnn_tvm.load(tmp_path / "model.so")
+
+
+def test_loading_needs_no_torch_onnx_or_compiler(library):
+    script = f"""
+import sys
+import sbnn_tvm
+assert not {{"numpy", "tvm_ffi", "tvm", "torch", "onnx"}} & set(sys.modules), "importing the package is not free"
+model = sbnn_tvm.load({str(library)!r})
+import numpy as np
+x = np.ones({SHAPE}, np.float32)
+assert abs(model.run(x, x)[0][0, 0] - 3.7182818) < 1e-5
+heavy = {{"tvm", "torch", "onnx", "onnxruntime"}} & set(sys.modules)
+assert not heavy, heavy
+maps = open("/proc/self/maps").read()
+assert "libtvm_runtime.so" in maps and "libtvm_compiler.so" not in maps
+
+# The compiler may come later: it finds the runtime loaded, and both work.
+import tvm
+assert "libtvm_compiler.so" in open("/proc/self/maps").read()
+sys.path.insert(0, {str(ROOT)!r})
+from tests.support import tiny_model
+from sbnn_tvm.deploy.targets import resolve
+assert tvm.relax.VirtualMachine(tiny_model.build(resolve("native")), tvm.cpu())
+assert model.run(x, x)[0].shape == x.shape
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def _object(folder, owner):
+    path = folder / f"{owner}.o"
+    path.write_bytes(elf.note_object("x86_64", owner, b"hello"))
+    return path

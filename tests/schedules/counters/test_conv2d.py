@@ -1,0 +1,266 @@
+"""Sparse convolutions on bit planes against numpy: shapes, layouts, instruction sets, both kinds of weights."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tvm.ir import IRModule
+from tvm_ffi import structural_equal
+
+from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain
+from sbnn_tvm.execution.emulator import Emulator
+from sbnn_tvm.schedules import isa as isas
+from sbnn_tvm.schedules.counters import counting as plane_counting
+from sbnn_tvm.schedules.counters.conv2d import cuts, sparse_conv2d
+from sbnn_tvm.schedules.epilogue.interpreter import evaluate
+from sbnn_tvm.schedules.epilogue.program import IntegerThreshold, WindowThreshold
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.layouts.bit_planes import ROW_BITS, PlaneLayout, plane_layout
+from sbnn_tvm.schedules.layouts.plane_conversions import planes_to_words, words_to_planes
+from sbnn_tvm.schedules.layouts.words import pack_channels
+from sbnn_tvm.schedules.shapes import Conv2dShape
+from tests.schedules.direct.test_conv2d import SHAPES, convolve, integer_threshold, rich_program, signs_of
+from tests.support.kernel_execution import run, target_for
+from tests.support.paths import ROOT
+
+PADDED = Conv2dShape(3, 9, 9, 20, 18, (3, 3), (1, 1), (1, 1, 1, 1))
+MORE = {
+    **SHAPES,
+    "images side by side": PADDED,
+    "halved": Conv2dShape(2, 20, 20, 17, 9, (3, 3), (2, 2), (1, 1, 1, 1)),
+    "stride 3, wide": Conv2dShape(1, 5, 70, 4, 6, (1, 3), (3, 3), (0, 2, 0, 1)),
+    "two column phases": Conv2dShape(1, 20, 90, 5, 7, (3, 3), (1, 1), (1, 1, 1, 1)),
+    "shrinks": Conv2dShape(1, 4, 66, 3, 4, (3, 3)),
+    "grows": Conv2dShape(1, 3, 64, 2, 3, (1, 2), (1, 1), (1, 3, 2, 3)),
+    "counts of two bytes": Conv2dShape(1, 9, 11, 150, 70, (3, 3), (1, 1), (1, 1, 1, 1)),
+}
+
+
+def sparse_layer(
+    shape: Conv2dShape, density: float, domain: BinaryDomain, pad_value: int
+) -> tuple[np.random.Generator, np.ndarray, np.ndarray, np.ndarray]:
+    """Activation bits, weight bits of very different numbers, and the sums of products."""
+    rng = np.random.default_rng(9)
+    x_bits, x = signs_of(rng, shape.batch, shape.height, shape.width, shape.in_channels)
+    densities = np.linspace(0, 2 * density, shape.out_channels)[:, None, None, None]
+    w_bits = rng.random((shape.out_channels, shape.group_in_channels, *shape.kernel)) < densities
+    w = np.where(w_bits, 1, -1 if domain == SIGN else 0)
+    return rng, x_bits, w_bits, convolve(x, w, shape, pad_value)
+
+
+def source_of(shape: Conv2dShape, isa: Isa) -> PlaneLayout:
+    """The layout of a layer's input."""
+    return plane_layout(shape.batch, shape.height, shape.width, shape.in_channels, isa)
+
+
+def target_of(shape: Conv2dShape, isa: Isa) -> PlaneLayout:
+    """The layout of a layer's output."""
+    return plane_layout(shape.batch, shape.out_height, shape.out_width, shape.out_channels, isa)
+
+
+def check_threshold(
+    shape: Conv2dShape,
+    pad_value: int,
+    name: str,
+    domain: BinaryDomain,
+    density: float = 0.2,
+    layouts: tuple[PlaneLayout, PlaneLayout] | None = None,
+) -> None:
+    cpu = target_for(name)
+    rng, x_bits, w_bits, sums = sparse_layer(shape, density, domain, pad_value)
+    threshold, bits = integer_threshold(rng, sums)
+    source, target = layouts or (source_of(shape, cpu.isa), target_of(shape, cpu.isa))
+    kernel = sparse_conv2d(shape, w_bits, pad_value, threshold, cpu.isa, domain, source, target)
+    (planes,) = run(kernel, cpu, source.encode(x_bits))
+    np.testing.assert_array_equal(planes, target.encode(bits))
+
+
+def layouts_of(batch: int, height: int, width: int, channels: int, images: int = 1) -> list[PlaneLayout]:
+    """Many layouts of a feature map."""
+    layouts = []
+    for vector_bits, row_bits in itertools.product((64, 128, 256, 512), ROW_BITS):
+        lanes, columns = vector_bits // row_bits, 1
+        while columns * row_bits < width:
+            columns *= 2
+        if images == 1 or lanes // height >= images:
+            rows = -(-height // lanes)
+            layouts.append(PlaneLayout(batch, height, width, channels, vector_bits, row_bits, rows, columns, images))
+    return layouts
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1, 1), (3, 9, 9, 2), (2, 17, 40, 3), (1, 3, 200, 2), (5, 7, 7, 4)], ids=str)
+def test_layout(size: tuple[int, int, int, int]) -> None:
+    bits = np.random.default_rng(1).integers(0, 2, size).astype(bool)
+    every = layouts_of(*size) + layouts_of(*size, images=3)
+    for layout in [*every, *(plane_layout(*size, isa) for isa in (isas.AVX512, isas.AVX2, isas.NEON))]:
+        planes = layout.encode(bits)
+        assert planes.shape == layout.shape
+        np.testing.assert_array_equal(layout.decode(planes), bits)
+        # Every pixel once and nothing else.
+        assert sum(int(word).bit_count() for word in planes.flat) == np.count_nonzero(bits)
+
+
+@pytest.mark.parametrize("domain", [SIGN, BIT], ids=str)
+@pytest.mark.parametrize("shape", MORE.values(), ids=MORE.keys())
+def test_threshold(shape: Conv2dShape, domain: BinaryDomain) -> None:
+    for pad_value in (0, 1 if domain == SIGN else -1) if any(shape.padding) else (0,):
+        check_threshold(shape, pad_value, "x86-64-v4", domain)
+
+
+@pytest.mark.parametrize(
+    ("name", "pad_value", "target", "shift", "factor"),
+    [
+        ("plain", 0, "x86-64-v4", 3, 5),
+        ("plain", 1, "x86-64-v3", 2, -1),
+        ("3 odd groups", 0, "x86-64-v4", 10, -700),
+        ("images side by side", 0, "arm", 5, 33),
+    ],
+)
+def test_two_sums(name: str, pad_value: int, target: str, shift: int, factor: int) -> None:
+    shape, cpu = MORE[name], target_for(target)
+    rng, x_bits, w_bits, of_set = sparse_layer(shape, 0.2, BIT, pad_value)
+    of_all = convolve(np.where(x_bits, 1, -1), np.ones(w_bits.shape, np.int64), shape, pad_value)
+    sums = of_set.astype(np.int64) * (1 << shift) + of_all.astype(np.int64) * factor
+    least = np.median(sums, axis=(0, 1, 2)).astype(np.int64)
+    least[:2] = 2**31, -(2**31)
+    threshold = WindowThreshold(shift, factor, least, rng.integers(0, 2, shape.out_channels).astype(bool))
+    kernel = sparse_conv2d(shape, w_bits, pad_value, threshold, cpu.isa, BIT)
+    (planes,) = run(kernel, cpu, source_of(shape, cpu.isa).encode(x_bits))
+    bits = (sums >= least) ^ threshold.inverted
+    np.testing.assert_array_equal(planes, target_of(shape, cpu.isa).encode(bits))
+    with pytest.raises(ValueError, match="WindowThreshold"):
+        sparse_conv2d(shape, w_bits, pad_value, threshold, cpu.isa, SIGN)
+
+
+@pytest.mark.parametrize("target", ["x86-64-v3", "x86-64", "arm", "armv7"])
+@pytest.mark.parametrize("name", ["strided 5x5", "3 odd groups", "images side by side", "shrinks"])
+def test_threshold_of_other_targets(name: str, target: str) -> None:
+    check_threshold(MORE[name], 0, target, SIGN)
+    check_threshold(MORE[name], 1, target, BIT)
+
+
+@pytest.mark.parametrize("density", [0.0, 0.02, 0.5, 1.0])
+def test_densities(density: float) -> None:
+    shape = Conv2dShape(1, 5, 9, 34, 66, (3, 3), (1, 1), (1, 1, 1, 1))
+    for domain in (SIGN, BIT):
+        check_threshold(shape, 0, "x86-64-v4", domain, density)
+
+
+@pytest.mark.parametrize("name", ["plain", "3 odd groups", "strided 5x5"])
+def test_slices_of_the_input_channels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plane_counting, "_CACHED", 512)
+    monkeypatch.setattr(plane_counting, "_SLICED", 3)
+    for target, domain in (("x86-64-v4", SIGN), ("x86-64-v3", BIT), ("arm", SIGN)):
+        check_threshold(MORE[name], 0, target, domain)
+
+
+@pytest.mark.parametrize("domain", [SIGN, BIT], ids=str)
+def test_cuts(domain: BinaryDomain) -> None:
+    shape, cpu = MORE["plain"], target_for("x86-64-v4")
+    rng, x_bits, w_bits, sums = sparse_layer(shape, 0.3, domain, 0)
+    threshold, bits = integer_threshold(rng, sums)
+    every = cuts(shape, w_bits, cpu.isa, domain)
+    assert len(set(every)) == len(every) == 6
+    for cut in every:
+        kernel = sparse_conv2d(shape, w_bits, 0, threshold, cpu.isa, domain, cut=cut)
+        (planes,) = run(kernel, cpu, source_of(shape, cpu.isa).encode(x_bits))
+        np.testing.assert_array_equal(planes, target_of(shape, cpu.isa).encode(bits))
+
+
+def test_equal_layers_share_a_function() -> None:
+    shape, isa = MORE["plain"], isas.AVX512
+    threshold = IntegerThreshold(np.zeros(64, np.int64), np.zeros(64, bool))
+    rng = np.random.default_rng(0)
+    one, other = (sparse_conv2d(shape, rng.random((64, 64, 3, 3)) < 0.05, 0, threshold, isa) for _ in range(2))
+    assert one.constants[2].shape != other.constants[2].shape
+    assert structural_equal(one.func, other.func)
+
+
+@pytest.mark.parametrize("row_bits", ROW_BITS)
+def test_any_layouts(row_bits: int) -> None:
+    shape = Conv2dShape(2, 10, 11, 5, 6, (3, 3), (1, 1), (1, 1, 1, 1))
+    sources = [layout for layout in layouts_of(2, 10, 11, 5) if layout.row_bits == row_bits]
+    targets = layouts_of(2, 10, 11, 6)
+    for i, source in enumerate(sources):
+        same = PlaneLayout(**{**source.__dict__, "channels": 6})
+        for target in (same, targets[(5 * i + row_bits // 8) % len(targets)]):
+            check_threshold(shape, i % 3 - 1, "x86-64-v4", BIT, layouts=(source, target))
+
+
+def test_two_threads_agree(tmp_path: Path) -> None:
+    script = tmp_path / "threads.py"
+    script.write_text(
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import tests.schedules.counters.test_conv2d as tests\n"
+        "from sbnn_tvm.schedules.counters import conv2d\n"
+        "from sbnn_tvm.schedules.tir import loops\n"
+        "loops.GRAIN = conv2d.GRAIN = -1 << 40\n"  # threads for everything
+        "shape = tests.Conv2dShape(2, 13, 70, 20, 130, (3, 3), (1, 1), (1, 1, 1, 1))\n"
+        "tests.check_threshold(shape, 0, 'x86-64-v3', tests.SIGN)\n"
+        "tests.check_threshold(shape, 1, 'x86-64-v4', tests.BIT)\n"
+    )
+    for threads in ("1", "2"):
+        environment = {**os.environ, "TVM_NUM_THREADS": threads}
+        subprocess.run([sys.executable, script, ROOT], env=environment, check=True)
+
+
+@pytest.mark.parametrize("domain", [SIGN, BIT], ids=str)
+@pytest.mark.parametrize("target", ["x86-64-v4", "x86-64-v3", "arm"])
+@pytest.mark.parametrize(
+    "name", ["channel tails", "strided 5x5", "3 odd groups", "images side by side", "counts of two bytes"]
+)
+def test_program(name: str, target: str, domain: BinaryDomain) -> None:
+    shape, cpu = MORE[name], target_for(target)
+    rng, x_bits, w_bits, sums = sparse_layer(shape, 0.4, domain, 0)
+    program, tensors = rich_program(rng, shape)
+    kernel = sparse_conv2d(shape, w_bits, 0, program, cpu.isa, domain)
+    outputs = run(kernel, cpu, source_of(shape, cpu.isa).encode(x_bits), *tensors)
+    expected = evaluate(program, sums, tensors, cpu.isa, shape.border_classes())
+    for output, reference in zip(outputs, expected, strict=True):
+        np.testing.assert_array_equal(output, reference)
+
+
+@pytest.mark.parametrize("target", ["x86-64-v4", "x86-64-v3", "arm"])
+@pytest.mark.parametrize("size", [(1, 9, 9, 64), (3, 7, 7, 100), (1, 20, 70, 17), (2, 5, 3, 130)], ids=str)
+def test_conversions(size: tuple[int, int, int, int], target: str) -> None:
+    cpu, bits = target_for(target), np.random.default_rng(2).integers(0, 2, size).astype(bool)
+    for layout in (plane_layout(*size, cpu.isa), layouts_of(*size)[5]):
+        planes, words = layout.encode(bits), pack_channels(bits, cpu.isa)
+        np.testing.assert_array_equal(run(words_to_planes(layout, cpu.isa), cpu, words)[0], planes)
+        np.testing.assert_array_equal(run(planes_to_words(layout, cpu.isa), cpu, planes)[0], words)
+
+
+def test_errors_name_what_does_not_fit() -> None:
+    shape, isa = MORE["plain"], isas.AVX2
+    bits = np.ones((64, 64, 3, 3), bool)
+    threshold = IntegerThreshold(np.zeros(64, np.int64), np.zeros(64, bool))
+    with pytest.raises(ValueError, match="bits of a sparse convolution"):
+        sparse_conv2d(shape, bits[:63], 0, threshold, isa)
+    with pytest.raises(ValueError, match="pads with -1, 0 or"):
+        sparse_conv2d(shape, bits, 2, threshold, isa)
+    with pytest.raises(ValueError, match="weights of a sparse convolution"):
+        sparse_conv2d(shape, bits, 0, threshold, isa, BinaryDomain(-1, 2))
+    with pytest.raises(ValueError, match="cannot have the layout"):
+        sparse_conv2d(shape, bits, 0, threshold, isa, source=plane_layout(1, 9, 9, 63, isa))
+    with pytest.raises(ValueError, match="flip of an integer threshold"):
+        sparse_conv2d(shape, bits, 0, IntegerThreshold(np.zeros(64, np.int64), np.zeros(63, bool)), isa)
+    with pytest.raises(ValueError, match="do not fit the vectors"):
+        PlaneLayout(1, 9, 9, 64, 64, 8, 1, 1)
+
+
+def test_few_instructions_on_arm() -> None:
+    shape, cpu = Conv2dShape(1, 28, 28, 128, 128, (3, 3), (1, 1), (1, 1, 1, 1)), target_for("arm")
+    layout = plane_layout(1, 28, 28, 128, cpu.isa)
+    for density, domain, limit in ((0.05, BIT, 0.5), (0.5, SIGN, 3.2)):
+        bits = np.random.default_rng(3).random((128, 128, 3, 3)) < density
+        threshold = IntegerThreshold(np.zeros(128, np.int64), np.zeros(128, bool))
+        kernel = sparse_conv2d(shape, bits, 0, threshold, cpu.isa, domain)
+        emulator = Emulator(IRModule({"sparse": kernel.func}), cpu)
+        arrays = [np.zeros(layout.shape, np.uint64), *kernel.constants, np.zeros(layout.shape, np.uint64)]
+        assert emulator.instructions("sparse", arrays) / (shape.macs / 128) < limit

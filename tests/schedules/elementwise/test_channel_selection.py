@@ -1,0 +1,90 @@
+"""Concatenation, split and shuffle of channels, of floats and of packed bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sbnn_tvm.schedules.elementwise.channel_selection import Selection, Source, select_channels, select_channels_bits
+from sbnn_tvm.schedules.epilogue.interpreter import evaluate
+from sbnn_tvm.schedules.epilogue.program import STORE, BitsOutput, Channel, FloatOutput, Program, Ref, Step, Tensor
+from sbnn_tvm.schedules.layouts.words import pack_channels
+from tests.support.kernel_execution import ARM, X86, run, target_for
+
+RNG = np.random.default_rng(3)
+
+
+def shuffle(channels: int, groups: int) -> list[int]:
+    return np.arange(channels).reshape(groups, -1).T.reshape(-1).tolist()
+
+
+SELECTIONS = {
+    "64+64": Selection.concatenation((64, 64)),
+    "1+3+63": Selection.concatenation((1, 3, 63)),
+    "65+100": Selection.concatenation((65, 100)),
+    "256+128": Selection.concatenation((256, 128)),
+    "slice of 100": Selection.concatenation((100,)).take(range(30, 97)),
+    "upper half of 128": Selection.concatenation((128,)).take(range(64, 128)),
+    "every third": Selection.concatenation((100,)).take(range(1, 100, 3)),
+    "shuffle 128/2": Selection.concatenation((128,)).take(shuffle(128, 2)),
+    "shuffle 60/3": Selection.concatenation((60,)).take(shuffle(60, 3)),
+    "shuffled halves": Selection.concatenation((48, 48)).take(shuffle(96, 2)),
+    "reversed": Selection.concatenation((65,)).take(range(64, -1, -1)),
+    "random": Selection.concatenation((70, 30)).take(RNG.integers(0, 100, 130).tolist()),
+    "twice": Selection.concatenation((64,)).take([*range(64), *range(64)]),
+    "one": Selection.concatenation((3,)).take([2]),
+}
+selections = pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS.keys())
+
+
+def check_floats(selection: Selection, target_name: str, pixels: tuple[int, ...]) -> None:
+    target, rng = target_for(target_name), np.random.default_rng(0)
+    channels = len(selection.sources)
+    inputs = [rng.standard_normal((*pixels, count)).astype(np.float32) for count in selection.inputs]
+    expected = np.stack([inputs[source.input][..., source.channel] for source in selection.sources], -1)
+    (output,) = run(select_channels(pixels, selection, STORE, target.isa), target, *inputs)
+    np.testing.assert_array_equal(output, expected)
+    steps = (Step("multiply", Ref(0), Channel(rng.standard_normal(channels))), Step("add", Ref(1), Tensor(0)))
+    threshold = Channel(rng.standard_normal(channels))
+    program = Program(steps, (FloatOutput(Ref(2)), BitsOutput(Ref(2), threshold)))
+    residual = rng.standard_normal((*pixels, channels)).astype(np.float32)
+    outputs = run(select_channels(pixels, selection, program, target.isa), target, *inputs, residual)
+    for output, reference in zip(outputs, evaluate(program, expected, [residual], target.isa), strict=True):
+        np.testing.assert_array_equal(output, reference)
+
+
+def check_bits(selection: Selection, target_name: str, pixels: tuple[int, ...]) -> None:
+    target, rng = target_for(target_name), np.random.default_rng(0)
+    inputs = [rng.random((*pixels, count)) < 0.5 for count in selection.inputs]
+    expected = np.stack([inputs[source.input][..., source.channel] for source in selection.sources], -1)
+    words = [pack_channels(bits, target.isa) for bits in inputs]
+    (output,) = run(select_channels_bits(pixels, selection, target.isa), target, *words)
+    np.testing.assert_array_equal(output, pack_channels(expected, target.isa))
+
+
+@selections
+def test_channels(selection: Selection) -> None:
+    check_floats(selection, "x86-64-v3", (2, 3, 5))
+    check_bits(selection, "x86-64-v3", (2, 3, 5))
+
+
+@pytest.mark.parametrize("target_name", X86 + ARM)
+@pytest.mark.parametrize("name", ["65+100", "shuffle 128/2", "random"])
+def test_channels_on_every_target(target_name: str, name: str) -> None:
+    check_floats(SELECTIONS[name], target_name, (2, 2, 3))
+    check_bits(SELECTIONS[name], target_name, (2, 2, 3))
+
+
+def test_features_without_pixels() -> None:
+    check_floats(SELECTIONS["65+100"], "x86-64-v3", (3,))
+    check_bits(SELECTIONS["65+100"], "x86-64-v3", (3,))
+
+
+def test_channels_on_several_threads() -> None:
+    check_floats(SELECTIONS["64+64"], "x86-64-v3", (2, 17, 16))
+    check_bits(SELECTIONS["64+64"], "x86-64-v3", (2, 70, 70))
+
+
+def test_a_channel_that_does_not_exist() -> None:
+    with pytest.raises(ValueError, match=r"no channel 3 of input 1 in \(5, 3\)"):
+        Selection((5, 3), (Source(0, 4), Source(1, 3)))
