@@ -2,14 +2,14 @@
 
 Run ``python benchmarks/fit_cost_model.py``, on one core that nobody else uses. For every shape, density of set weights
 and epilogue the popcount kernel and the counters are timed in turns; for every layout of planes also the conversions
-between words and planes. Each measurement is a sum of steps whose number is known (passes/families/cost_model.py) and whose
+between words and planes. Each measurement is a sum of steps whose number is known (passes/families/) and whose
 costs are wanted: those that make the sum of the squares of the relative errors least. Shown are, with the present
 constants and with the fitted ones, the ratio of predicted to measured times, and what the choice between the two
 families loses: the time of the one that is chosen over that of the faster one.
 
 For ARM targets instructions are counted in an emulator instead, exactly.
 
-``--write`` puts the fitted constants into passes/families/cost_factors.py.
+``--write`` puts the fitted constants into passes/families/costs.py.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ from scipy.optimize import nnls
 from sbnn_tvm.algebra.domain import BIT, SIGN
 from sbnn_tvm.deploy.targets import CpuTarget, resolve
 from sbnn_tvm.execution.emulator import Emulator
-from sbnn_tvm.passes.families import cost_factors
-from sbnn_tvm.passes.families.cost_factors import FACTORS, Factors
-from sbnn_tvm.passes.families.cost_model import popcount_steps, sparse_steps, transpose_steps
+from sbnn_tvm.passes.families import costs as table
+from sbnn_tvm.passes.families.costs import COSTS, Steps
+from sbnn_tvm.passes.families.counters import conversion_steps, counter_steps
+from sbnn_tvm.passes.families.popcount import popcount_steps
 from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
 from sbnn_tvm.profiling.timing import Burst, interleave_bursts
 from sbnn_tvm.runtime.threads import use_threads
@@ -91,14 +92,14 @@ class Case:
         size = (self.shape.out_channels, self.shape.in_channels, *self.shape.kernel)
         return np.random.default_rng(0).random(size) < (self.density or 0.5)
 
-    def steps(self, isa: Isa) -> Factors:
+    def steps(self, isa: Isa) -> Steps:
         """What it consists of."""
         floats = FLOATS[self.epilogue]
         if self.kernel == CONVERSIONS:
-            return transpose_steps(self.shape, isa, floats)
+            return conversion_steps(self.shape, isa, floats)
         if self.kernel == POPCOUNT:
             return popcount_steps(self.shape, isa, floats)
-        return sparse_steps(self.shape, self.weights, isa, floats, COUNTERS[self.kernel])
+        return counter_steps(self.shape, self.weights, isa, floats, COUNTERS[self.kernel])
 
     def kernels(self, isa: Isa) -> list[Kernel]:
         """Are called one after the other."""
@@ -172,18 +173,18 @@ def measured(bursts: Mapping[Case, Sequence[Burst]], seconds: float) -> dict[Cas
     return times
 
 
-def fit(times: Mapping[Case, float], isa: Isa) -> Factors:
+def fit(times: Mapping[Case, float], isa: Isa) -> Steps:
     """The costs, in nanoseconds or instructions, that leave the least sum of squared relative errors, none below 0.
 
     Steps that were not measured keep what they cost.
     """
     rows = np.array([astuple(case.steps(isa)) for case in times]) / np.array([[time * 1e9] for time in times.values()])
     used = rows.any(axis=0)
-    costs = np.array(astuple(FACTORS[isa.name]))
+    costs = np.array(astuple(COSTS[isa.name]))
     # Steps differ by orders of magnitude in number.
     scale = rows[:, used].max(axis=0)
     costs[used] = nnls(rows[:, used] / scale, np.ones(len(rows)))[0] / scale
-    return Factors(*(float(f"{cost:.3g}") for cost in costs))
+    return Steps(*(float(f"{cost:.3g}") for cost in costs))
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ class Choice:
     lost: float
 
 
-def choices(times: Mapping[Case, float], factors: Factors, isa: Isa) -> list[Choice]:
+def choices(times: Mapping[Case, float], factors: Steps, isa: Isa) -> list[Choice]:
     """What a cost model takes for each layer that was measured."""
     found = []
     for case in times:
@@ -214,7 +215,7 @@ def choices(times: Mapping[Case, float], factors: Factors, isa: Isa) -> list[Cho
     return found
 
 
-def errors_table(times: Mapping[Case, float], models: Mapping[str, Factors], isa: Isa, title: str) -> Table:
+def errors_table(times: Mapping[Case, float], models: Mapping[str, Steps], isa: Isa, title: str) -> Table:
     """For each kernel and epilogue the ratios of predicted to measured times by each model."""
     out = Table(title=title)
     for heading in ("kernel", "stores", "layers"):
@@ -232,7 +233,7 @@ def errors_table(times: Mapping[Case, float], models: Mapping[str, Factors], isa
     return out
 
 
-def choices_table(times: Mapping[Case, float], models: Mapping[str, Factors], isa: Isa) -> Table:
+def choices_table(times: Mapping[Case, float], models: Mapping[str, Steps], isa: Isa) -> Table:
     """How good the choice between popcounts and counters is by each model."""
     out = Table(title="The choice between popcounts and counters")
     for heading in ("constants", "wrong by more than 5 %", "by more than 15 %", "worst", "where"):
@@ -253,11 +254,13 @@ def label(shape: Conv2dShape) -> str:
     return f"{kernel}x{kernel}{stride} {shape.height}x{shape.width} {shape.in_channels}-{shape.out_channels}"
 
 
-def store(factors: Factors, isa: Isa) -> None:
+def store(factors: Steps, isa: Isa) -> None:
     """Put the constants of an instruction set where the compiler reads them."""
-    path = Path(cost_factors.__file__)
-    line = f'    "{isa.name}": Factors({", ".join(f"{cost:g}" for cost in astuple(factors))}),'
-    text, found = re.subn(rf'^    "{re.escape(isa.name)}": Factors\(.*\),$', line, path.read_text(), flags=re.MULTILINE)
+    path = Path(table.__file__)
+    costs = ", ".join(f"{cost:g}" for cost in astuple(factors))
+    line = f'    "{isa.name}": Steps({costs}),'
+    pattern = rf'^    "{re.escape(isa.name)}": Steps\([^)]*\),$'
+    text, found = re.subn(pattern, line, path.read_text(), flags=re.MULTILINE)
     if found != 1:
         raise SystemExit(f"{path} has no line of {isa.name}")
     path.write_text(text)
@@ -273,9 +276,7 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, help="write the results there, as JSON (a nanosecond stands for an instruction)"
     )
-    parser.add_argument(
-        "--write", action="store_true", help="put the fitted constants into passes/families/cost_factors.py"
-    )
+    parser.add_argument("--write", action="store_true", help="put the fitted constants into passes/families/costs.py")
     arguments = parser.parse_args()
     target, machine, console = resolve(arguments.target), Machine(), Console(width=160)
     isa = target.isa
@@ -297,7 +298,7 @@ def main() -> None:
             for case, time in times.items()
         ]
         write(arguments.output, rows, machine)
-    models = {"present": FACTORS[isa.name], "fitted": fit(times, isa)}
+    models = {"present": COSTS[isa.name], "fitted": fit(times, isa)}
     console.print(errors_table(times, models, isa, f"Predicted over measured, {isa.name}, {machine}"))
     console.print(choices_table(times, models, isa))
     for name, factors in models.items():

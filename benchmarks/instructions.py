@@ -19,9 +19,11 @@ from layers import BINARY_LAYERS, Layer
 from rich.console import Console
 from rich.table import Table
 
+from sbnn_tvm.algebra.domain import SIGN
 from sbnn_tvm.deploy.targets import CpuTarget, resolve
 from sbnn_tvm.execution.emulator import Emulator
-from sbnn_tvm.passes.families.cost_model import sparse_pays
+from sbnn_tvm.passes.families.counters import counters_cost
+from sbnn_tvm.passes.families.popcount import popcount_cost
 from sbnn_tvm.schedules.counters.conv2d import sparse_conv2d
 from sbnn_tvm.schedules.direct.conv2d import popcount_conv2d
 from sbnn_tvm.schedules.epilogue.program import IntegerThreshold
@@ -59,7 +61,8 @@ def count(layer: Layer, target: CpuTarget) -> Count:
     chain = BinaryChain.random(layer, np.random.default_rng(0)).start(1)
     shape, isa = layer.shape, target.isa
     epilogue = IntegerThreshold(chain.thresholds[0], np.zeros(shape.out_channels, bool))
-    planes = sparse_pays(shape, chain.signs[0], isa, floats=False)
+    counters = counters_cost(shape, chain.signs[0], isa, floats=False, domain=SIGN)
+    planes = counters < popcount_cost(shape, isa, floats=False)
     kernel = (sparse_conv2d if planes else popcount_conv2d)(shape, chain.signs[0], 0, epilogue, isa)
     layout = plane_layout(shape.batch, shape.height, shape.width, shape.in_channels, isa)
     data = layout.encode(chain.bits) if planes else pack_channels(chain.bits, isa)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tvm
@@ -14,7 +14,7 @@ from tvm.target import Target
 
 from sbnn_tvm.schedules.isa import Isa
 
-from .families.choose_kernel import COST_MODEL_ALONE, Decisions, check_forced
+from .families.choose import LEAST_COST, Decisions, check_forced
 from .lowering.lower import Lowered, lower
 from .lowering.machine_code import MACHINE_CODE
 from .lowering.reuse_residuals import reuse_residuals
@@ -93,19 +93,19 @@ def phases(mod: IRModule, options: Options) -> Iterator[tuple[str, IRModule]]:
         yield f"{i + 1}_{phase.name}", mod
 
 
-def to_kernels(composites: IRModule, isa: Isa, decisions: Decisions = COST_MODEL_ALONE) -> Lowered:
+def to_kernels(composites: IRModule, isa: Isa, decisions: Decisions = LEAST_COST) -> Lowered:
     """Choose a kernel for every composite, and lower what is left to TVM's own, unscheduled loops.
 
     Raises:
         CompileError: If the user forces a family on a layer that is not there, or for which it is not possible.
     """
     lowered = lower(composites, isa, decisions)
-    check_forced(decisions, (entry.layer for entry in lowered.layers if entry.layer is not None), isa)
+    check_forced(decisions, (entry.layer for entry in lowered.layers), isa)
     with Target({"kind": "llvm"}):  # sorts and running sums want to know the kind of target
         sorts = relax.backend.DispatchSortScan()(lowered.mod)
     # A reshape stays one: the virtual machine makes it a view.
     legal = relax.transform.LegalizeOps(skip_ops=["relax.reshape"])(sorts)
-    return Lowered(legal, lowered.layers, lowered.physical)
+    return replace(lowered, mod=legal)
 
 
 def to_executable(lowered: Lowered, target: Target) -> Executable:

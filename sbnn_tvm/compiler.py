@@ -14,8 +14,9 @@ from tvm.ir import IRModule
 
 from sbnn_tvm.frontends.onnx.importer import Imported, import_onnx
 from sbnn_tvm.frontends.onnx.loading import load_model
-from sbnn_tvm.passes.families.candidates import Family
-from sbnn_tvm.passes.families.choose_kernel import Decisions
+from sbnn_tvm.passes.families.choose import Decisions
+from sbnn_tvm.passes.families.families import BY_NAME
+from sbnn_tvm.passes.families.family import Family
 from sbnn_tvm.passes.lowering.lower import Lowered
 from sbnn_tvm.passes.phases.resolve_signs import SignZero
 from sbnn_tvm.passes.pipeline import Options, to_composites, to_executable, to_kernels
@@ -210,13 +211,12 @@ def lower_model(
 
 
 def _families(kernels: Mapping[str, str]) -> tuple[tuple[str, Family], ...]:
-    known = {family.value: family for family in Family}
     for layer, family in kernels.items():
-        if family not in known:
+        if family not in BY_NAME:
             raise CompileError(
-                f"kernels: {family!r} for {layer!r} is no family of kernels; the families are {', '.join(known)}"
+                f"kernels: {family!r} for {layer!r} is no family of kernels; the families are {', '.join(BY_NAME)}"
             )
-    return tuple((layer, known[family]) for layer, family in kernels.items())
+    return tuple((layer, BY_NAME[family]) for layer, family in kernels.items())
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:

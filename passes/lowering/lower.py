@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
 
 import numpy as np
 import tvm
@@ -32,20 +31,14 @@ from sbnn_tvm.schedules.layouts.channels_last import nchw_to_nhwc, nhwc_to_nchw
 from sbnn_tvm.schedules.layouts.plane_conversions import planes_to_words, words_to_planes
 from sbnn_tvm.schedules.layouts.words import packed_shape
 
-from ..families.build_kernel import Choice, DataForm, build_pooled, can_build_pooled
-from ..families.choose_kernel import Decisions, choose_kernel
-from ..layers.layer import Layer, read_layer
-from ..phases.recognise import domain_of
+from ..families.choose import Choice, Decisions, choose, named
+from ..families.family import BuiltKernel
+from ..families.float32 import FLOAT, build_pooled, pools_at_once
+from ..layers.forms import Form
+from ..layers.kinds import BinaryLinear, BitMaxPool2d, BitSelection, BitShift, Layer, WindowSum
+from ..layers.read import read_layer
+from ..relax.domains import domain_of
 from ..relax.graph import Graph, Writer, channels_last, make_function, op_name, operands, shape, without_pixels
-
-
-class Form(Enum):
-    """How a value lies in memory."""
-
-    PLAIN = "as in ONNX"
-    CHANNELS_LAST = "channels last"
-    BITS = "packed bits"
-    PLANES = "bit planes"
 
 
 @dataclass(frozen=True)
@@ -69,23 +62,34 @@ class Physical:
 
 @dataclass(frozen=True, eq=False)
 class LoweredLayer:
-    """A layer and the kernel that it became; ``layer`` is None for an operator that was left to TVM.
+    """A layer and the kernel that it became.
 
     Attributes:
-        name: Name of the variable that the anchor computes.
-        operator: The operator, for layers that were left to TVM.
-        layer: What is computed.
+        layer: The layer.
         choice: The kernel.
         outputs: Names of the values that the kernel stores; none if another layer's kernel computes this one as well.
-        constants: The kernel's constants, as they lie in the library.
+        constants: The kernel's constants, as they are stored in the library.
+        call: Name of the variable of ``main`` that calls the kernel.
+    """
+
+    layer: Layer
+    choice: Choice
+    outputs: tuple[str, ...]
+    constants: tuple[np.ndarray | Expansion, ...]
+    call: str
+
+
+@dataclass(frozen=True)
+class UnscheduledOperator:
+    """An operator that is left to TVM's loops.
+
+    Attributes:
+        name: Name of the variable that it computes.
+        operator: Its name, without ``relax.``.
     """
 
     name: str
     operator: str
-    layer: Layer | None
-    choice: Choice | None
-    outputs: tuple[str, ...]
-    constants: tuple[np.ndarray | Expansion, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,13 +99,18 @@ class Lowered:
     Attributes:
         mod: ``main`` calls the kernels; operators that have none are still Relax operators. Behind the model's inputs
             it takes the constants that are stored coded, which the function ``prepare`` makes, where there are any.
-        layers: One entry a layer, in order of execution.
+        entries: The layers and the operators left to TVM, in order of execution.
         physical: What the variables of ``main`` hold.
     """
 
     mod: IRModule
-    layers: tuple[LoweredLayer, ...]
+    entries: tuple[LoweredLayer | UnscheduledOperator, ...]
     physical: dict[str, Physical]
+
+    @property
+    def layers(self) -> tuple[LoweredLayer, ...]:
+        """The entries that have a kernel."""
+        return tuple(entry for entry in self.entries if isinstance(entry, LoweredLayer))
 
     @property
     def prepares(self) -> bool:
@@ -120,6 +129,13 @@ class _Value:
     domain: Domain | None
     forms: dict[tuple[Form, int], Expr] = field(default_factory=dict)
 
+    @property
+    def bits_domain(self) -> Domain:
+        """The domain of a value that is or becomes packed bits."""
+        if self.domain is None:
+            raise AssertionError(f"'{self.name}' is wanted as packed bits, but its values are not known")
+        return self.domain
+
 
 def lower(mod: IRModule, isa: Isa, decisions: Decisions) -> Lowered:
     """Lower a module of composites to kernel calls for one instruction set."""
@@ -134,7 +150,7 @@ class _Lowering:
         self.domains: dict[Var, Domain] = {}
         self.values: dict[Var, _Value] = {}
         self.tuples: dict[Var, list[tuple[Expr, Form, int, Domain | None]]] = {}
-        self.layers: list[LoweredLayer] = []
+        self.entries: list[LoweredLayer | UnscheduledOperator] = []
         self.physical: dict[str, Physical] = {}
         self.kernels: dict[int, list[tuple[tvm.tirx.PrimFunc, tvm.ir.GlobalVar]]] = {}
         self.functions: dict[tvm.ir.GlobalVar, tvm.tirx.PrimFunc] = {}
@@ -171,7 +187,7 @@ class _Lowering:
         for gvar, func in (*self.mod.functions.items(), *self.functions.items()):
             if isinstance(func, tvm.tirx.PrimFunc):
                 main[gvar] = func
-        return Lowered(main, tuple(self.layers), self.physical)
+        return Lowered(main, tuple(self.entries), self.physical)
 
     def _define(self, var: Var, expr: Expr, form: Form, groups: int = 1, domain: Domain | None = None) -> None:
         """Record that the value of an old variable is held by ``expr``."""
@@ -196,79 +212,83 @@ class _Lowering:
             return value.forms[form, groups]
         if form == Form.PLANES:
             kernel = words_to_planes(planes_of(value.extent, self.isa), self.isa)
-            converted = self._call(f"{value.name}_planes", kernel, [self._form(value, Form.BITS)])[0]
+            converted = self._convert(f"{value.name}_planes", kernel, self._form(value, Form.BITS))
         elif form == Form.BITS:
             converted = self._to_bits(value, groups)
         elif form == Form.PLAIN:
             source = self._form(value, Form.CHANNELS_LAST)
             converted = self._transpose(value, source, nhwc_to_nchw, value.extent)
         elif (Form.PLAIN, 1) not in value.forms:
-            assert value.domain is not None
-            kernel = unpack(channels_last(value.extent), value.domain, self.isa)
-            converted = self._call(f"{value.name}_unpacked", kernel, [self._form(value, Form.BITS)])[0]
+            kernel = unpack(channels_last(value.extent), value.bits_domain, self.isa)
+            converted = self._convert(f"{value.name}_unpacked", kernel, self._form(value, Form.BITS))
         else:
             plain = self._form(value, Form.PLAIN)
             converted = self._transpose(value, plain, nchw_to_nhwc, channels_last(value.extent))
         return self._hold(value, converted, form, groups)
 
     def _to_bits(self, value: _Value, groups: int) -> Expr:
-        assert value.domain is not None
+        domain = value.bits_domain
         if groups > 1:
             packed = self._form(value, Form.BITS)
             channels = value.extent[1]
             if (channels // groups) % self.isa.word_bits == 0:
                 return packed
             batch, *pixel = channels_last(value.extent)
-            kernel = regroup((batch * value.domain.bits, *pixel), channels, groups, self.isa)
-            return self._call(f"{value.name}_regrouped", kernel, [packed])[0]
+            kernel = regroup((batch * domain.bits, *pixel), channels, groups, self.isa)
+            return self._convert(f"{value.name}_regrouped", kernel, packed)
         if (Form.PLANES, 1) in value.forms:
             kernel = planes_to_words(planes_of(value.extent, self.isa), self.isa)
-            return self._call(f"{value.name}_words", kernel, [value.forms[Form.PLANES, 1]])[0]
-        middles = tuple(Scalar(middle) for middle in value.domain.middles)
+            return self._convert(f"{value.name}_words", kernel, value.forms[Form.PLANES, 1])
+        middles = tuple(Scalar(middle) for middle in domain.middles)
         output = LevelsOutput(Ref(0), middles) if len(middles) > 1 else BitsOutput(Ref(0), middles[0])
         program = Program((), (output,))
         kernel = elementwise(channels_last(value.extent), program, self.isa)
-        return self._call(f"{value.name}_packed", kernel, [self._form(value, Form.CHANNELS_LAST)])[0]
+        return self._convert(f"{value.name}_packed", kernel, self._form(value, Form.CHANNELS_LAST))
 
     def _transpose(self, value: _Value, source: Expr, schedule: object, to: tuple[int, ...]) -> Expr:
         if len(value.extent) != 4 or value.extent[1] == 1 or value.extent[2:] == (1, 1):
             return self._reshape(source, to, value.name)
         batch, channels, height, width = value.extent
         kernel = schedule((batch, channels, height, width), self.isa)  # type: ignore[operator]
-        return self._call(f"{value.name}_transposed", kernel, [source])[0]
+        return self._convert(f"{value.name}_transposed", kernel, source)
 
     def _reshape(self, expr: Expr, to: Sequence[int], name: str) -> Expr:
         if shape(expr) == tuple(to):
             return expr
         return self.writer.emit(op.reshape(expr, tuple(to)), f"{name}_reshaped")
 
-    def _call(
-        self,
-        name: str,
-        kernel: Kernel,
-        args: Sequence[Expr],
-        constants: Sequence[np.ndarray | Expansion] | None = None,
-    ) -> list[Expr]:
-        """Emit a call of a kernel; equal kernels are kept once, since their constants are arguments.
+    def _convert(self, name: str, kernel: Kernel, source: Expr) -> Expr:
+        """Emit a call of a kernel with one input and one output."""
+        _, (result,) = self._emit_call(name, kernel, [source], kernel.constants)
+        return result
+
+    def _emit_call(
+        self, name: str, kernel: Kernel, args: Sequence[Expr], constants: Sequence[np.ndarray | Expansion]
+    ) -> tuple[Var, list[Var]]:
+        """Emit a call of a kernel. Equal kernels are kept once, since their constants are arguments.
 
         Args:
             name: Of the result.
             kernel: The kernel.
             args: Its data and tensor operands.
-            constants: Its constants as they are stored; by default as the kernel has them.
+            constants: Its constants as they are stored in the library.
+
+        Returns:
+            The variable of the call, and those of the kernel's outputs.
         """
         fitted = [
             self._reshape(arg, [int(extent) for extent in param.shape], name)
             for arg, param in zip(args, kernel.func.params, strict=False)
         ]
-        stored = [self._constant(each) for each in (kernel.constants if constants is None else constants)]
+        stored = [self._constant(each) for each in constants]
         types = [relax.TensorType(extent, dtype) for extent, dtype in kernel.outputs]
         out_types = types[0] if len(types) == 1 else types
         call = op.call_tir(self._function(kernel), relax.Tuple([*fitted, *stored]), out_types)
         if len(types) == 1:
-            return [self.writer.emit(call, name)]
+            result = self.writer.emit(call, name)
+            return result, [result]
         results = self.writer.emit(call, f"{name}_results")
-        return [self.writer.emit(relax.TupleGetItem(results, i), f"{name}_{i}") for i in range(len(types))]
+        return results, [self.writer.emit(relax.TupleGetItem(results, i), f"{name}_{i}") for i in range(len(types))]
 
     def _constant(self, stored: np.ndarray | Expansion) -> Expr:
         if isinstance(stored, np.ndarray):
@@ -297,7 +317,7 @@ class _Lowering:
         for func, gvar in self.kernels.setdefault(key, []):
             if tvm_ffi.structural_equal(func, kernel.func):
                 return gvar
-        gvar = tvm.ir.GlobalVar(f"sbnn_{len(self.functions)}_{symbol_of(kernel)}")
+        gvar = tvm.ir.GlobalVar(f"sbnn_{len(self.functions)}_{_symbol(kernel)}")
         func = kernel.func.with_attr("global_symbol", gvar.name_hint)
         relax.expr._update_type(gvar, func.ty)
         self.kernels[key].append((kernel.func, gvar))
@@ -306,15 +326,16 @@ class _Lowering:
 
     def _choose(self, call: Call) -> tuple[Layer, Choice]:
         layer = read_layer(self.mod[call.op])
-        return layer, choose_kernel(layer, self.isa, self.decisions)
+        return layer, choose(layer, self.isa, self.decisions)
 
     def _unread(self, var: Var) -> bool:
         """Whether it is a sum over windows that the kernels of all its readers compute themselves."""
-        users = self.graph.users[var]
+        users, layer = self.graph.users[var], self.choices[var][0]
+        sums_windows = isinstance(layer, WindowSum) or (isinstance(layer, BinaryLinear) and layer.sums_windows)
         return (
-            self.choices[var][0].sums_windows
+            sums_windows
             and var not in self.graph.results
-            and all(user in self.choices and not self.choices[user][1].reads_operands for user in users)
+            and all(user in self.choices and not self.choices[user][1].built.reads_operands for user in users)
         )
 
     def _pooled_convolution(self, var: Var) -> Var | None:
@@ -322,28 +343,29 @@ class _Lowering:
         source = self.graph.values[var].args[0]
         if source not in self.choices or source in self.graph.results or self.graph.users[source] != [var]:
             return None
-        return source if can_build_pooled(*self.choices[source], *self.choices[var]) else None
+        (conv, chosen), (pool, pool_choice) = self.choices[source], self.choices[var]
+        alike = chosen.candidate.family == FLOAT and chosen.candidate.serial == pool_choice.candidate.serial
+        return source if alike and pools_at_once(conv, pool) else None
 
     def _lower_layer(self, var: Var, call: Call) -> None:
         layer, choice = self.choices[var]
-        inputs = len(layer.selection.inputs) if layer.selection is not None else 1
-        beside = call.args[inputs:] if choice.reads_operands else ()
-        read = call.args[:inputs]
+        built, read = choice.built, call.args[: layer.data_inputs]
+        beside = call.args[layer.data_inputs :] if built.reads_operands else ()
         if (conv := self.pooled.get(var)) is not None:
             read = self.graph.values[conv].args[:1]
-            choice = build_pooled(*self.choices[conv], layer, self.isa)
+            built = self._pooled_kernel(conv, layer)
         data, rest = [self.values[arg] for arg in read], [self.values[arg] for arg in beside]
-        args = [self._form(each, _READ[choice.data], choice.groups) for each in data]
+        args = [self._form(each, built.reads, built.groups) for each in data]
         args += [self._form(operand, Form.CHANNELS_LAST) for operand in rest]
-        constants = tuple(expansion(array) or array for array in choice.kernel.constants)
-        stored = self._call(var.name if len(layer.outputs) < 2 else layer.name, choice.kernel, args, constants)
-        bits = Form.PLANES if choice.stores_planes else Form.BITS
+        constants = tuple(expansion(array) or array for array in built.kernel.constants)
+        name = var.name if len(layer.outputs) < 2 else layer.name
+        caller, stored = self._emit_call(name, built.kernel, args, constants)
         results: list[tuple[Expr, Form, int, Domain | None]] = []
-        if layer.kind in ("max_pool2d_bits", "select_channels_bits", "shift_bits"):
+        if isinstance(layer, BitMaxPool2d | BitSelection | BitShift):
             results.append((stored[0], Form.BITS, 1, data[0].domain))
         else:
             for expr, domain in zip(stored, layer.outputs, strict=True):
-                results.append((expr, Form.CHANNELS_LAST if domain is None else bits, 1, domain))
+                results.append((expr, Form.CHANNELS_LAST if domain is None else built.stores, 1, domain))
         fields = self._fields(var)
         for field_var, (expr, form, groups, domain) in zip(fields, results, strict=True):
             logical = shape(field_var)
@@ -354,12 +376,19 @@ class _Lowering:
                 self.tuples.setdefault(var, []).append((expr, form, groups, domain))
         names = tuple(f.name for f in fields)
         if conv is not None:
-            convolution = self.choices[conv][0]
-            self.layers.append(LoweredLayer(convolution.name, convolution.kind, convolution, choice, names, constants))
+            convolution, chosen = self.choices[conv]
+            self.entries.append(LoweredLayer(convolution, replace(chosen, built=built), names, constants, caller.name))
             # The convolution has the constants of both, and stores the results.
             names, constants = (), ()
-            choice = replace(self.choices[var][1], kernel=replace(choice.kernel, constants=()))
-        self.layers.append(LoweredLayer(layer.name, layer.kind, layer, choice, names, constants))
+            choice = replace(choice, built=replace(built, kernel=replace(built.kernel, constants=())))
+        self.entries.append(LoweredLayer(layer, choice, names, constants, caller.name))
+
+    def _pooled_kernel(self, conv: Var, pool: Layer) -> BuiltKernel:
+        layer, choice = self.choices[conv]
+        serial, member = choice.candidate.serial, choice.candidate.member
+        # Whoever forces the float kernels gets direct sums, which round like the convolution alone.
+        built = build_pooled(layer, pool, self.isa, member, serial=serial, minimal_filters=not choice.forced)
+        return replace(built, kernel=named(built.kernel, serial))
 
     def _fields(self, var: Var) -> list[Var]:
         """The variables that the outputs of a call are bound to."""
@@ -367,9 +396,7 @@ class _Lowering:
             return [var]
         items = {}
         for user in self.graph.users[var]:
-            value = self.graph.values[user]
-            assert isinstance(value, relax.TupleGetItem)
-            items[value.index] = user
+            items[self.graph.values[user].index] = user
         return [items[i] for i in range(len(items))]
 
     def _lower_reshape(self, var: Var, reshape: Call) -> None:
@@ -399,13 +426,10 @@ class _Lowering:
         if not name and not isinstance(value, relax.TupleGetItem):
             raise CompileError(f"'{var.name}' is a {type(value).__name__}, which the compiler does not know")
         if name:
-            self.layers.append(LoweredLayer(var.name, name, None, None, (var.name,)))
+            self.entries.append(UnscheduledOperator(var.name, name))
 
 
-_READ = {DataForm.FLOAT: Form.CHANNELS_LAST, DataForm.BITS: Form.BITS, DataForm.PLANES: Form.PLANES}
-
-
-def symbol_of(kernel: Kernel) -> str:
+def _symbol(kernel: Kernel) -> str:
     """What a kernel's symbol ends in, behind ``sbnn_NUMBER_``."""
     return re.sub(r"\W+", "_", kernel.name.split()[0])
 

@@ -9,7 +9,7 @@ from tvm import relax
 from tvm.ir import Call, IRModule
 from tvm.relax import Expr, op
 
-from ..relax.graph import Graph, Writer, constant, op_name, shape, spreads
+from ..relax.graph import Graph, Writer, constant, drop_dead, op_name, shape, spreads
 
 _SWAPPED = {"greater": "less", "greater_equal": "less_equal", "less": "greater", "less_equal": "greater_equal"}
 _ARITHMETIC: dict[str, Callable[..., np.float32]] = {
@@ -52,17 +52,6 @@ def canonicalize(mod: IRModule) -> IRModule:
         else:
             writer.bind(var, new)
     return drop_dead(writer.module(mod))
-
-
-def drop_dead(mod: IRModule) -> IRModule:
-    """Remove bindings that no result depends on."""
-    graph = Graph(mod["main"])
-    live = graph.live()
-    writer = Writer(graph)
-    for var, value in graph.bindings:
-        if var in live:
-            writer.keep(var, value)
-    return writer.module(mod)
 
 
 def _chosen(graph: Graph, var: Expr) -> tuple[Call, np.float32, np.float32] | None:

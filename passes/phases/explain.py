@@ -1,4 +1,4 @@
-"""Say why a layer did not become binary."""
+"""Say why a linear layer is not binary."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from tvm.relax import Var
 from sbnn_tvm.algebra.domain import Domain
 
 from ..relax.graph import Graph, op_name
-from .recognise import BinaryWeight, linear_weight
+from ..relax.weights import BinaryWeight
 
 
-def why_float(graph: Graph, domains: dict[Var, Domain], call: Call) -> str:
+def why_float(graph: Graph, domains: dict[Var, Domain], call: Call, weight: np.ndarray) -> str:
     """Why a convolution or dense layer with constant weights stays float, in one sentence."""
-    weight = linear_weight(call)
-    assert weight is not None
     two_valued = BinaryWeight.telling(weight)
     if call.args[0] in domains:
         if BinaryWeight.of(weight) is not None:

@@ -1,20 +1,25 @@
-"""Let a layer whose bits depend on its set weights alone count these, and the sum over its window go.
+"""Replace a float epilogue by an integer comparison of the sum over the set weights; drop window sums nobody reads.
 
-A layer with weights ``scale * S + offset`` computes ``(D * scale) + (T * offset)`` of ``D = sum(S * x)`` and the sum T
-over its window. With the sum E over the set weights (those with S = +1), ``D = 2 * E - T``: where scale equals offset,
-so that a weight is 0 or twice the scale, that is ``2 * scale * E``, but for roundings that depend on T. Where all that
-follows is one binariser, they matter only if they move the point at which the bit flips. That is not argued but tried:
-the reference's own operations are evaluated at the flip, for every T.
+A layer with weights ``scale * S + offset`` computes ``(D * scale) + (T * offset)``, with
 
-Other weights have bits that depend on T too: they compare ``2 * scale * E + (offset - scale) * T`` with a number. Where
-an integer ``2^shift * E + factor * T`` provably answers the same for all E and T, counters, which have E and T anyway,
-need no floats: the layer is marked with it, and popcount kernels go on as before.
+1. ``D = sum(S * x)``, the sum of sign products, and ``T = sum(x)``, the sum over the window.
+2. ``E``, the sum of x over the set weights (S = +1). Then ``D = 2 * E - T``.
+3. If scale equals offset, a weight is 0 or ``2 * scale``. Then the layer computes ``2 * scale * E``, but for roundings
+   that depend on T.
+
+If the epilogue is one binariser, these roundings matter only where they move the sum at which the bit flips. That is
+tested, not argued: the reference's own operations are evaluated at the flip, for every T.
+
+Other weights have bits that depend on T too. They compare ``2 * scale * E + (offset - scale) * T`` with a number. If an
+integer ``2^shift * E + factor * T`` provably gives the same answer for all E and T, the layer's facts record it
+(layers/facts.py). Counters compute E and T anyway, and then need no floats. Popcount kernels ignore the record.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import tvm
@@ -39,11 +44,12 @@ from sbnn_tvm.schedules.epilogue.program import (
     WindowThreshold,
 )
 
-from ..layers.fit_epilogue import behind
-from ..layers.fold_thresholds import AT_ONCE
-from ..layers.layer import Layer, WindowTest, read_layer
-from ..relax.graph import Graph, Writer, make_function, op_name, shape
-from .canonicalize import drop_dead
+from ..layers.epilogues import after
+from ..layers.facts import LayerFacts, WindowTest
+from ..layers.kinds import BinaryConv2d, BinaryDense, BinaryLinear, Layer, WindowSum
+from ..layers.read import read_layer
+from ..layers.thresholds import AT_ONCE
+from ..relax.graph import Graph, Writer, drop_dead, make_function, op_name, shape
 
 BEYOND = 2**52
 """A threshold that no sum reaches; float64 holds it."""
@@ -53,38 +59,35 @@ _COUNTED = 0.35  # of more weights than this no kernel makes lists
 
 
 def fold_window_sums(mod: IRModule) -> IRModule:
-    """Replace the composites of such layers by a comparison of the sum over the set weights with an integer.
+    """Replace composites by a comparison of the sum over the set weights with an integer, where that is the same.
 
-    The composites of other layers that read the sum over their own window are marked with the attribute
-    ``sbnn.window_sum``, the index of that operand, and with a WindowTest (layer.py) if there is one. A sum that nobody
-    reads any more goes.
+    The facts of other layers that read the sum over their own window record the index of that operand (unless the sum
+    has an epilogue of its own) and a WindowTest, if there is one. Sums that nobody reads any more are removed.
     """
     graph = Graph(mod["main"])
     composites = {
         var: mod[value.op]
         for var, value in graph.bindings
-        if isinstance(value, Call) and isinstance(value.op, tvm.ir.GlobalVar) and "Composite" in mod[value.op].attrs
+        if isinstance(value, Call) and isinstance(value.op, tvm.ir.GlobalVar) and _is_binary(mod[value.op])
     }
-    layers = {var: read_layer(func) for var, func in composites.items() if _is_binary(func)}
+    layers = {var: read_layer(func) for var, func in composites.items()}
     writer = Writer(graph, mod)
     functions: dict[tvm.ir.GlobalVar, relax.Function] = {}
     for var, value in graph.bindings:
         layer = layers.get(var)
-        found = _window_sum(graph, layers, layer, value) if layer is not None and layer.binary else None
-        if found is None:
+        found = _window_sum(graph, layers, layer, value) if isinstance(layer, BinaryLinear) else None
+        if found is None or not isinstance(layer, BinaryLinear):
             writer.keep(var, value)
             continue
-        assert layer is not None
         window, operand = found
         folded = fold_window_sum(
-            layer.program, _set_weights(layer), _taps(layer), operand, _fixed_parity(layer), window.program
+            layer.program, _set_weights(layer), layer.taps, operand, _fixed_parity(layer), window.program
         )
         if folded is None:
-            func = composites[var] if window.program.steps else composites[var].with_attr("sbnn.window_sum", operand)
-            test = _window_test(layer, operand, window)
-            for name, numbers in ({} if test is None else test.attributes).items():
-                func = func.with_attr(name, numbers)
-            functions[value.op] = func
+            facts = replace(LayerFacts.of(composites[var]), window_test=_window_test(layer, operand, window))
+            if not window.program.steps:
+                facts = replace(facts, window_sum=operand)
+            functions[value.op] = facts.attach(composites[var])
             writer.keep(var, value)
             continue
         func = _counting(composites[var], layer, folded, _factors(layer, operand, window))
@@ -103,48 +106,56 @@ def fold_window_sums(mod: IRModule) -> IRModule:
 
 
 def _is_binary(func: relax.Function) -> bool:
-    return str(func.attrs["Composite"]) in ("sbnn.binary_conv2d", "sbnn.binary_dense", "sbnn.window_sum")
+    return str(func.attrs.get("Composite", "")) in _BINARY
 
 
-def _window_sum(graph: Graph, layers: dict[Var, Layer], layer: Layer, call: Call) -> tuple[Layer, int] | None:
-    """The layer that sums over the window of another one, and which operand of that one it is.
+_BINARY = {f"sbnn.{kind.kind}" for kind in (BinaryConv2d, BinaryDense, WindowSum)}
 
-    With several groups the sum is a convolution, which has its multiplication with the offset as an epilogue.
+WindowSumLayer: TypeAlias = WindowSum | BinaryLinear
+"""A layer that sums its windows: without weights, or with weights of +1 alone."""
+
+
+def _window_sum(
+    graph: Graph, layers: dict[Var, Layer], layer: BinaryLinear, call: Call
+) -> tuple[WindowSumLayer, int] | None:
+    """The layer that sums over the window of another one, and the index of the operand of that one that it is.
+
+    With several groups the sum is a convolution, whose epilogue multiplies it by the offset.
     """
     if layer.input_domain != SIGN:
         return None
     for index, operand in enumerate(call.args[1:]):
         of = layers.get(operand)
-        if of is None or not of.sums_windows or graph.values[operand].args[0] != call.args[0]:
+        if not isinstance(of, WindowSum | BinaryLinear) or not _sums_windows(of):
             continue
         stored = of.program.outputs
-        if len(stored) != 1 or not isinstance(stored[0], FloatOutput) or of.input_domain not in (None, SIGN):
+        if graph.values[operand].args[0] != call.args[0] or of.input_domain not in (None, SIGN):
+            continue
+        if len(stored) != 1 or not isinstance(stored[0], FloatOutput):
             continue
         own = all(isinstance(each, Ref | Channel | Scalar) for step in of.program.steps for each in (step.a, step.b))
-        if own and _window(of) == _window(layer) and of.pad_value == layer.pad_value:
+        if own and _window(of) == _window(layer):
             return of, index
     return None
 
 
-def _window(layer: Layer) -> tuple[object, ...] | None:
-    conv = layer.shape
-    return None if conv is None else (conv.kernel, conv.strides, conv.padding, conv.dilation)
+def _sums_windows(layer: WindowSumLayer) -> bool:
+    return isinstance(layer, WindowSum) or layer.sums_windows
 
 
-def _taps(layer: Layer) -> int:
-    assert layer.weight is not None
-    return int(layer.weight[0].size)
+def _window(layer: WindowSumLayer) -> tuple[object, ...]:
+    conv, pad_value = layer.shape, layer.pad_value if isinstance(layer, WindowSum | BinaryConv2d) else 0.0
+    return conv.kernel, conv.strides, conv.padding, conv.dilation, pad_value
 
 
-def _set_weights(layer: Layer) -> np.ndarray:
+def _set_weights(layer: BinaryLinear) -> np.ndarray:
     """Set weights of each output channel."""
-    assert layer.weight is not None
     return np.count_nonzero(layer.weight > 0, axis=tuple(range(1, layer.weight.ndim)))
 
 
-def _fixed_parity(layer: Layer) -> bool:
-    """Whether no tap of a window is ever missing."""
-    return layer.shape is None or not any(layer.shape.padding) or layer.pad_value != 0
+def _fixed_parity(layer: BinaryLinear) -> bool:
+    """Whether every window has all its taps."""
+    return not isinstance(layer, BinaryConv2d) or not any(layer.shape.padding) or layer.pad_value != 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,14 +191,14 @@ def fold_window_sum(
     return None if found is None else SetThreshold(found.least, found.inverted)
 
 
-def _window_test(layer: Layer, operand: int, window: Layer) -> WindowTest | None:
+def _window_test(layer: BinaryLinear, operand: int, window: WindowSumLayer) -> WindowTest | None:
     """The comparison of two sums that a layer's program makes, if it makes no more than one."""
-    counts, taps, program = _set_weights(layer), _taps(layer), layer.program
+    counts, taps, program = _set_weights(layer), layer.taps, layer.program
     of_set = 2 * int(counts.sum()) <= taps * len(counts)
     scale, offset = _factors(layer, operand, window)
     if not of_set:  # of the other weights: D = T - 2 * E
         counts, scale = taps - counts, -scale
-        program = behind((Step("multiply", Ref(0), Scalar(-1.0)),), program)
+        program = after((Step("multiply", Ref(0), Scalar(-1.0)),), program)
     if counts.sum() > _COUNTED * taps * len(counts) or not scale.all():
         return None
     slope = float(np.median((offset.astype(np.float64) / scale - 1) / 2))
@@ -344,7 +355,7 @@ def _common(first: np.ndarray, last: np.ndarray, sums: np.ndarray, shift: int, f
 
 
 def _counting(
-    func: relax.Function, layer: Layer, folded: SetThreshold, factors: tuple[np.ndarray, np.ndarray]
+    func: relax.Function, layer: BinaryLinear, folded: SetThreshold, factors: tuple[np.ndarray, np.ndarray]
 ) -> relax.Function:
     """The composite that compares the sum over the set weights."""
     graph = Graph(func)
@@ -352,7 +363,8 @@ def _counting(
     anchor = next(value for _, value in graph.bindings if op_name(value) in ("nn.conv2d", "matmul"))
     (result,) = graph.results
     domain = layer.outputs[0]
-    assert layer.weight is not None and isinstance(domain, BinaryDomain) and isinstance(result, Var)
+    if not isinstance(domain, BinaryDomain) or not isinstance(result, Var):
+        raise AssertionError(f"the folded layer '{layer.name}' does not store one bit per channel")
     bindings: list[relax.VarBinding] = []
     builder = relax.BlockBuilder()
 
@@ -369,7 +381,7 @@ def _counting(
             break
         x = bind(var.name, Call(value.op, [x, *value.args[1:]], value.attrs))
     weight = (layer.weight > 0).astype(np.float32)
-    constant = relax.const(weight if layer.shape is not None else np.ascontiguousarray(weight.T))
+    constant = relax.const(weight if isinstance(layer, BinaryConv2d) else np.ascontiguousarray(weight.T))
     counted = bind(names[id(anchor)], Call(anchor.op, [x, constant], anchor.attrs))
     if shape(counted) != shape(result):
         counted = bind(f"{counted.name}_reshaped", op.reshape(counted, shape(result)))
@@ -384,19 +396,14 @@ def _counting(
     bits = bind(
         result.name, op.where(condition, relax.const(np.float32(domain.hi)), relax.const(np.float32(domain.lo)))
     )
-    attrs = {str(key): value for key, value in func.attrs.items()}
-    attrs |= {
-        "sbnn.members": list(layer.members),
-        "sbnn.scale": [float(value) for value in factors[0]],
-        "sbnn.offset": [float(value) for value in factors[1]],
-    }
-    return make_function([data], bindings, bits, attrs)
+    attrs: dict[str, object] = {"Composite": func.attrs["Composite"]}
+    facts = replace(LayerFacts.of(func), members=layer.members, factors=factors)
+    return facts.attach(make_function([data], bindings, bits, attrs))
 
 
-def _factors(layer: Layer, operand: int, window: Layer) -> tuple[np.ndarray, np.ndarray]:
+def _factors(layer: BinaryLinear, operand: int, window: WindowSumLayer) -> tuple[np.ndarray, np.ndarray]:
     """What D and T are multiplied with, float32 [OC]: the scale and the offset of the weights, for the report."""
-    assert layer.weight is not None
-    channels = len(layer.weight)
+    channels = layer.out_channels
 
     def factor(program: Program, of: Operand) -> np.ndarray | None:
         for step in program.steps:

@@ -1,12 +1,12 @@
 """Group each convolution, dense layer or pooling with the elementwise operations around it into one composite.
 
 A composite is a Relax function of ordinary operators with the attribute ``Composite``; it still runs through TVM's
-default legalization, which is the oracle for the kernels that replace it. Its form is what ``layer.read_layer`` reads.
+default legalization, which is the oracle for the kernels that replace it. Its form is what ``layers.read.read_layer`` reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,9 +15,29 @@ from tvm import relax
 from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var
 
-from sbnn_tvm.algebra.domain import SIGN
+from sbnn_tvm.algebra.domain import SIGN, Domain
 
-from ..layers.layer import domain_attribute
+from ..layers.facts import LayerFacts
+from ..layers.kinds import (
+    AvgPool2d,
+    BinaryConv2d,
+    BinaryDense,
+    BitMaxPool2d,
+    BitSelection,
+    BitShift,
+    ChannelSelection,
+    Elementwise,
+    FloatConv2d,
+    FloatDense,
+    GlobalAvgPool2d,
+    Layer,
+    MaxPool2d,
+    SampleMean,
+    WindowSum,
+)
+from ..relax.channels import concatenated_channels, taken_channels
+from ..relax.domains import domains, signed_max_pool
+from ..relax.facts import integer_sums
 from ..relax.graph import (
     Graph,
     Writer,
@@ -33,10 +53,9 @@ from ..relax.graph import (
     without_pixels,
 )
 from ..relax.quantisers import quantisers
+from ..relax.shifts import shift_of
+from ..relax.weights import is_window_sum, linear_weight
 from .explain import why_float
-from .rearrange_channels import concatenated_channels, taken_channels
-from .recognise import domains, is_window_sum, linear_weight, signed_max_pool
-from .shift_pixels import shift_of
 
 _STEPS = {
     "add", "subtract", "multiply", "divide", "maximum", "minimum",
@@ -45,7 +64,6 @@ _STEPS = {
 _ANCHORS = {
     "nn.conv2d", "matmul", "nn.max_pool2d", "nn.avg_pool2d", "nn.adaptive_avg_pool2d", "mean", "concat", "take",
 }  # fmt: skip
-_POOLS = {"nn.max_pool2d": "sbnn.max_pool2d", "nn.avg_pool2d": "sbnn.avg_pool2d"}
 
 
 @dataclass(eq=False)
@@ -54,10 +72,12 @@ class _Group:
 
     Attributes:
         index: Groups run in the order of their index, and read only values of groups before them.
-        composite: Kind of layer; None for a single operator that is left to TVM.
+        composite: Kind of layer (layers/kinds.py); None for a single operator that is left to TVM.
         data: What the anchor reads, one variable but for selections of channels.
         extent: Shape of the anchor's result, [N, C] for a feature map of single pixels.
         open: Whether elementwise operations may still join.
+        facts: Facts about the layer; None for a single operator.
+        members: The bindings, in order.
     """
 
     index: int
@@ -65,14 +85,14 @@ class _Group:
     data: tuple[Var, ...] = ()
     extent: tuple[int, ...] = ()
     open: bool = False
+    facts: LayerFacts | None = None
     members: list[Var] = field(default_factory=list)
-    attrs: dict[str, object] = field(default_factory=dict)
 
 
 def fuse_layers(mod: IRModule) -> IRModule:
     """Outline the layers of ``main`` into composites, which run one after the other."""
     graph = Graph(mod["main"])
-    former = _Former(graph)
+    former = _Former(graph, integer_sums(mod))
     for var, value in graph.bindings:
         former.place(var, value)
     writer = Writer(graph, mod)
@@ -110,8 +130,9 @@ class _Former:
     groups can always run in order, whatever the graph between them looks like.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, integer_sums: Mapping[str, str]) -> None:
         self.graph = graph
+        self.integer_sums = integer_sums
         self.domains = domains(graph)
         self.quantisers = quantisers(graph)
         self.in_quantisers = {var for each in self.quantisers.values() for var in each.chain}
@@ -208,64 +229,72 @@ class _Former:
         weight = linear_weight(call)
         return weight is not None and call.args[0] in self.domains and bool(np.all(np.abs(weight) == 1))
 
+    def _layer(
+        self,
+        kind: type[Layer],
+        var: Var,
+        data: Sequence[Var],
+        *,
+        is_open: bool = False,
+        domain: Domain | None = None,
+        why_float: str | None = None,
+    ) -> _Group:
+        """A new group whose anchor computes ``var`` from ``data``, which has the values of ``domain``."""
+        facts = LayerFacts(
+            var.name,
+            data_inputs=len(data),
+            input_domain=domain,
+            why_float=why_float,
+            integer_sum_of=self.integer_sums.get(var.name),
+        )
+        return _Group(len(self.groups), kind.kind, tuple(data), _extent(var), is_open, facts)
+
     def _anchor(self, var: Var, value: Expr) -> _Group | None:
-        name, index = op_name(value), len(self.groups)
-        if var in self.domains and (pooled := signed_max_pool(self.graph, value)) is not None:
-            return self._bits_pool(index, pooled[0], var)
-        if var in self.domains and (shift := shift_of(self.graph, value)) is not None:
-            group = _Group(index, "sbnn.shift_bits", (shift.source,), _extent(var))
-            group.attrs["sbnn.input_domain"] = domain_attribute(self.domains[var])
-            return group
+        name, domain = op_name(value), self.domains.get(var)
+        if domain is not None and (pooled := signed_max_pool(self.graph, value)) is not None:
+            return self._layer(BitMaxPool2d, var, [pooled[0]], domain=domain)
+        if domain is not None and (shift := shift_of(self.graph, value)) is not None:
+            return self._layer(BitShift, var, [shift.source], domain=domain)
         if name not in _ANCHORS or str(var.ty.dtype) != "float32":
             return None
         weight = linear_weight(value)
         if weight is not None and not (name == "matmul" and len(shape(var)) == 4):
-            binary = self._is_binary(value)
-            if binary and is_window_sum(value) and self.domains[value.args[0]] == SIGN:
-                return self._window_sum(var, value)
-            kind = ("binary_" if binary else "") + ("dense" if name == "matmul" else "conv2d")
-            group = _Group(index, f"sbnn.{kind}", (self._unpadded(value.args[0]),), _extent(var), True)
-            if (domain := self.domains.get(value.args[0])) is not None:
-                group.attrs["sbnn.input_domain"] = domain_attribute(domain)
-            if not binary:
-                group.attrs["sbnn.why_float"] = why_float(self.graph, self.domains, value)
-            group.attrs["sbnn.linear"] = var.name
-            return group
-        if name in _POOLS:
-            if name == "nn.max_pool2d" and var in self.domains:
-                return self._bits_pool(index, value.args[0], var)
-            return _Group(index, _POOLS[name], (value.args[0],), _extent(var), True)
-        if name == "mean" and _is_of_samples(value):
-            return _Group(index, "sbnn.sample_mean", (value.args[0],), _extent(var))
-        if name == "nn.adaptive_avg_pool2d" and shape(var)[2:] == (1, 1):
-            return _Group(index, "sbnn.global_avg_pool2d", (value.args[0],), _extent(var), True)
+            return self._linear(var, value, weight)
+        match name:
+            case "nn.max_pool2d" if domain is not None:
+                return self._layer(BitMaxPool2d, var, [value.args[0]], domain=domain)
+            case "nn.max_pool2d":
+                return self._layer(MaxPool2d, var, [value.args[0]], is_open=True)
+            case "nn.avg_pool2d":
+                return self._layer(AvgPool2d, var, [value.args[0]], is_open=True)
+            case "mean" if _is_of_samples(value):
+                return self._layer(SampleMean, var, [value.args[0]])
+            case "nn.adaptive_avg_pool2d" if shape(var)[2:] == (1, 1):
+                return self._layer(GlobalAvgPool2d, var, [value.args[0]], is_open=True)
         return self._selection(var, value)
 
-    def _bits_pool(self, index: int, source: Var, var: Var) -> _Group:
-        group = _Group(index, "sbnn.max_pool2d_bits", (source,), _extent(var))
-        group.attrs["sbnn.input_domain"] = domain_attribute(self.domains[var])
-        return group
+    def _linear(self, var: Var, call: Call, weight: np.ndarray) -> _Group:
+        data, domain, dense = self._unpadded(call.args[0]), self.domains.get(call.args[0]), op_name(call) == "matmul"
+        if not self._is_binary(call):
+            why = why_float(self.graph, self.domains, call, weight)
+            kind = FloatDense if dense else FloatConv2d
+            return self._layer(kind, var, [data], is_open=True, domain=domain, why_float=why)
+        if is_window_sum(call) and domain == SIGN:
+            return self._layer(WindowSum, var, [data])
+        return self._layer(BinaryDense if dense else BinaryConv2d, var, [data], is_open=True, domain=domain)
 
     def _selection(self, var: Var, value: Expr) -> _Group | None:
-        """Channels of others, where these are two-valued alike: as bits, with no elementwise operations."""
+        """Channels of other values. If all have the same two values, they are selected as bits, without an epilogue."""
         extent = shape(var)
         sources = concatenated_channels(value, extent)
         if taken_channels(value, extent) is not None and isinstance(value.args[0], Var):
             sources = self.sources(value)
         if sources is None:
             return None
-        data = tuple(dict.fromkeys(sources))
-        bits = var in self.domains
-        group = _Group(
-            len(self.groups), "sbnn.select_channels" + ("_bits" if bits else ""), data, _extent(var), not bits
-        )
-        group.attrs["sbnn.inputs"] = len(data)
-        if bits:
-            group.attrs["sbnn.input_domain"] = domain_attribute(self.domains[var])
-        return group
-
-    def _window_sum(self, var: Var, value: Call) -> _Group:
-        return _Group(len(self.groups), "sbnn.window_sum", (self._unpadded(value.args[0]),), _extent(var))
+        data = list(dict.fromkeys(sources))
+        if (domain := self.domains.get(var)) is not None:
+            return self._layer(BitSelection, var, data, domain=domain)
+        return self._layer(ChannelSelection, var, data, is_open=True)
 
     def _unpadded(self, data: Var) -> Var:
         return self.graph.values[data].args[0] if data in self.inline else data
@@ -307,7 +336,7 @@ class _Former:
             self._join(last, var)
             return
         data = next(source for source in sources if shape(source) == shape(var))
-        self._open(_Group(len(self.groups), "sbnn.elementwise", (data,), _extent(var), True), var)
+        self._open(self._layer(Elementwise, var, [data], is_open=True), var)
 
     def _host_of_reshape(self, var: Var, reshape: Call) -> _Group | None:
         """The group of a feature map of single pixels that only loses or gets its pixel axes."""
@@ -372,12 +401,13 @@ def _outline(graph: Graph, former: _Former, group: _Group, outputs: list[Var]) -
         new[var] = result
         return result
 
-    elementwise = group.composite == "sbnn.elementwise"
+    elementwise = group.composite == Elementwise.kind
     for i, member in enumerate(group.members):
         bind(member, reads_data=elementwise or i == 0)
     results = [new[var] for var in outputs]
-    attrs = {"Composite": group.composite, "sbnn.name": group.members[0].name, **group.attrs}
-    return make_function(params, bindings, results[0] if len(results) == 1 else relax.Tuple(results), attrs), args
+    attrs: dict[str, object] = {"Composite": f"sbnn.{group.composite}"}
+    func = make_function(params, bindings, results[0] if len(results) == 1 else relax.Tuple(results), attrs)
+    return func if group.facts is None else group.facts.attach(func), args
 
 
 def _is_of_samples(mean: Call) -> bool:

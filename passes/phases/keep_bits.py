@@ -10,11 +10,20 @@ from tvm import relax
 from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
 
-from ..relax.graph import Graph, Writer, channel_axis, constant, one_a_channel, op_name, shape, without_pixels
+from ..relax.channels import concatenated_channels, taken_channels
+from ..relax.domains import domains
+from ..relax.graph import (
+    Graph,
+    Writer,
+    channel_axis,
+    constant,
+    drop_dead,
+    one_a_channel,
+    op_name,
+    shape,
+    without_pixels,
+)
 from ..relax.quantisers import Quantiser, emit_quantiser, quantisers
-from .canonicalize import drop_dead
-from .rearrange_channels import concatenated_channels, taken_channels
-from .recognise import domains
 
 # Operations of one tensor and constants that move along with the binariser behind them.
 _WITH_CONSTANT = {"add", "subtract", "multiply", "divide", "maximum", "minimum", "nn.prelu"}

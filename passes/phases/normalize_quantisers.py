@@ -12,9 +12,8 @@ from tvm.relax import Expr, Var, op
 
 from sbnn_tvm.algebra.domain import MOST_BITS
 
-from ..relax.graph import Graph, Writer, constant, op_name
+from ..relax.graph import Graph, Writer, constant, drop_dead, op_name
 from ..relax.quantisers import arithmetic_with_number, emit_quantiser
-from .canonicalize import drop_dead
 
 _BOUNDS = ("clip", "nn.relu", "maximum", "minimum")
 

@@ -9,8 +9,8 @@ from tvm import relax
 from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
 
-from ..relax.graph import Graph, Writer, channel_axis, constant, op_name, shape
-from .canonicalize import drop_dead
+from ..relax.channels import concatenated_channels, taken_channels
+from ..relax.graph import Graph, Writer, channel_axis, drop_dead, op_name, shape
 
 Channels = tuple[tuple[Var, int], ...]
 """For each channel of a value the variable and the channel that it is."""
@@ -33,37 +33,6 @@ def rearrange_channels(mod: IRModule) -> IRModule:
         origins[var] = channels
         writer.bind(var, _select(writer, var, channels))
     return drop_dead(writer.module(mod))
-
-
-def taken_channels(value: Expr, extent: Sequence[int]) -> np.ndarray | None:
-    """The indices of a ``take`` of whole channels; None for anything else.
-
-    Args:
-        value: A bound value.
-        extent: Shape of its result.
-    """
-    if op_name(value) != "take" or value.attrs.axis is None:
-        return None
-    indices = constant(value.args[1])
-    if indices is None or indices.ndim != 1 or len(shape(value.args[0])) != len(extent) or len(extent) < 2:
-        return None
-    return indices if int(value.attrs.axis) % len(extent) == channel_axis(extent) else None
-
-
-def concatenated_channels(value: Expr, extent: Sequence[int]) -> list[Var] | None:
-    """What a concatenation along the channels puts together; None for anything else.
-
-    Args:
-        value: A bound value.
-        extent: Shape of its result.
-    """
-    if op_name(value) != "concat" or len(extent) < 2 or not isinstance(value.args[0], relax.Tuple):
-        return None
-    fields = list(value.args[0].fields)
-    axis = value.attrs.axis
-    if axis is None or int(axis) % len(extent) != channel_axis(extent):
-        return None
-    return fields if all(isinstance(field, Var) for field in fields) else None
 
 
 def _select(writer: Writer, var: Var, channels: Channels) -> Expr:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from tvm import relax
 from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
 
-from ..relax.graph import Graph, Writer, constant, op_name, shape
-from .canonicalize import drop_dead
-from .recognise import domains
+from ..relax.domains import domains
+from ..relax.graph import Graph, Writer, constant, drop_dead, op_name, shape
+from ..relax.shifts import shifts_of
 
 _MOVING = ("concat", "strided_slice", "take")
 
@@ -103,24 +101,6 @@ def _trace_value(
     return (source[0], cut) if cut.shape == shape(var)[1:] else None
 
 
-def shifts_of(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """What indices of elements [C, H, W] into a map of that size say, if each channel is a circular shift of one.
-
-    Returns:
-        The source of each channel, int64 [C], and by how many rows and columns it moves down and right, int64 [C, 2];
-        None if they are no shifts.
-    """
-    _, height, width = indices.shape
-    source, rest = np.divmod(indices, height * width)
-    y, x = np.divmod(rest, width)
-    dy, dx = -y[:, :1, :1] % height, -x[:, :1, :1] % width
-    same = (source == source[:, :1, :1]).all()
-    moved = (y == (np.arange(height)[:, None] - dy) % height).all() and (x == (np.arange(width) - dx) % width).all()
-    if not same or not moved:
-        return None
-    return source[:, 0, 0], np.stack([dy[:, 0, 0], dx[:, 0, 0]], axis=1)
-
-
 def _gather(writer: Writer, var: Var, source: Var, channels: np.ndarray, shifts: np.ndarray) -> Expr:
     batch, count, height, width = shape(var)
     x = writer[source]
@@ -132,31 +112,3 @@ def _gather(writer: Writer, var: Var, source: Var, channels: np.ndarray, shifts:
     flat = writer.emit(op.reshape(x, (batch, count * height * width)), f"{var.name}_flat")
     taken = writer.emit(op.take(flat, relax.const(indices.reshape(-1)), axis=1), f"{var.name}_taken")
     return op.reshape(taken, shape(var))
-
-
-@dataclass(frozen=True, eq=False)
-class Shift:
-    """A gather that ``shift_pixels`` wrote.
-
-    Attributes:
-        source: What is shifted.
-        shifts: Rows and columns by which each channel moves down and right, int64 [C, 2].
-    """
-
-    source: Var
-    shifts: np.ndarray
-
-
-def shift_of(graph: Graph, value: Expr) -> Shift | None:
-    """The shift behind a ``reshape``, None if it is another one."""
-    take = graph.producer(value.args[0], "take") if op_name(value) == "reshape" else None
-    flat = graph.producer(take.args[0], "reshape") if take is not None else None
-    if take is None or flat is None or not isinstance(flat.args[0], Var):
-        return None
-    extent, indices = tuple(int(size) for size in value.args[1]), constant(take.args[1])
-    if len(extent) != 4 or shape(flat.args[0]) != extent or indices is None or indices.size != np.prod(extent[1:]):
-        return None
-    found = shifts_of(indices.reshape(extent[1:]))
-    if found is None or not np.array_equal(found[0], np.arange(extent[1])):
-        return None
-    return Shift(flat.args[0], found[1])

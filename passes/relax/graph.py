@@ -125,7 +125,8 @@ class Writer:
 
     def module(self, mod: IRModule, more: Sequence[Var] = ()) -> IRModule:
         """``mod`` with its main function replaced, by one with more parameters behind those of the old one."""
-        new = IRModule({gvar: func for gvar, func in mod.functions.items() if gvar.name_hint != "main"})
+        others = {gvar: func for gvar, func in mod.functions.items() if gvar.name_hint != "main"}
+        new = IRModule(others, attrs=mod.attrs)
         new["main"] = self.function({"global_symbol": "main"}, more)
         return new
 
@@ -232,3 +233,14 @@ def channels_last(extent: tuple[int, ...]) -> tuple[int, ...]:
         batch, channels, height, width = extent
         return (batch, height, width, channels)
     return (int(np.prod(extent[:-1])), extent[-1])
+
+
+def drop_dead(mod: IRModule) -> IRModule:
+    """Remove bindings that no result depends on."""
+    graph = Graph(mod["main"])
+    live = graph.live()
+    writer = Writer(graph)
+    for var, value in graph.bindings:
+        if var in live:
+            writer.keep(var, value)
+    return writer.module(mod)

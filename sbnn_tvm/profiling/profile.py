@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tvm
 
-from sbnn_tvm.passes.families.candidates import Family
-from sbnn_tvm.passes.lowering.lower import LoweredLayer, symbol_of
+from sbnn_tvm.passes.families.family import Bound, Resource
+from sbnn_tvm.passes.lowering.lower import LoweredLayer
 from sbnn_tvm.passes.relax.graph import Graph, op_name
 
 from ..execution.kernel_by_kernel import run_kernels
 from ..report.record import LayerReport
 from ..runtime.inputs import random_inputs
 from ..runtime.loading import LoadedModule
-from ..tuning_database.tasks import density
-from .limits import Limit, adder_probe, float_probe, load_probe, measure, popcount_probe
+from .limits import adder_probe, float_probe, load_probe, measure, popcount_probe
 from .timing import interleave
 
 if TYPE_CHECKING:
@@ -83,14 +82,14 @@ def profile(module: CompiledModule, library: LoadedModule, seconds: float = 0.06
     recorder = _Recorder(library, seconds)
     inputs = random_inputs(module.inputs, np.random.default_rng(0))
     list(run_kernels(module.lowered, recorder, (*inputs, *module.constants)))
-    entries = _entries(module)
+    layers = _layers(module)
     variables = [var.name for var, value in Graph(module.lowered.mod["main"]).bindings if op_name(value) == "call_tir"]
     times = []
     for variable, (symbol, time, size) in zip(variables, recorder.calls, strict=True):
-        physical = module.lowered.physical.get(variable)
-        value = variable.removesuffix("_results") if physical is None else physical.value
-        entry, report = entries.get((value, symbol.split("_", 2)[-1]), (None, None))
-        limit, work = _limit(entry, report, size, limits)
+        lowered, report = layers.get(variable, (None, None))
+        bound = None if lowered is None else lowered.choice.candidate.family.bound(lowered.layer)
+        bound = bound or Bound(Resource.L2_LOADS, size)
+        limit = limits[bound.resource.value]
         times.append(
             KernelTime(
                 variable if report is None else report.name,
@@ -99,35 +98,16 @@ def profile(module: CompiledModule, library: LoadedModule, seconds: float = 0.06
                 0 if report is None else report.macs,
                 size,
                 limit.name,
-                work / limit.per_second / time,
+                bound.work / limit.per_second / time,
             )
         )
     return times
 
 
-def _entries(module: CompiledModule) -> dict[tuple[str, str], tuple[LoweredLayer, LayerReport]]:
-    """Layers by what they compute, and the kernel: conversions of a layer's result have others."""
-    found: dict[tuple[str, str], tuple[LoweredLayer, LayerReport]] = {}
-    for entry, report in zip(module.lowered.layers, module.report.layers, strict=True):
-        if entry.choice is not None:
-            family = symbol_of(entry.choice.kernel)
-            # Of two layers in one kernel, the first has the weights.
-            found = {(name, family): (entry, report) for name in (entry.name, *entry.outputs)} | found
+def _layers(module: CompiledModule) -> dict[str, tuple[LoweredLayer, LayerReport]]:
+    """Layers by the variable that calls their kernel; conversions between layouts have none."""
+    found: dict[str, tuple[LoweredLayer, LayerReport]] = {}
+    for entry, report in zip(module.lowered.entries, module.report.layers, strict=True):
+        if isinstance(entry, LoweredLayer):
+            found.setdefault(entry.call, (entry, report))  # of two layers in one kernel, the first has the weights
     return found
-
-
-def _limit(
-    entry: LoweredLayer | None, report: LayerReport | None, size: int, limits: dict[str, Limit]
-) -> tuple[Limit, float]:
-    """What bounds a kernel, and how much of that it does."""
-    popcount, float32, adder, loads = limits.values()
-    if entry is None or report is None or entry.choice is None or entry.layer is None or not report.macs:
-        return loads, size
-    match entry.choice.candidate.family:
-        case Family.POPCOUNT:
-            return popcount, report.macs * report.activations
-        case Family.COUNTERS:
-            return adder, report.macs * (density(entry.layer) or 1.0)
-        case Family.FLOAT:
-            return float32, report.macs
-    return loads, size

@@ -8,31 +8,49 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sbnn_tvm.frontends.onnx.importer import Imported
-from sbnn_tvm.passes.families.build_kernel import Choice, DataForm
-from sbnn_tvm.passes.families.candidates import Family
-from sbnn_tvm.passes.layers.layer import Layer
-from sbnn_tvm.passes.lowering.lower import Lowered, LoweredLayer
-from sbnn_tvm.passes.phases.recognise import REWRITTEN, BinaryWeight
+from sbnn_tvm.passes.families.choose import Choice
+from sbnn_tvm.passes.layers.forms import Form
+from sbnn_tvm.passes.layers.kinds import (
+    AvgPool2d,
+    BinaryConv2d,
+    BinaryDense,
+    BinaryLinear,
+    BitMaxPool2d,
+    BitSelection,
+    BitShift,
+    ChannelSelection,
+    Elementwise,
+    FloatConv2d,
+    FloatDense,
+    FloatLinear,
+    GlobalAvgPool2d,
+    Layer,
+    Linear,
+    MaxPool2d,
+    SampleMean,
+    WindowSum,
+)
+from sbnn_tvm.passes.lowering.lower import Lowered, LoweredLayer, UnscheduledOperator
 from sbnn_tvm.passes.pipeline import Options
+from sbnn_tvm.passes.relax.weights import BinaryWeight
 from sbnn_tvm.schedules.coded.expansion import Expansion
 from sbnn_tvm.schedules.epilogue.program import Channel, Ref, Scalar
 
 from ..tuning_database.lookup import Tuning, known_machines
 from .record import COST_MODEL, TUNED, UNSCHEDULED, YOU, LayerReport, Report
 
-_KINDS = {
-    "binary_conv2d": "binary conv", "binary_dense": "binary dense", "conv2d": "conv", "dense": "dense",
-    "window_sum": "window sum", "max_pool2d": "max pool", "max_pool2d_bits": "max pool on bits",
-    "avg_pool2d": "average pool", "global_avg_pool2d": "global average pool", "elementwise": "elementwise",
-    "sample_mean": "mean of each sample",
-    "select_channels": "channels", "select_channels_bits": "channels of bits",
-    "shift_bits": "shift of bits",
+_KINDS: dict[type[Layer], str] = {
+    BinaryConv2d: "binary conv", BinaryDense: "binary dense", FloatConv2d: "conv", FloatDense: "dense",
+    WindowSum: "window sum", MaxPool2d: "max pool", BitMaxPool2d: "max pool on bits",
+    AvgPool2d: "average pool", GlobalAvgPool2d: "global average pool", Elementwise: "elementwise",
+    SampleMean: "mean of each sample", ChannelSelection: "channels", BitSelection: "channels of bits",
+    BitShift: "shift of bits",
 }  # fmt: skip
 
 
 def describe(lowered: Lowered, imported: Imported, model: str, target: str, options: Options) -> Report:
     """The report of a compilation."""
-    layers = tuple(_layer(entry, imported) for entry in lowered.layers)
+    layers = tuple(_entry(entry, imported) for entry in lowered.entries)
     notes = []
     signs = [node.name or node.output[0] for node in imported.model.graph.node if node.op_type == "Sign"]
     if signs and options.sign_zero != "exact":
@@ -67,42 +85,57 @@ def with_tuning(report: Report, tuning: Tuning, slower: bool) -> Report:
     return replace(report, notes=tuple(notes), tuning=sentence)
 
 
+def _entry(entry: LoweredLayer | UnscheduledOperator, imported: Imported) -> LayerReport:
+    if isinstance(entry, LoweredLayer):
+        return _layer(entry, imported)
+    return LayerReport(
+        name=imported.nodes.get(entry.name, entry.name),
+        kind=entry.operator.removeprefix("nn."),
+        weights="",
+        density=None,
+        activations=32,
+        kernel=UNSCHEDULED,
+        bytes=0,
+        macs=0,
+        why="there is no kernel of ours for this operator",
+    )
+
+
 def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
-    layer, choice = entry.layer, entry.choice
-    if layer is None or choice is None:
-        name = imported.nodes.get(entry.name, entry.name)
-        operator = entry.operator.removeprefix("nn.")
-        return LayerReport(
-            name, operator, "", None, 32, UNSCHEDULED, 0, 0, "there is no kernel of ours for this operator"
-        )
-    nodes = imported.nodes
-    name = layer.node(nodes)
-    kind = ("window sum" if layer.sums_windows else _KINDS[layer.kind]) + _geometry(layer)
-    why = layer.why_float or ""
-    if layer.binary and choice.candidate.family == Family.FLOAT:
+    layer, choice, nodes = entry.layer, entry.choice, imported.nodes
+    family, built = choice.candidate.family, choice.built
+    linear = layer if isinstance(layer, Linear) and not _sums_windows(layer) else None
+    kind = ("window sum" if _sums_windows(layer) else _KINDS[type(layer)]) + _geometry(layer)
+    why = layer.why_float if isinstance(layer, FloatLinear) else ""
+    if isinstance(layer, BinaryLinear) and built.reads == Form.CHANNELS_LAST:
         kind = kind.removeprefix("binary ")
         why = f"it is binary, but {_why_float(choice)}: it runs in float with the same result"
-    values = _two_values(layer, nodes)
-    sparse = choice.candidate.family == Family.SPARSE_FLOAT
-    float_weights = "" if layer.weight is None or layer.sums_windows else "float32"
-    if sparse:
-        float_weights = f"float32, {_nonzero(layer):.2%} not 0"
+    values = None if linear is None else _two_values(linear, nodes)
+    weights, macs = "", 0
+    if linear is not None:
+        nonzero = np.count_nonzero(linear.weight) / linear.weight.size
+        macs = round(linear.macs * nonzero) if family.skips_zeros else linear.macs
+        weights = f"float32, {nonzero:.2%} not 0" if family.skips_zeros else "float32"
     return LayerReport(
-        name=name,
+        name=layer.node(nodes),
         kind=kind,
-        weights=float_weights if values is None else str(values),
-        density=None if values is None else _density(layer, values),
+        weights=weights if values is None else str(values),
+        density=None if values is None else values.density,
         activations=_activation_bits(layer, choice),
-        kernel=choice.kernel.name + (" + threshold" if choice.folded else ""),
+        kernel=choice.kernel.name + (" + threshold" if built.folded else ""),
         bytes=sum(map(_stored_bytes, entry.constants)),
-        macs=round(_macs(layer) * _nonzero(layer)) if sparse else _macs(layer),
+        macs=macs,
         why=why,
         chosen=_chosen(choice),
         gain=None if choice.tuned is None else choice.tuned.gain,
-        weight_count=0 if layer.weight is None or layer.sums_windows else layer.weight.size,
+        weight_count=0 if linear is None else linear.weight.size,
         coding=_coding(entry),
         expanded_bytes=choice.kernel.constant_bytes,
     )
+
+
+def _sums_windows(layer: Layer) -> bool:
+    return isinstance(layer, WindowSum) or (isinstance(layer, BinaryLinear) and layer.sums_windows)
 
 
 def _stored_bytes(constant: np.ndarray | Expansion) -> int:
@@ -129,40 +162,27 @@ def _why_float(choice: Choice) -> str:
 
 
 def _activation_bits(layer: Layer, choice: Choice) -> int:
-    if choice.data == DataForm.FLOAT:
+    if choice.built.reads == Form.CHANNELS_LAST:
         return 32
     return 1 if layer.input_domain is None else layer.input_domain.bits
 
 
 def _geometry(layer: Layer) -> str:
-    conv = layer.shape
-    if layer.selection is not None:
-        return f": {layer.selection}"
-    if conv is None or layer.kind in ("global_avg_pool2d", "sample_mean"):
-        return ""
+    match layer:
+        case ChannelSelection() | BitSelection():
+            return f": {layer.selection}"
+        case FloatConv2d() | BinaryConv2d() | MaxPool2d() | AvgPool2d() | BitMaxPool2d():
+            conv = layer.shape
+        case WindowSum() if len(layer.extent) == 4:
+            conv = layer.shape
+        case _:
+            return ""
     text = f" {conv.kernel[0]}x{conv.kernel[1]}"
     if conv.strides != (1, 1):
         text += f"/{conv.strides[0]}" if conv.strides[0] == conv.strides[1] else f"/{conv.strides[0]}x{conv.strides[1]}"
-    if layer.weight is not None and conv.groups > 1:
+    if isinstance(layer, Linear) and conv.groups > 1:
         text += f", {conv.groups} groups"
     return text
-
-
-def _macs(layer: Layer) -> int:
-    if layer.weight is None or layer.sums_windows:
-        return 0
-    if layer.shape is not None:
-        return layer.shape.macs
-    rows = 1
-    for extent in layer.extent[:-1]:
-        rows *= extent
-    return rows * layer.weight.size
-
-
-def _nonzero(layer: Layer) -> float:
-    """The share of weights that are not 0."""
-    assert layer.weight is not None
-    return np.count_nonzero(layer.weight) / layer.weight.size
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,12 +190,20 @@ class _Values:
     """The two values of a layer's weights: ``scale * sign + offset``.
 
     Attributes:
+        signs: The weights' signs, output channels first; positive is +1.
         scale: float32 [out channels].
-        offset: float32 [out channels]; None if there is one that is not to be seen.
+        offset: float32 [out channels]; None if there is one, but the epilogue does not show it.
     """
 
+    signs: np.ndarray
     scale: np.ndarray
     offset: np.ndarray | None
+
+    @property
+    def density(self) -> float:
+        """Share of the weights that have the larger value."""
+        rises = (self.scale >= 0).reshape(-1, *[1] * (self.signs.ndim - 1))
+        return float(((self.signs > 0) == rises).mean())
 
     def __str__(self) -> str:
         if self.offset is None:
@@ -186,50 +214,38 @@ class _Values:
         return "{a, b} per channel" if self.offset.any() else "{-a, +a} per channel"
 
 
-def _two_values(layer: Layer, nodes: Mapping[str, str]) -> _Values | None:
-    """The values of two-valued weights, None for other weights."""
-    if layer.weight is None or layer.sums_windows:
-        return None
-    if not layer.binary:
+def _two_values(layer: Linear, nodes: Mapping[str, str]) -> _Values | None:
+    """The values of two-valued weights; None for other weights."""
+    if not isinstance(layer, BinaryLinear):
         binary = BinaryWeight.of(layer.weight) if BinaryWeight.telling(layer.weight) else None
-        return None if binary is None else _Values(binary.tau, binary.phi)
+        return None if binary is None else _Values(binary.signs, binary.tau, binary.phi)
     if layer.factors is not None:
-        return _Values(*layer.factors)
-    # The epilogue begins with what the layer's own ONNX node does to the sum of signs.
-    channels = len(layer.weight)
+        return _Values(layer.weight, *layer.factors)
+    # The epilogue begins with the operations of the layer's own ONNX node on the sum of signs.
+    channels = layer.out_channels
     scale, offset = np.ones(channels, np.float32), np.zeros(channels, np.float32)
     for step, name in zip(layer.program.steps, layer.step_names, strict=True):
         if not _own(layer, name, nodes):
             break
         constants = [side for side in (step.a, step.b) if isinstance(side, Channel | Scalar)]
         if step.op == "add" and not constants:
-            return _Values(scale, offset if offset.any() else None)
+            return _Values(layer.weight, scale, offset if offset.any() else None)
         if step.op == "multiply" and constants:
             values = np.broadcast_to(np.float32(_numbers(constants[0])), channels)
             if Ref(0) in (step.a, step.b):
                 scale = values
             else:
                 offset = values
-    return _Values(scale, np.zeros_like(scale))
+    return _Values(layer.weight, scale, np.zeros_like(scale))
 
 
 def _numbers(constant: Channel | Scalar) -> np.ndarray | float:
     return constant.values if isinstance(constant, Channel) else constant.value
 
 
-def _own(layer: Layer, name: str, nodes: Mapping[str, str]) -> bool:
+def _own(layer: Linear, name: str, nodes: Mapping[str, str]) -> bool:
     """Whether a step comes from the ONNX node of the anchor; the recogniser derives the names of what it adds."""
     origin = nodes.get(name)
     if origin is None:
-        return name.startswith(layer.name.removesuffix(REWRITTEN))
+        return name.startswith(layer.integer_sum_of or layer.name)
     return origin == layer.node(nodes)
-
-
-def _density(layer: Layer, values: _Values) -> float:
-    assert layer.weight is not None
-    if not layer.binary:
-        binary = BinaryWeight.of(layer.weight)
-        assert binary is not None
-        return float((binary.signs > 0).mean())
-    rises = (values.scale >= 0).reshape(-1, *[1] * (layer.weight.ndim - 1))
-    return float(((layer.weight > 0) == rises).mean())

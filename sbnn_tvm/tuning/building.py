@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import tvm
 
-from sbnn_tvm.passes.families.build_kernel import Choice, DataForm, build
-from sbnn_tvm.passes.families.candidates import Candidate
-from sbnn_tvm.passes.layers.layer import Layer
+from sbnn_tvm.passes.families.choose import Candidate
+from sbnn_tvm.passes.families.family import BuiltKernel
+from sbnn_tvm.passes.layers.forms import Form
+from sbnn_tvm.passes.layers.kinds import BinaryDense, FloatDense, Layer, Linear
 from sbnn_tvm.passes.lowering.lower import planes_of
 from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
 from sbnn_tvm.passes.relax.graph import channels_last
@@ -121,23 +122,22 @@ def kernels_of(layer: Layer, candidate: Candidate, isa: Isa) -> list[Kernel]:
 
     What a network needs of the conversions depends on the layers around; here every family pays for its own.
     """
-    choice = build(layer, candidate, isa)
-    before, after = _from_words(layer, choice, isa), []
-    if choice.stores_planes:
+    built = candidate.build(layer, isa)
+    before, after = _from_words(layer, built, isa), []
+    if built.stores == Form.PLANES:
         after.append(planes_to_words(planes_of(layer.extent, isa), isa))
-    return [*before, choice.kernel, *after]
+    return [*before, built.kernel, *after]
 
 
-def _from_words(layer: Layer, choice: Choice, isa: Isa) -> list[Kernel]:
-    conv, domain = layer.shape, layer.input_domain
-    if choice.data == DataForm.PLANES:
-        assert conv is not None
+def _from_words(layer: Layer, built: BuiltKernel, isa: Isa) -> list[Kernel]:
+    if not isinstance(layer, Linear):
+        return []
+    conv, dense = layer.shape, isinstance(layer, FloatDense | BinaryDense)
+    if built.reads == Form.PLANES:
         return [words_to_planes(planes_of((conv.batch, conv.in_channels, conv.height, conv.width), isa), isa)]
-    if choice.data == DataForm.FLOAT and domain is not None and layer.weight is not None:
-        extent: tuple[int, ...] = (layer.rows, layer.weight.shape[1])
-        if conv is not None:
-            extent = channels_last((conv.batch, conv.in_channels, conv.height, conv.width))
-        return [unpack(extent, domain, isa)]
+    if built.reads == Form.CHANNELS_LAST and layer.input_domain is not None:
+        extent = channels_last((conv.batch, conv.in_channels, conv.height, conv.width))
+        return [unpack((conv.width, conv.in_channels) if dense else extent, layer.input_domain, isa)]
     return []
 
 

@@ -8,15 +8,11 @@ Efficient Global Optimization, 1998, eq. 15). The search ends when no candidate 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import erf, exp, log, pi, sqrt
 
-from sbnn_tvm.passes.families.candidates import Candidate, Family, float_layer_costs
-from sbnn_tvm.passes.families.cost_model import popcount_cost, sparse_cost
-from sbnn_tvm.passes.layers.fit_epilogue import fit_counters
-from sbnn_tvm.schedules.direct.dense import dense_shape
-from sbnn_tvm.schedules.direct.tiles import Arithmetic, Tile, tile_cost
+from sbnn_tvm.passes.families.choose import Candidate
+from sbnn_tvm.passes.families.family import Family
 
 from ..tuning_database.tasks import Task
 
@@ -119,40 +115,6 @@ def _kind(candidate: Candidate) -> tuple[Family, bool]:
 
 
 def expectations(task: Task) -> dict[Candidate, float]:
-    """What the cost model expects of each candidate, relative to the untuned one; infinite where it rules it out."""
-    layer, isa = task.layer, task.isa
-    firsts: dict[Family, Candidate] = {}
-    for candidate in task.space:
-        firsts.setdefault(candidate.family, candidate)
-    families = _families(task, firsts)
-    own = families[task.space[0].family]
-
-    def within(candidate: Candidate) -> float:
-        tiles = [candidate.parameters, firsts[candidate.family].parameters]
-        if layer.weight is None or not all(isinstance(tile, Tile) for tile in tiles):
-            return 1.0
-        shape = layer.shape or dense_shape(layer.rows, layer.weight.shape[1], len(layer.weight))
-        arithmetic: Arithmetic = "float32" if candidate.family == Family.FLOAT else "popcount"
-        costs = [tile_cost(tile, shape, isa, arithmetic) for tile in tiles if isinstance(tile, Tile)]
-        return costs[0] / costs[1]
-
-    return {candidate: families[candidate.family] / own * within(candidate) for candidate in task.space}
-
-
-def _families(task: Task, families: Iterable[Family]) -> dict[Family, float]:
-    """What the cost model expects of the untuned member of each family; 1 for all where it has no say."""
-    layer, isa = task.layer, task.isa
-    if layer.weight is None:
-        return dict.fromkeys(families, 1.0)
-    if not layer.binary:
-        return float_layer_costs(layer, isa)
-    shape = layer.shape or dense_shape(layer.rows, layer.weight.shape[1], len(layer.weight))
-    fitted, digits = fit_counters(layer, isa), 1 if layer.input_domain is None else layer.input_domain.bits
-    floats = not fitted.folded
-    popcount = popcount_cost(shape, isa, floats)
-    # A word takes three instructions for as many outputs as there are lanes, a float32 channel one.
-    words = 3 * digits * isa.words(shape.group_in_channels) / isa.word_lanes
-    costs = {Family.POPCOUNT: popcount, Family.FLOAT: popcount * shape.group_in_channels / isa.float_lanes / words}
-    if Family.COUNTERS in families:
-        costs[Family.COUNTERS] = sparse_cost(shape, fitted.counted, isa, floats, fitted.domain)
-    return {family: costs.get(family, popcount) for family in families}
+    """The expected time of each candidate, relative to the untuned one."""
+    untuned = task.space[0].cost(task.layer, task.isa)
+    return {candidate: candidate.cost(task.layer, task.isa) / untuned for candidate in task.space}

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from tvm.support.popen_pool import PopenWorker
 
-from sbnn_tvm.passes.families.candidates import Candidate
-from sbnn_tvm.passes.families.choose_kernel import Decisions
+from sbnn_tvm.passes.families.choose import Candidate, Decisions
 from sbnn_tvm.passes.phases.resolve_signs import SignZero
 from sbnn_tvm.passes.pipeline import to_kernels
 
@@ -192,7 +191,7 @@ def tune(
         if value is not None and not value > 0:
             raise TuningError(f"{what} must be above 0, but got {value}")
     front = lower_model(model, target, input_shape=input_shape, sign_zero=sign_zero, name=name)
-    layers = [entry.layer for entry in front.lowered.layers if entry.layer is not None]
+    layers = [entry.layer for entry in front.lowered.layers]
     own = runner_named(runner, threads) if isinstance(runner, str) else runner
     try:
         machine = own.machine(front.target)

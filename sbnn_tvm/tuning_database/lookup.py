@@ -8,8 +8,8 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sbnn_tvm.passes.families.candidates import Candidate, Tuned
-from sbnn_tvm.passes.layers.layer import Layer
+from sbnn_tvm.passes.families.choose import Candidate, Tuned
+from sbnn_tvm.passes.layers.kinds import Layer
 from sbnn_tvm.passes.lowering.lower import LoweredLayer
 from sbnn_tvm.schedules.isa import Isa
 
@@ -95,11 +95,7 @@ class Tuning:
 
 def choices_key(layers: Iterable[LoweredLayer], isa: Isa) -> str:
     """What networks of the same tasks and kernels share."""
-    pairs = sorted(
-        (task_key(entry.layer, isa), entry.choice.candidate.name)
-        for entry in layers
-        if entry.layer is not None and entry.choice is not None
-    )
+    pairs = sorted((task_key(entry.layer, isa), entry.choice.candidate.name) for entry in layers)
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
 
 

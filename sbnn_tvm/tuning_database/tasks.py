@@ -12,13 +12,25 @@ from typing import Any
 
 import numpy as np
 
-from sbnn_tvm.passes.families.candidates import Candidate, candidates
-from sbnn_tvm.passes.layers.fit_epilogue import fit_epilogue
-from sbnn_tvm.passes.layers.layer import Layer
+from sbnn_tvm.passes.families.choose import Candidate, candidates
+from sbnn_tvm.passes.layers.kinds import (
+    AvgPool2d,
+    BinaryConv2d,
+    BinaryDense,
+    BinaryLinear,
+    BitMaxPool2d,
+    BitSelection,
+    ChannelSelection,
+    FloatDense,
+    GlobalAvgPool2d,
+    Layer,
+    Linear,
+    MaxPool2d,
+    WindowSum,
+)
 from sbnn_tvm.schedules.epilogue.program import Channel, Scalar
 from sbnn_tvm.schedules.isa import Isa
-
-from ..algebra.domain import SIGN
+from sbnn_tvm.schedules.shapes import Conv2dShape
 
 _CLASSES = 4
 """Classes of density to a factor of two."""
@@ -75,7 +87,7 @@ def task_key(layer: Layer, isa: Isa) -> str:
 def title_of(layer: Layer, isa: Isa) -> str:
     """A task in words, for example ``"binary conv2d 3x3 56x56x64 -> 56x56x64, 50 % set, 2 outputs"``."""
     words = [layer.kind.replace("_", " ")]
-    conv = layer.shape
+    conv = _windows(layer)
     if conv is not None:
         stride = "" if conv.strides == (1, 1) else f"/{max(conv.strides)}"
         words.append(f"{conv.kernel[0]}x{conv.kernel[1]}{stride}")
@@ -85,51 +97,48 @@ def title_of(layer: Layer, isa: Isa) -> str:
             words.append(f"in {conv.groups} groups")
         if conv.batch > 1:
             words.append(f"batch {conv.batch}")
-    elif layer.weight is not None:
-        words.append(f"{layer.rows} x {layer.weight.shape[1]} -> {len(layer.weight)}")
+    elif isinstance(layer, Linear):
+        words.append(f"{layer.shape.width} x {layer.shape.in_channels} -> {layer.out_channels}")
     else:
         words.append("x".join(map(str, layer.extent)))
     text = " ".join(words)
-    if (share := density(layer)) is not None and share < 1:
-        text += f", {share:.2g} set"
-    if layer.binary and fit_epilogue(layer, isa).folded:
+    if isinstance(layer, Linear) and layer.counted_density < 1:
+        text += f", {layer.counted_density:.2g} set"
+    if isinstance(layer, BinaryLinear) and layer.fitted.folded:
         return f"{text}, threshold"
     steps, outputs = len(layer.program.steps), len(layer.program.outputs)
     return f"{text}, {steps} step{'s' * (steps != 1)}" + (f", {outputs} outputs" if outputs > 1 else "")
 
 
+def _windows(layer: Layer) -> Conv2dShape | None:
+    """The shape of a layer over a feature map; None for rows and elementwise layers."""
+    if isinstance(layer, FloatDense | BinaryDense) or (isinstance(layer, WindowSum) and len(layer.extent) != 4):
+        return None
+    if isinstance(layer, Linear | WindowSum | MaxPool2d | AvgPool2d | GlobalAvgPool2d | BitMaxPool2d):
+        return layer.shape
+    return None
+
+
 def _signature(layer: Layer, isa: Isa) -> dict[str, Any]:
-    share = density(layer)
-    folded = layer.binary and fit_epilogue(layer, isa).folded
+    folded = isinstance(layer, BinaryLinear) and layer.fitted.folded
+    shape = _windows(layer)
+    selection = layer.selection if isinstance(layer, ChannelSelection | BitSelection) else None
+    domain = layer.weight_domain if isinstance(layer, BinaryLinear) else None
     return {
         "isa": isa.name,
         "kind": layer.kind,
-        "shape": None if layer.shape is None else asdict(layer.shape),
+        "shape": None if shape is None else asdict(shape),
         "extent": layer.extent,
-        "inputs": layer.inputs,
-        "selection": _described(layer.selection),
-        "weight": None if layer.weight is None else layer.weight.shape,
-        "density": None if share is None else round(_CLASSES * log2(share)),
-        "padding": layer.pad_value,
-        "minima": layer.minima is not None,
-        "counted padding": layer.counted_padding,
-        "domains": [_described(layer.input_domain), _described(layer.weight_domain) if layer.binary else None],
+        "inputs": layer.in_channels,
+        "selection": _described(selection),
+        "weight": layer.weight.shape if isinstance(layer, Linear) else None,
+        "density": round(_CLASSES * log2(layer.counted_density)) if isinstance(layer, Linear) else None,
+        "padding": layer.pad_value if isinstance(layer, BinaryConv2d | WindowSum) else 0.0,
+        "minima": isinstance(layer, BitMaxPool2d) and layer.minima is not None,
+        "counted padding": layer.counted_padding if isinstance(layer, AvgPool2d) else None,
+        "domains": [_described(layer.input_domain), _described(domain)],
         "epilogue": [type(each).__name__ for each in layer.program.outputs] if folded else _described(layer.program),
     }
-
-
-def density(layer: Layer) -> float | None:
-    """Share of the weights that a sparse kernel counts: the rarer sign of every channel, or those that are not 0."""
-    if layer.weight is None:
-        return None
-    weight = layer.weight.reshape(len(layer.weight), -1)
-    if layer.binary:
-        ones = np.count_nonzero(weight > 0, axis=1)
-        rarer = np.minimum(ones, weight.shape[1] - ones) if layer.weight_domain == SIGN else ones
-        counted = int(rarer.sum())
-    else:
-        counted = int(np.count_nonzero(weight))
-    return max(counted, 1) / weight.size
 
 
 def _described(value: Any) -> Any:

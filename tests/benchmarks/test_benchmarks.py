@@ -94,11 +94,11 @@ def test_bytes_of_weights() -> None:
 def test_a_fit_finds_the_costs_that_made_the_times() -> None:
     from fit_cost_model import SHAPES, cases, choices, fit
 
-    from sbnn_tvm.passes.families.cost_factors import Factors
+    from sbnn_tvm.passes.families.costs import Steps
     from sbnn_tvm.schedules.isa import AVX2
 
     # The second shape has narrow planes and rows that are gathered.
-    truth = Factors(0.5, 0.2, 0.4, 0.0, 1.0, 1.2, 0.5, 0.3, 0.15, 1.0, 0.7)
+    truth = Steps(0.5, 0.2, 0.4, 0.0, 1.0, 1.2, 0.5, 0.3, 0.15, 1.0, 0.7)
     times = {case: truth.cost(case.steps(AVX2)) * 1e-9 for case in cases([SHAPES[2], SHAPES[6]])}
     found = fit(times, AVX2)
     for case, seconds in times.items():

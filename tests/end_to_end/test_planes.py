@@ -6,8 +6,10 @@ import torch
 from torch import nn
 
 import sbnn_tvm
+from sbnn_tvm.algebra.domain import SIGN
 from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, BinaryLayer, Signs, TwoValues, resnet, vgg_small
-from sbnn_tvm.passes.families.cost_model import sparse_pays
+from sbnn_tvm.passes.families.counters import counters_cost
+from sbnn_tvm.passes.families.popcount import popcount_cost
 from sbnn_tvm.schedules import isa as isas
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from tests.support import foreign_models
@@ -91,15 +93,18 @@ def test_foreign_weights(tmp_path) -> None:
 
 
 def test_they_are_chosen_where_they_pay() -> None:
+    def counters_pay(shape: Conv2dShape, bits: np.ndarray, isa: isas.Isa, floats: bool) -> bool:
+        return counters_cost(shape, bits, isa, floats, SIGN) < popcount_cost(shape, isa, floats)
+
     rng = np.random.default_rng(0)
     every = (isas.AVX512_VPOPCNTDQ, isas.AVX512, isas.AVX2, isas.X86_BASELINE, isas.NEON, isas.ARMV7_NEON)
     large, small = (Conv2dShape(1, h, h, c, c, (3, 3), (1, 1), (1, 1, 1, 1)) for h, c in ((56, 64), (7, 512)))
     few, many = (rng.random((64, 64, 3, 3)) < density for density in (0.05, 0.5))
     for isa in every:
         for floats in (False, True):
-            assert sparse_pays(large, few, isa, floats) and sparse_pays(large, ~few, isa, floats)
-        assert sparse_pays(large, many, isa, floats=False)
+            assert counters_pay(large, few, isa, floats) and counters_pay(large, ~few, isa, floats)
+        assert counters_pay(large, many, isa, floats=False)
     # Few pixels fill no vector.
     half = rng.random((512, 512, 3, 3)) < 0.5
     for isa in (isas.AVX512_VPOPCNTDQ, isas.AVX512, isas.AVX2, isas.NEON):
-        assert not sparse_pays(small, half, isa, floats=False)
+        assert not counters_pay(small, half, isa, floats=False)

@@ -20,14 +20,17 @@ from tvm.relax import Function
 
 from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain
 from sbnn_tvm.frontends.onnx.importer import import_onnx
-from sbnn_tvm.passes.layers import fold_thresholds
-from sbnn_tvm.passes.layers.fold_thresholds import fold_threshold
-from sbnn_tvm.passes.layers.layer import Layer, read_layer
+from sbnn_tvm.passes.layers import thresholds
+from sbnn_tvm.passes.layers.kinds import Layer
+from sbnn_tvm.passes.layers.read import read_layer
+from sbnn_tvm.passes.layers.thresholds import fold_threshold
 from sbnn_tvm.passes.phases.canonicalize import canonicalize
-from sbnn_tvm.passes.phases.recognise import BinaryWeight, domains, recognise
+from sbnn_tvm.passes.phases.recognise import recognise
 from sbnn_tvm.passes.phases.resolve_signs import SignZero, resolve_signs
 from sbnn_tvm.passes.pipeline import Options, to_composites
+from sbnn_tvm.passes.relax.domains import domains
 from sbnn_tvm.passes.relax.graph import Graph, constant, op_name
+from sbnn_tvm.passes.relax.weights import BinaryWeight
 from sbnn_tvm.schedules.epilogue.interpreter import evaluate
 from sbnn_tvm.schedules.epilogue.program import (
     BitsOutput,
@@ -493,7 +496,7 @@ def programs(draw: Any) -> Program:
 def test_folded_thresholds_answer_as_the_program(program: Program, taps: int) -> None:
     sums = np.arange(-taps, taps + 1)
     bits = by_evaluation(program, sums)
-    folded = fold_threshold(program, taps, CHANNELS, AVX2)
+    folded = fold_threshold(program, taps, CHANNELS)
     monotone = ((bits[1:] != bits[:-1]).sum(axis=0) <= 1).all()
     assert (folded is not None) == monotone
     if folded is not None:
@@ -503,9 +506,9 @@ def test_folded_thresholds_answer_as_the_program(program: Program, taps: int) ->
 def test_channels_are_folded_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     scale = np.float32([0.5, -0.5, 0, 1, 0.1])
     program = Program((Step("multiply", Ref(0), Channel(scale)),), (BitsOutput(Ref(1), Channel(scale)),))
-    together = fold_threshold(program, 20, CHANNELS, AVX2)
-    monkeypatch.setattr(fold_thresholds, "AT_ONCE", 100)
-    in_blocks = fold_threshold(program, 20, CHANNELS, AVX2)
+    together = fold_threshold(program, 20, CHANNELS)
+    monkeypatch.setattr(thresholds, "AT_ONCE", 100)
+    in_blocks = fold_threshold(program, 20, CHANNELS)
     assert together is not None and in_blocks is not None
     np.testing.assert_array_equal(in_blocks.threshold, together.threshold)
     np.testing.assert_array_equal(in_blocks.flip, together.flip)
@@ -518,7 +521,7 @@ def test_ties_negative_scales_and_scales_of_zero() -> None:
     sums = np.arange(-9, 10)
     for inclusive in (False, True):
         program = Program(steps, (BitsOutput(Ref(2), Scalar(0.0), inclusive),))
-        folded = fold_threshold(program, 9, CHANNELS, AVX2)
+        folded = fold_threshold(program, 9, CHANNELS)
         assert folded is not None
         np.testing.assert_array_equal(of_sums(folded, sums), by_evaluation(program, sums))
         assert folded.threshold[0] == (2 if inclusive else 3)
@@ -541,4 +544,4 @@ def test_ties_negative_scales_and_scales_of_zero() -> None:
     ids=["floats", "bits and floats", "a tensor", "a pixel", "a border", "a slope that falls", "a square"],
 )
 def test_what_does_not_fold(program: Program) -> None:
-    assert fold_threshold(program, 9, CHANNELS, AVX2) is None
+    assert fold_threshold(program, 9, CHANNELS) is None

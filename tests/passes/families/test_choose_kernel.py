@@ -11,13 +11,16 @@ from sbnn_tvm.compiler import explain
 from sbnn_tvm.errors import CompileError
 from sbnn_tvm.frontends.onnx.importer import import_onnx
 from sbnn_tvm.frontends.onnx.loading import load_model
-from sbnn_tvm.passes.families.build_kernel import build
-from sbnn_tvm.passes.families.candidates import candidates, families
-from sbnn_tvm.passes.families.cost_model import popcount_pays
-from sbnn_tvm.passes.layers.layer import read_layer
+from sbnn_tvm.passes.families.choose import candidates
+from sbnn_tvm.passes.families.families import FAMILIES
+from sbnn_tvm.passes.families.float32 import binary_float_cost
+from sbnn_tvm.passes.families.popcount import popcount_cost
+from sbnn_tvm.passes.layers.read import read_layer
 from sbnn_tvm.passes.pipeline import Options, to_composites
+from sbnn_tvm.schedules.direct.tiles import Tile
 from sbnn_tvm.schedules.isa import AVX2, AVX512_VPOPCNTDQ, NEON, Isa
 from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.windows.template import WindowTile
 from tests.sbnn_tvm.cli.test_app import run as run_cli
 from tests.support import foreign_models
 from tests.support.small_models import small_model
@@ -40,7 +43,7 @@ def layers(model):
 def test_popcounts_pay_from_a_few_channels_a_group_on(isa: Isa, fewest: int) -> None:
     def pays(channels: int, bits: int = 1) -> bool:
         conv = Conv2dShape(1, 14, 14, 16 * channels, 16 * channels, (3, 3), (1, 1), (1, 1, 1, 1), groups=16)
-        return popcount_pays(conv, isa, bits)
+        return popcount_cost(conv, isa, floats=False, bits=bits) <= binary_float_cost(conv, isa, floats=False)
 
     assert not pays(fewest - 1) and not pays(fewest, 4) and all(pays(channels) for channels in range(fewest, 40))
 
@@ -50,13 +53,15 @@ def test_every_candidate_can_be_built(layers, isa):
     for layer in layers:
         space = candidates(layer, isa)
         assert len({each.name for each in space}) == len(space)
-        assert tuple(dict.fromkeys(each.family for each in space)) == families(layer, isa)
+        firsts = list({each.family: each for each in reversed(space)}.values())[::-1]
+        costs = [each.cost(layer, isa) for each in firsts]
+        assert costs == sorted(costs) and costs[0] <= min(each.cost(layer, isa) for each in space)
+        assert {each.family for each in firsts} == {family for family in FAMILIES if family.members(layer, isa)}
         for candidate in (*space[:3], *space[-2:]):
-            choice = build(layer, candidate, isa)
-            assert choice.candidate == candidate
-            if candidate.tile or candidate.window_tile:
-                assert choice.kernel.name.endswith(f"{candidate.parameters}{' serial' * candidate.serial}")
-            assert ("T.parallel" in choice.kernel.func.script()) <= (not candidate.serial)
+            kernel = candidate.build(layer, isa).kernel
+            if isinstance(candidate.member, Tile | WindowTile):
+                assert kernel.name.endswith(f"{candidate.member}{' serial' * candidate.serial}")
+            assert ("T.parallel" in kernel.func.script()) <= (not candidate.serial)
 
 
 @pytest.mark.parametrize("family", ["popcount", "counters", "float"])
@@ -92,7 +97,7 @@ def test_impossible_families():
         explain(model, kernels={"Conv:s": "popcount"})
     with pytest.raises(CompileError, match="no layer is called 'Conv:z'; the layers are Conv:s, Conv:y"):
         explain(model, kernels={"Conv:z": "popcount"})
-    with pytest.raises(CompileError, match=r"'pop' for 'Conv:y' is no family.* are float, .*popcount"):
+    with pytest.raises(CompileError, match=r"'pop' for 'Conv:y' is no family.* are popcount, .*float"):
         explain(model, kernels={"Conv:y": "pop"})
     with pytest.raises(CompileError, match="possible there: float"):
         explain(model, kernels={"Conv:[s]": "popcount"})

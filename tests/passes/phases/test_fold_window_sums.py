@@ -14,6 +14,7 @@ from torch import nn
 import sbnn_tvm
 from sbnn_tvm.algebra.domain import BIT, SIGN
 from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, BinaryLinear, TwoValues
+from sbnn_tvm.passes.layers import kinds
 from sbnn_tvm.passes.phases.fold_window_sums import compare_two_sums, fold_window_sum
 from sbnn_tvm.schedules.epilogue.interpreter import evaluate
 from sbnn_tvm.schedules.epilogue.program import (
@@ -170,16 +171,18 @@ def test_networks_of_set_weights(options: dict[str, Any], target: str) -> None:
     conv = lines[0]
     assert conv.kernel.startswith("popcount" if options else "counters of bits")
     assert conv.density == pytest.approx(options.get("density", 0.05), abs=0.01)
-    assert [each.layer.weight_domain for each in module.lowered.layers if each.layer and each.layer.binary] == [BIT] * 2
+    assert [
+        each.layer.weight_domain for each in module.lowered.layers if isinstance(each.layer, kinds.BinaryLinear)
+    ] == [BIT] * 2
 
 
 @pytest.mark.parametrize("density", [0.05, 0.95])
 def test_counters_take_the_sum_over_the_window_where_it_is_there(density: float) -> None:
     module = sbnn_tvm.compile(network(density=density, float_end=True), "native", input_shape=(2, 64, 9, 9))
     assert module.verify().passed
-    conv = next(each for each in module.lowered.layers if each.layer and each.layer.kind == "binary_conv2d")
-    assert conv.layer is not None and conv.layer.weight_domain == SIGN
-    assert conv.choice is not None and conv.choice.kernel.name.startswith("counters of bits")
+    conv = next(each for each in module.lowered.layers if isinstance(each.layer, kinds.BinaryConv2d))
+    assert isinstance(conv.layer, kinds.BinaryConv2d) and conv.layer.weight_domain == SIGN
+    assert conv.choice.kernel.name.startswith("counters of bits")
 
 
 @pytest.mark.parametrize("options", [{}, {"density": 0.95}, {"groups": 2, "density": 0.2}, {"pad_value": 1}], ids=str)
@@ -187,8 +190,8 @@ def test_counters_of_any_two_values_sum_windows_themselves(options: dict[str, An
     model = network(offset=-0.2, **options)
     module = sbnn_tvm.compile(model, "native", input_shape=(2, 64, 9, 9), kernels={"1": "counters"})
     assert module.verify().passed
-    conv = next(each for each in module.lowered.layers if each.layer and each.layer.kind == "binary_conv2d")
-    assert conv.choice is not None and conv.choice.kernel.name.startswith("counters of two values")
+    conv = next(each for each in module.lowered.layers if isinstance(each.layer, kinds.BinaryConv2d))
+    assert conv.choice.kernel.name.startswith("counters of two values")
     assert sum("window" in layer.kind for layer in module.report.layers) == 1  # that of the last layer
     popcounts = sbnn_tvm.compile(model, "native", input_shape=(2, 64, 9, 9), kernels={"*": "popcount"})
     assert sum("window" in layer.kind for layer in popcounts.report.layers) == 2

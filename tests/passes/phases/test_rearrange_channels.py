@@ -12,7 +12,8 @@ import pytest
 import sbnn_tvm
 from sbnn_tvm.deploy.targets import resolve
 from sbnn_tvm.module import CompiledModule
-from sbnn_tvm.passes.families.cost_model import popcount_pays
+from sbnn_tvm.passes.families.float32 import binary_float_cost
+from sbnn_tvm.passes.families.popcount import popcount_cost
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from tests.support.small_models import grid_inputs, run_reference, small_model
 
@@ -63,7 +64,9 @@ class Case:
 
 def narrow(conv: Conv2dShape) -> str:
     """The kind of a layer of few channels, which only some CPUs compute on bits."""
-    return "binary conv 3x3" if popcount_pays(conv, resolve("native").isa) else "conv 3x3"
+    isa = resolve("native").isa
+    pays = popcount_cost(conv, isa, floats=False) <= binary_float_cost(conv, isa, floats=False)
+    return "binary conv 3x3" if pays else "conv 3x3"
 
 
 def concatenated_bits(first: int, second: int) -> Case:

@@ -21,7 +21,10 @@ import sbnn_tvm
 from sbnn_tvm.compiler import explain, lower_model
 from sbnn_tvm.deploy.targets import resolve
 from sbnn_tvm.errors import CompileError, TuningError
-from sbnn_tvm.passes.families.candidates import Family, candidates
+from sbnn_tvm.passes.families.choose import candidates
+from sbnn_tvm.passes.families.float32 import FLOAT
+from sbnn_tvm.passes.families.popcount import POPCOUNT
+from sbnn_tvm.passes.layers.kinds import BinaryConv2d, BinaryLinear
 from sbnn_tvm.schedules.epilogue.program import Program
 from sbnn_tvm.schedules.isa import AVX2
 from sbnn_tvm.tuning import runners
@@ -51,11 +54,11 @@ def front(model):
 
 @pytest.fixture(scope="module")
 def tasks(front) -> list[Task]:
-    return tasks_of([e.layer for e in front.lowered.layers if e.layer], front.imported.nodes, front.target.isa)
+    return tasks_of([e.layer for e in front.lowered.layers], front.imported.nodes, front.target.isa)
 
 
 def binary_task(tasks: list[Task]) -> Task:
-    return next(task for task in tasks if task.layer.kind == "binary_conv2d" and task.layer.shape.kernel == (3, 3))
+    return next(task for task in tasks if isinstance(task.layer, BinaryConv2d) and task.layer.shape.kernel == (3, 3))
 
 
 def test_tasks_have_something_to_choose(front, tasks):
@@ -85,7 +88,7 @@ def test_keys_are_the_same_in_every_process(model, tasks, tmp_path):
     code = (
         "import sys\nfrom sbnn_tvm.compiler import lower_model\nfrom sbnn_tvm.tuning_database.tasks import task_key\n"
         "front = lower_model(sys.argv[1], 'native')\n"
-        "print(*dict.fromkeys(task_key(e.layer, front.target.isa) for e in front.lowered.layers if e.layer))\n"
+        "print(*dict.fromkeys(task_key(e.layer, front.target.isa) for e in front.lowered.layers))\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "net.onnx")]
     done = subprocess.run(
@@ -118,7 +121,7 @@ def test_every_family_can_be_measured(tasks, tmp_path):
     firsts = {candidate.family: candidate for candidate in reversed(candidates(layer, binary_task(tasks).isa))}
     assert len(firsts) == 3
     for family, candidate in firsts.items():
-        built = build_program(str(store_layer(layer, tmp_path)), candidate, target, str(tmp_path), family.value)
+        built = build_program(str(store_layer(layer, tmp_path)), candidate, target, str(tmp_path), family.name)
         assert measure_locally(built, built, 0.001, 1).cost > 0
 
 
@@ -134,7 +137,7 @@ def test_the_search_goes_on_after_failures(tasks):
 def test_hopeless_families_are_not_tried(tasks):
     search = Search.of(binary_task(tasks))
     families = {candidate.family for candidate in search.space.values()}
-    assert Family.POPCOUNT in families and Family.FLOAT not in families
+    assert POPCOUNT in families and FLOAT not in families
 
 
 def filled(path: Path, tasks: list[Task], machine: Machine, gain: float = 1.5) -> dict[str, str]:
@@ -170,7 +173,7 @@ def test_compile_takes_what_was_measured(model, front, tasks, tmp_path):
 def test_a_forced_family_is_tuned_within_itself(model, front, tasks, tmp_path):
     path = tmp_path / "tuning.jsonl"
     filled(path, tasks, native(front))
-    names = {name for task in tasks if task.layer.binary for name in task.names}
+    names = {name for task in tasks if isinstance(task.layer, BinaryLinear) for name in task.names}
     report = explain(model, tuning=path, kernels=dict.fromkeys(names, "float"))
     assert {layer.chosen for layer in report.layers if layer.name in names} == {"chosen by you"}
     report = explain(model, tuning=path, kernels=dict.fromkeys(names, "popcount"))
@@ -209,7 +212,7 @@ def test_another_cpu_is_never_used_silently(model, front, tasks, tmp_path):
 def test_boards_of_several_kinds_must_be_told_apart(model, tmp_path):
     target, path = resolve("arm"), tmp_path / "tuning.jsonl"
     front = lower_model(model, target)
-    tasks = tasks_of([e.layer for e in front.lowered.layers if e.layer], front.imported.nodes, target.isa)
+    tasks = tasks_of([e.layer for e in front.lowered.layers], front.imported.nodes, target.isa)
     boards = [Machine(f"board {i}", (), target.isa.name, "generic,+neon", 1) for i in range(2)]
     filled(path, tasks, boards[0])
     assert "measured on board 0" in explain(model, target, tuning=path).tuning

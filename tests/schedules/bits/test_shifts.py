@@ -9,7 +9,7 @@ from torch import nn
 
 import sbnn_tvm
 from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d
-from sbnn_tvm.passes.phases.shift_pixels import shifts_of
+from sbnn_tvm.passes.relax.shifts import shifts_of
 from sbnn_tvm.schedules.bits.shifts import shift_bits
 from sbnn_tvm.schedules.layouts.words import pack_channels
 from tests.support.kernel_execution import ARM, X86, run, target_for

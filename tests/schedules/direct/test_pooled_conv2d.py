@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import sbnn_tvm
-from sbnn_tvm.passes.families import build_kernel
+from sbnn_tvm.passes.families import float32
 from sbnn_tvm.schedules.direct import pooled_conv2d as module
 from sbnn_tvm.schedules.direct.conv2d import float_conv2d
 from sbnn_tvm.schedules.direct.filtered_rows import filters_pay
@@ -207,7 +207,7 @@ def test_compiled(
     text: str, outputs: list[str], kernels: dict[str, str], pooled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One kernel where nothing else reads the map between; the report has both layers."""
-    monkeypatch.setattr(build_kernel, "_POOLED_BYTES", 0)
+    monkeypatch.setattr(float32, "POOLED_BYTES", 0)
     inputs = {"x": (1, 3, 30, 30)} | ({"x2": (1, 32, 8, 8)} if "x2" in text else {})
     compiled = sbnn_tvm.compile(small_model(text, inputs, STEM_WEIGHT, outputs), kernels=kernels)
     assert compiled.verify(samples=1).passed
@@ -219,7 +219,7 @@ def test_compiled(
 
 
 def test_direct_sums_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_kernel, "_POOLED_BYTES", 0)
+    monkeypatch.setattr(float32, "POOLED_BYTES", 0)
     model = small_model(STEM + "y = Mul(p, p)", {"x": (1, 3, 30, 30)}, STEM_WEIGHT, ["y"])
     for kernels, filtered in (({}, True), ({"Conv:c": "float"}, False)):
         stem = sbnn_tvm.compile(model, kernels=kernels).report.layers[0]

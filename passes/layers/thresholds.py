@@ -1,8 +1,8 @@
-"""Turn scales, batch norm and a binariser after a popcount into one integer threshold a channel, or a few for a code.
+"""Fold scales, batch norm and a binariser after a popcount into one integer threshold per channel (several for a code).
 
-The epilogue is not solved for the threshold: its own float32 operations are evaluated at every integer that the
-popcount can give, in the order in which the reference evaluates them, and the point is found where the bit flips. So
-the folded layer gives the reference's bits for every input, ties included.
+The epilogue is not solved for the threshold. Its own float32 operations are evaluated at every integer that the
+popcount can give, in the reference's order, and the integer at which the bit flips is found. So the folded layer gives
+the reference's bits for every input, ties included.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from sbnn_tvm.schedules.epilogue.program import (
     Scalar,
     Step,
 )
-from sbnn_tvm.schedules.isa import Isa
 
 NEVER = np.int64(2**31)
 """A threshold that no sum reaches."""
@@ -31,14 +30,13 @@ AT_ONCE = 2**22
 """Values that are evaluated at once: a dense layer of 25,088 inputs has 50,177 sums for each of its 4,096 outputs."""
 
 
-def fold_threshold(program: Program, taps: int, channels: int, isa: Isa) -> IntegerThreshold | None:
+def fold_threshold(program: Program, taps: int, channels: int) -> IntegerThreshold | None:
     """The integer comparisons that a program makes, if all that it stores is one packed output.
 
     Args:
         program: Epilogue of a popcount layer; its Ref(0) is the integer sum D as float32.
         taps: Bound of |D|.
         channels: Output channels.
-        isa: The instruction set.
 
     Returns:
         The thresholds, or None where the program has other outputs or operands, or where a channel's bit or code is not
@@ -55,7 +53,7 @@ def fold_threshold(program: Program, taps: int, channels: int, isa: Isa) -> Inte
     highest = len(output.thresholds)
     found = []
     for block in blocks:
-        folded = _fold(_codes(program, output, sums, block, isa), sums, highest)
+        folded = _fold(_codes(program, output, sums, block), sums, highest)
         if folded is None:
             return None
         found.append(folded)
@@ -83,9 +81,7 @@ def _fold(codes: np.ndarray, sums: np.ndarray, highest: int) -> tuple[np.ndarray
     return np.stack(thresholds).astype(np.int64), falls
 
 
-def _codes(
-    program: Program, output: BitsOutput | LevelsOutput, sums: np.ndarray, channels: slice, isa: Isa
-) -> np.ndarray:
+def _codes(program: Program, output: BitsOutput | LevelsOutput, sums: np.ndarray, channels: slice) -> np.ndarray:
     """uint8 [sums, channels]: what the program answers to each sum."""
 
     def cut(operand: Operand) -> Operand:
@@ -93,14 +89,18 @@ def _codes(
 
     steps = tuple(Step(step.op, cut(step.a), cut(step.b)) for step in program.steps)
     result = np.broadcast_to(sums.astype(np.float32)[:, None], (len(sums), channels.stop - channels.start))
-    (value,) = evaluate(Program(steps, (FloatOutput(cut(output.value)),)), result, (), isa)
+    (value,) = evaluate(Program(steps, (FloatOutput(cut(output.value)),)), result, ())
     codes = np.zeros(value.shape, np.uint8)
     for threshold in map(cut, output.thresholds):
-        limit = threshold.values if isinstance(threshold, Channel) else np.float32(_scalar(threshold))
+        limit = _numbers(threshold)
         codes += value >= limit if output.inclusive else value > limit
     return codes
 
 
-def _scalar(operand: Operand) -> float:
-    assert isinstance(operand, Scalar)
-    return operand.value
+def _numbers(operand: Operand) -> np.ndarray | np.float32:
+    match operand:
+        case Channel(values):
+            return values
+        case Scalar(value):
+            return np.float32(value)
+    raise TypeError(f"not a constant: {operand!r}")

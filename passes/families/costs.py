@@ -1,0 +1,92 @@
+"""The scale of costs that all families share: nanoseconds on x86, instructions on ARM, on one core.
+
+The doors count how often the steps of their inner loops run; the table says what a step costs. Costs are linear in the
+steps. Only ratios within an instruction set matter, which differ less between machines than the costs themselves.
+
+``benchmarks/fit_cost_model.py --write`` measures (counts instructions for ARM) and writes the lines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+
+from sbnn_tvm.schedules.isa import Isa
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Numbers of steps; in the table, the cost of one step each.
+
+    Attributes:
+        word: A vector of packed words: xor, popcount, add.
+        word_float: An element of a float epilogue after popcounts.
+        plane: Adding a vector of a plane to the counters, as wide as a register.
+        half: The same, half as wide.
+        narrow: The same, where several planes are side by side in a register.
+        shift: A vector of the window that is an input vector, shifted.
+        gather: A lane of the window that is gathered from the input's rows.
+        compare: A plane of a channel's threshold.
+        plane_float: A byte of the counters before a float epilogue. An element has one byte for each 8 bits, and one
+            more.
+        to_planes: A word converted to planes, or room for one.
+        to_words: A word converted from planes, or room for one.
+        fetch: A KiB of weights or lists. Layers of a network evict each other's from the caches. Not fitted, since a
+            kernel that is measured alone finds them there. On x86: an Intel Xeon (Sapphire or Emerald Rapids) core
+            reads 26 bytes per nanosecond from its third-level cache. On ARM: 10 bytes in the time of 3 instructions.
+        float_step: A vector of multiply-adds of a direct float convolution.
+        sparse_step: A vector of multiply-adds of a sparse float kernel.
+        packed_step: The same on activations of a few bits.
+        element: An element of a float32 map that is brought into another layout, or only read and stored.
+    """
+
+    word: float = 0.0
+    word_float: float = 0.0
+    plane: float = 0.0
+    half: float = 0.0
+    narrow: float = 0.0
+    shift: float = 0.0
+    gather: float = 0.0
+    compare: float = 0.0
+    plane_float: float = 0.0
+    to_planes: float = 0.0
+    to_words: float = 0.0
+    fetch: float = 0.0
+    float_step: float = 0.0
+    sparse_step: float = 0.0
+    packed_step: float = 0.0
+    element: float = 0.0
+
+    def cost(self, steps: Steps) -> float:
+        """The cost of so many steps, if these are the costs of one each."""
+        return sum(cost * count for cost, count in zip(astuple(self), astuple(steps), strict=True))
+
+
+# One line each, as fit_cost_model.py writes them. The float steps are fitted to 3x3 convolutions of 56x56x64 to 7x7x512
+# on another day, when clocks differed: they are scaled so that a multiply-add costs as much as one of the instructions
+# of a word's step (3 of them with a vector popcount, 4 with byte shuffles, 5 elsewhere on x86), as measured on groups
+# of 2 to 24 channels. armv7-neon is neon with counters 1.25 times as expensive: its own counts at 14x14x256 are that,
+# times 1.4 for all steps alike.
+COSTS = {
+    "avx512-vpopcntdq": Steps(
+        0.524, 0.141, 0.478, 0.33, 1.09, 1.62, 0.649, 0.544, 0.124, 1.04, 0.674, 39, 0.1747, 0.6754, 0.361, 0.2562
+    ),
+    "avx512": Steps(
+        0.836, 0.216, 0.475, 0.328, 1.13, 1.61, 0.646, 0.545, 0.123, 1.09, 0.662, 39, 0.209, 0.8081, 0.4319, 0.3065
+    ),
+    "avx2": Steps(
+        0.596, 0.296, 0.641, 0, 1.32, 1.57, 0.654, 0.545, 0.201, 1.49, 1.63, 39, 0.149, 0.2454, 0.1753, 0.2191
+    ),
+    "sse": Steps(1.41, 0.33, 0.571, 0.45, 0.651, 0.904, 0.64, 0.23, 0.376, 2, 2.04, 39, 0.282, 0.2452, 0.2452, 0.3678),
+    "neon": Steps(4.69, 4.09, 5.01, 4.9, 7.81, 6.04, 3.92, 10.9, 3.5, 6.5, 6.33, 307, 1.563, 1.898, 2.903, 4.467),
+    "armv7-neon": Steps(4.69, 4.09, 6.3, 6.1, 9.8, 7.5, 4.9, 13.6, 4.4, 8.1, 7.9, 307, 1.563, 1.911, 2.606, 4.343),
+}
+
+
+def cost_of(isa: Isa, *steps: Steps) -> float:
+    """The cost of all these steps."""
+    return sum(map(COSTS[isa.name].cost, steps))
+
+
+def fetched(size: int) -> Steps:
+    """The steps of ``size`` bytes of weights that come from outside the second-level cache."""
+    return Steps(fetch=size / 1024)

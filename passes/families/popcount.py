@@ -1,0 +1,101 @@
+"""The door of the popcount kernels (schedules/direct/): packed words, a popcount for each word of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sbnn_tvm.schedules.direct.conv2d import popcount_conv2d
+from sbnn_tvm.schedules.direct.dense import popcount_dense
+from sbnn_tvm.schedules.direct.tiles import (
+    THREE,
+    THREE_INSTRUCTIONS,
+    Tile,
+    default_tile,
+    lanes,
+    popcount_by_lookup,
+    popcount_by_threes,
+    tile_cost,
+    tiles,
+)
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.shapes import Conv2dShape
+
+from ..layers.forms import Form
+from ..layers.kinds import BinaryConv2d, BinaryLinear, Layer
+from .costs import Steps, cost_of, fetched
+from .family import Bound, BuiltKernel, Family, Member, Resource
+
+
+@dataclass(frozen=True)
+class Popcount(Family):
+    """Direct convolutions and dense layers on packed words."""
+
+    name: ClassVar[str] = "popcount"
+
+    def members(self, layer: Layer, isa: Isa) -> Sequence[Member]:
+        """One per register tile."""
+        return tiles(layer.shape, isa, "popcount") if isinstance(layer, BinaryLinear) else ()
+
+    def cost(self, layer: Layer, isa: Isa, member: Member) -> float:
+        """Steps of words for each bit of the activations, the epilogue, and the weights."""
+        if not isinstance(layer, BinaryLinear) or not isinstance(member, Tile):
+            raise TypeError(f"no {self} layer and tile: {layer}, {member}")
+        shape, best = layer.shape, default_tile(layer.shape, isa, "popcount")
+        slower = tile_cost(member, shape, isa, "popcount") / tile_cost(best, shape, isa, "popcount")
+        return slower * popcount_cost(shape, isa, not layer.fitted.folded, layer.input_domain.bits)
+
+    def build(self, layer: Layer, isa: Isa, member: Member) -> BuiltKernel:
+        """A kernel of schedules.direct.conv2d or schedules.direct.dense."""
+        if not isinstance(layer, BinaryLinear) or not isinstance(member, Tile):
+            raise TypeError(f"no {self} layer and tile: {layer}, {member}")
+        fitted, signs, bits, domain = layer.fitted, layer.weight > 0, layer.input_domain.bits, layer.weight_domain
+        if isinstance(layer, BinaryConv2d):
+            kernel = popcount_conv2d(
+                layer.shape, signs, fitted.padding, fitted.epilogue, isa, tile=member, bits=bits, domain=domain
+            )
+            return BuiltKernel(kernel, Form.BITS, layer.shape.groups, fitted.folded)
+        rows = layer.shape.width
+        kernel = popcount_dense(rows, signs, fitted.epilogue, isa, tile=member, bits=bits, domain=domain)
+        return BuiltKernel(kernel, Form.BITS, folded=fitted.folded)
+
+    def bound(self, layer: Layer) -> Bound | None:
+        """One bit of an activation and one weight are a multiply-accumulate."""
+        if not isinstance(layer, BinaryLinear) or layer.sums_windows:
+            return None
+        return Bound(Resource.POPCOUNT, layer.macs * layer.input_domain.bits)
+
+
+POPCOUNT = Popcount()
+
+
+def popcount_cost(shape: Conv2dShape, isa: Isa, floats: bool, bits: int = 1) -> float:
+    """Cost of the best tile, with the weights; the arguments are those of ``popcount_steps``."""
+    words = shape.out_channels * shape.kernel[0] * shape.kernel[1] * isa.words(shape.group_in_channels)
+    return cost_of(isa, popcount_steps(shape, isa, floats, bits), fetched(words * isa.word_bits // 8))
+
+
+def popcount_steps(shape: Conv2dShape, isa: Isa, floats: bool, bits: int = 1) -> Steps:
+    """Steps of a popcount convolution, or of a dense layer as one.
+
+    Args:
+        shape: The layer.
+        isa: The instruction set.
+        floats: Whether the epilogue is a program, not a comparison.
+        bits: Bits of an activation.
+    """
+    pixels = shape.batch * shape.out_height * shape.out_width
+    taps = shape.kernel[0] * shape.kernel[1]
+    vectors = shape.groups * -(-shape.group_out_channels // lanes(shape, isa, "popcount"))
+    if popcount_by_lookup(shape, isa):
+        steps = float(-(-shape.group_in_channels // 8))  # of bytes, for 8 times as many outputs
+    else:
+        # The table has the cost of bytes that are looked up, where most layers do so: 4 instructions instead of 5.
+        steps = isa.words(shape.group_in_channels) * (5 / 4 if isa.popcount_by_lookup else 1)
+    if popcount_by_threes(shape, isa):
+        steps *= THREE_INSTRUCTIONS / (3 * THREE)
+    return Steps(
+        word=bits * pixels * taps * steps * vectors,
+        word_float=pixels * shape.out_channels if floats else 0,
+    )

@@ -1,0 +1,59 @@
+"""The door of the kernels on packed words without weights (schedules/bits/): poolings, sums, selections, shifts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from sbnn_tvm.schedules.bits.packing import window_sum
+from sbnn_tvm.schedules.bits.shifts import shift_bits
+from sbnn_tvm.schedules.elementwise.channel_selection import select_channels_bits
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.windows.pooling import max_pool2d_bits
+
+from ..layers.forms import Form
+from ..layers.kinds import BitMaxPool2d, BitSelection, BitShift, Layer, WindowSum
+from ..relax.graph import channels_last
+from .costs import Steps, cost_of
+from .family import BuiltKernel, Family, Member
+
+
+@dataclass(frozen=True)
+class Words(Family):
+    """Layers that move or combine packed words."""
+
+    name: ClassVar[str] = "words"
+
+    def members(self, layer: Layer, isa: Isa) -> Sequence[Member]:
+        """One."""
+        return (None,) if isinstance(layer, WindowSum | BitMaxPool2d | BitSelection | BitShift) else ()
+
+    def cost(self, layer: Layer, isa: Isa, member: Member) -> float:
+        """The words of the result. These layers have no other family."""
+        return cost_of(isa, Steps(element=int(np.prod(layer.extent)) / isa.word_bits))
+
+    def build(self, layer: Layer, isa: Isa, member: Member) -> BuiltKernel:
+        """A kernel of schedules.bits."""
+        return BuiltKernel(_kernel(layer, isa), Form.BITS)
+
+
+WORDS = Words()
+
+
+def _kernel(layer: Layer, isa: Isa) -> Kernel:
+    match layer:
+        case BitSelection():
+            batch, *pixel = channels_last(layer.extent)[:-1]  # the planes of codes are maps of their own
+            return select_channels_bits((batch * layer.input_domain.bits, *pixel), layer.selection, isa)
+        case BitShift():
+            batch, channels, height, width = layer.extent
+            return shift_bits((batch * layer.input_domain.bits, height, width, channels), layer.shifts, isa)
+        case BitMaxPool2d():
+            return max_pool2d_bits(layer.shape, isa, layer.minima, layer.input_domain.bits)
+        case WindowSum():
+            return window_sum(layer.shape, int(layer.pad_value), isa)
+    raise TypeError(f"no {WORDS} layer: {layer}")

@@ -1,0 +1,342 @@
+"""The kinds of layer that kernels compute, as data. ``read.read_layer`` reads them from composite functions.
+
+Every kind has the fields of :class:`Layer`, and those that only it needs::
+
+    Layer                              an anchor, and the epilogue after it
+      FloatConv2d   FloatDense         weights float32
+      BinaryConv2d  BinaryDense        weights -1 and +1, or 0 and 1; data of one or a few bits
+      WindowSum                        sum of signs over each window, without weights
+      MaxPool2d  AvgPool2d  GlobalAvgPool2d  BitMaxPool2d
+      ChannelSelection  BitSelection   channels of other values, of floats or of bits
+      BitShift                         circular shifts of channels over the image
+      Elementwise  SampleMean
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import ClassVar, TypeAlias
+
+import numpy as np
+
+from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain, Domain
+from sbnn_tvm.schedules.elementwise.channel_selection import Selection
+from sbnn_tvm.schedules.epilogue.program import Program
+from sbnn_tvm.schedules.shapes import Conv2dShape
+
+from .epilogues import FittedCounters, FittedEpilogue, fit_counters, fit_epilogue
+from .facts import WindowTest
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Layer:
+    """One composite.
+
+    Attributes:
+        kind: Name of the kind, as in the attribute ``Composite``.
+        name: Name of the variable that the anchor computes, which leads back to the ONNX value.
+        extent: Logical shape (NCHW, or [..., C]) of the anchor's result.
+        in_channels: Channels of the data.
+        data_inputs: How many values the anchor reads.
+        input_domain: The values of the data, if they are two, or the levels of a few bits.
+        program: The epilogue. Indices of its tensor operands count the operands after the data.
+        members: Names of the values that the layer computes, in order.
+        step_names: Name of the value that each step of the program computes.
+        outputs: Domain of each output that is stored as bits; None for a float output.
+    """
+
+    kind: ClassVar[str]
+    name: str
+    extent: tuple[int, ...]
+    in_channels: int
+    data_inputs: int
+    input_domain: Domain | None
+    program: Program
+    members: tuple[str, ...]
+    step_names: tuple[str, ...]
+    outputs: tuple[Domain | None, ...]
+
+    def node(self, nodes: Mapping[str, str]) -> str:
+        """The name that users know: that of the first ONNX node that the layer computes.
+
+        Args:
+            nodes: The ONNX node of each variable.
+        """
+        return next((nodes[member] for member in self.members if member in nodes), self.name)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BitLayer(Layer):
+    """A layer whose data are packed bits.
+
+    Attributes:
+        input_domain: The values that the bits stand for.
+    """
+
+    input_domain: Domain
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Linear(Layer):
+    """A convolution or dense layer.
+
+    Attributes:
+        shape: The convolution; for a dense layer the 1x1 convolution that it is (schedules/direct/dense.py).
+        weight: float32, output channels first: OIHW, or [out, in] for a dense layer.
+        integer_sum_of: Name of the sum of float products that the layer's integer sum replaces, if it does.
+    """
+
+    shape: Conv2dShape
+    weight: np.ndarray
+    integer_sum_of: str | None = None
+
+    @property
+    def out_channels(self) -> int:
+        """Output channels."""
+        return len(self.weight)
+
+    @property
+    def taps(self) -> int:
+        """Weights of an output channel."""
+        return int(self.weight[0].size)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return self.shape.macs
+
+    @property
+    def counted_density(self) -> float:
+        """Share of the weights that a sparse kernel touches, at least one weight: here those that are not 0."""
+        return max(int(np.count_nonzero(self.weight)), 1) / self.weight.size
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FloatLinear(Linear):
+    """A linear layer with float32 weights.
+
+    Attributes:
+        why_float: Why it is not binary, in one sentence.
+    """
+
+    why_float: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FloatConv2d(FloatLinear):
+    """A convolution with float32 weights."""
+
+    kind = "conv2d"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FloatDense(FloatLinear):
+    """A dense layer with float32 weights."""
+
+    kind = "dense"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BinaryLinear(BitLayer, Linear):
+    """A linear layer with weights -1 and +1, or 0 and 1, whose anchor is an integer sum.
+
+    Attributes:
+        window_sum: Index of the operand that is the sum over the layer's own window, if there is one.
+        window_test: An integer comparison that gives the layer's bits, if there is one.
+        factors: Scale and offset of the weights, float32 [OC] each, where the epilogue does not show them.
+    """
+
+    window_sum: int | None = None
+    window_test: WindowTest | None = None
+    factors: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def weight_domain(self) -> BinaryDomain:
+        """The values of ``weight``: domain.SIGN, or domain.BIT where only set weights count."""
+        return BIT if bool((self.weight == 0).any()) else SIGN
+
+    @property
+    def sums_windows(self) -> bool:
+        """Whether all weights are +1, so that the layer sums its windows."""
+        return bool((self.weight > 0).all())
+
+    @property
+    def counted_density(self) -> float:
+        """Share of the weights that counters add: the rarer sign of each output channel, or the set weights."""
+        weight = self.weight.reshape(len(self.weight), -1)
+        ones = np.count_nonzero(weight > 0, axis=1)
+        counted = np.minimum(ones, weight.shape[1] - ones) if self.weight_domain == SIGN else ones
+        return max(int(counted.sum()), 1) / weight.size
+
+    @property
+    def exact(self) -> bool:
+        """Whether the reference computes the same integers and rounds the same steps after them: bits are equal."""
+        if self.integer_sum_of is not None:
+            return False
+        # Sums of other values than, say, -1 and +1 are rounded by the reference, and in another order here.
+        values = [Fraction(value) for value in self.input_domain.values.tolist()]
+        units = max(value.denominator for value in values)
+        return self.taps * max(map(abs, values)) * units < 2**23
+
+    @cached_property
+    def fitted(self) -> FittedEpilogue:
+        """The epilogue for kernels that compute the sum D of sign products."""
+        return fit_epilogue(self.program, self.weight, self.input_domain, self._windows, self._pad_value)
+
+    @cached_property
+    def fitted_counters(self) -> FittedCounters:
+        """The epilogue for kernels that count set weights."""
+        return fit_counters(self.fitted, self.weight, self.weight_domain, self.window_sum, self.window_test)
+
+    @property
+    def _windows(self) -> Conv2dShape | None:
+        """The shape, if windows may hang over the border."""
+        return None
+
+    @property
+    def _pad_value(self) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BinaryConv2d(BinaryLinear):
+    """A binary convolution.
+
+    Attributes:
+        pad_value: The value outside the image.
+    """
+
+    kind = "binary_conv2d"
+    pad_value: float
+
+    @property
+    def _windows(self) -> Conv2dShape | None:
+        return self.shape
+
+    @property
+    def _pad_value(self) -> float:
+        return self.pad_value
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BinaryDense(BinaryLinear):
+    """A binary dense layer."""
+
+    kind = "binary_dense"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WindowSum(Layer):
+    """The sum of the signs in each window, which the offset of two-valued weights multiplies.
+
+    Attributes:
+        shape: The windows, one output channel per group. A row is an image of one pixel.
+        pad_value: The value outside the image.
+    """
+
+    kind = "window_sum"
+    shape: Conv2dShape
+    pad_value: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MaxPool2d(Layer):
+    """Max pooling of floats."""
+
+    kind = "max_pool2d"
+    shape: Conv2dShape
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AvgPool2d(Layer):
+    """Average pooling.
+
+    Attributes:
+        counted_padding: The padding (top, left, bottom, right) that counts as elements; None if none does.
+    """
+
+    kind = "avg_pool2d"
+    shape: Conv2dShape
+    counted_padding: tuple[int, int, int, int] | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GlobalAvgPool2d(Layer):
+    """The mean of each channel over the image."""
+
+    kind = "global_avg_pool2d"
+    shape: Conv2dShape
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BitMaxPool2d(BitLayer):
+    """Max pooling of packed bits or codes.
+
+    Attributes:
+        minima: bool [C], the channels whose minimum is taken instead; None if there are none.
+    """
+
+    kind = "max_pool2d_bits"
+    shape: Conv2dShape
+    minima: np.ndarray | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ChannelSelection(Layer):
+    """Channels of float32 values.
+
+    Attributes:
+        selection: Which channels of which data.
+    """
+
+    kind = "select_channels"
+    selection: Selection
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BitSelection(BitLayer):
+    """Channels of packed bits.
+
+    Attributes:
+        selection: Which channels of which data.
+    """
+
+    kind = "select_channels_bits"
+    selection: Selection
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BitShift(BitLayer):
+    """Circular shifts of packed channels over the image.
+
+    Attributes:
+        shifts: Rows and columns by which each channel moves down and right, int64 [C, 2].
+    """
+
+    kind = "shift_bits"
+    shifts: np.ndarray
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Elementwise(Layer):
+    """An epilogue alone."""
+
+    kind = "elementwise"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SampleMean(Layer):
+    """The mean of each sample.
+
+    Attributes:
+        values: How many values a sample has.
+    """
+
+    kind = "sample_mean"
+    values: int
+
+
+Pooling: TypeAlias = MaxPool2d | AvgPool2d | GlobalAvgPool2d

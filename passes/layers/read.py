@@ -1,0 +1,325 @@
+"""Read a composite function as a layer: the anchor, its shape and weights, and the epilogue after it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm import relax
+from tvm.ir import Call
+from tvm.relax import Expr, Var
+
+from sbnn_tvm.algebra.domain import BinaryDomain, Domain
+from sbnn_tvm.schedules.direct.dense import dense_shape
+from sbnn_tvm.schedules.elementwise.channel_selection import Selection
+from sbnn_tvm.schedules.epilogue.program import (
+    BitsOutput,
+    Channel,
+    FloatOutput,
+    LevelsOutput,
+    Op,
+    Operand,
+    Pixel,
+    Program,
+    Ref,
+    Sample,
+    SampleChannel,
+    Scalar,
+    Step,
+    Tensor,
+)
+from sbnn_tvm.schedules.shapes import Conv2dShape
+
+from ..relax.channels import concatenated_channels
+from ..relax.domains import signed_max_pool
+from ..relax.graph import Graph, channel_axis, constant, is_a_pixel, is_a_sample, op_name, shape, without_pixels
+from ..relax.quantisers import quantisers
+from ..relax.shifts import shift_of
+from ..relax.weights import linear_weight
+from .facts import LayerFacts
+from .kinds import (
+    AvgPool2d,
+    BinaryConv2d,
+    BinaryDense,
+    BitMaxPool2d,
+    BitSelection,
+    BitShift,
+    ChannelSelection,
+    Elementwise,
+    FloatConv2d,
+    FloatDense,
+    GlobalAvgPool2d,
+    Layer,
+    MaxPool2d,
+    SampleMean,
+    WindowSum,
+)
+
+_BINARY_OPS: dict[str, Op] = {
+    "add": "add", "subtract": "subtract", "multiply": "multiply",
+    "divide": "divide", "maximum": "maximum", "minimum": "minimum",
+}  # fmt: skip
+
+
+def read_layer(func: relax.Function) -> Layer:
+    """The layer that a composite function computes."""
+    return _Reader(func).layer()
+
+
+@dataclass(frozen=True, eq=False)
+class _Anchor:
+    """What a composite computes before its epilogue.
+
+    Attributes:
+        result: The variable that the epilogue starts from.
+        kind: The class of the layer.
+        own: The fields that only this class has.
+        used: How many bindings of the function belong to the anchor.
+    """
+
+    result: Var
+    kind: type[Layer]
+    own: dict[str, Any]
+    used: int = 1
+
+
+class _Reader:
+    def __init__(self, func: relax.Function) -> None:
+        self.graph = Graph(func)
+        self.facts = LayerFacts.of(func)
+        self.composite = str(func.attrs["Composite"]).removeprefix("sbnn.")
+        self.env: dict[Var, Operand] = {}
+        self.steps: list[Step] = []
+        self.step_names: list[str] = []
+        self.bits: dict[Var, tuple[BitsOutput | LevelsOutput, Domain]] = {}
+        self.quantisers = quantisers(self.graph)
+        self.in_quantisers = {var for each in self.quantisers.values() for var in each.chain}
+
+    def layer(self) -> Layer:
+        facts, params = self.facts, self.graph.params
+        anchor = self._anchor()
+        extent = shape(anchor.result)
+        channels = _channels(extent)
+        self.env[anchor.result] = Ref(0)
+        for i, param in enumerate(params[facts.data_inputs :]):
+            self.env[param] = _tensor_operand(shape(param), extent)(i)
+        for var, value in self.graph.bindings[anchor.used :]:
+            self._step(var, value, channels)
+            self.step_names += [var.name] * (len(self.steps) - len(self.step_names))
+        results = [result for result in self.graph.results if isinstance(result, Var)]
+        outputs = tuple(self.bits[var][0] if var in self.bits else FloatOutput(self.env[var]) for var in results)
+        members = tuple(var.name for var, _ in self.graph.bindings) if facts.members is None else facts.members
+        return anchor.kind(
+            name=facts.name,
+            extent=extent,
+            in_channels=_channels(shape(params[0])),
+            data_inputs=facts.data_inputs,
+            input_domain=facts.input_domain,
+            program=Program(tuple(self.steps), outputs),
+            members=members,
+            step_names=tuple(self.step_names),
+            outputs=tuple(self.bits[var][1] if var in self.bits else None for var in results),
+            **anchor.own,
+        )
+
+    def _anchor(self) -> _Anchor:
+        """The first bindings of the function, as its composite's name says."""
+        graph, bindings = self.graph, self.graph.bindings
+        everything = len(bindings)
+        match self.composite:
+            case "elementwise":
+                return _Anchor(graph.params[0], Elementwise, {}, 0)
+            case "sample_mean":
+                of_sample = int(np.prod(shape(graph.params[0])[1:]))
+                return _Anchor(bindings[0][0], SampleMean, {"values": of_sample})
+            case "select_channels":
+                result, selection, used = self._selection(graph.params[: self.facts.data_inputs])
+                return _Anchor(result, ChannelSelection, {"selection": selection}, used)
+            case "select_channels_bits":
+                result, selection, used = self._selection(graph.params[: self.facts.data_inputs])
+                return _Anchor(result, BitSelection, {"selection": selection}, used)
+            case "shift_bits":
+                result, moved = bindings[-1]
+                shift = shift_of(graph, moved)
+                if shift is None:
+                    raise _unreadable(self.facts)
+                return _Anchor(result, BitShift, {"shifts": shift.shifts}, everything)
+            case "max_pool2d_bits" if everything > 1:
+                result, signed = bindings[-1]
+                pooled = signed_max_pool(graph, signed)
+                if pooled is None:
+                    raise _unreadable(self.facts)
+                own = {"shape": self._windows(bindings[1][1], None, shape(result)), "minima": pooled[1] < 0}
+                return _Anchor(result, BitMaxPool2d, own, everything)
+        pad = bindings[0][1] if op_name(bindings[0][1]) == "nn.pad" else None
+        used = 1 if pad is None else 2
+        result, call = bindings[used - 1]
+        extent = shape(result)
+        match self.composite:
+            case "max_pool2d_bits":
+                return _Anchor(result, BitMaxPool2d, {"shape": self._windows(call, pad, extent), "minima": None})
+            case "max_pool2d":
+                return _Anchor(result, MaxPool2d, {"shape": self._windows(call, pad, extent)})
+            case "avg_pool2d":
+                # Padding that ceil_mode adds at the end never counts.
+                counted = _padding(call) if call.attrs.count_include_pad else None
+                own = {"shape": self._windows(call, pad, extent), "counted_padding": counted}
+                return _Anchor(result, AvgPool2d, own)
+            case "global_avg_pool2d":
+                return _Anchor(result, GlobalAvgPool2d, {"shape": self._whole_image()})
+            case "window_sum":
+                rows = Conv2dShape(int(np.prod(extent[:-1])), 1, 1, _channels(shape(graph.params[0])), 1)
+                windows = rows if op_name(call) == "matmul" else self._windows(call, pad, extent)
+                return _Anchor(result, WindowSum, {"shape": windows, "pad_value": _pad_value(pad)}, used)
+        return self._linear(result, call, pad, used)
+
+    def _linear(self, result: Var, call: Call, pad: Call | None, used: int) -> _Anchor:
+        facts = self.facts
+        own: dict[str, Any] = {
+            "shape": self._linear_shape(call, pad, shape(result)),
+            "weight": linear_weight(call),
+            "integer_sum_of": facts.integer_sum_of,
+        }
+        binary = {"window_sum": facts.window_sum, "window_test": facts.window_test, "factors": facts.factors}
+        match self.composite:
+            case "conv2d":
+                return _Anchor(result, FloatConv2d, {**own, "why_float": facts.why_float}, used)
+            case "dense":
+                return _Anchor(result, FloatDense, {**own, "why_float": facts.why_float}, used)
+            case "binary_conv2d":
+                return _Anchor(result, BinaryConv2d, {**own, **binary, "pad_value": _pad_value(pad)}, used)
+            case "binary_dense":
+                return _Anchor(result, BinaryDense, {**own, **binary}, used)
+        raise _unreadable(facts)
+
+    def _selection(self, params: list[Var]) -> tuple[Var, Selection, int]:
+        """The result and the channels of a concatenation, a ``take``, or both in turn; and how many bindings they are."""
+        sizes = [shape(param)[channel_axis(shape(param))] for param in params]
+        selection = Selection.concatenation(sizes)
+        (data, value), *rest = self.graph.bindings
+        used = 1
+        if (fields := concatenated_channels(value, shape(data))) is not None:
+            first = dict(zip(params, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
+            indices = [first[each] + c for each in fields for c in range(sizes[params.index(each)])]
+            selection = selection.take(indices)
+            if not rest or op_name(rest[0][1]) != "take":
+                return data, selection, used
+            (data, value), used = rest[0], 2
+        taken = constant(value.args[1])
+        if taken is None:
+            raise _unreadable(self.facts)
+        return data, selection.take(taken.tolist()), used
+
+    def _whole_image(self) -> Conv2dShape:
+        batch, channels, height, width = shape(self.graph.params[0])
+        return Conv2dShape(batch, height, width, channels, channels, (height, width), groups=channels)
+
+    def _linear_shape(self, call: Call, pad: Call | None, extent: tuple[int, ...]) -> Conv2dShape:
+        if op_name(call) == "matmul":
+            depth, channels = shape(call.args[1])
+            return dense_shape(int(np.prod(extent[:-1])), depth, channels)
+        return self._windows(call, pad, extent)
+
+    def _windows(self, call: Call, pad: Call | None, extent: tuple[int, ...]) -> Conv2dShape:
+        """A convolution or pooling of a feature map, with the padding that it really reads."""
+        batch, channels, height, width = shape(self.graph.params[0])
+        attrs, padding = call.attrs, _padding(call)
+        if pad is not None:
+            top, bottom, left, right = (int(extent) for extent in pad.attrs.pad_width[4:])
+            padding = (top, left, bottom, right)
+        strides = (int(attrs.strides[0]), int(attrs.strides[1]))
+        dilation = (int(attrs.dilation[0]), int(attrs.dilation[1]))
+        if op_name(call) == "nn.conv2d":
+            taps, out, groups = shape(call.args[1])[2:], extent[1], int(attrs.groups)
+        else:
+            taps, out, groups = tuple(int(k) for k in attrs.pool_size), channels, channels
+        kernel = (taps[0], taps[1])
+        conv = Conv2dShape(batch, height, width, channels, out, kernel, strides, padding, dilation, groups)
+        # ceil_mode reads beyond the padded image; more padding at the end says the same.
+        missing = [
+            max(0, (o - 1) * s + d * (k - 1) + 1 - p)
+            for o, s, d, k, p in zip(
+                extent[2:], strides, dilation, kernel, (conv.padded_height, conv.padded_width), strict=True
+            )
+        ]
+        return conv.with_padding((padding[0], padding[1], padding[2] + missing[0], padding[3] + missing[1]))
+
+    def _operand(self, expr: Expr, channels: int) -> Operand:
+        values = constant(expr)
+        if values is None:
+            return self.env[expr]
+        if values.size == 1:
+            return Scalar(float(values.item()))
+        return Channel(np.ascontiguousarray(values.reshape(channels), dtype=np.float32))
+
+    def _emit(self, op: Op, a: Operand, b: Operand) -> Operand:
+        self.steps.append(Step(op, a, b))
+        return Ref(len(self.steps))
+
+    def _step(self, var: Var, value: Expr, channels: int) -> None:
+        if var in self.in_quantisers:
+            return
+        if (quantised := self.quantisers.get(var)) is not None:
+            thresholds = [self._operand(relax.const(row), channels) for row in quantised.thresholds]
+            output = LevelsOutput(self._operand(quantised.x, channels), tuple(thresholds))
+            self.bits[var] = (output, quantised.levels)
+            return
+        name = op_name(value)
+        if name in ("greater", "greater_equal"):
+            return
+        if name == "where":
+            condition = self.graph.values[value.args[0]]
+            hi, lo = constant(value.args[1]), constant(value.args[2])
+            if hi is None or lo is None:
+                raise _unreadable(self.facts)
+            bits = BitsOutput(
+                self._operand(condition.args[0], channels),
+                self._operand(condition.args[1], channels),
+                op_name(condition) == "greater_equal",
+            )
+            self.bits[var] = (bits, BinaryDomain(lo.item(), hi.item()))
+            return
+        a = self._operand(value.args[0], channels)
+        if name == "reshape":
+            self.env[var] = a
+        elif name in _BINARY_OPS:
+            self.env[var] = self._emit(_BINARY_OPS[name], a, self._operand(value.args[1], channels))
+        elif name == "nn.relu":
+            self.env[var] = self._emit("maximum", a, Scalar(0.0))
+        elif name == "nn.leakyrelu":
+            self.env[var] = self._emit("prelu", a, Scalar(float(value.attrs.alpha)))
+        elif name == "nn.prelu":
+            self.env[var] = self._emit("prelu", a, self._operand(value.args[1], channels))
+        elif name == "negative":
+            self.env[var] = self._emit("multiply", a, Scalar(-1.0))
+        elif name == "clip":
+            above = self._emit("maximum", a, Scalar(float(value.args[1].value)))
+            self.env[var] = self._emit("minimum", above, Scalar(float(value.args[2].value)))
+        else:
+            raise AssertionError(f"{name} is no step of an epilogue")
+
+
+def _unreadable(facts: LayerFacts) -> AssertionError:
+    return AssertionError(f"the composite of '{facts.name}' has not the form that fuse_layers makes")
+
+
+def _pad_value(pad: Call | None) -> float:
+    return 0.0 if pad is None else float(pad.attrs.pad_value)
+
+
+def _padding(call: Call) -> tuple[int, int, int, int]:
+    padding = tuple(int(p) for p in call.attrs.padding)
+    top, left, bottom, right = padding if len(padding) == 4 else (*padding, *padding)
+    return top, left, bottom, right
+
+
+def _tensor_operand(of: tuple[int, ...], extent: tuple[int, ...]) -> type[Tensor | Pixel | Sample | SampleChannel]:
+    """How a tensor operand lies over a result."""
+    if without_pixels(of) == without_pixels(extent):
+        return Tensor
+    return Pixel if is_a_pixel(of, extent) else Sample if is_a_sample(of, extent) else SampleChannel
+
+
+def _channels(extent: tuple[int, ...]) -> int:
+    return extent[1] if len(extent) == 4 else extent[-1]
