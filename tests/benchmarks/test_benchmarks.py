@@ -44,21 +44,21 @@ def test_a_first_layer_is_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(not resolve("x86-64-v3").native, reason="the loop needs AVX2")
-def test_the_vpshufb_loop_counts_right() -> None:
+def test_the_vpshufb_loop_counts_right(rng: np.random.Generator) -> None:
     from vpshufb_loop import vpshufb_contestant
 
     # 36 words: more than a byte counts without being added up.
-    vpshufb_contestant(Conv2dShape(1, 3, 3, 256, 64, (3, 3), (1, 1), (1, 1, 1, 1)), np.random.default_rng(0)).run()
+    vpshufb_contestant(Conv2dShape(1, 3, 3, 256, 64, (3, 3), (1, 1), (1, 1, 1, 1)), rng).run()
 
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
-def test_openvino_computes_the_same_chain() -> None:
+def test_openvino_computes_the_same_chain(rng: np.random.Generator) -> None:
     import openvino_peer
     from chains import BinaryChain, binary_contestant
     from layers import square
 
     layer = dataclasses.replace(square(6, 64), links=2)
-    chain, target = BinaryChain.random(layer, np.random.default_rng(0)), resolve("native")
+    chain, target = BinaryChain.random(layer, rng), resolve("native")
     binary_contestant(chain, target)
     openvino_peer.binary_contestant(chain, target)
 

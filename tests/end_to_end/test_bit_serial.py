@@ -12,27 +12,19 @@ import sbnn_tvm
 from sbnn_tvm.errors import ModelError
 from sbnn_tvm.frontends.onnx import opset
 from sbnn_tvm.module import CompiledModule
+from tests.support.random_arrays import normal, signs
 from tests.support.small_models import grid_inputs, run_reference, small_model
 
-RNG = np.random.default_rng(0)
 UNSIGNED = np.float32([0.25, 0.75, 1.5])
 SYMMETRIC = np.float32([-1, 0, 1])
 
 
-def packed(*shape: int) -> np.ndarray:
-    return opset.pack_bits(RNG.integers(0, 2, shape))
+def packed(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return opset.pack_bits(rng.integers(0, 2, shape))
 
 
-def signs(*shape: int) -> np.ndarray:
-    return np.where(RNG.integers(0, 2, shape), np.float32(1), np.float32(-1))
-
-
-def normal(*shape: int) -> np.ndarray:
-    return RNG.standard_normal(shape).astype(np.float32)
-
-
-def per_channel(channels: int, count: int = 3) -> np.ndarray:
-    return np.sort(np.round(normal(channels, 1, 1, count) * 4) / 4, axis=-1)
+def per_channel(rng: np.random.Generator, channels: int, count: int = 3) -> np.ndarray:
+    return np.sort(np.round(normal(rng, channels, 1, 1, count) * 4) / 4, axis=-1)
 
 
 def check(model: onnx.ModelProto, target: str = "native", **options: Any) -> CompiledModule:
@@ -61,7 +53,7 @@ BATCH_NORM = "BatchNormalization<epsilon = 0.0>"
 QUANTIZE = "ai.sbnn.Quantize"
 
 
-def chain(lo: float = 0.0, step: float = 1.0, pad_value: int = 0) -> onnx.ModelProto:
+def chain(rng: np.random.Generator, lo: float = 0.0, step: float = 1.0, pad_value: int = 0) -> onnx.ModelProto:
     """Stem, quantiser per channel, binary convolution, batch norm, quantiser, grouped convolution, shortcut."""
     channels = 40
     text = f"""
@@ -80,29 +72,29 @@ def chain(lo: float = 0.0, step: float = 1.0, pad_value: int = 0) -> onnx.ModelP
         y = Conv(q3, w3)
     """.replace("\n             (", "(")
     constants = {
-        "w0": normal(channels, 3, 3, 3), "t1": per_channel(channels), "t2": UNSIGNED,
-        "w1": packed(channels, channels, 3, 3),
-        "w2": packed(channels, 20, 3, 3), "scale": np.abs(normal(channels)), "zero": np.zeros(channels),
-        "offset": normal(channels), "g": normal(channels), "b": normal(channels), "m": normal(channels),
-        "v": np.full(channels, 4.0), "w3": signs(24, channels, 1, 1),
+        "w0": normal(rng, channels, 3, 3, 3), "t1": per_channel(rng, channels), "t2": UNSIGNED,
+        "w1": packed(rng, channels, channels, 3, 3),
+        "w2": packed(rng, channels, 20, 3, 3), "scale": np.abs(normal(rng, channels)), "zero": np.zeros(channels),
+        "offset": normal(rng, channels), "g": normal(rng, channels), "b": normal(rng, channels),
+        "m": normal(rng, channels), "v": np.full(channels, 4.0), "w3": signs(rng, 24, channels, 1, 1),
     }  # fmt: skip
     return small_model(text, {"x": (2, 3, 10, 10)}, constants)
 
 
 @pytest.mark.parametrize("target", ["native", "x86-64-v3", "x86-64", "arm"])
-def test_a_chain_on_every_instruction_set(target: str) -> None:
-    module = check(chain(), target)
+def test_a_chain_on_every_instruction_set(target: str, rng: np.random.Generator) -> None:
+    module = check(chain(rng), target)
     assert {name: found[0] for name, found in bits(module).items()} == {"y1": 2, "y2": 2, "y": 2}
     assert bits(module)["y"][1] == "popcount_conv2d"
 
 
 @pytest.mark.parametrize("lo, step, pad_value", [(-3.0, 2.0, 0), (0.0, 1.0, 1), (-1.5, 1.0, 0), (0.25, 0.1, 0)])
-def test_levels_and_padding(lo: float, step: float, pad_value: int) -> None:
-    module = check(chain(lo, step, pad_value))
+def test_levels_and_padding(lo: float, step: float, pad_value: int, rng: np.random.Generator) -> None:
+    module = check(chain(rng, lo, step, pad_value))
     assert {found[0] for found in bits(module).values()} == {2}
 
 
-def test_a_batch_norm_folds_into_integer_thresholds() -> None:
+def test_a_batch_norm_folds_into_integer_thresholds(rng: np.random.Generator) -> None:
     text = f"""
         q1 = {QUANTIZE}(x, t)
         y1 = ai.sbnn.BinaryConv2d<weight_shape = [48, 70, 3, 3], pads = [1, 1, 1, 1]>(q1, w1, scale, zero)
@@ -114,16 +106,17 @@ def test_a_batch_norm_folds_into_integer_thresholds() -> None:
     """
     channels = 48
     constants = {
-        "t": UNSIGNED, "w1": packed(channels, 70, 3, 3), "scale": np.abs(normal(channels)), "zero": np.zeros(channels),
-        "g": normal(channels), "b": normal(channels), "m": normal(channels), "v": np.full(channels, 4.0),
-        "t2": np.sort(normal(7)) * 3, "w2": packed(10, 1200), "scale2": np.ones(10), "zero2": np.zeros(10),
+        "t": UNSIGNED, "w1": packed(rng, channels, 70, 3, 3), "scale": np.abs(normal(rng, channels)),
+        "zero": np.zeros(channels), "g": normal(rng, channels), "b": normal(rng, channels),
+        "m": normal(rng, channels), "v": np.full(channels, 4.0),
+        "t2": np.sort(normal(rng, 7)) * 3, "w2": packed(rng, 10, 1200), "scale2": np.ones(10), "zero2": np.zeros(10),
     }  # fmt: skip
     module = check(small_model(text, {"x": (2, 70, 5, 5)}, constants), strict=True)
     assert bits(module) == {"y1": (2, "popcount_conv2dthreshold"), "y": (3, "popcount_conv2d")}
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 15])
-def test_dense_layers_of_every_number_of_bits(count: int) -> None:
+def test_dense_layers_of_every_number_of_bits(count: int, rng: np.random.Generator) -> None:
     text = f"""
         q1 = {QUANTIZE}<lo = -1.0, step = 0.5>(x, t)
         y1 = ai.sbnn.BinaryLinear<in_features = 70>(q1, w1, s1, o1)
@@ -131,14 +124,14 @@ def test_dense_layers_of_every_number_of_bits(count: int) -> None:
         y = ai.sbnn.BinaryLinear<in_features = 33>(q2, w2, s2, o2)
     """
     constants = {
-        "t": np.sort(normal(70, count)), "w1": packed(33, 70), "s1": np.ones(33), "o1": np.ones(33) / 2,
-        "t2": np.sort(normal(count) * 9), "w2": packed(9, 33), "s2": normal(9), "o2": np.zeros(9),
+        "t": np.sort(normal(rng, 70, count)), "w1": packed(rng, 33, 70), "s1": np.ones(33), "o1": np.ones(33) / 2,
+        "t2": np.sort(normal(rng, count) * 9), "w2": packed(rng, 9, 33), "s2": normal(rng, 9), "o2": np.zeros(9),
     }  # fmt: skip
     module = check(small_model(text, {"x": (5, 70)}, constants), strict=True)
     assert {found[0] for found in bits(module).values()} == {count.bit_length()}
 
 
-def test_channels_are_selected_on_codes() -> None:
+def test_channels_are_selected_on_codes(rng: np.random.Generator) -> None:
     text = f"""
         q = {QUANTIZE}(x, t)
         left, right = Split<axis = 1, num_outputs = 2>(q)
@@ -146,7 +139,7 @@ def test_channels_are_selected_on_codes() -> None:
         y1 = ai.sbnn.BinaryConv2d<weight_shape = [8, 40, 1, 1]>(swapped, w, s, o)
         y2 = Relu(swapped)
     """
-    constants = {"t": UNSIGNED, "w": packed(8, 40, 1, 1), "s": np.ones(8), "o": np.zeros(8)}
+    constants = {"t": UNSIGNED, "w": packed(rng, 8, 40, 1, 1), "s": np.ones(8), "o": np.zeros(8)}
     module = check(small_model(text, {"x": (2, 40, 5, 5)}, constants, ("y1", "y2")), strict=True)
     assert bits(module)["y1"][0] == 2 and "channels of bits" in str(module.report)
 
@@ -161,9 +154,9 @@ def test_channels_are_selected_on_codes() -> None:
     ],
     ids=["behind", "before", "falling"],
 )
-def test_maxima_of_codes(between: str) -> None:
+def test_maxima_of_codes(between: str, rng: np.random.Generator) -> None:
     text = f"c = Conv(x, w0)\n {between}\n y = Conv(p, w)"
-    constants = {"w0": normal(24, 3, 3, 3), "t": per_channel(24), "w": signs(16, 24, 3, 3)}
+    constants = {"w0": normal(rng, 24, 3, 3, 3), "t": per_channel(rng, 24), "w": signs(rng, 16, 24, 3, 3)}
     if "falling" in between:
         constants["falling"] = np.where(np.arange(24) % 3, -1.5, 2).reshape(24, 1, 1)
     module = check(small_model(text, {"x": (2, 3, 12, 12)}, constants), strict=True)
@@ -185,11 +178,11 @@ ROUNDINGS = {
 
 
 @pytest.mark.parametrize("kind", ROUNDINGS)
-def test_roundings_are_quantisers(kind: str) -> None:
+def test_roundings_are_quantisers(kind: str, rng: np.random.Generator) -> None:
     constants = {
         "zero": np.float32(0), "one": np.float32(1), "two": np.float32(2), "steps": np.float32(1.5),
         "scale": np.float32(0.3), "seven": np.float32(7),
-        "low": np.float32(-2), "high": np.float32(5), "minus_one": np.float32(-1), "w": signs(16, 24, 3, 3),
+        "low": np.float32(-2), "high": np.float32(5), "minus_one": np.float32(-1), "w": signs(rng, 16, 24, 3, 3),
     }  # fmt: skip
     used = {name: value for name, value in constants.items() if name in ROUNDINGS[kind] or name == "w"}
     model = small_model(ROUNDINGS[kind] + "\n y = Conv(q, w)", {"x": (1, 24, 6, 6)}, used, ("y", "q"))
@@ -202,15 +195,15 @@ def test_roundings_are_quantisers(kind: str) -> None:
     assert bits(module)["y"][0] == (levels - 1).bit_length()
 
 
-def test_why_a_layer_of_many_levels_is_float() -> None:
+def test_why_a_layer_of_many_levels_is_float(rng: np.random.Generator) -> None:
     text = "c = Clip(x, zero, high)\n r = Round(c)\n y = Conv(r, w)"
-    constants = {"zero": np.float32(0), "high": np.float32(255), "w": signs(16, 24, 3, 3)}
+    constants = {"zero": np.float32(0), "high": np.float32(255), "w": signs(rng, 16, 24, 3, 3)}
     module = check(small_model(text, {"x": (1, 24, 6, 6)}, constants))
     (layer,) = module.report.linear
     assert not layer.binary and "they come from 'r' (round)" in layer.why
 
     text = f"q = {QUANTIZE}(x, t)\n y = Conv(q, w)"
-    module = check(small_model(text, {"x": (1, 24, 6, 6)}, {"t": UNSIGNED, "w": normal(16, 24, 3, 3)}))
+    module = check(small_model(text, {"x": (1, 24, 6, 6)}, {"t": UNSIGNED, "w": normal(rng, 16, 24, 3, 3)}))
     assert "its activations have 2 bits, but its weights take" in module.report.linear[0].why
 
 

@@ -55,14 +55,14 @@ class Mixed(nn.Module):
 
 
 @pytest.mark.parametrize("target", ["native", "x86", "x86-64", "arm", "armv7"])
-def test_among_other_forms(target: str) -> None:
+def test_among_other_forms(target: str, rng: np.random.Generator) -> None:
     if target.startswith("x86") and not sbnn_tvm.compile(foreign_models.mlp(), target).target.native:
         pytest.skip(f"this machine cannot run {target}")
     forced = {"left": "counters", "right": "popcount"}  # what is joined lies in planes and in words
     module = sbnn_tvm.compile(sparse(Mixed()), target, input_shape=(2, 64, 17, 15), kernels=forced)
     assert sum(name.startswith("counters") for name in kernels(module)) >= 3
     # A coarse grid hits thresholds exactly.
-    x = np.random.default_rng(0).integers(-1, 2, (2, 64, 17, 15)).astype(np.float32)
+    x = rng.integers(-1, 2, (2, 64, 17, 15)).astype(np.float32)
     result = module.verify(x)
     assert result.flipped == 0 and len(result.layers) >= 5
 
@@ -83,20 +83,19 @@ def test_networks(model: nn.Module) -> None:
     module.verify()
 
 
-def test_foreign_weights(tmp_path) -> None:
+def test_foreign_weights(tmp_path, rng: np.random.Generator) -> None:
     module = sbnn_tvm.compile(foreign_models.bireal_net(channels=64, size=32, density=0.04, symmetric=False))
     assert any(name.startswith("counters") for name in kernels(module))
     module.verify()
     library = sbnn_tvm.load(module.export(tmp_path / "model.so"), num_threads=2)
-    x = np.random.default_rng(0).standard_normal(library.inputs[0].shape).astype(np.float32)
+    x = rng.standard_normal(library.inputs[0].shape).astype(np.float32)
     np.testing.assert_array_equal(library.run(x), module.run(x))
 
 
-def test_they_are_chosen_where_they_pay() -> None:
+def test_they_are_chosen_where_they_pay(rng: np.random.Generator) -> None:
     def counters_pay(shape: Conv2dShape, bits: np.ndarray, isa: isas.Isa, floats: bool) -> bool:
         return counters_cost(shape, bits, isa, floats, SIGN) < popcount_cost(shape, isa, floats)
 
-    rng = np.random.default_rng(0)
     every = (isas.AVX512_VPOPCNTDQ, isas.AVX512, isas.AVX2, isas.X86_BASELINE, isas.NEON, isas.ARMV7_NEON)
     large, small = (Conv2dShape(1, h, h, c, c, (3, 3), (1, 1), (1, 1, 1, 1)) for h, c in ((56, 64), (7, 512)))
     few, many = (rng.random((64, 64, 3, 3)) < density for density in (0.05, 0.5))

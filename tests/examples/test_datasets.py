@@ -112,8 +112,8 @@ def test_image_folder(tmp_path: Path) -> None:
         datasets.image_folder(str(tmp_path))
 
 
-def test_the_middle_of_an_image() -> None:
+def test_the_middle_of_an_image(rng: np.random.Generator) -> None:
     columns = np.tile(np.arange(160, dtype=np.uint8), (80, 1))
-    middle = np.asarray(datasets._middle(Image.fromarray(columns), np.random.default_rng(), 70))
+    middle = np.asarray(datasets._middle(Image.fromarray(columns), rng, 70))
     assert middle.shape == (70, 70)
     assert abs(int(middle[0, 0]) - 45) <= 1 and abs(int(middle[0, -1]) - 114) <= 1

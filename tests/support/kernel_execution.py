@@ -13,6 +13,9 @@ from sbnn_tvm.schedules.kernel import Kernel
 
 X86 = ["x86-64-v4", "x86-64-v3", "x86-64"]
 ARM = ["arm", "armv7"]
+# One for each way to generate code: vector popcount (native, where the machine has it), byte shuffle, neither; NEON.
+TARGETS = ["native", *X86, *ARM]
+FEWER = ["native", "x86-64-v3", "arm"]
 
 _GUARD = 64  # bytes behind every output that must stay as they are
 

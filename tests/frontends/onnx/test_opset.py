@@ -81,8 +81,8 @@ def test_binarize_at_ties_and_nan() -> None:
     np.testing.assert_array_equal(y, [[-1, -1, -1, 1, 1, -1, 1, -1]])
 
 
-def test_binarize_per_channel_with_its_own_domain() -> None:
-    x = np.random.default_rng(0).integers(-2, 3, (2, 3, 4, 5)).astype(np.float32)
+def test_binarize_per_channel_with_its_own_domain(rng: np.random.Generator) -> None:
+    x = rng.integers(-2, 3, (2, 3, 4, 5)).astype(np.float32)
     t = np.array([-1, 0, 1], np.float32).reshape(3, 1, 1)
     np.testing.assert_array_equal(run("Binarize", {"x": x}, {"t": t}, lo=0.0, hi=0.25), np.where(x > t, 0.25, 0))
 

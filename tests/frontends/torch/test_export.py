@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +30,7 @@ from sbnn_tvm.frontends.torch import (
     to_onnx,
     vgg_small,
 )
-
-
-@pytest.fixture(autouse=True)
-def _seed_and_one_thread() -> Iterator[None]:
-    """One thread: more of them wait for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+from tests.support.torch_seed import fixed_seed
 
 
 def onnxruntime(proto: onnx.ModelProto, *inputs: torch.Tensor) -> np.ndarray:
@@ -69,19 +59,26 @@ def settled(model: nn.Module, *shape: int) -> nn.Module:
     return model
 
 
-CONVOLUTIONS = [
-    BinaryConv2d(3, 4, 3, padding=1, domain=Signs(), binarize=Binarize()),
-    BinaryConv2d(5, 6, (3, 2), (2, 1), (0, 1, 2, 3), padding_value=1, domain=TwoValues("channel"), binarize=Binarize()),
-    BinaryConv2d(
-        6, 4, 3, (1, 2), 2, 2, 2, True, padding_value=-1, domain=TwoValues("channel"), binarize=Binarize(6, 0.1)
-    ),
-    BinaryConv2d(4, 4, 3, padding=1, groups=4, domain=ScaledSigns(), binarize=Binarize(domain=BinaryDomain(0, 1))),
-    BinaryConv2d(8, 3, 1, 2, bias=True, domain=ScaledSigns(learned=True), binarize=Binarize()),
-    BinaryConv2d(2, 3, (2, 4), padding="same", padding_value=-1, domain=TwoValues(), binarize=Binarize()),
-]
+def convolutions() -> list[BinaryConv2d]:
+    """Layers with every option of a convolution, and weights of a fixed seed."""
+    with fixed_seed():
+        return [
+            BinaryConv2d(3, 4, 3, padding=1, domain=Signs(), binarize=Binarize()),
+            BinaryConv2d(
+                5, 6, (3, 2), (2, 1), (0, 1, 2, 3), padding_value=1, domain=TwoValues("channel"), binarize=Binarize()
+            ),
+            BinaryConv2d(
+                6, 4, 3, (1, 2), 2, 2, 2, True, padding_value=-1, domain=TwoValues("channel"), binarize=Binarize(6, 0.1)
+            ),
+            BinaryConv2d(
+                4, 4, 3, padding=1, groups=4, domain=ScaledSigns(), binarize=Binarize(domain=BinaryDomain(0, 1))
+            ),
+            BinaryConv2d(8, 3, 1, 2, bias=True, domain=ScaledSigns(learned=True), binarize=Binarize()),
+            BinaryConv2d(2, 3, (2, 4), padding="same", padding_value=-1, domain=TwoValues(), binarize=Binarize()),
+        ]
 
 
-@pytest.mark.parametrize("layer", CONVOLUTIONS, ids=lambda layer: f"conv{layer.in_channels}")
+@pytest.mark.parametrize("layer", convolutions(), ids=lambda layer: f"conv{layer.in_channels}")
 def test_a_convolution_gives_torchs_floats(layer: BinaryConv2d) -> None:
     x = torch.randn(2, layer.in_channels, 9, 8)
     np.testing.assert_array_equal(onnxruntime(to_onnx(layer, x.shape), x), eager(layer, x))
@@ -109,16 +106,18 @@ def test_a_negative_scale_is_written_with_flipped_signs() -> None:
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, tuple[nn.Module, onnx.ModelProto]]:
-    torch.manual_seed(0)
-    built = {
-        "resnet": resnet(
-            5, image_size=7, widths=(16, 24), blocks=(1, 2), prelu=True, learn_threshold=True, in_channels=2
-        ),
-        "vgg": vgg_small(5, image_size=9, stages=((16,), (24, 24)), hidden=(40,), domain=TwoValues(), in_channels=2),
-    }
-    for model in built.values():
-        settled(model, 4, *model.example_input_array.shape[1:])
-    return {name: (model, to_onnx(model)) for name, model in built.items()}
+    with fixed_seed():
+        built = {
+            "resnet": resnet(
+                5, image_size=7, widths=(16, 24), blocks=(1, 2), prelu=True, learn_threshold=True, in_channels=2
+            ),
+            "vgg": vgg_small(
+                5, image_size=9, stages=((16,), (24, 24)), hidden=(40,), domain=TwoValues(), in_channels=2
+            ),
+        }
+        for model in built.values():
+            settled(model, 4, *model.example_input_array.shape[1:])
+        return {name: (model, to_onnx(model)) for name, model in built.items()}
 
 
 @pytest.mark.parametrize("name", ["resnet", "vgg"])
@@ -282,7 +281,6 @@ def test_torchs_own_exporter_writes_standard_operators() -> None:
 
 
 def test_sparse_weights_are_coded() -> None:
-    torch.manual_seed(0)
     layers = [BinaryConv2d(128, 128, 3, padding=1), BinaryLinear(2048, 512), nn.Linear(512, 64)]
     model = nn.Sequential(Binarize(), layers[0], nn.Flatten(), Binarize(), layers[1], layers[2]).eval()
     dense = to_onnx(model, (1, 128, 4, 4))

@@ -23,8 +23,7 @@ from tests.support.small_models import small_model
     ],
     ids=["mean", "minus the mean", "mean first", "below the mean", "of a channel, learned", "of a channel", "a tensor"],
 )
-def test_thresholds_that_depend_on_the_data(text: str, target: str) -> None:
-    rng = np.random.default_rng(3)
+def test_thresholds_that_depend_on_the_data(text: str, target: str, rng: np.random.Generator) -> None:
     constants = {
         "axes123": np.array([1, 2, 3]),
         "axes23": np.array([2, 3]),
@@ -46,7 +45,7 @@ def test_thresholds_that_depend_on_the_data(text: str, target: str) -> None:
     assert [each.kind for each in module.report.layers[:-1]].count("elementwise") <= 2
 
 
-def test_two_thresholds_of_one_value_stay_two() -> None:
+def test_two_thresholds_of_one_value_stay_two(rng: np.random.Generator) -> None:
     model = small_model(
         "m = ReduceMean (x, axes1)\ng = Mul(m, two)\nc = Greater(x, m)\nd = Greater(x, g)\n"
         "a = Where(c, hi, lo)\nb = Where(d, hi, lo)\ny = MatMul(a, w)\nz = MatMul(b, w)",
@@ -56,9 +55,9 @@ def test_two_thresholds_of_one_value_stay_two() -> None:
             "two": 2.0,
             "hi": 1.0,
             "lo": -1.0,
-            "w": np.random.default_rng(0).choice(np.float32([-1, 1]), (70, 20)),
+            "w": rng.choice(np.float32([-1, 1]), (70, 20)),
         },
         outputs=("y", "z"),
     )
-    x = np.random.default_rng(1).standard_normal((3, 70)).astype(np.float32) + 1
+    x = rng.standard_normal((3, 70)).astype(np.float32) + 1
     assert sbnn_tvm.compile(model, strict=True).verify(x).passed

@@ -66,8 +66,7 @@ def test_codebooks(rows: int, kernels: int, size: int, seed: int) -> None:
     np.testing.assert_array_equal(smallest(bits, 9).decode(), bits)
 
 
-def test_sub_bit_weights_take_t_ninths_of_a_bit() -> None:
-    rng = np.random.default_rng(0)
+def test_sub_bit_weights_take_t_ninths_of_a_bit(rng: np.random.Generator) -> None:
     table = ((np.arange(16)[:, None] * 37 % 512) >> np.arange(9) & 1).astype(bool)
     bits = table[rng.integers(0, 16, (64, 64))].reshape(64, -1)
     coding = smallest(bits, 9)
@@ -137,8 +136,7 @@ def test_kernels_must_fill_the_rows() -> None:
 
 
 @pytest.mark.parametrize("density", [0.0, 0.01, 1.0])
-def test_sparse_arrays(density: float) -> None:
-    rng = np.random.default_rng(0)
+def test_sparse_arrays(density: float, rng: np.random.Generator) -> None:
     array = np.where(rng.random((5, 7, 3, 3)) < density, rng.standard_normal((5, 7, 3, 3)), 0).astype(np.float32)
     array[0, 0, 0, 0] = -0.0
     decoded = SparseArray.encode(array).decode()

@@ -10,22 +10,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from typer.testing import CliRunner
 
 import sbnn_tvm
-from sbnn_tvm.cli import app as cli
 from sbnn_tvm.compiler import explain
 from sbnn_tvm.report.record import Report
 from tests.support import foreign_models
+from tests.support.command_line import run
 
 COMMANDS = ("compile", "verify", "inspect", "bench", "targets", "export-demo")
-
-
-def run(*arguments: object, code: int = 0, columns: int = 200):
-    """Run a command in this process; returns what it wrote to stdout and stderr."""
-    result = CliRunner(env={"COLUMNS": str(columns)}).invoke(cli.app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, (result.exit_code, result.output, result.exception)
-    return result.stdout, result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +108,8 @@ def test_verify_of_arm_code_in_the_emulator(model: Path) -> None:
     assert "emulator" in run("verify", model, "--target", "arm", "--samples", 1)[0]
 
 
-def test_verify_with_inputs_from_files(model: Path, tmp_path: Path) -> None:
-    x = np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)
+def test_verify_with_inputs_from_files(model: Path, tmp_path: Path, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((3, 3, 8, 8)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
     np.savez(tmp_path / "x.npz", x=x)
     for name in ("x.npy", "x.npz"):

@@ -112,8 +112,7 @@ def floats(seed=0):
     return np.random.default_rng(seed).standard_normal(N).astype(np.float32)
 
 
-def test_parallel(emulator):
-    rng = np.random.default_rng(0)
+def test_parallel(emulator, rng):
     a, b = (rng.integers(0, 2**16, (ROWS, COLUMNS), np.uint16) for _ in range(2))
     c = np.full(ROWS, -1, np.int32)
     emulator.run("popcount", [a, b, c])
@@ -223,11 +222,10 @@ def test_an_instruction_that_the_cpu_does_not_have():
         old.run("dot", [a, b, c])
 
 
-def test_the_library_of_a_whole_model(tmp_path):
+def test_the_library_of_a_whole_model(tmp_path, rng):
     target = targets.resolve("arm")
     path = tmp_path / "model.so"
     linking.write_library(tiny_model.build(target), path, target, tiny_model.metadata(target))
-    rng = np.random.default_rng(0)
     x, y = (rng.standard_normal((tiny_model.ROWS, tiny_model.COLUMNS)).astype(np.float32) for _ in range(2))
     total = np.zeros_like(x)
     Emulator.from_library(path).run("add", [x, y, total])

@@ -28,20 +28,9 @@ from sbnn_tvm.frontends.torch import (
 )
 from sbnn_tvm.report.record import LayerReport, Report
 from tests.support import foreign_models
+from tests.support.binarised_models import BINARIZE, BITS, IMAGE
+from tests.support.random_arrays import normal, two_valued
 from tests.support.small_models import small_model
-
-RNG = np.random.default_rng(0)
-BINARIZE = {"t": 0.0, "hi": 1.0, "lo": -1.0}
-BITS = "c = Greater(x, t)\nb = Where(c, hi, lo)\n"
-IMAGE = {"x": (2, 8, 6, 6)}
-
-
-def normal(*shape: int) -> np.ndarray:
-    return RNG.standard_normal(shape).astype(np.float32)
-
-
-def two_valued(lo: float, hi: float, *shape: int) -> np.ndarray:
-    return RNG.choice(np.float32([lo, hi]), shape)
 
 
 def layers(text: str, inputs: Mapping[str, Any], constants: Mapping[str, Any], **options: Any) -> list[LayerReport]:
@@ -52,29 +41,33 @@ FLOAT_INPUT = "its activations are not two-valued: they are the model's input"
 AFTER_RELU = "its activations are not two-valued: they come from 'r' (relu)"
 
 
-@pytest.mark.parametrize(
-    ("text", "weight", "why"),
-    [
-        ("y = Conv(x, w)", normal(4, 8, 3, 3), f"its weights take 72 values in output channel 0, and {FLOAT_INPUT}"),
-        ("y = Conv(x, w)", two_valued(-1, 1, 4, 8, 3, 3), f"its weights are binary, but {FLOAT_INPUT}"),
+def layers_and_reasons(rng: np.random.Generator) -> list[tuple[str, np.ndarray, str]]:
+    """Graphs, the weight of their last layer, and why that is not binary."""
+    return [
+        (
+            "y = Conv(x, w)",
+            normal(rng, 4, 8, 3, 3),
+            f"its weights take 72 values in output channel 0, and {FLOAT_INPUT}",
+        ),
+        ("y = Conv(x, w)", two_valued(rng, -1, 1, 4, 8, 3, 3), f"its weights are binary, but {FLOAT_INPUT}"),
         (
             BITS + "y = Conv(b, w)",
-            RNG.choice(np.float32([-1, 0, 1]), (4, 8, 3, 3)),
+            rng.choice(np.float32([-1, 0, 1]), (4, 8, 3, 3)),
             "its activations are two-valued, but its weights take 3 values in output channel 0",
         ),
-        ("r = Relu(x)\ny = Conv(r, w)", two_valued(0, 1, 4, 8, 3, 3), f"its weights are binary, but {AFTER_RELU}"),
+        ("r = Relu(x)\ny = Conv(r, w)", two_valued(rng, 0, 1, 4, 8, 3, 3), f"its weights are binary, but {AFTER_RELU}"),
         (
             "s = Sign(x)\ny = Conv(s, w)",
-            two_valued(0, 1, 4, 8, 3, 3),
+            two_valued(rng, 0, 1, 4, 8, 3, 3),
             "its weights are binary, but its activations are not two-valued: 's' is a Sign, which gives 0 at 0, "
             "a third value (pass sign_zero='positive' or 'negative')",
         ),
         (
             "r = Relu(x)\nf = Flatten(r)\ny = MatMul(f, w)",
-            two_valued(-1, 1, 288, 5),
+            two_valued(rng, -1, 1, 288, 5),
             f"its weights are binary, but {AFTER_RELU}",
         ),
-        (BITS + "p = Pad(b, pads)\ny = Conv(p, w)", two_valued(-1, 1, 4, 8, 3, 3), ""),
+        (BITS + "p = Pad(b, pads)\ny = Conv(p, w)", two_valued(rng, -1, 1, 4, 8, 3, 3), ""),
         (
             "y = Conv(x, w)",
             np.full((4, 8, 3, 3), np.nan, np.float32),
@@ -82,35 +75,40 @@ AFTER_RELU = "its activations are not two-valued: they come from 'r' (relu)"
         ),
         (
             "r = Conv(x, v)\ny = Conv(r, w)",
-            normal(4, 2, 1, 1),
+            normal(rng, 4, 2, 1, 1),
             "it has no more than 2 weights an output channel, and its activations are not two-valued: "
             "they come from 'r' (conv2d)",
         ),
-    ],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "weight", "why"),
+    layers_and_reasons(np.random.default_rng(0)),
 )
-def test_why_not_binary(text: str, weight: np.ndarray, why: str) -> None:
-    constants = {**BINARIZE, "w": weight, "v": normal(2, 8, 1, 1), "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])}
+def test_why_not_binary(text: str, weight: np.ndarray, why: str, rng: np.random.Generator) -> None:
+    constants = {**BINARIZE, "w": weight, "v": normal(rng, 2, 8, 1, 1), "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])}
     layer = layers(text, IMAGE, constants)[-1]
     assert layer.why == why and layer.binary == (not why)
 
 
 @pytest.mark.parametrize("value", [-1.0, 2.0])
-def test_padding_with_a_third_value(value: float) -> None:
+def test_padding_with_a_third_value(value: float, rng: np.random.Generator) -> None:
     constants = {**BINARIZE, "lo": 0.0, "v": value, "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])}
     *_, layer = layers(
-        BITS + "p = Pad(b, pads, v)\ny = Conv(p, w)", IMAGE, {**constants, "w": two_valued(-1, 1, 4, 8, 3, 3)}
+        BITS + "p = Pad(b, pads, v)\ny = Conv(p, w)", IMAGE, {**constants, "w": two_valued(rng, -1, 1, 4, 8, 3, 3)}
     )
     assert not layer.binary and "are not two-valued: they come from 'p' (pad)" in layer.why
 
 
-def test_a_group_of_few_channels_runs_in_float() -> None:
-    *_, layer = layers(BITS + "y = Conv<group=8>(b, w)", IMAGE, {**BINARIZE, "w": two_valued(-1, 1, 8, 1, 3, 3)})
+def test_a_group_of_few_channels_runs_in_float(rng: np.random.Generator) -> None:
+    *_, layer = layers(BITS + "y = Conv<group=8>(b, w)", IMAGE, {**BINARIZE, "w": two_valued(rng, -1, 1, 8, 1, 3, 3)})
     assert (layer.kind, layer.activations, layer.fallback) == ("conv 3x3, 8 groups", 32, True)
     assert "too few channels for popcounts to pay" in layer.why and layer.density is not None
 
 
-def test_operators_without_a_kernel() -> None:
-    first, second = layers("s = Sigmoid(x)\ny = Conv(s, w)", {"x": (1, 8, 9)}, {"w": normal(4, 8, 3)})
+def test_operators_without_a_kernel(rng: np.random.Generator) -> None:
+    first, second = layers("s = Sigmoid(x)\ny = Conv(s, w)", {"x": (1, 8, 9)}, {"w": normal(rng, 4, 8, 3)})
     assert (first.kind, second.kind) == ("sigmoid", "conv1d")
     assert first.kernel == second.kernel == "TVM (unscheduled)" and first.fallback and not first.scheduled
     assert first.why == "there is no kernel of ours for this operator" and first.bytes == first.macs == 0
@@ -164,34 +162,39 @@ def test_domain_and_density_of_weights() -> None:
         assert layer.expanded_bytes > (weights / 8 if layer.kernel.startswith("popcount") else 0)
 
 
-def test_domains_of_foreign_weights() -> None:
+def test_domains_of_foreign_weights(rng: np.random.Generator) -> None:
     (layer,) = [each for each in explain(foreign_models.mlp(symmetric=False, hidden=())).linear if each.binary]
     assert layer.weights == "{a, b} per channel"
     text = BITS + "y = MatMul(b, w)"
-    assert layers(text, {"x": (1, 64)}, {**BINARIZE, "w": two_valued(-1, 1, 64, 9)})[-1].weights == "{-1, +1}"
-    assert layers(text, {"x": (1, 64)}, {**BINARIZE, "w": two_valued(0, 0.5, 64, 9)})[-1].weights == "{0, 0.5}"
-    assert layers(text, {"x": (1, 64)}, {**BINARIZE, "w": two_valued(-3, 3, 64, 9)})[-1].weights == "{-3, 3}"
-    floats = layers("y = MatMul(x, w)", {"x": (1, 64)}, {"w": two_valued(0.25, 0.5, 64, 9)})[-1]
+    assert layers(text, {"x": (1, 64)}, {**BINARIZE, "w": two_valued(rng, -1, 1, 64, 9)})[-1].weights == "{-1, +1}"
+    assert layers(text, {"x": (1, 64)}, {**BINARIZE, "w": two_valued(rng, 0, 0.5, 64, 9)})[-1].weights == "{0, 0.5}"
+    assert layers(text, {"x": (1, 64)}, {**BINARIZE, "w": two_valued(rng, -3, 3, 64, 9)})[-1].weights == "{-3, 3}"
+    floats = layers("y = MatMul(x, w)", {"x": (1, 64)}, {"w": two_valued(rng, 0.25, 0.5, 64, 9)})[-1]
     assert floats.weights == "{0.25, 0.5}" and floats.density is not None and 0.3 < floats.density < 0.7
-    assert layers("y = MatMul(x, w)", {"x": (1, 64)}, {"w": normal(64, 9)})[-1].weights == "float32"
-    trivial = layers("y = MatMul(x, w)", {"x": (1, 2)}, {"w": normal(2, 9)})[-1]
+    assert layers("y = MatMul(x, w)", {"x": (1, 64)}, {"w": normal(rng, 64, 9)})[-1].weights == "float32"
+    trivial = layers("y = MatMul(x, w)", {"x": (1, 2)}, {"w": normal(rng, 2, 9)})[-1]
     assert trivial.weights == "float32" and not trivial.fallback and trivial.density is None
 
 
-def test_macs_count_the_border_and_the_groups() -> None:
+def test_macs_count_the_border_and_the_groups(rng: np.random.Generator) -> None:
     text = (
         BITS
         + "d = Conv<pads=[1, 1, 1, 1], group=2>(b, w)\ne = Conv<strides=[2, 2]>(d, v)\nf = Flatten(e)\ny = MatMul(f, u)"
     )
-    constants = {**BINARIZE, "w": two_valued(-1, 1, 32, 32, 3, 3), "v": normal(5, 32, 2, 2), "u": normal(45, 7)}
+    constants = {
+        **BINARIZE,
+        "w": two_valued(rng, -1, 1, 32, 32, 3, 3),
+        "v": normal(rng, 5, 32, 2, 2),
+        "u": normal(rng, 45, 7),
+    }
     found = [layer for layer in layers(text, {"x": (2, 64, 6, 6)}, constants) if layer.weights]
     assert [layer.macs for layer in found] == [2 * 36 * 32 * 32 * 9, 2 * 9 * 5 * 32 * 4, 2 * 45 * 7]
     assert [layer.kind for layer in found] == ["binary conv 3x3, 2 groups", "conv 2x2/2", "conv 3x3"]
 
 
-def test_strict_refuses_every_fallback() -> None:
+def test_strict_refuses_every_fallback(rng: np.random.Generator) -> None:
     text = "s = Sign(x)\nd = Conv(s, w)\ny = Sigmoid(d)"
-    model = small_model(text, IMAGE, {"w": two_valued(-1, 1, 4, 8, 3, 3)})
+    model = small_model(text, IMAGE, {"w": two_valued(rng, -1, 1, 4, 8, 3, 3)})
     report = explain(model)
     assert len(report.fallbacks()) == 3
     with pytest.raises(CompileError) as refusal:

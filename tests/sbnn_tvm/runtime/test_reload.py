@@ -6,9 +6,9 @@ import sbnn_tvm
 from tests.support import foreign_models
 
 
-def test_a_new_library_under_an_old_name(tmp_path):
+def test_a_new_library_under_an_old_name(tmp_path, rng):
     path = tmp_path / "model.so"
-    x = np.random.default_rng(0).standard_normal((1, 64)).astype(np.float32)
+    x = rng.standard_normal((1, 64)).astype(np.float32)
     first, second = (sbnn_tvm.compile(foreign_models.mlp(seed=seed)) for seed in (0, 1))
     old = sbnn_tvm.load(first.export(path))
     expected = old.run(x)

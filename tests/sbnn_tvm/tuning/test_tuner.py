@@ -38,8 +38,8 @@ from sbnn_tvm.tuning.tuner import tune
 from sbnn_tvm.tuning_database.database import Database, Machine, NetworkRecord, Record, parse
 from sbnn_tvm.tuning_database.lookup import choices_key
 from sbnn_tvm.tuning_database.tasks import Task, task_key, tasks_of
-from tests.sbnn_tvm.cli.test_app import run as run_cli
 from tests.support import foreign_models
+from tests.support.command_line import run as run_cli
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +67,9 @@ def test_tasks_have_something_to_choose(front, tasks):
     assert len({task.key for task in tasks}) == len(tasks)
 
 
-def test_keys_say_what_the_time_depends_on(front, tasks):
+def test_keys_say_what_the_time_depends_on(front, tasks, rng):
     task = binary_task(tasks)
     layer, isa = task.layer, task.isa
-    rng = np.random.default_rng(0)
     permuted = rng.permutation(layer.weight.ravel()).reshape(layer.weight.shape)
     assert task_key(replace(layer, name="other", weight=permuted, members=("x",)), isa) == task.key
     sparse = np.where(rng.random(layer.weight.shape) < 0.05, 1, -1).astype(np.float32)
@@ -97,10 +96,9 @@ def test_keys_are_the_same_in_every_process(model, tasks, tmp_path):
     assert [key for key in done.stdout.split() if key in {t.key for t in tasks}] == [task.key for task in tasks]
 
 
-def test_the_search_finds_the_best_and_ends(tasks):
+def test_the_search_finds_the_best_and_ends(tasks, rng):
     task = binary_task(tasks)
     search = Search.of(task)
-    rng = np.random.default_rng(1)
     noise = {name: rng.normal(scale=0.03) for name in search.space}
     best = list(search.space)[3]
     asked = []

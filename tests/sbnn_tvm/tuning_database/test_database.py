@@ -11,7 +11,7 @@ import pytest
 
 from sbnn_tvm.errors import TuningError
 from sbnn_tvm.tuning_database.database import Database, Machine, NetworkRecord, Record, merge, parse, render
-from tests.sbnn_tvm.cli.test_app import run as run_cli
+from tests.support.command_line import run as run_cli
 
 MACHINE = Machine("A CPU (1/2/3)", (32 << 10, 1 << 20), "avx2", "x86-64-v3", 1)
 RECORD = Record("0123", "a task", MACHINE, "popcount 4x2", "popcount 7x2", 2e-5, 3e-5, when="2026-01-01T00:00:00+00:00")

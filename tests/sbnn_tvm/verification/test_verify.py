@@ -21,8 +21,6 @@ from sbnn_tvm.verification.verify import Verification
 from tests.support import foreign_models
 from tests.support.small_models import small_model
 
-RNG = np.random.default_rng(0)
-
 
 @pytest.fixture(scope="module")
 def module() -> CompiledModule:
@@ -154,14 +152,14 @@ def test_a_wrong_kernel_is_found(module: CompiledModule) -> None:
     assert first_difference(rebuilt(module, mod).verify(check=False)) == "y"
 
 
-def test_a_difference_in_a_later_input_is_found(module: CompiledModule) -> None:
+def test_a_difference_in_a_later_input_is_found(module: CompiledModule, rng: np.random.Generator) -> None:
     """A weight that only matters where an input channel is not zero."""
 
     def bend(array: np.ndarray) -> np.ndarray | None:
         return array + np.float32(0.05) if array.dtype == np.float32 and array.ndim > 2 else None
 
     bad = with_constants(module, "b0", bend)
-    nothing, something = np.zeros((2, 3, 8, 7), np.float32), RNG.standard_normal((2, 3, 8, 7)).astype(np.float32)
+    nothing, something = np.zeros((2, 3, 8, 7), np.float32), rng.standard_normal((2, 3, 8, 7)).astype(np.float32)
     assert bad.verify(nothing).passed
     assert first_difference(bad.verify(np.concatenate([nothing, something]), check=False)) == "b0"
 
@@ -206,24 +204,24 @@ def test_bits_flipped_by_rounding_are_counted_not_failed() -> None:
     assert "for 1 of the inputs but for what lies behind bits flipped by rounding" in str(verification)
 
 
-def test_sums_that_the_reference_rounds_excuse_flips() -> None:
+def test_sums_that_the_reference_rounds_excuse_flips(rng: np.random.Generator) -> None:
     """Sums of 0.7 and -0.3 that are 0: the reference's rounding decides, while the kernel's sum is exact."""
     text = "c = Greater(x, t)\nb = Where(c, hi, lo)\nd = Conv(b, w)\ng = Greater(d, t)\ny = Where(g, one, zero)"
     constants = {"t": 0.0, "hi": 0.7, "lo": -0.3, "one": 1.0, "zero": 0.0}
-    constants |= {"w": np.random.default_rng(3).choice([-1.0, 1.0], (32, 20, 1, 1))}
+    constants |= {"w": rng.choice([-1.0, 1.0], (32, 20, 1, 1))}
     verification = sbnn_tvm.compile(small_model(text, {"x": (4, 20, 9, 9)}, constants)).verify()
     assert verification.flipped > 100 and verification.behind_flips == 3
 
 
 @pytest.mark.parametrize("largest, excused", [(1000.0, True), (1.0, False)])
-def test_codes_flipped_at_ties_of_a_rounding(largest: float, excused: bool) -> None:
+def test_codes_flipped_at_ties_of_a_rounding(largest: float, excused: bool, rng: np.random.Generator) -> None:
     """What counts is how large the values were before they were clipped."""
     text = (
         "g = GlobalAveragePool(x)\nm = Mul(g, s)\nc = Clip(m, low, high)\nk = Mul(c, steps)\nr = Round(k)\n"
         "q = Div(r, steps)\nf = Flatten(q)\ny = MatMul(f, w)"
     )
     constants: dict[str, object] = {"low": 0.0, "high": 1.0, "steps": 3.0}
-    constants["w"] = np.random.default_rng(2).choice([-1.0, 1.0], (64, 5))
+    constants["w"] = rng.choice([-1.0, 1.0], (64, 5))
     module, other = (
         sbnn_tvm.compile(small_model(text, {"x": (1, 64, 3, 3)}, {**constants, "s": scale})) for scale in (1.0, 1.0008)
     )
@@ -252,8 +250,8 @@ def test_bits_flipped_further_from_the_threshold_fail() -> None:
 # --- inputs -----------------------------------------------------------------------------------------------------------
 
 
-def test_given_inputs(module: CompiledModule) -> None:
-    x = RNG.standard_normal((6, 3, 8, 7)).astype(np.float32)
+def test_given_inputs(module: CompiledModule, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((6, 3, 8, 7)).astype(np.float32)
     assert module.verify(x).samples == 3
     assert module.verify([x[:2]]).samples == 1
     assert module.verify({"x": x[:4]}).samples == 2
@@ -276,12 +274,12 @@ def test_inputs_that_do_not_fit(module: CompiledModule, inputs: object, message:
         module.verify(inputs)  # type: ignore[arg-type]
 
 
-def test_values_that_are_no_numbers() -> None:
+def test_values_that_are_no_numbers(rng: np.random.Generator) -> None:
     """The same NaN and infinities on both sides agree; a threshold calls NaN the lower value, as the reference does."""
     text = "d = MatMul(x, w)\nc = Greater(x, t)\nb = Where(c, hi, lo)\ne = MatMul(b, w)"
-    constants = {"w": RNG.choice([-1.0, 1.0], (8, 5)), "t": 0.0, "hi": 1.0, "lo": -1.0}
+    constants = {"w": rng.choice([-1.0, 1.0], (8, 5)), "t": 0.0, "hi": 1.0, "lo": -1.0}
     module = sbnn_tvm.compile(small_model(text, {"x": (3, 8)}, constants, ("d", "e")))
-    x = RNG.standard_normal((3, 8)).astype(np.float32)
+    x = rng.standard_normal((3, 8)).astype(np.float32)
     x[0, 0], x[1, 3] = np.nan, np.inf
     verification = module.verify(x)
     assert np.isnan(module.run(x)[0][0]).all() and verification.flipped == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import subprocess
 import sys
@@ -22,12 +21,14 @@ from sbnn_tvm.schedules.epilogue.interpreter import evaluate
 from sbnn_tvm.schedules.epilogue.program import IntegerThreshold, WindowThreshold
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.layouts.bit_planes import ROW_BITS, PlaneLayout, plane_layout
-from sbnn_tvm.schedules.layouts.plane_conversions import planes_to_words, words_to_planes
-from sbnn_tvm.schedules.layouts.words import pack_channels
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from tests.schedules.direct.test_conv2d import SHAPES, convolve, integer_threshold, rich_program, signs_of
+from tests.support.conv2d_shapes import SHAPES
+from tests.support.epilogues import integer_threshold, rich_program
 from tests.support.kernel_execution import run, target_for
 from tests.support.paths import ROOT
+from tests.support.plane_layouts import layouts_of
+from tests.support.random_arrays import bits_and_signs
+from tests.support.reference.convolution import conv2d
 
 PADDED = Conv2dShape(3, 9, 9, 20, 18, (3, 3), (1, 1), (1, 1, 1, 1))
 MORE = {
@@ -43,15 +44,14 @@ MORE = {
 
 
 def sparse_layer(
-    shape: Conv2dShape, density: float, domain: BinaryDomain, pad_value: int
-) -> tuple[np.random.Generator, np.ndarray, np.ndarray, np.ndarray]:
-    """Activation bits, weight bits of very different numbers, and the sums of products."""
-    rng = np.random.default_rng(9)
-    x_bits, x = signs_of(rng, shape.batch, shape.height, shape.width, shape.in_channels)
+    rng: np.random.Generator, shape: Conv2dShape, density: float, domain: BinaryDomain, pad_value: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Activation bits, weight bits whose density rises from channel to channel, and the sums of products."""
+    x_bits, x = bits_and_signs(rng, shape.batch, shape.height, shape.width, shape.in_channels)
     densities = np.linspace(0, 2 * density, shape.out_channels)[:, None, None, None]
     w_bits = rng.random((shape.out_channels, shape.group_in_channels, *shape.kernel)) < densities
     w = np.where(w_bits, 1, -1 if domain == SIGN else 0)
-    return rng, x_bits, w_bits, convolve(x, w, shape, pad_value)
+    return x_bits, w_bits, conv2d(x, w, shape, pad_value)
 
 
 def source_of(shape: Conv2dShape, isa: Isa) -> PlaneLayout:
@@ -65,6 +65,7 @@ def target_of(shape: Conv2dShape, isa: Isa) -> PlaneLayout:
 
 
 def check_threshold(
+    rng: np.random.Generator,
     shape: Conv2dShape,
     pad_value: int,
     name: str,
@@ -73,7 +74,7 @@ def check_threshold(
     layouts: tuple[PlaneLayout, PlaneLayout] | None = None,
 ) -> None:
     cpu = target_for(name)
-    rng, x_bits, w_bits, sums = sparse_layer(shape, density, domain, pad_value)
+    x_bits, w_bits, sums = sparse_layer(rng, shape, density, domain, pad_value)
     threshold, bits = integer_threshold(rng, sums)
     source, target = layouts or (source_of(shape, cpu.isa), target_of(shape, cpu.isa))
     kernel = sparse_conv2d(shape, w_bits, pad_value, threshold, cpu.isa, domain, source, target)
@@ -81,36 +82,11 @@ def check_threshold(
     np.testing.assert_array_equal(planes, target.encode(bits))
 
 
-def layouts_of(batch: int, height: int, width: int, channels: int, images: int = 1) -> list[PlaneLayout]:
-    """Many layouts of a feature map."""
-    layouts = []
-    for vector_bits, row_bits in itertools.product((64, 128, 256, 512), ROW_BITS):
-        lanes, columns = vector_bits // row_bits, 1
-        while columns * row_bits < width:
-            columns *= 2
-        if images == 1 or lanes // height >= images:
-            rows = -(-height // lanes)
-            layouts.append(PlaneLayout(batch, height, width, channels, vector_bits, row_bits, rows, columns, images))
-    return layouts
-
-
-@pytest.mark.parametrize("size", [(1, 1, 1, 1), (3, 9, 9, 2), (2, 17, 40, 3), (1, 3, 200, 2), (5, 7, 7, 4)], ids=str)
-def test_layout(size: tuple[int, int, int, int]) -> None:
-    bits = np.random.default_rng(1).integers(0, 2, size).astype(bool)
-    every = layouts_of(*size) + layouts_of(*size, images=3)
-    for layout in [*every, *(plane_layout(*size, isa) for isa in (isas.AVX512, isas.AVX2, isas.NEON))]:
-        planes = layout.encode(bits)
-        assert planes.shape == layout.shape
-        np.testing.assert_array_equal(layout.decode(planes), bits)
-        # Every pixel once and nothing else.
-        assert sum(int(word).bit_count() for word in planes.flat) == np.count_nonzero(bits)
-
-
 @pytest.mark.parametrize("domain", [SIGN, BIT], ids=str)
 @pytest.mark.parametrize("shape", MORE.values(), ids=MORE.keys())
-def test_threshold(shape: Conv2dShape, domain: BinaryDomain) -> None:
+def test_threshold(shape: Conv2dShape, domain: BinaryDomain, rng: np.random.Generator) -> None:
     for pad_value in (0, 1 if domain == SIGN else -1) if any(shape.padding) else (0,):
-        check_threshold(shape, pad_value, "x86-64-v4", domain)
+        check_threshold(rng, shape, pad_value, "x86-64-v4", domain)
 
 
 @pytest.mark.parametrize(
@@ -122,10 +98,10 @@ def test_threshold(shape: Conv2dShape, domain: BinaryDomain) -> None:
         ("images side by side", 0, "arm", 5, 33),
     ],
 )
-def test_two_sums(name: str, pad_value: int, target: str, shift: int, factor: int) -> None:
+def test_two_sums(name: str, pad_value: int, target: str, shift: int, factor: int, rng: np.random.Generator) -> None:
     shape, cpu = MORE[name], target_for(target)
-    rng, x_bits, w_bits, of_set = sparse_layer(shape, 0.2, BIT, pad_value)
-    of_all = convolve(np.where(x_bits, 1, -1), np.ones(w_bits.shape, np.int64), shape, pad_value)
+    x_bits, w_bits, of_set = sparse_layer(rng, shape, 0.2, BIT, pad_value)
+    of_all = conv2d(np.where(x_bits, 1, -1), np.ones(w_bits.shape, np.int64), shape, pad_value)
     sums = of_set.astype(np.int64) * (1 << shift) + of_all.astype(np.int64) * factor
     least = np.median(sums, axis=(0, 1, 2)).astype(np.int64)
     least[:2] = 2**31, -(2**31)
@@ -140,30 +116,30 @@ def test_two_sums(name: str, pad_value: int, target: str, shift: int, factor: in
 
 @pytest.mark.parametrize("target", ["x86-64-v3", "x86-64", "arm", "armv7"])
 @pytest.mark.parametrize("name", ["strided 5x5", "3 odd groups", "images side by side", "shrinks"])
-def test_threshold_of_other_targets(name: str, target: str) -> None:
-    check_threshold(MORE[name], 0, target, SIGN)
-    check_threshold(MORE[name], 1, target, BIT)
+def test_threshold_of_other_targets(name: str, target: str, rng: np.random.Generator) -> None:
+    check_threshold(rng, MORE[name], 0, target, SIGN)
+    check_threshold(rng, MORE[name], 1, target, BIT)
 
 
 @pytest.mark.parametrize("density", [0.0, 0.02, 0.5, 1.0])
-def test_densities(density: float) -> None:
+def test_densities(density: float, rng: np.random.Generator) -> None:
     shape = Conv2dShape(1, 5, 9, 34, 66, (3, 3), (1, 1), (1, 1, 1, 1))
     for domain in (SIGN, BIT):
-        check_threshold(shape, 0, "x86-64-v4", domain, density)
+        check_threshold(rng, shape, 0, "x86-64-v4", domain, density)
 
 
 @pytest.mark.parametrize("name", ["plain", "3 odd groups", "strided 5x5"])
-def test_slices_of_the_input_channels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slices_of_the_input_channels(name: str, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
     monkeypatch.setattr(plane_counting, "_CACHED", 512)
     monkeypatch.setattr(plane_counting, "_SLICED", 3)
     for target, domain in (("x86-64-v4", SIGN), ("x86-64-v3", BIT), ("arm", SIGN)):
-        check_threshold(MORE[name], 0, target, domain)
+        check_threshold(rng, MORE[name], 0, target, domain)
 
 
 @pytest.mark.parametrize("domain", [SIGN, BIT], ids=str)
-def test_cuts(domain: BinaryDomain) -> None:
+def test_cuts(domain: BinaryDomain, rng: np.random.Generator) -> None:
     shape, cpu = MORE["plain"], target_for("x86-64-v4")
-    rng, x_bits, w_bits, sums = sparse_layer(shape, 0.3, domain, 0)
+    x_bits, w_bits, sums = sparse_layer(rng, shape, 0.3, domain, 0)
     threshold, bits = integer_threshold(rng, sums)
     every = cuts(shape, w_bits, cpu.isa, domain)
     assert len(set(every)) == len(every) == 6
@@ -173,37 +149,38 @@ def test_cuts(domain: BinaryDomain) -> None:
         np.testing.assert_array_equal(planes, target_of(shape, cpu.isa).encode(bits))
 
 
-def test_equal_layers_share_a_function() -> None:
+def test_equal_layers_share_a_function(rng: np.random.Generator) -> None:
     shape, isa = MORE["plain"], isas.AVX512
     threshold = IntegerThreshold(np.zeros(64, np.int64), np.zeros(64, bool))
-    rng = np.random.default_rng(0)
     one, other = (sparse_conv2d(shape, rng.random((64, 64, 3, 3)) < 0.05, 0, threshold, isa) for _ in range(2))
     assert one.constants[2].shape != other.constants[2].shape
     assert structural_equal(one.func, other.func)
 
 
 @pytest.mark.parametrize("row_bits", ROW_BITS)
-def test_any_layouts(row_bits: int) -> None:
+def test_any_layouts(row_bits: int, rng: np.random.Generator) -> None:
     shape = Conv2dShape(2, 10, 11, 5, 6, (3, 3), (1, 1), (1, 1, 1, 1))
     sources = [layout for layout in layouts_of(2, 10, 11, 5) if layout.row_bits == row_bits]
     targets = layouts_of(2, 10, 11, 6)
     for i, source in enumerate(sources):
         same = PlaneLayout(**{**source.__dict__, "channels": 6})
         for target in (same, targets[(5 * i + row_bits // 8) % len(targets)]):
-            check_threshold(shape, i % 3 - 1, "x86-64-v4", BIT, layouts=(source, target))
+            check_threshold(rng, shape, i % 3 - 1, "x86-64-v4", BIT, layouts=(source, target))
 
 
 def test_two_threads_agree(tmp_path: Path) -> None:
     script = tmp_path / "threads.py"
     script.write_text(
         "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import numpy as np\n"
         "import tests.schedules.counters.test_conv2d as tests\n"
         "from sbnn_tvm.schedules.counters import conv2d\n"
         "from sbnn_tvm.schedules.tir import loops\n"
         "loops.GRAIN = conv2d.GRAIN = -1 << 40\n"  # threads for everything
+        "rng = np.random.default_rng(9)\n"
         "shape = tests.Conv2dShape(2, 13, 70, 20, 130, (3, 3), (1, 1), (1, 1, 1, 1))\n"
-        "tests.check_threshold(shape, 0, 'x86-64-v3', tests.SIGN)\n"
-        "tests.check_threshold(shape, 1, 'x86-64-v4', tests.BIT)\n"
+        "tests.check_threshold(rng, shape, 0, 'x86-64-v3', tests.SIGN)\n"
+        "tests.check_threshold(rng, shape, 1, 'x86-64-v4', tests.BIT)\n"
     )
     for threads in ("1", "2"):
         environment = {**os.environ, "TVM_NUM_THREADS": threads}
@@ -215,25 +192,15 @@ def test_two_threads_agree(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["channel tails", "strided 5x5", "3 odd groups", "images side by side", "counts of two bytes"]
 )
-def test_program(name: str, target: str, domain: BinaryDomain) -> None:
+def test_program(name: str, target: str, domain: BinaryDomain, rng: np.random.Generator) -> None:
     shape, cpu = MORE[name], target_for(target)
-    rng, x_bits, w_bits, sums = sparse_layer(shape, 0.4, domain, 0)
+    x_bits, w_bits, sums = sparse_layer(rng, shape, 0.4, domain, 0)
     program, tensors = rich_program(rng, shape)
     kernel = sparse_conv2d(shape, w_bits, 0, program, cpu.isa, domain)
     outputs = run(kernel, cpu, source_of(shape, cpu.isa).encode(x_bits), *tensors)
     expected = evaluate(program, sums, tensors, cpu.isa, shape.border_classes())
     for output, reference in zip(outputs, expected, strict=True):
         np.testing.assert_array_equal(output, reference)
-
-
-@pytest.mark.parametrize("target", ["x86-64-v4", "x86-64-v3", "arm"])
-@pytest.mark.parametrize("size", [(1, 9, 9, 64), (3, 7, 7, 100), (1, 20, 70, 17), (2, 5, 3, 130)], ids=str)
-def test_conversions(size: tuple[int, int, int, int], target: str) -> None:
-    cpu, bits = target_for(target), np.random.default_rng(2).integers(0, 2, size).astype(bool)
-    for layout in (plane_layout(*size, cpu.isa), layouts_of(*size)[5]):
-        planes, words = layout.encode(bits), pack_channels(bits, cpu.isa)
-        np.testing.assert_array_equal(run(words_to_planes(layout, cpu.isa), cpu, words)[0], planes)
-        np.testing.assert_array_equal(run(planes_to_words(layout, cpu.isa), cpu, planes)[0], words)
 
 
 def test_errors_name_what_does_not_fit() -> None:
@@ -250,15 +217,13 @@ def test_errors_name_what_does_not_fit() -> None:
         sparse_conv2d(shape, bits, 0, threshold, isa, source=plane_layout(1, 9, 9, 63, isa))
     with pytest.raises(ValueError, match="flip of an integer threshold"):
         sparse_conv2d(shape, bits, 0, IntegerThreshold(np.zeros(64, np.int64), np.zeros(63, bool)), isa)
-    with pytest.raises(ValueError, match="do not fit the vectors"):
-        PlaneLayout(1, 9, 9, 64, 64, 8, 1, 1)
 
 
-def test_few_instructions_on_arm() -> None:
+def test_few_instructions_on_arm(rng: np.random.Generator) -> None:
     shape, cpu = Conv2dShape(1, 28, 28, 128, 128, (3, 3), (1, 1), (1, 1, 1, 1)), target_for("arm")
     layout = plane_layout(1, 28, 28, 128, cpu.isa)
     for density, domain, limit in ((0.05, BIT, 0.5), (0.5, SIGN, 3.2)):
-        bits = np.random.default_rng(3).random((128, 128, 3, 3)) < density
+        bits = rng.random((128, 128, 3, 3)) < density
         threshold = IntegerThreshold(np.zeros(128, np.int64), np.zeros(128, bool))
         kernel = sparse_conv2d(shape, bits, 0, threshold, cpu.isa, domain)
         emulator = Emulator(IRModule({"sparse": kernel.func}), cpu)

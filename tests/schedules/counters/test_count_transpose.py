@@ -40,9 +40,9 @@ def transposing(squares: CountSquares, lanes: int) -> Kernel:
     ("octets", "lanes", "target"),
     [(64, 16, "x86-64-v4"), (32, 16, "x86-64-v4"), (8, 16, "x86-64-v4"), (32, 8, "x86-64-v3"), (16, 4, "arm")],
 )
-def test_squares(octets: int, lanes: int, target: str, parts: int) -> None:
+def test_squares(octets: int, lanes: int, target: str, parts: int, rng: np.random.Generator) -> None:
     squares = CountSquares(parts, 128, octets)
-    data = np.random.default_rng(0).integers(0, 256, squares.shape).astype(np.uint8)
+    data = rng.integers(0, 256, squares.shape).astype(np.uint8)
     if parts == 4:
         data[3] &= 127
     (pixels,) = run(transposing(squares, lanes), target_for(target), data)

@@ -29,6 +29,8 @@ from sbnn_tvm.schedules.epilogue.program import (
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.windows.pooling import max_pool2d
 from tests.support.kernel_execution import ARM, X86, run, target_for
+from tests.support.random_arrays import normal
+from tests.support.reference.convolution import conv2d
 from tests.support.small_models import small_model
 
 Window = tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int]]
@@ -56,24 +58,22 @@ def pooling(shape: Conv2dShape, window: Window) -> Conv2dShape:
     return Conv2dShape(shape.batch, shape.out_height, shape.out_width, channels, channels, *window)
 
 
-def check(shape: Conv2dShape, pool: Conv2dShape, target_name: str) -> None:
+def check(rng: np.random.Generator, shape: Conv2dShape, pool: Conv2dShape, target_name: str) -> None:
     """Exactly what the two kernels give, with epilogues that read and store whatever epilogues can."""
-    target, rng = target_for(target_name), np.random.default_rng(0)
-
-    def normal(*extent: int) -> np.ndarray:
-        return rng.standard_normal(extent).astype(np.float32)
-
-    channels = shape.out_channels
-    x, weight = normal(shape.batch, shape.height, shape.width, shape.in_channels), normal(channels, 1, 1, 1)
-    weight = weight * normal(channels, shape.in_channels, *shape.kernel)
-    steps = (Step("multiply", Ref(0), Channel(normal(channels))), Step("add", Ref(1), Channel(normal(channels))))
+    target, channels = target_for(target_name), shape.out_channels
+    x, weight = normal(rng, shape.batch, shape.height, shape.width, shape.in_channels), normal(rng, channels, 1, 1, 1)
+    weight = weight * normal(rng, channels, shape.in_channels, *shape.kernel)
+    steps = (
+        Step("multiply", Ref(0), Channel(normal(rng, channels))),
+        Step("add", Ref(1), Channel(normal(rng, channels))),
+    )
     before = Program((*steps, Step("prelu", Ref(2), Scalar(0.25))), (FloatOutput(Ref(3)),))
-    border = Border(normal(pool.border_classes().count, channels))
+    border = Border(normal(rng, pool.border_classes().count, channels))
     after = Program(
         (Step("add", Ref(0), Tensor(0)), Step("multiply", Ref(1), border)),
-        (FloatOutput(Ref(2)), BitsOutput(Ref(1), Channel(normal(channels)))),
+        (FloatOutput(Ref(2)), BitsOutput(Ref(1), Channel(normal(rng, channels)))),
     )
-    residual = normal(pool.batch, pool.out_height, pool.out_width, channels)
+    residual = normal(rng, pool.batch, pool.out_height, pool.out_width, channels)
     (between,) = run(float_conv2d(shape, weight, before, target.isa), target, x)
     expected = run(max_pool2d(pool, after, target.isa), target, between, residual)
     results = run(pooled_conv2d(shape, weight, before, pool, after, target.isa), target, x, residual)
@@ -89,26 +89,28 @@ def direct(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("direct")
 @cases
-def test_pooled_conv2d(shape: Conv2dShape, window: Window, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pooled_conv2d(
+    shape: Conv2dShape, window: Window, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
     monkeypatch.setattr(module, "_TWICE", 0.5)  # several bands, though these maps are small
-    check(shape, pooling(shape, window), "x86-64-v3")
+    check(rng, shape, pooling(shape, window), "x86-64-v3")
 
 
 @pytest.mark.usefixtures("direct")
 @pytest.mark.parametrize("target_name", X86 + ARM)
-def test_instruction_sets(target_name: str) -> None:
-    check(CONV, pooling(CONV, THREE), target_name)
+def test_instruction_sets(target_name: str, rng: np.random.Generator) -> None:
+    check(rng, CONV, pooling(CONV, THREE), target_name)
 
 
 @pytest.mark.usefixtures("direct")
-def test_one_band() -> None:
-    check(CONV, pooling(CONV, CASES["5x5/1, wide border"][1]), "x86-64-v3")
+def test_one_band(rng: np.random.Generator) -> None:
+    check(rng, CONV, pooling(CONV, CASES["5x5/1, wide border"][1]), "x86-64-v3")
 
 
 @pytest.mark.parametrize("taps", range(1, MOST_TAPS + 1))
-def test_minimal_filter(taps: int) -> None:
+def test_minimal_filter(taps: int, rng: np.random.Generator) -> None:
     """As many products as inputs, and the same sums."""
-    rng, each = np.random.default_rng(0), minimal_filter(taps)
+    each = minimal_filter(taps)
     inputs, weights = rng.standard_normal(OUTPUTS + taps - 1), rng.standard_normal(taps)
     outputs = each.to_outputs @ ((each.of_taps @ weights) * (each.of_inputs @ inputs))
     assert each.products == OUTPUTS + taps - 1
@@ -127,36 +129,30 @@ FILTERED = {
 }
 
 
-def check_filtered(shape: Conv2dShape, target_name: str) -> None:
+def check_filtered(rng: np.random.Generator, shape: Conv2dShape, target_name: str) -> None:
     """Within the rounding of the direct sum, in units of the largest result."""
-    target, rng = target_for(target_name), np.random.default_rng(0)
-    x = rng.standard_normal((shape.batch, shape.height, shape.width, shape.in_channels)).astype(np.float32)
-    weight = rng.standard_normal((shape.out_channels, shape.in_channels, *shape.kernel)).astype(np.float32)
-    bias = Channel(rng.standard_normal(shape.out_channels).astype(np.float32))
+    target = target_for(target_name)
+    x = normal(rng, shape.batch, shape.height, shape.width, shape.in_channels)
+    weight = normal(rng, shape.out_channels, shape.in_channels, *shape.kernel)
+    bias = Channel(normal(rng, shape.out_channels))
     before = Program((Step("add", Ref(0), bias),), (FloatOutput(Ref(1)),))
     pool = pooling(shape, ((1, 1), (1, 1), (0, 0, 0, 0)))
     (result,) = run(pooled_conv2d(shape, weight, before, pool, STORE, target.isa), target, x)
-    top, left, bottom, right = shape.padding
-    padded = np.pad(x.astype(np.float64), ((0, 0), (top, bottom), (left, right), (0, 0)))
-    expected = np.zeros(result.shape)
-    for ky, kx in np.ndindex(*shape.kernel):
-        rows = padded[:, ky * shape.dilation[0] :: shape.strides[0], kx :: shape.strides[1]]
-        expected += rows[:, : shape.out_height, : shape.out_width] @ weight[:, :, ky, kx].T.astype(np.float64)
-    expected += bias.values
+    expected = conv2d(x, weight, shape) + bias.values
     unit = np.finfo(np.float32).eps * np.abs(expected).max()
     np.testing.assert_allclose(result, expected, rtol=0, atol=12 * unit)
 
 
 @pytest.mark.parametrize("shape", FILTERED.values(), ids=FILTERED.keys())
-def test_filtered_rows(shape: Conv2dShape, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_filtered_rows(shape: Conv2dShape, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
     monkeypatch.setattr(module, "filters_pay", lambda shape: True)
-    check_filtered(shape, "x86-64-v3")
+    check_filtered(rng, shape, "x86-64-v3")
 
 
 @pytest.mark.parametrize("target_name", X86 + ARM)
-def test_filtered_rows_on_instruction_sets(target_name: str) -> None:
+def test_filtered_rows_on_instruction_sets(target_name: str, rng: np.random.Generator) -> None:
     assert filters_pay(CONV)
-    check_filtered(CONV, target_name)
+    check_filtered(rng, CONV, target_name)
 
 
 def test_where_filters_pay() -> None:
@@ -182,13 +178,12 @@ def test_what_cannot_be_pooled() -> None:
         pooled_conv2d(shape, np.zeros((40, 3, 7, 7), np.float32), add, pool, STORE, target_for("x86-64").isa)
 
 
-RNG = np.random.default_rng(0)
 STEM = """
 c = Conv<kernel_shape = [7, 7], strides = [2, 2], pads = [3, 3, 3, 3]>(x, w)
 r = Relu(c)
 p = MaxPool<kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]>(r)
 """
-STEM_WEIGHT = {"w": RNG.standard_normal((32, 3, 7, 7))}
+STEM_WEIGHT = {"w": np.random.default_rng(0).standard_normal((32, 3, 7, 7))}
 FORCED = {"Conv:c": "sparse_float"}
 
 

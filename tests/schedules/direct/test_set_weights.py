@@ -1,4 +1,4 @@
-"""Popcount kernels with {0, 1} weights against numpy."""
+"""Popcount convolutions with {0, 1} weights against numpy."""
 
 from __future__ import annotations
 
@@ -7,35 +7,37 @@ import pytest
 
 from sbnn_tvm.algebra.domain import BIT, BinaryDomain
 from sbnn_tvm.schedules.direct.conv2d import popcount_conv2d
-from sbnn_tvm.schedules.direct.dense import popcount_dense
 from sbnn_tvm.schedules.epilogue.interpreter import evaluate
 from sbnn_tvm.schedules.epilogue.program import STORE
 from sbnn_tvm.schedules.layouts.words import pack_codes
-from tests.schedules.direct.test_codes import codes_of, integer_thresholds, pack_groups
-from tests.schedules.direct.test_conv2d import FEWER, SHAPES, TARGETS, convolve, rich_program
-from tests.support.kernel_execution import run, target_for
+from tests.support.conv2d_shapes import SHAPES
+from tests.support.epilogues import integer_thresholds, rich_program
+from tests.support.kernel_execution import TARGETS, run, target_for
+from tests.support.packing import pack_groups
+from tests.support.random_arrays import codes_and_levels
+from tests.support.reference.convolution import conv2d
 
 
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("shape", ["2 groups", "channel tails"])
-def test_convolution(shape: str, name: str) -> None:
-    check(shape, name, 0, 1)
+def test_convolution(shape: str, name: str, rng: np.random.Generator) -> None:
+    check(rng, shape, name, 0, 1)
 
 
 @pytest.mark.parametrize(
     "shape, pad_value, bits, flips",
     [("asymmetric", -1, 1, False), ("all border", 1, 1, True), ("dilated", 0, 2, True), ("3 odd groups", 3, 2, False)],
 )
-def test_paddings_and_codes(shape: str, pad_value: int, bits: int, flips: bool) -> None:
-    check(shape, "native", pad_value, bits, flips)
+def test_paddings_and_codes(shape: str, pad_value: int, bits: int, flips: bool, rng: np.random.Generator) -> None:
+    check(rng, shape, "native", pad_value, bits, flips)
 
 
-def check(shape_name: str, name: str, pad_value: int, bits: int, flips: bool = True) -> None:
-    shape, target, rng = SHAPES[shape_name], target_for(name), np.random.default_rng(3)
-    codes, x = codes_of(rng, bits, shape.batch, shape.height, shape.width, shape.in_channels)
+def check(rng: np.random.Generator, shape_name: str, name: str, pad_value: int, bits: int, flips: bool = True) -> None:
+    shape, target = SHAPES[shape_name], target_for(name)
+    codes, x = codes_and_levels(rng, bits, shape.batch, shape.height, shape.width, shape.in_channels)
     w = rng.random((shape.out_channels, shape.group_in_channels, *shape.kernel)) < 0.3
     w[0], w[-1] = False, True
-    data, sums = pack_groups(codes, bits, shape.groups, target.isa), convolve(x, w.astype(np.int64), shape, pad_value)
+    data, sums = pack_groups(codes, shape.groups, target.isa, bits), conv2d(x, w.astype(np.int64), shape, pad_value)
     threshold, expected = integer_thresholds(rng, sums, 1)
     if not flips:
         threshold.flip[:] = False
@@ -48,20 +50,6 @@ def check(shape_name: str, name: str, pad_value: int, bits: int, flips: bool = T
     references = evaluate(program, sums, tensors, target.isa, shape.border_classes())
     for output, reference in zip(run(kernel, target, data, *tensors), references, strict=True):
         np.testing.assert_array_equal(output, reference)
-
-
-@pytest.mark.parametrize("name", FEWER)
-@pytest.mark.parametrize("batch, depth, channels", [(1, 300, 100), (5, 130, 67), (17, 33, 8)])
-def test_dense(batch: int, depth: int, channels: int, name: str) -> None:
-    target, rng = target_for(name), np.random.default_rng(6)
-    codes, x = codes_of(rng, 1, batch, depth)
-    w = rng.random((channels, depth)) < 0.2
-    sums = x @ w.T.astype(np.int64)
-    threshold, expected = integer_thresholds(rng, sums, 1)
-    (words,) = run(
-        popcount_dense(batch, w, threshold, target.isa, domain=BIT), target, pack_codes(codes, 1, target.isa)
-    )
-    np.testing.assert_array_equal(words, pack_codes(expected, 1, target.isa))
 
 
 def test_other_weights_are_refused() -> None:

@@ -10,8 +10,8 @@ from sbnn_tvm.schedules.epilogue.interpreter import evaluate
 from sbnn_tvm.schedules.epilogue.program import STORE, BitsOutput, Channel, FloatOutput, Program, Ref, Step, Tensor
 from sbnn_tvm.schedules.layouts.words import pack_channels
 from tests.support.kernel_execution import ARM, X86, run, target_for
-
-RNG = np.random.default_rng(3)
+from tests.support.random_arrays import normal
+from tests.support.reference.elementwise import selected
 
 
 def shuffle(channels: int, groups: int) -> list[int]:
@@ -30,59 +30,59 @@ SELECTIONS = {
     "shuffle 60/3": Selection.concatenation((60,)).take(shuffle(60, 3)),
     "shuffled halves": Selection.concatenation((48, 48)).take(shuffle(96, 2)),
     "reversed": Selection.concatenation((65,)).take(range(64, -1, -1)),
-    "random": Selection.concatenation((70, 30)).take(RNG.integers(0, 100, 130).tolist()),
+    "random": Selection.concatenation((70, 30)).take(np.random.default_rng(3).integers(0, 100, 130).tolist()),
     "twice": Selection.concatenation((64,)).take([*range(64), *range(64)]),
     "one": Selection.concatenation((3,)).take([2]),
 }
 selections = pytest.mark.parametrize("selection", SELECTIONS.values(), ids=SELECTIONS.keys())
 
 
-def check_floats(selection: Selection, target_name: str, pixels: tuple[int, ...]) -> None:
-    target, rng = target_for(target_name), np.random.default_rng(0)
+def check_floats(rng: np.random.Generator, selection: Selection, target_name: str, pixels: tuple[int, ...]) -> None:
+    target = target_for(target_name)
     channels = len(selection.sources)
-    inputs = [rng.standard_normal((*pixels, count)).astype(np.float32) for count in selection.inputs]
-    expected = np.stack([inputs[source.input][..., source.channel] for source in selection.sources], -1)
+    inputs = [normal(rng, *pixels, count) for count in selection.inputs]
+    expected = selected(inputs, selection)
     (output,) = run(select_channels(pixels, selection, STORE, target.isa), target, *inputs)
     np.testing.assert_array_equal(output, expected)
     steps = (Step("multiply", Ref(0), Channel(rng.standard_normal(channels))), Step("add", Ref(1), Tensor(0)))
     threshold = Channel(rng.standard_normal(channels))
     program = Program(steps, (FloatOutput(Ref(2)), BitsOutput(Ref(2), threshold)))
-    residual = rng.standard_normal((*pixels, channels)).astype(np.float32)
+    residual = normal(rng, *pixels, channels)
     outputs = run(select_channels(pixels, selection, program, target.isa), target, *inputs, residual)
     for output, reference in zip(outputs, evaluate(program, expected, [residual], target.isa), strict=True):
         np.testing.assert_array_equal(output, reference)
 
 
-def check_bits(selection: Selection, target_name: str, pixels: tuple[int, ...]) -> None:
-    target, rng = target_for(target_name), np.random.default_rng(0)
+def check_bits(rng: np.random.Generator, selection: Selection, target_name: str, pixels: tuple[int, ...]) -> None:
+    target = target_for(target_name)
     inputs = [rng.random((*pixels, count)) < 0.5 for count in selection.inputs]
-    expected = np.stack([inputs[source.input][..., source.channel] for source in selection.sources], -1)
+    expected = selected(inputs, selection)
     words = [pack_channels(bits, target.isa) for bits in inputs]
     (output,) = run(select_channels_bits(pixels, selection, target.isa), target, *words)
     np.testing.assert_array_equal(output, pack_channels(expected, target.isa))
 
 
 @selections
-def test_channels(selection: Selection) -> None:
-    check_floats(selection, "x86-64-v3", (2, 3, 5))
-    check_bits(selection, "x86-64-v3", (2, 3, 5))
+def test_channels(selection: Selection, rng: np.random.Generator) -> None:
+    check_floats(rng, selection, "x86-64-v3", (2, 3, 5))
+    check_bits(rng, selection, "x86-64-v3", (2, 3, 5))
 
 
 @pytest.mark.parametrize("target_name", X86 + ARM)
 @pytest.mark.parametrize("name", ["65+100", "shuffle 128/2", "random"])
-def test_channels_on_every_target(target_name: str, name: str) -> None:
-    check_floats(SELECTIONS[name], target_name, (2, 2, 3))
-    check_bits(SELECTIONS[name], target_name, (2, 2, 3))
+def test_channels_on_every_target(target_name: str, name: str, rng: np.random.Generator) -> None:
+    check_floats(rng, SELECTIONS[name], target_name, (2, 2, 3))
+    check_bits(rng, SELECTIONS[name], target_name, (2, 2, 3))
 
 
-def test_features_without_pixels() -> None:
-    check_floats(SELECTIONS["65+100"], "x86-64-v3", (3,))
-    check_bits(SELECTIONS["65+100"], "x86-64-v3", (3,))
+def test_features_without_pixels(rng: np.random.Generator) -> None:
+    check_floats(rng, SELECTIONS["65+100"], "x86-64-v3", (3,))
+    check_bits(rng, SELECTIONS["65+100"], "x86-64-v3", (3,))
 
 
-def test_channels_on_several_threads() -> None:
-    check_floats(SELECTIONS["64+64"], "x86-64-v3", (2, 17, 16))
-    check_bits(SELECTIONS["64+64"], "x86-64-v3", (2, 70, 70))
+def test_channels_on_several_threads(rng: np.random.Generator) -> None:
+    check_floats(rng, SELECTIONS["64+64"], "x86-64-v3", (2, 17, 16))
+    check_bits(rng, SELECTIONS["64+64"], "x86-64-v3", (2, 70, 70))
 
 
 def test_a_channel_that_does_not_exist() -> None:

@@ -37,12 +37,9 @@ from sbnn_tvm.schedules.layouts.words import pack_channels, unpack_channels
 from sbnn_tvm.schedules.shapes import BorderClasses, Conv2dShape
 from sbnn_tvm.schedules.tir.llvm import link, pack
 from tests.support.kernel_execution import ARM, X86, run, target_for
+from tests.support.random_arrays import normal
 
 CHANNELS = [1, 3, 16, 17, 63, 65, 100]
-
-
-def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    return rng.standard_normal(shape).astype(np.float32)
 
 
 def rich_program(rng: np.random.Generator, channels: int, table: Border | None = None) -> Program:
@@ -76,8 +73,8 @@ def assert_same(outputs: list[np.ndarray], expected: list[np.ndarray]) -> None:
 
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("target_name", X86 + ARM)
-def test_every_kind_of_operand_and_output(target_name: str, channels: int) -> None:
-    target, rng = target_for(target_name), np.random.default_rng(channels)
+def test_every_kind_of_operand_and_output(target_name: str, channels: int, rng: np.random.Generator) -> None:
+    target = target_for(target_name)
     shape = (2, 3, 5, channels)
     program = rich_program(rng, channels)
     data, tensors = normal(rng, *shape), [normal(rng, *shape), normal(rng, 2, 3, 5, 1)]
@@ -87,8 +84,8 @@ def test_every_kind_of_operand_and_output(target_name: str, channels: int) -> No
 
 @pytest.mark.parametrize("channels", [16, 65])
 @pytest.mark.parametrize("target_name", X86 + ARM)
-def test_operands_of_samples_and_computed_thresholds(target_name: str, channels: int) -> None:
-    target, rng = target_for(target_name), np.random.default_rng(channels)
+def test_operands_of_samples_and_computed_thresholds(target_name: str, channels: int, rng: np.random.Generator) -> None:
+    target = target_for(target_name)
     shape = (3, 2, 5, channels)
     steps = (Step("subtract", Ref(0), Sample(0)), Step("multiply", Ref(1), SampleChannel(1)))
     thresholds = (Sample(0), SampleChannel(1), Tensor(2), Pixel(3))
@@ -102,8 +99,8 @@ def test_operands_of_samples_and_computed_thresholds(target_name: str, channels:
 
 
 @pytest.mark.parametrize("target_name", X86 + ARM)
-def test_rows_of_features(target_name: str) -> None:
-    target, rng = target_for(target_name), np.random.default_rng(1)
+def test_rows_of_features(target_name: str, rng: np.random.Generator) -> None:
+    target = target_for(target_name)
     program, data = rich_program(rng, 35), normal(rng, 4, 35)
     tensors = [normal(rng, 4, 35), normal(rng, 4, 1)]
     outputs = run(elementwise((4, 35), program, target.isa), target, data, *tensors)
@@ -133,9 +130,8 @@ def store_in_runs(
 
 @pytest.mark.parametrize("run_length, lanes", [(8, 8), (16, 8), (32, 8), (64, 8), (64, 16), (128, 16), (8, 4), (48, 8)])
 @pytest.mark.parametrize("isa", [isas.AVX2, isas.NEON], ids=["64-bit words", "16-bit words"])
-def test_runs_of_any_length(isa: Isa, run_length: int, lanes: int) -> None:
+def test_runs_of_any_length(isa: Isa, run_length: int, lanes: int, rng: np.random.Generator) -> None:
     target = target_for("x86-64-v3")
-    rng = np.random.default_rng(run_length)
     for channels in (17, 64, 96, 100):
         shape = (2, 3, 4, channels)
         conv = Conv2dShape(2, 3, 4, 1, channels, (3, 3), (1, 1), (1, 1, 1, 1))
@@ -167,9 +163,8 @@ def test_ties_and_special_values(target_name: str, inclusive: bool) -> None:
 
 
 @pytest.mark.parametrize("target_name", X86 + ARM)
-def test_products_are_rounded_before_they_are_added(target_name: str) -> None:
+def test_products_are_rounded_before_they_are_added(target_name: str, rng: np.random.Generator) -> None:
     target = target_for(target_name)
-    rng = np.random.default_rng(2)
     data, scale = normal(rng, 64, 64), normal(rng, 64)
     product = data * scale
     # Minus the rounded product: 0, where a fused multiply-add leaves the rounding error.
@@ -200,11 +195,11 @@ def programs(draw: st.DrawFn, channels: int) -> Program:
 
 
 @pytest.mark.parametrize("zero", [Step("subtract", Ref(0), Ref(0)), Step("multiply", Ref(0), Scalar(0.0))])
-def test_zeros_that_are_folded_divide(zero: Step) -> None:
+def test_zeros_that_are_folded_divide(zero: Step, rng: np.random.Generator) -> None:
     target = target_for("x86-64-v3")
     steps = (zero, Step("divide", Ref(0), Ref(1)), Step("divide", Ref(0), Scalar(0.0)))
     program = Program(steps, (FloatOutput(Ref(2)), FloatOutput(Ref(3))))
-    values = normal(np.random.default_rng(0), 1, 2, 3, 9)
+    values = normal(rng, 1, 2, 3, 9)
     outputs = run(elementwise(values.shape, program, target.isa), target, values)
     assert_same(outputs, evaluate(program, values, [], target.isa))
 
@@ -223,16 +218,6 @@ def test_random_programs(data: st.DataObject) -> None:
     assert_same(outputs, evaluate(program, values, tensors, target.isa))
 
 
-def test_words_hold_the_same_bytes_on_every_isa() -> None:
-    bits = np.random.default_rng(3).random((2, 3, 128)) < 0.5
-    assert pack_channels(bits, isas.AVX2).tobytes() == pack_channels(bits, isas.NEON).tobytes()
-    for isa in (isas.AVX2, isas.NEON):
-        for channels in CHANNELS:
-            words = pack_channels(bits[..., :channels], isa)
-            assert words.shape == (2, 3, isa.words(channels))
-            np.testing.assert_array_equal(unpack_channels(words, channels), bits[..., :channels])
-
-
 def test_wrong_constants_are_refused() -> None:
     program = Program((Step("add", Ref(0), Channel(np.zeros(3, np.float32))),), (FloatOutput(Ref(1)),))
     with pytest.raises(ValueError, match=r"Channel constant of an epilogue is \(3,\), not \(4,\)"):
@@ -244,7 +229,7 @@ def test_wrong_constants_are_refused() -> None:
         pack("ult", "uint64x8", 3)
 
 
-def test_store_is_a_copy() -> None:
+def test_store_is_a_copy(rng: np.random.Generator) -> None:
     target = target_for("x86-64-v3")
-    data = normal(np.random.default_rng(4), 2, 40, 33, 9)  # enough for several threads
+    data = normal(rng, 2, 40, 33, 9)  # enough for several threads
     np.testing.assert_array_equal(run(elementwise(data.shape, STORE, target.isa), target, data)[0], data)

@@ -8,21 +8,19 @@ import sys
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
-import sbnn_tvm
 from sbnn_tvm.algebra.domain import SIGN, BinaryDomain, Domain, Levels
-from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d
 from sbnn_tvm.schedules.epilogue.interpreter import evaluate
 from sbnn_tvm.schedules.epilogue.program import STORE, BitsOutput, FloatOutput, Program, Ref, Scalar, Step, Tensor
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.layouts.words import pack_codes
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.sparse_float.kernel import pixel_tile, sparse_float_conv2d, sparse_float_dense
-from tests.schedules.direct.test_conv2d import SHAPES, convolve, rich_program
+from tests.support.conv2d_shapes import SHAPES
+from tests.support.epilogues import rich_program
 from tests.support.kernel_execution import run, target_for
 from tests.support.paths import ROOT
+from tests.support.reference.convolution import conv2d
 
 MORE = {
     **SHAPES,
@@ -62,47 +60,47 @@ def data_of(
     return pack_codes(codes, domain.bits, isa), domain.values[codes]
 
 
-def check_convolution(shape: Conv2dShape, name: str, domain: Domain | None) -> None:
-    target, rng = target_for(name), np.random.default_rng(3)
+def check_convolution(rng: np.random.Generator, shape: Conv2dShape, name: str, domain: Domain | None) -> None:
+    target = target_for(name)
     w = sparse_weights(rng, (shape.out_channels, shape.group_in_channels, *shape.kernel), 0.2)
     data, x = data_of(rng, (shape.batch, shape.height, shape.width, shape.in_channels), domain, target.isa)
     (stored,) = run(sparse_float_conv2d(shape, w, STORE, target.isa, domain), target, data)
-    np.testing.assert_array_equal(stored, convolve(x, w, shape))
+    np.testing.assert_array_equal(stored, conv2d(x, w, shape))
 
 
 @pytest.mark.parametrize("name", MORE)
-def test_shapes(name: str) -> None:
-    check_convolution(MORE[name], "native", DOMAINS[list(MORE).index(name) % 2])
+def test_shapes(name: str, rng: np.random.Generator) -> None:
+    check_convolution(rng, MORE[name], "native", DOMAINS[list(MORE).index(name) % 2])
 
 
 @pytest.mark.parametrize("name", ["native", "x86-64-v3", "x86-64", "arm", "armv7"])
-def test_instruction_sets(name: str) -> None:
-    check_convolution(MORE["channel tails"], name, SIGN)
-    check_convolution(MORE["asymmetric"], name, None)
+def test_instruction_sets(name: str, rng: np.random.Generator) -> None:
+    check_convolution(rng, MORE["channel tails"], name, SIGN)
+    check_convolution(rng, MORE["asymmetric"], name, None)
 
 
 @pytest.mark.parametrize("domain", DOMAINS[2:], ids=str)
-def test_codes(domain: Domain) -> None:
-    check_convolution(MORE["3 odd groups"], "native", domain)
-    check_convolution(MORE["one output pixel"], "arm", domain)
+def test_codes(domain: Domain, rng: np.random.Generator) -> None:
+    check_convolution(rng, MORE["3 odd groups"], "native", domain)
+    check_convolution(rng, MORE["one output pixel"], "arm", domain)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["native", "x86-64-v3", "x86-64", "arm", "armv7"])
 @pytest.mark.parametrize("domain", DOMAINS, ids=str)
-def test_everything(name: str, domain: Domain | None) -> None:
+def test_everything(name: str, domain: Domain | None, rng: np.random.Generator) -> None:
     for shape in MORE.values():
-        check_convolution(shape, name, domain)
+        check_convolution(rng, shape, name, domain)
 
 
 @pytest.mark.parametrize("name", ["native", "arm"])
 @pytest.mark.parametrize("shape", ["channel tails", "one output pixel"])
-def test_epilogue(shape: str, name: str) -> None:
-    layer, target, rng = MORE[shape], target_for(name), np.random.default_rng(5)
+def test_epilogue(shape: str, name: str, rng: np.random.Generator) -> None:
+    layer, target = MORE[shape], target_for(name)
     w = sparse_weights(rng, (layer.out_channels, layer.group_in_channels, *layer.kernel), 0.1)
     data, x = data_of(rng, (layer.batch, layer.height, layer.width, layer.in_channels), SIGN, target.isa)
     program, tensors = rich_program(rng, layer)
-    sums = convolve(x, w, layer).astype(np.float32)
+    sums = conv2d(x, w, layer).astype(np.float32)
     expected = evaluate(program, sums, tensors, target.isa, layer.border_classes())
     stored = run(sparse_float_conv2d(layer, w, program, target.isa, SIGN), target, data, *tensors)
     for got, want in zip(stored, expected, strict=True):
@@ -111,8 +109,8 @@ def test_epilogue(shape: str, name: str) -> None:
 
 @pytest.mark.parametrize("domain", [None, SIGN, DOMAINS[4]], ids=str)
 @pytest.mark.parametrize(("batch", "name"), [(1, "native"), (1, "arm"), (2, "native"), (5, "arm"), (40, "native")])
-def test_dense(batch: int, name: str, domain: Domain | None) -> None:
-    target, rng = target_for(name), np.random.default_rng(batch)
+def test_dense(batch: int, name: str, domain: Domain | None, rng: np.random.Generator) -> None:
+    target = target_for(name)
     w = sparse_weights(rng, (37, 131), 0.1)
     data, x = data_of(rng, (batch, 131), domain, target.isa)
     tensor = (rng.integers(-8, 9, (batch, 37)) / 8).astype(np.float32)
@@ -156,49 +154,9 @@ def test_wrong_weights() -> None:
 
 def test_two_threads() -> None:
     script = (
-        "import tests.schedules.sparse_float.test_kernel as tests;"
-        "tests.check_convolution(tests.MORE['several tiles'], 'native', tests.SIGN);"
-        "tests.check_convolution(tests.Conv2dShape(2, 20, 9, 30, 60, (3, 3), groups=15), 'x86-64-v3', None)"
+        "import numpy as np; rng = np.random.default_rng(3); import tests.schedules.sparse_float.test_kernel as tests;"
+        "tests.check_convolution(rng, tests.MORE['several tiles'], 'native', tests.SIGN);"
+        "tests.check_convolution(rng, tests.Conv2dShape(2, 20, 9, 30, 60, (3, 3), groups=15), 'x86-64-v3', None)"
     )
     environment = {**os.environ, "TVM_NUM_THREADS": "2"}
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, cwd=ROOT)
-
-
-def sparse_(layer: nn.Module, density: float) -> nn.Module:
-    with torch.no_grad():
-        layer.weight.mul_(torch.rand_like(layer.weight) < density)
-    return layer
-
-
-class WithResidual(nn.Module):
-    """A binary convolution, and a float one of few weights on the same bits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.binarize, self.signs = Binarize(), BinaryConv2d(24, 40, 3, padding=1)
-        self.rest = sparse_(nn.Conv2d(24, 40, 3, padding=1, bias=False), 0.02)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.binarize(x)
-        return self.signs(x) + self.rest(x)
-
-
-def test_compiled_network() -> None:
-    torch.manual_seed(0)
-    body = [WithResidual(), nn.BatchNorm2d(40), Binarize(), BinaryConv2d(40, 40, 3), nn.BatchNorm2d(40), nn.ReLU()]
-    head = [sparse_(nn.Conv2d(40, 40, 3, groups=2), 0.02), nn.Flatten(), nn.Linear(40 * 9, 10)]
-    model = nn.Sequential(nn.Conv2d(3, 24, 3), *body, *head).eval()
-    for batch in (1, 2):
-        module = sbnn_tvm.compile(model, input_shape=(batch, 3, 9, 9))
-        assert module.verify().passed
-        layers = {layer.name: layer for layer in module.report.layers}
-        rest, grouped = layers["1.rest"], layers["7"]
-        assert rest.kernel.startswith("sparse_float_conv2d") and rest.activations == 1
-        assert grouped.kernel.startswith("sparse_float_conv2d") and grouped.activations == 32
-        share = np.count_nonzero(model[1].rest.weight.detach().numpy()) / model[1].rest.weight.numel()
-        assert rest.weights == f"float32, {share:.2%} not 0"
-        assert rest.macs == batch * 49 * np.count_nonzero(model[1].rest.weight.detach().numpy())
-    dense = sbnn_tvm.compile(model, input_shape=(1, 3, 9, 9), kernels={"1.rest": "float", "9": "sparse_float"})
-    kernels = {layer.name: layer.kernel for layer in dense.report.layers}
-    assert kernels["1.rest"].startswith("float_conv2d") and kernels["9"].startswith("sparse_float")
-    assert dense.verify().passed

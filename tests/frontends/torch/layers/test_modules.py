@@ -1,123 +1,28 @@
-"""Binary layers in torch: values, gradients against their formulas, conversion, models, and that training works."""
+"""Binary convolutions and linear layers: values, gradients, arguments, state."""
 
 from __future__ import annotations
-
-import math
-from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from sbnn_tvm.algebra.domain import BIT, BinaryDomain
 from sbnn_tvm.frontends import torch as sbnn
 from sbnn_tvm.frontends.torch import (
-    FIRST,
-    LAST,
     Binarize,
-    BinaryConfig,
     BinaryConv2d,
     BinaryLinear,
     ScaledSigns,
     Signs,
     TwoValues,
-    binarize_,
 )
+from tests.support.reference.estimators import SLOPES
 
 DOMAINS = [Signs(), ScaledSigns(), ScaledSigns(learned=True), TwoValues(), TwoValues("channel"), TwoValues(init="unit")]
 
 
-@pytest.fixture(autouse=True)
-def _seed_and_one_thread() -> Iterator[None]:
-    """One thread: more of them wait for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-
-
 def signs_like(*shape: int) -> torch.Tensor:
     return torch.randint(0, 2, shape).float() * 2 - 1
-
-
-# Binarize and the estimators
-
-
-def test_binarize_is_strict_and_sends_nan_to_lo() -> None:
-    x = torch.tensor([-1.0, -0.0, 0.0, 1e-45, 2.0, math.nan])
-    assert Binarize()(x).tolist() == [-1, -1, -1, 1, 1, -1]
-    assert Binarize(threshold=2.0, domain=BIT)(x).tolist() == [0] * 6
-
-
-@pytest.mark.parametrize(("shape", "axis"), [((2, 3), 1), ((2, 3, 4, 5), 1), ((2, 4, 3), -1)])
-def test_binarize_per_channel(shape: tuple[int, ...], axis: int) -> None:
-    layer = Binarize(3, learned=True, domain=BinaryDomain(-0.5, 2.0), channel_axis=axis)
-    with torch.no_grad():
-        layer.threshold.copy_(torch.tensor([-1.0, 0.0, 1.0]))
-    x = torch.randint(-2, 3, shape).float()
-    column = layer.threshold.detach().reshape([3 if i == axis % len(shape) else 1 for i in range(len(shape))])
-    assert torch.equal(layer(x), torch.where(x > column, 2.0, -0.5))
-
-
-def test_binarize_names_a_wrong_channel_count() -> None:
-    with pytest.raises(ValueError, match=r"3 thresholds along axis 1, but its input has shape \[2, 4\]"):
-        Binarize(3)(torch.zeros(2, 4))
-    with pytest.raises(ValueError, match=r"has shape \[3\]"):
-        Binarize(3)(torch.zeros(3))
-
-
-SLOPES = {
-    "identity": lambda u: torch.ones_like(u),
-    "clip": lambda u: (u.abs() <= 1).float(),
-    "polynomial": lambda u: torch.where(u.abs() < 1, 2 - 2 * u.abs(), 0),
-    "ede": lambda u: 10 * 0.1 * (1 - torch.tanh(0.1 * u) ** 2),
-}
-
-
-@pytest.mark.parametrize("name", SLOPES)
-def test_gradients_of_binarize(name: str) -> None:
-    layer = Binarize(3, 0.25, learned=True, domain=BinaryDomain(-1.0, 2.0), estimator=name)
-    x = torch.linspace(-2, 2, 24).reshape(2, 3, 4).requires_grad_()
-    grad = torch.randn(2, 3, 4)
-    layer(x).backward(grad)
-    expected = grad * 1.5 * SLOPES[name](x.detach() - 0.25)
-    torch.testing.assert_close(x.grad, expected)
-    torch.testing.assert_close(layer.threshold.grad, -expected.sum((0, 2)))
-
-
-def test_one_learned_threshold() -> None:
-    layer = Binarize(learned=True, estimator="identity")
-    layer(torch.randn(2, 3)).sum().backward()
-    assert layer.threshold.grad.item() == -6
-
-
-def test_polynomial_is_the_derivative_of_bi_reals_approximation() -> None:
-    u = torch.linspace(-1.5, 1.5, 301, dtype=torch.float64).requires_grad_()
-    approximation = torch.where(u < 0, 2 * u + u**2, 2 * u - u**2)
-    approximation = torch.where(u.abs() < 1, approximation, u.sign().detach())
-    approximation.sum().backward()
-    torch.testing.assert_close(sbnn.Polynomial().slope(u.detach()), u.grad)
-
-
-def test_ede_sharpens_with_progress() -> None:
-    model = nn.Sequential(Binarize(estimator="ede"), BinaryLinear(2, 2, estimator="ede"))
-    u = torch.tensor([0.0, 0.5])
-    before = model[0].estimator.slope(u)
-    sbnn.set_progress(model, 1.0)
-    after = model[0].estimator.slope(u)
-    torch.testing.assert_close(before, 1 - torch.tanh(0.1 * u) ** 2)
-    torch.testing.assert_close(after, 10 * (1 - torch.tanh(10 * u) ** 2))
-    assert model[1].estimator.progress == 1.0
-
-
-def test_an_unknown_estimator_is_named() -> None:
-    with pytest.raises(ValueError, match="unknown estimator 'tanh'; pass identity, clip, polynomial, ede"):
-        Binarize(estimator="tanh")
-
-
-# layers
 
 
 @pytest.mark.parametrize("domain", DOMAINS, ids=str)
@@ -239,135 +144,6 @@ def test_state_round_trips() -> None:
     other.load_state_dict(one.state_dict())
     x = torch.randn(1, 4, 5, 5)
     assert torch.equal(one(x), other(x))
-
-
-# conversion of float models
-
-
-def float_model() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1),
-        nn.Sequential(nn.Conv2d(8, 8, 3, padding="same", groups=2), nn.BatchNorm2d(8)),
-        nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"),
-        nn.ConvTranspose2d(8, 8, 2, 2),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(32, 16),
-        nn.Linear(16, 10),
-    )
-
-
-def test_binarize_keeps_weights_and_reports() -> None:
-    model = float_model()
-    latent, bias = model[1][0].weight, model[1][0].bias
-    report = binarize_(model, BinaryConfig(learn_threshold=True))
-    assert [note.name for note in report.converted] == ["1.0", "6"]
-    assert isinstance(model[1][0], BinaryConv2d) and isinstance(model[6], BinaryLinear)
-    assert model[1][0].weight is latent and model[1][0].bias is bias
-    assert model[1][0].binarize.threshold.shape == (8,) and model[6].binarize.threshold.shape == (32,)
-    reasons = {note.name: note.reason for note in report.kept}
-    assert reasons["0"] == "skipped, the first linear layer" and reasons["7"] == "skipped, the last linear layer"
-    assert "padding_mode='reflect'" in reasons["2"] and "ConvTranspose2d has no binary form" in reasons["3"]
-    assert "1.0" in str(report) and "ConvTranspose2d stays float" in str(report)
-    model(torch.randn(1, 3, 8, 8)).sum().backward()
-    assert latent.grad is not None
-
-
-def test_a_converted_layer_computes_what_it_should() -> None:
-    layer = nn.Conv2d(4, 5, 3, 2, padding=1)
-    model = nn.Sequential(layer)
-    binarize_(model, skip=())
-    x = torch.randn(2, 4, 7, 7)
-    scale = layer.weight.abs().mean((1, 2, 3), keepdim=True)
-    weight = torch.where(layer.weight > 0, scale, -scale)
-    expected = functional.conv2d(torch.where(x > 0, 1.0, -1.0), weight, layer.bias, 2, 1)
-    torch.testing.assert_close(model(x), expected)
-
-
-@pytest.mark.parametrize(
-    ("skip", "converted"),
-    [
-        ((), ["0", "1.0", "6", "7"]),
-        ((FIRST,), ["1.0", "6", "7"]),
-        ((FIRST, LAST, "1.*"), ["6"]),
-        (lambda name, module: isinstance(module, nn.Linear), ["0", "1.0"]),
-    ],
-)
-def test_skip(skip, converted: list[str]) -> None:
-    assert [note.name for note in binarize_(float_model(), skip=skip).converted] == converted
-
-
-def test_layers_that_cannot_be_replaced_are_reported() -> None:
-    class Own(nn.Linear):
-        pass
-
-    hooked = nn.Linear(4, 4)
-    hooked.register_forward_hook(lambda *_: None)
-    normed = torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
-    report = binarize_(nn.Sequential(Own(4, 4), hooked, normed, nn.LSTM(4, 4), nn.LazyLinear(4)), skip=())
-    assert not report.converted
-    for note, reason in zip(report.kept, ("subclass", "hooks", "subclass", "LSTM", "subclass"), strict=True):
-        assert reason in note.reason
-
-
-def test_a_shared_layer_stays_shared() -> None:
-    layer = nn.Linear(4, 4)
-    model = nn.Sequential(layer, nn.ReLU(), layer)
-    report = binarize_(model, skip=())
-    assert model[0] is model[2] and isinstance(model[0], BinaryLinear) and len(report.converted) == 1
-
-
-def test_conversion_errors() -> None:
-    with pytest.raises(ValueError, match=r"skip='heads' fits no linear layer of the model; they are 0, 1"):
-        binarize_(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), skip=("heads",))
-    with pytest.raises(ValueError, match="collection of names"):
-        binarize_(nn.Sequential(nn.Linear(2, 2)), skip="0")
-    with pytest.raises(ValueError, match="the model itself is a Linear"):
-        binarize_(nn.Linear(2, 2), skip=())
-
-
-def test_conversion_keeps_device_type_and_mode() -> None:
-    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)).double().eval()
-    binarize_(model, BinaryConfig(weights=TwoValues("channel"), learn_threshold=True, activations=BinaryDomain(0, 1)))
-    assert model(torch.randn(2, 3, dtype=torch.float64)).dtype == torch.float64
-    assert not any(module.training for module in model.modules())
-
-
-# models
-
-
-def test_resnet18_is_bi_real_18() -> None:
-    with torch.device("meta"):
-        model = sbnn.resnet18()
-    layers = [module for module in model.modules() if isinstance(module, BinaryConv2d)]
-    assert len(layers) == 16
-    assert sum(layer.weight.numel() for layer in layers) == 10_985_472
-    assert model(torch.empty(1, 3, 224, 224, device="meta")).shape == (1, 1000)
-
-
-@pytest.mark.parametrize("size", [7, 8, 13])
-def test_resnet_of_any_size(size: int) -> None:
-    model = sbnn.resnet(5, in_channels=1, image_size=size, widths=(4, 8, 8), blocks=(1, 2, 1), prelu=True)
-    assert model.example_input_array.shape == (1, 1, size, size)
-    assert model(torch.randn(2, 1, size, size)).shape == (2, 5)
-
-
-def test_vgg_of_any_size() -> None:
-    model = sbnn.vgg_small(7, image_size=9, stages=((4,), (8, 8)), hidden=(16,), learn_threshold=True)
-    assert sum(isinstance(module, BinaryConv2d | BinaryLinear) for module in model.modules()) == 3
-    assert model(torch.randn(2, 3, 9, 9)).shape == (2, 7)
-
-
-def test_model_errors() -> None:
-    with pytest.raises(ValueError, match="image_size=4 cannot be halved 3 times"):
-        sbnn.vgg_small(image_size=4)
-    with pytest.raises(ValueError, match="one number a stage, but got 4 and 2"):
-        sbnn.resnet(blocks=(1, 1))
-    with pytest.raises(ValueError, match="'small' or 'imagenet', but got 'big'"):
-        sbnn.resnet(stem="big")  # type: ignore[arg-type]
-
-
-# training
 
 
 def test_training_on_digits() -> None:

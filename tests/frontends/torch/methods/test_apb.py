@@ -40,7 +40,6 @@ def values_of(layer, share: float = 0.05):
 
 @pytest.mark.parametrize("interval", INTERVALS)
 def test_gradients_are_those_of_the_paper(interval):
-    torch.manual_seed(0)
     weight = torch.randn(6, 5, 3, 3, requires_grad=True)
     with torch.no_grad():
         weight.view(-1)[:3] = torch.tensor([0.0, -0.0, 1e-12])
@@ -61,7 +60,6 @@ def test_gradients_are_those_of_the_paper(interval):
 
 
 def test_a_layer_has_the_weight_gradient_of_a_plain_one():
-    torch.manual_seed(0)
     layer, x = BinaryConv2d(4, 6, 3, padding=1, domain=APB()), torch.randn(2, 4, 7, 7, requires_grad=True)
     values = values_of(layer)
     w = (values.alpha * torch.where(layer.weight > 0, 1.0, -1.0) + values.residual(layer.weight)).detach()
@@ -74,7 +72,6 @@ def test_a_layer_has_the_weight_gradient_of_a_plain_one():
 
 @pytest.mark.parametrize("interval", INTERVALS)
 def test_decomposition(interval):
-    torch.manual_seed(1)
     for scale in (1.0, 0.037, 3e-4):
         weight = torch.randn(64, 300) * scale
         values = APB(interval).build(weight)
@@ -98,7 +95,6 @@ def test_decomposition(interval):
 
 
 def test_initial_values_and_zeros():
-    torch.manual_seed(0)
     weight = torch.randn(20, 30)
     weight[0, :5] = 0
     values = APB().build(weight)
@@ -119,7 +115,6 @@ def test_alpha_and_delta_stay_positive():
 
 
 def test_freezing():
-    torch.manual_seed(0)
     model = nn.Sequential(BinaryConv2d(4, 8, 3, domain=APB()), nn.Flatten(), BinaryLinear(32, 5, domain=APB()))
     for layer in (model[0], model[2]):
         values_of(layer)
@@ -159,7 +154,6 @@ def test_wrong_interval():
 
 def network(activations) -> nn.Sequential:
     """Two APB layers, converted from float ones, with some float weights each."""
-    torch.manual_seed(0)
     body = [nn.Conv2d(16, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24), nn.Conv2d(24, 32, 3, 2, bias=False)]
     model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), *body, nn.Flatten(), nn.Linear(128, 40))
     model.append(nn.BatchNorm1d(40)).append(nn.Linear(40, 10))
@@ -198,7 +192,6 @@ def test_torch_is_onnxruntime_is_compiled(bits):
 
 
 def test_file_holds_the_decomposition_and_no_more_than_the_formula():
-    torch.manual_seed(0)
     layer = BinaryConv2d(64, 128, 3, padding=1, domain=APB())
     values = values_of(layer, 0.01)
     model = nn.Sequential(Binarize(), layer).eval()
@@ -235,7 +228,6 @@ def _returning(proto, name):
 
 
 def test_without_floats_it_is_a_binary_layer():
-    torch.manual_seed(0)
     layer = BinaryLinear(64, 32, domain=APB())
     with torch.no_grad():
         layer.values.delta.fill_(100.0)

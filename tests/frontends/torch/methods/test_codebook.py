@@ -12,7 +12,7 @@ from sbnn_tvm.frontends.torch.methods.codebook import reused_operations
 
 
 def layer_of(t: int = 4, every: int = 25) -> BinaryConv2d:
-    torch.manual_seed(0)
+    torch.manual_seed(0)  # the same layer at each call
     return BinaryConv2d(128, 128, 3, padding=1, domain=SubBit(t, every))
 
 

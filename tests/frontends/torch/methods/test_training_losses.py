@@ -16,7 +16,6 @@ from sbnn_tvm.frontends.torch.methods.regularisers import KurtosisPenalty, Recon
 
 
 def test_kurtosis_of_known_distributions() -> None:
-    torch.manual_seed(0)
     assert kurtosis(torch.randn(200_000)) == pytest.approx(3, abs=0.1)
     assert kurtosis(torch.rand(200_000) + 7) == pytest.approx(1.8, abs=0.01)
     assert kurtosis(torch.tensor([-2.0, 2.0, 2.0, -2.0])) == pytest.approx(1)
@@ -24,7 +23,6 @@ def test_kurtosis_of_known_distributions() -> None:
 
 
 def test_kurtosis_penalty_makes_weights_uniform() -> None:
-    torch.manual_seed(0)
     model = nn.Sequential(BinaryConv2d(8, 16, 3), BinaryLinear(30, 40))
     with torch.no_grad():
         for layer in model:
@@ -47,7 +45,6 @@ def test_kurtosis_penalty_makes_weights_uniform() -> None:
 
 
 def test_gradients_of_the_reconstruction() -> None:
-    torch.manual_seed(0)
     layer = BinaryConv2d(3, 4, 3, domain=ScaledSigns(learned=True))
     ReconstructionPenalty(layer, weight=0.1)().backward()
     weight, scale = layer.weight.detach(), layer.values.tau.detach()
@@ -63,7 +60,6 @@ def test_gradients_of_the_reconstruction() -> None:
 
 
 def twins() -> tuple[nn.Sequential, nn.Sequential]:
-    torch.manual_seed(0)
     student = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.Sequential(Binarize(), BinaryConv2d(4, 6, 3), nn.BatchNorm2d(6)), nn.Flatten()
     )
@@ -116,7 +112,6 @@ def test_twins_must_fit() -> None:
 
 
 def test_info_nce() -> None:
-    torch.manual_seed(0)
     queries, keys, others = torch.randn(3, 5), torch.randn(3, 5), torch.randn(4, 5)
     pool = functional.normalize(torch.cat([keys, others]), dim=1)
     total = 0.0

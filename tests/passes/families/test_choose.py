@@ -21,8 +21,8 @@ from sbnn_tvm.schedules.direct.tiles import Tile
 from sbnn_tvm.schedules.isa import AVX2, AVX512_VPOPCNTDQ, NEON, Isa
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.windows.template import WindowTile
-from tests.sbnn_tvm.cli.test_app import run as run_cli
 from tests.support import foreign_models
+from tests.support.command_line import run as run_cli
 from tests.support.small_models import small_model
 
 
@@ -86,12 +86,12 @@ def test_patterns_take_what_is_possible_and_the_last_counts(model):
     assert set(families_.values()) <= {"float_conv2d"}
 
 
-def test_impossible_families():
-    weight = np.random.default_rng(0).choice(np.float32([-1, 1]), (8, 8, 3, 3))
+def test_impossible_families(rng):
+    weight = rng.choice(np.float32([-1, 1]), (8, 8, 3, 3))
     model = small_model(
         "s = Conv(x, f)\ng = Greater(s, t)\nb = Where(g, one, minus)\ny = Conv<pads=[1, 1, 1, 1]>(b, w)",
         {"x": (1, 8, 6, 6)},
-        {"t": 0.0, "one": 1.0, "minus": -1.0, "w": weight, "f": np.random.default_rng(1).normal(size=(8, 8, 1, 1))},
+        {"t": 0.0, "one": 1.0, "minus": -1.0, "w": weight, "f": rng.normal(size=(8, 8, 1, 1))},
     )
     with pytest.raises(CompileError, match=r"'Conv:s' \(conv2d\) cannot be .* 'popcount'; possible there: float\b"):
         explain(model, kernels={"Conv:s": "popcount"})

@@ -4,9 +4,7 @@ import time
 
 import pytest
 
-import sbnn_tvm
 from sbnn_tvm.profiling.timing import Timing, interleave
-from tests.support import foreign_models
 
 
 def test_timing_of_calls():
@@ -34,17 +32,3 @@ def test_an_error_of_a_function_is_not_hidden():
 
     with pytest.raises(RuntimeError, match="no"):
         interleave({"fail": fail}, seconds=0.01)
-
-
-def test_the_profile_names_every_layer_and_its_limit():
-    module = sbnn_tvm.compile(foreign_models.vgg(channels=32, size=8, hidden=32))
-    times = module.profile(seconds=0.001)
-    kernels = {layer.name: layer for layer in module.report.layers}
-    assert set(kernels) <= {time.layer for time in times}
-    for time_ in times:
-        assert time_.seconds > 0 and time_.share > 0 and time_.bytes > 0
-        layer = kernels.get(time_.layer)
-        if layer is not None and layer.macs and time_.kernel == layer.kernel:
-            assert (time_.macs, time_.limit) == (layer.macs, "popcount" if layer.binary else "float32")
-        elif time_.macs == 0:
-            assert time_.limit == "loads, L2"

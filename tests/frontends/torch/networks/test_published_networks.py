@@ -39,7 +39,6 @@ NETWORKS = {
 
 def random_network(name: str) -> nn.Module:
     """With statistics, thresholds and knees that are not the initial ones."""
-    torch.manual_seed(0)
     model = NETWORKS[name]()
     with torch.no_grad():
         model.train()(torch.randn(4, *model.example_input_array.shape[1:]))

@@ -1,0 +1,125 @@
+"""Maximum and average poolings of floats, bits and codes against numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sbnn_tvm.schedules import isa as isas
+from sbnn_tvm.schedules.epilogue.interpreter import evaluate
+from sbnn_tvm.schedules.epilogue.program import STORE
+from sbnn_tvm.schedules.layouts.words import pack_channels, pack_codes
+from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.windows.pooling import avg_pool2d, global_avg_pool2d, max_pool2d, max_pool2d_bits
+from tests.support.epilogues import border_program
+from tests.support.kernel_execution import ARM, X86, run, target_for
+from tests.support.random_arrays import normal, random_bits
+from tests.support.reference.windows import mean, windows
+from tests.support.window_shapes import SHAPES, image
+
+grid = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+targets = pytest.mark.parametrize("target_name", X86 + ARM)
+
+
+def check_mean(output: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(output, expected, rtol=1e-6, atol=1e-6)
+
+
+@grid
+def test_max_pool2d(shape: Conv2dShape, rng: np.random.Generator) -> None:
+    target, x = target_for("x86-64-v3"), image(rng, shape)
+    expected = windows(x, shape, -np.inf).max(0)
+    np.testing.assert_array_equal(run(max_pool2d(shape, STORE, target.isa), target, x)[0], expected)
+    residual = normal(rng, *expected.shape)
+    program = border_program(rng, shape)
+    outputs = run(max_pool2d(shape, program, target.isa), target, x, residual)
+    references = evaluate(program, expected, [residual], target.isa, shape.border_classes())
+    for output, reference in zip(outputs, references, strict=True):
+        np.testing.assert_array_equal(output, reference)
+
+
+@grid
+def test_avg_pool2d(shape: Conv2dShape, rng: np.random.Generator) -> None:
+    target, x = target_for("x86-64-v3"), image(rng, shape)
+    for include, counted in ((False, (0, 0, 0, 0)), (True, shape.padding)):
+        (output,) = run(avg_pool2d(shape, STORE, target.isa, include), target, x)
+        check_mean(output, mean(x, shape, counted))
+
+
+@targets
+@pytest.mark.parametrize("channels", [3, 24, 65])
+def test_poolings_on_every_target(target_name: str, channels: int, rng: np.random.Generator) -> None:
+    target = target_for(target_name)
+    shape = Conv2dShape(2, 6, 19, channels, channels, (3, 3), (1, 2), (1, 1, 1, 1))
+    x = np.round(image(rng, shape) * 4)
+    (maxima,) = run(max_pool2d(shape, STORE, target.isa), target, x)
+    np.testing.assert_array_equal(maxima, windows(x, shape, -np.inf).max(0))
+    (means,) = run(avg_pool2d(shape, STORE, target.isa), target, x)
+    check_mean(means, mean(x, shape, (0, 0, 0, 0)))
+
+
+def test_windows_that_ceil_mode_lets_hang_over(rng: np.random.Generator) -> None:
+    target = target_for("x86-64-v3")
+    # 3x3 at stride 2 with padding 1 over 6 pixels: ceil_mode adds a window that ends behind the padding.
+    shape = Conv2dShape(1, 6, 6, 4, 4, (3, 3), (2, 2), (1, 1, 2, 2))
+    x = image(rng, shape)
+    (output,) = run(avg_pool2d(shape, STORE, target.isa, count_include_pad=(1, 1, 1, 1)), target, x)
+    check_mean(output, mean(x, shape, (1, 1, 1, 1)))
+
+
+@targets
+@pytest.mark.parametrize("shape", [(1, 7, 7, 512), (2, 3, 5, 100), (1, 1, 1, 3)], ids=str)
+def test_global_avg_pool2d(target_name: str, shape: tuple[int, int, int, int], rng: np.random.Generator) -> None:
+    target, x = target_for(target_name), normal(rng, *shape)
+    (output,) = run(global_avg_pool2d(shape, STORE, target.isa), target, x)
+    check_mean(output, x.mean((1, 2), keepdims=True, dtype=np.float64))
+
+
+def check_maxima(rng: np.random.Generator, shape: Conv2dShape, target_name: str) -> None:
+    target = target_for(target_name)
+    bits = random_bits(rng, shape.batch, shape.height, shape.width, shape.in_channels)
+    words = pack_channels(bits, target.isa)
+    (maxima,) = run(max_pool2d_bits(shape, target.isa), target, words)
+    largest = windows(bits, shape, False).any(0)
+    np.testing.assert_array_equal(maxima, pack_channels(largest, target.isa))
+    minima = random_bits(rng, shape.in_channels)
+    (extremes,) = run(max_pool2d_bits(shape, target.isa, minima), target, words)
+    expected = np.where(minima, windows(bits, shape, True).all(0), largest)
+    np.testing.assert_array_equal(extremes, pack_channels(expected, target.isa))
+
+
+@grid
+def test_maxima(shape: Conv2dShape, rng: np.random.Generator) -> None:
+    check_maxima(rng, shape, "x86-64-v3")
+
+
+@targets
+@pytest.mark.parametrize("channels", [17, 128])
+def test_maxima_on_every_target(target_name: str, channels: int, rng: np.random.Generator) -> None:
+    check_maxima(rng, Conv2dShape(2, 7, 9, channels, channels, (3, 3), (2, 1), (1, 1, 1, 1)), target_name)
+
+
+def test_maxima_of_many_rows(rng: np.random.Generator) -> None:
+    check_maxima(rng, Conv2dShape(2, 60, 60, 300, 300, (3, 3), (1, 1), (1, 1, 1, 1)), "x86-64-v3")
+
+
+@targets
+@pytest.mark.parametrize("bits", [2, 3])
+def test_maxima_and_minima_of_codes(target_name: str, bits: int, rng: np.random.Generator) -> None:
+    target = target_for(target_name)
+    for shape in (SHAPES["several threads"], Conv2dShape(2, 7, 9, 17, 17, (3, 2), (2, 1), (1, 0, 1, 1), (1, 2))):
+        extent = (shape.batch, shape.height, shape.width, shape.in_channels)
+        codes = rng.integers(0, 1 << bits, extent)
+        minima = random_bits(rng, shape.in_channels)
+        (largest,) = run(max_pool2d_bits(shape, target.isa, bits=bits), target, pack_codes(codes, bits, target.isa))
+        expected = windows(codes, shape, 0).max(0)
+        np.testing.assert_array_equal(largest, pack_codes(expected, bits, target.isa))
+        packed = pack_codes(codes, bits, target.isa)
+        (extremes,) = run(max_pool2d_bits(shape, target.isa, minima, bits), target, packed)
+        expected = np.where(minima, windows(codes, shape, (1 << bits) - 1).min(0), expected)
+        np.testing.assert_array_equal(extremes, pack_codes(expected, bits, target.isa))
+
+
+def test_a_window_outside_of_its_input_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"window of \(2, 2\) with padding \(2, 0, 0, 0\) lies outside the 4x4 input"):
+        max_pool2d(Conv2dShape(1, 4, 4, 8, 8, (2, 2), (1, 1), (2, 0, 0, 0)), STORE, isas.AVX2)
