@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .compiler import compile
     from .errors import SbnnError
     from .module import CompiledModule
+    from .options import CompileOptions
     from .runtime.loading import LoadedModule, load
     from .tuning.tuner import tune
 
@@ -32,6 +33,7 @@ if __name__ == "sbnn_tvm" and all(
 
 __all__ = [
     "BinaryDomain",
+    "CompileOptions",
     "CompiledModule",
     "LoadedModule",
     "SbnnError",
@@ -44,6 +46,7 @@ __all__ = [
 
 _HOMES = {
     "BinaryDomain": "sbnn_tvm.algebra.domain",
+    "CompileOptions": "sbnn_tvm.options",
     "CompiledModule": "sbnn_tvm.module",
     "LoadedModule": "sbnn_tvm.runtime.loading",
     "SbnnError": "sbnn_tvm.errors",

@@ -31,7 +31,7 @@ from sbnn_tvm.passes.layers.kinds import (
     WindowSum,
 )
 from sbnn_tvm.passes.lowering.lower import Lowered, LoweredLayer, UnscheduledOperator
-from sbnn_tvm.passes.pipeline import Options
+from sbnn_tvm.passes.phases.resolve_signs import SignZero
 from sbnn_tvm.passes.relax.weights import BinaryWeight
 from sbnn_tvm.schedules.coded.expansion import Expansion
 from sbnn_tvm.schedules.epilogue.program import Channel, Ref, Scalar
@@ -48,16 +48,14 @@ _KINDS: dict[type[Layer], str] = {
 }  # fmt: skip
 
 
-def describe(lowered: Lowered, imported: Imported, model: str, target: str, options: Options) -> Report:
+def describe(lowered: Lowered, imported: Imported, model: str, target: str, sign_zero: SignZero) -> Report:
     """The report of a compilation."""
     layers = tuple(_entry(entry, imported) for entry in lowered.entries)
     notes = []
     signs = [node.name or node.output[0] for node in imported.model.graph.node if node.op_type == "Sign"]
-    if signs and options.sign_zero != "exact":
-        value = "+1" if options.sign_zero == "positive" else "-1"
-        notes.append(
-            f"Sign gives {value} instead of 0 at 0, as sign_zero={options.sign_zero!r} allows: {', '.join(signs)}"
-        )
+    if signs and sign_zero != "exact":
+        value = "+1" if sign_zero == "positive" else "-1"
+        notes.append(f"Sign gives {value} instead of 0 at 0, as sign_zero={sign_zero!r} allows: {', '.join(signs)}")
     return Report(model, target, layers, tuple(notes))
 
 

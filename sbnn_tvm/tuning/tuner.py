@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from tvm.support.popen_pool import PopenWorker
 
 from sbnn_tvm.passes.families.choose import Candidate, Decisions
-from sbnn_tvm.passes.phases.resolve_signs import SignZero
 from sbnn_tvm.passes.pipeline import to_kernels
 
 from ..compiler import LoweredModel, lower_model
 from ..deploy.targets import CpuTarget
 from ..errors import TuningError
+from ..options import CompileOptions, ModelKeywords, options_of
 from ..tuning_database.database import Database, Machine, NetworkRecord, Record
 from ..tuning_database.lookup import Tuning, choices_key
 from ..tuning_database.tasks import Task, tasks_of
@@ -31,6 +31,8 @@ from .runners import MeasurementError, Runner, in_process, runner_named
 from .search import Search
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from ..compiler import Model, TargetLike
 
 SEARCH_SECONDS, CONFIRM_SECONDS = 0.06, 0.2
@@ -145,40 +147,42 @@ class Progress:
 def tune(
     model: Model,
     target: TargetLike = "native",
+    options: CompileOptions | None = None,
     *,
     database: str | os.PathLike[str] = "tuning.jsonl",
     trials: int | None = None,
     time_budget: float | None = None,
     runner: str | Runner = "local",
     threads: int = 1,
-    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
-    sign_zero: SignZero = "exact",
-    name: str | None = None,
     progress: Callable[[Progress], None] | None = None,
+    **keywords: Unpack[ModelKeywords],
 ) -> TuningResult:
     """Find the fastest kernels for a model's layers by measuring them.
 
-    Every measurement is in the database when it is done: the run may be stopped at any moment, and the next one goes on
-    where it was. Several may share a database.
+    Every measurement is written to the database at once. So the run may be stopped at any moment, and the next one
+    continues where it stopped. Several runs may share a database.
 
     Args:
-        model: As of ``compile``, like ``target``, ``input_shape``, ``sign_zero`` and ``name``.
-        target: What to tune for.
+        model: Same as in ``compile``.
+        target: What to tune for; same as in ``compile``.
+        options: Same as in ``compile``, but only ``input_shape``, ``sign_zero`` and ``name`` are read.
         database: The file; ``compile(..., tuning=database)`` uses it.
-        trials: The most measurements to make; by default as many as seem worth it.
-        time_budget: The most seconds to take, about; likewise.
+        trials: Largest number of measurements. The default is as many as promise a gain.
+        time_budget: Time to stop after, in seconds, approximately. The default is no limit.
         runner: Where to measure: ``"local"``, ``"rpc://host:port/key"`` for all servers that an RPC tracker has under a
             key, ``"estimated"`` (counts of instructions, for ARM without hardware), or a Runner.
-        threads: That share the work of a layer.
-        input_shape, sign_zero, name: As of ``compile``.
+        threads: Number of threads that share the work of a layer.
         progress: Called after each measurement.
+        keywords: ``input_shape``, ``sign_zero`` and ``name``, same as in ``compile``.
 
     Returns:
-        What was found, with a comparison of the whole network tuned and untuned where the runner can run it.
+        The best kernel of each task. If the runner can run the whole network, also a comparison of the network tuned
+        and untuned.
 
     Raises:
-        ModelError: As ``compile``.
-        TargetError: As ``compile``.
+        ModelError: Same as in ``compile``.
+        TargetError: Same as in ``compile``.
+        CompileError: Same as in ``compile``.
         TuningError: If the runner cannot run code for the target, or the database cannot be read or written.
 
     Example::
@@ -187,10 +191,12 @@ def tune(
         print(result.summary())
         module = sbnn_tvm.compile(model, tuning="tuning.jsonl")
     """
+    chosen = options_of("tune", ModelKeywords, options, keywords)
     for what, value in (("trials", trials), ("time_budget", time_budget)):
         if value is not None and not value > 0:
             raise TuningError(f"{what} must be above 0, but got {value}")
-    front = lower_model(model, target, input_shape=input_shape, sign_zero=sign_zero, name=name)
+    untuned = CompileOptions(input_shape=chosen.input_shape, sign_zero=chosen.sign_zero, name=chosen.name)
+    front = lower_model(model, target, untuned)
     layers = [entry.layer for entry in front.lowered.layers]
     own = runner_named(runner, threads) if isinstance(runner, str) else runner
     try:

@@ -27,7 +27,7 @@ from sbnn_tvm.passes.layers.thresholds import fold_threshold
 from sbnn_tvm.passes.phases.canonicalize import canonicalize
 from sbnn_tvm.passes.phases.recognise import recognise
 from sbnn_tvm.passes.phases.resolve_signs import SignZero, resolve_signs
-from sbnn_tvm.passes.pipeline import Options, to_composites
+from sbnn_tvm.passes.pipeline import to_composites
 from sbnn_tvm.passes.relax.domains import domains
 from sbnn_tvm.passes.relax.graph import Graph, constant, op_name
 from sbnn_tvm.passes.relax.weights import BinaryWeight
@@ -435,7 +435,7 @@ def kinds_of(mod: IRModule) -> list[str]:
 def test_fused_layers(name: str) -> None:
     case = FUSED[name]
     model = small_model(case.text, case.inputs, case.constants, case.outputs)
-    mod = to_composites(imported(model), Options())
+    mod = to_composites(imported(model))
     assert sorted(kinds_of(mod)) == sorted(case.kinds)
     agrees(mod, model)
     for gvar, func in mod.functions.items():

@@ -21,6 +21,7 @@ import sbnn_tvm
 from sbnn_tvm.compiler import explain, lower_model
 from sbnn_tvm.deploy.targets import resolve
 from sbnn_tvm.errors import CompileError, TuningError
+from sbnn_tvm.options import CompileOptions
 from sbnn_tvm.passes.families.choose import candidates
 from sbnn_tvm.passes.families.float32 import FLOAT
 from sbnn_tvm.passes.families.popcount import POPCOUNT
@@ -49,7 +50,7 @@ def model() -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def front(model):
-    return lower_model(model, "native")
+    return lower_model(model, "native", CompileOptions())
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +87,9 @@ def test_keys_say_what_the_time_depends_on(front, tasks):
 def test_keys_are_the_same_in_every_process(model, tasks, tmp_path):
     onnx.save(model, tmp_path / "net.onnx")
     code = (
-        "import sys\nfrom sbnn_tvm.compiler import lower_model\nfrom sbnn_tvm.tuning_database.tasks import task_key\n"
-        "front = lower_model(sys.argv[1], 'native')\n"
+        "import sys\nfrom sbnn_tvm.compiler import lower_model\nfrom sbnn_tvm.options import CompileOptions\n"
+        "from sbnn_tvm.tuning_database.tasks import task_key\n"
+        "front = lower_model(sys.argv[1], 'native', CompileOptions())\n"
         "print(*dict.fromkeys(task_key(e.layer, front.target.isa) for e in front.lowered.layers))\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "net.onnx")]
@@ -211,7 +213,7 @@ def test_another_cpu_is_never_used_silently(model, front, tasks, tmp_path):
 
 def test_boards_of_several_kinds_must_be_told_apart(model, tmp_path):
     target, path = resolve("arm"), tmp_path / "tuning.jsonl"
-    front = lower_model(model, target)
+    front = lower_model(model, target, CompileOptions())
     tasks = tasks_of([e.layer for e in front.lowered.layers], front.imported.nodes, target.isa)
     boards = [Machine(f"board {i}", (), target.isa.name, "generic,+neon", 1) for i in range(2)]
     filled(path, tasks, boards[0])
@@ -225,7 +227,7 @@ def test_boards_of_several_kinds_must_be_told_apart(model, tmp_path):
 def test_a_network_that_was_slower_stays_untuned(model, front, tasks, tmp_path):
     path, machine = tmp_path / "tuning.jsonl", native(front)
     filled(path, tasks, machine)
-    lowered = lower_model(model, "native", tuning=path).lowered
+    lowered = lower_model(model, "native", CompileOptions(tuning=path)).lowered
     key = choices_key(lowered.layers, front.target.isa)
     Database(path).add(NetworkRecord(key, "net", machine, gain=0.9, noise=0.01))
     report = explain(model, tuning=path)
