@@ -22,7 +22,7 @@ from tvm.script import tirx as T
 
 from sbnn_tvm.deploy.targets import resolve
 from sbnn_tvm.errors import TuningError
-from sbnn_tvm.tuning.building import Argument, Function, Program
+from sbnn_tvm.tuning.build_candidate import Argument, Function, Program
 from sbnn_tvm.tuning.runners import RpcRunner, serve
 
 BAR = 1.8

@@ -22,8 +22,8 @@ from .deploy.targets import CpuTarget, resolve
 from .errors import CompileError
 from .module import CompiledModule
 from .options import CompileKeywords, CompileOptions, options_of
-from .report.describe import describe, with_tuning
-from .report.record import Report
+from .report.build_report import describe, with_tuning
+from .report.report import Report
 from .tuning_database.lookup import Tuning
 
 if TYPE_CHECKING:

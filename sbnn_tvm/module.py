@@ -19,8 +19,8 @@ from sbnn_tvm.passes.lowering.lower import Lowered
 from .deploy.linking import write_library
 from .deploy.targets import CpuTarget
 from .errors import InputError, TargetError
-from .execution.kernel_by_kernel import KernelRunner, NativeKernels, outputs_of, prepare, run_kernels
-from .report.record import Report
+from .execution.run_kernels import KernelRunner, NativeKernels, outputs_of, prepare, run_kernels
+from .report.report import Report
 from .runtime.inputs import match_inputs, random_inputs, split_batches
 from .runtime.loading import LoadedModule, load
 from .runtime.metadata import Metadata, TensorSpec

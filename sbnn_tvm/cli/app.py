@@ -20,7 +20,7 @@ except ModuleNotFoundError as error:  # where models are only run
 
 from .. import __version__
 from ..errors import InputError, LibraryError, ModelError, SbnnError, TargetError
-from ..runtime.without_torch import without_torch
+from ..runtime.hide_torch import hide_torch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -307,7 +307,7 @@ def inspect(
     """Show what each layer of a model would become, or has become in a library; no machine code is made or run."""
     console = _console()
     if _is_library(file):
-        from ..report.record import Report
+        from ..report.report import Report
         from ..runtime.loading import read_metadata
         from .tables import metadata_table
 
@@ -317,7 +317,7 @@ def inspect(
         return
     with _steps() as step:
         step("loading the compiler")
-        with without_torch():
+        with hide_torch():
             from ..compiler import explain
         report = explain(
             file,
@@ -447,7 +447,7 @@ def tune(
     shapes, target_ = _shapes(input_shape), _target(target)
     with _steps() as step:
         step("loading the compiler")
-        with without_torch():
+        with hide_torch():
             from ..tuning.tuner import tune as tune_model
     with shown_progress() as progress:
         result = tune_model(
@@ -568,7 +568,7 @@ def targets() -> None:
     """List the targets that have a name, and which of them run here."""
     with _steps() as step:
         step("asking LLVM")
-        with without_torch():
+        with hide_torch():
             from ..deploy.targets import KNOWN, resolve
         from .tables import targets_table
 
@@ -652,7 +652,7 @@ def _compile(
 ) -> CompiledModule:
     shapes, target_, kernels = _shapes(input_shape), _target(target), _kernels(kernel)
     step("loading the compiler")
-    with without_torch():
+    with hide_torch():
         from ..compiler import compile
     return compile(
         model, target_, input_shape=shapes, sign_zero=sign_zero.value, kernels=kernels, progress=step, **options

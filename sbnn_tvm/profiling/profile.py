@@ -13,8 +13,8 @@ from sbnn_tvm.passes.families.family import Bound, Resource
 from sbnn_tvm.passes.lowering.lower import LoweredLayer
 from sbnn_tvm.passes.relax.graph import Graph, op_name
 
-from ..execution.kernel_by_kernel import run_kernels
-from ..report.record import LayerReport
+from ..execution.run_kernels import run_kernels
+from ..report.report import LayerReport
 from ..runtime.inputs import random_inputs
 from ..runtime.loading import LoadedModule
 from .limits import adder_probe, float_probe, load_probe, measure, popcount_probe

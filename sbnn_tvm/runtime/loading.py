@@ -20,10 +20,10 @@ import numpy as np
 from ..errors import LibraryError
 from .cpu import normalize_machine, this_cpu
 from .elf import ElfError, read_header, read_note
+from .hide_torch import hide_torch
 from .inputs import match_inputs
 from .metadata import OWNER, Metadata, TensorSpec
 from .threads import check_num_threads, default_num_threads, use_threads
-from .without_torch import without_torch
 
 _CPU = 1  # kDLCPU
 _POOLED = 2  # TVM's pooled allocator
@@ -221,7 +221,7 @@ def _tvm_runtime() -> ModuleType:
     """tvm_ffi with TVM's runtime library behind it; in a process that has imported all of TVM, that one."""
     if "tvm" not in sys.modules and importlib.util.find_spec("tvm") is None:
         raise LibraryError("TVM's runtime is not installed: pip install apache-tvm")
-    with without_torch():
+    with hide_torch():
         import tvm_ffi
     if "tvm" not in sys.modules:
         spec = importlib.util.find_spec("tvm")

@@ -24,9 +24,9 @@ from ..runtime.cpu import Model, this_model
 from ..runtime.threads import check_num_threads
 from ..tuning_database.database import INSTRUCTIONS, SECONDS, Machine
 from ..tuning_database.lookup import code_of
-from .building import Program
-from .measuring import Measurement, measure_locally, measure_remotely
-from .networks import Turns, time_locally, time_remotely
+from .build_candidate import Program
+from .compare_networks import Turns, time_locally, time_remotely
+from .measure_candidate import Measurement, measure_locally, measure_remotely
 
 TIMEOUT = 30.0
 """Seconds beyond those that a measurement is meant to take, after which a candidate hangs."""

@@ -24,9 +24,9 @@ from ..options import CompileOptions, ModelKeywords, options_of
 from ..tuning_database.database import Database, Machine, NetworkRecord, Record
 from ..tuning_database.lookup import Tuning, choices_key
 from ..tuning_database.tasks import Task, tasks_of
-from .building import Program, build_program, store_layer
-from .measuring import Measurement
-from .networks import compare_networks
+from .build_candidate import Program, build_program, store_layer
+from .compare_networks import compare_networks
+from .measure_candidate import Measurement
 from .runners import MeasurementError, Runner, in_process, runner_named
 from .search import Search
 

@@ -23,7 +23,7 @@ from sbnn_tvm.passes.lowering.lower import Form, Physical
 
 from ..algebra.domain import codes
 from ..errors import InputError, ModelError, VerificationError
-from ..execution.kernel_by_kernel import Step, decode, encode, outputs_of, run_kernels
+from ..execution.run_kernels import Step, decode, encode, outputs_of, run_kernels
 
 if TYPE_CHECKING:
     from ..module import CompiledModule

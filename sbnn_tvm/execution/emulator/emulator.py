@@ -31,8 +31,8 @@ from ...deploy.targets import CpuTarget
 from ...errors import TargetError
 from ...runtime.elf import read_header
 from ...runtime.loading import read_metadata
+from .arm_machines import MACHINES, Machine, start
 from .imports import Imports, UnknownImportError
-from .machines import MACHINES, Machine, start
 from .memory import PAGE, GuardedMemory, NoRoomError, Slot
 
 _IMAGE = 0x10_0000  # where the library is loaded

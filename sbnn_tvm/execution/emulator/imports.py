@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import unicorn
 
-from .machines import Machine
+from .arm_machines import Machine
 from .memory import PAGE, GuardedMemory, Slot
 
 _ARITY = {"atan2": 2, "copysign": 2, "fmax": 2, "fmin": 2, "fmod": 2, "hypot": 2, "nextafter": 2, "pow": 2, "fma": 3}

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import sbnn_tvm
 from sbnn_tvm.cli import app as cli
 from sbnn_tvm.compiler import explain
-from sbnn_tvm.report.record import Report
+from sbnn_tvm.report.report import Report
 from tests.support import foreign_models
 
 COMMANDS = ("compile", "verify", "inspect", "bench", "targets", "export-demo")

@@ -29,10 +29,10 @@ from sbnn_tvm.passes.layers.kinds import BinaryConv2d, BinaryLinear
 from sbnn_tvm.schedules.epilogue.program import Program
 from sbnn_tvm.schedules.isa import AVX2
 from sbnn_tvm.tuning import runners
-from sbnn_tvm.tuning.building import Argument, Function, build_program, store_layer
-from sbnn_tvm.tuning.building import Program as BuiltProgram
-from sbnn_tvm.tuning.measuring import Measurement, measure_locally
-from sbnn_tvm.tuning.networks import compare_networks
+from sbnn_tvm.tuning.build_candidate import Argument, Function, build_program, store_layer
+from sbnn_tvm.tuning.build_candidate import Program as BuiltProgram
+from sbnn_tvm.tuning.compare_networks import compare_networks
+from sbnn_tvm.tuning.measure_candidate import Measurement, measure_locally
 from sbnn_tvm.tuning.runners import LocalRunner, MeasurementError, RpcRunner, runner_named, serve
 from sbnn_tvm.tuning.search import FEWEST, Search
 from sbnn_tvm.tuning.tuner import tune

@@ -21,7 +21,7 @@ from ..runtime.inputs import random_inputs
 from ..runtime.loading import load, read_metadata
 from ..tuning_database.database import Machine, NetworkRecord
 from ..tuning_database.lookup import choices_key
-from .measuring import burst_of
+from .measure_candidate import burst_of
 
 if TYPE_CHECKING:
     from .runners import Runner

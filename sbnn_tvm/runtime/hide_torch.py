@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def without_torch() -> Iterator[None]:
+def hide_torch() -> Iterator[None]:
     """Hide torch from the imports in the body of the ``with``, unless it is imported already."""
     hide = "torch" not in sys.modules
     if hide:

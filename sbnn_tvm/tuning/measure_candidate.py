@@ -9,7 +9,7 @@ from typing import Any
 import tvm
 
 from ..profiling.timing import BURST, Burst, interleave_bursts
-from .building import Program
+from .build_candidate import Program
 
 _SAMPLE = 2e-4
 """Seconds of a sample, about: a call, or the mean of several short ones."""

@@ -37,7 +37,7 @@ from sbnn_tvm.schedules.coded.expansion import Expansion
 from sbnn_tvm.schedules.epilogue.program import Channel, Ref, Scalar
 
 from ..tuning_database.lookup import Tuning, known_machines
-from .record import COST_MODEL, TUNED, UNSCHEDULED, YOU, LayerReport, Report
+from .report import COST_MODEL, TUNED, UNSCHEDULED, YOU, LayerReport, Report
 
 _KINDS: dict[type[Layer], str] = {
     BinaryConv2d: "binary conv", BinaryDense: "binary dense", FloatConv2d: "conv", FloatDense: "dense",
