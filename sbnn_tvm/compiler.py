@@ -22,9 +22,9 @@ from .deploy.targets import CpuTarget, resolve
 from .errors import CompileError
 from .module import CompiledModule
 from .options import CompileKeywords, CompileOptions, options_of
-from .report.build_report import describe, with_tuning
+from .report.build_report import build_report, with_tuning
 from .report.report import Report
-from .tuning_database.lookup import Tuning
+from .tuning_database.lookup import TuningLookup
 
 if TYPE_CHECKING:
     from typing import TypeAlias, Unpack
@@ -142,7 +142,7 @@ def lower_model(
     """
     progress = progress or _silent
     cpu = resolve(target)
-    tuned = None if options.tuning is None else Tuning.of(options.tuning, cpu, options.tuning_cpu)
+    tuned = None if options.tuning is None else TuningLookup.of(options.tuning, cpu, options.tuning_cpu)
     progress("importing the model")
     input_shape = options.input_shape
     imported = import_onnx(load_model(_to_onnx(model, input_shape)), _shape_of_open_inputs(model, input_shape))
@@ -155,7 +155,7 @@ def lower_model(
     slower = tuned is not None and tuned.slower(lowered.layers, cpu.isa)
     if slower:
         lowered = to_kernels(composites, cpu.isa, untuned)
-    report = describe(lowered, imported, options.name or _name_of(model), cpu.name, options.sign_zero)
+    report = build_report(lowered, imported, options.name or _name_of(model), cpu.name, options.sign_zero)
     if tuned is not None:
         report = with_tuning(report, tuned, slower)
     return LoweredModel(imported, composites, lowered, cpu, report)

@@ -544,7 +544,7 @@ def serve(
     """
     import time
 
-    from ..tuning.runners import serve as start
+    from ..tuning.rpc_runner import serve as start
 
     name, _, number = tracker.rpartition(":")
     if not name or not number.isdigit():

@@ -11,24 +11,24 @@ from rich.markup import escape
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from ..tuning_database.database import SECONDS, Database, Machine, Record
+from ..tuning_database.database import SECONDS, Database, Record, TunedMachine
 from .tables import plain_table, readable_seconds
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..tuning.tuner import Progress, TuningResult
+    from ..tuning.tuner import TuningProgress, TuningResult
 
 
 @contextmanager
-def shown_progress() -> Iterator[Callable[[Progress], None]]:
+def shown_progress() -> Iterator[Callable[[TuningProgress], None]]:
     """Shows on stderr, if that is a terminal, what is measured, the best so far, and the time left."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         row = bar.add_task("building the first kernels", total=None)
 
-        def show(progress: Progress) -> None:
+        def show(progress: TuningProgress) -> None:
             gain = "failed" if progress.gain is None else f"{progress.gain:.2f}x"
             text = (
                 f"{progress.phase} {progress.task}: {progress.candidate} {gain}, best {progress.best:.2f}x; "
@@ -52,7 +52,7 @@ def result_table(result: TuningResult) -> Table:
     return found
 
 
-def database_table(database: Database, machine: Machine) -> Table:
+def database_table(database: Database, machine: TunedMachine) -> Table:
     """The tasks that were measured on a machine, with the fastest candidate of each."""
     found = plain_table(
         "task", "best", "gain", "untuned", "candidates", "failed", right=("gain", "candidates", "failed")

@@ -36,7 +36,7 @@ from sbnn_tvm.passes.relax.weights import BinaryWeight
 from sbnn_tvm.schedules.coded.expansion import Expansion
 from sbnn_tvm.schedules.epilogue.program import Channel, Ref, Scalar
 
-from ..tuning_database.lookup import Tuning, known_machines
+from ..tuning_database.lookup import TuningLookup, known_machines
 from .report import COST_MODEL, TUNED, UNSCHEDULED, YOU, LayerReport, Report
 
 _KINDS: dict[type[Layer], str] = {
@@ -48,7 +48,7 @@ _KINDS: dict[type[Layer], str] = {
 }  # fmt: skip
 
 
-def describe(lowered: Lowered, imported: Imported, model: str, target: str, sign_zero: SignZero) -> Report:
+def build_report(lowered: Lowered, imported: Imported, model: str, target: str, sign_zero: SignZero) -> Report:
     """The report of a compilation."""
     layers = tuple(_entry(entry, imported) for entry in lowered.entries)
     notes = []
@@ -59,7 +59,7 @@ def describe(lowered: Lowered, imported: Imported, model: str, target: str, sign
     return Report(model, target, layers, tuple(notes))
 
 
-def with_tuning(report: Report, tuning: Tuning, slower: bool) -> Report:
+def with_tuning(report: Report, tuning: TuningLookup, slower: bool) -> Report:
     """The report with what a tuning database had to say.
 
     Args:

@@ -105,7 +105,7 @@ def this_cpu() -> Cpu:
 
 
 @dataclass(frozen=True)
-class Model:
+class CpuModel:
     """Which CPU a machine has: what the best kernels depend on beside the instruction set.
 
     Attributes:
@@ -121,9 +121,9 @@ class Model:
 
 
 @lru_cache(maxsize=1)
-def this_model() -> Model:
+def this_cpu_model() -> CpuModel:
     """The CPU of this machine."""
-    return Model(_model_name(Path("/proc/cpuinfo")), _caches(Path("/sys/devices/system/cpu/cpu0/cache")))
+    return CpuModel(_model_name(Path("/proc/cpuinfo")), _caches(Path("/sys/devices/system/cpu/cpu0/cache")))
 
 
 def _model_name(path: Path) -> str:

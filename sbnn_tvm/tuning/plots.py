@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import TuningError
-from ..tuning_database.database import Database, Machine, Record
+from ..tuning_database.database import Database, Record, TunedMachine
 from ..tuning_database.lookup import NOISE
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def draw(database: Database, folder: str | os.PathLike[str]) -> list[Path]:
     return files
 
 
-def _tasks(database: Database, machine: Machine) -> dict[str, list[Record]]:
+def _tasks(database: Database, machine: TunedMachine) -> dict[str, list[Record]]:
     """The measurements of each task, in the order in which they were made."""
     tasks: dict[str, list[Record]] = {}
     for record in database.records:
@@ -69,7 +69,7 @@ def _tasks(database: Database, machine: Machine) -> dict[str, list[Record]]:
     return tasks
 
 
-def _progress(axes: Axes, database: Database, machine: Machine, tasks: dict[str, list[Record]]) -> None:
+def _progress(axes: Axes, database: Database, machine: TunedMachine, tasks: dict[str, list[Record]]) -> None:
     """The tasks that gained most have a colour of their own."""
     lines: dict[str, list[float]] = {}
     for records in tasks.values():
@@ -94,7 +94,7 @@ def _progress(axes: Axes, database: Database, machine: Machine, tasks: dict[str,
     axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def _tuned(axes: Axes, database: Database, machine: Machine, tasks: dict[str, list[Record]]) -> None:
+def _tuned(axes: Axes, database: Database, machine: TunedMachine, tasks: dict[str, list[Record]]) -> None:
     """Logarithmic, since layers differ by orders of magnitude: dots, not bars, and the slowest layer first."""
     costs = {key: _untuned_cost(database, machine, key) for key in tasks}
     order = sorted(tasks, key=lambda key: -costs[key])
@@ -125,6 +125,6 @@ def _tuned(axes: Axes, database: Database, machine: Machine, tasks: dict[str, li
     axes.legend(frameon=False)
 
 
-def _untuned_cost(database: Database, machine: Machine, task: str) -> float:
+def _untuned_cost(database: Database, machine: TunedMachine, task: str) -> float:
     costs = [record.reference_cost for record in database.records if (record.task, record.machine) == (task, machine)]
     return min(cost for cost in costs if cost is not None)

@@ -21,14 +21,16 @@ from ..compiler import LoweredModel, lower_model
 from ..deploy.targets import CpuTarget
 from ..errors import TuningError
 from ..options import CompileOptions, ModelKeywords, options_of
-from ..tuning_database.database import Database, Machine, NetworkRecord, Record
-from ..tuning_database.lookup import Tuning, choices_key
+from ..tuning_database.database import Database, NetworkRecord, Record, TunedMachine
+from ..tuning_database.lookup import TuningLookup, choices_key
 from ..tuning_database.tasks import Task, tasks_of
-from .build_candidate import Program, build_program, store_layer
+from .build_candidate import CandidateBuild, build_candidate, store_layer
 from .compare_networks import compare_networks
 from .measure_candidate import Measurement
-from .runners import MeasurementError, Runner, in_process, runner_named
+from .named_runner import runner_named
+from .runner import MeasurementError, Runner
 from .search import Search
+from .worker_process import check_cloudpickle, in_process
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -85,7 +87,7 @@ class TuningResult:
         not_compared: Why the whole network could not be run; empty if it was, or if no layer changed.
     """
 
-    machine: Machine
+    machine: TunedMachine
     tasks: tuple[TaskResult, ...]
     trials: int
     seconds: float
@@ -117,7 +119,7 @@ class TuningResult:
 
 
 @dataclass(frozen=True)
-class Progress:
+class TuningProgress:
     """How far the tuning of a network is.
 
     Attributes:
@@ -154,7 +156,7 @@ def tune(
     time_budget: float | None = None,
     runner: str | Runner = "local",
     threads: int = 1,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[TuningProgress], None] | None = None,
     **keywords: Unpack[ModelKeywords],
 ) -> TuningResult:
     """Find the fastest kernels for a model's layers by measuring them.
@@ -183,7 +185,8 @@ def tune(
         ModelError: Same as in ``compile``.
         TargetError: Same as in ``compile``.
         CompileError: Same as in ``compile``.
-        TuningError: If the runner cannot run code for the target, or the database cannot be read or written.
+        TuningError: If the runner cannot run code for the target, the database cannot be read or written, or the
+            package cloudpickle is missing.
 
     Example::
 
@@ -195,6 +198,7 @@ def tune(
     for what, value in (("trials", trials), ("time_budget", time_budget)):
         if value is not None and not value > 0:
             raise TuningError(f"{what} must be above 0, but got {value}")
+    check_cloudpickle()
     untuned = CompileOptions(input_shape=chosen.input_shape, sign_zero=chosen.sign_zero, name=chosen.name)
     front = lower_model(model, target, untuned)
     layers = [entry.layer for entry in front.lowered.layers]
@@ -219,13 +223,13 @@ class _Session:
     def __init__(
         self,
         tasks: list[Task],
-        machine: Machine,
+        machine: TunedMachine,
         target: CpuTarget,
         runner: Runner,
         database: Database,
         trials: int | None,
         time_budget: float | None,
-        progress: Callable[[Progress], None] | None,
+        progress: Callable[[TuningProgress], None] | None,
     ) -> None:
         self.tasks, self.target, self.runner, self.database = tasks, target, runner, database
         self.machine = machine
@@ -238,7 +242,7 @@ class _Session:
         self.trials, self.finished = 0, False
         self.lock = threading.Lock()
         self.searches = {task.key: Search.of(task) for task in tasks}
-        self.programs: dict[tuple[str, str], Program] = {}
+        self.builds: dict[tuple[str, str], CandidateBuild] = {}
         self.costs: dict[str, float] = {}
         self.errors: list[BaseException] = []
         for task in tasks:
@@ -343,30 +347,30 @@ class _Session:
         reference, candidate = task.space[0], self.searches[task.key].space[name]
         measurement, failure = None, ""
         try:
-            untuned = self._program(worker, task, reference)
+            untuned = self._build(worker, task, reference)
         except MeasurementError as error:
             # That is no fault of the candidate: without anything to compare it with, the task is left alone.
             self.searches[task.key].failed.update(self.searches[task.key].space)
             self._note(task, reference.name, None, str(error), confirm)
             return
         try:
-            program = self._program(worker, task, candidate)
+            build = self._build(worker, task, candidate)
             with self.measuring:
                 seconds = CONFIRM_SECONDS if confirm else SEARCH_SECONDS
-                measurement = self.runner.measure(untuned, program, seconds)
+                measurement = self.runner.measure(untuned, build, seconds)
         except MeasurementError as error:
             failure = str(error)
         self._note(task, name, measurement, failure, confirm)
 
-    def _program(self, worker: PopenWorker, task: Task, candidate: Candidate) -> Program:
+    def _build(self, worker: PopenWorker, task: Task, candidate: Candidate) -> CandidateBuild:
         key = (task.key, candidate.name)
-        if key not in self.programs:
+        if key not in self.builds:
             folder, target = Path(self.layers[task.key]).parent, json.dumps(self.target.tvm)
             # Two threads may build the untuned one at once: under different names.
             name = f"{candidate.name.replace(' ', '-')}-{threading.get_ident()}"
             arguments = (self.layers[task.key], candidate, target, str(folder), name)
-            self.programs[key] = in_process(worker, build_program, arguments, 120.0)
-        return self.programs[key]
+            self.builds[key] = in_process(worker, build_candidate, arguments, 120.0)
+        return self.builds[key]
 
     def _note(self, task: Task, name: str, found: Measurement | None, failure: str, confirm: bool) -> None:
         record = Record(
@@ -393,7 +397,7 @@ class _Session:
             if self.report is not None:
                 self.report(self._progress(record, search, confirm))
 
-    def _progress(self, record: Record, search: Search, confirm: bool) -> Progress:
+    def _progress(self, record: Record, search: Search, confirm: bool) -> TuningProgress:
         plain = sum(self._weight(task) for task in self.tasks if task.key in self.costs)
         best = {key: each.best[1] for key, each in self.searches.items()}
         tuned = sum(self._weight(task) / best[task.key] for task in self.tasks if task.key in self.costs)
@@ -401,7 +405,7 @@ class _Session:
         remaining = min(remaining, max(0, self.most - self.trials))
         spent = time.monotonic() - self.begin
         left = spent / self.trials * remaining if self.trials else 0.0
-        return Progress(
+        return TuningProgress(
             "confirming" if confirm else "searching", record.title, record.candidate, record.gain, search.best[1],
             plain / tuned if tuned else 1.0, self.trials, remaining, max(0.0, min(left, self.end - time.monotonic())),
         )  # fmt: skip
@@ -414,7 +418,7 @@ class _Session:
         """
         if self.machine.estimated:
             return None
-        decisions = Decisions((), front.imported.nodes, Tuning(self.database, self.machine))
+        decisions = Decisions((), front.imported.nodes, TuningLookup(self.database, self.machine))
         lowered = to_kernels(front.composites, front.target.isa, decisions)
         if not any(entry.choice is not None and entry.choice.tuned is not None for entry in lowered.layers):
             return None
@@ -431,7 +435,7 @@ class _Session:
 
     def result(self, network: NetworkRecord | None, not_compared: str = "") -> TuningResult:
         """What is known now."""
-        use = Tuning(self.database, self.machine)
+        use = TuningLookup(self.database, self.machine)
         results = []
         for task in self.tasks:
             search, found = self.searches[task.key], use.best(task.key, task.space)

@@ -28,7 +28,7 @@ SECONDS, INSTRUCTIONS = "seconds", "instructions"
 
 
 @dataclass(frozen=True)
-class Machine:
+class TunedMachine:
     """Where a measurement holds.
 
     Attributes:
@@ -77,7 +77,7 @@ class Record:
 
     task: str
     title: str
-    machine: Machine
+    machine: TunedMachine
     candidate: str
     reference: str
     cost: float | None
@@ -111,7 +111,7 @@ class NetworkRecord:
 
     network: str
     title: str
-    machine: Machine
+    machine: TunedMachine
     gain: float
     noise: float
     when: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
@@ -205,16 +205,16 @@ class Database:
             raise TuningError(f"the tuning database {self.path} cannot be written: {error.strerror}") from None
         self._keep(record)
 
-    def machines(self) -> list[Machine]:
+    def machines(self) -> list[TunedMachine]:
         """The machines that something was measured on."""
         return list(dict.fromkeys(record.machine for record in self.records))
 
-    def verdict(self, network: str, machine: Machine) -> NetworkRecord | None:
+    def verdict(self, network: str, machine: TunedMachine) -> NetworkRecord | None:
         """What was measured last of a whole network."""
         found = [each for each in self.networks if (each.network, each.machine) == (network, machine)]
         return max(found, key=lambda each: each.when, default=None)
 
-    def gains(self, task: str, machine: Machine, deciding: bool = False) -> dict[str, float]:
+    def gains(self, task: str, machine: TunedMachine, deciding: bool = False) -> dict[str, float]:
         """How many times faster than their common reference the candidates of a task are, by name.
 
         Where a candidate was measured several times the median counts (of two the lower one), of the confirmed
@@ -256,7 +256,7 @@ class Database:
                 kept += [record for record in some if record.confirmed] or some
         return [*kept, *self.networks]
 
-    def failed(self, task: str, machine: Machine) -> set[str]:
+    def failed(self, task: str, machine: TunedMachine) -> set[str]:
         """The candidates of a task that could not be measured."""
         return {r.candidate for r in self.records if r.task == task and r.machine == machine and r.failure}
 
@@ -284,10 +284,10 @@ def parse(line: bytes) -> AnyRecord:
     kind = _KINDS.get(content.pop("kind", None))
     if kind is None:
         raise ValueError(f"its kind is not one of {', '.join(_KINDS)}")
-    machine = _fields(Machine, content.get("machine"))
+    machine = _fields(TunedMachine, content.get("machine"))
     if not isinstance(machine["caches"], list) or not all(isinstance(size, int) for size in machine["caches"]):
         raise ValueError("the sizes of the caches are not numbers")
-    values = _fields(kind, content) | {"machine": Machine(**{**machine, "caches": tuple(machine["caches"])})}
+    values = _fields(kind, content) | {"machine": TunedMachine(**{**machine, "caches": tuple(machine["caches"])})}
     record = kind(**values)
     for name in ("cost", "reference_cost", "gain"):
         value = values.get(name)
@@ -298,7 +298,7 @@ def parse(line: bytes) -> AnyRecord:
 
 _TYPES = {
     "str": str, "int": int, "bool": bool, "float": (int, float), "float | None": (int, float, type(None)),
-    "tuple[int, ...]": list, "Machine": dict,
+    "tuple[int, ...]": list, "TunedMachine": dict,
 }  # fmt: skip
 
 

@@ -15,8 +15,8 @@ from sbnn_tvm.schedules.isa import Isa
 
 from ..deploy.targets import CpuTarget
 from ..errors import CompileError
-from ..runtime.cpu import this_model
-from .database import Database, Machine
+from ..runtime.cpu import this_cpu_model
+from .database import Database, TunedMachine
 from .tasks import task_key
 
 NOISE = 1.03
@@ -24,7 +24,7 @@ NOISE = 1.03
 
 
 @dataclass(frozen=True, eq=False)
-class Tuning:
+class TuningLookup:
     """The measurements of one machine.
 
     Attributes:
@@ -33,10 +33,10 @@ class Tuning:
     """
 
     database: Database
-    machine: Machine | None
+    machine: TunedMachine | None
 
     @classmethod
-    def of(cls, path: str | os.PathLike[str], target: CpuTarget, cpu: str | None = None) -> Tuning:
+    def of(cls, path: str | os.PathLike[str], target: CpuTarget, cpu: str | None = None) -> TuningLookup:
         """The measurements of a database that hold for a target.
 
         Args:
@@ -60,7 +60,7 @@ class Tuning:
                     f"it has: {known_machines(database)}"
                 )
         elif target.native:
-            own = this_model()
+            own = this_cpu_model()
             fitting = [each for each in fitting if (each.cpu, each.caches) == (own.name, own.caches)]
         if len({(each.cpu, each.caches) for each in fitting}) > 1:
             names = "; ".join(dict.fromkeys(each.cpu for each in fitting))
@@ -100,7 +100,7 @@ def choices_key(layers: Iterable[LoweredLayer], isa: Isa) -> str:
 
 
 def code_of(target: CpuTarget) -> str:
-    """What LLVM generates code for, as part of a Machine."""
+    """What LLVM generates code for, as part of a TunedMachine."""
     config = target.tvm
     return ",".join([str(config.get("mcpu", "generic")), *map(str, config.get("mattr", ()))])
 

@@ -14,7 +14,7 @@ from unicorn import arm64_const, arm_const
 
 
 @dataclass(frozen=True)
-class Machine:
+class ArmMachine:
     """An architecture.
 
     Attributes:
@@ -55,7 +55,7 @@ class Machine:
     slot: int
 
 
-AARCH64 = Machine(
+AARCH64 = ArmMachine(
     arch=unicorn.UC_ARCH_ARM64,
     mode=unicorn.UC_MODE_ARM,
     cpus={
@@ -81,7 +81,7 @@ AARCH64 = Machine(
     slots=1 << 32,
     slot=1 << 32,
 )
-ARMV7 = Machine(
+ARMV7 = ArmMachine(
     arch=unicorn.UC_ARCH_ARM,
     mode=unicorn.UC_MODE_ARM,
     cpus={
@@ -110,7 +110,7 @@ MACHINES = {"aarch64": AARCH64, "arm": ARMV7}
 """By the names of sbnn_tvm.runtime.cpu."""
 
 
-def start(machine: Machine, cpu: str) -> unicorn.Uc:
+def start(machine: ArmMachine, cpu: str) -> unicorn.Uc:
     """An emulated CPU with its vector unit switched on."""
     uc = unicorn.Uc(machine.arch, machine.mode)
     uc.ctl_set_cpu_model(machine.cpus[cpu])

@@ -31,7 +31,7 @@ from ...deploy.targets import CpuTarget
 from ...errors import TargetError
 from ...runtime.elf import read_header
 from ...runtime.loading import read_metadata
-from .arm_machines import MACHINES, Machine, start
+from .arm_machines import MACHINES, ArmMachine, start
 from .imports import Imports, UnknownImportError
 from .memory import PAGE, GuardedMemory, NoRoomError, Slot
 
@@ -315,7 +315,7 @@ class Emulator:
         return struct.pack("<" + self._machine.pointer, value)
 
 
-def _machine(name: str, what: str) -> Machine:
+def _machine(name: str, what: str) -> ArmMachine:
     if name not in MACHINES:
         raise TargetError(f"{what} is for {name}, but only aarch64 and arm can be emulated")
     return MACHINES[name]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import unicorn
 
-from .arm_machines import Machine
+from .arm_machines import ArmMachine
 from .memory import PAGE, GuardedMemory, Slot
 
 _ARITY = {"atan2": 2, "copysign": 2, "fmax": 2, "fmin": 2, "fmod": 2, "hypot": 2, "nextafter": 2, "pow": 2, "fma": 3}
@@ -45,7 +45,7 @@ class Imports:
         error: What the kernel last reported to TVM's runtime.
     """
 
-    def __init__(self, uc: unicorn.Uc, machine: Machine, memory: GuardedMemory, page: int, num_tasks: int) -> None:
+    def __init__(self, uc: unicorn.Uc, machine: ArmMachine, memory: GuardedMemory, page: int, num_tasks: int) -> None:
         self.page = page
         self.error: str | None = None
         self._uc = uc
