@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tvm
@@ -14,14 +13,12 @@ from sbnn_tvm.passes.lowering.lower import LoweredLayer
 from sbnn_tvm.passes.relax.graph import Graph, op_name
 
 from ..execution.run_kernels import run_kernels
+from ..execution.runnable_model import RunnableModel
 from ..report.report import LayerReport
 from ..runtime.inputs import random_inputs
 from ..runtime.loading import LoadedModule
 from .limits import adder_probe, float_probe, load_probe, measure, popcount_probe
 from .timing import interleave
-
-if TYPE_CHECKING:
-    from ..module import CompiledModule
 
 _PROBED = 192 * 1024  # bytes: what a kernel that only moves data does at most, with its data in the second-level cache
 
@@ -68,7 +65,7 @@ class _Recorder:
         self.calls.append((name, timing.minimum, sum(array.nbytes for array in arrays)))
 
 
-def profile(module: CompiledModule, library: LoadedModule, seconds: float = 0.06) -> list[KernelTime]:
+def profile(module: RunnableModel, library: LoadedModule, seconds: float = 0.06) -> list[KernelTime]:
     """Time every kernel of a model on the data that it gets for a random input.
 
     Args:
@@ -80,7 +77,7 @@ def profile(module: CompiledModule, library: LoadedModule, seconds: float = 0.06
     probes = [popcount_probe(target), float_probe(target), adder_probe(target), load_probe(target, _PROBED, "L2")]
     limits = measure(probes, 1.0)
     recorder = _Recorder(library, seconds)
-    inputs = random_inputs(module.inputs, np.random.default_rng(0))
+    inputs = random_inputs(module.imported.inputs, np.random.default_rng(0))
     list(run_kernels(module.lowered, recorder, (*inputs, *module.constants)))
     layers = _layers(module)
     variables = [var.name for var, value in Graph(module.lowered.mod["main"]).bindings if op_name(value) == "call_tir"]
@@ -104,7 +101,7 @@ def profile(module: CompiledModule, library: LoadedModule, seconds: float = 0.06
     return times
 
 
-def _layers(module: CompiledModule) -> dict[str, tuple[LoweredLayer, LayerReport]]:
+def _layers(module: RunnableModel) -> dict[str, tuple[LoweredLayer, LayerReport]]:
     """Layers by the variable that calls their kernel; conversions between layouts have none."""
     found: dict[str, tuple[LoweredLayer, LayerReport]] = {}
     for entry, report in zip(module.lowered.entries, module.report.layers, strict=True):

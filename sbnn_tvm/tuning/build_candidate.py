@@ -1,4 +1,4 @@
-"""TunedMachine code for a candidate, alone: a library of the kernels that it needs, and the constants that they read."""
+"""Build one candidate alone: a library of its kernels, and the constants that they read."""
 
 from __future__ import annotations
 

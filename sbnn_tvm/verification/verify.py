@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -23,10 +22,9 @@ from sbnn_tvm.passes.lowering.lower import Form, Physical
 
 from ..algebra.domain import codes
 from ..errors import InputError, ModelError, VerificationError
-from ..execution.run_kernels import Step, decode, encode, outputs_of, run_kernels
-
-if TYPE_CHECKING:
-    from ..module import CompiledModule
+from ..execution.run_kernels import Step, outputs_of, run_kernels
+from ..execution.runnable_model import RunnableModel
+from ..execution.value_layout import decode, encode
 
 ROUNDING_ULPS = 256
 """A float32 sum may differ from the reference's by this many units in the last place of its largest value."""
@@ -153,7 +151,7 @@ class Verification:
         return f"{head}: differs from onnxruntime: {outputs}; {flips}; {where}"
 
 
-def verify(module: CompiledModule, batches: Iterable[tuple[np.ndarray, ...]], tolerance: float = 1e-4) -> Verification:
+def verify(module: RunnableModel, batches: Iterable[tuple[np.ndarray, ...]], tolerance: float = 1e-4) -> Verification:
     """Run a compiled model and onnxruntime on the same inputs.
 
     Args:
@@ -162,13 +160,13 @@ def verify(module: CompiledModule, batches: Iterable[tuple[np.ndarray, ...]], to
         tolerance: Largest relative difference of float values.
     """
     reference = _Reference(module.imported.model)
-    names = [spec.name for spec in module.outputs]
+    names = [spec.name for spec in module.imported.outputs]
     native = module.target.native
     max_abs, max_rel = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     layers: dict[str, LayerComparison] = {}
     samples = behind_flips = unexplained = 0
     for arrays in batches:
-        feeds = dict(zip((spec.name for spec in module.inputs), arrays, strict=True))
+        feeds = dict(zip((spec.name for spec in module.imported.inputs), arrays, strict=True))
         expected = reference.run(feeds, names)
         agrees = True
         if native:
@@ -310,7 +308,7 @@ class _Reference:
 
 
 def _compare_layers(
-    module: CompiledModule,
+    module: RunnableModel,
     reference: _Reference,
     values: dict[str, np.ndarray],
     arrays: tuple[np.ndarray, ...],
@@ -359,7 +357,7 @@ def _compare_layers(
 
 
 def _only_behind_flips(
-    module: CompiledModule,
+    module: RunnableModel,
     reference: _Reference,
     values: dict[str, np.ndarray],
     arrays: tuple[np.ndarray, ...],

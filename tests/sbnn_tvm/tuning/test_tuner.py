@@ -424,7 +424,8 @@ def test_runners_by_name():
     assert isinstance(runner_named("local"), LocalRunner)
     with pytest.raises(TuningError, match=r"a runner is 'local', 'estimated' or"):
         runner_named("board")
-    with pytest.raises(TuningError, match=r"there is no RPC tracker at 127.0.0.1:1 .*rpc_tracker --port 1.*sbnn-tvm\[tune\]"):
+    start = r"there is no RPC tracker at 127.0.0.1:1 .*rpc_tracker --port 1.*sbnn-tvm\[tune\]"
+    with pytest.raises(TuningError, match=start):
         runner_named("rpc://127.0.0.1:1/key")
     with pytest.raises(TuningError, match=r'does not run on this machine: .*"rpc://HOST:PORT/KEY".*"estimated"'):
         LocalRunner().machine(resolve("arm"))
