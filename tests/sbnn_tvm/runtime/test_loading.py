@@ -157,8 +157,8 @@ def test_other_versions(executable, tmp_path):
     path = tmp_path / "model.so"
     for record, message in [
         (replace(good, tvm_version="0.25.1"), r"needs TVM 0.25, but .* is installed: install .apache-tvm==0.25.1"),
-        (replace(good, format=99), "is of format 99, this runtime reads format 1; compile the model again"),
-        (replace(good, inputs=None), "its record is damaged"),
+        (replace(good, format=99), "has format 99, but this runtime reads format 1; compile the model again"),
+        (replace(good, inputs=None), "its metadata is damaged"),
     ]:
         linking.write_library(executable, path, target, record)
         with pytest.raises(LibraryError, match=message):
