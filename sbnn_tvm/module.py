@@ -215,7 +215,7 @@ class CompiledModule:
 
     @cached_property
     def constants(self) -> tuple[np.ndarray, ...]:
-        """The parameters of ``main`` after the inputs: constants that are stored coded, decoded by ``kernel_runner``."""
+        """The parameters of ``main`` after the inputs: the coded constants, decoded by ``kernel_runner``."""
         return prepare(self.lowered, self.kernel_runner)
 
     @cached_property

@@ -1,9 +1,9 @@
 """Codings of binary weights: encode a matrix of bits in few bytes, and decode it.
 
 A layer's weights are a matrix of bits with one row per output channel. A matrix with few set bits, or with few distinct
-kernels, needs less than one bit per weight; :func:`smallest` finds the shortest coding. All codings are lossless and use
-only numpy. ONNX files store the coded arrays and decode them with the operators of ai.sbnn. Libraries store them too,
-and decode them once when they are loaded.
+kernels, needs less than one bit per weight; :func:`smallest` finds the shortest coding. All codings are lossless, and
+need only numpy. ONNX files store the coded arrays and decode them with the operators of ai.sbnn. Libraries store them
+too, and decode them once when they are loaded.
 
 Bit fields of an array are packed like weights: the first field is in the lowest bits of the first byte.
 """

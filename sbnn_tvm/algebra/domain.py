@@ -11,7 +11,7 @@ signs ``S``. Two integers determine the sum of products::
 so that for {-1, +1} activations ``sum(w * x) = tau * D + phi * T``.
 
 Activations of n bits are ``value = lo + step * q`` with a code ``q`` of binary digits ``b_j``. The digits are signs
-``s_j`` too: ``q = (L + sum(2^j * s_j)) / 2`` with ``L = 2^n - 1``. So ``value = tau * X + phi`` holds here as well, where
+``s_j`` too: ``q = (L + sum(2^j * s_j)) / 2`` with ``L = 2^n - 1``. So ``value = tau * X + phi`` again, where
 ``X = sum(2^j * s_j)`` is an odd integer from ``-L`` to ``L``. D is a weighted sum of popcounts, one per digit::
 
     D = sum(S * X) = sum(2^j * D_j)

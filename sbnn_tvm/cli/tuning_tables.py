@@ -1,4 +1,4 @@
-"""What the command line shows of tuning: how far it is, what was found, and what a database holds."""
+"""What the command line prints about tuning: its progress, its result, and the content of a database."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def shown_progress() -> Iterator[Callable[[TuningProgress], None]]:
-    """Shows on stderr, if that is a terminal, what is measured, the best so far, and the time left."""
+    """Show the current measurement, the best gain so far and the remaining time on stderr, if stderr is a terminal."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -41,7 +41,7 @@ def shown_progress() -> Iterator[Callable[[TuningProgress], None]]:
 
 
 def result_table(result: TuningResult) -> Table:
-    """One row a task."""
+    """The result of tuning, one row per task."""
     found = plain_table(
         "task", "layers", "best", "gain", "measured", "failed", right=("layers", "gain", "measured", "failed")
     )
@@ -53,7 +53,7 @@ def result_table(result: TuningResult) -> Table:
 
 
 def database_table(database: Database, machine: TunedMachine) -> Table:
-    """The tasks that were measured on a machine, with the fastest candidate of each."""
+    """The tasks that were measured on a machine, each with its fastest candidate."""
     found = plain_table(
         "task", "best", "gain", "untuned", "candidates", "failed", right=("gain", "candidates", "failed")
     )
@@ -75,5 +75,5 @@ def database_table(database: Database, machine: TunedMachine) -> Table:
 
 
 def readable_cost(cost: float, unit: str) -> str:
-    """For people."""
+    """A cost as text."""
     return readable_seconds(cost) if unit == SECONDS else f"{cost:,.0f} {unit}"

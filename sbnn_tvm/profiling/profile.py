@@ -1,4 +1,4 @@
-"""Where the time of a model goes: every kernel that it calls, on its own, with warm caches, and the machine's limit."""
+"""Time every kernel of a model alone, with warm caches, and compare it with the machine's limits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..runtime.loading import LoadedModule
 from .limits import adder_probe, float_probe, load_probe, measure, popcount_probe
 from .timing import interleave
 
-_PROBED = 192 * 1024  # bytes: what a kernel that only moves data does at most, with its data in the second-level cache
+_PROBED = 192 * 1024  # bytes: fits the second-level cache, whose loads limit kernels that only move data
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class KernelTime:
 
     Attributes:
         layer: The ONNX node; for a conversion between layers, the value.
-        kernel: The kernel, as the report shows it; its symbol for a conversion.
-        seconds: Of the fastest run.
-        macs: Multiply-accumulates, 0 for what has no weights.
-        bytes: Of all its arguments.
-        limit: What it is compared with: the name of a probe of sbnn_tvm.profiling.limits.
-        share: The time that the probe's instructions alone would take, over its own.
+        kernel: The kernel's name in the report; for a conversion, its symbol.
+        seconds: Seconds of the fastest run.
+        macs: Multiply-accumulates; 0 without weights.
+        bytes: Bytes of all its arguments.
+        limit: Name of the probe that it is compared with, from sbnn_tvm.profiling.limits.
+        share: Time of the probe's instructions alone for the same work, over the kernel's time.
     """
 
     layer: str
@@ -47,7 +47,7 @@ class KernelTime:
 
 
 class _Recorder:
-    """Runs kernels as the model does, and then each many times."""
+    """Runs the kernels in the model's order, and times each."""
 
     def __init__(self, library: LoadedModule, seconds: float) -> None:
         self.library = library
@@ -55,7 +55,7 @@ class _Recorder:
         self.calls: list[tuple[str, float, int]] = []
 
     def run(self, name: str, arrays: Sequence[np.ndarray]) -> None:
-        """Called for each kernel in order."""
+        """Time a kernel, and store its outputs for the next ones."""
         tensors = [tvm.runtime.tensor(array) for array in arrays]
         kernel = self.library.kernel(name)
         timing = interleave({name: lambda: kernel(*tensors)}, self.seconds)[name]
@@ -66,12 +66,12 @@ class _Recorder:
 
 
 def profile(module: RunnableModel, library: LoadedModule, seconds: float = 0.06) -> list[KernelTime]:
-    """Time every kernel of a model on the data that it gets for a random input.
+    """Time every kernel of a model on the data that it reads for a random input.
 
     Args:
-        module: Compiled for this machine.
-        library: The same, loaded, on one thread.
-        seconds: To time a kernel; its fastest call counts.
+        module: A model that was compiled for this machine.
+        library: The same model, loaded, on one thread.
+        seconds: Time per kernel; its fastest call counts.
     """
     target = module.target
     probes = [popcount_probe(target), float_probe(target), adder_probe(target), load_probe(target, _PROBED, "L2")]

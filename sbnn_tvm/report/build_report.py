@@ -1,4 +1,4 @@
-"""From the lowered layers to the report that a user reads."""
+"""Build the report that a user reads from the lowered layers."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def build_report(lowered: Lowered, imported: Imported, model: str, target: str, 
 
 
 def with_tuning(report: Report, tuning: TuningLookup, slower: bool) -> Report:
-    """The report with what a tuning database had to say.
+    """Add notes about a tuning database to a report.
 
     Args:
-        report: Of the compilation.
-        tuning: What was used.
-        slower: Whether it was not used, since the whole network had been slower with it.
+        report: The report of the compilation.
+        tuning: The measurements that it used.
+        slower: Whether they were not used, because the whole network was slower with them.
     """
     database = tuning.database
     notes = [*report.notes, *map(str, database.corrupt)]

@@ -1,4 +1,4 @@
-"""``sbnn_tvm.tune``: measure the candidates of a network's layers, and keep what was found in a database."""
+"""``sbnn_tvm.tune``: measure the candidates of a network's layers, and store the results in a database."""
 
 from __future__ import annotations
 
@@ -38,28 +38,28 @@ if TYPE_CHECKING:
     from ..compiler import Model, TargetLike
 
 SEARCH_SECONDS, CONFIRM_SECONDS = 0.06, 0.2
-"""To measure a candidate: while searching, and when it is about to win."""
+"""Time to measure a candidate: during the search, and when a finalist is confirmed."""
 
 CONFIRMATIONS = 3
-"""How often a finalist is measured again. Each time its arrays lie elsewhere in memory; the median counts."""
+"""How often a finalist is measured again, each time with its arrays at other addresses; the median counts."""
 
 FINALISTS = 3
-"""Candidates of a task that are measured again, for longer."""
+"""Number of candidates of a task that are measured again, for longer."""
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What is known of a task.
+    """The result for one task.
 
     Attributes:
-        key: As of Task.
-        title: As of Task.
-        names: As of Task.
-        best: Name of the fastest candidate, the untuned one if none is faster by more than the noise.
-        gain: How many times faster it is than the untuned one.
-        measured: Candidates with a measurement.
-        failed: Candidates that could not be measured.
-        space: Candidates altogether.
+        key: Same as in Task.
+        title: Same as in Task.
+        names: Same as in Task.
+        best: Name of the fastest candidate; the untuned one unless another is faster by more than the noise.
+        gain: Time of the untuned candidate over time of the best one.
+        measured: Number of measured candidates.
+        failed: Number of candidates that could not be measured.
+        space: Number of all candidates.
     """
 
     key: str
@@ -74,16 +74,16 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class TuningResult:
-    """What tuning a network has brought.
+    """The result of tuning a network.
 
     Attributes:
-        machine: Where the measurements hold.
-        tasks: One entry a task.
-        trials: Measurements of this run.
-        seconds: That it took.
-        finished: Whether the search came to its end, rather than to that of the trials or the time.
-        network: The whole network, tuned against untuned; None if no layer changed, if it could not be run, or
-            with estimates, which add up.
+        machine: The machine that the measurements are valid for.
+        tasks: One result per task.
+        trials: Number of measurements in this run.
+        seconds: Duration of this run.
+        finished: Whether the search ended by itself, before ``trials`` or ``time_budget`` ended it.
+        network: The comparison of the whole network tuned and untuned. None if no layer changed, if it could not be
+            run, or for estimates, which add up.
         not_compared: Why the whole network could not be run; empty if it was, or if no layer changed.
     """
 
@@ -96,7 +96,7 @@ class TuningResult:
     not_compared: str = ""
 
     def summary(self) -> str:
-        """A sentence or two."""
+        """One or two sentences."""
         better = [task for task in self.tasks if task.gain > 1]
         text = (
             f"{self.trials} measurements in {self.seconds:.0f} s; {len(better)} of {len(self.tasks)} tasks got faster"
@@ -120,19 +120,19 @@ class TuningResult:
 
 @dataclass(frozen=True)
 class TuningProgress:
-    """How far the tuning of a network is.
+    """The progress of tuning a network.
 
     Attributes:
-        phase: What is being done.
-        task: What was measured last.
-        candidate: What was measured last.
-        gain: Of that candidate; None if it failed.
-        best: The best of that task so far: how many times faster than untuned.
-        expected: The whole network's time without tuning over that with the best of each task so far, as far as its
-            tasks make it up.
-        trials: Measurements so far.
-        remaining: Measurements to come, about.
-        seconds_left: About.
+        phase: ``"searching"`` or ``"confirming"``.
+        task: Title of the task that was measured last.
+        candidate: Name of the candidate that was measured last.
+        gain: Time of the untuned candidate over time of that candidate; None if it failed.
+        best: The best gain of that task so far.
+        expected: Expected gain of the whole network: the sum of its tasks' times untuned, over the same sum with the
+            best candidate of each task so far.
+        trials: Number of measurements so far.
+        remaining: Approximate number of measurements to come.
+        seconds_left: Approximate remaining time.
     """
 
     phase: str
@@ -236,7 +236,7 @@ class _Session:
         self.most = trials if trials is not None else 1 << 30
         self.begin = time.monotonic()
         self.end = self.begin + (time_budget if time_budget is not None else 1e9)
-        # What is left behind the search confirms its winners.
+        # The last quarter of the time is for confirming the finalists.
         self.search_end = self.begin + 0.75 * (self.end - self.begin)
         self.report = progress
         self.trials, self.finished = 0, False
@@ -265,7 +265,7 @@ class _Session:
         with tempfile.TemporaryDirectory(prefix="sbnn_tvm-") as folder:
             self.folder = Path(folder)
             self.layers = {task.key: self._store(task) for task in self.tasks}
-            # One thread more than measurements at once: it builds while the others measure.
+            # One thread more than there are parallel measurements: it builds while the others measure.
             self.measuring = threading.BoundedSemaphore(self.runner.parallel)
             self._in_threads(self.runner.parallel + 1, self._search)
             finals = [(task, name) for task in self.tasks for name in self._finalists(task)]
@@ -304,7 +304,7 @@ class _Session:
             self._try(worker, *found, confirm=False)
 
     def _next(self) -> tuple[Task, str] | None:
-        """The candidate that promises to save most time of the whole network."""
+        """The candidate that is expected to save most of the whole network's time."""
         with self.lock:
             if self.trials >= self.most or time.monotonic() > self.search_end or self.errors:
                 return None
@@ -322,11 +322,11 @@ class _Session:
             return task, name
 
     def _weight(self, task: Task) -> float:
-        """Time that a task takes in the network; a lot if that is not known, so that it will be."""
+        """Time of a task in the network; very large if unknown, so that the task is measured first."""
         return len(task.names) * self.costs.get(task.key, 1e9)
 
     def _finalists(self, task: Task) -> list[str]:
-        """The candidates that may win, as often as they are still to be confirmed."""
+        """The candidates that may win, each repeated for every confirmation that is missing."""
         search = self.searches[task.key]
         ranked = sorted(search.measured, key=lambda name: search.measured[name])[:FINALISTS]
         records = [r for r in self.database.records if (r.task, r.machine) == (task.key, self.machine)]
@@ -349,7 +349,7 @@ class _Session:
         try:
             untuned = self._build(worker, task, reference)
         except MeasurementError as error:
-            # That is no fault of the candidate: without anything to compare it with, the task is left alone.
+            # Without the untuned candidate there is nothing to compare with: skip the task.
             self.searches[task.key].failed.update(self.searches[task.key].space)
             self._note(task, reference.name, None, str(error), confirm)
             return
@@ -366,7 +366,7 @@ class _Session:
         key = (task.key, candidate.name)
         if key not in self.builds:
             folder, target = Path(self.layers[task.key]).parent, json.dumps(self.target.tvm)
-            # Two threads may build the untuned one at once: under different names.
+            # Two threads may build the untuned candidate at the same time, so their file names differ.
             name = f"{candidate.name.replace(' ', '-')}-{threading.get_ident()}"
             arguments = (self.layers[task.key], candidate, target, str(folder), name)
             self.builds[key] = in_process(worker, build_candidate, arguments, 120.0)
@@ -411,7 +411,7 @@ class _Session:
         )  # fmt: skip
 
     def compare(self, front: LoweredModel) -> NetworkRecord | None:
-        """The whole network tuned against untuned; None if no layer changed, or if nothing is timed.
+        """Compare the whole network tuned and untuned; None if no layer changed, or if nothing is timed.
 
         Raises:
             MeasurementError: If the runner cannot run it.
@@ -427,14 +427,14 @@ class _Session:
             return known
         plain, tuned = front.build(), replace(front, lowered=lowered).build()
         record = compare_networks(plain, tuned, self.runner, self.machine)
-        if record.slower:  # others may have used the machine: only what happens twice counts
+        if record.slower:  # other programs may have used the machine: repeat it, and keep the better result
             again = compare_networks(plain, tuned, self.runner, self.machine)
             record = max(record, again, key=lambda each: each.gain)
         self.database.add(record)
         return record
 
     def result(self, network: NetworkRecord | None, not_compared: str = "") -> TuningResult:
-        """What is known now."""
+        """The result so far."""
         use = TuningLookup(self.database, self.machine)
         results = []
         for task in self.tasks:

@@ -1,4 +1,4 @@
-"""The distinct tasks of a network: layers that the same kernels suit equally well are one."""
+"""The distinct tasks of a network: layers for which the same kernels are equally fast are one task."""
 
 from __future__ import annotations
 

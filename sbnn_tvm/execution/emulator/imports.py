@@ -180,9 +180,7 @@ class Imports:
 
     def _unknown(self, name: str) -> Callable[[], None]:
         def fail() -> None:
-            raise UnknownImportError(
-                f"it calls {name}, which is not emulated: run it on a machine of its own architecture"
-            )
+            raise UnknownImportError(f"it calls {name}, which is not emulated: run it on its own CPU")
 
         return fail
 
