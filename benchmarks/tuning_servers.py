@@ -22,7 +22,7 @@ from tvm.script import tirx as T
 
 from sbnn_tvm.deploy.targets import resolve
 from sbnn_tvm.errors import TuningError
-from sbnn_tvm.tuning.build_candidate import BuiltKernel, CandidateBuild, KernelArgument
+from sbnn_tvm.tuning.build_candidate import CandidateBuild, KernelArgument, LibraryKernel
 from sbnn_tvm.tuning.rpc_runner import RpcRunner, serve
 
 BAR = 1.8
@@ -55,7 +55,7 @@ def program(folder: Path) -> CandidateBuild:
     """The kernel, built."""
     module = tvm.IRModule({"k0": sleeping.with_attr("global_symbol", "k0")})
     tvm.compile(module, resolve("native").target).export_library(str(folder / "sleeping.so"))
-    return CandidateBuild(str(folder / "sleeping.so"), "", (BuiltKernel("k0", (KernelArgument((4,), "float32"),)),))
+    return CandidateBuild(str(folder / "sleeping.so"), "", (LibraryKernel("k0", (KernelArgument((4,), "float32"),)),))
 
 
 def runner_of(address: tuple[str, int], servers: int) -> RpcRunner:

@@ -1,4 +1,4 @@
-"""What the command line prints: results on stdout, progress and errors on stderr."""
+"""Print results on stdout, and progress and errors on stderr."""
 
 from __future__ import annotations
 

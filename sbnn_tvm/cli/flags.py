@@ -76,7 +76,7 @@ class ModelFlags:
 
 @dataclass(frozen=True)
 class CompileFlags(ModelFlags):
-    """The flags that choose kernels, too."""
+    """``ModelFlags``, and the flags that choose kernels."""
 
     kernel: Annotated[
         list[str] | None,

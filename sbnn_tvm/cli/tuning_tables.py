@@ -1,4 +1,4 @@
-"""What the command line prints about tuning: its progress, its result, and the content of a database."""
+"""Tables about tuning: its progress, its result, and the content of a database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What verification and profiling need of a compiled model."""
+"""The protocol of a compiled model, as verification and profiling need it."""
 
 from __future__ import annotations
 

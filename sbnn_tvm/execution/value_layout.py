@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sbnn_tvm.passes.lowering.lower import Form, Physical, planes_of
+from sbnn_tvm.passes.layers.forms import Form
+from sbnn_tvm.passes.lowering.lower import Physical, planes_of
 from sbnn_tvm.passes.relax.graph import channels_last
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.layouts.words import pack_codes, unpack_codes

@@ -71,7 +71,7 @@ class LayerReport:
 
     @property
     def fallback(self) -> bool:
-        """Whether it runs in TVM's unscheduled loops, or has binary weights but runs in float without you choosing so."""
+        """Whether it runs in TVM's unscheduled loops, or has binary weights and runs in float without your choice."""
         asked = YOU in self.chosen
         return not self.scheduled or (self.density is not None and not self.binary and not asked)
 

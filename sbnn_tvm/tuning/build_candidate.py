@@ -43,7 +43,7 @@ class KernelArgument:
 
 
 @dataclass(frozen=True)
-class BuiltKernel:
+class LibraryKernel:
     """A kernel in a library: its parameters are inputs, constants, and outputs, in this order.
 
     Attributes:
@@ -71,9 +71,9 @@ class CandidateBuild:
 
     library: str
     constants: str
-    kernels: tuple[BuiltKernel, ...]
+    kernels: tuple[LibraryKernel, ...]
 
-    def arrays(self, kernel: BuiltKernel) -> list[np.ndarray]:
+    def arrays(self, kernel: LibraryKernel) -> list[np.ndarray]:
         """The arguments of a kernel, with random inputs."""
         rng = np.random.default_rng(0)
         arrays = [argument.random(rng) for argument in kernel.inputs]
@@ -113,7 +113,7 @@ def build_candidate(layer: str, candidate: Candidate, target: str, folder: str, 
     return CandidateBuild(
         library=str(path.with_suffix(".so")),
         constants=str(path.with_suffix(".npz")) if constants else "",
-        kernels=tuple(built_kernel(f"k{i}", kernel) for i, kernel in enumerate(kernels)),
+        kernels=tuple(library_kernel(f"k{i}", kernel) for i, kernel in enumerate(kernels)),
     )
 
 
@@ -141,14 +141,14 @@ def _from_words(layer: Layer, built: BuiltKernel, isa: Isa) -> list[Kernel]:
     return []
 
 
-def built_kernel(name: str, kernel: Kernel) -> BuiltKernel:
+def library_kernel(name: str, kernel: Kernel) -> LibraryKernel:
     """The parameters of a kernel that has a name in a library."""
     params = kernel.func.params
     # The lengths of constants may be symbolic.
     inputs = params[: len(params) - len(kernel.constants) - len(kernel.outputs)]
     read = tuple(KernelArgument(tuple(int(extent) for extent in param.shape), str(param.dtype)) for param in inputs)
     outputs = tuple(KernelArgument(tuple(shape), dtype) for shape, dtype in kernel.outputs)
-    return BuiltKernel(name, read, len(kernel.constants), outputs)
+    return LibraryKernel(name, read, len(kernel.constants), outputs)
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""What a place of measurement must be able to do: the protocol of all runners."""
+"""The protocol of runners, which measure candidates on some machine."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ FEWEST = 6
 """Number of candidates that are measured even if the cost model expects no gain: it may be wrong."""
 
 HOPELESS = 3.0
-"""How many times slower than the untuned one a family must be expected to be, not to be tried at all."""
+"""A family is not tried if it is expected to be this many times slower than the untuned candidate."""
 
 _ERROR, _COUNT = 0.12, 3
 """Prior of a candidate's error: its standard deviation, and how many measurements it counts as."""

@@ -90,7 +90,7 @@ class Record:
 
     @property
     def gain(self) -> float | None:
-        """How many times faster than the reference; None if it failed or was not steady."""
+        """Cost of the reference over cost of the candidate; None if it failed or was not steady."""
         if self.cost is None or self.reference_cost is None or not self.steady:
             return None
         return self.reference_cost / self.cost

@@ -17,8 +17,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from sbnn_tvm.passes.layers.forms import Form
 from sbnn_tvm.passes.layers.kinds import BinaryLinear
-from sbnn_tvm.passes.lowering.lower import Form, Physical
+from sbnn_tvm.passes.lowering.lower import Physical
 
 from ..algebra.domain import codes
 from ..errors import InputError, ModelError, VerificationError
@@ -364,7 +365,7 @@ def _only_behind_flips(
     arrays: tuple[np.ndarray, ...],
     outputs: Sequence[np.ndarray],
 ) -> bool:
-    """Whether the outputs are those of the kernels one by one, and the first bits that differ are flipped by rounding."""
+    """Whether the kernels alone give the same outputs, and the first bits that differ are flipped by rounding."""
     steps = list(run_kernels(module.lowered, module.kernel_runner, (*arrays, *module.constants)))
     if not all(map(partial(np.array_equal, equal_nan=True), outputs_of(iter(steps)), outputs)):
         return False

@@ -29,7 +29,7 @@ from sbnn_tvm.passes.layers.kinds import BinaryConv2d, BinaryLinear
 from sbnn_tvm.schedules.epilogue.program import Program
 from sbnn_tvm.schedules.isa import AVX2
 from sbnn_tvm.tuning import worker_process
-from sbnn_tvm.tuning.build_candidate import BuiltKernel, CandidateBuild, KernelArgument, build_candidate, store_layer
+from sbnn_tvm.tuning.build_candidate import CandidateBuild, KernelArgument, LibraryKernel, build_candidate, store_layer
 from sbnn_tvm.tuning.compare_networks import compare_networks
 from sbnn_tvm.tuning.local_runner import LocalRunner
 from sbnn_tvm.tuning.measure_candidate import Measurement, measure_locally
@@ -217,7 +217,7 @@ def test_boards_of_several_kinds_must_be_told_apart(model, tmp_path):
     target, path = resolve("arm"), tmp_path / "tuning.jsonl"
     front = lower_model(model, target, CompileOptions())
     tasks = tasks_of([e.layer for e in front.lowered.layers], front.imported.nodes, target.isa)
-    boards = [Machine(f"board {i}", (), target.isa.name, "generic,+neon", 1) for i in range(2)]
+    boards = [TunedMachine(f"board {i}", (), target.isa.name, "generic,+neon", 1) for i in range(2)]
     filled(path, tasks, boards[0])
     assert "measured on board 0" in explain(model, target, tuning=path).tuning
     filled(path, tasks, boards[1])
@@ -289,7 +289,7 @@ def program(tmp_path: Path, name: str, body) -> CandidateBuild:
     func = body.with_attr("global_symbol", "k0")
     executable = tvm.compile(tvm.IRModule({"k0": func}), target.target)
     executable.export_library(str(tmp_path / f"{name}.so"))
-    return CandidateBuild(str(tmp_path / f"{name}.so"), "", (BuiltKernel("k0", (KernelArgument((4,), "float32"),)),))
+    return CandidateBuild(str(tmp_path / f"{name}.so"), "", (LibraryKernel("k0", (KernelArgument((4,), "float32"),)),))
 
 
 def sleeping(milliseconds: int):
