@@ -48,8 +48,8 @@ from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.layouts.bit_planes import plane_layout
 from sbnn_tvm.schedules.layouts.plane_conversions import planes_to_words, words_to_planes
 from sbnn_tvm.schedules.shapes import Conv2dShape
-from sbnn_tvm.tuning.building import function_of
-from sbnn_tvm.tuning.measuring import burst_of
+from sbnn_tvm.tuning.build_candidate import library_kernel
+from sbnn_tvm.tuning.measure_candidate import burst_of
 
 DENSITIES = {"counters": (0.01, 0.03, 0.1, 0.25, 0.5), "counters {0, 1}": (0.03, 0.1)}
 FLOATS = {"bits": False, "float + bits": True}
@@ -141,7 +141,7 @@ def cases(shapes: Sequence[Conv2dShape]) -> list[Case]:
 def arguments_of(kernel: Kernel) -> list[np.ndarray]:
     """Arrays for a kernel, its inputs random."""
     rng = np.random.default_rng(0)
-    inputs = [argument.random(rng) for argument in function_of("kernel", kernel).inputs]
+    inputs = [argument.random(rng) for argument in library_kernel("kernel", kernel).inputs]
     return [*inputs, *kernel.constants, *(np.zeros(*output) for output in kernel.outputs)]
 
 

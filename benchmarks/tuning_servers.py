@@ -22,8 +22,8 @@ from tvm.script import tirx as T
 
 from sbnn_tvm.deploy.targets import resolve
 from sbnn_tvm.errors import TuningError
-from sbnn_tvm.tuning.building import Argument, Function, Program
-from sbnn_tvm.tuning.runners import RpcRunner, serve
+from sbnn_tvm.tuning.build_candidate import CandidateBuild, KernelArgument, LibraryKernel
+from sbnn_tvm.tuning.rpc_runner import RpcRunner, serve
 
 BAR = 1.8
 """How many times faster two servers must be than one."""
@@ -51,11 +51,11 @@ def sleeping(a: T.Buffer((4,), "float32")):  # type: ignore[valid-type]
     a[0] = T.float32(1)
 
 
-def program(folder: Path) -> Program:
+def program(folder: Path) -> CandidateBuild:
     """The kernel, built."""
     module = tvm.IRModule({"k0": sleeping.with_attr("global_symbol", "k0")})
     tvm.compile(module, resolve("native").target).export_library(str(folder / "sleeping.so"))
-    return Program(str(folder / "sleeping.so"), "", (Function("k0", (Argument((4,), "float32"),)),))
+    return CandidateBuild(str(folder / "sleeping.so"), "", (LibraryKernel("k0", (KernelArgument((4,), "float32"),)),))
 
 
 def runner_of(address: tuple[str, int], servers: int) -> RpcRunner:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,67 +30,63 @@ from .phases.shift_pixels import shift_pixels
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a user may decide.
+class Phase:
+    """One step from Relax to Relax.
 
     Attributes:
-        sign_zero: What a plain Sign gives at 0: ``"exact"`` keeps ONNX's 0, and with it a layer in float;
-            ``"positive"`` and ``"negative"`` allow +1 or -1 instead, so that the layer can become binary.
-        dump: A folder for the module after each phase, as TVMScript.
+        name: The name of the file that describes it, where there is one.
+        apply: Takes a module and the value of a plain Sign at 0.
     """
 
-    sign_zero: SignZero = "exact"
-    dump: Path | None = None
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One step from Relax to Relax."""
-
     name: str
-    apply: Callable[[IRModule, Options], IRModule]
+    apply: Callable[[IRModule, SignZero], IRModule]
 
 
 PHASES: tuple[Phase, ...] = (
     # TVM's importer computes some indices from shapes that are known.
-    Phase("fold_constants", lambda mod, options: relax.transform.FoldConstant()(mod)),
+    Phase("fold_constants", lambda mod, sign_zero: relax.transform.FoldConstant()(mod)),
     # What the user allows: Sign gives +1 or -1 at 0.
-    Phase("resolve_signs", lambda mod, options: resolve_signs(mod, options.sign_zero)),
+    Phase("resolve_signs", lambda mod, sign_zero: resolve_signs(mod, sign_zero)),
     # One way to write a binariser, a padded convolution, a dense layer behind a feature map.
-    Phase("canonicalize", lambda mod, options: canonicalize(mod)),
+    Phase("canonicalize", lambda mod, sign_zero: canonicalize(mod)),
     # One way to write activations of a few bits: how many thresholds x exceeds.
-    Phase("normalize_quantisers", lambda mod, options: normalize_quantisers(mod)),
+    Phase("normalize_quantisers", lambda mod, sign_zero: normalize_quantisers(mod)),
     # Splits, slices, shuffles and concatenations of channels are selections of channels.
-    Phase("rearrange_channels", lambda mod, options: rearrange_channels(mod)),
+    Phase("rearrange_channels", lambda mod, sign_zero: rearrange_channels(mod)),
     # Two-valued activations meet two-valued weights: conv(x, tau * S + phi) = tau * conv(x, S) + phi * conv(x, 1).
-    Phase("recognise", lambda mod, options: recognise(mod)),
+    Phase("recognise", lambda mod, sign_zero: recognise(mod)),
     # binarize(max_pool(x)) = max_pool(binarize(x)): bits travel, not floats.
-    Phase("keep_bits", lambda mod, options: keep_bits(mod)),
+    Phase("keep_bits", lambda mod, sign_zero: keep_bits(mod)),
     # torch.roll of groups of channels of bits is one gather.
-    Phase("shift_pixels", lambda mod, options: shift_pixels(mod)),
+    Phase("shift_pixels", lambda mod, sign_zero: shift_pixels(mod)),
     # Each layer with its batch norm, shortcut, activation and binariser becomes one composite. Up to here the module
     # runs through TVM's default legalization: it is the oracle for what follows.
-    Phase("fuse_layers", lambda mod, options: fuse_layers(mod)),
+    Phase("fuse_layers", lambda mod, sign_zero: fuse_layers(mod)),
     # Weights {0, a} before one binariser: the sum over set weights decides, and the sum over the window goes.
-    Phase("fold_window_sums", lambda mod, options: fold_window_sums(mod)),
+    Phase("fold_window_sums", lambda mod, sign_zero: fold_window_sums(mod)),
 )
 
 
-def to_composites(mod: IRModule, options: Options) -> IRModule:
-    """Run the phases from an imported module to one whose layers are composites."""
-    for name, mod in phases(mod, options):  # noqa: B020
-        if options.dump is not None:
-            options.dump.mkdir(parents=True, exist_ok=True)
-            (options.dump / f"{name}.py").write_text(mod.script(show_meta=False))
+def to_composites(mod: IRModule, sign_zero: SignZero = "exact", dump: Path | None = None) -> IRModule:
+    """Run the phases from an imported module to one whose layers are composites.
+
+    Args:
+        mod: As imported.
+        sign_zero: The value of a plain Sign at 0. ``"exact"`` keeps ONNX's 0, and with it a layer in float;
+            ``"positive"`` and ``"negative"`` replace it by +1 or -1, so that the layer can become binary.
+        dump: A folder for the module after each phase, as TVMScript.
+    """
+    _dump(mod, dump, "0_imported")
+    for number, phase in enumerate(PHASES, 1):
+        mod = phase.apply(mod, sign_zero)
+        _dump(mod, dump, f"{number}_{phase.name}")
     return mod
 
 
-def phases(mod: IRModule, options: Options) -> Iterator[tuple[str, IRModule]]:
-    """The module after each phase."""
-    yield "0_imported", mod
-    for i, phase in enumerate(PHASES):
-        mod = phase.apply(mod, options)
-        yield f"{i + 1}_{phase.name}", mod
+def _dump(mod: IRModule, folder: Path | None, name: str) -> None:
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.py").write_text(mod.script(show_meta=False))
 
 
 def to_kernels(composites: IRModule, isa: Isa, decisions: Decisions = LEAST_COST) -> Lowered:

@@ -1,7 +1,7 @@
-"""Sparse binary neural networks from PyTorch to one small, fast CPU library, through Apache TVM.
+"""Compile sparse binary neural networks from PyTorch to one small, fast CPU library, through Apache TVM.
 
-Importing this package imports nothing else: a machine that only runs compiled models needs numpy and TVM's runtime,
-and what needs torch, onnx or the compiler is imported when it is first used.
+Importing this package imports nothing else. Each public name imports what it needs when it is first used, so a machine
+that only runs compiled models needs only numpy and TVM's runtime.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from .compiler import compile
     from .errors import SbnnError
     from .module import CompiledModule
+    from .options import CompileOptions
     from .runtime.loading import LoadedModule, load
     from .tuning.tuner import tune
 
 __version__ = "0.1.0"
 
-# In a checkout the stages of the compiler are siblings of this folder; installed, they are inside it.
+# In a checkout, the stages of the compiler are next to this folder; in an installed package, they are inside it.
 _CHECKOUT = Path(__file__).resolve().parent.parent
 if __name__ == "sbnn_tvm" and all(
     (_CHECKOUT / stage / "__init__.py").is_file() for stage in ("frontends", "passes", "schedules")
@@ -32,6 +33,7 @@ if __name__ == "sbnn_tvm" and all(
 
 __all__ = [
     "BinaryDomain",
+    "CompileOptions",
     "CompiledModule",
     "LoadedModule",
     "SbnnError",
@@ -44,6 +46,7 @@ __all__ = [
 
 _HOMES = {
     "BinaryDomain": "sbnn_tvm.algebra.domain",
+    "CompileOptions": "sbnn_tvm.options",
     "CompiledModule": "sbnn_tvm.module",
     "LoadedModule": "sbnn_tvm.runtime.loading",
     "SbnnError": "sbnn_tvm.errors",

@@ -1,4 +1,4 @@
-"""``python -m sbnn_tvm`` is ``sbnn-tvm``."""
+"""``python -m sbnn_tvm`` runs the command line ``sbnn-tvm``."""
 
 from .cli.app import main
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Write files atomically: the file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .errors import SbnnError
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], error: type[SbnnError], mode: int = 0o666) -> Iterator[Path]:
-    """An empty file beside ``path`` to write to; what is in it in the end takes the place of ``path``.
+    """Create an empty file next to ``path`` to write to; when the ``with`` ends, it replaces ``path``.
 
     Args:
-        path: Where to; an existing file is replaced at once, and stays as it is if the body of the ``with`` fails.
-        error: What to raise if that is impossible.
-        mode: Permissions of the file, of which the umask is taken away.
+        path: The destination. An existing file is replaced in one step, and kept if the body of the ``with`` fails.
+        error: The error to raise if ``path`` cannot be written.
+        mode: Permissions of the file, before the umask.
 
     Raises:
         error: If ``path`` cannot be written, or the body raises an OSError.
@@ -29,7 +29,7 @@ def replacing(path: str | os.PathLike[str], error: type[SbnnError], mode: int = 
         try:
             mode = draft.stat().st_mode
             yield draft
-            draft.chmod(mode)  # a linker makes the file anew
+            draft.chmod(mode)  # a linker replaces the file, and its permissions
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
@@ -38,7 +38,7 @@ def replacing(path: str | os.PathLike[str], error: type[SbnnError], mode: int = 
 
 
 def check_destination(path: str | os.PathLike[str], error: type[SbnnError]) -> None:
-    """Raise ``error`` if ``path`` cannot be written: to be told so before a long computation, and not after it."""
+    """Raise ``error`` if ``path`` cannot be written, so that this is known before a long computation."""
     try:
         _create_draft(Path(path), error, 0o666).unlink()
     except OSError as reason:
@@ -50,6 +50,6 @@ def _create_draft(path: Path, error: type[SbnnError], mode: int) -> Path:
         raise error(f"cannot write {path}: it is a folder; give the name of a file in it")
     if not path.parent.is_dir():
         raise error(f"cannot write {path}: there is no folder {path.parent}")
-    draft = path.with_name(f".sbnn_tvm-{secrets.token_hex(8)}.so")  # TVM looks at the ending of what it links
+    draft = path.with_name(f".sbnn_tvm-{secrets.token_hex(8)}.so")  # TVM checks the suffix of the library that it links
     os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
     return draft

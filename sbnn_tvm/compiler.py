@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,21 +15,19 @@ from tvm.ir import IRModule
 from sbnn_tvm.frontends.onnx.importer import Imported, import_onnx
 from sbnn_tvm.frontends.onnx.loading import load_model
 from sbnn_tvm.passes.families.choose import Decisions
-from sbnn_tvm.passes.families.families import BY_NAME
-from sbnn_tvm.passes.families.family import Family
 from sbnn_tvm.passes.lowering.lower import Lowered
-from sbnn_tvm.passes.phases.resolve_signs import SignZero
-from sbnn_tvm.passes.pipeline import Options, to_composites, to_executable, to_kernels
+from sbnn_tvm.passes.pipeline import to_composites, to_executable, to_kernels
 
 from .deploy.targets import CpuTarget, resolve
 from .errors import CompileError
 from .module import CompiledModule
-from .report.describe import describe, with_tuning
-from .report.record import Report
-from .tuning_database.lookup import Tuning
+from .options import CompileKeywords, CompileOptions, options_of
+from .report.build_report import build_report, with_tuning
+from .report.report import Report
+from .tuning_database.lookup import TuningLookup
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
+    from typing import TypeAlias, Unpack
 
     import onnx
     import torch
@@ -41,38 +39,20 @@ if TYPE_CHECKING:
 def compile(
     model: Model,
     target: TargetLike = "native",
+    options: CompileOptions | None = None,
     *,
-    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
-    sign_zero: SignZero = "exact",
-    kernels: Mapping[str, str] | None = None,
-    tuning: str | os.PathLike[str] | None = None,
-    tuning_cpu: str | None = None,
-    strict: bool = False,
-    name: str | None = None,
-    dump: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] | None = None,
+    **keywords: Unpack[CompileKeywords],
 ) -> CompiledModule:
     """Compile a model for a CPU.
 
     Args:
         model: A PyTorch module, the path or content of an ONNX file, or a ModelProto.
         target: ``"native"``, a name that ``sbnn-tvm targets`` lists, a TVM target dict, or a TVM target.
-        input_shape: Shape of the input, batch included (or shapes by input name). A PyTorch module without it needs an
-            ``example_input_array``; an ONNX model needs it where dimensions are open.
-        sign_zero: What a plain ``Sign`` gives at 0. ONNX says 0, a third value, which keeps a layer in float;
-            ``"positive"`` and ``"negative"`` allow +1 or -1, and the report says so.
-        kernels: Kernel families to take instead of the cost model's choice, by the name of a layer (as in the report)
-            or a pattern such as ``"layers.*"``: ``"popcount"``, ``"counters"``, ``"float"`` or
-            ``"sparse_float"``.
-        tuning: A database of measurements, from ``sbnn_tvm.tune``: the fastest kernels are taken where the target's CPU
-            was measured. The report says which, and what they gained.
-        tuning_cpu: Whose measurements to use, if the database has several CPUs for a target that is not this machine:
-            the CPU's name, or a part of it.
-        strict: Refuse a model of which any layer with binary weights would run in float, or any operator in TVM's
-            unscheduled loops, or a value be approximated.
-        name: Of the model, in reports; taken from the file or the class without it.
-        dump: A folder for the module after each phase, as TVMScript.
+        options: How to compile; see :class:`sbnn_tvm.CompileOptions`.
         progress: Called with the name of each step of the compilation when it begins.
+        keywords: The same options one by one: ``input_shape``, ``sign_zero``, ``kernels``, ``tuning``, ``tuning_cpu``,
+            ``strict``, ``name``, ``dump``. They replace the fields of ``options``.
 
     Returns:
         The compiled model: ``run``, ``verify``, ``report``, ``export``.
@@ -80,29 +60,19 @@ def compile(
     Raises:
         ModelError: If the model cannot be read, or has an operator or shape that is not supported.
         TargetError: If the target is not known.
-        CompileError: With ``strict``, if something would fall back; or if ``kernels`` names no layer, no family, or a
-            family that cannot compute the layer.
+        CompileError: If an option has a value that is not allowed; if ``kernels`` names no layer, or a family that
+            cannot compute the layer; or with ``strict``, if something would fall back.
 
     Example::
 
-        module = sbnn_tvm.compile("model.onnx", target="arm")
+        module = sbnn_tvm.compile("model.onnx", target="arm", strict=True)
         print(module.report)
         module.export("model.so")
     """
+    chosen = options_of("compile", CompileKeywords, options, keywords)
     progress = progress or _silent
-    front = lower_model(
-        model,
-        target,
-        input_shape=input_shape,
-        sign_zero=sign_zero,
-        kernels=kernels,
-        tuning=tuning,
-        tuning_cpu=tuning_cpu,
-        name=name,
-        dump=dump,
-        progress=progress,
-    )
-    if strict and front.report.fallbacks():
+    front = lower_model(model, target, chosen, progress)
+    if chosen.strict and front.report.fallbacks():
         raise CompileError("strict=True refuses this model: " + "; ".join(front.report.fallbacks()))
     progress("generating machine code")
     return front.build()
@@ -111,51 +81,40 @@ def compile(
 def explain(
     model: Model,
     target: TargetLike = "native",
+    options: CompileOptions | None = None,
     *,
-    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
-    sign_zero: SignZero = "exact",
-    kernels: Mapping[str, str] | None = None,
-    tuning: str | os.PathLike[str] | None = None,
-    tuning_cpu: str | None = None,
-    name: str | None = None,
     progress: Callable[[str], None] | None = None,
+    **keywords: Unpack[CompileKeywords],
 ) -> Report:
-    """What ``compile`` would make of a model, layer by layer, without generating machine code.
+    """Report what ``compile`` would make of a model, layer by layer, without generating machine code.
 
     Args:
-        model: As of compile, like all others.
-        target, input_shape, sign_zero, kernels, tuning, tuning_cpu, name, progress: As of compile.
+        model: Same as in ``compile``.
+        target: Same as in ``compile``.
+        options: Same as in ``compile``; ``strict`` is ignored.
+        progress: Same as in ``compile``.
+        keywords: Same as in ``compile``.
 
     Returns:
-        The report that the compiled model would have.
+        The report of the model that ``compile`` would return.
 
     Raises:
-        ModelError: As compile.
-        TargetError: As compile.
-        CompileError: As compile, but for ``strict``.
+        ModelError: Same as in ``compile``.
+        TargetError: Same as in ``compile``.
+        CompileError: Same as in ``compile``, except for ``strict``.
     """
-    return lower_model(
-        model,
-        target,
-        input_shape=input_shape,
-        sign_zero=sign_zero,
-        kernels=kernels,
-        tuning=tuning,
-        tuning_cpu=tuning_cpu,
-        name=name,
-        progress=progress,
-    ).report
+    return lower_model(model, target, options_of("explain", CompileKeywords, options, keywords), progress).report
 
 
 @dataclass(frozen=True, eq=False)
 class LoweredModel:
-    """Everything up to machine code.
+    """A model before machine code is generated.
 
     Attributes:
         imported: The model as Relax.
         composites: The module whose layers are composites.
         lowered: The module of kernels.
-        target: What for.
+        target: What to generate code for.
         report: What each layer became.
     """
 
@@ -172,51 +131,34 @@ class LoweredModel:
 
 
 def lower_model(
-    model: Model,
-    target: TargetLike,
-    *,
-    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
-    sign_zero: SignZero = "exact",
-    kernels: Mapping[str, str] | None = None,
-    tuning: str | os.PathLike[str] | None = None,
-    tuning_cpu: str | None = None,
-    name: str | None = None,
-    dump: str | os.PathLike[str] | None = None,
-    progress: Callable[[str], None] | None = None,
+    model: Model, target: TargetLike, options: CompileOptions, progress: Callable[[str], None] | None = None
 ) -> LoweredModel:
-    """The first part of ``compile``, which describes the arguments."""
-    if sign_zero not in ("exact", "positive", "negative"):
-        raise CompileError(f"sign_zero must be 'exact', 'positive' or 'negative', but got {sign_zero!r}")
-    if tuning_cpu is not None and tuning is None:
-        raise CompileError(f"tuning_cpu={tuning_cpu!r} says whose measurements to use, but there is no tuning=...")
+    """Import a model, run the phases, and choose and build its kernels: ``compile`` without machine code.
+
+    Raises:
+        ModelError: Same as in ``compile``.
+        TargetError: Same as in ``compile``.
+        CompileError: Same as in ``compile``, except for ``strict``.
+    """
     progress = progress or _silent
-    forced = _families(kernels or {})
     cpu = resolve(target)
-    tuned = None if tuning is None else Tuning.of(tuning, cpu, tuning_cpu)
+    tuned = None if options.tuning is None else TuningLookup.of(options.tuning, cpu, options.tuning_cpu)
     progress("importing the model")
+    input_shape = options.input_shape
     imported = import_onnx(load_model(_to_onnx(model, input_shape)), _shape_of_open_inputs(model, input_shape))
-    options = Options(sign_zero, None if dump is None else _folder(dump))
     progress("recognising binary layers")
-    composites = to_composites(imported.mod, options)
+    dump = None if options.dump is None else _folder(options.dump)
+    composites = to_composites(imported.mod, options.sign_zero, dump)
     progress("choosing kernels")
-    untuned = Decisions(forced, imported.nodes)
+    untuned = Decisions(options.forced_families, imported.nodes)
     lowered = to_kernels(composites, cpu.isa, untuned if tuned is None else replace(untuned, tuned=tuned))
     slower = tuned is not None and tuned.slower(lowered.layers, cpu.isa)
     if slower:
         lowered = to_kernels(composites, cpu.isa, untuned)
-    report = describe(lowered, imported, name or _name_of(model), cpu.name, options)
+    report = build_report(lowered, imported, options.name or _name_of(model), cpu.name, options.sign_zero)
     if tuned is not None:
         report = with_tuning(report, tuned, slower)
     return LoweredModel(imported, composites, lowered, cpu, report)
-
-
-def _families(kernels: Mapping[str, str]) -> tuple[tuple[str, Family], ...]:
-    for layer, family in kernels.items():
-        if family not in BY_NAME:
-            raise CompileError(
-                f"kernels: {family!r} for {layer!r} is no family of kernels; the families are {', '.join(BY_NAME)}"
-            )
-    return tuple((layer, BY_NAME[family]) for layer, family in kernels.items())
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:
@@ -228,7 +170,7 @@ def _folder(path: str | os.PathLike[str]) -> Path:
 
 
 def _silent(step: str) -> None:
-    """Nobody asked for the progress."""
+    """Ignore the progress: no callback was given."""
 
 
 def _is_torch_module(model: object) -> bool:

@@ -1,4 +1,4 @@
-"""What can go wrong for a user. Every message is one sentence: what, what was expected, what to do."""
+"""The errors that a user can cause. Every message is one sentence: what is wrong, what was expected, what to do."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ class SbnnError(Exception):
 
 
 class ModelError(SbnnError):
-    """The model cannot be read, or holds something that the compiler does not know."""
+    """The model cannot be read, or has something that the compiler does not support."""
 
 
 class TargetError(SbnnError):
-    """The target is unknown, contradicts itself, or does not fit this machine."""
+    """The target is unknown, contradicts itself, or cannot run on this machine."""
 
 
 class InputError(SbnnError):
-    """The arrays given to a compiled model do not fit it."""
+    """The arrays given to a compiled model do not match its inputs."""
 
 
 class LibraryError(SbnnError):
@@ -28,7 +28,7 @@ class CompileError(SbnnError):
 
 
 class VerificationError(SbnnError):
-    """The compiled model and its reference disagree."""
+    """The compiled model differs from the reference."""
 
 
 class TuningError(SbnnError):

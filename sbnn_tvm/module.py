@@ -1,4 +1,4 @@
-"""A compiled model, still in the process that compiled it."""
+"""A compiled model in the process that compiled it: run, verify, time and export it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from sbnn_tvm.passes.lowering.lower import Lowered
 from .deploy.linking import write_library
 from .deploy.targets import CpuTarget
 from .errors import InputError, TargetError
-from .execution.kernel_by_kernel import KernelRunner, NativeKernels, outputs_of, prepare, run_kernels
-from .report.record import Report
+from .execution.run_kernels import KernelRunner, NativeKernels, outputs_of, prepare, run_kernels
+from .report.report import Report
 from .runtime.inputs import match_inputs, random_inputs, split_batches
 from .runtime.loading import LoadedModule, load
 from .runtime.metadata import Metadata, TensorSpec
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 
 class CompiledModule:
-    """What ``sbnn_tvm.compile`` returns.
+    """A compiled model, returned by ``sbnn_tvm.compile``.
 
     Attributes:
         imported: The model as Relax, and its ONNX source.
-        composites: The module whose layers are composites of Relax operators: the oracle for the kernels.
+        composites: The module whose layers are composites of Relax operators; the kernels must compute the same.
         lowered: The module of kernels.
-        target: What it was compiled for.
+        target: The CPU that it was compiled for.
         report: What each layer became, and why.
     """
 
@@ -71,22 +71,28 @@ class CompiledModule:
         """Run the model on this machine.
 
         Args:
-            inputs: One array for each of ``self.inputs``, in their order, or a single dict from their names to arrays.
+            inputs: One array per element of ``self.inputs``, in that order, or a single dict from names to arrays.
 
         Returns:
-            The output, or a tuple of them if there are several.
+            The output; if there are several, a tuple of them in the order of ``self.outputs``.
 
         Raises:
-            InputError: If an array is missing, or of another shape or dtype than the model declares.
-            TargetError: If the target is another CPU than this machine's (``emulate`` runs it, slowly).
+            InputError: If an array is missing, or has a different shape or dtype than the model declares.
+            TargetError: If the target is not this machine's CPU (``emulate`` runs such a model, slowly).
         """
         return self.library.run(*inputs)
 
     def emulate(self, *inputs: Any) -> tuple[np.ndarray, ...]:
-        """Run the model kernel by kernel in an emulator of the target's CPU; all outputs as a tuple.
+        """Run the model kernel by kernel in an emulator of the target's CPU.
+
+        Args:
+            inputs: Same as in ``run``.
+
+        Returns:
+            A tuple of all outputs.
 
         Raises:
-            InputError: As ``run``.
+            InputError: Same as in ``run``.
             TargetError: If there is no emulator for the target.
         """
         arrays = match_inputs(self.inputs, inputs)
@@ -103,22 +109,22 @@ class CompiledModule:
     ) -> Verification:
         """Compare every output, and every layer, with onnxruntime on the same ONNX model.
 
-        A build for this machine is run here as ``export`` writes it; a build for another CPU is run in an emulator.
+        A build for this machine runs as ``export`` writes it. A build for another CPU runs in an emulator.
 
         Args:
-            inputs: The model's input (or inputs), where random ones will not do; a larger first dimension than the
-                model's batch is run batch by batch.
-            samples: How many random inputs to run when none are given.
-            seed: Of the random inputs.
+            inputs: The model's inputs, instead of random ones. If the first dimension is larger than the model's batch,
+                they run batch by batch.
+            samples: Number of random inputs if ``inputs`` is None.
+            seed: Seed of the random inputs.
             tolerance: Largest difference of a float output, relative to the largest value of that output.
-            check: Raise an error on a mismatch rather than only report it.
+            check: Whether to raise an error on a mismatch.
 
         Returns:
-            What was compared.
+            The comparison of every output and layer.
 
         Raises:
             VerificationError: On a mismatch; names the first layer that differs.
-            InputError: If the inputs do not fit the model, or nothing is asked to be compared.
+            InputError: If the inputs do not match the model, or there is nothing to compare.
             TargetError: If the target can be neither run nor emulated here.
         """
         if not tolerance >= 0:
@@ -135,20 +141,23 @@ class CompiledModule:
         return result
 
     def profile(self, seconds: float = 0.06) -> list[KernelTime]:
-        """Time every kernel alone, on one thread of this machine, and compare it with what the machine can do at most.
+        """Time every kernel alone, on one thread of this machine, and compare it with the machine's limits.
 
         Args:
-            seconds: To time a kernel; its fastest call counts.
+            seconds: Time per kernel; its fastest call counts.
 
         Raises:
-            TargetError: If the target is another CPU than this machine's.
+            TargetError: If the target is not this machine's CPU.
         """
         from .profiling.profile import profile
 
         return profile(self, self._load(1), seconds)
 
     def export(self, path: str | os.PathLike[str]) -> Path:
-        """Write the model as one shared library, which ``sbnn_tvm.load`` runs; an existing file is replaced.
+        """Write the model as one shared library, which ``sbnn_tvm.load`` runs.
+
+        Args:
+            path: The file to write; an existing file is replaced.
 
         Returns:
             The path.
@@ -176,7 +185,7 @@ class CompiledModule:
         """The model as it is deployed: exported to a temporary file and loaded.
 
         Raises:
-            TargetError: If the target is another CPU than this machine's.
+            TargetError: If the target is not this machine's CPU.
         """
         return self._load(None)
 
@@ -190,7 +199,7 @@ class CompiledModule:
 
     @cached_property
     def emulator(self) -> KernelRunner:
-        """Runs the target's machine code on this machine.
+        """Runs the target's machine code on this machine, in an emulator.
 
         Raises:
             TargetError: If there is no emulator for the target.
@@ -201,12 +210,12 @@ class CompiledModule:
 
     @property
     def kernel_runner(self) -> KernelRunner:
-        """Runs single kernels: on this machine if the target is its CPU, else in an emulator."""
+        """Runs single kernels: on this machine if the target is its CPU, otherwise in an emulator."""
         return self._native_kernels if self.target.native else self.emulator
 
     @cached_property
     def constants(self) -> tuple[np.ndarray, ...]:
-        """What ``main`` takes behind the inputs: the constants that are stored coded, made by ``kernel_runner``."""
+        """The parameters of ``main`` after the inputs: the coded constants, decoded by ``kernel_runner``."""
         return prepare(self.lowered, self.kernel_runner)
 
     @cached_property

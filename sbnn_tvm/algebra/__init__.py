@@ -1,1 +1,1 @@
-"""Two-valued tensors, and the codings of their bits."""
+"""The algebra of two-valued tensors, and codings of their bits."""

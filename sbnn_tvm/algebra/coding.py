@@ -1,10 +1,11 @@
-"""Codings of binary weights: what a matrix of bits takes when it is stored, and the way back.
+"""Codings of binary weights: encode a matrix of bits in few bytes, and decode it.
 
-A layer's weights are a matrix of bits, a row for each output channel. Few set bits, or few distinct kernels, have a
-shorter description than one bit a weight; :func:`smallest` finds it. All codings are exact, and numpy only; ONNX files
-hold their arrays and decode them with the operators of ai.sbnn, libraries hold them and decode them once when loaded.
+A layer's weights are a matrix of bits with one row per output channel. A matrix with few set bits, or with few distinct
+kernels, needs less than one bit per weight; :func:`smallest` finds the shortest coding. All codings are lossless, and
+need only numpy. ONNX files store the coded arrays and decode them with the operators of ai.sbnn. Libraries store them
+too, and decode them once when they are loaded.
 
-The fields of an array are packed like weights: the first in the lowest bits of the first byte.
+Bit fields of an array are packed like weights: the first field is in the lowest bits of the first byte.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 ESCAPE = 255
-"""The byte of a gap list that skips as many bits without setting one."""
+"""The byte of a gap list that skips 255 bits without setting one."""
 
 
 class Coding(Protocol):
-    """A matrix of bits in some coding.
+    """A coded matrix of bits.
 
     Attributes:
-        name: Of the coding, for reports.
+        name: Name of the coding, for reports.
         shape: Rows and columns of the matrix.
     """
 
@@ -47,7 +48,7 @@ class Coding(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Bitmap:
-    """One bit a weight.
+    """One bit per weight.
 
     Attributes:
         shape: Rows and columns of the matrix.
@@ -83,12 +84,12 @@ class Bitmap:
 
 @dataclass(frozen=True, eq=False)
 class Gaps:
-    """The gaps between set bits, a byte each.
+    """The gaps between set bits, one byte each.
 
     Attributes:
         shape: Rows and columns of the matrix.
-        gaps: uint8 [n], of the set bits' places in row-major order, as :func:`encode_gaps` writes them.
-        inverted: uint8 [1] or [rows]: 1 where all bits of the row are to be flipped, since most of them are set.
+        gaps: uint8 [n], the positions of the set bits in row-major order, coded by :func:`encode_gaps`.
+        inverted: uint8 [1] or [rows]: 1 for rows whose bits are stored inverted, because most of them are set.
     """
 
     name: ClassVar[str] = "gaps"
@@ -115,18 +116,18 @@ class Gaps:
 
 @dataclass(frozen=True, eq=False)
 class Rice:
-    """The gaps between set bits in a Golomb-Rice code: for bits set at random within 4 % of their entropy.
+    """The gaps between set bits in a Golomb-Rice code. For randomly set bits its size is within 4 % of the entropy.
 
-    A gap ``g`` is ``g >> k`` in unary, as many zeros and a one, and its ``k`` low bits; the two parts of all gaps are
-    kept apart, so that both are decoded without branches: with the ones of ``quotients`` at ``t[i]``, the position of
-    set bit ``i`` is ``((t[i] - i) << k) + sum(remainders[: i + 1]) + i``.
+    A gap ``g`` is coded as ``g >> k`` in unary (that many zeros, then a one) and its ``k`` low bits. The two parts are
+    stored in two arrays, so that both are decoded without branches: with the ones of ``quotients`` at ``t[i]``, the
+    position of set bit ``i`` is ``((t[i] - i) << k) + sum(remainders[: i + 1]) + i``.
 
     Attributes:
         shape: Rows and columns of the matrix.
-        quotients: uint8 [n], the unary parts one behind the other; the bits behind the last one are 0.
-        remainders: uint8 [m], fields of k bits; those behind the last one are 0.
-        remainder_bits: k, from 1 on.
-        inverted: As of Gaps.
+        quotients: uint8 [n], the unary parts one after the other; the bits after the last one are 0.
+        remainders: uint8 [m], fields of k bits; the bits after the last field are 0.
+        remainder_bits: k, at least 1.
+        inverted: Same as in Gaps.
 
     References:
         Rice and Plaunt, "Adaptive variable-length coding for efficient compression of spacecraft television data",
@@ -174,10 +175,10 @@ class Codebook:
 
     Attributes:
         shape: Rows and columns of the matrix.
-        indices: uint8 [n], fields of ``index_bits``, one for each kernel in row-major order.
-        patterns: uint8 [size, ceil(pattern_bits / 8)], the table.
-        index_bits: t of a table of up to 2^t kernels.
-        pattern_bits: Bits of a kernel; divides the columns.
+        indices: uint8 [n], fields of ``index_bits``, one per kernel in row-major order.
+        patterns: uint8 [size, ceil(pattern_bits / 8)], the table of kernels.
+        index_bits: t, where the table has at most 2^t kernels.
+        pattern_bits: Bits of a kernel; a divisor of the number of columns.
     """
 
     name: ClassVar[str] = "codebook"
@@ -227,12 +228,12 @@ class Codebook:
 
 @dataclass(frozen=True, eq=False)
 class SparseArray:
-    """The places and values of an array's numbers that are not 0.
+    """The positions and values of an array's nonzero numbers.
 
     Attributes:
-        shape: Of the array.
-        gaps: uint8 [m], the places in row-major order, as :func:`encode_gaps` writes them.
-        values: float32 [n], one for each place.
+        shape: Shape of the array.
+        gaps: uint8 [m], the positions in row-major order, coded by :func:`encode_gaps`.
+        values: float32 [n], one per position.
     """
 
     name: ClassVar[str] = "sparse"
@@ -243,7 +244,7 @@ class SparseArray:
 
     @classmethod
     def encode(cls, array: np.ndarray) -> SparseArray:
-        """Code a float32 array; a -0.0 is kept as a number."""
+        """Code a float32 array; -0.0 counts as nonzero."""
         flat = np.ascontiguousarray(array, np.float32).reshape(-1)
         places = np.flatnonzero(flat.view(np.uint32))
         return cls(array.shape, encode_gaps(places), flat[places])
@@ -273,11 +274,11 @@ class SparseArray:
 
 
 def smallest(bits: np.ndarray, pattern_bits: int | None = None) -> Coding:
-    """The coding that takes the fewest bytes; of equal ones the simplest.
+    """The coding with the fewest bytes; of several the simplest.
 
     Args:
         bits: bool [rows, columns].
-        pattern_bits: Bits of a kernel (kh * kw), where rows consist of kernels that may repeat.
+        pattern_bits: Bits of a kernel (kh * kw), if rows consist of kernels; tries a codebook, too.
     """
     codings: list[Coding] = [Bitmap.encode(bits), Gaps.encode(bits), Rice.encode(bits)]
     if pattern_bits is not None and pattern_bits > 1:
@@ -286,16 +287,16 @@ def smallest(bits: np.ndarray, pattern_bits: int | None = None) -> Coding:
 
 
 def encode_gaps(positions: np.ndarray) -> np.ndarray:
-    """A list of positions as gaps, a byte each.
+    """Code a list of positions as gaps, one byte each.
 
-    A byte below 255 is the number of places skipped since the position before, or since the beginning; 255 skips as
-    many and is no position.
+    A byte below 255 is the number of places skipped since the previous position, or since the beginning. The byte 255
+    skips 255 places and is not a position.
 
     Args:
-        positions: int64 [n], ascending, from 0 on.
+        positions: int64 [n], ascending, at least 0.
 
     Returns:
-        uint8 [m], at least n.
+        uint8 [m] with m >= n.
 
     Raises:
         ValueError: If positions are negative or not ascending.
@@ -324,12 +325,12 @@ def decode_gaps(gaps: np.ndarray) -> np.ndarray:
         int64 [n], ascending.
 
     Raises:
-        ValueError: If the last gap is cut off.
+        ValueError: If the last gap is incomplete.
     """
     if gaps.dtype != np.uint8 or gaps.ndim != 1:
         raise ValueError(f"gaps are uint8 [n], but got {gaps.dtype} {list(gaps.shape)}")
     if len(gaps) and gaps[-1] == ESCAPE:
-        raise ValueError("the gaps are truncated: they end with 255, behind which another byte must follow")
+        raise ValueError("the gaps are truncated: they end with 255, after which another byte must follow")
     sets = gaps != ESCAPE
     return (np.cumsum(gaps + sets.astype(np.int64)) - 1)[sets]
 
@@ -364,7 +365,7 @@ def _matrix_shape(bits: np.ndarray) -> tuple[int, int]:
 
 
 def _minority(bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The bits with at most half of every row set, and which rows were flipped for it."""
+    """The bits, inverted in rows that have more than half of their bits set; and which rows are inverted."""
     rows, columns = _matrix_shape(bits)
     inverted = 2 * np.count_nonzero(bits, axis=1) > columns
     minority = bits.astype(bool) ^ inverted[:, None]

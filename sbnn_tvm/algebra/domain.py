@@ -1,18 +1,18 @@
-"""The algebra of two-valued tensors, on which everything else is built.
+"""The algebra of two-valued tensors, which the whole compiler uses.
 
 A binary tensor is a bit ``b`` and two numbers: ``value = lo + (hi - lo) * b``. With ``tau = (hi - lo) / 2`` and
 ``phi = (hi + lo) / 2`` the same value is ``tau * s + phi``, where ``s = 2 * b - 1`` is the sign in {-1, +1}.
-For a window of activations ``x`` (signs ``X``, and 0 where the window hangs over a zero-padded border) and weights
-``w`` (signs ``S``) the sum of products splits into two integers::
+Take a window of activations ``x`` with signs ``X`` (0 where the window overlaps zero padding) and weights ``w`` with
+signs ``S``. Two integers determine the sum of products::
 
     D = sum(S * X)    one popcount per output:             D = base - 2 * popcount(bits_w ^ bits_x)
     T = sum(X)        one popcount per window, shared by all output channels
 
 so that for {-1, +1} activations ``sum(w * x) = tau * D + phi * T``.
 
-Activations of n bits are ``value = lo + step * q`` with a code ``q`` of binary digits ``b_j``. Their digits are signs
-``s_j`` as well, ``q = (L + sum(2^j * s_j)) / 2`` with ``L = 2^n - 1``, so ``value = tau * X + phi`` again, where
-``X = sum(2^j * s_j)`` is an odd integer from ``-L`` to ``L`` and D is a sum of popcounts, one a digit::
+Activations of n bits are ``value = lo + step * q`` with a code ``q`` of binary digits ``b_j``. The digits are signs
+``s_j`` too: ``q = (L + sum(2^j * s_j)) / 2`` with ``L = 2^n - 1``. So ``value = tau * X + phi`` again, where
+``X = sum(2^j * s_j)`` is an odd integer from ``-L`` to ``L``. D is a weighted sum of popcounts, one per digit::
 
     D = sum(S * X) = sum(2^j * D_j)
 """
@@ -26,7 +26,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class BinaryDomain:
-    """The two values that a binary tensor may take.
+    """The two values of a binary tensor.
 
     Attributes:
         lo: The value of bit 0.
@@ -45,7 +45,7 @@ class BinaryDomain:
 
     @property
     def tau(self) -> float:
-        """Half the distance of the two values: ``value = tau * sign + phi``."""
+        """Half the difference of the two values: ``value = tau * sign + phi``."""
         return (self.hi - self.lo) / 2
 
     @property
@@ -60,7 +60,7 @@ class BinaryDomain:
 
     @property
     def bits(self) -> int:
-        """Of the code: one."""
+        """Number of bits of a code: 1."""
         return 1
 
     @property
@@ -70,7 +70,7 @@ class BinaryDomain:
 
     @property
     def middles(self) -> tuple[float, ...]:
-        """A threshold between the two values."""
+        """The threshold halfway between the two values."""
         return ((self.lo + self.hi) / 2,)
 
     def __str__(self) -> str:
@@ -79,10 +79,10 @@ class BinaryDomain:
 
 @dataclass(frozen=True)
 class Levels:
-    """The evenly spaced values of an activation of n bits, one for each code: ``lo + step * q``, each rounded somehow.
+    """The evenly spaced values of an activation of n bits, one per code ``q``: ``lo + step * q``, rounded to float32.
 
     Attributes:
-        levels: 2^n float32 numbers, ascending; n is 2 to ``MOST_BITS``.
+        levels: 2^n float32 numbers, ascending; n is from 2 to ``MOST_BITS``.
 
     Raises:
         ValueError: If there are too few or too many, or they are not evenly spaced up to rounding.
@@ -100,7 +100,7 @@ class Levels:
 
     @property
     def bits(self) -> int:
-        """Of a code: n."""
+        """Number of bits of a code: n."""
         return len(self.levels).bit_length() - 1
 
     @property
@@ -120,7 +120,7 @@ class Levels:
 
     @property
     def middles(self) -> tuple[float, ...]:
-        """Thresholds between the levels, one below each but the lowest."""
+        """The thresholds halfway between neighbouring levels, ascending."""
         return tuple((low + high) / 2 for low, high in zip(self.levels[:-1], self.levels[1:], strict=True))
 
     def __str__(self) -> str:
@@ -132,12 +132,12 @@ MOST_BITS = 4
 
 
 def codes(domain: Domain, values: np.ndarray) -> np.ndarray:
-    """The codes of float32 values of a domain: uint8 of the same shape."""
+    """The codes of float32 values of a domain, as uint8 of the same shape."""
     return np.searchsorted(np.array(domain.middles, np.float32), values, side="left").astype(np.uint8)
 
 
 def code_of(domain: Domain, value: float) -> int | None:
-    """The code of one value, or None if the domain has no such value."""
+    """The code of one value, or None if the domain does not have the value."""
     found = np.flatnonzero(domain.values == np.float32(value))
     return int(found[0]) if found.size else None
 

@@ -1,4 +1,4 @@
-"""What the command line prints: tables of what the other modules found out."""
+"""The tables that the command line prints."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _output_cells(output: OutputComparison) -> Iterator[str]:
 
 
 def metadata_table(metadata: Metadata, size: int) -> Table:
-    """What a compiled library says about itself."""
+    """The metadata of a compiled library."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -88,7 +88,7 @@ def timing_table(times: Mapping[str, Timing]) -> Table:
 
 
 def profile_table(title: str, times: Sequence[KernelTime]) -> Table:
-    """One row a kernel."""
+    """The times of the kernels, one row per kernel."""
     total = sum(time.seconds for time in times)
     numbers = ("us", "%", "MAC/ns", "bytes/ns", "of the limit")
     table = plain_table("layer", "kernel", *numbers, "limit", right=numbers)
@@ -108,7 +108,7 @@ def profile_table(title: str, times: Sequence[KernelTime]) -> Table:
 
 
 def targets_table(targets: Mapping[str, CpuTarget]) -> Table:
-    """The targets that have a name."""
+    """The named targets."""
     table = plain_table("name", "kernels", "CPU", "triple", "here")
     for name, target in targets.items():
         cpu = str(target.tvm.get("mcpu", "any"))
@@ -118,14 +118,14 @@ def targets_table(targets: Mapping[str, CpuTarget]) -> Table:
 
 
 def readable_bytes(count: int) -> str:
-    """For people: 35.2 KiB."""
+    """Bytes as text, for example ``"35.2 KiB"``."""
     if count < 1 << 20:
         return f"{count / (1 << 10):.1f} KiB"
     return f"{count / (1 << 20):.2f} MiB"
 
 
 def readable_seconds(seconds: float) -> str:
-    """For people: 0.123 ms."""
+    """Seconds as text, for example ``"0.123 ms"``."""
     if seconds < 1e-3:
         return f"{seconds * 1e6:.1f} us"
     return f"{seconds * 1e3:.3f} ms" if seconds < 1 else f"{seconds:.3f} s"

@@ -1,4 +1,4 @@
-"""What the command line shows of tuning: how far it is, what was found, and what a database holds."""
+"""Tables about tuning: its progress, its result, and the content of a database."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from rich.markup import escape
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from ..tuning_database.database import SECONDS, Database, Machine, Record
+from ..tuning_database.database import SECONDS, Database, Record, TunedMachine
 from .tables import plain_table, readable_seconds
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..tuning.tuner import Progress, TuningResult
+    from ..tuning.tuner import TuningProgress, TuningResult
 
 
 @contextmanager
-def shown_progress() -> Iterator[Callable[[Progress], None]]:
-    """Shows on stderr, if that is a terminal, what is measured, the best so far, and the time left."""
+def shown_progress() -> Iterator[Callable[[TuningProgress], None]]:
+    """Show the current measurement, the best gain so far and the remaining time on stderr, if stderr is a terminal."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         row = bar.add_task("building the first kernels", total=None)
 
-        def show(progress: Progress) -> None:
+        def show(progress: TuningProgress) -> None:
             gain = "failed" if progress.gain is None else f"{progress.gain:.2f}x"
             text = (
                 f"{progress.phase} {progress.task}: {progress.candidate} {gain}, best {progress.best:.2f}x; "
@@ -41,7 +41,7 @@ def shown_progress() -> Iterator[Callable[[Progress], None]]:
 
 
 def result_table(result: TuningResult) -> Table:
-    """One row a task."""
+    """The result of tuning, one row per task."""
     found = plain_table(
         "task", "layers", "best", "gain", "measured", "failed", right=("layers", "gain", "measured", "failed")
     )
@@ -52,8 +52,8 @@ def result_table(result: TuningResult) -> Table:
     return found
 
 
-def database_table(database: Database, machine: Machine) -> Table:
-    """The tasks that were measured on a machine, with the fastest candidate of each."""
+def database_table(database: Database, machine: TunedMachine) -> Table:
+    """The tasks that were measured on a machine, each with its fastest candidate."""
     found = plain_table(
         "task", "best", "gain", "untuned", "candidates", "failed", right=("gain", "candidates", "failed")
     )
@@ -75,5 +75,5 @@ def database_table(database: Database, machine: Machine) -> Table:
 
 
 def readable_cost(cost: float, unit: str) -> str:
-    """For people."""
+    """A cost as text."""
     return readable_seconds(cost) if unit == SECONDS else f"{cost:,.0f} {unit}"

@@ -1,1 +1,1 @@
-"""What to compile for, and the library that comes out."""
+"""Targets, and linking the library."""

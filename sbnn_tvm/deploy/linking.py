@@ -1,7 +1,8 @@
-"""From object files to one shared library, for this machine or another one, with whatever linker there is.
+"""Link object files to one shared library, for this machine or another one, with any linker of this machine.
 
-Libraries are linked without a C library: what they import, the process that loads them has. So a bare linker does, no
-cross compiler or system root is needed, and the one in the Python package ``ziglang`` serves every target.
+Libraries are linked without a C library: the process that loads them has the functions that they import. So a bare
+linker is enough, without cross compiler or system root. The linker in the Python package ``ziglang`` works for every
+target.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ _RUNTIME = re.compile(r"TVMFFI\w+|TVMBackend\w+|__aeabi_\w+")  # __aeabi: arithm
 
 @dataclass(frozen=True)
 class Linker:
-    """A program that makes shared libraries.
+    """A program that links shared libraries.
 
     Attributes:
-        name: For messages.
+        name: Name in messages.
         command: The program and its options, without the output and the objects.
     """
 
@@ -70,7 +71,7 @@ class Linker:
 
 
 def find_linker(target: CpuTarget) -> Linker:
-    """The best linker for ``target`` on this machine: a C compiler of the system, its bare linker, or ziglang's.
+    """The first linker for ``target`` that exists: the system's C compiler, its bare linker, or that of ziglang.
 
     Raises:
         LibraryError: If there is none.
@@ -93,15 +94,13 @@ def find_linker(target: CpuTarget) -> Linker:
 def write_library(
     executable: Any, path: str | os.PathLike[str], target: CpuTarget, metadata: Metadata | None = None
 ) -> None:
-    """Write a compiled model as one shared library, with what it says about itself inside.
-
-    The file appears whole or not at all.
+    """Write a compiled model as one shared library with its metadata inside; the file appears complete or not at all.
 
     Args:
         executable: What ``tvm.compile`` returned.
-        path: Where to; an existing file is replaced.
-        target: What it was compiled for.
-        metadata: What ``sbnn_tvm.runtime.loading`` needs to know; None for kernels without a model.
+        path: The file to write; an existing file is replaced.
+        target: The target that it was compiled for.
+        metadata: The metadata for ``sbnn_tvm.runtime.loading``; None for kernels without a model.
 
     Raises:
         LibraryError: If the destination cannot be written, or the linker is missing or fails.
@@ -117,7 +116,7 @@ def write_library(
 
 
 def check_library(path: Path, target: CpuTarget) -> None:
-    """Check that a library is for ``target`` and needs nothing but C, mathematics and TVM's runtime.
+    """Check that a library is for ``target`` and imports only C's memory and math functions and TVM's runtime.
 
     Raises:
         LibraryError: If not.
@@ -134,7 +133,7 @@ def check_library(path: Path, target: CpuTarget) -> None:
 
 
 def undefined_symbols(path: Path) -> set[str]:
-    """The symbols that a library must find elsewhere when it is loaded; weak ones may stay away."""
+    """The symbols that a library imports when it is loaded, except weak ones, which may stay undefined."""
     with path.open("rb") as file:
         table = ELFFile(file).get_section_by_name(".dynsym")
         symbols = list(table.iter_symbols()) if isinstance(table, SymbolTableSection) else []
@@ -165,6 +164,6 @@ def _fcompile(linker: Linker) -> Callable[..., None]:
     def link(output: str, objects: list[str], options: list[str] | None = None) -> None:
         linker.link(Path(output), [Path(name) for name in objects])
 
-    link.object_format = "o"  # type: ignore[attr-defined]  # how TVM asks what to write and what comes out
+    link.object_format = "o"  # type: ignore[attr-defined]  # TVM reads the formats of input and output here
     link.output_format = "so"  # type: ignore[attr-defined]
     return link

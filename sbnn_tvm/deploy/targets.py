@@ -1,4 +1,4 @@
-"""What to compile for: names, TVM target dicts and TVM targets, checked, and what the schedules may assume there."""
+"""Targets: check names, TVM target dicts and TVM targets, and find the instruction set for the schedules."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class CpuTarget:
     """A CPU to compile for.
 
     Attributes:
-        name: As the user gave it, or the CPU of a target dict.
-        isa: What the schedules may use.
-        triple: LLVM's, for example ``"aarch64-unknown-linux-gnu"``.
-        features: What the CPU must have at run time (sbnn_tvm.runtime.cpu), by LLVM's names.
-        target: The target of ``tvm.compile``.
+        name: The name that the user gave, or the CPU of a target dict.
+        isa: The instruction set that the schedules may use.
+        triple: LLVM's target triple, for example ``"aarch64-unknown-linux-gnu"``.
+        features: The features that the CPU must have at run time (sbnn_tvm.runtime.cpu), by LLVM's names.
+        target: The target for ``tvm.compile``.
     """
 
     name: str
@@ -37,7 +37,7 @@ class CpuTarget:
 
     @property
     def machine(self) -> str:
-        """The kind of machine: ``"x86_64"``, ``"aarch64"`` or ``"arm"``."""
+        """The architecture: ``"x86_64"``, ``"aarch64"`` or ``"arm"``."""
         return normalize_machine(self.triple.split("-")[0])
 
     @property
@@ -47,7 +47,7 @@ class CpuTarget:
 
     @property
     def tvm(self) -> dict[str, Any]:
-        """The target dict that TVM was given; ``resolve`` of it gives the same target."""
+        """The TVM target dict; ``resolve`` turns it into the same target again."""
         config = self.target.export()
         return {
             key: list(config[key]) if key == "mattr" else config[key]
@@ -68,29 +68,29 @@ NAMED: dict[str, dict[str, Any]] = {
     "x86-64": {**_X86, "mcpu": "x86-64"},
     "x86-64-v3": {**_X86, "mcpu": "x86-64-v3"},
     "x86-64-v4": {**_X86, "mcpu": "x86-64-v4"},
-    # Without mcpu: code scheduled for a big core takes three times longer on an in-order one than generic code does.
+    # Without mcpu: on an in-order core, code scheduled for a big core takes three times as long as generic code.
     "arm": {**_AARCH64, "mattr": ["+neon"]},
     "cortex-a53": {**_AARCH64, "mcpu": "cortex-a53"},
     "cortex-a72": {**_AARCH64, "mcpu": "cortex-a72"},
     "neoverse-n1": {**_AARCH64, "mcpu": "neoverse-n1"},
     "armv7": {**_ARMV7, "mattr": ["+neon"]},
 }
-"""The targets that are known by name, beside ``"native"``: each is a TVM target dict."""
+"""The named targets except ``"native"``, as TVM target dicts."""
 
 KNOWN = ("native", *NAMED)
 """The names that ``resolve`` takes."""
 
 
 def resolve(target: str | Mapping[str, Any] | Target | CpuTarget | None = None) -> CpuTarget:
-    """Find out what to compile for.
+    """Check a target, and find its instruction set and features.
 
     Args:
         target: One of KNOWN; a TVM target dict such as ``{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu":
-            "cortex-a76"}``, where no ``mtriple`` means this machine's; a ``tvm.target.Target``; or None for this
+            "cortex-a76"}``, whose ``mtriple`` is this machine's by default; a ``tvm.target.Target``; or None for this
             machine.
 
     Returns:
-        The target, its CPU and features known to LLVM.
+        The target; LLVM knows its CPU and features.
 
     Raises:
         TargetError: If the name, the architecture, the CPU or a feature is unknown.
@@ -116,7 +116,7 @@ def resolve(target: str | Mapping[str, Any] | Target | CpuTarget | None = None) 
 
 
 def can_run_here(target: CpuTarget) -> bool:
-    """Whether code for ``target`` runs on this machine: same architecture, and every feature present."""
+    """Whether code for ``target`` runs on this machine: it has the same architecture and every feature."""
     cpu = this_cpu()
     return target.machine == cpu.machine and not cpu.missing(target.features)
 
@@ -126,7 +126,7 @@ def _from_dict(name: str | None, config: Mapping[str, Any]) -> CpuTarget:
     if config.get("kind") != "llvm":
         raise TargetError(f'a target dict must have "kind": "llvm", since only CPUs are supported, but got {config}')
     triple = _triple(config.get("mtriple", f"{this_cpu().machine}-linux-gnu"))
-    # LLVM crashes on an architecture it does not know, so it must not see one.
+    # LLVM crashes on an unknown architecture: check it first.
     machine = normalize_machine(triple.split("-")[0])
     if machine not in FLAGS:
         raise TargetError(f"unknown target triple {triple!r}: it must begin with one of x86_64, aarch64, armv7")
@@ -153,7 +153,7 @@ def _from_dict(name: str | None, config: Mapping[str, Any]) -> CpuTarget:
 
 
 def _native() -> dict[str, Any]:
-    """This machine. LLVM goes by the model of the CPU; a virtual machine may hide some of its features."""
+    """The target dict of this machine: LLVM's CPU model, without the features that a virtual machine hides."""
     cpu = this_cpu()
     if cpu.machine not in FLAGS:
         raise TargetError(f"this machine is {cpu.machine}, for which there are no kernels: name another target")
@@ -162,13 +162,13 @@ def _native() -> dict[str, Any]:
     config: dict[str, Any] = {**base, "mcpu": mcpu if codegen.llvm_is_valid_cpu(mcpu, base["mtriple"]) else "generic"}
     implied = {str(feature) for feature in codegen.llvm_get_cpu_features(Target(config))} & FLAGS[cpu.machine].keys()
     hidden = [f"-{feature}" for feature in sorted(implied - cpu.features)]
-    # SVE is left to CPUs that LLVM knows to have it: TVM generates different code as soon as it sees it.
+    # SVE is not added: with it, TVM generates different code. CPU models that imply SVE keep it.
     extra = [f"+{feature}" for feature in sorted(cpu.features - implied) if not feature.startswith("sve")]
     return {**config, "mattr": [*extra, *hidden]} if extra or hidden else config
 
 
 def _triple(triple: object) -> str:
-    """LLVM counts from the left: in armv7-linux-gnueabihf it takes linux for the vendor, and finds no system."""
+    """Add the vendor to a triple without one: LLVM would read ``linux`` in armv7-linux-gnueabihf as the vendor."""
     parts = str(triple).split("-")
     return "-".join([parts[0], "unknown", *parts[1:]] if len(parts) == 3 and parts[1] == "linux" else parts)
 
@@ -185,7 +185,7 @@ def _check_attribute(attribute: object, triple: str) -> None:
 
 def _isa(name: str, machine: str, features: frozenset[str]) -> Isa:
     if machine == "x86_64":
-        # The schedules use byte and word masks and 256-bit vectors along with 512-bit ones.
+        # The schedules use byte and word masks, and 256-bit vectors next to 512-bit ones.
         if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= features:
             return isa.AVX512_VPOPCNTDQ if {"avx512vpopcntdq", "avx512ifma"} <= features else isa.AVX512
         return isa.AVX2 if "avx2" in features else isa.X86_BASELINE

@@ -1,1 +1,1 @@
-"""Running a lowered model kernel by kernel, on this machine or in an emulator."""
+"""Run a lowered model kernel by kernel, on this machine or in an emulator."""

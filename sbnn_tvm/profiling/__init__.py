@@ -1,1 +1,1 @@
-"""Where the time goes: timing, the machine's limits, and every kernel beside them."""
+"""Timing: whole functions, every kernel alone, and the limits of the machine."""

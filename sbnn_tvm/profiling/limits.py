@@ -1,4 +1,4 @@
-"""What this machine can do at most, on one thread: loops of nothing but the instructions a kernel cannot do without."""
+"""The limits of this machine on one thread, measured with loops of only the instructions that a kernel cannot avoid."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from sbnn_tvm.schedules.tir.llvm import LlvmFunction, link
 from ..deploy.targets import CpuTarget
 from .timing import interleave
 
-# Enough independent accumulators to hide every latency, few enough for 16 registers.
+# Enough independent accumulators to hide every latency, and few enough for 16 registers.
 _ACCUMULATORS = 12
 _STEPS = 65536
 
-# Working sets that fit the caches of every CPU of the last ten years, with room to spare.
+# Working sets that fit easily into the caches of every CPU of the last ten years.
 _L1_BYTES = 16 * 1024
 _L2_BYTES = 192 * 1024
 
@@ -33,13 +33,13 @@ _Vectors = list[tirx.Expr]
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """A loop of known work.
+    """A loop with a known amount of work.
 
     Attributes:
-        name: What is measured.
-        instructions: What the loop consists of.
-        work: Units of one call.
-        unit: ``"MAC"``, multiply-accumulates; ``"set MAC"``, those with set weights only; or ``"byte"``.
+        name: Name of the limit.
+        instructions: The instructions of the loop.
+        work: Work of one call, in ``unit``.
+        unit: ``"MAC"`` (multiply-accumulates), ``"set MAC"`` (only those of set weights) or ``"byte"``.
         run: Runs the loop once.
     """
 
@@ -52,7 +52,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Limit:
-    """What a probe found: units of work a second."""
+    """The result of a probe: work per second."""
 
     name: str
     instructions: str
@@ -61,10 +61,10 @@ class Limit:
 
 
 def popcount_probe(target: CpuTarget) -> Probe:
-    """What counts differing bits, on registers: the limit of a binary convolution without any load or store.
+    """Count differing bits in registers: the limit of a binary convolution without loads and stores.
 
-    xor, popcount and add, or these of three words at once; or two byte shuffles and two additions, where those are
-    faster.
+    The instructions are xor, popcount and add, or their combination for three words at once. Where these are faster,
+    they are two byte shuffles and two additions.
     """
     isa = target.isa
     if isa.popcount_by_lookup:
@@ -96,16 +96,17 @@ def popcount_probe(target: CpuTarget) -> Probe:
 
 
 def float_probe(target: CpuTarget) -> Probe:
-    """Fused multiply-adds on registers: the limit of a float32 convolution."""
+    """Fused multiply-adds in registers: the limit of a float32 convolution."""
     lanes = target.isa.float_lanes
     run = _register_loop(target, "float32", lanes, lambda sums, w: [x * w + w for x in sums])
     return Probe("float32", "multiply-add", _ACCUMULATORS * _STEPS * lanes, "MAC", run)
 
 
 def adder_probe(target: CpuTarget) -> Probe:
-    """Full adders on registers: the limit of counters in bit planes, one adder for every plane that is counted.
+    """Full adders in registers: the limit of counters in bit planes, which need one adder per counted plane.
 
-    Two ternary-logic instructions on AVX-512, eor, eor and bsl on NEON, five bitwise instructions elsewhere.
+    An adder is two ternary-logic instructions on AVX-512; eor, eor and bsl on NEON; elsewhere five bitwise
+    instructions.
     """
     isa = target.isa
     if isa.family == "x86" and isa.vector_bits == 512:
@@ -126,7 +127,7 @@ def adder_probe(target: CpuTarget) -> Probe:
 
 
 def load_probe(target: CpuTarget, size: int, cache: str) -> Probe:
-    """Loads of full vectors, from ``size`` bytes again and again."""
+    """Loads of full vectors from the same ``size`` bytes, repeated."""
     isa = target.isa
     vectors, passes = size * 8 // isa.vector_bits, (64 << 20) // size
     with IRBuilder() as builder, T.prim_func(s_tir=True):
@@ -145,18 +146,18 @@ def load_probe(target: CpuTarget, size: int, cache: str) -> Probe:
 
 
 def probes(target: CpuTarget) -> list[Probe]:
-    """All of them."""
+    """All probes."""
     loads = [load_probe(target, size, cache) for size, cache in ((_L1_BYTES, "L1"), (_L2_BYTES, "L2"))]
     return [popcount_probe(target), float_probe(target), adder_probe(target), *loads]
 
 
 def isa_line(isa: Isa) -> str:
-    """The instruction set, as the tables show it."""
+    """The instruction set, as tables show it."""
     return f"{isa.name}, {isa.vector_bits}-bit vectors"
 
 
 def _majority() -> LlvmFunction:
-    """The carry of a full adder, in one instruction of AVX-512."""
+    """The carry of a full adder, as one AVX-512 instruction."""
     vector, intrinsic = "<8 x i64>", "@llvm.x86.avx512.pternlog.q.512"
     text = (
         f"declare {vector} {intrinsic}({vector}, {vector}, {vector}, i32)\n"
@@ -193,7 +194,7 @@ def _register_loop(
     step: Callable[[_Vectors, tirx.Expr], _Vectors],
     functions: Iterable[LlvmFunction] = (),
 ) -> Callable[[], None]:
-    """``registers = step(registers, w)``, again and again."""
+    """A loop of ``registers = step(registers, w)``."""
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name("probe")
         data = T.arg("data", T.buffer((_ACCUMULATORS, lanes), dtype))
@@ -213,7 +214,7 @@ def _compiled(target: CpuTarget, func: tirx.PrimFunc, arrays: list[np.ndarray]) 
 
 
 def measure(probes: Iterable[Probe], seconds: float) -> dict[str, Limit]:
-    """Run probes in turn, ``seconds`` for all of them; the limits by name."""
+    """Run probes in turns, ``seconds`` for all together; returns the limits by name."""
     found = {probe.name: probe for probe in probes}
     times = interleave({name: probe.run for name, probe in found.items()}, seconds)
     return {

@@ -1,10 +1,9 @@
-"""Where the time of a model goes: every kernel that it calls, on its own, with warm caches, and the machine's limit."""
+"""Time every kernel of a model alone, with warm caches, and compare it with the machine's limits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tvm
@@ -13,17 +12,15 @@ from sbnn_tvm.passes.families.family import Bound, Resource
 from sbnn_tvm.passes.lowering.lower import LoweredLayer
 from sbnn_tvm.passes.relax.graph import Graph, op_name
 
-from ..execution.kernel_by_kernel import run_kernels
-from ..report.record import LayerReport
+from ..execution.run_kernels import run_kernels
+from ..execution.runnable_model import RunnableModel
+from ..report.report import LayerReport
 from ..runtime.inputs import random_inputs
 from ..runtime.loading import LoadedModule
 from .limits import adder_probe, float_probe, load_probe, measure, popcount_probe
 from .timing import interleave
 
-if TYPE_CHECKING:
-    from ..module import CompiledModule
-
-_PROBED = 192 * 1024  # bytes: what a kernel that only moves data does at most, with its data in the second-level cache
+_PROBED = 192 * 1024  # bytes: fits the second-level cache, whose loads limit kernels that only move data
 
 
 @dataclass(frozen=True)
@@ -32,12 +29,12 @@ class KernelTime:
 
     Attributes:
         layer: The ONNX node; for a conversion between layers, the value.
-        kernel: The kernel, as the report shows it; its symbol for a conversion.
-        seconds: Of the fastest run.
-        macs: Multiply-accumulates, 0 for what has no weights.
-        bytes: Of all its arguments.
-        limit: What it is compared with: the name of a probe of sbnn_tvm.profiling.limits.
-        share: The time that the probe's instructions alone would take, over its own.
+        kernel: The kernel's name in the report; for a conversion, its symbol.
+        seconds: Seconds of the fastest run.
+        macs: Multiply-accumulates; 0 without weights.
+        bytes: Bytes of all its arguments.
+        limit: Name of the probe that it is compared with, from sbnn_tvm.profiling.limits.
+        share: Time of the probe's instructions alone for the same work, over the kernel's time.
     """
 
     layer: str
@@ -50,7 +47,7 @@ class KernelTime:
 
 
 class _Recorder:
-    """Runs kernels as the model does, and then each many times."""
+    """Runs the kernels in the model's order, and times each."""
 
     def __init__(self, library: LoadedModule, seconds: float) -> None:
         self.library = library
@@ -58,7 +55,7 @@ class _Recorder:
         self.calls: list[tuple[str, float, int]] = []
 
     def run(self, name: str, arrays: Sequence[np.ndarray]) -> None:
-        """Called for each kernel in order."""
+        """Time a kernel, and store its outputs for the next ones."""
         tensors = [tvm.runtime.tensor(array) for array in arrays]
         kernel = self.library.kernel(name)
         timing = interleave({name: lambda: kernel(*tensors)}, self.seconds)[name]
@@ -68,19 +65,19 @@ class _Recorder:
         self.calls.append((name, timing.minimum, sum(array.nbytes for array in arrays)))
 
 
-def profile(module: CompiledModule, library: LoadedModule, seconds: float = 0.06) -> list[KernelTime]:
-    """Time every kernel of a model on the data that it gets for a random input.
+def profile(module: RunnableModel, library: LoadedModule, seconds: float = 0.06) -> list[KernelTime]:
+    """Time every kernel of a model on the data that it reads for a random input.
 
     Args:
-        module: Compiled for this machine.
-        library: The same, loaded, on one thread.
-        seconds: To time a kernel; its fastest call counts.
+        module: A model that was compiled for this machine.
+        library: The same model, loaded, on one thread.
+        seconds: Time per kernel; its fastest call counts.
     """
     target = module.target
     probes = [popcount_probe(target), float_probe(target), adder_probe(target), load_probe(target, _PROBED, "L2")]
     limits = measure(probes, 1.0)
     recorder = _Recorder(library, seconds)
-    inputs = random_inputs(module.inputs, np.random.default_rng(0))
+    inputs = random_inputs(module.imported.inputs, np.random.default_rng(0))
     list(run_kernels(module.lowered, recorder, (*inputs, *module.constants)))
     layers = _layers(module)
     variables = [var.name for var, value in Graph(module.lowered.mod["main"]).bindings if op_name(value) == "call_tir"]
@@ -104,7 +101,7 @@ def profile(module: CompiledModule, library: LoadedModule, seconds: float = 0.06
     return times
 
 
-def _layers(module: CompiledModule) -> dict[str, tuple[LoweredLayer, LayerReport]]:
+def _layers(module: RunnableModel) -> dict[str, tuple[LoweredLayer, LayerReport]]:
     """Layers by the variable that calls their kernel; conversions between layouts have none."""
     found: dict[str, tuple[LoweredLayer, LayerReport]] = {}
     for entry, report in zip(module.lowered.entries, module.report.layers, strict=True):

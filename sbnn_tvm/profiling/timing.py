@@ -1,4 +1,4 @@
-"""Time functions against each other on a machine that others may be using too."""
+"""Time functions in turns, on a machine that other programs may use at the same time."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from functools import partial
 from typing import Protocol
 
 BURST = 0.02
-"""Seconds that one function runs before the next has its turn: long enough to fill the caches with its own data."""
+"""Seconds of one function's turn: long enough to fill the caches with its own data."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long the calls of one function took.
+    """The times of the calls of one function.
 
     Attributes:
-        minimum: Seconds of the fastest call: what the machine can do when nobody disturbs it.
-        median: Seconds of the call in the middle.
-        runs: How many calls were timed.
+        minimum: Seconds of the fastest call: the time on an otherwise idle machine.
+        median: Median of the seconds of a call.
+        runs: Number of timed calls.
     """
 
     minimum: float
@@ -29,7 +29,7 @@ class Timing:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Timing:
-        """The timing of single calls."""
+        """Summarise the seconds of single calls."""
         return cls(min(seconds), statistics.median(seconds), len(seconds))
 
 
@@ -41,17 +41,17 @@ class Burst(Protocol):
 
 
 def interleave(functions: Mapping[str, Callable[[], object]], seconds: float = 5.0) -> dict[str, Timing]:
-    """Time functions in turn, so that noise and changes of the clock frequency meet all of them alike.
+    """Time functions in turns, so that noise and changes of the clock frequency affect all of them equally.
 
-    In each round every function has one burst: a call that is not counted, which brings back what the others drove out
-    of the caches, then calls that are timed one by one. Every function has three rounds at least, however slow it is.
+    In each round every function has one burst. Its first call is not counted: it reloads the data that other functions
+    evicted from the caches. The following calls are timed one by one. There are at least three rounds.
 
     Args:
-        functions: What to time, by name.
-        seconds: For all of them together, about.
+        functions: The functions, by name.
+        seconds: Approximate time for all of them together.
 
     Returns:
-        The timing of each, under its name.
+        The timing of each function, by name.
 
     Example::
 
@@ -63,14 +63,14 @@ def interleave(functions: Mapping[str, Callable[[], object]], seconds: float = 5
 
 
 def interleave_bursts(bursts: Mapping[str, Burst], seconds: float) -> dict[str, list[Sequence[float]]]:
-    """Let functions take turns, where each times its own calls (on another machine, say).
+    """Run functions in turns that time their own calls, for example on another machine.
 
     Args:
         bursts: The functions, by name.
-        seconds: For all of them together, about; each has three turns at least.
+        seconds: Approximate time for all of them together; each has at least three turns.
 
     Returns:
-        What each turn of each function returned.
+        For each function, by name, the result of each of its turns.
     """
     rounds: dict[str, list[Sequence[float]]] = {name: [] for name in bursts}
     end = time.perf_counter() + seconds
@@ -81,7 +81,7 @@ def interleave_bursts(bursts: Mapping[str, Burst], seconds: float) -> dict[str, 
 
 
 def burst(function: Callable[[], object]) -> list[float]:
-    """One turn of a function: the seconds of its calls but the first, about ``BURST`` together."""
+    """One turn of a function: the seconds of its calls without the first, about ``BURST`` together."""
     function()
     calls = []
     burst_end = time.perf_counter() + BURST

@@ -1,1 +1,1 @@
-"""What each layer became, and why."""
+"""The report of a compilation: what each layer became, and why."""

@@ -1,1 +1,1 @@
-"""All that a device needs to load and run a library."""
+"""Everything that a device needs to load and run a library."""

@@ -1,7 +1,7 @@
-"""What a CPU can do: the features that compiled code may need, and those of this machine.
+"""CPU features: those that compiled code may need, and those that this machine has.
 
-Features carry LLVM's names. Only those that LLVM may use on its own, without being asked by an intrinsic, matter here:
-vector extensions and bit manipulation, but not, say, AES.
+Features have LLVM's names. Only features that LLVM may use without an intrinsic are listed: vector extensions and bit
+manipulation, but not AES, for example.
 """
 
 from __future__ import annotations
@@ -65,38 +65,38 @@ AARCH64_FLAGS = {
 ARM_FLAGS = {"neon": "neon", "vfp3": "vfpv3", "vfp4": "vfpv4", "hwdiv-arm": "idiva", "hwdiv": "idivt"}
 
 MANDATORY = {"aarch64": frozenset({"neon", "fp-armv8"})}
-"""What every machine of a kind has; an emulated one shows its host's /proc/cpuinfo."""
+"""The features that every CPU of an architecture has. An emulated CPU shows the /proc/cpuinfo of its host."""
 
 FLAGS = {"x86_64": X86_FLAGS, "aarch64": AARCH64_FLAGS, "arm": ARM_FLAGS}
-"""For each machine, LLVM's name of a feature and its name in /proc/cpuinfo."""
+"""For each architecture: LLVM's name of a feature, and its name in /proc/cpuinfo."""
 
 
 @dataclass(frozen=True)
 class Cpu:
-    """A machine that can run compiled code.
+    """The architecture and features of a CPU.
 
     Attributes:
-        machine: ``"x86_64"``, ``"aarch64"``, ``"arm"``, or what the operating system calls another one.
-        features: The features of FLAGS that it has, by LLVM's names.
+        machine: ``"x86_64"``, ``"aarch64"``, ``"arm"``, or the operating system's name of another architecture.
+        features: Its features that are in FLAGS, by LLVM's names.
     """
 
     machine: str
     features: frozenset[str]
 
     def missing(self, features: Iterable[str]) -> tuple[str, ...]:
-        """Those of ``features`` that this CPU lacks, sorted; features unknown to FLAGS count as present."""
+        """The elements of ``features`` that this CPU lacks, sorted; features not in FLAGS count as present."""
         known = FLAGS.get(self.machine, {})
         return tuple(sorted(feature for feature in features if feature in known and feature not in self.features))
 
 
 def needed_features(machine: str, features: Iterable[str]) -> frozenset[str]:
-    """Those of LLVM's ``features`` that code for ``machine`` may use, and that can be looked up at run time."""
+    """The elements of LLVM's ``features`` that code for ``machine`` may use and that are visible at run time."""
     return frozenset(features) & FLAGS[machine].keys()
 
 
 @lru_cache(maxsize=1)
 def this_cpu() -> Cpu:
-    """The CPU of this machine, as the operating system lets us use it."""
+    """The CPU of this machine, with the features that the operating system enables."""
     machine = normalize_machine(platform.machine())
     flags = _cpuinfo_flags(Path("/proc/cpuinfo"))
     known = FLAGS.get(machine, {})
@@ -105,12 +105,12 @@ def this_cpu() -> Cpu:
 
 
 @dataclass(frozen=True)
-class Model:
-    """Which CPU a machine has: what the best kernels depend on beside the instruction set.
+class CpuModel:
+    """The model of a CPU: besides the instruction set, it decides which kernels are fastest.
 
     Attributes:
-        name: As the operating system calls it, with the numbers behind a name that may stand for several.
-        caches: Bytes of the data caches of the first core, from the first level on; empty if they are not known.
+        name: The operating system's name, with family, model and stepping, since several CPUs may share a name.
+        caches: Bytes of the data caches of the first core, first level first; empty if unknown.
     """
 
     name: str
@@ -121,9 +121,9 @@ class Model:
 
 
 @lru_cache(maxsize=1)
-def this_model() -> Model:
-    """The CPU of this machine."""
-    return Model(_model_name(Path("/proc/cpuinfo")), _caches(Path("/sys/devices/system/cpu/cpu0/cache")))
+def this_cpu_model() -> CpuModel:
+    """The CPU model of this machine."""
+    return CpuModel(_model_name(Path("/proc/cpuinfo")), _caches(Path("/sys/devices/system/cpu/cpu0/cache")))
 
 
 def _model_name(path: Path) -> str:
@@ -155,7 +155,7 @@ def _caches(folder: Path) -> tuple[int, ...]:
 
 
 def normalize_machine(name: str) -> str:
-    """``name`` (of an operating system, or the first part of a triple) as a key of FLAGS, where there is one."""
+    """Turn the operating system's name of an architecture, or the first part of a triple, into a key of FLAGS."""
     name = name.lower()
     if name in ("x86_64", "amd64"):
         return "x86_64"
@@ -172,5 +172,5 @@ def _cpuinfo_flags(path: Path) -> frozenset[str]:
     except OSError:
         return frozenset()
     cores = {value for key, _, value in (line.partition(":") for line in lines) if key.strip() in ("flags", "Features")}
-    # Cores may differ (big.LITTLE); a thread can run on any of them.
+    # Cores may differ (big.LITTLE), and a thread can run on any of them.
     return frozenset.intersection(*(frozenset(core.split()) for core in cores)) if cores else frozenset()

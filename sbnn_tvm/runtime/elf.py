@@ -1,8 +1,8 @@
-"""The little of the ELF format that a library's passport needs: whose machine code it is, and a note inside it.
+"""Read the header of an ELF file, and write and read an ELF note: the metadata of a library is stored in one.
 
-A note (section SHT_NOTE, segment PT_NOTE) is the format's own place for what a file says about itself, as build ids do.
-It needs no compiler to write, survives ``strip``, and is read without loading the library, so also on a machine that
-could not load it. Sources: System V ABI, chapters 4 and 5; elf(5).
+A note (section SHT_NOTE, segment PT_NOTE) is ELF's own place for metadata; build ids are notes, too. Writing one needs
+no compiler, and ``strip`` keeps it. It is read without loading the library, so also on a machine that could not load
+it. Sources: System V ABI, chapters 4 and 5; elf(5).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NOTE_TYPE = 1
 
 
 class ElfError(ValueError):
-    """The file is not an ELF file that we can read."""
+    """The file is not an ELF file, or is of an unsupported kind."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ElfHeader:
     """The beginning of an ELF file.
 
     Attributes:
-        machine: As in sbnn_tvm.runtime.cpu, for example ``"aarch64"``.
+        machine: The architecture as in sbnn_tvm.runtime.cpu, for example ``"aarch64"``.
         bits: 32 or 64.
         shared: Whether it is a shared library.
     """
@@ -45,7 +45,7 @@ def read_header(path: Path) -> ElfHeader:
     """Read the first 20 bytes of ``path``.
 
     Raises:
-        ElfError: If they are not those of a little-endian ELF file.
+        ElfError: If they do not belong to a little-endian ELF file.
         OSError: If the file cannot be read.
     """
     with path.open("rb") as file:
@@ -53,10 +53,10 @@ def read_header(path: Path) -> ElfHeader:
 
 
 def read_note(path: Path, owner: str) -> bytes | None:
-    """The contents of the note of ``owner`` in a library, or None if it has none.
+    """The contents of the note of ``owner`` in a library, or None if there is no such note.
 
     Raises:
-        ElfError: If ``path`` is no ELF file, or is cut short.
+        ElfError: If ``path`` is not an ELF file, or is truncated.
         OSError: If the file cannot be read.
     """
     data = path.read_bytes()
@@ -75,12 +75,12 @@ def read_note(path: Path, owner: str) -> bytes | None:
 
 
 def note_object(machine: str, owner: str, contents: bytes) -> bytes:
-    """A relocatable object file with nothing but a note; link it to put the note into a library.
+    """Make a relocatable object file that has only a note; link it to put the note into a library.
 
     Args:
         machine: ``"x86_64"``, ``"aarch64"`` or ``"arm"``.
-        owner: Whose note it is.
-        contents: Anything.
+        owner: Name of the note's owner.
+        contents: Any bytes.
 
     Returns:
         The object file.
@@ -99,7 +99,7 @@ def note_object(machine: str, owner: str, contents: bytes) -> bytes:
     sections = [
         section(b"\0", 0, 0, 0, 0, 0),
         section(b".note." + name, _SHT_NOTE, _SHF_ALLOC, start, len(note), 4),
-        # Without this one, linkers make the stack executable.
+        # Without this section, linkers make the stack executable.
         section(b".note.GNU-stack\0", _SHT_PROGBITS, 0, start, 0, 1),
         section(b".shstrtab\0", _SHT_STRTAB, 0, start + len(note), len(names), 1),
     ]
@@ -129,7 +129,7 @@ class _Segment:
 
 
 def _segments(data: bytes, bits: int) -> list[_Segment]:
-    """The segments of a whole file; the loader would crash on one that is cut short."""
+    """The segments of a complete file; refuses a truncated file, because the loader would crash on it."""
     wide = bits == 64
     table, sections = struct.unpack_from("<QQ" if wide else "<II", data, 32 if wide else 28)
     size, count, section_size, section_count = struct.unpack_from("<HHHH", data, 54 if wide else 42)

@@ -1,4 +1,4 @@
-"""The arrays of a call: matched with what the model declares, or drawn at random."""
+"""The input arrays of a call: check them against the model's inputs, or draw them at random."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def match_inputs(specs: Sequence[TensorSpec], values: Sequence[Any]) -> tuple[np
 
     Args:
         specs: The inputs of the model.
-        values: Either one array for each, in their order, or a single mapping from their names to arrays. An array
-            is anything that numpy takes; nothing is cast.
+        values: Either one array per input, in their order, or a single mapping from their names to arrays. An array
+            is anything that ``np.asarray`` takes; dtypes are not converted.
 
     Returns:
-        One array for each input, of its shape and dtype.
+        One array per input, with its shape and dtype.
 
     Raises:
-        InputError: If one is missing, superfluous, or of another shape or dtype.
+        InputError: If an array is missing or superfluous, or has a different shape or dtype.
     """
     if len(values) == 1 and isinstance(values[0], Mapping):
         values = _by_name(specs, values[0])
@@ -35,17 +35,17 @@ def match_inputs(specs: Sequence[TensorSpec], values: Sequence[Any]) -> tuple[np
 def split_batches(
     specs: Sequence[TensorSpec], values: np.ndarray | Sequence[Any] | Mapping[str, Any]
 ) -> tuple[tuple[np.ndarray, ...], ...]:
-    """Cut arrays that hold several inputs, one after another along the first dimension, into the arguments of calls.
+    """Split arrays that hold several inputs along the first dimension into the arguments of several calls.
 
     Args:
         specs: The inputs of the model.
-        values: One array for each, in their order or by name; the array itself for a model with one input.
+        values: One array per input, in their order or by name; for a model with one input also the array itself.
 
     Returns:
-        The arrays of each call, checked as by ``match_inputs``.
+        The arrays of each call, checked by ``match_inputs``.
 
     Raises:
-        InputError: If they do not fit the model, or hold different numbers of inputs.
+        InputError: If they do not match the model, or hold different numbers of inputs.
     """
     if isinstance(values, Mapping):
         arrays = _by_name(specs, values)
@@ -62,7 +62,7 @@ def split_batches(
 
 
 def random_inputs(specs: Sequence[TensorSpec], rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Arrays that a model accepts: floats from the standard normal distribution, 0 and 1 for integers and booleans."""
+    """Random arrays for a model: floats from the standard normal distribution, integers and booleans from {0, 1}."""
     return tuple(_random(spec, rng) for spec in specs)
 
 

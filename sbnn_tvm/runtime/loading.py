@@ -1,4 +1,4 @@
-"""Run a compiled library: TVM's runtime and numpy, without torch, onnx or the compiler."""
+"""Load and run a compiled library. This needs TVM's runtime and numpy, but not torch, onnx or the compiler."""
 
 from __future__ import annotations
 
@@ -20,33 +20,32 @@ import numpy as np
 from ..errors import LibraryError
 from .cpu import normalize_machine, this_cpu
 from .elf import ElfError, read_header, read_note
+from .hide_torch import hide_torch
 from .inputs import match_inputs
 from .metadata import OWNER, Metadata, TensorSpec
 from .threads import check_num_threads, default_num_threads, use_threads
-from .without_torch import without_torch
 
 _CPU = 1  # kDLCPU
 _POOLED = 2  # TVM's pooled allocator
-_ALIGNMENT = 64  # kernels check that their buffers are aligned to it; numpy promises 16
+_ALIGNMENT = 64  # kernels require this alignment of their buffers; numpy guarantees 16
 
 
 def load(path: str | PathLike[str], num_threads: int | None = None) -> LoadedModule:
     """Load a compiled model.
 
-    Everything that can be wrong with the library is found before any of its code runs. Constants that it holds coded
-    are expanded here, once.
+    The library is checked before any of its code runs. Constants that are stored coded are decoded here, once.
 
     Args:
         path: A library written by ``CompiledModule.export``.
         num_threads: Threads that share the work of a layer. The default is the environment's ``TVM_NUM_THREADS``, or
-            else the number of physical cores.
+            otherwise the number of physical cores.
 
     Returns:
         The model, ready to run.
 
     Raises:
-        LibraryError: If the file is missing, not a compiled model, made for another architecture, for CPU features
-            that this machine lacks, or by another version.
+        LibraryError: If the file is missing or not a compiled model; if it was made for another architecture, for CPU
+            features that this machine lacks, or by another version.
         InputError: If ``num_threads`` is not a positive integer.
 
     Example::
@@ -72,10 +71,10 @@ def load(path: str | PathLike[str], num_threads: int | None = None) -> LoadedMod
 
 
 def read_metadata(path: str | PathLike[str]) -> Metadata:
-    """What a compiled library says about itself, for any architecture; nothing of it is loaded or run.
+    """Read the metadata of a compiled library for any architecture, without loading or running it.
 
     Raises:
-        LibraryError: If the file is missing, not a compiled model, or by an incompatible version.
+        LibraryError: If the file is missing, not a compiled model, or made by an incompatible version.
     """
     path = Path(path)
     try:
@@ -97,7 +96,7 @@ def read_metadata(path: str | PathLike[str]) -> Metadata:
 
 
 class LoadedModule:
-    """A compiled model; made by ``load``."""
+    """A compiled model, loaded by ``load``."""
 
     def __init__(
         self, metadata: Metadata, library: Any, main: Any, constants: tuple[Any, ...], num_threads: int
@@ -106,7 +105,7 @@ class LoadedModule:
         self._library = library
         self.num_threads = num_threads
         self._main = main
-        self._lock = threading.Lock()  # the virtual machine and its buffers serve one call at a time
+        self._lock = threading.Lock()  # the virtual machine and its buffers can run one call at a time
         self._staging = tuple(_aligned(spec) for spec in metadata.inputs)
         self._arguments = (*(_tvm_runtime().from_dlpack(array) for array in self._staging), *constants)
 
@@ -131,16 +130,16 @@ class LoadedModule:
         return self.metadata.report
 
     def run(self, *inputs: Any) -> np.ndarray | tuple[np.ndarray, ...]:
-        """Run the model; calls from several threads take turns.
+        """Run the model; calls from several threads run one after the other.
 
         Args:
-            inputs: One array for each of ``self.inputs``, in their order, or a single dict from their names to arrays.
+            inputs: One array per element of ``self.inputs``, in that order, or a single dict from names to arrays.
 
         Returns:
-            The output, or a tuple of them in the order of ``self.outputs`` if there are several.
+            The output; if there are several, a tuple of them in the order of ``self.outputs``.
 
         Raises:
-            InputError: If an array is missing, or of another shape or dtype than the model declares.
+            InputError: If an array is missing, or has a different shape or dtype than the model declares.
         """
         arrays = match_inputs(self.inputs, inputs)
         with self._lock:
@@ -148,13 +147,13 @@ class LoadedModule:
             for staging, array in zip(self._staging, arrays, strict=True):
                 np.copyto(staging, array)
             result = self._main(*self._arguments)
-            # Copies: a view would keep memory of the virtual machine, and may be one of the staging buffers.
+            # Copy: a view would keep the virtual machine's memory alive, and may be one of the staging buffers.
             if len(self.outputs) == 1:
                 return np.array(np.from_dlpack(_only(result)))
             return tuple(np.array(np.from_dlpack(tensor)) for tensor in result)
 
     def kernel(self, name: str) -> Callable[..., None]:
-        """A single kernel by its symbol; it takes aligned TVM tensors, the outputs last."""
+        """A kernel by its symbol. It takes aligned TVM tensors; the outputs are last."""
         use_threads(_tvm_runtime(), self.num_threads)
         return self._library.get_function(name, query_imports=True)
 
@@ -177,7 +176,7 @@ def _check_machine(path: Path, metadata: Metadata) -> None:
     if missing:
         raise LibraryError(
             f"{path} is for target {metadata.target!r}, but this CPU lacks {', '.join(missing)}: "
-            f'compile the model for a lesser target, or with target="native" on this machine'
+            f'compile the model for a target without them, or with target="native" on this machine'
         )
 
 
@@ -201,11 +200,11 @@ _loaded: dict[str, tuple[int, int, int]] = {}
 
 
 def _load_library(tvm_ffi: ModuleType, path: Path) -> Any:
-    """Load a library that may have been written anew since this process loaded another one by the same name.
+    """Load a library, also if this process loaded an older file with the same name.
 
-    The dynamic loader goes by the name alone, and would give the old one again: a new file gets a name of its own.
+    The dynamic loader identifies libraries by name and would return the old one, so a new file is copied to a new name.
     """
-    name = str(path.resolve())  # absolute: the loader would search for a bare name in the system's directories
+    name = str(path.resolve())  # absolute: the loader searches the system's folders for a bare name
     status = path.stat()
     identity = (status.st_dev, status.st_ino, status.st_mtime_ns)
     if _loaded.setdefault(name, identity) == identity:
@@ -218,10 +217,10 @@ def _load_library(tvm_ffi: ModuleType, path: Path) -> Any:
 
 @lru_cache(maxsize=1)
 def _tvm_runtime() -> ModuleType:
-    """tvm_ffi with TVM's runtime library behind it; in a process that has imported all of TVM, that one."""
+    """tvm_ffi with TVM's runtime library loaded. In a process that has imported tvm, it is loaded already."""
     if "tvm" not in sys.modules and importlib.util.find_spec("tvm") is None:
         raise LibraryError("TVM's runtime is not installed: pip install apache-tvm")
-    with without_torch():
+    with hide_torch():
         import tvm_ffi
     if "tvm" not in sys.modules:
         spec = importlib.util.find_spec("tvm")
@@ -229,7 +228,7 @@ def _tvm_runtime() -> ModuleType:
         folders = [Path(folder) / "lib" for folder in spec.submodule_search_locations]
         from tvm_ffi.libinfo import load_lib_ctypes
 
-        # As tvm/base.py does it; the second one has what a few operators call, for example sorting.
+        # Same as in tvm/base.py. The second library has functions of a few operators, for example sorting.
         load_lib_ctypes("apache-tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=folders)
         load_lib_ctypes("apache-tvm", "tvm_runtime_extra", "RTLD_LOCAL", extra_lib_paths=folders)
     return tvm_ffi
@@ -244,7 +243,7 @@ def _aligned(spec: TensorSpec) -> np.ndarray:
 
 
 def _only(result: Any) -> Any:
-    """The output of a model with one output, also where it returns a tuple of one."""
+    """The output of a model with one output, which may be in a tuple."""
     return result if hasattr(result, "__dlpack__") else result[0]
 
 

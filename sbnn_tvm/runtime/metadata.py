@@ -1,4 +1,4 @@
-"""What a compiled library says about itself: its inputs and outputs, the CPU it needs, and the compiler's report."""
+"""The metadata of a compiled library: its inputs and outputs, the CPU that it needs, and the compiler's report."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 from dataclasses import asdict, dataclass
 
 FORMAT = 1
-"""The version of this record; a runtime reads its own and nothing else."""
+"""The version of the metadata; a runtime reads only its own version."""
 
 OWNER = "sbnn_tvm"
-"""The owner of the ELF note (sbnn_tvm.runtime.elf) that holds the record."""
+"""The owner of the ELF note (sbnn_tvm.runtime.elf) that holds the metadata."""
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class TensorSpec:
     """An input or output of a compiled model.
 
     Attributes:
-        name: As in the ONNX graph.
-        shape: Fixed, batch included.
-        dtype: numpy's name, for example ``"float32"``.
+        name: Name in the ONNX graph.
+        shape: The static shape, batch included.
+        dtype: numpy's name of the dtype, for example ``"float32"``.
     """
 
     name: str
@@ -32,20 +32,20 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Metadata:
-    """The record in a library.
+    """The metadata of a library.
 
     Attributes:
-        name: Of the model.
-        inputs: In the order of ``run``.
-        outputs: In the order of ``run``.
-        target: The name of the target it was compiled for.
-        triple: LLVM's, for example ``"aarch64-unknown-linux-gnu"``.
-        features: What the CPU must have (sbnn_tvm.runtime.cpu), by LLVM's names, sorted.
+        name: Name of the model.
+        inputs: Inputs, in the order in which ``run`` takes them.
+        outputs: Outputs, in the order in which ``run`` returns them.
+        target: Name of the target that it was compiled for.
+        triple: LLVM's target triple, for example ``"aarch64-unknown-linux-gnu"``.
+        features: The features that the CPU must have (sbnn_tvm.runtime.cpu), by LLVM's names, sorted.
         report: The compiler's report, as JSON text.
         sbnn_version: The version of the compiler.
         tvm_version: The version of TVM, whose runtime the library needs.
-        prepares: Whether its function ``prepare`` makes constants that ``main`` takes behind the inputs.
-        format: The version of this record.
+        prepares: Whether it has a function ``prepare`` that decodes constants; ``main`` takes them after the inputs.
+        format: The version of this metadata.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Metadata:
     format: int = FORMAT
 
     def to_json(self) -> str:
-        """The record as JSON text."""
+        """The metadata as JSON text."""
         return json.dumps(asdict(self))
 
     @classmethod
@@ -69,12 +69,12 @@ class Metadata:
         """Read what ``to_json`` wrote.
 
         Raises:
-            ValueError: If the text is of another format, or damaged.
+            ValueError: If the text has another format version, or is damaged.
         """
         record = json.loads(text)
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             found = record.get("format") if isinstance(record, dict) else type(record).__name__
-            raise ValueError(f"its record is of format {found}, this runtime reads format {FORMAT}")
+            raise ValueError(f"its metadata has format {found}, but this runtime reads format {FORMAT}")
         try:
             for key in ("inputs", "outputs"):
                 record[key] = tuple(
@@ -83,4 +83,4 @@ class Metadata:
             record["features"] = tuple(record["features"])
             return cls(**record)
         except (KeyError, TypeError) as error:
-            raise ValueError(f"its record is damaged ({error})") from None
+            raise ValueError(f"its metadata is damaged ({error})") from None

@@ -1,4 +1,4 @@
-"""The threads of TVM's runtime: how many, and without binding the caller's thread to one core."""
+"""The threads of TVM's runtime: set their number without binding the calling thread to one core."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ..errors import InputError
 
 _configured = threading.local()
 
-# TVM's mode "threads share all the cores given". The other modes bind the calling thread to a single core for good.
+# TVM's mode in which threads share all given cores. The other modes bind the calling thread to one core permanently.
 _SHARE_CORES = -3
 
 
 def default_num_threads() -> int:
-    """The environment's ``TVM_NUM_THREADS``, or else the number of physical cores that this process may use."""
+    """The environment's ``TVM_NUM_THREADS``, otherwise the number of physical cores that this process may use."""
     wanted = os.environ.get("TVM_NUM_THREADS", "")
     if wanted.isdigit() and int(wanted) > 0:
         return min(int(wanted), len(_cpus()))
@@ -24,7 +24,7 @@ def default_num_threads() -> int:
 
 
 def check_num_threads(num_threads: int) -> int:
-    """``num_threads``, at most the CPUs that this process may use.
+    """``num_threads``, limited to the number of CPUs that this process may use.
 
     Raises:
         InputError: If it is not a positive integer.
@@ -37,8 +37,8 @@ def check_num_threads(num_threads: int) -> int:
 def use_threads(tvm_ffi: ModuleType, num_threads: int) -> None:
     """Make parallel loops started by this thread use ``num_threads`` threads.
 
-    TVM keeps one pool of threads for each thread that runs models, as large as its first use asks for; later uses can
-    only take fewer of them. So a pool is created with all the CPUs, and only ``num_threads`` of its threads work.
+    TVM keeps one thread pool per thread that runs models. The first use sets its size; later uses can only use fewer
+    threads. So the pool is created with all CPUs, and only ``num_threads`` of its threads work.
     """
     if getattr(_configured, "num_threads", None) != num_threads:
         cpus = [str(cpu) for cpu in _cpus()]

@@ -1,4 +1,4 @@
-"""Pictures of a tuning database: the best so far of every task, and tuned against untuned."""
+"""Plots of a tuning database: the best gain of every task over time, and times tuned and untuned."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import TuningError
-from ..tuning_database.database import Database, Machine, Record
+from ..tuning_database.database import Database, Record, TunedMachine
 from ..tuning_database.lookup import NOISE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Colours that stay apart for most colour-blind readers (Okabe and Ito).
+# Colours that most colour-blind readers can distinguish (Okabe and Ito).
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 
 
 def draw(database: Database, folder: str | os.PathLike[str]) -> list[Path]:
-    """Draw two pictures for each machine of a database.
+    """Draw two plots for each machine of a database.
 
     Args:
-        database: What was measured.
-        folder: Where to; it is made if it is not there.
+        database: The measurements.
+        folder: Folder of the plots; it is created if it does not exist.
 
     Returns:
-        The files: ``progress-MACHINE.svg``, the best so far of each task over its measurements, and
+        The files: ``progress-MACHINE.svg``, the best gain of each task over its measurements, and
         ``tuned-MACHINE.svg``, the time of each task tuned and untuned.
 
     Raises:
-        TuningError: If there is nothing to draw, or the folder cannot be written.
+        TuningError: If there is nothing to plot, or the folder cannot be written.
     """
     import matplotlib as mpl
 
@@ -39,7 +39,7 @@ def draw(database: Database, folder: str | os.PathLike[str]) -> list[Path]:
     from matplotlib import pyplot as plt
 
     if not any(record.gain for record in database.records):
-        raise TuningError(f"{database.path} has no measurements to draw")
+        raise TuningError(f"{database.path} has no measurements to plot")
     files: list[Path] = []
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -56,12 +56,12 @@ def draw(database: Database, folder: str | os.PathLike[str]) -> list[Path]:
                 figure.savefig(files[-1])
                 plt.close(figure)
     except OSError as error:
-        raise TuningError(f"the pictures cannot be written to {folder}: {error.strerror}") from None
+        raise TuningError(f"the plots cannot be written to {folder}: {error.strerror}") from None
     return files
 
 
-def _tasks(database: Database, machine: Machine) -> dict[str, list[Record]]:
-    """The measurements of each task, in the order in which they were made."""
+def _tasks(database: Database, machine: TunedMachine) -> dict[str, list[Record]]:
+    """The measurements of each task, in the order of the file."""
     tasks: dict[str, list[Record]] = {}
     for record in database.records:
         if record.machine == machine and record.gain is not None:
@@ -69,8 +69,8 @@ def _tasks(database: Database, machine: Machine) -> dict[str, list[Record]]:
     return tasks
 
 
-def _progress(axes: Axes, database: Database, machine: Machine, tasks: dict[str, list[Record]]) -> None:
-    """The tasks that gained most have a colour of their own."""
+def _progress(axes: Axes, database: Database, machine: TunedMachine, tasks: dict[str, list[Record]]) -> None:
+    """Plot the best gain over time; each of the tasks with the largest gains has its own colour."""
     lines: dict[str, list[float]] = {}
     for records in tasks.values():
         best = [1.0]
@@ -94,8 +94,8 @@ def _progress(axes: Axes, database: Database, machine: Machine, tasks: dict[str,
     axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def _tuned(axes: Axes, database: Database, machine: Machine, tasks: dict[str, list[Record]]) -> None:
-    """Logarithmic, since layers differ by orders of magnitude: dots, not bars, and the slowest layer first."""
+def _tuned(axes: Axes, database: Database, machine: TunedMachine, tasks: dict[str, list[Record]]) -> None:
+    """Plot times tuned and untuned, slowest task first. The scale is logarithmic, so the marks are dots, not bars."""
     costs = {key: _untuned_cost(database, machine, key) for key in tasks}
     order = sorted(tasks, key=lambda key: -costs[key])
     unit = next(iter(tasks.values()))[0].unit
@@ -125,6 +125,6 @@ def _tuned(axes: Axes, database: Database, machine: Machine, tasks: dict[str, li
     axes.legend(frameon=False)
 
 
-def _untuned_cost(database: Database, machine: Machine, task: str) -> float:
+def _untuned_cost(database: Database, machine: TunedMachine, task: str) -> float:
     costs = [record.reference_cost for record in database.records if (record.task, record.machine) == (task, machine)]
     return min(cost for cost in costs if cost is not None)

@@ -1,4 +1,4 @@
-"""Which candidate of a task to measure next, and when the rest is not worth it.
+"""Choose the candidate of a task to measure next, and decide when to stop.
 
 The cost model's expectation is a straight line through the logarithms of the costs, off by a constant for each family
 and with an error for each candidate; both are learnt from what was measured. So every candidate has a normal
@@ -17,19 +17,19 @@ from sbnn_tvm.passes.families.family import Family
 from ..tuning_database.tasks import Task
 
 ENOUGH = 0.003
-"""The expected improvement (of the logarithm of the time) below which a candidate is not measured."""
+"""A candidate with a smaller expected improvement (of the logarithm of the time) is not measured."""
 
 FEWEST = 6
-"""Candidates that are measured whatever the cost model says: it may be wrong."""
+"""Number of candidates that are measured even if the cost model expects no gain: it may be wrong."""
 
 HOPELESS = 3.0
-"""How many times slower than the untuned one a family must be expected to be, not to be tried at all."""
+"""A family is not tried if it is expected to be this many times slower than the untuned candidate."""
 
 _ERROR, _COUNT = 0.12, 3
-"""What the error of a candidate is taken for before anything is measured, and how many measurements that is worth."""
+"""Prior of a candidate's error: its standard deviation, and how many measurements it counts as."""
 
 _FAMILY_ERROR = 0.35
-"""The error between families."""
+"""Prior standard deviation of the error between families."""
 
 
 @dataclass(eq=False)
@@ -37,7 +37,7 @@ class Search:
     """The search of one task.
 
     Attributes:
-        space: The candidates by name, the untuned one first; those that are not worth a thought are left out.
+        space: The candidates by name, the untuned one first, without those of hopeless families.
         expected: The logarithm of the cost of each, relative to the untuned one.
         measured: The logarithm of the measured cost, relative to the untuned one.
         failed: Candidates that could not be measured.
@@ -52,7 +52,7 @@ class Search:
 
     @classmethod
     def of(cls, task: Task) -> Search:
-        """The beginning of a search."""
+        """Begin a search."""
         costs = expectations(task)
         hopeful = {candidate.family for candidate, cost in costs.items() if cost < HOPELESS}
         space = [candidate for candidate in task.space if candidate.family in hopeful]
@@ -70,8 +70,8 @@ class Search:
         """Record a measurement.
 
         Args:
-            name: Of the candidate; one that the space does not have is ignored.
-            gain: How many times faster than the untuned one it is; None if it failed.
+            name: Name of the candidate; ignored if it is not in ``space``.
+            gain: Time of the untuned candidate over time of this one; None if it failed.
         """
         self.pending.discard(name)
         if name not in self.space:
@@ -82,7 +82,7 @@ class Search:
             self.measured[name] = -log(gain)
 
     def next(self) -> tuple[str, float] | None:
-        """The candidate that promises most and its expected improvement; None if nothing is worth it."""
+        """The candidate with the largest expected improvement, and that improvement; None to stop."""
         left = [each for each in self.space if each not in self.measured and each not in self.failed | self.pending]
         promises = {name: self._improvement(name) for name in left}
         name = max(promises, key=lambda each: promises[each], default=None)
@@ -91,7 +91,7 @@ class Search:
         return name, promises[name]
 
     def worth_measuring(self) -> int:
-        """How many candidates will still be measured, as things stand."""
+        """Number of candidates that will still be measured, judging by the measurements so far."""
         left = [each for each in self.space if each not in self.measured and each not in self.failed]
         fewest = min(len(left), FEWEST - len(self.measured))
         return max(fewest, sum(self._improvement(name) >= ENOUGH for name in left))

@@ -1,4 +1,4 @@
-"""``sbnn_tvm.tune``: measure the candidates of a network's layers, and keep what was found in a database."""
+"""``sbnn_tvm.tune``: measure the candidates of a network's layers, and store the results in a database."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,47 +15,51 @@ from typing import TYPE_CHECKING
 from tvm.support.popen_pool import PopenWorker
 
 from sbnn_tvm.passes.families.choose import Candidate, Decisions
-from sbnn_tvm.passes.phases.resolve_signs import SignZero
 from sbnn_tvm.passes.pipeline import to_kernels
 
 from ..compiler import LoweredModel, lower_model
 from ..deploy.targets import CpuTarget
 from ..errors import TuningError
-from ..tuning_database.database import Database, Machine, NetworkRecord, Record
-from ..tuning_database.lookup import Tuning, choices_key
+from ..options import CompileOptions, ModelKeywords, options_of
+from ..tuning_database.database import Database, NetworkRecord, Record, TunedMachine
+from ..tuning_database.lookup import TuningLookup, choices_key
 from ..tuning_database.tasks import Task, tasks_of
-from .building import Program, build_program, store_layer
-from .measuring import Measurement
-from .networks import compare_networks
-from .runners import MeasurementError, Runner, in_process, runner_named
+from .build_candidate import CandidateBuild, build_candidate, store_layer
+from .compare_networks import compare_networks
+from .measure_candidate import Measurement
+from .named_runner import runner_named
+from .runner import MeasurementError, Runner
 from .search import Search
+from .worker_process import check_cloudpickle, in_process
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from ..compiler import Model, TargetLike
 
 SEARCH_SECONDS, CONFIRM_SECONDS = 0.06, 0.2
-"""To measure a candidate: while searching, and when it is about to win."""
+"""Time to measure a candidate: during the search, and when a finalist is confirmed."""
 
 CONFIRMATIONS = 3
-"""How often a finalist is measured again. Each time its arrays lie elsewhere in memory; the median counts."""
+"""How often a finalist is measured again, each time with its arrays at other addresses; the median counts."""
 
 FINALISTS = 3
-"""Candidates of a task that are measured again, for longer."""
+"""Number of candidates of a task that are measured again, for longer."""
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What is known of a task.
+    """The result for one task.
 
     Attributes:
-        key: As of Task.
-        title: As of Task.
-        names: As of Task.
-        best: Name of the fastest candidate, the untuned one if none is faster by more than the noise.
-        gain: How many times faster it is than the untuned one.
-        measured: Candidates with a measurement.
-        failed: Candidates that could not be measured.
-        space: Candidates altogether.
+        key: Same as in Task.
+        title: Same as in Task.
+        names: Same as in Task.
+        best: Name of the fastest candidate; the untuned one unless another is faster by more than the noise.
+        gain: Time of the untuned candidate over time of the best one.
+        measured: Number of measured candidates.
+        failed: Number of candidates that could not be measured.
+        space: Number of all candidates.
     """
 
     key: str
@@ -70,20 +74,20 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class TuningResult:
-    """What tuning a network has brought.
+    """The result of tuning a network.
 
     Attributes:
-        machine: Where the measurements hold.
-        tasks: One entry a task.
-        trials: Measurements of this run.
-        seconds: That it took.
-        finished: Whether the search came to its end, rather than to that of the trials or the time.
-        network: The whole network, tuned against untuned; None if no layer changed, if it could not be run, or
-            with estimates, which add up.
+        machine: The machine that the measurements are valid for.
+        tasks: One result per task.
+        trials: Number of measurements in this run.
+        seconds: Duration of this run.
+        finished: Whether the search ended by itself, before ``trials`` or ``time_budget`` ended it.
+        network: The comparison of the whole network tuned and untuned. None if no layer changed, if it could not be
+            run, or for estimates, which add up.
         not_compared: Why the whole network could not be run; empty if it was, or if no layer changed.
     """
 
-    machine: Machine
+    machine: TunedMachine
     tasks: tuple[TaskResult, ...]
     trials: int
     seconds: float
@@ -92,7 +96,7 @@ class TuningResult:
     not_compared: str = ""
 
     def summary(self) -> str:
-        """A sentence or two."""
+        """One or two sentences."""
         better = [task for task in self.tasks if task.gain > 1]
         text = (
             f"{self.trials} measurements in {self.seconds:.0f} s; {len(better)} of {len(self.tasks)} tasks got faster"
@@ -115,20 +119,20 @@ class TuningResult:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far the tuning of a network is.
+class TuningProgress:
+    """The progress of tuning a network.
 
     Attributes:
-        phase: What is being done.
-        task: What was measured last.
-        candidate: What was measured last.
-        gain: Of that candidate; None if it failed.
-        best: The best of that task so far: how many times faster than untuned.
-        expected: The whole network's time without tuning over that with the best of each task so far, as far as its
-            tasks make it up.
-        trials: Measurements so far.
-        remaining: Measurements to come, about.
-        seconds_left: About.
+        phase: ``"searching"`` or ``"confirming"``.
+        task: Title of the task that was measured last.
+        candidate: Name of the candidate that was measured last.
+        gain: Time of the untuned candidate over time of that candidate; None if it failed.
+        best: The best gain of that task so far.
+        expected: Expected gain of the whole network: the sum of its tasks' times untuned, over the same sum with the
+            best candidate of each task so far.
+        trials: Number of measurements so far.
+        remaining: Approximate number of measurements to come.
+        seconds_left: Approximate remaining time.
     """
 
     phase: str
@@ -145,41 +149,44 @@ class Progress:
 def tune(
     model: Model,
     target: TargetLike = "native",
+    options: CompileOptions | None = None,
     *,
     database: str | os.PathLike[str] = "tuning.jsonl",
     trials: int | None = None,
     time_budget: float | None = None,
     runner: str | Runner = "local",
     threads: int = 1,
-    input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
-    sign_zero: SignZero = "exact",
-    name: str | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[TuningProgress], None] | None = None,
+    **keywords: Unpack[ModelKeywords],
 ) -> TuningResult:
     """Find the fastest kernels for a model's layers by measuring them.
 
-    Every measurement is in the database when it is done: the run may be stopped at any moment, and the next one goes on
-    where it was. Several may share a database.
+    Every measurement is written to the database at once. So the run may be stopped at any moment, and the next one
+    continues where it stopped. Several runs may share a database.
 
     Args:
-        model: As of ``compile``, like ``target``, ``input_shape``, ``sign_zero`` and ``name``.
-        target: What to tune for.
+        model: Same as in ``compile``.
+        target: What to tune for; same as in ``compile``.
+        options: Same as in ``compile``, but only ``input_shape``, ``sign_zero`` and ``name`` are read.
         database: The file; ``compile(..., tuning=database)`` uses it.
-        trials: The most measurements to make; by default as many as seem worth it.
-        time_budget: The most seconds to take, about; likewise.
+        trials: Largest number of measurements. The default is as many as promise a gain.
+        time_budget: Time to stop after, in seconds, approximately. The default is no limit.
         runner: Where to measure: ``"local"``, ``"rpc://host:port/key"`` for all servers that an RPC tracker has under a
             key, ``"estimated"`` (counts of instructions, for ARM without hardware), or a Runner.
-        threads: That share the work of a layer.
-        input_shape, sign_zero, name: As of ``compile``.
+        threads: Number of threads that share the work of a layer.
         progress: Called after each measurement.
+        keywords: ``input_shape``, ``sign_zero`` and ``name``, same as in ``compile``.
 
     Returns:
-        What was found, with a comparison of the whole network tuned and untuned where the runner can run it.
+        The best kernel of each task. If the runner can run the whole network, also a comparison of the network tuned
+        and untuned.
 
     Raises:
-        ModelError: As ``compile``.
-        TargetError: As ``compile``.
-        TuningError: If the runner cannot run code for the target, or the database cannot be read or written.
+        ModelError: Same as in ``compile``.
+        TargetError: Same as in ``compile``.
+        CompileError: Same as in ``compile``.
+        TuningError: If the runner cannot run code for the target, the database cannot be read or written, or the
+            package cloudpickle is missing.
 
     Example::
 
@@ -187,10 +194,13 @@ def tune(
         print(result.summary())
         module = sbnn_tvm.compile(model, tuning="tuning.jsonl")
     """
+    chosen = options_of("tune", ModelKeywords, options, keywords)
     for what, value in (("trials", trials), ("time_budget", time_budget)):
         if value is not None and not value > 0:
             raise TuningError(f"{what} must be above 0, but got {value}")
-    front = lower_model(model, target, input_shape=input_shape, sign_zero=sign_zero, name=name)
+    check_cloudpickle()
+    untuned = CompileOptions(input_shape=chosen.input_shape, sign_zero=chosen.sign_zero, name=chosen.name)
+    front = lower_model(model, target, untuned)
     layers = [entry.layer for entry in front.lowered.layers]
     own = runner_named(runner, threads) if isinstance(runner, str) else runner
     try:
@@ -213,26 +223,26 @@ class _Session:
     def __init__(
         self,
         tasks: list[Task],
-        machine: Machine,
+        machine: TunedMachine,
         target: CpuTarget,
         runner: Runner,
         database: Database,
         trials: int | None,
         time_budget: float | None,
-        progress: Callable[[Progress], None] | None,
+        progress: Callable[[TuningProgress], None] | None,
     ) -> None:
         self.tasks, self.target, self.runner, self.database = tasks, target, runner, database
         self.machine = machine
         self.most = trials if trials is not None else 1 << 30
         self.begin = time.monotonic()
         self.end = self.begin + (time_budget if time_budget is not None else 1e9)
-        # What is left behind the search confirms its winners.
+        # The last quarter of the time is for confirming the finalists.
         self.search_end = self.begin + 0.75 * (self.end - self.begin)
         self.report = progress
         self.trials, self.finished = 0, False
         self.lock = threading.Lock()
         self.searches = {task.key: Search.of(task) for task in tasks}
-        self.programs: dict[tuple[str, str], Program] = {}
+        self.builds: dict[tuple[str, str], CandidateBuild] = {}
         self.costs: dict[str, float] = {}
         self.errors: list[BaseException] = []
         for task in tasks:
@@ -255,7 +265,7 @@ class _Session:
         with tempfile.TemporaryDirectory(prefix="sbnn_tvm-") as folder:
             self.folder = Path(folder)
             self.layers = {task.key: self._store(task) for task in self.tasks}
-            # One thread more than measurements at once: it builds while the others measure.
+            # One thread more than there are parallel measurements: it builds while the others measure.
             self.measuring = threading.BoundedSemaphore(self.runner.parallel)
             self._in_threads(self.runner.parallel + 1, self._search)
             finals = [(task, name) for task in self.tasks for name in self._finalists(task)]
@@ -294,7 +304,7 @@ class _Session:
             self._try(worker, *found, confirm=False)
 
     def _next(self) -> tuple[Task, str] | None:
-        """The candidate that promises to save most time of the whole network."""
+        """The candidate that is expected to save most of the whole network's time."""
         with self.lock:
             if self.trials >= self.most or time.monotonic() > self.search_end or self.errors:
                 return None
@@ -312,11 +322,11 @@ class _Session:
             return task, name
 
     def _weight(self, task: Task) -> float:
-        """Time that a task takes in the network; a lot if that is not known, so that it will be."""
+        """Time of a task in the network; very large if unknown, so that the task is measured first."""
         return len(task.names) * self.costs.get(task.key, 1e9)
 
     def _finalists(self, task: Task) -> list[str]:
-        """The candidates that may win, as often as they are still to be confirmed."""
+        """The candidates that may win, each repeated for every confirmation that is missing."""
         search = self.searches[task.key]
         ranked = sorted(search.measured, key=lambda name: search.measured[name])[:FINALISTS]
         records = [r for r in self.database.records if (r.task, r.machine) == (task.key, self.machine)]
@@ -337,30 +347,30 @@ class _Session:
         reference, candidate = task.space[0], self.searches[task.key].space[name]
         measurement, failure = None, ""
         try:
-            untuned = self._program(worker, task, reference)
+            untuned = self._build(worker, task, reference)
         except MeasurementError as error:
-            # That is no fault of the candidate: without anything to compare it with, the task is left alone.
+            # Without the untuned candidate there is nothing to compare with: skip the task.
             self.searches[task.key].failed.update(self.searches[task.key].space)
             self._note(task, reference.name, None, str(error), confirm)
             return
         try:
-            program = self._program(worker, task, candidate)
+            build = self._build(worker, task, candidate)
             with self.measuring:
                 seconds = CONFIRM_SECONDS if confirm else SEARCH_SECONDS
-                measurement = self.runner.measure(untuned, program, seconds)
+                measurement = self.runner.measure(untuned, build, seconds)
         except MeasurementError as error:
             failure = str(error)
         self._note(task, name, measurement, failure, confirm)
 
-    def _program(self, worker: PopenWorker, task: Task, candidate: Candidate) -> Program:
+    def _build(self, worker: PopenWorker, task: Task, candidate: Candidate) -> CandidateBuild:
         key = (task.key, candidate.name)
-        if key not in self.programs:
+        if key not in self.builds:
             folder, target = Path(self.layers[task.key]).parent, json.dumps(self.target.tvm)
-            # Two threads may build the untuned one at once: under different names.
+            # Two threads may build the untuned candidate at the same time, so their file names differ.
             name = f"{candidate.name.replace(' ', '-')}-{threading.get_ident()}"
             arguments = (self.layers[task.key], candidate, target, str(folder), name)
-            self.programs[key] = in_process(worker, build_program, arguments, 120.0)
-        return self.programs[key]
+            self.builds[key] = in_process(worker, build_candidate, arguments, 120.0)
+        return self.builds[key]
 
     def _note(self, task: Task, name: str, found: Measurement | None, failure: str, confirm: bool) -> None:
         record = Record(
@@ -387,7 +397,7 @@ class _Session:
             if self.report is not None:
                 self.report(self._progress(record, search, confirm))
 
-    def _progress(self, record: Record, search: Search, confirm: bool) -> Progress:
+    def _progress(self, record: Record, search: Search, confirm: bool) -> TuningProgress:
         plain = sum(self._weight(task) for task in self.tasks if task.key in self.costs)
         best = {key: each.best[1] for key, each in self.searches.items()}
         tuned = sum(self._weight(task) / best[task.key] for task in self.tasks if task.key in self.costs)
@@ -395,20 +405,20 @@ class _Session:
         remaining = min(remaining, max(0, self.most - self.trials))
         spent = time.monotonic() - self.begin
         left = spent / self.trials * remaining if self.trials else 0.0
-        return Progress(
+        return TuningProgress(
             "confirming" if confirm else "searching", record.title, record.candidate, record.gain, search.best[1],
             plain / tuned if tuned else 1.0, self.trials, remaining, max(0.0, min(left, self.end - time.monotonic())),
         )  # fmt: skip
 
     def compare(self, front: LoweredModel) -> NetworkRecord | None:
-        """The whole network tuned against untuned; None if no layer changed, or if nothing is timed.
+        """Compare the whole network tuned and untuned; None if no layer changed, or if nothing is timed.
 
         Raises:
             MeasurementError: If the runner cannot run it.
         """
         if self.machine.estimated:
             return None
-        decisions = Decisions((), front.imported.nodes, Tuning(self.database, self.machine))
+        decisions = Decisions((), front.imported.nodes, TuningLookup(self.database, self.machine))
         lowered = to_kernels(front.composites, front.target.isa, decisions)
         if not any(entry.choice is not None and entry.choice.tuned is not None for entry in lowered.layers):
             return None
@@ -417,15 +427,15 @@ class _Session:
             return known
         plain, tuned = front.build(), replace(front, lowered=lowered).build()
         record = compare_networks(plain, tuned, self.runner, self.machine)
-        if record.slower:  # others may have used the machine: only what happens twice counts
+        if record.slower:  # other programs may have used the machine: repeat it, and keep the better result
             again = compare_networks(plain, tuned, self.runner, self.machine)
             record = max(record, again, key=lambda each: each.gain)
         self.database.add(record)
         return record
 
     def result(self, network: NetworkRecord | None, not_compared: str = "") -> TuningResult:
-        """What is known now."""
-        use = Tuning(self.database, self.machine)
+        """The result so far."""
+        use = TuningLookup(self.database, self.machine)
         results = []
         for task in self.tasks:
             search, found = self.searches[task.key], use.best(task.key, task.space)

@@ -1,1 +1,1 @@
-"""Measurements that the compiler can use: the database, its tasks, and how a layer finds its own."""
+"""Measurements that the compiler can use: the database, its tasks, and the lookup of a layer."""

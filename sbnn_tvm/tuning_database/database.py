@@ -1,8 +1,8 @@
-"""What was measured, one JSON object a line, in a file that several processes may append to at once.
+"""The tuning database: one JSON object per line, in a file to which several processes may append at once.
 
-TVM's own database of MetaSchedule keeps traces of schedule primitives for TIR modules. Our kernels are written for
-their parameters rather than scheduled, are compared in pairs, and hold for one CPU alone, so a line here says: this
-candidate for this task, against that reference, on that machine.
+TVM's own database in MetaSchedule stores traces of schedule primitives for TIR modules. Our kernels have parameters
+instead of schedules, are measured in pairs, and a measurement is valid for one CPU. So a line here states the cost of a
+candidate for a task, the cost of its reference, and the machine.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from ..atomic_file import replacing
 from ..errors import TuningError
 
 FORMAT, VERSION = "sbnn-tuning", 1
-"""What every line begins with."""
+"""The format and version at the beginning of every line."""
 
 SECONDS, INSTRUCTIONS = "seconds", "instructions"
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Where a measurement holds.
+class TunedMachine:
+    """The machine that a measurement is valid for.
 
     Attributes:
-        cpu: Model of the CPU; ``"estimated (instructions)"`` where instructions were counted in an emulator.
-        caches: Bytes of its data caches, from the first level on; empty if unknown.
+        cpu: Model of the CPU; ``"estimated (instructions)"`` if instructions were counted in an emulator.
+        caches: Bytes of its data caches, first level first; empty if unknown.
         isa: Name of the instruction set of the kernels.
-        code: What LLVM generated code for: its name of the CPU, and features.
-        threads: That shared the work of a layer.
+        code: The CPU and features that LLVM generated code for, by LLVM's names.
+        threads: Number of threads that shared the work of a layer.
     """
 
     cpu: str
@@ -47,7 +47,7 @@ class Machine:
 
     @property
     def estimated(self) -> bool:
-        """Whether nothing was timed."""
+        """Whether instructions were counted, and nothing was timed."""
         return self.cpu.startswith("estimated")
 
     def __str__(self) -> str:
@@ -58,26 +58,26 @@ class Machine:
 
 @dataclass(frozen=True)
 class Record:
-    """One candidate measured in turns with a reference, or the attempt.
+    """One candidate, measured in turns with a reference; or a failed attempt.
 
     Attributes:
         task: Key of the task.
         title: The task in words.
-        machine: Where.
+        machine: The machine that it was measured on.
         candidate: Name of the candidate.
         reference: Name of the candidate that it was compared with: the untuned one.
-        cost: Of the candidate, in ``unit``; None if it failed.
-        reference_cost: Of the reference; None if it failed.
+        cost: Cost of the candidate, in ``unit``; None if it failed.
+        reference_cost: Cost of the reference; None if it failed.
         unit: ``"seconds"`` or ``"instructions"``.
-        confirmed: Whether this is the longer measurement that decides.
-        steady: Whether the smallest times were seen more than once; others are not used.
-        failure: Why there is no cost; empty if there is.
-        when: ISO 8601, UTC.
+        confirmed: Whether this is one of the longer measurements of a finalist, which decide.
+        steady: Whether the smallest times were reproduced; other measurements are not used.
+        failure: Why it failed; empty if it did not.
+        when: Time of the measurement: ISO 8601, UTC.
     """
 
     task: str
     title: str
-    machine: Machine
+    machine: TunedMachine
     candidate: str
     reference: str
     cost: float | None
@@ -90,7 +90,7 @@ class Record:
 
     @property
     def gain(self) -> float | None:
-        """How many times faster than the reference; None if it failed or was not steady."""
+        """Cost of the reference over cost of the candidate; None if it failed or was not steady."""
         if self.cost is None or self.reference_cost is None or not self.steady:
             return None
         return self.reference_cost / self.cost
@@ -98,27 +98,27 @@ class Record:
 
 @dataclass(frozen=True)
 class NetworkRecord:
-    """A whole network with tuned kernels, timed in turns with the same without.
+    """A whole network with tuned kernels, timed in turns with the untuned network.
 
     Attributes:
         network: Key of its tasks and of the candidates that were chosen for them.
-        title: Its name.
-        machine: Where.
-        gain: How many times faster than the untuned network.
-        noise: The gain that the noise of the measurement alone may look like, minus 1.
-        when: ISO 8601, UTC.
+        title: Name of the network.
+        machine: The machine that it was measured on.
+        gain: Time of the untuned network over time of the tuned one.
+        noise: Largest relative difference of the times of two equal libraries, at least 0.01.
+        when: Time of the measurement: ISO 8601, UTC.
     """
 
     network: str
     title: str
-    machine: Machine
+    machine: TunedMachine
     gain: float
     noise: float
     when: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
     @property
     def slower(self) -> bool:
-        """Whether the tuned network is slower, beyond the noise."""
+        """Whether the tuned network is slower by more than the noise."""
         return self.gain < 1 - self.noise
 
 
@@ -128,7 +128,7 @@ _KINDS: dict[str, type[Record] | type[NetworkRecord]] = {"task": Record, "networ
 
 @dataclass(frozen=True)
 class CorruptLine:
-    """A line of a database that says nothing."""
+    """A line of a database that cannot be read."""
 
     path: Path
     number: int
@@ -141,8 +141,8 @@ class CorruptLine:
 class Database:
     """The records of one file.
 
-    Every method sees what was in the file when it was opened and what was added through this object. Lines that
-    cannot be read are in ``corrupt``; they stay in the file as they are.
+    Every method sees the records that were in the file when it was opened, and those added through this object. Lines
+    that cannot be read are in ``corrupt``, and stay in the file.
 
     Example::
 
@@ -152,10 +152,10 @@ class Database:
     """
 
     def __init__(self, path: str | os.PathLike[str], must_exist: bool = False) -> None:
-        """Read a file; one that is not there is an empty database.
+        """Read a file; a missing file is an empty database.
 
         Raises:
-            TuningError: If the file cannot be read, or is missing though it must exist.
+            TuningError: If the file cannot be read, or is missing although it must exist.
         """
         self.path = Path(path)
         self.records: list[Record] = []
@@ -183,7 +183,7 @@ class Database:
             self.records.append(record)
 
     def add(self, record: AnyRecord) -> None:
-        """Append a record; it is on the disk when this returns, whatever happens to the process then.
+        """Append a record; it is on the disk when this returns.
 
         Raises:
             TuningError: If the file cannot be written.
@@ -192,7 +192,7 @@ class Database:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-                # A process that was killed while it wrote has left a line without an end.
+                # If a process was killed while it wrote, the last line has no end: begin a new one.
                 size = os.fstat(descriptor).st_size
                 torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
                 line = b"\n" * torn + render(record).encode() + b"\n"
@@ -205,27 +205,26 @@ class Database:
             raise TuningError(f"the tuning database {self.path} cannot be written: {error.strerror}") from None
         self._keep(record)
 
-    def machines(self) -> list[Machine]:
-        """The machines that something was measured on."""
+    def machines(self) -> list[TunedMachine]:
+        """The machines that have measurements."""
         return list(dict.fromkeys(record.machine for record in self.records))
 
-    def verdict(self, network: str, machine: Machine) -> NetworkRecord | None:
-        """What was measured last of a whole network."""
+    def verdict(self, network: str, machine: TunedMachine) -> NetworkRecord | None:
+        """The last comparison of a whole network, if there is one."""
         found = [each for each in self.networks if (each.network, each.machine) == (network, machine)]
         return max(found, key=lambda each: each.when, default=None)
 
-    def gains(self, task: str, machine: Machine, deciding: bool = False) -> dict[str, float]:
-        """How many times faster than their common reference the candidates of a task are, by name.
+    def gains(self, task: str, machine: TunedMachine, deciding: bool = False) -> dict[str, float]:
+        """The gains of a task's candidates over their common reference, by name.
 
-        Where a candidate was measured several times the median counts (of two the lower one), of the confirmed
-        measurements if there are any.
-        Candidates that were compared with different references are not comparable: the reference with most
-        measurements counts, and is among the names.
+        If a candidate was measured several times, its gain is the median (the lower one of two), of confirmed
+        measurements if it has any. Gains over different references are not comparable. So only the reference with most
+        measurements counts; it is among the names, with gain 1.
 
         Args:
-            task: Its key.
-            machine: Where.
-            deciding: Count confirmed measurements only, if there are any for the task.
+            task: Key of the task.
+            machine: The machine.
+            deciding: Use only confirmed measurements, if the task has any.
         """
         found = [record for record in self.records if record.task == task and record.machine == machine]
         references = [record.reference for record in found if record.gain is not None]
@@ -244,50 +243,52 @@ class Database:
         return gains
 
     def decisive(self) -> list[AnyRecord]:
-        """The records without which nothing would be decided otherwise: the fastest candidates', and the networks'."""
+        """The records that decide what ``compile`` uses: those of the fastest candidates and of whole networks."""
         kept: list[AnyRecord] = []
         for task, machine in dict.fromkeys((record.task, record.machine) for record in self.records):
             gains = self.gains(task, machine, deciding=True)
             if gains:
                 best = max(gains, key=lambda name: gains[name])
                 some = [r for r in self.records if (r.task, r.machine) == (task, machine) and r.gain is not None]
-                # An untuned winner is known from those that lost.
+                # If the untuned candidate won, the records are those in which it is the reference.
                 some = [r for r in some if best in (r.candidate, r.reference)]
                 kept += [record for record in some if record.confirmed] or some
         return [*kept, *self.networks]
 
-    def failed(self, task: str, machine: Machine) -> set[str]:
+    def failed(self, task: str, machine: TunedMachine) -> set[str]:
         """The candidates of a task that could not be measured."""
         return {r.candidate for r in self.records if r.task == task and r.machine == machine and r.failure}
 
 
 def render(record: AnyRecord) -> str:
-    """The line of a record."""
+    """Write the line of a record."""
     kind = next(kind for kind, type_ in _KINDS.items() if isinstance(record, type_))
     return json.dumps({"format": FORMAT, "version": VERSION, "kind": kind, **asdict(record)}, allow_nan=False)
 
 
 def parse(line: bytes) -> AnyRecord:
-    """The record of a line.
+    """Read the record of a line.
 
     Raises:
-        ValueError: If it is no record, or one of a version that is not known.
+        ValueError: If it is not a record, or has an unknown version.
     """
     try:
         content = json.loads(line)
     except ValueError:
         raise ValueError("it is not JSON (a line cut short, perhaps)") from None
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-        raise ValueError(f'it is no object with "format": "{FORMAT}"')
+        raise ValueError(f'it is not an object with "format": "{FORMAT}"')
     if (version := content.pop("version", None)) != VERSION:
         raise ValueError(f"it has version {version}, and this program knows version {VERSION}")
     kind = _KINDS.get(content.pop("kind", None))
     if kind is None:
         raise ValueError(f"its kind is not one of {', '.join(_KINDS)}")
-    machine = _fields(Machine, content.get("machine"))
+    machine = _fields(TunedMachine, content.get("machine"), "machine")
     if not isinstance(machine["caches"], list) or not all(isinstance(size, int) for size in machine["caches"]):
         raise ValueError("the sizes of the caches are not numbers")
-    values = _fields(kind, content) | {"machine": Machine(**{**machine, "caches": tuple(machine["caches"])})}
+    values = _fields(kind, content, "record") | {
+        "machine": TunedMachine(**{**machine, "caches": tuple(machine["caches"])})
+    }
     record = kind(**values)
     for name in ("cost", "reference_cost", "gain"):
         value = values.get(name)
@@ -298,18 +299,18 @@ def parse(line: bytes) -> AnyRecord:
 
 _TYPES = {
     "str": str, "int": int, "bool": bool, "float": (int, float), "float | None": (int, float, type(None)),
-    "tuple[int, ...]": list, "Machine": dict,
+    "tuple[int, ...]": list, "TunedMachine": dict,
 }  # fmt: skip
 
 
-def _fields(kind: type, content: Any) -> dict[str, Any]:
-    """The values of a dataclass, of the right types and all of them."""
+def _fields(kind: type, content: Any, what: str) -> dict[str, Any]:
+    """Check that ``content`` has all values of a dataclass, with the right types."""
     if not isinstance(content, dict):
-        raise ValueError(f"its {kind.__name__.lower()} is missing")
+        raise ValueError(f"its {what} is missing")
     expected: dict[str, Any] = {each.name: _TYPES[str(each.type)] for each in fields(kind)}
     if content.keys() != expected.keys():
         wrong = ", ".join(sorted(content.keys() ^ expected.keys()))
-        raise ValueError(f"a {kind.__name__} has other fields: {wrong}")
+        raise ValueError(f"its {what} has other fields: {wrong}")
     for name, types in expected.items():
         value = content[name]
         if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
@@ -318,14 +319,14 @@ def _fields(kind: type, content: Any) -> dict[str, Any]:
 
 
 def merge(output: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]]) -> tuple[int, list[CorruptLine]]:
-    """Write the records of several databases to one, each once, in the order in which they were made.
+    """Write the records of several databases to one, without duplicates, in the order of their times.
 
     Args:
-        output: Is replaced, whole or not at all; what it held stays only if it is one of the inputs.
-        inputs: Databases.
+        output: The file to write. It is replaced atomically; its old records are kept only if it is one of the inputs.
+        inputs: The databases to read.
 
     Returns:
-        How many records there are, and the lines of the inputs that were skipped.
+        The number of records written, and the lines of the inputs that were skipped.
 
     Raises:
         TuningError: If a file cannot be read or written.
@@ -340,7 +341,7 @@ def merge(output: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str
 
 
 def write(path: str | os.PathLike[str], records: Iterable[AnyRecord]) -> None:
-    """Write a database, whole or not at all.
+    """Write a database atomically.
 
     Raises:
         TuningError: If the file cannot be written.

@@ -1,4 +1,4 @@
-"""Let the compiler use what was measured."""
+"""Find the measurements of a tuning database that the compiler can use for a target."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from sbnn_tvm.schedules.isa import Isa
 
 from ..deploy.targets import CpuTarget
 from ..errors import CompileError
-from ..runtime.cpu import this_model
-from .database import Database, Machine
+from ..runtime.cpu import this_cpu_model
+from .database import Database, TunedMachine
 from .tasks import task_key
 
 NOISE = 1.03
-"""The least gain that is taken for one."""
+"""The smallest gain that counts as one."""
 
 
 @dataclass(frozen=True, eq=False)
-class Tuning:
-    """The measurements of one machine.
+class TuningLookup:
+    """The measurements of one machine, by task.
 
     Attributes:
         database: The measurements.
-        machine: Those that count; None if there are none for the target.
+        machine: The machine whose measurements are used; None if there are none for the target.
     """
 
     database: Database
-    machine: Machine | None
+    machine: TunedMachine | None
 
     @classmethod
-    def of(cls, path: str | os.PathLike[str], target: CpuTarget, cpu: str | None = None) -> Tuning:
-        """The measurements of a database that hold for a target.
+    def of(cls, path: str | os.PathLike[str], target: CpuTarget, cpu: str | None = None) -> TuningLookup:
+        """The measurements of a database that are valid for a target.
 
         Args:
             path: The database.
-            target: For this machine, its own CPU counts; for another one, the CPU of the database with its
-                instruction set and code.
+            target: The target. If it is native, only measurements of this machine's CPU are used; otherwise those of
+                the CPU in the database that has its instruction set and code.
             cpu: Name of the CPU whose measurements to use, or a part of it.
 
         Raises:
             TuningError: If the file is missing or cannot be read.
-            CompileError: If several CPUs, or none, fit.
+            CompileError: If several CPUs are possible, or none has the name ``cpu``.
         """
         database = Database(path, must_exist=True)
         code = code_of(target)
@@ -60,7 +60,7 @@ class Tuning:
                     f"it has: {known_machines(database)}"
                 )
         elif target.native:
-            own = this_model()
+            own = this_cpu_model()
             fitting = [each for each in fitting if (each.cpu, each.caches) == (own.name, own.caches)]
         if len({(each.cpu, each.caches) for each in fitting}) > 1:
             names = "; ".join(dict.fromkeys(each.cpu for each in fitting))
@@ -86,7 +86,7 @@ class Tuning:
         return Tuned(best, found[best]) if found[best] >= NOISE else None
 
     def slower(self, layers: Iterable[LoweredLayer], isa: Isa) -> bool:
-        """Whether a network of these layers was measured, and was slower than untuned."""
+        """Whether a network of these layers was measured, and was slower than the untuned network."""
         if self.machine is None:
             return False
         verdict = self.database.verdict(choices_key(layers, isa), self.machine)
@@ -94,17 +94,17 @@ class Tuning:
 
 
 def choices_key(layers: Iterable[LoweredLayer], isa: Isa) -> str:
-    """What networks of the same tasks and kernels share."""
+    """A key that is equal for networks with the same tasks and kernels."""
     pairs = sorted((task_key(entry.layer, isa), entry.choice.candidate.name) for entry in layers)
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
 
 
 def code_of(target: CpuTarget) -> str:
-    """What LLVM generates code for, as part of a Machine."""
+    """The CPU and features that LLVM generates code for, as in ``TunedMachine.code``."""
     config = target.tvm
     return ",".join([str(config.get("mcpu", "generic")), *map(str, config.get("mattr", ()))])
 
 
 def known_machines(database: Database) -> str:
-    """The machines of a database, for messages."""
+    """The machines of a database, as text for messages."""
     return "; ".join(map(str, database.machines())) or "nothing"

@@ -1,4 +1,4 @@
-"""The distinct tasks of a network: layers that the same kernels suit equally well are one."""
+"""The distinct tasks of a network: layers for which the same kernels are equally fast are one task."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def tasks_of(layers: Iterable[Layer], nodes: Mapping[str, str], isa: Isa, thread
 
     Args:
         layers: As read by passes.layer.
-        nodes: The ONNX node behind each variable.
+        nodes: The ONNX node of each variable.
         isa: The instruction set.
         threads: With one, it does not matter whether loops are parallel.
     """

@@ -1,1 +1,1 @@
-"""Comparing a compiled model with onnxruntime."""
+"""Compare a compiled model with onnxruntime."""

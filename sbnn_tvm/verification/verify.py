@@ -1,9 +1,9 @@
 """Compare a compiled model with onnxruntime, output by output and layer by layer.
 
-A threshold amplifies rounding: one float rounding before a binariser flips a bit, and everything behind it differs. So
-each layer is also run on the reference's own inputs, where one flip cannot hide what comes after it, and a bit that
-differs is accepted only if the reference's value lies within the rounding bound of its threshold; such flips are
-counted. Outputs may differ only where, kernel after kernel, the first bits that differ are such flips.
+A threshold amplifies rounding: one rounding before a binariser can flip a bit, and then everything after it differs.
+So each layer also runs on the reference's inputs, where a flip in one layer cannot affect another. A bit that differs
+is accepted only if the reference's value is within the rounding bound of its threshold. Such flips are counted. Outputs
+may differ only if, when the kernels run one after the other, the first bits that differ are such flips.
 """
 
 from __future__ import annotations
@@ -12,37 +12,36 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from sbnn_tvm.passes.layers.forms import Form
 from sbnn_tvm.passes.layers.kinds import BinaryLinear
-from sbnn_tvm.passes.lowering.lower import Form, Physical
+from sbnn_tvm.passes.lowering.lower import Physical
 
 from ..algebra.domain import codes
 from ..errors import InputError, ModelError, VerificationError
-from ..execution.kernel_by_kernel import Step, decode, encode, outputs_of, run_kernels
-
-if TYPE_CHECKING:
-    from ..module import CompiledModule
+from ..execution.run_kernels import Step, outputs_of, run_kernels
+from ..execution.runnable_model import RunnableModel
+from ..execution.value_layout import decode, encode
 
 ROUNDING_ULPS = 256
-"""A float32 sum may differ from the reference's by this many units in the last place of its largest value."""
+"""The rounding bound: a float32 sum may differ by this many units in the last place of its largest value."""
 
 _COMPARISONS = ("Quantize", "Binarize", "Sign", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 _STEPWISE = ("Cast", "Neg", "Add", "Sub", "Mul", "Div", "Clip", "Relu", "Max", "Min")
-"""What may stand around a comparison or a rounding, with constants."""
+"""Elementwise operators with constants that may be before or after a comparison or a rounding."""
 
 
 @dataclass(frozen=True)
 class OutputComparison:
-    """One output over all inputs.
+    """The comparison of one output over all inputs.
 
     Attributes:
-        name: Of the output.
-        max_abs: Largest difference.
+        name: Name of the output.
+        max_abs: Largest absolute difference.
         max_rel: Largest difference, relative to the largest value of that output for that input.
         within: Whether ``max_rel`` is within the tolerance.
     """
@@ -55,17 +54,17 @@ class OutputComparison:
 
 @dataclass(frozen=True)
 class LayerComparison:
-    """One value inside the model, computed from the reference's inputs.
+    """The comparison of one value inside the model, computed from the reference's inputs.
 
     Attributes:
         name: The ONNX value.
         node: The ONNX node that computes it.
         bits: Whether it is two-valued.
         max_rel: Largest difference of floats, relative to the largest value.
-        flipped: Bits that differ with the reference's value within the rounding bound of the threshold; of layers that
-            compute the reference's own integers and roundings none is excused.
-        wrong: Bits that differ without that excuse, or floats beyond the tolerance.
-        elements: How many were compared.
+        flipped: Number of bits that differ where the reference's value is within the rounding bound of its threshold.
+            Always 0 for layers that compute the same integers and roundings as the reference.
+        wrong: Number of other bits that differ, or of floats outside the tolerance.
+        elements: Number of compared elements.
     """
 
     name: str
@@ -77,7 +76,7 @@ class LayerComparison:
     elements: int
 
     def and_also(self, other: LayerComparison) -> LayerComparison:
-        """The same value over more inputs."""
+        """Combine the comparisons of the same value over different inputs."""
         return replace(
             self,
             max_rel=max(self.max_rel, other.max_rel),
@@ -89,18 +88,19 @@ class LayerComparison:
 
 @dataclass(frozen=True)
 class Verification:
-    """What ``verify`` found.
+    """The result of ``verify``.
 
     Attributes:
         model: Name of the model.
         target: Name of the target.
-        method: Where the model ran.
-        samples: How many inputs.
-        tolerance: Of float outputs.
-        outputs: End to end.
-        layers: From the reference's inputs, in order, over the first input and those whose outputs differ.
-        behind_flips: Inputs whose outputs differ behind bits flipped by rounding.
-        unexplained: Inputs whose outputs differ for no such reason.
+        method: How the model ran.
+        samples: Number of inputs.
+        tolerance: Tolerance of float outputs.
+        outputs: Comparisons of the outputs, end to end.
+        layers: Comparisons of the layers on the reference's inputs, in order. They cover the first input, and inputs
+            whose outputs differ.
+        behind_flips: Number of inputs whose outputs differ only after bits flipped by rounding.
+        unexplained: Number of inputs whose outputs differ for another reason.
     """
 
     model: str
@@ -115,7 +115,7 @@ class Verification:
 
     @property
     def flipped(self) -> int:
-        """Bits that differ within the rounding bound."""
+        """Number of bits that differ within the rounding bound."""
         return sum(layer.flipped for layer in self.layers)
 
     @property
@@ -125,7 +125,7 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether every layer agrees, and the outputs do, or differ only behind bits flipped by rounding."""
+        """Whether every layer agrees, and the outputs agree or differ only after bits flipped by rounding."""
         return self.first_difference is None and not self.unexplained
 
     def check(self) -> None:
@@ -141,11 +141,11 @@ class Verification:
         if self.passed:
             which = "all outputs"
             if self.behind_flips:
-                which += f" (for {self.behind_flips} of the inputs but for what lies behind bits flipped by rounding)"
+                which += f" (for {self.behind_flips} of the inputs except values after bits flipped by rounding)"
             return f"{head}: agrees with onnxruntime in {len(self.layers)} layers and {which}; {outputs}; {flips}"
         first = self.first_difference
         if first is None:
-            where = "every layer by itself agrees, so rounding adds up over the layers: allow a larger tolerance"
+            where = "every layer alone agrees, so rounding adds up over the layers: allow a larger tolerance"
         else:
             what = "bits" if first.bits else f"values (relative difference {first.max_rel:.3g})"
             where = f"the first layer that differs is '{first.node}' (value '{first.name}'): "
@@ -153,22 +153,22 @@ class Verification:
         return f"{head}: differs from onnxruntime: {outputs}; {flips}; {where}"
 
 
-def verify(module: CompiledModule, batches: Iterable[tuple[np.ndarray, ...]], tolerance: float = 1e-4) -> Verification:
+def verify(module: RunnableModel, batches: Iterable[tuple[np.ndarray, ...]], tolerance: float = 1e-4) -> Verification:
     """Run a compiled model and onnxruntime on the same inputs.
 
     Args:
         module: The compiled model.
-        batches: Inputs, one tuple for each run.
-        tolerance: Largest relative difference of float values.
+        batches: Inputs, one tuple per run.
+        tolerance: Largest difference of floats, relative to the largest value.
     """
     reference = _Reference(module.imported.model)
-    names = [spec.name for spec in module.outputs]
+    names = [spec.name for spec in module.imported.outputs]
     native = module.target.native
     max_abs, max_rel = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     layers: dict[str, LayerComparison] = {}
     samples = behind_flips = unexplained = 0
     for arrays in batches:
-        feeds = dict(zip((spec.name for spec in module.inputs), arrays, strict=True))
+        feeds = dict(zip((spec.name for spec in module.imported.inputs), arrays, strict=True))
         expected = reference.run(feeds, names)
         agrees = True
         if native:
@@ -197,7 +197,7 @@ def verify(module: CompiledModule, batches: Iterable[tuple[np.ndarray, ...]], to
 
 
 def _difference(got: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
-    """Largest absolute difference, and relative to the largest value; a NaN on one side only counts as infinite."""
+    """Largest absolute difference, and relative to the largest value; a NaN on only one side counts as infinite."""
     if got.size == 0:
         return 0.0, 0.0
     a, b = got.astype(np.float64), expected.astype(np.float64)
@@ -213,12 +213,12 @@ def _difference(got: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
 
 @dataclass(frozen=True, eq=False)
 class _Compared:
-    """What was compared to make a value of a few bits.
+    """The operands of the comparison that made a value of a few bits.
 
     Attributes:
-        value: With an axis behind its own if there are several thresholds.
-        threshold: Of every value, or the nearest one.
-        largest: The largest of the numbers whose rounding decides, in the unit of ``value``.
+        value: The compared value; if there are several thresholds, with an additional last axis.
+        threshold: The threshold of every value, or the nearest of several.
+        largest: The largest of the numbers whose rounding can flip bits, in the unit of ``value``.
     """
 
     value: np.ndarray
@@ -227,7 +227,7 @@ class _Compared:
 
 
 class _Reference:
-    """onnxruntime on the model, without graph optimisations, with any value as an output."""
+    """The model in onnxruntime, without graph optimisations, and with every value as an output."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         import onnxruntime
@@ -250,11 +250,11 @@ class _Reference:
             self.session = onnxruntime.InferenceSession(
                 self.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # a class of its own for every kind of failure, all derived from Exception
+        except Exception as error:  # onnxruntime's errors have no common base but Exception
             raise ModelError(f"onnxruntime, the reference, cannot load this model: {_first_line(error)}") from None
 
     def run(self, inputs: dict[str, np.ndarray], names: list[str] | None = None) -> dict[str, np.ndarray]:
-        """The named values, or all of them."""
+        """Compute the named values, or all of them."""
         names = names or [output.name for output in self.session.get_outputs()]
         try:
             values = self.session.run(names, inputs)
@@ -263,7 +263,7 @@ class _Reference:
         return {**inputs, **dict(zip(names, values, strict=True))}
 
     def compared(self, name: str, values: dict[str, np.ndarray]) -> _Compared | None:
-        """What was compared to make a value of a few bits, if it comes straight from a binariser or quantiser."""
+        """The operands of the comparison that made a value, if it comes straight from a binariser or quantiser."""
         node = self.producers.get(name)
         while node is not None and node.op_type in ("Where", *_STEPWISE):
             chosen = node.input[0] if node.op_type == "Where" else self._only_variable(node)
@@ -281,7 +281,7 @@ class _Reference:
         return _Compared(first[..., None] if node.op_type == "Quantize" else first, second, _largest(first))
 
     def _rounded(self, name: str, values: dict[str, np.ndarray]) -> _Compared | None:
-        """What is rounded, and the ties between its integers; clips hide how large the sums before them were."""
+        """The operand of a rounding, and its nearest tie. The largest number is that before clips, which hide it."""
         value = values.get(name)
         if value is None:
             return None
@@ -299,7 +299,7 @@ class _Reference:
         return _Compared(value, np.floor(value) + np.float32(0.5), largest)
 
     def _only_variable(self, node: onnx.NodeProto) -> str | None:
-        """The only input that is no constant."""
+        """The only input that is not a constant, or None if there are several."""
         variables = [name for name in node.input if name and name not in self.constants]
         return variables[0] if len(variables) == 1 else None
 
@@ -310,7 +310,7 @@ class _Reference:
 
 
 def _compare_layers(
-    module: CompiledModule,
+    module: RunnableModel,
     reference: _Reference,
     values: dict[str, np.ndarray],
     arrays: tuple[np.ndarray, ...],
@@ -359,13 +359,13 @@ def _compare_layers(
 
 
 def _only_behind_flips(
-    module: CompiledModule,
+    module: RunnableModel,
     reference: _Reference,
     values: dict[str, np.ndarray],
     arrays: tuple[np.ndarray, ...],
     outputs: Sequence[np.ndarray],
 ) -> bool:
-    """Whether the model is the sum of its kernels, and the first bits that differ are flipped by rounding."""
+    """Whether the kernels alone give the same outputs, and the first bits that differ are flipped by rounding."""
     steps = list(run_kernels(module.lowered, module.kernel_runner, (*arrays, *module.constants)))
     if not all(map(partial(np.array_equal, equal_nan=True), outputs_of(iter(steps)), outputs)):
         return False
@@ -386,7 +386,7 @@ def _only_behind_flips(
 
 
 def _expected(step: Step, values: Mapping[str, np.ndarray], trace: Mapping[str, str]) -> np.ndarray | None:
-    """What the reference has for a value."""
+    """The reference's value for a step, if it has the same shape."""
     value = values.get(trace.get(step.physical.value, "")) if step.physical is not None else None
     return value if value is not None and step.physical and value.shape == step.physical.extent else None
 
@@ -397,7 +397,7 @@ def _bits(value: np.ndarray, physical: Physical) -> np.ndarray:
 
 
 def _bound_of_mean(reference: _Reference, name: str, values: Mapping[str, np.ndarray]) -> float:
-    """The rounding bound of a mean, which may be far smaller than what it is the mean of; 0 for other values."""
+    """The rounding bound of a mean, which may be far smaller than its terms; 0 for other values."""
     node = reference.producers[name]
     terms = values.get(node.input[0]) if node.op_type == "ReduceMean" else None
     if terms is None:
@@ -406,7 +406,7 @@ def _bound_of_mean(reference: _Reference, name: str, values: Mapping[str, np.nda
 
 
 def _near_threshold(compared: _Compared | None, shape: tuple[int, ...]) -> np.ndarray:
-    """Where a value lies within the rounding bound of its threshold, or of one of several along a last axis."""
+    """Where a value is within the rounding bound of its threshold, or of one of several along the last axis."""
     if compared is None:
         return np.zeros(shape, bool)
     value, threshold = compared.value, compared.threshold
@@ -421,6 +421,6 @@ def _largest(values: np.ndarray) -> float:
 
 
 def _first_line(error: Exception) -> str:
-    """What onnxruntime says, without its error code and the place in its source."""
+    """The first line of onnxruntime's message, without its error code and source location."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |\S+\.cc:\d+ ", "", line)

@@ -12,7 +12,7 @@ from torch import nn
 import sbnn_tvm
 from sbnn_tvm.compiler import explain
 from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d
-from sbnn_tvm.report.record import Report
+from sbnn_tvm.report.report import Report
 from sbnn_tvm.runtime.loading import read_metadata
 
 

@@ -1,4 +1,4 @@
-"""Run ARM kernels on another machine: exact results and exact instruction counts, from Python packages alone."""
+"""Run ARM kernels on another machine in an emulator, with exact results and exact instruction counts."""
 
 from .emulator import EmulationError, Emulator
 

@@ -1,7 +1,7 @@
 """Load a library into an emulated ARM CPU and call its kernels.
 
-The library is loaded into unicorn (QEMU's CPU as a Python package) much as the system's loader would do it; what it
-imports is in sbnn_tvm.execution.emulator.imports. The kernels are called by TVM's convention (tvm/ffi/c_api.h)::
+The library is loaded into unicorn (QEMU's CPU as a Python package), similar to the system's loader. The functions that
+it imports are in sbnn_tvm.execution.emulator.imports. Kernels follow TVM's calling convention (tvm/ffi/c_api.h)::
 
     int __tvm_ffi_NAME(void* self, const TVMFFIAny* arguments, int32_t count, TVMFFIAny* result)
 """
@@ -31,13 +31,13 @@ from ...deploy.targets import CpuTarget
 from ...errors import TargetError
 from ...runtime.elf import read_header
 from ...runtime.loading import read_metadata
+from .arm_machines import MACHINES, ArmMachine, start
 from .imports import Imports, UnknownImportError
-from .machines import MACHINES, Machine, start
 from .memory import PAGE, GuardedMemory, NoRoomError, Slot
 
 _IMAGE = 0x10_0000  # where the library is loaded
-_IMPORTS = 0x8_0000  # where its imports are
-_STOP = 0x4_0000  # where a kernel returns to; nothing is there
+_IMPORTS = 0x8_0000  # where the functions that it imports are
+_STOP = 0x4_0000  # the return address of kernels; nothing is mapped there
 _STACK = 8 << 20
 
 _PREFIX = "__tvm_ffi_"
@@ -45,7 +45,7 @@ _TENSOR = 7  # kTVMFFIDLTensorPtr
 _CPU = 1  # kDLCPU
 _DTYPE_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}  # numpy's kinds as DLDataTypeCode
 
-_WITHOUT_EXTENSIONS = {"neon", "fp-armv8", "vfp3"}  # what the default CPUs can do
+_WITHOUT_EXTENSIONS = {"neon", "fp-armv8", "vfp3"}  # the features of the default CPUs
 
 _ACCESSES = {
     unicorn.UC_MEM_READ_UNMAPPED: "reads",
@@ -58,7 +58,7 @@ _ACCESSES = {
 
 
 class EmulationError(RuntimeError):
-    """A kernel refused its arguments, left its memory, or used an instruction that the emulated CPU does not have."""
+    """A kernel refused its arguments, accessed memory outside them, or used an instruction that the CPU lacks."""
 
 
 class Emulator:
@@ -68,19 +68,19 @@ class Emulator:
 
         emulator = Emulator(kernels, targets.resolve("arm"))
         emulator.run("conv", [data, weights, out])           # writes out
-        emulator.instructions("conv", [data, weights, out])  # does so too, and says how many it took
+        emulator.instructions("conv", [data, weights, out])  # the same, and returns the number of instructions
     """
 
     def __init__(self, mod: IRModule, target: CpuTarget, cpu: str | None = None, num_tasks: int = 1) -> None:
         """Compile the TIR functions of a module for an ARM target, and load them.
 
         Args:
-            mod: Its PrimFuncs are the kernels, under their names in the module; the rest is left out.
+            mod: A module whose PrimFuncs are the kernels, named as in the module; other functions are ignored.
             target: An aarch64 or armv7 target.
-            cpu: What to emulate: ``"a53"``, ``"a57"``, ``"a72"`` or ``"max"`` (every extension but SVE); for armv7
-                ``"a7"``, ``"a15"`` or ``"max"``. An instruction that it does not have is an error. The default is the
+            cpu: The CPU to emulate: ``"a53"``, ``"a57"``, ``"a72"`` or ``"max"`` (every extension except SVE); for
+                armv7 ``"a7"``, ``"a15"`` or ``"max"``. An instruction that it lacks is an error. The default is the
                 a72 or the a7, or ``"max"`` for a target with optional extensions.
-            num_tasks: Into how many tasks a parallel loop is cut, as if there were so many cores.
+            num_tasks: Number of tasks of a parallel loop, as on a machine with that many cores.
 
         Raises:
             TargetError: If the target is not ARM, or the CPU is unknown.
@@ -102,8 +102,8 @@ class Emulator:
 
         Args:
             path: A library that ``CompiledModule.export`` wrote.
-            cpu: As for the constructor.
-            num_tasks: As for the constructor.
+            cpu: Same as in the constructor.
+            num_tasks: Same as in the constructor.
 
         Raises:
             LibraryError: If the file is not a compiled model.
@@ -119,8 +119,8 @@ class Emulator:
 
         Args:
             path: The library.
-            features: Of the target that it is for.
-            num_tasks: As for the constructor.
+            features: Features of the target that it was compiled for.
+            num_tasks: Same as in the constructor.
 
         Raises:
             TargetError: If the library is not for ARM.
@@ -139,10 +139,11 @@ class Emulator:
 
         Args:
             name: The kernel.
-            arrays: Its arguments in order, C-contiguous. Those that are writable are written back after the call.
+            arrays: Its arguments in order, C-contiguous. Writable arrays are updated after the call.
 
         Raises:
-            EmulationError: If the kernel refuses the arguments, leaves its memory, or uses an unknown instruction.
+            EmulationError: If the kernel refuses the arguments, accesses memory outside them, or uses an unknown
+                instruction.
         """
         if name not in self._kernels:
             raise EmulationError(f"there is no kernel {name!r}: the library has {', '.join(self._kernels)}")
@@ -169,14 +170,14 @@ class Emulator:
                 array[...] = np.frombuffer(data, array.dtype).reshape(array.shape)
 
     def instructions(self, name: str, arrays: Sequence[np.ndarray]) -> int:
-        """Call a kernel as ``run`` does, and count its instructions; those of imported functions do not count."""
+        """Call a kernel like ``run``, and count its instructions, without those of imported functions."""
         total = 0
 
         def count(uc: unicorn.Uc, address: int, size: int, user_data: object) -> None:
             nonlocal total
             total += size
 
-        # One callback for each basic block, which is executed whole; every instruction has four bytes.
+        # One callback per basic block, which always runs to its end; every instruction has four bytes.
         hook = self._uc.hook_add(unicorn.UC_HOOK_BLOCK, count, begin=_IMAGE, end=self._image_end - 1)
         self._flush()
         try:
@@ -187,7 +188,7 @@ class Emulator:
         return total // 4
 
     def _flush(self) -> None:
-        """Forget the code translated so far, which knows nothing of hooks added later."""
+        """Discard the translated code, because hooks added later have no effect on it."""
         self._uc.ctl_flush_tb()  # type: ignore[attr-defined]  # made at run time
 
     def _start(self, name: str, arrays: Sequence[np.ndarray], addresses: Sequence[int]) -> None:
@@ -206,9 +207,9 @@ class Emulator:
             raise EmulationError(f"kernel {name!r} failed: {self._imports.error or f'status {status}'}")
 
     def _write_call(self, arrays: Sequence[np.ndarray], addresses: Sequence[int]) -> tuple[int, int]:
-        """Write the arguments as TVM wants them; returns where the result goes, and where they are.
+        """Write the arguments in TVM's layout; returns the addresses of the result and of the arguments.
 
-        The result, then a TVMFFIAny for each argument, then a DLTensor for each, then their shapes and strides.
+        The layout is: the result, a TVMFFIAny per argument, a DLTensor per argument, then their shapes and strides.
         """
         machine = self._machine
         any_size, tensor_size = 16, struct.calcsize(machine.tensor)
@@ -286,7 +287,7 @@ class Emulator:
                 if symbol["st_shndx"] == "SHN_UNDEF":
                     continue
                 service = self._imports.service(symbol.name)
-                if service is not None:  # a weak variable, which TVM's loader fills
+                if service is not None:  # a weak variable, which TVM's loader sets
                     self._uc.mem_write(_IMAGE + symbol["st_value"], self._pointer(service))
                 elif symbol.name.startswith(_PREFIX) and symbol["st_info"]["type"] == "STT_FUNC":
                     self._kernels[symbol.name.removeprefix(_PREFIX)] = _IMAGE + symbol["st_value"]
@@ -315,7 +316,7 @@ class Emulator:
         return struct.pack("<" + self._machine.pointer, value)
 
 
-def _machine(name: str, what: str) -> Machine:
+def _machine(name: str, what: str) -> ArmMachine:
     if name not in MACHINES:
         raise TargetError(f"{what} is for {name}, but only aarch64 and arm can be emulated")
     return MACHINES[name]

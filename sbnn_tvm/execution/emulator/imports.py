@@ -1,8 +1,8 @@
-"""What kernels import, emulated: memory and mathematics of C, and the services of TVM's runtime.
+"""Emulate the functions that kernels import: C's memory and math functions, and the services of TVM's runtime.
 
-Each function has an address in one page. The page is full of jumps back, and a hook does the work of a function when
-control arrives there. A parallel loop is not a nested run of the emulator: its hook sends control to the loop's body,
-which returns to another hook, which sends control to the body again.
+Each function has an address in one page. The page is filled with instructions that return. A hook does the work of a
+function when control reaches its address. A parallel loop is not a nested run of the emulator: its hook jumps to the
+loop's body, which returns to another hook, which jumps to the body again for the next task.
 
 Sources: the C standard; ARM's run-time ABI (rtabi32) for ``__aeabi``; tvm/runtime/c_backend_api.h and tvm/ffi/c_api.h.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import unicorn
 
-from .machines import Machine
+from .arm_machines import ArmMachine
 from .memory import PAGE, GuardedMemory, Slot
 
 _ARITY = {"atan2": 2, "copysign": 2, "fmax": 2, "fmin": 2, "fmod": 2, "hypot": 2, "nextafter": 2, "pow": 2, "fma": 3}
@@ -28,7 +28,7 @@ class UnknownImportError(RuntimeError):
 
 @dataclass
 class _Loop:
-    """A parallel loop on its way."""
+    """A running parallel loop."""
 
     body: int
     data: int
@@ -38,14 +38,14 @@ class _Loop:
 
 
 class Imports:
-    """The functions outside of a library.
+    """The functions that a library imports.
 
     Attributes:
-        page: Where they are.
-        error: What the kernel last reported to TVM's runtime.
+        page: Address of their page.
+        error: The last error that the kernel reported to TVM's runtime.
     """
 
-    def __init__(self, uc: unicorn.Uc, machine: Machine, memory: GuardedMemory, page: int, num_tasks: int) -> None:
+    def __init__(self, uc: unicorn.Uc, machine: ArmMachine, memory: GuardedMemory, page: int, num_tasks: int) -> None:
         self.page = page
         self.error: str | None = None
         self._uc = uc
@@ -55,7 +55,7 @@ class Imports:
         self._functions: list[Callable[[], None]] = []
         self._addresses: dict[str, int] = {}
         self._loops: list[_Loop] = []
-        self._workspaces: list[Slot] = []  # a stack, as kernels free them in reverse; kept for the next call
+        self._workspaces: list[Slot] = []  # a stack, since kernels free them in reverse order; kept for the next call
         self._workspaces_used = 0
         self._environment = memory.slot("the environment of a parallel loop")
         uc.mem_map(page, PAGE, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
@@ -80,18 +80,18 @@ class Imports:
         self._next_task_address = self._bind("the next task", self._next_task)
 
     def address(self, name: str) -> int:
-        """The address of an imported function; calling an unknown one is an error, having it is not."""
+        """The address of an imported function. An unknown function is an error only if it is called."""
         base = name.rstrip("48") if name.startswith("__aeabi_mem") else name  # variants for aligned memory
         return self._bind(name, self._known.get(base) or self._mathematics(name) or self._unknown(name))
 
     def service(self, name: str) -> int | None:
-        """The address of the service that belongs into a weak variable of this name, or None if it is none of TVM's."""
+        """The address of TVM's service for a weak variable of this name, or None if the name is not TVM's."""
         if not name.startswith("__TVM"):
             return None
         return self._bind(name, self._services.get(name) or self._unknown(f"TVM's runtime ({name})"))
 
     def reset(self) -> None:
-        """Forget what a call left behind."""
+        """Forget the state of the last call."""
         self.error = None
         self._loops = []
         self._workspaces_used = 0
@@ -142,7 +142,7 @@ class Imports:
 
     # C.
 
-    def _memmove(self) -> None:  # (to, from, size) -> to, in the first register all along
+    def _memmove(self) -> None:  # (to, from, size) -> to, which is in the first register already
         self._uc.mem_write(self._argument(0), bytes(self._uc.mem_read(self._argument(1), self._argument(2))))
 
     def _memset(self) -> None:  # (to, byte, size) -> to
@@ -160,7 +160,7 @@ class Imports:
         self._return(quotient if (a < 0) == (b < 0) else -quotient)
 
     def _mathematics(self, name: str) -> Callable[[], None] | None:
-        """A function of the mathematical library, computed by this machine's."""
+        """A function of the math library, computed by this machine's math library."""
         function = getattr(ctypes.CDLL("libm.so.6"), name, None)
         single = name.endswith("f") and name != "erf"
         arity = _ARITY.get(name.removesuffix("f") if single else name, 1)
@@ -180,7 +180,7 @@ class Imports:
 
     def _unknown(self, name: str) -> Callable[[], None]:
         def fail() -> None:
-            raise UnknownImportError(f"it calls {name}, which is not emulated: compare it on the machine it is for")
+            raise UnknownImportError(f"it calls {name}, which is not emulated: run it on its own CPU")
 
         return fail
 
@@ -204,7 +204,7 @@ class Imports:
     def _free_workspace(self) -> None:  # (device type, device, address) -> 0
         last = self._workspaces[self._workspaces_used - 1] if self._workspaces_used else None
         if last is None or last.address != self._argument(2):
-            self.error = "it frees a workspace that is not the last one it allocated"
+            self.error = "it frees a workspace that is not the last one that it allocated"
             self._return(-1)
             return
         last.size = 0

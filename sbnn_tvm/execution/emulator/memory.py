@@ -1,4 +1,4 @@
-"""Guarded memory: pieces with nothing mapped around them, so that the first access outside of one is an error."""
+"""Guarded memory: slots with unmapped memory around them, so that the first access outside a slot is an error."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import unicorn
 
 PAGE = 4096
 ALIGNMENT = 64
-"""Of every piece, as TVM aligns tensors and workspaces; an overrun within the last 64 bytes goes unnoticed."""
+"""Alignment of every slot, same as TVM's for tensors and workspaces. An overrun of less than 64 bytes is not found."""
 
 
 class NoRoomError(RuntimeError):
-    """A piece of memory is too large for the emulated machine."""
+    """A slot is too large for the emulated machine."""
 
 
 @dataclass
 class Slot:
-    """A piece of memory; it ends at ``end``, where the unmapped begins.
+    """A piece of memory that ends at ``end``, where unmapped memory begins.
 
     Attributes:
-        label: What it holds, for messages.
-        end: The address behind it.
-        mapped: Bytes mapped before ``end``; it grows when needed, so that repeated calls map nothing.
+        label: Its content, for messages.
+        end: The first address after it.
+        mapped: Bytes mapped before ``end``. It grows if needed and never shrinks, so that repeated calls map nothing.
         size: Bytes in use.
     """
 
@@ -33,12 +33,12 @@ class Slot:
 
     @property
     def address(self) -> int:
-        """Where it begins."""
+        """The first address in use."""
         return self.end - -(-self.size // ALIGNMENT) * ALIGNMENT
 
 
 class GuardedMemory:
-    """The memory of an emulated process, beside the library itself."""
+    """The memory of an emulated process, except the library itself."""
 
     def __init__(self, uc: unicorn.Uc, base: int, room: int) -> None:
         self._uc = uc
@@ -47,17 +47,17 @@ class GuardedMemory:
         self._slots: list[Slot] = []
 
     def slot(self, label: str) -> Slot:
-        """A new, empty piece."""
+        """Add an empty slot."""
         end = self._base + (len(self._slots) + 1) * self._room - self._room // 4
         slot = Slot(label, end)
         self._slots.append(slot)
         return slot
 
     def reserve(self, slot: Slot, size: int) -> int:
-        """Let a piece have ``size`` bytes; returns its address. Its former contents may be lost.
+        """Resize a slot to ``size`` bytes, and return its address. Its former contents may be lost.
 
         Raises:
-            NoRoomError: If there is not so much room.
+            NoRoomError: If the slot is too small.
         """
         slot.size = size
         needed = -(-size // PAGE) * PAGE
@@ -73,13 +73,13 @@ class GuardedMemory:
         return slot.address
 
     def store(self, slot: Slot, data: bytes | memoryview) -> int:
-        """Let a piece hold ``data``; returns its address."""
+        """Store ``data`` in a slot, and return its address."""
         address = self.reserve(slot, len(data))
         self._uc.mem_write(address, bytes(data))
         return address
 
     def describe(self, address: int) -> str:
-        """Where an address is, as seen from the nearest piece."""
+        """Describe an address relative to the nearest slot."""
         used = [slot for slot in self._slots if slot.size]
         slot = min(used, key=lambda slot: max(slot.address - address, address - slot.end, 0), default=None)
         if slot is None or not slot.address - self._room // 4 < address < slot.end + self._room // 4:

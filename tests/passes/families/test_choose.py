@@ -16,7 +16,7 @@ from sbnn_tvm.passes.families.families import FAMILIES
 from sbnn_tvm.passes.families.float32 import binary_float_cost
 from sbnn_tvm.passes.families.popcount import popcount_cost
 from sbnn_tvm.passes.layers.read import read_layer
-from sbnn_tvm.passes.pipeline import Options, to_composites
+from sbnn_tvm.passes.pipeline import to_composites
 from sbnn_tvm.schedules.direct.tiles import Tile
 from sbnn_tvm.schedules.isa import AVX2, AVX512_VPOPCNTDQ, NEON, Isa
 from sbnn_tvm.schedules.shapes import Conv2dShape
@@ -33,7 +33,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def layers(model):
-    composites = to_composites(import_onnx(load_model(model), None).mod, Options())
+    composites = to_composites(import_onnx(load_model(model), None).mod)
     return [read_layer(func) for _, func in composites.functions_items() if "Composite" in (func.attrs or {})]
 
 

@@ -13,7 +13,7 @@ from tvm.relax import Function
 
 from sbnn_tvm.passes.layers.kinds import Layer
 from sbnn_tvm.passes.layers.read import read_layer
-from sbnn_tvm.passes.pipeline import Options, to_composites
+from sbnn_tvm.passes.pipeline import to_composites
 from sbnn_tvm.passes.relax.graph import Graph, op_name
 from sbnn_tvm.schedules.epilogue.program import (
     Pixel,
@@ -161,7 +161,7 @@ def kinds_of(mod: IRModule) -> list[str]:
 def test_fused_layers(name: str) -> None:
     case = FUSED[name]
     model = small_model(case.text, case.inputs, case.constants, case.outputs)
-    mod = to_composites(imported(model), Options())
+    mod = to_composites(imported(model))
     assert sorted(kinds_of(mod)) == sorted(case.kinds)
     agrees(mod, model)
     for gvar, func in mod.functions.items():

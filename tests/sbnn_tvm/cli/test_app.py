@@ -13,7 +13,7 @@ import pytest
 
 import sbnn_tvm
 from sbnn_tvm.compiler import explain
-from sbnn_tvm.report.record import Report
+from sbnn_tvm.report.report import Report
 from tests.support import foreign_models
 from tests.support.command_line import run
 

@@ -26,7 +26,7 @@ from sbnn_tvm.frontends.torch import (
     WeightDomain,
     resnet18,
 )
-from sbnn_tvm.report.record import LayerReport, Report
+from sbnn_tvm.report.report import LayerReport, Report
 from tests.support import foreign_models
 from tests.support.binarised_models import BINARIZE, BITS, IMAGE
 from tests.support.random_arrays import normal, two_valued

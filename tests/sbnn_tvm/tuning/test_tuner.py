@@ -21,21 +21,24 @@ import sbnn_tvm
 from sbnn_tvm.compiler import explain, lower_model
 from sbnn_tvm.deploy.targets import resolve
 from sbnn_tvm.errors import CompileError, TuningError
+from sbnn_tvm.options import CompileOptions
 from sbnn_tvm.passes.families.choose import candidates
 from sbnn_tvm.passes.families.float32 import FLOAT
 from sbnn_tvm.passes.families.popcount import POPCOUNT
 from sbnn_tvm.passes.layers.kinds import BinaryConv2d, BinaryLinear
 from sbnn_tvm.schedules.epilogue.program import Program
 from sbnn_tvm.schedules.isa import AVX2
-from sbnn_tvm.tuning import runners
-from sbnn_tvm.tuning.building import Argument, Function, build_program, store_layer
-from sbnn_tvm.tuning.building import Program as BuiltProgram
-from sbnn_tvm.tuning.measuring import Measurement, measure_locally
-from sbnn_tvm.tuning.networks import compare_networks
-from sbnn_tvm.tuning.runners import LocalRunner, MeasurementError, RpcRunner, runner_named, serve
+from sbnn_tvm.tuning import worker_process
+from sbnn_tvm.tuning.build_candidate import CandidateBuild, KernelArgument, LibraryKernel, build_candidate, store_layer
+from sbnn_tvm.tuning.compare_networks import compare_networks
+from sbnn_tvm.tuning.local_runner import LocalRunner
+from sbnn_tvm.tuning.measure_candidate import Measurement, measure_locally
+from sbnn_tvm.tuning.named_runner import runner_named
+from sbnn_tvm.tuning.rpc_runner import RpcRunner, serve
+from sbnn_tvm.tuning.runner import MeasurementError
 from sbnn_tvm.tuning.search import FEWEST, Search
 from sbnn_tvm.tuning.tuner import tune
-from sbnn_tvm.tuning_database.database import Database, Machine, NetworkRecord, Record, parse
+from sbnn_tvm.tuning_database.database import Database, NetworkRecord, Record, TunedMachine, parse
 from sbnn_tvm.tuning_database.lookup import choices_key
 from sbnn_tvm.tuning_database.tasks import Task, task_key, tasks_of
 from tests.support import foreign_models
@@ -49,7 +52,7 @@ def model() -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def front(model):
-    return lower_model(model, "native")
+    return lower_model(model, "native", CompileOptions())
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +88,9 @@ def test_keys_say_what_the_time_depends_on(front, tasks, rng):
 def test_keys_are_the_same_in_every_process(model, tasks, tmp_path):
     onnx.save(model, tmp_path / "net.onnx")
     code = (
-        "import sys\nfrom sbnn_tvm.compiler import lower_model\nfrom sbnn_tvm.tuning_database.tasks import task_key\n"
-        "front = lower_model(sys.argv[1], 'native')\n"
+        "import sys\nfrom sbnn_tvm.compiler import lower_model\nfrom sbnn_tvm.options import CompileOptions\n"
+        "from sbnn_tvm.tuning_database.tasks import task_key\n"
+        "front = lower_model(sys.argv[1], 'native', CompileOptions())\n"
         "print(*dict.fromkeys(task_key(e.layer, front.target.isa) for e in front.lowered.layers))\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "net.onnx")]
@@ -119,7 +123,7 @@ def test_every_family_can_be_measured(tasks, tmp_path):
     firsts = {candidate.family: candidate for candidate in reversed(candidates(layer, binary_task(tasks).isa))}
     assert len(firsts) == 3
     for family, candidate in firsts.items():
-        built = build_program(str(store_layer(layer, tmp_path)), candidate, target, str(tmp_path), family.name)
+        built = build_candidate(str(store_layer(layer, tmp_path)), candidate, target, str(tmp_path), family.name)
         assert measure_locally(built, built, 0.001, 1).cost > 0
 
 
@@ -138,7 +142,7 @@ def test_hopeless_families_are_not_tried(tasks):
     assert POPCOUNT in families and FLOAT not in families
 
 
-def filled(path: Path, tasks: list[Task], machine: Machine, gain: float = 1.5) -> dict[str, str]:
+def filled(path: Path, tasks: list[Task], machine: TunedMachine, gain: float = 1.5) -> dict[str, str]:
     """A database in which the last member of the untuned family wins every task; returns the winners."""
     database, winners = Database(path), {}
     for task in tasks:
@@ -149,7 +153,7 @@ def filled(path: Path, tasks: list[Task], machine: Machine, gain: float = 1.5) -
     return winners
 
 
-def native(front) -> Machine:
+def native(front) -> TunedMachine:
     runner = LocalRunner()
     return runner.machine(front.target)
 
@@ -209,9 +213,9 @@ def test_another_cpu_is_never_used_silently(model, front, tasks, tmp_path):
 
 def test_boards_of_several_kinds_must_be_told_apart(model, tmp_path):
     target, path = resolve("arm"), tmp_path / "tuning.jsonl"
-    front = lower_model(model, target)
+    front = lower_model(model, target, CompileOptions())
     tasks = tasks_of([e.layer for e in front.lowered.layers], front.imported.nodes, target.isa)
-    boards = [Machine(f"board {i}", (), target.isa.name, "generic,+neon", 1) for i in range(2)]
+    boards = [TunedMachine(f"board {i}", (), target.isa.name, "generic,+neon", 1) for i in range(2)]
     filled(path, tasks, boards[0])
     assert "measured on board 0" in explain(model, target, tuning=path).tuning
     filled(path, tasks, boards[1])
@@ -223,7 +227,7 @@ def test_boards_of_several_kinds_must_be_told_apart(model, tmp_path):
 def test_a_network_that_was_slower_stays_untuned(model, front, tasks, tmp_path):
     path, machine = tmp_path / "tuning.jsonl", native(front)
     filled(path, tasks, machine)
-    lowered = lower_model(model, "native", tuning=path).lowered
+    lowered = lower_model(model, "native", CompileOptions(tuning=path)).lowered
     key = choices_key(lowered.layers, front.target.isa)
     Database(path).add(NetworkRecord(key, "net", machine, gain=0.9, noise=0.01))
     report = explain(model, tuning=path)
@@ -236,14 +240,14 @@ class FixedRunner:
 
     unit, parallel = "seconds", 2
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: TunedMachine) -> None:
         self.where, self.measured = machine, []
 
     def machine(self, target):
         return self.where
 
     def measure(self, reference, candidate, seconds):
-        assert Path(candidate.library).exists() and reference.functions
+        assert Path(candidate.library).exists() and reference.kernels
         name = Path(candidate.library).name.rsplit("-", 1)[0]
         self.measured.append(name)
         if name == "float-1x1":
@@ -277,13 +281,13 @@ def test_tune_records_everything_and_goes_on(model, front, tasks, tmp_path):
     assert tune(model, database=path, runner=runner).trials == 0 and len(runner.measured) == count
 
 
-def program(tmp_path: Path, name: str, body) -> BuiltProgram:
+def program(tmp_path: Path, name: str, body) -> CandidateBuild:
     """A library with one function ``k0`` that does something harmful, or just sleeps."""
     target = resolve("native")
     func = body.with_attr("global_symbol", "k0")
     executable = tvm.compile(tvm.IRModule({"k0": func}), target.target)
     executable.export_library(str(tmp_path / f"{name}.so"))
-    return BuiltProgram(str(tmp_path / f"{name}.so"), "", (Function("k0", (Argument((4,), "float32"),)),))
+    return CandidateBuild(str(tmp_path / f"{name}.so"), "", (LibraryKernel("k0", (KernelArgument((4,), "float32"),)),))
 
 
 def sleeping(milliseconds: int):
@@ -303,7 +307,7 @@ def crashing(a: T.Buffer((4,), "float32")):
 
 @pytest.mark.slow
 def test_a_candidate_that_crashes_or_hangs_harms_nobody(tmp_path, monkeypatch):
-    monkeypatch.setattr(runners, "TIMEOUT", 10.0)
+    monkeypatch.setattr(worker_process, "TIMEOUT", 10.0)
     good = program(tmp_path, "good", sleeping(1))
     runner = LocalRunner()
     try:
@@ -401,13 +405,27 @@ def test_killed_tuning_loses_nothing_and_two_tune_at_once(model, tmp_path):
         parse(line)
 
 
+def test_a_missing_package_is_named_before_anything_is_measured(model, tmp_path):
+    onnx.save(model, tmp_path / "net.onnx")
+    code = (
+        "import sys\nsys.modules['cloudpickle'] = None\nimport sbnn_tvm\n"
+        "try:\n    sbnn_tvm.tune('net.onnx', trials=1)\n"
+        "except sbnn_tvm.SbnnError as error:\n    print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.startswith("TuningError tuning needs the package cloudpickle")
+    assert 'pip install "sbnn-tvm[tune]"' in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]  # no database of failed candidates
+
+
 def test_runners_by_name():
     assert isinstance(runner_named("local"), LocalRunner)
     with pytest.raises(TuningError, match=r"a runner is 'local', 'estimated' or"):
         runner_named("board")
-    with pytest.raises(TuningError, match=r"there is no RPC tracker at 127.0.0.1:1"):
+    start = r"there is no RPC tracker at 127.0.0.1:1 .*rpc_tracker --port 1.*sbnn-tvm\[tune\]"
+    with pytest.raises(TuningError, match=start):
         runner_named("rpc://127.0.0.1:1/key")
-    with pytest.raises(TuningError, match="does not run on this machine"):
+    with pytest.raises(TuningError, match=r'does not run on this machine: .*"rpc://HOST:PORT/KEY".*"estimated"'):
         LocalRunner().machine(resolve("arm"))
 
 

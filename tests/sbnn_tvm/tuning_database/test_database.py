@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from sbnn_tvm.errors import TuningError
-from sbnn_tvm.tuning_database.database import Database, Machine, NetworkRecord, Record, merge, parse, render
+from sbnn_tvm.tuning_database.database import Database, NetworkRecord, Record, TunedMachine, merge, parse, render
 from tests.support.command_line import run as run_cli
 
-MACHINE = Machine("A CPU (1/2/3)", (32 << 10, 1 << 20), "avx2", "x86-64-v3", 1)
+MACHINE = TunedMachine("A CPU (1/2/3)", (32 << 10, 1 << 20), "avx2", "x86-64-v3", 1)
 RECORD = Record("0123", "a task", MACHINE, "popcount 4x2", "popcount 7x2", 2e-5, 3e-5, when="2026-01-01T00:00:00+00:00")
 NETWORK = NetworkRecord("4567", "a network", MACHINE, 1.1, 0.01, when="2026-01-02T00:00:00+00:00")
 

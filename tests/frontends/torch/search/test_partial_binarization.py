@@ -30,7 +30,7 @@ from sbnn_tvm.frontends.torch import (
 from sbnn_tvm.frontends.torch.search.costs import Operations, layer_costs, operations
 from sbnn_tvm.frontends.torch.search.mixed_layer import Mixed
 from sbnn_tvm.frontends.torch.search.partial_binarization import Components, Gradual, Mask, Method, Random, apply_mask_
-from sbnn_tvm.passes.pipeline import Options, to_composites, to_kernels
+from sbnn_tvm.passes.pipeline import to_composites, to_kernels
 from tests.support.small_models import run_reference
 
 
@@ -316,7 +316,7 @@ def test_mixed_networks_pack_at_the_borders_only(mask: Mask) -> None:
     assert {layer.name for layer in module.report.linear if layer.binary} == set(mask)
     # Where bits are needed, the float layer before writes them, and binary layers write floats: nothing is converted
     # (but words to planes, where a layer counts).
-    lowered = to_kernels(to_composites(import_onnx(proto).mod, Options()), resolve("native").isa)
+    lowered = to_kernels(to_composites(import_onnx(proto).mod), resolve("native").isa)
     kernels = [str(name) for name in lowered.mod.get_global_vars()]
     assert any("conv2d" in name for name in kernels)
     assert not [name for name in kernels if re.search("pack|regroup|elementwise", name)]

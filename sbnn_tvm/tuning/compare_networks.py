@@ -1,4 +1,4 @@
-"""Time a whole network with tuned kernels against the same without, on this machine or through an RPC session."""
+"""Time a whole network with tuned kernels in turns with the untuned network, here or through an RPC session."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tvm
@@ -19,44 +19,43 @@ from ..module import CompiledModule
 from ..profiling.timing import burst, interleave_bursts
 from ..runtime.inputs import random_inputs
 from ..runtime.loading import load, read_metadata
-from ..tuning_database.database import Machine, NetworkRecord
+from ..tuning_database.database import NetworkRecord, TunedMachine
 from ..tuning_database.lookup import choices_key
-from .measuring import burst_of
-
-if TYPE_CHECKING:
-    from .runners import Runner
+from .measure_candidate import burst_of
+from .runner import Runner, Turns
 
 NETWORK_SECONDS = 12.0
-"""To time the tuned network against the untuned one."""
-
-Turns = dict[str, list[Sequence[float]]]
-"""By the name of a library, the seconds of its runs in each turn."""
+"""Time to compare the tuned network with the untuned one."""
 
 
 def compare_networks(
-    plain: CompiledModule, tuned: CompiledModule, runner: Runner, machine: Machine, seconds: float = NETWORK_SECONDS
+    plain: CompiledModule,
+    tuned: CompiledModule,
+    runner: Runner,
+    machine: TunedMachine,
+    seconds: float = NETWORK_SECONDS,
 ) -> NetworkRecord:
     """Run a network tuned and untuned in turns.
 
     Args:
-        plain: Untuned.
-        tuned: Tuned.
+        plain: The untuned network.
+        tuned: The tuned network.
         runner: Runs them.
-        machine: Where.
-        seconds: To measure, about.
+        machine: The machine that the runner uses.
+        seconds: Approximate time to measure.
 
     Raises:
-        MeasurementError: If the runner cannot run networks, or these ones.
+        MeasurementError: If the runner cannot run these networks, or any.
     """
     with tempfile.TemporaryDirectory(prefix="sbnn_tvm-") as folder:
         libraries = {}
         for name, module in (("untuned", plain), ("tuned", tuned)):
             libraries[name] = module.export(Path(folder) / f"{name}.so")
-            # The same code twice shows what noise may look like, that of the places in memory included.
+            # Two copies of the same code show the noise of the measurement, including that of their places in memory.
             libraries[f"{name} again"] = Path(shutil.copyfile(libraries[name], Path(folder) / f"{name} again.so"))
         inputs = random_inputs(plain.inputs, np.random.default_rng(0))
         turns = runner.time_networks(libraries, inputs, seconds)
-    # Not the very fastest turn, which may be an accident.
+    # The fastest turn may be an outlier: take the 10th percentile.
     times = {name: float(np.quantile([min(turn) for turn in each], 0.1)) for name, each in turns.items()}
     pairs = [(times[name], times[f"{name} again"]) for name in ("untuned", "tuned")]
     noise = max(0.01, *(max(pair) / min(pair) - 1 for pair in pairs))
@@ -65,7 +64,7 @@ def compare_networks(
 
 
 def time_locally(libraries: Mapping[str, Path], inputs: Sequence[np.ndarray], seconds: float, threads: int) -> Turns:
-    """Let libraries take turns on this machine."""
+    """Run libraries in turns on this machine."""
     runs = {name: partial(load(path, threads).run, *inputs) for name, path in libraries.items()}
     return interleave_bursts({name: partial(burst, run) for name, run in runs.items()}, seconds)
 
@@ -77,7 +76,7 @@ def time_remotely(
     inputs: Sequence[np.ndarray],
     seconds: float,
 ) -> Turns:
-    """Let libraries take turns on the machine of an RPC session."""
+    """Run libraries in turns on the machine of an RPC session."""
     configure()
     device, bursts = session.cpu(), {}
     tensors = [tvm.runtime.tensor(array, device) for array in inputs]

@@ -1,7 +1,7 @@
 """Run a lowered model one kernel at a time, on this machine or in an emulator, on numpy arrays.
 
-The virtual machine runs a model as a whole. Here each value can be looked at, or replaced, on the way: that is how a
-library for another CPU is run on this one, and how ``verify`` finds the first layer that differs.
+TVM's virtual machine runs a model as a whole. Here each value can be read or replaced between two kernels. So a library
+for another CPU runs on this machine in an emulator, and ``verify`` finds the first layer that differs.
 """
 
 from __future__ import annotations
@@ -16,17 +16,14 @@ from tvm import relax
 from tvm.ir import Call, GenericConst
 from tvm.relax import Expr, Var
 
-from sbnn_tvm.passes.lowering.lower import PREPARE, Form, Lowered, Physical, planes_of
-from sbnn_tvm.passes.relax.graph import Graph, channels_last, op_name
-from sbnn_tvm.schedules.isa import Isa
-from sbnn_tvm.schedules.layouts.words import pack_codes, unpack_codes
+from sbnn_tvm.passes.lowering.lower import PREPARE, Lowered, Physical
+from sbnn_tvm.passes.relax.graph import Graph, op_name
 
-from ..algebra.domain import codes
 from ..runtime.loading import LoadedModule
 
 
 class KernelRunner(Protocol):
-    """Whatever can call a compiled kernel."""
+    """Calls compiled kernels."""
 
     def run(self, name: str, arrays: Sequence[np.ndarray]) -> None:
         """Call a kernel by its name; the outputs are the last arrays, written in place."""
@@ -40,7 +37,7 @@ class NativeKernels:
 
     def run(self, name: str, arrays: Sequence[np.ndarray]) -> None:
         """Call a kernel by its name; the outputs are the last arrays, written in place."""
-        tensors = [tvm.runtime.tensor(array) for array in arrays]  # copies, aligned as the kernels want them
+        tensors = [tvm.runtime.tensor(array) for array in arrays]  # copies, with the alignment that the kernels require
         self._library.kernel(name)(*tensors)
         for array, tensor in zip(arrays, tensors, strict=True):
             if array.flags.writeable:
@@ -53,8 +50,8 @@ class Step:
 
     Attributes:
         name: The variable of the lowered module.
-        physical: What it holds; None for values between two records.
-        array: The bytes as they lie in memory.
+        physical: The value that it holds and its layout; None for values that the lowered module does not describe.
+        array: The value as it is stored in memory.
     """
 
     name: str
@@ -74,12 +71,12 @@ def run_kernels(
     Args:
         lowered: The kernels.
         runner: Calls them.
-        inputs: One array for each parameter of ``main``: the model's inputs, and what :func:`prepare` gives.
-        replace: Called with each value; what it returns (if not None) is what later kernels read instead.
-        function: Another function to run.
+        inputs: One array per parameter of ``main``: the model's inputs, then the constants from :func:`prepare`.
+        replace: Called with each value. If it returns an array, later kernels read that array instead.
+        function: The function to run.
 
     Yields:
-        Each value in order, and last the results as steps named ``"output 0"`` and so on.
+        Each value in order, then the results as steps named ``"output 0"``, ``"output 1"`` and so on.
     """
     graph = Graph(lowered.mod[function])
     values: dict[Var, np.ndarray | tuple[np.ndarray, ...]] = {}
@@ -94,7 +91,9 @@ def run_kernels(
     def record(var: Var, array: np.ndarray) -> Step:
         step = Step(var.name, lowered.physical.get(var.name), array)
         other = replace(step) if replace is not None else None
-        values[var] = array if other is None else other.reshape(array.shape)  # rows of rows lie as one list of them
+        values[var] = (
+            array if other is None else other.reshape(array.shape)
+        )  # nested rows are stored as one list of rows
         return step
 
     for param, array in zip(graph.params, inputs, strict=True):
@@ -119,7 +118,7 @@ def run_kernels(
 
 
 def prepare(lowered: Lowered, runner: KernelRunner) -> tuple[np.ndarray, ...]:
-    """The constants that are stored coded, as a library makes them when it is loaded."""
+    """Decode the constants that are stored coded, as a library does when it is loaded."""
     return outputs_of(run_kernels(lowered, runner, (), function=PREPARE)) if lowered.prepares else ()
 
 
@@ -130,44 +129,6 @@ def _call(runner: KernelRunner, call: Call, var: Var, read: Callable[[Expr], np.
     return outputs
 
 
-def encode(value: np.ndarray, physical: Physical, isa: Isa) -> np.ndarray:
-    """Lay a value (as in ONNX) out in memory."""
-    if physical.form == Form.PLAIN:
-        return np.asarray(value, order="C")  # ascontiguousarray would make a scalar an array
-    last = np.moveaxis(value, 1, -1) if value.ndim == 4 else value
-    if physical.form == Form.CHANNELS_LAST:
-        return np.ascontiguousarray(last)
-    assert physical.domain is not None
-    code = codes(physical.domain, last.reshape(-1, last.shape[-1]) if value.ndim != 4 else last)
-    if physical.form == Form.PLANES:
-        return planes_of(physical.extent, isa).encode(code > 0)
-    groups = np.split(code, physical.groups, axis=-1)
-    return np.concatenate([pack_codes(group, physical.domain.bits, isa) for group in groups], axis=-1)
-
-
-def decode(array: np.ndarray, physical: Physical, isa: Isa) -> np.ndarray:
-    """Read a value (as in ONNX) from memory; bits and codes become uint8."""
-    extent = physical.extent
-    if physical.form == Form.PLAIN:
-        return array.reshape(extent)
-    if physical.form == Form.PLANES:
-        array = planes_of(extent, isa).decode(array).astype(np.uint8)
-    elif physical.form == Form.BITS:
-        array = _unpack(array, physical)
-    if len(extent) == 4:
-        batch, channels, height, width = extent
-        return np.moveaxis(array.reshape(batch, height, width, channels), -1, 1)
-    return array.reshape(extent)
-
-
-def _unpack(words: np.ndarray, physical: Physical) -> np.ndarray:
-    assert physical.domain is not None
-    *pixel, channels = channels_last(physical.extent)
-    bits = physical.domain.bits
-    planes = words.reshape(pixel[0], *([bits] if bits > 1 else []), *pixel[1:], physical.groups, -1)
-    return unpack_codes(planes, channels // physical.groups, bits).reshape(*pixel, channels)
-
-
 def outputs_of(steps: Iterator[Step]) -> tuple[np.ndarray, ...]:
-    """The results of a run."""
+    """The results among the steps of a run."""
     return tuple(step.array for step in steps if step.physical is None and step.name.startswith("output "))

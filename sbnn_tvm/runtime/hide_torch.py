@@ -1,4 +1,4 @@
-"""Import TVM without PyTorch: TVM does without, but imports it wherever it is installed, which takes seconds."""
+"""Import TVM without PyTorch. TVM does not need PyTorch, but imports it if it is installed, which takes seconds."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def without_torch() -> Iterator[None]:
-    """Hide torch from the imports in the body of the ``with``, unless it is imported already."""
+def hide_torch() -> Iterator[None]:
+    """Hide torch from imports in the body of the ``with``, unless torch is already imported."""
     hide = "torch" not in sys.modules
     if hide:
         sys.modules["torch"] = None  # type: ignore[assignment]  # makes "import torch" an ImportError

@@ -1,4 +1,4 @@
-"""What each layer became, and why."""
+"""The report of a compilation: what each layer became, and why."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 UNSCHEDULED = "TVM (unscheduled)"
 COST_MODEL, YOU, TUNED = "cost model", "chosen by you", "tuned"
-"""Who chose a kernel."""
+"""The ways in which a kernel is chosen."""
 
 
 @dataclass(frozen=True)
@@ -22,20 +22,21 @@ class LayerReport:
     """One layer of a compiled model.
 
     Attributes:
-        name: The ONNX node; for an exported PyTorch model the path of the module.
-        kind: What it computes.
+        name: Name of the ONNX node; for an exported PyTorch model the path of the module.
+        kind: The operation that it computes.
         weights: The domain of its weights, or ``"float32"``; empty without weights.
-        density: Share of the weights that take the upper value of their domain (binary layers).
+        density: Share of the weights that have the upper value of their domain (binary layers).
         activations: Bits of each activation that it reads.
-        kernel: The kernel that was chosen; ``"TVM (unscheduled)"`` for an operator that has none of ours.
-        bytes: Constants of the kernel in the library, as they are stored.
-        macs: Multiply-accumulates, one for each weight used at each output.
+        kernel: The kernel; ``"TVM (unscheduled)"`` for an operator without a scheduled kernel.
+        bytes: Bytes of the kernel's constants as they are stored in the library.
+        macs: Multiply-accumulates, one per weight and output that uses it.
         why: Why a layer with weights is not binary, or what was allowed for it.
-        chosen: Who chose the kernel: ``"cost model"``, ``"chosen by you"``, ``"tuned"``, or both of the last two.
-        gain: How many times faster than the untuned kernel it was when it was tuned.
-        weight_count: How many weights it has.
-        coding: How constants are coded that are expanded when the library is loaded, most bytes first; may be empty.
-        expanded_bytes: Constants of the kernel in memory, expanded.
+        chosen: How the kernel was chosen: ``"cost model"``, ``"chosen by you"``, ``"tuned"``, or
+            ``"chosen by you, tuned"``.
+        gain: Time of the untuned kernel over time of this one, as measured when it was tuned.
+        weight_count: Number of weights.
+        coding: Codings of the constants that are decoded when the library is loaded, most bytes first; may be empty.
+        expanded_bytes: Bytes of the kernel's constants in memory, decoded.
     """
 
     name: str
@@ -55,28 +56,28 @@ class LayerReport:
 
     @property
     def bits_per_weight(self) -> float | None:
-        """What the library stores for the layer, all constants together, for each weight."""
+        """Bits of all constants that the library stores for the layer, per weight."""
         return 8 * self.bytes / self.weight_count if self.weight_count else None
 
     @property
     def binary(self) -> bool:
-        """Whether binary weights meet activations of one or a few bits in a popcount."""
+        """Whether it has binary weights and reads activations of one or a few bits."""
         return self.kind.startswith("binary") and self.activations < 32
 
     @property
     def scheduled(self) -> bool:
-        """Whether the layer runs in a kernel of ours."""
+        """Whether the layer has a scheduled kernel, rather than TVM's default loops."""
         return self.kernel != UNSCHEDULED
 
     @property
     def fallback(self) -> bool:
-        """Whether its weights are binary but it runs in float, unasked, or it runs in TVM's unscheduled loops."""
+        """Whether it runs in TVM's unscheduled loops, or has binary weights and runs in float without your choice."""
         asked = YOU in self.chosen
         return not self.scheduled or (self.density is not None and not self.binary and not asked)
 
     @property
     def how(self) -> str:
-        """The kernel, and who chose it if that was not the cost model."""
+        """The kernel, and how it was chosen unless by the cost model."""
         if self.chosen == COST_MODEL:
             return self.kernel
         gain = "" if self.gain is None else f" {self.gain:.2f}x"
@@ -85,14 +86,14 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a model; ``print`` shows it as a table.
+    """What each layer of a model became; ``print`` shows it as a table.
 
     Attributes:
         model: Name of the model.
         target: Name of the target.
         layers: In order of execution.
-        notes: What was approximated or given up, with the user's permission, in sentences.
-        tuning: Where tuned kernels come from; empty without tuning.
+        notes: Sentences about approximations that the user allowed, and about problems with the tuning database.
+        tuning: A sentence about the source of tuned kernels; empty without tuning.
     """
 
     model: str
@@ -108,11 +109,11 @@ class Report:
 
     @property
     def bytes(self) -> int:
-        """Constants of all kernels."""
+        """Bytes of the constants of all kernels, as they are stored."""
         return sum(layer.bytes for layer in self.layers)
 
     def summary(self) -> str:
-        """One line."""
+        """A summary of one line."""
         binary = [layer for layer in self.linear if layer.binary]
         macs, binary_macs = (sum(layer.macs for layer in some) for some in (self.linear, binary))
         share = binary_macs / macs if macs else 0.0
@@ -122,12 +123,12 @@ class Report:
         )
 
     def fallbacks(self) -> tuple[str, ...]:
-        """What ``strict=True`` refuses, in sentences."""
+        """Everything that ``strict=True`` refuses, one sentence each."""
         found = [f"{layer.name} ({layer.kind}): {layer.why}" for layer in self.layers if layer.fallback]
         return (*found, *self.notes)
 
     def to_json(self) -> str:
-        """As JSON text."""
+        """The report as JSON text."""
         return json.dumps(asdict(self))
 
     @classmethod
@@ -146,7 +147,7 @@ class Report:
         return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[RenderableType]:
-        """The table, for rich's consoles; a narrow one gets fewer columns, of two lines each."""
+        """The table, for rich's consoles. A narrow console gets fewer columns, and cells may have two lines."""
         from rich.measure import Measurement
         from rich.text import Text
 
@@ -182,7 +183,7 @@ class Report:
         return table
 
     def _reasons(self) -> Iterable[RenderableType]:
-        """Why layers with weights are not binary; layers with the same reason share a paragraph."""
+        """Why layers with weights are not binary: one paragraph per reason."""
         from rich.padding import Padding
         from rich.text import Text
 
@@ -202,9 +203,9 @@ class _Column:
     """A column of the table.
 
     Attributes:
-        heading: Of the column.
-        cell: What a layer has there.
-        narrow: Its width where there is little room; 0 to do without it.
+        heading: Heading of the column.
+        cell: The text for a layer.
+        narrow: Its width in a narrow table; 0 to leave it out.
         number: Whether to align it to the right.
     """
 

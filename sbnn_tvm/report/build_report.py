@@ -1,4 +1,4 @@
-"""From the lowered layers to the report that a user reads."""
+"""Build the report that a user reads from the lowered layers."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from sbnn_tvm.passes.layers.kinds import (
     WindowSum,
 )
 from sbnn_tvm.passes.lowering.lower import Lowered, LoweredLayer, UnscheduledOperator
-from sbnn_tvm.passes.pipeline import Options
+from sbnn_tvm.passes.phases.resolve_signs import SignZero
 from sbnn_tvm.passes.relax.weights import BinaryWeight
 from sbnn_tvm.schedules.coded.expansion import Expansion
 from sbnn_tvm.schedules.epilogue.program import Channel, Ref, Scalar
 
-from ..tuning_database.lookup import Tuning, known_machines
-from .record import COST_MODEL, TUNED, UNSCHEDULED, YOU, LayerReport, Report
+from ..tuning_database.lookup import TuningLookup, known_machines
+from .report import COST_MODEL, TUNED, UNSCHEDULED, YOU, LayerReport, Report
 
 _KINDS: dict[type[Layer], str] = {
     BinaryConv2d: "binary conv", BinaryDense: "binary dense", FloatConv2d: "conv", FloatDense: "dense",
@@ -48,26 +48,24 @@ _KINDS: dict[type[Layer], str] = {
 }  # fmt: skip
 
 
-def describe(lowered: Lowered, imported: Imported, model: str, target: str, options: Options) -> Report:
+def build_report(lowered: Lowered, imported: Imported, model: str, target: str, sign_zero: SignZero) -> Report:
     """The report of a compilation."""
     layers = tuple(_entry(entry, imported) for entry in lowered.entries)
     notes = []
     signs = [node.name or node.output[0] for node in imported.model.graph.node if node.op_type == "Sign"]
-    if signs and options.sign_zero != "exact":
-        value = "+1" if options.sign_zero == "positive" else "-1"
-        notes.append(
-            f"Sign gives {value} instead of 0 at 0, as sign_zero={options.sign_zero!r} allows: {', '.join(signs)}"
-        )
+    if signs and sign_zero != "exact":
+        value = "+1" if sign_zero == "positive" else "-1"
+        notes.append(f"Sign gives {value} instead of 0 at 0, as sign_zero={sign_zero!r} allows: {', '.join(signs)}")
     return Report(model, target, layers, tuple(notes))
 
 
-def with_tuning(report: Report, tuning: Tuning, slower: bool) -> Report:
-    """The report with what a tuning database had to say.
+def with_tuning(report: Report, tuning: TuningLookup, slower: bool) -> Report:
+    """Add notes about a tuning database to a report.
 
     Args:
-        report: Of the compilation.
-        tuning: What was used.
-        slower: Whether it was not used, since the whole network had been slower with it.
+        report: The report of the compilation.
+        tuning: The measurements that it used.
+        slower: Whether they were not used, because the whole network was slower with them.
     """
     database = tuning.database
     notes = [*report.notes, *map(str, database.corrupt)]

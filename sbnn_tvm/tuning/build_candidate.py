@@ -1,4 +1,4 @@
-"""Machine code for a candidate, alone: a library of the kernels that it needs, and the constants that they read."""
+"""Build one candidate alone: a library of its kernels, and the constants that they read."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from ..deploy.targets import CpuTarget, resolve
 
 
 @dataclass(frozen=True)
-class Argument:
+class KernelArgument:
     """An array that a kernel reads or writes."""
 
     shape: tuple[int, ...]
     dtype: str
 
     def random(self, rng: np.random.Generator) -> np.ndarray:
-        """Data for it: normal numbers, or random bits."""
+        """Random data: normally distributed floats, or random bits."""
         if np.issubdtype(self.dtype, np.floating):
             return rng.standard_normal(self.shape).astype(self.dtype)
         size = int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
@@ -43,62 +43,62 @@ class Argument:
 
 
 @dataclass(frozen=True)
-class Function:
-    """A kernel in a library: it takes inputs, constants, and outputs, in this order.
+class LibraryKernel:
+    """A kernel in a library: its parameters are inputs, constants, and outputs, in this order.
 
     Attributes:
         name: Its symbol.
-        inputs: May hold anything.
-        constants: How many arrays ``NAME_0``, ``NAME_1`` ... of the program it reads.
-        outputs: What it writes.
+        inputs: Inputs; they may hold any data.
+        constants: Number of constants; the candidate stores them as ``NAME_0``, ``NAME_1`` and so on.
+        outputs: Outputs.
     """
 
     name: str
-    inputs: tuple[Argument, ...]
+    inputs: tuple[KernelArgument, ...]
     constants: int = 0
-    outputs: tuple[Argument, ...] = ()
+    outputs: tuple[KernelArgument, ...] = ()
 
 
 @dataclass(frozen=True)
-class Program:
-    """One way to compute a layer: kernels that are called one after the other.
+class CandidateBuild:
+    """One way to compute a layer, built: kernels that are called one after the other.
 
     Attributes:
         library: Path of the shared library.
         constants: Path of the constants, .npz; empty if there are none.
-        functions: The kernels.
+        kernels: The kernels, in the order of their calls.
     """
 
     library: str
     constants: str
-    functions: tuple[Function, ...]
+    kernels: tuple[LibraryKernel, ...]
 
-    def arrays(self, function: Function) -> list[np.ndarray]:
+    def arrays(self, kernel: LibraryKernel) -> list[np.ndarray]:
         """The arguments of a kernel, with random inputs."""
         rng = np.random.default_rng(0)
-        arrays = [argument.random(rng) for argument in function.inputs]
-        if function.constants:
+        arrays = [argument.random(rng) for argument in kernel.inputs]
+        if kernel.constants:
             with np.load(self.constants, allow_pickle=False) as stored:
-                arrays += [stored[f"{function.name}_{i}"] for i in range(function.constants)]
-        return arrays + [np.zeros(argument.shape, argument.dtype) for argument in function.outputs]
+                arrays += [stored[f"{kernel.name}_{i}"] for i in range(kernel.constants)]
+        return arrays + [np.zeros(argument.shape, argument.dtype) for argument in kernel.outputs]
 
 
 def store_layer(layer: Layer, folder: Path) -> Path:
-    """Write a layer where ``build_program`` finds it, in another process."""
+    """Write a layer to a file, from which ``build_candidate`` reads it in another process."""
     path = folder / "layer.pickle"
     path.write_bytes(pickle.dumps(layer, protocol=pickle.HIGHEST_PROTOCOL))
     return path
 
 
-def build_program(layer: str, candidate: Candidate, target: str, folder: str, name: str) -> Program:
+def build_candidate(layer: str, candidate: Candidate, target: str, folder: str, name: str) -> CandidateBuild:
     """Build a candidate.
 
     Args:
         layer: Path of the layer, from ``store_layer``.
-        candidate: One of the layer's.
+        candidate: One of the layer's candidates.
         target: The TVM target dict as JSON.
-        folder: For the files.
-        name: Of the files, without an ending.
+        folder: Folder of the files to write.
+        name: Name of the files, without suffix.
     """
     cpu = _target(target)
     kernels = kernels_of(_layer(layer), candidate, cpu.isa)
@@ -110,17 +110,17 @@ def build_program(layer: str, candidate: Candidate, target: str, folder: str, na
     write_library(
         tvm.compile(tvm.IRModule(functions), cpu.target, tir_pipeline=MACHINE_CODE), path.with_suffix(".so"), cpu
     )
-    return Program(
+    return CandidateBuild(
         library=str(path.with_suffix(".so")),
         constants=str(path.with_suffix(".npz")) if constants else "",
-        functions=tuple(function_of(f"k{i}", kernel) for i, kernel in enumerate(kernels)),
+        kernels=tuple(library_kernel(f"k{i}", kernel) for i, kernel in enumerate(kernels)),
     )
 
 
 def kernels_of(layer: Layer, candidate: Candidate, isa: Isa) -> list[Kernel]:
-    """The kernel of a candidate, between conversions from the packed words that binary layers exchange, and to them.
+    """The kernel of a candidate, with conversions from and to the packed words that binary layers exchange.
 
-    What a network needs of the conversions depends on the layers around; here every family pays for its own.
+    Which conversions a network needs depends on the neighbouring layers; here every family pays for its own.
     """
     built = candidate.build(layer, isa)
     before, after = _from_words(layer, built, isa), []
@@ -141,14 +141,14 @@ def _from_words(layer: Layer, built: BuiltKernel, isa: Isa) -> list[Kernel]:
     return []
 
 
-def function_of(name: str, kernel: Kernel) -> Function:
-    """What a kernel takes, under a name in a library."""
+def library_kernel(name: str, kernel: Kernel) -> LibraryKernel:
+    """The parameters of a kernel that has a name in a library."""
     params = kernel.func.params
-    # The lengths of constants may be left open.
+    # The lengths of constants may be symbolic.
     inputs = params[: len(params) - len(kernel.constants) - len(kernel.outputs)]
-    read = tuple(Argument(tuple(int(extent) for extent in param.shape), str(param.dtype)) for param in inputs)
-    outputs = tuple(Argument(tuple(shape), dtype) for shape, dtype in kernel.outputs)
-    return Function(name, read, len(kernel.constants), outputs)
+    read = tuple(KernelArgument(tuple(int(extent) for extent in param.shape), str(param.dtype)) for param in inputs)
+    outputs = tuple(KernelArgument(tuple(shape), dtype) for shape, dtype in kernel.outputs)
+    return LibraryKernel(name, read, len(kernel.constants), outputs)
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""Time two programs against each other, on this machine or through an RPC session."""
+"""Time a candidate in turns with a reference, on this machine or through an RPC session."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 import tvm
 
 from ..profiling.timing import BURST, Burst, interleave_bursts
-from .building import Program
+from .build_candidate import CandidateBuild
 
 _SAMPLE = 2e-4
-"""Seconds of a sample, about: a call, or the mean of several short ones."""
+"""Approximate seconds of a sample: one call, or the mean of several short ones."""
 
 _STEADY = 0.03
-"""How far the two fastest turns may be apart, relatively, for the fastest one to count as no accident."""
+"""Largest relative difference of the two fastest turns for which the fastest one counts as reproduced."""
 
 _ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What two programs cost.
+    """The costs of a candidate and of its reference.
 
     Attributes:
-        cost: Of the candidate: the sum over its kernels of their fastest samples.
-        reference_cost: Of the reference.
+        cost: Cost of the candidate: the sum over its kernels of their fastest samples.
+        reference_cost: Cost of the reference.
         steady: Whether the fastest turns of both were reproduced.
     """
 
@@ -35,18 +35,18 @@ class Measurement:
     steady: bool = True
 
 
-def load_program(program: Program, library: Any, device: tvm.runtime.Device) -> dict[str, Burst]:
-    """The kernels of a program, each ready to be timed.
+def load_candidate(build: CandidateBuild, library: Any, device: tvm.runtime.Device) -> dict[str, Burst]:
+    """Load the kernels of a candidate, ready to be timed.
 
     Args:
-        program: What the kernels take.
-        library: The program's library as a runtime module, here or on another machine.
-        device: Where it is.
+        build: The candidate.
+        library: Its library as a runtime module, here or on another machine.
+        device: The device of that module.
     """
     bursts: dict[str, Burst] = {}
-    for function in program.functions:
-        tensors = [tvm.runtime.tensor(array, device) for array in program.arrays(function)]
-        bursts[function.name] = burst_of(library, function.name, tensors, device)
+    for kernel in build.kernels:
+        tensors = [tvm.runtime.tensor(array, device) for array in build.arrays(kernel)]
+        bursts[kernel.name] = burst_of(library, kernel.name, tensors, device)
     return bursts
 
 
@@ -56,18 +56,18 @@ def burst_of(library: Any, name: str, tensors: Sequence[Any], device: tvm.runtim
     call = max(min(first.results), 1e-8)
     number = max(1, round(_SAMPLE / call))
     repeat = max(2, round(BURST / 2 / (number * call)))
-    # Each turn begins with a call that is not counted: it brings back what the others drove out of the caches.
+    # Each turn begins with a call that is not counted: it reloads the caches, which the other functions evicted.
     evaluate = library.time_evaluator(name, device, number=number, repeat=repeat)
     return lambda: evaluate(*tensors).results
 
 
 def compare(reference: Mapping[str, Burst], candidate: Mapping[str, Burst], seconds: float) -> Measurement:
-    """Let two programs take turns until the fastest times of both were seen more than once, or time is up.
+    """Run two candidates in turns until the fastest times of both were reproduced, or time is up.
 
     Args:
-        reference: Kernels of one, from ``load_program``.
+        reference: Kernels of one, from ``load_candidate``.
         candidate: Kernels of the other.
-        seconds: To measure, about; up to four times as long where the times are not steady.
+        seconds: Approximate time to measure; up to four times as long if the times are not steady.
     """
     both = {f"reference {name}": burst for name, burst in reference.items()}
     both |= {f"candidate {name}": burst for name, burst in candidate.items()}
@@ -88,25 +88,29 @@ def _reproduced(turns: Sequence[float]) -> bool:
     return second <= fastest * (1 + _STEADY)
 
 
-def measure_locally(reference: Program, candidate: Program, seconds: float, threads: int) -> Measurement:
-    """Compare two programs in this process: it is what the process of a LocalRunner runs."""
+def measure_locally(reference: CandidateBuild, candidate: CandidateBuild, seconds: float, threads: int) -> Measurement:
+    """Compare two candidates in this process; LocalRunner calls it in its worker process."""
     import tvm_ffi
 
     from ..runtime.threads import use_threads
 
     use_threads(tvm_ffi, threads)
-    loaded = [load_program(each, tvm.runtime.load_module(each.library), tvm.cpu()) for each in (reference, candidate)]
+    loaded = [load_candidate(each, tvm.runtime.load_module(each.library), tvm.cpu()) for each in (reference, candidate)]
     return compare(loaded[0], loaded[1], seconds)
 
 
 def measure_remotely(
-    session: Any, configure: Callable[[], None], reference: Program, candidate: Program, seconds: float
+    session: Any,
+    configure: Callable[[], None],
+    reference: CandidateBuild,
+    candidate: CandidateBuild,
+    seconds: float,
 ) -> Measurement:
-    """Compare two programs on the machine of an RPC session."""
+    """Compare two candidates on the machine of an RPC session."""
     configure()
     device, loaded = session.cpu(), []
-    for i, program in enumerate((reference, candidate)):
-        name = f"program{i}.so"
-        session.upload(program.library, name)
-        loaded.append(load_program(program, session.load_module(name), device))
+    for i, build in enumerate((reference, candidate)):
+        name = f"candidate{i}.so"
+        session.upload(build.library, name)
+        loaded.append(load_candidate(build, session.load_module(name), device))
     return compare(loaded[0], loaded[1], seconds)

@@ -1,4 +1,4 @@
-"""The two ARM architectures, as far as calling a function in a loaded library needs them.
+"""The two ARM architectures: what the emulator needs to call a function in a loaded library.
 
 Sources: ELF for the Arm architectures and their procedure call standards, github.com/ARM-software/abi-aa (aaelf64,
 aaelf32, aapcs64, aapcs32 with the hard-float variant).
@@ -14,13 +14,13 @@ from unicorn import arm64_const, arm_const
 
 
 @dataclass(frozen=True)
-class Machine:
-    """An architecture.
+class ArmMachine:
+    """An ARM architecture.
 
     Attributes:
-        arch, mode: For unicorn.
-        cpus: What unicorn can emulate, by our names.
-        default_cpu: One of them, without optional extensions.
+        arch, mode: unicorn's codes of the architecture and the mode.
+        cpus: unicorn's codes of the CPUs that it can emulate, by our names.
+        default_cpu: The CPU to emulate by default; it has no optional extensions.
         pointer: struct's code for a pointer.
         tensor: struct's layout of DLTensor: data, device type and id, ndim, dtype code, bits, lanes, shape, strides,
             byte offset.
@@ -31,7 +31,7 @@ class Machine:
         relative: The relocation "base + addend".
         absolute: The relocation "symbol + addend".
         bound: The relocations "symbol", in the tables that the linker makes for imports.
-        slots: Where guarded memory begins, and ``slot`` the room for each piece.
+        slots: Address where guarded memory begins; ``slot`` is the space for each slot.
     """
 
     arch: int
@@ -55,7 +55,7 @@ class Machine:
     slot: int
 
 
-AARCH64 = Machine(
+AARCH64 = ArmMachine(
     arch=unicorn.UC_ARCH_ARM64,
     mode=unicorn.UC_MODE_ARM,
     cpus={
@@ -81,7 +81,7 @@ AARCH64 = Machine(
     slots=1 << 32,
     slot=1 << 32,
 )
-ARMV7 = Machine(
+ARMV7 = ArmMachine(
     arch=unicorn.UC_ARCH_ARM,
     mode=unicorn.UC_MODE_ARM,
     cpus={
@@ -110,12 +110,12 @@ MACHINES = {"aarch64": AARCH64, "arm": ARMV7}
 """By the names of sbnn_tvm.runtime.cpu."""
 
 
-def start(machine: Machine, cpu: str) -> unicorn.Uc:
-    """An emulated CPU with its vector unit switched on."""
+def start(machine: ArmMachine, cpu: str) -> unicorn.Uc:
+    """An emulated CPU with its vector unit enabled."""
     uc = unicorn.Uc(machine.arch, machine.mode)
     uc.ctl_set_cpu_model(machine.cpus[cpu])
     if machine is ARMV7:
-        access = uc.reg_read(arm_const.UC_ARM_REG_C1_C0_2)  # coprocessors 10 and 11, then the unit itself
+        access = uc.reg_read(arm_const.UC_ARM_REG_C1_C0_2)  # enable coprocessors 10 and 11, then the unit itself
         uc.reg_write(arm_const.UC_ARM_REG_C1_C0_2, access | 0xF << 20)
         uc.reg_write(arm_const.UC_ARM_REG_FPEXC, 1 << 30)
     return uc

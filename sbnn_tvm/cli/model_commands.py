@@ -1,0 +1,162 @@
+"""The commands ``compile``, ``verify`` and ``inspect``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ..errors import LibraryError
+from ..runtime.hide_torch import hide_torch
+from .console import examples, result_console, shown_steps
+from .exit_codes import MISMATCH
+from .flags import CompileFlags, expand_flags
+from .model_files import ModelOrLibrary, OnnxFile, check_is_model, is_library, read_arrays
+
+if TYPE_CHECKING:
+    from ..module import CompiledModule
+
+COMPILE_EXAMPLES = examples(
+    "sbnn-tvm compile model.onnx -o model.so",
+    "sbnn-tvm compile model.onnx --target arm -o model-arm.so --verify",
+    "sbnn-tvm compile model.onnx --input-shape 1,3,224,224 --report report.json",
+    "sbnn-tvm compile model.onnx --input-shape x=1,3,64,64 --input-shape y=1,4",
+)
+VERIFY_EXAMPLES = examples(
+    "sbnn-tvm verify model.onnx",
+    "sbnn-tvm verify model.onnx --target arm --samples 1     [dim]in an emulator[/]",
+    "sbnn-tvm verify model.onnx --input images.npy --tolerance 1e-5",
+)
+INSPECT_EXAMPLES = examples(
+    "sbnn-tvm inspect model.onnx --target arm     [dim]which layers become binary[/]",
+    "sbnn-tvm inspect model.so                    [dim]the interface and target of a library, for any CPU[/]",
+)
+
+
+@expand_flags
+def compile_(
+    model: OnnxFile,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE.so", help="The library.", show_default="MODEL.so"),
+    ] = None,
+    *,
+    flags: CompileFlags,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a model if a binary layer would run in float.")
+    ] = False,
+    dump: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write the module after each phase to FOLDER, as TVMScript.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Also write the report to a file.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare with onnxruntime first; write nothing if they differ.")
+    ] = False,
+) -> None:
+    """Compile an ONNX model to a shared library, and report what each layer became.
+
+    Python runs it by [bold]sbnn_tvm.load("model.so").run(x)[/]. That needs only numpy and TVM's runtime.
+    """
+    from ..atomic_file import check_destination, replacing
+
+    output = output or Path(model.stem + ".so")
+    check_is_model(model)
+    for path in (output, report):
+        if path is not None:
+            check_destination(path, LibraryError)
+    console = result_console()
+    with shown_steps() as step:
+        module = compile_model(model, flags, step, strict=strict, dump=dump)
+    console.print(module.report)
+    if verify:
+        _verify(module, console)
+    with shown_steps() as step:
+        step("linking")
+        module.export(output)
+    if report is not None:
+        with replacing(report, LibraryError) as draft:
+            draft.write_text(json.dumps(json.loads(module.report.to_json()), indent=2) + "\n")
+    from .tables import readable_bytes
+
+    console.print(f"\n[bold]{output}[/]: {readable_bytes(output.stat().st_size)} for {module.target.triple}")
+
+
+@expand_flags
+def verify(
+    model: OnnxFile,
+    samples: Annotated[int, typer.Option(help="Number of random inputs.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of the random inputs.")] = 0,
+    tolerance: Annotated[
+        float, typer.Option(help="Largest difference of floats, relative to the largest value.")
+    ] = 1e-4,
+    input: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npy|npz",
+            help="Inputs to use instead of random ones, one or several; .npz has one array per input name.",
+        ),
+    ] = None,
+    *,
+    flags: CompileFlags,
+) -> None:
+    """Compile a model and compare every output and every layer with onnxruntime.
+
+    A build for another CPU runs in an emulator.
+
+    A bit whose value is within the rounding error of its threshold counts as flipped, not as wrong.
+    """
+    check_is_model(model)
+    arrays = None if input is None else read_arrays(input)
+    console = result_console()
+    with shown_steps() as step:
+        module = compile_model(model, flags, step)
+    _verify(module, console, inputs=arrays, samples=samples, seed=seed, tolerance=tolerance)
+
+
+@expand_flags
+def inspect(file: ModelOrLibrary, *, flags: CompileFlags) -> None:
+    """Show what each layer of a model would become, or became in a library. No machine code is made or run."""
+    console = result_console()
+    if is_library(file):
+        from ..report.report import Report
+        from ..runtime.loading import read_metadata
+        from .tables import metadata_table
+
+        metadata = read_metadata(file)
+        console.print(metadata_table(metadata, file.stat().st_size), "")
+        console.print(Report.from_json(metadata.report))
+        return
+    with shown_steps() as step:
+        step("loading the compiler")
+        target, options = flags.tvm_target(), flags.options()
+        with hide_torch():
+            from ..compiler import explain
+        report = explain(file, target, options, progress=step)
+    console.print(report)
+
+
+def compile_model(
+    model: Path, flags: CompileFlags, step: Callable[[str], None], strict: bool = False, dump: Path | None = None
+) -> CompiledModule:
+    """Compile a file as the flags say."""
+    step("loading the compiler")
+    target, options = flags.tvm_target(), replace(flags.options(), strict=strict, dump=dump)
+    with hide_torch():
+        from ..compiler import compile
+    return compile(model, target, options, progress=step)
+
+
+def _verify(module: CompiledModule, console: Console, **options: Any) -> None:
+    from .tables import verification_table
+
+    with shown_steps() as step:
+        step("comparing with onnxruntime")
+        found = module.verify(check=False, **options)
+    console.print("", verification_table(found))
+    if not found.passed:
+        raise typer.Exit(MISMATCH)

@@ -1,0 +1,43 @@
+"""The files that commands take: ONNX models, compiled libraries, and arrays of inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import InputError
+
+OnnxFile = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model, for example from export_onnx.")]
+ModelOrLibrary = Annotated[Path, typer.Argument(metavar="MODEL.onnx|MODEL.so", help="A model, or a compiled library.")]
+
+
+def is_library(path: Path) -> bool:
+    """Whether a file is a compiled library; a file that cannot be read is judged by its name."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"\x7fELF" or path.suffix == ".so"
+    except OSError:
+        return path.suffix == ".so"  # reading it later gives the error
+
+
+def check_is_model(path: Path) -> None:
+    """Refuse a compiled library where an ONNX model is needed."""
+    if is_library(path):
+        raise InputError(f"{path} is a compiled library: name the ONNX model that it was compiled from")
+
+
+def read_arrays(path: Path) -> Any:
+    """The array of an .npy file, or a dict of the arrays of an .npz file."""
+    from zipfile import BadZipFile
+
+    import numpy as np
+
+    try:
+        arrays = np.load(path, allow_pickle=False)
+        return arrays if isinstance(arrays, np.ndarray) else dict(arrays)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise InputError(f"{path} is not an .npy or .npz file of numbers: {error}") from None

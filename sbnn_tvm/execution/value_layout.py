@@ -1,0 +1,51 @@
+"""The layout of values in memory: convert numpy arrays as in ONNX to the layout that kernels read, and back."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sbnn_tvm.passes.layers.forms import Form
+from sbnn_tvm.passes.lowering.lower import Physical, planes_of
+from sbnn_tvm.passes.relax.graph import channels_last
+from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.layouts.words import pack_codes, unpack_codes
+
+from ..algebra.domain import codes
+
+
+def encode(value: np.ndarray, physical: Physical, isa: Isa) -> np.ndarray:
+    """Store a value, given as in ONNX, in the layout that kernels read."""
+    if physical.form == Form.PLAIN:
+        return np.asarray(value, order="C")  # ascontiguousarray would make a scalar an array
+    last = np.moveaxis(value, 1, -1) if value.ndim == 4 else value
+    if physical.form == Form.CHANNELS_LAST:
+        return np.ascontiguousarray(last)
+    assert physical.domain is not None
+    code = codes(physical.domain, last.reshape(-1, last.shape[-1]) if value.ndim != 4 else last)
+    if physical.form == Form.PLANES:
+        return planes_of(physical.extent, isa).encode(code > 0)
+    groups = np.split(code, physical.groups, axis=-1)
+    return np.concatenate([pack_codes(group, physical.domain.bits, isa) for group in groups], axis=-1)
+
+
+def decode(array: np.ndarray, physical: Physical, isa: Isa) -> np.ndarray:
+    """Read a value from that layout as in ONNX; bits and codes become uint8."""
+    extent = physical.extent
+    if physical.form == Form.PLAIN:
+        return array.reshape(extent)
+    if physical.form == Form.PLANES:
+        array = planes_of(extent, isa).decode(array).astype(np.uint8)
+    elif physical.form == Form.BITS:
+        array = _unpack(array, physical)
+    if len(extent) == 4:
+        batch, channels, height, width = extent
+        return np.moveaxis(array.reshape(batch, height, width, channels), -1, 1)
+    return array.reshape(extent)
+
+
+def _unpack(words: np.ndarray, physical: Physical) -> np.ndarray:
+    assert physical.domain is not None
+    *pixel, channels = channels_last(physical.extent)
+    bits = physical.domain.bits
+    planes = words.reshape(pixel[0], *([bits] if bits > 1 else []), *pixel[1:], physical.groups, -1)
+    return unpack_codes(planes, channels // physical.groups, bits).reshape(*pixel, channels)
