@@ -92,6 +92,11 @@ class Conv2dShape:
         )
 
 
+def dense_shape(batch: int, depth: int, channels: int) -> Conv2dShape:
+    """A dense layer as a 1x1 convolution over one row, whose pixels are the batch."""
+    return Conv2dShape(1, 1, batch, depth, channels)
+
+
 @dataclass(frozen=True, eq=False)
 class BorderClasses:
     """Output pixels grouped by the taps that fall inside the image; at most kh * kw classes matter.

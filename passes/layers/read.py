@@ -11,8 +11,8 @@ from tvm.ir import Call
 from tvm.relax import Expr, Var
 
 from sbnn_tvm.algebra.domain import BinaryDomain, Domain
-from sbnn_tvm.schedules.direct.dense import dense_shape
-from sbnn_tvm.schedules.elementwise.channel_selection import Selection
+from sbnn_tvm.schedules.shapes import dense_shape
+from sbnn_tvm.schedules.selection import Selection
 from sbnn_tvm.schedules.epilogue.program import (
     BitsOutput,
     Channel,

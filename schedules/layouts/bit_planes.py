@@ -19,6 +19,7 @@ from functools import cache
 import numpy as np
 
 from ..isa import Isa
+from ..tir.vectors import VectorType
 
 ROW_BITS = (8, 16, 32, 64)
 
@@ -63,9 +64,9 @@ class PlaneLayout:
         return f"uint{self.row_bits}"
 
     @property
-    def vector(self) -> str:
-        """dtype of a vector of lanes."""
-        return f"{self.lane}x{self.lanes}" if self.lanes > 1 else self.lane
+    def vector(self) -> VectorType:
+        """Type of a vector of lanes."""
+        return VectorType(self.lane, self.lanes)
 
     @property
     def rows(self) -> int:

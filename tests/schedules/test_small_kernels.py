@@ -9,6 +9,7 @@ import pytest
 
 from sbnn_tvm.algebra.domain import BinaryDomain
 from sbnn_tvm.schedules import isa as isas
+from sbnn_tvm.schedules.bits.max_pooling import max_pool2d_bits
 from sbnn_tvm.schedules.bits.packing import regroup, unpack, window_sum
 from sbnn_tvm.schedules.elementwise.sample_mean import sample_mean
 from sbnn_tvm.schedules.epilogue.interpreter import evaluate
@@ -27,7 +28,7 @@ from sbnn_tvm.schedules.layouts.channels_last import nchw_to_nhwc, nhwc_to_nchw
 from sbnn_tvm.schedules.layouts.words import pack_channels, pack_codes
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.windows.depthwise import depthwise_conv2d
-from sbnn_tvm.schedules.windows.pooling import avg_pool2d, global_avg_pool2d, max_pool2d, max_pool2d_bits
+from sbnn_tvm.schedules.windows.pooling import avg_pool2d, global_avg_pool2d, max_pool2d
 from sbnn_tvm.schedules.windows.template import window_tiles
 from tests.support.kernel_execution import ARM, X86, run, target_for
 
