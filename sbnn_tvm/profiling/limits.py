@@ -10,14 +10,14 @@ import tvm
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
+from sbnn_tvm.schedules.counters.adders import logic_function
 from sbnn_tvm.schedules.direct.popcount_lookup import lookup
 from sbnn_tvm.schedules.direct.popcount_threes import COUNT
 from sbnn_tvm.schedules.direct.tiles import THREE
 from sbnn_tvm.schedules.isa import Popcount
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.tir.kernel_builder import KernelBuilder
-from sbnn_tvm.schedules.tir.llvm import LlvmFunction
-from sbnn_tvm.schedules.tir.vectors import VectorType, load, store
+from sbnn_tvm.schedules.tir.vectors import load, store
 
 from ..deploy.targets import CpuTarget
 from .timing import interleave
@@ -111,7 +111,7 @@ def adder_probe(target: CpuTarget) -> Probe:
     """
     isa = target.isa
     if isa.ternary_logic:
-        majority = _majority()
+        majority = logic_function("majority", 8, isa.architecture, ternary=True)
         run = _register_loop(target, isa.word, 8, lambda planes, w: [majority(x, w, ~w) for x in planes])
         return Probe("full adder", "2 ternary logic", _ACCUMULATORS * _STEPS * isa.vector_bits // 2, "set MAC", run)
 
@@ -149,16 +149,6 @@ def probes(target: CpuTarget) -> list[Probe]:
     """All of them."""
     loads = [load_probe(target, size, cache) for size, cache in ((_L1_BYTES, "L1"), (_L2_BYTES, "L2"))]
     return [popcount_probe(target), float_probe(target), adder_probe(target), *loads]
-
-
-def _majority() -> LlvmFunction:
-    """The carry of a full adder, in one instruction of AVX-512."""
-    vector, intrinsic = VectorType("uint64", 8), "@llvm.x86.avx512.pternlog.q.512"
-    kind = vector.llvm
-    arguments = [f"{kind} %{each}" for each in "abc"]
-    lines = [f"%r = call {kind} {intrinsic}({', '.join(arguments)}, i32 {0b11101000})", f"ret {kind} %r"]
-    declare = f"declare {kind} {intrinsic}({kind}, {kind}, {kind}, i32)\n"
-    return LlvmFunction.of("probe_majority", vector, arguments, lines, declare)
 
 
 class _Registers:

@@ -74,7 +74,7 @@ class CountSquares:
                 pairs = list(zip(*rows, strict=True))
                 rows = [[_interleaved(low, high, half, self._lane, 1) for low, high in pairs] for half in (0, 1)]
             for i in range(size):
-                for j, column in enumerate(_transposed(rows[i], self._lane, size)):
+                for j, column in enumerate(_transposed_squares(rows[i], self._lane, size)):
                     self._store(counts, column, part + i, line + j, k)
 
     def _transpose_lanes(self, counts: tirx.Buffer, part: int, first: tirx.Expr, run: int) -> None:
@@ -82,7 +82,7 @@ class CountSquares:
         with T.serial(0, run // self.square) as square, T.serial(0, side) as j, T.serial(0, 8) as k:
             line = T.bind(first + square * self.square + j)
             rows = [self._load(counts, part, line + side * lane, k) for lane in range(lanes)]
-            for lane, column in enumerate(_transposed(rows, self.octets, _LANE)):
+            for lane, column in enumerate(_transposed_squares(rows, self.octets, _LANE)):
                 self._store(counts, column, part, line + side * lane, k)
 
     def load(
@@ -109,7 +109,7 @@ class CountSquares:
                 square, at = divmod(channel, self.square)
                 pieces.append(load(counts, (half, line + square * self.square, k), at * size, width * size))
             joined = pieces[0] if len(pieces) == 1 else tirx.Shuffle(pieces, list(range(lanes * size)))
-            number = integers.cast(tirx.reinterpret(str(VectorType(f"uint{8 * size}", lanes)), joined))
+            number = integers.cast(VectorType(f"uint{8 * size}", lanes).reinterpret(joined))
             shifted = number << integers.constant(8 * part)
             total = number if total is None else total + shifted
         return total
@@ -121,7 +121,7 @@ class CountSquares:
         store(counts, row, (part, line, k), 0)
 
 
-def _transposed(rows: list[tirx.Expr], row: int, size: int) -> list[tirx.Expr]:
+def _transposed_squares(rows: list[tirx.Expr], row: int, size: int) -> list[tirx.Expr]:
     """Transpose squares of elements of ``size`` bytes: one in every ``row`` bytes of the vectors."""
     half = len(rows) // 2
     for _ in range(len(rows).bit_length() - 1):

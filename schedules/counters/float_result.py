@@ -94,7 +94,7 @@ class FloatResult:
         for part in range(int(target.shape[0])):
             for k, row in enumerate(transpose_bytes(padded[8 * part : 8 * part + 8])):
                 # Not as words: TVM tells LLVM that accesses of different types never touch the same memory.
-                octets = tirx.reinterpret(f"uint8x{8 * words}", row)
+                octets = VectorType("uint8", 8 * words).reinterpret(row)
                 store(target, octets, (part, line, k), 0)
 
     def end(self) -> None:

@@ -63,7 +63,7 @@ class WindowCounts:
             with T.serial(0, kh) as ky, T.serial(0, kw) as kx:
                 number = T.bind((first + ky * (dy * slabs_x) + kx * dx) * stride + group * levels)
                 loaded = [load(rows, (number + i,), 0, target.lanes) for i in range(levels)]
-                counters.add_number([T.bind(tirx.reinterpret(str(self._adder.vector), part)) for part in loaded])
+                counters.add_number([T.bind(self._adder.vector.reinterpret(part)) for part in loaded])
             for level, plane in enumerate(counters.planes):
                 store(self._counts, ~plane if negative else plane, (vector, group, level), 0)
 
@@ -112,5 +112,5 @@ class WindowCounts:
                 with T.serial(depth // _CHANNELS * _CHANNELS, depth) as c:
                     counters.add([plane(c)])
             for level, total in enumerate(counters.planes):
-                store(sums, tirx.reinterpret(str(layout.vector), total), (vector, group, level), 0)
+                store(sums, layout.vector.reinterpret(total), (vector, group, level), 0)
         return sums

@@ -89,7 +89,7 @@ def direct_popcount(
         arithmetic = PopcountThrees(isa.word, _counter(isa.word, largest), lanes(shape, isa, "popcount"))
         loops, weights = (ReductionLoop(words.shape[-1], 1),), join_weights(words)
     else:
-        arithmetic = _Popcount(isa.word, _counter(isa.word, largest), lanes(shape, isa, "popcount"), signed)
+        arithmetic = _PopcountWords(isa.word, _counter(isa.word, largest), lanes(shape, isa, "popcount"), signed)
         loops, weights = (ReductionLoop(words.shape[-1], 1),), words
     padding_code = np.full((1, shape.group_in_channels), (pad_value + highest) // 2 if pad_value else 0)
     outside = pack_codes(padding_code, bits, isa).reshape(bits, -1)
@@ -110,7 +110,7 @@ def direct_popcount(
         if signed:
             limits, inverted = _limits(highest * _base(conv, signs, pad_value), epilogue, largest), None
         else:
-            limits, inverted = _least(highest * _set(shape, signs, pad_value), epilogue, largest), epilogue.flip
+            limits, inverted = _least_counts(highest * _set(shape, signs, pad_value), epilogue, largest), epilogue.flip
         joined = not conv.collected and _joins(arithmetic.accumulator, arithmetic.lanes, conv.tile.vectors, isa)
         compared = "int32" if joined else arithmetic.accumulator
         table = _Table(conv, limits, compared, fill=0 if signed else largest + 1)
@@ -130,7 +130,7 @@ def _counter(dtype: str, largest: int) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class _Popcount(MultiplyAccumulate):
+class _PopcountWords(MultiplyAccumulate):
     """A vector popcount: an element is a word, and so is a lane.
 
     Attributes:
@@ -158,17 +158,17 @@ def _base(conv: DirectConv2d, signs: np.ndarray, pad_value: int) -> np.ndarray:
     inside = shape.group_in_channels * np.count_nonzero(valid, axis=(1, 2))
     taps = shape.kernel
     if conv.skips_rows:
-        outside &= _taps_inside(classes.row_class, shape.height, taps[0], 0, shape).repeat(classes.columns, 0)[
+        outside &= _taps_of_kinds(classes.row_class, shape.height, taps[0], 0, shape).repeat(classes.columns, 0)[
             :, :, None
         ]
     if conv.skips_columns:
         kinds = classes.count // classes.columns
-        outside &= np.tile(_taps_inside(classes.col_class, shape.width, taps[1], 1, shape), (kinds, 1))[:, None]
+        outside &= np.tile(_taps_of_kinds(classes.col_class, shape.width, taps[1], 1, shape), (kinds, 1))[:, None]
     counted = np.einsum("kyx,oyx->ko", outside, np.count_nonzero(signs, axis=1))
     return inside[:, None] + 2 * counted
 
 
-def _taps_inside(kind: np.ndarray, size: int, taps: int, axis: int, shape: Conv2dShape) -> np.ndarray:
+def _taps_of_kinds(kind: np.ndarray, size: int, taps: int, axis: int, shape: Conv2dShape) -> np.ndarray:
     """Which taps of an axis are inside of the image for every kind of row (or column): bool [kinds, taps]."""
     _, pixels = np.unique(kind, return_index=True)  # one of each kind
     at = pixels[:, None] * shape.strides[axis] + np.arange(taps) * shape.dilation[axis] - shape.padding[axis]
@@ -196,7 +196,7 @@ def _limits(base: np.ndarray, epilogue: IntegerThreshold, largest: int) -> np.nd
     return np.clip((base - least[:, None]) // 2 + 1, 0, largest + 1)
 
 
-def _least(inside: np.ndarray, epilogue: IntegerThreshold, largest: int) -> np.ndarray:
+def _least_counts(inside: np.ndarray, epilogue: IntegerThreshold, largest: int) -> np.ndarray:
     """The comparisons of E as ``P >= least``, inverted where flipped: [thresholds, border classes, OC].
 
     Args:
@@ -264,7 +264,7 @@ def _joined(values: Sequence[tirx.Expr], isa: Isa) -> list[tirx.Expr]:
     dtype = values[0].ty.dtype
     if not _joins(str(dtype), dtype.lanes, len(values), isa):
         return list(values)
-    halves = [T.bind(tirx.reinterpret(f"int32x{2 * dtype.lanes}", value)) for value in values]
+    halves = [T.bind(VectorType("int32", 2 * dtype.lanes).reinterpret(value)) for value in values]
     low = list(range(0, 4 * dtype.lanes, 2))
     return [T.bind(tirx.Shuffle(halves[i : i + 2], low)) for i in range(0, len(halves), 2)]
 

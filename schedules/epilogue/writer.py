@@ -169,7 +169,9 @@ class EpilogueWriter:
         made = []
         for i, result in enumerate(results):
             lanes = result.ty.dtype.lanes
-            vector = _Vector(self, (), first_channel + i * lanes, lanes, lanes, None)
+            vector = _Vector(
+                writer=self, position=(), first=first_channel + i * lanes, lanes=lanes, valid=lanes, border=None
+            )
             vector.run(result)
             made.append(vector.fetch(output.value))
         return made
@@ -218,7 +220,14 @@ class EpilogueWriter:
             border = T.bind(rows[position[-2]] * self.classes.columns + columns[position[-1]])
         vectors = []
         for i, value in enumerate(values):
-            vector = _Vector(self, position, first + i * lanes, lanes, valid - i * lanes, border)
+            vector = _Vector(
+                writer=self,
+                position=position,
+                first=first + i * lanes,
+                lanes=lanes,
+                valid=valid - i * lanes,
+                border=border,
+            )
             vector.run(value)
             vectors.append(vector)
         for output, buffer in zip(self.program.outputs, self._outputs, strict=True):
@@ -267,7 +276,7 @@ class EpilogueWriter:
         return any(step.op in ("add", "subtract") and used in (step.a, step.b) for step in self.program.steps)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _Vector:
     """One vector of the result on its way through the steps; ``valid`` lanes of it exist (maybe more than lanes)."""
 

@@ -13,7 +13,7 @@ All bits that are no pixel are 0: kernels rely on it and keep it so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 
 import numpy as np
@@ -41,6 +41,7 @@ class PlaneLayout:
     height: int
     width: int
     channels: int
+    _: KW_ONLY
     vector_bits: int
     row_bits: int
     row_phases: int
@@ -152,7 +153,17 @@ def plane_layouts(batch: int, height: int, width: int, channels: int, isa: Isa) 
             lanes = vector_bits // row_bits
             rows, columns = -(-height // lanes), 1 << (-(-width // row_bits) - 1).bit_length()
             images = max(1, min(batch, lanes // height))
-            layout = PlaneLayout(batch, height, width, channels, vector_bits, row_bits, rows, columns, images)
+            layout = PlaneLayout(
+                batch,
+                height,
+                width,
+                channels,
+                vector_bits=vector_bits,
+                row_bits=row_bits,
+                row_phases=rows,
+                column_phases=columns,
+                images=images,
+            )
             halo = layout.blocks * (rows + 2) * (columns + 2)
             vector = 1.0 if vector_bits == isa.vector_bits else _NARROW
             candidates.append(((layout.vectors + _HALO * halo) * vector, vector_bits, layout))

@@ -30,7 +30,7 @@ def nchw_to_nhwc(shape: Shape, isa: Isa) -> Kernel:
         ``func(data float32 [N, C, H, W], out float32 [N, H, W, C])``.
     """
     batch, channels, height, width = shape
-    return _transpose("nchw_to_nhwc", shape, (batch, height, width, channels), channels, height * width, isa)
+    return _transpose("nchw_to_nhwc", shape, (batch, height, width, channels), (channels, height * width), isa)
 
 
 def nhwc_to_nchw(shape: Shape, isa: Isa) -> Kernel:
@@ -44,11 +44,12 @@ def nhwc_to_nchw(shape: Shape, isa: Isa) -> Kernel:
         ``func(data float32 [N, H, W, C], out float32 [N, C, H, W])``.
     """
     batch, channels, height, width = shape
-    return _transpose("nhwc_to_nchw", (batch, height, width, channels), shape, height * width, channels, isa)
+    return _transpose("nhwc_to_nchw", (batch, height, width, channels), shape, (height * width, channels), isa)
 
 
-def _transpose(name: str, in_shape: Shape, out_shape: Shape, rows: int, columns: int, isa: Isa) -> Kernel:
+def _transpose(name: str, in_shape: Shape, out_shape: Shape, matrix: tuple[int, int], isa: Isa) -> Kernel:
     """Transpose the matrix [rows, columns] of every image."""
+    rows, columns = matrix
     batch, lanes = in_shape[0], isa.float_lanes
     blocks = -(-columns // lanes)
     with KernelBuilder(name) as builder:

@@ -308,7 +308,7 @@ class Planes:
         if self.halves:
             shift, half = words_of_pixels.constant(16), VectorType("uint16", lanes)
             return [half.cast(value >> shift) for value in values]
-        return [T.reinterpret(f"float32x{lanes}", value) for value in values]
+        return [VectorType("float32", lanes).reinterpret(value) for value in values]
 
 
 class Pixels:
@@ -358,7 +358,7 @@ class Pixels:
                 for i, mask in enumerate(masks):
                     if i * lanes < valid:
                         value = source.values([VectorType("uint32", lanes).broadcast(word) for word in words], mask)
-                        value = T.bind(T.reinterpret(f"float32x{lanes}", value))
+                        value = T.bind(VectorType("float32", lanes).reinterpret(value))
                         store(out, value, (), pixel * channels + first + i * lanes, valid - i * lanes)
 
             for_blocks(channels, bits, decode)

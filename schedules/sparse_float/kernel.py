@@ -299,11 +299,11 @@ class _SparseFloatNest:
         words = VectorType("uint32", lanes)
 
         def even() -> tirx.Expr:
-            pairs.append(T.bind(T.reinterpret(str(words), load(self.image, (), at, 2 * lanes))))
-            return T.reinterpret(str(self.vector), pairs[0] << words.constant(16))
+            pairs.append(T.bind(words.reinterpret(load(self.image, (), at, 2 * lanes))))
+            return self.vector.reinterpret(pairs[0] << words.constant(16))
 
         def odd() -> tirx.Expr:
-            return T.reinterpret(str(self.vector), pairs[0] & words.constant(0xFFFF0000))
+            return self.vector.reinterpret(pairs[0] & words.constant(0xFFFF0000))
 
         return [even, odd]
 

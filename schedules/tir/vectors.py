@@ -61,6 +61,10 @@ class VectorType:
         """A vector of as many lanes, converted."""
         return tirx.Cast(str(self), value)
 
+    def reinterpret(self, value: tirx.Expr) -> tirx.Expr:
+        """A vector of as many bits, read as this type."""
+        return tirx.reinterpret(str(self), value)
+
 
 def load(
     buffer: tirx.Buffer, position: Sequence[Index], first: Index, lanes: int, valid: int | None = None

@@ -28,7 +28,7 @@ def max_pool2d(shape: Conv2dShape, epilogue: Program, isa: Isa, tile: WindowTile
         shape: Input and windows; as many output channels as input channels.
         epilogue: Its anchor is the maximum.
         isa: The instruction set.
-        tile: One of ``window.window_tiles(shape, isa)``; by default the first.
+        tile: One of ``template.window_tiles(shape, isa)``; by default the first.
 
     Returns:
         ``func(data float32 [N, H, W, C], *tensors, *constants, *outputs)``.
@@ -57,7 +57,7 @@ def avg_pool2d(
         isa: The instruction set.
         count_include_pad: Whether the zeros of the padding count; or how much of it does (top, left, bottom, right),
             for windows that ceil_mode lets hang over the padded input.
-        tile: As of max_pool2d.
+        tile: Same as in max_pool2d.
 
     Returns:
         ``func(data float32 [N, H, W, C], *tensors, *constants, *outputs)``.

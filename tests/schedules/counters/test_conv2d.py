@@ -92,7 +92,19 @@ def layouts_of(batch: int, height: int, width: int, channels: int, images: int =
             columns *= 2
         if images == 1 or lanes // height >= images:
             rows = -(-height // lanes)
-            layouts.append(PlaneLayout(batch, height, width, channels, vector_bits, row_bits, rows, columns, images))
+            layouts.append(
+                PlaneLayout(
+                    batch,
+                    height,
+                    width,
+                    channels,
+                    vector_bits=vector_bits,
+                    row_bits=row_bits,
+                    row_phases=rows,
+                    column_phases=columns,
+                    images=images,
+                )
+            )
     return layouts
 
 
@@ -253,7 +265,7 @@ def test_errors_name_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="flip of an integer threshold"):
         sparse_conv2d(shape, bits, 0, IntegerThreshold(np.zeros(64, np.int64), np.zeros(63, bool)), isa)
     with pytest.raises(ValueError, match="do not fit the vectors"):
-        PlaneLayout(1, 9, 9, 64, 64, 8, 1, 1)
+        PlaneLayout(1, 9, 9, 64, vector_bits=64, row_bits=8, row_phases=1, column_phases=1)
 
 
 def test_few_instructions_on_arm() -> None:
