@@ -38,7 +38,7 @@ from vpshufb_loop import vpshufb_contestant
 from sbnn_tvm.deploy.targets import CpuTarget, resolve
 from sbnn_tvm.profiling.limits import float_probe, popcount_probe
 from sbnn_tvm.runtime.threads import use_threads
-from sbnn_tvm.schedules.isa import Isa, Popcount
+from sbnn_tvm.schedules.isa import Isa, PopcountMethod
 
 LARQ = "Larq Compute Engine is left out: it runs models that its own converter made with TensorFlow 2.16 and numpy 1"
 
@@ -92,7 +92,7 @@ def contestants(layer: Layer, target: CpuTarget, others: bool) -> dict[str, Cont
         taking_part["binary"] = binary_contestant(chain, target)
         if others and openvino_peer.available():
             taking_part["OpenVINO binary"] = openvino_peer.binary_contestant(chain, target)
-        if target.isa.popcount == Popcount.LOOKUP:
+        if target.isa.popcount == PopcountMethod.LOOKUP:
             taking_part["vpshufb loop"] = vpshufb_contestant(layer.shape, rng)
     return taking_part
 

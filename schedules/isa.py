@@ -9,7 +9,7 @@ from typing import Literal
 Architecture = Literal["x86", "aarch64", "arm"]
 
 
-class Popcount(Enum):
+class PopcountMethod(Enum):
     """The fastest way to count the set bits of a vector's lanes."""
 
     VECTOR = "a vector popcount"
@@ -38,7 +38,7 @@ class Isa:
     vector_bits: int
     registers: int
     word_bits: int
-    popcount: Popcount
+    popcount: PopcountMethod
     ternary_logic: bool = False
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class Isa:
     @property
     def popcount_of_threes(self) -> bool:
         """Whether the popcounts of three vectors are faster together (direct/popcount_threes.py)."""
-        return self.popcount == Popcount.VECTOR and self.ternary_logic
+        return self.popcount == PopcountMethod.VECTOR and self.ternary_logic
 
     def words(self, channels: int) -> int:
         """Packed words that hold ``channels`` bits."""
@@ -75,7 +75,7 @@ AVX512_VPOPCNTDQ = Isa(  # vpopcntq; with IFMA
     vector_bits=512,
     registers=32,
     word_bits=64,
-    popcount=Popcount.VECTOR,
+    popcount=PopcountMethod.VECTOR,
     ternary_logic=True,
 )
 AVX512 = Isa(  # popcount by vpshufb
@@ -84,16 +84,18 @@ AVX512 = Isa(  # popcount by vpshufb
     vector_bits=512,
     registers=32,
     word_bits=64,
-    popcount=Popcount.LOOKUP,
+    popcount=PopcountMethod.LOOKUP,
     ternary_logic=True,
 )
 AVX2 = Isa(  # popcount by vpshufb
-    name="avx2", architecture="x86", vector_bits=256, registers=16, word_bits=64, popcount=Popcount.LOOKUP
+    name="avx2", architecture="x86", vector_bits=256, registers=16, word_bits=64, popcount=PopcountMethod.LOOKUP
 )
-X86_BASELINE = Isa(name="sse", architecture="x86", vector_bits=128, registers=16, word_bits=64, popcount=Popcount.NONE)
+X86_BASELINE = Isa(
+    name="sse", architecture="x86", vector_bits=128, registers=16, word_bits=64, popcount=PopcountMethod.NONE
+)
 NEON = Isa(  # eor, cnt, uadalp into 16-bit counters
-    name="neon", architecture="aarch64", vector_bits=128, registers=32, word_bits=16, popcount=Popcount.VECTOR
+    name="neon", architecture="aarch64", vector_bits=128, registers=32, word_bits=16, popcount=PopcountMethod.VECTOR
 )
 ARMV7_NEON = Isa(
-    name="armv7-neon", architecture="arm", vector_bits=128, registers=16, word_bits=16, popcount=Popcount.VECTOR
+    name="armv7-neon", architecture="arm", vector_bits=128, registers=16, word_bits=16, popcount=PopcountMethod.VECTOR
 )

@@ -23,8 +23,8 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 
 from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain, Domain
-from sbnn_tvm.schedules.selection import Selection
 from sbnn_tvm.schedules.epilogue.program import Program
+from sbnn_tvm.schedules.selection import Selection
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
 from .epilogues import FittedCounters, FittedEpilogue, fit_counters, fit_epilogue

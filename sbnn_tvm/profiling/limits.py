@@ -14,7 +14,7 @@ from sbnn_tvm.schedules.counters.adders import logic_function
 from sbnn_tvm.schedules.direct.popcount_lookup import lookup
 from sbnn_tvm.schedules.direct.popcount_threes import COUNT
 from sbnn_tvm.schedules.direct.tiles import THREE
-from sbnn_tvm.schedules.isa import Popcount
+from sbnn_tvm.schedules.isa import PopcountMethod
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.tir.kernel_builder import KernelBuilder
 from sbnn_tvm.schedules.tir.vectors import load, store
@@ -69,7 +69,7 @@ def popcount_probe(target: CpuTarget) -> Probe:
     faster.
     """
     isa = target.isa
-    if isa.popcount == Popcount.LOOKUP:
+    if isa.popcount == PopcountMethod.LOOKUP:
         lanes = isa.vector_bits // 8
         choose = lookup(lanes)
 
