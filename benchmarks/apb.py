@@ -18,7 +18,6 @@ import tvm_ffi
 from chains import kernel_contestant
 from contestant import seconds_a_layer
 from layers import BINARY_LAYERS, Layer, square
-from probes import isa_line
 from records import Machine, Record
 from rich.console import Console
 from rich.table import Table
@@ -109,7 +108,7 @@ def ratio(measured: Sequence[Record], share: float) -> float:
 
 def table(layers: Sequence[Sequence[Record]], target: CpuTarget, machine: Machine) -> Table:
     """Microseconds, and the ratio of the whole layer to the pure binary one."""
-    title = f"Microseconds (both parts, relative to the pure binary layer), one thread, {isa_line(target.isa)}"
+    title = f"Microseconds (both parts, relative to the pure binary layer), one thread, {target.isa}"
     out = Table(title=f"{title}\n{machine}")
     for heading in ("layer", PURE, SIGNS, *(f"{share:.1%}" for share in SHARES), DENSE):
         out.add_column(heading, justify="left" if heading == "layer" else "right")

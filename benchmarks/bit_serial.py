@@ -22,7 +22,6 @@ from rich.console import Console
 from rich.table import Table
 
 from sbnn_tvm.deploy.targets import CpuTarget, resolve
-from sbnn_tvm.profiling.limits import isa_line
 from sbnn_tvm.runtime.threads import use_threads
 from sbnn_tvm.schedules.direct.conv2d import float_conv2d, popcount_conv2d
 from sbnn_tvm.schedules.epilogue.program import STORE, IntegerThreshold
@@ -72,7 +71,7 @@ def relative_speed(measured: Sequence[Record]) -> list[float]:
 
 def table(layers: Sequence[Sequence[Record]], target: CpuTarget, machine: Machine) -> Table:
     """Microseconds a layer, and the speeds."""
-    out = Table(title=f"Microseconds a layer (speed of one bit = 1), one thread, {isa_line(target.isa)}\n{machine}")
+    out = Table(title=f"Microseconds a layer (speed of one bit = 1), one thread, {target.isa}\n{machine}")
     out.add_column("layer")
     for bits in BITS:
         out.add_column(f"{bits} bits" + (f"\n>= {LEAST}" if bits == 2 else ""), justify="right")

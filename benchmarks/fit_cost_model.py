@@ -117,7 +117,7 @@ class Case:
         epilogue = epilogue_of(s, floats)
         if self.kernel == POPCOUNT:
             return [popcount_conv2d(s, self.weights, 0, epilogue, isa)]
-        return [sparse_conv2d(s, self.weights, 0, epilogue, isa, COUNTERS[self.kernel])]
+        return [sparse_conv2d(s, self.weights, 0, epilogue, isa, weight_domain=COUNTERS[self.kernel])]
 
 
 def epilogue_of(shape: Conv2dShape, floats: bool) -> Epilogue:

@@ -36,9 +36,9 @@ from rich.table import Table
 from vpshufb_loop import vpshufb_contestant
 
 from sbnn_tvm.deploy.targets import CpuTarget, resolve
-from sbnn_tvm.profiling.limits import float_probe, isa_line, popcount_probe
+from sbnn_tvm.profiling.limits import float_probe, popcount_probe
 from sbnn_tvm.runtime.threads import use_threads
-from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.isa import Isa, PopcountMethod
 
 LARQ = "Larq Compute Engine is left out: it runs models that its own converter made with TensorFlow 2.16 and numpy 1"
 
@@ -92,7 +92,7 @@ def contestants(layer: Layer, target: CpuTarget, others: bool) -> dict[str, Cont
         taking_part["binary"] = binary_contestant(chain, target)
         if others and openvino_peer.available():
             taking_part["OpenVINO binary"] = openvino_peer.binary_contestant(chain, target)
-        if target.isa.popcount_by_lookup:
+        if target.isa.popcount == PopcountMethod.LOOKUP:
             taking_part["vpshufb loop"] = vpshufb_contestant(layer.shape, rng)
     return taking_part
 
@@ -123,7 +123,7 @@ def table(layers: Sequence[Sequence[Record]], target: CpuTarget, machine: Machin
     columns = list(dict.fromkeys(record.kernel for measured in layers for record in measured))
     reached = [ratios(measured, target) for measured in layers]
     bars = [bar for bar in BARS if any(bar in each for each in reached)]
-    out = Table(title=f"Microseconds a layer, one thread, {isa_line(target.isa)}; and the bars\n{machine}")
+    out = Table(title=f"Microseconds a layer, one thread, {target.isa}; and the bars\n{machine}")
     out.add_column("layer")
     for column in columns:
         out.add_column(column, justify="right")

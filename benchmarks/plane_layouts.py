@@ -1,9 +1,9 @@
 """How good the rule is that lays feature maps out in bit planes: sparse layers by counters, in every layout.
 
-Run ``python benchmarks/plane_layouts.py``. Binary layers with 5 % set weights, planes in and thresholded planes out,
-are timed in turns in the layout that schedules/layouts/bit_planes.py picks and in the next ones of its ranking, for input and
-output alike. The layout is no parameter of tuning: layers exchange planes, so that it is not one layer's to choose, and
-this shows what there would be to gain.
+Run ``python benchmarks/plane_layouts.py``. Binary layers with 5 % set weights read planes and store thresholded planes.
+They are timed in turns, in the layout that schedules/layouts/bit_planes.py picks and in the next ones of its ranking;
+input and output have the same layout. The layout is not tuned, because layers exchange planes: no layer can choose one
+alone. This benchmark shows the possible gain.
 """
 
 from __future__ import annotations

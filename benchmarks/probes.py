@@ -1,4 +1,4 @@
-"""Print what this machine can do at most, on one thread (sbnn_tvm/profiling/limits.py): ``python benchmarks/probes.py``."""
+"""Print the limits of this machine, on one thread (sbnn_tvm/profiling/limits.py): ``python benchmarks/probes.py``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sbnn_tvm.deploy.targets import resolve
-from sbnn_tvm.profiling.limits import isa_line, measure, probes
+from sbnn_tvm.profiling.limits import measure, probes
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     arguments = parser.parse_args()
     target, machine = resolve(arguments.target), Machine()
     limits = measure(probes(target), arguments.seconds).values()
-    table = Table(title=f"Limits of one thread, {isa_line(target.isa)}: {machine}")
+    table = Table(title=f"Limits of one thread, {target.isa}: {machine}")
     for heading in ("limit of", "instructions", "10^9 / s", "unit"):
         table.add_column(heading, justify="right" if heading == "10^9 / s" else "left")
     for limit in limits:

@@ -27,7 +27,6 @@ from rich.table import Table
 
 from sbnn_tvm.deploy.targets import resolve
 from sbnn_tvm.frontends.torch.methods.codebook import reused_operations
-from sbnn_tvm.profiling.limits import isa_line
 from sbnn_tvm.runtime.threads import use_threads
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
@@ -81,7 +80,7 @@ def main() -> None:
     target, additions = resolve("native"), _compiled(Path(__file__).with_suffix(".c")).additions
     use_threads(tvm_ffi, 1)
     title = "Microseconds (share of the binary operations, by the published formula), one thread, "
-    table = Table(title=f"{title}{isa_line(target.isa)}\n{Machine()}")
+    table = Table(title=f"{title}{target.isa}\n{Machine()}")
     for heading in ("layer", "decoded", *(f"additions alone, t = {bits}" for bits in INDEX_BITS)):
         table.add_column(heading, justify="left" if heading == "layer" else "right")
     for layer in (layer for layer in BINARY_LAYERS if arguments.only in layer.name):

@@ -27,6 +27,7 @@ from rich.table import Table
 from sbnn_tvm.algebra.domain import SIGN
 from sbnn_tvm.deploy.targets import resolve
 from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
+from sbnn_tvm.schedules.bits.max_pooling import max_pool2d_bits
 from sbnn_tvm.schedules.bits.packing import regroup, unpack, window_sum
 from sbnn_tvm.schedules.elementwise.maps import elementwise
 from sbnn_tvm.schedules.epilogue.program import (
@@ -44,7 +45,7 @@ from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.layouts.channels_last import nchw_to_nhwc, nhwc_to_nchw
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.windows.depthwise import depthwise_conv2d
-from sbnn_tvm.schedules.windows.pooling import avg_pool2d, global_avg_pool2d, max_pool2d, max_pool2d_bits
+from sbnn_tvm.schedules.windows.pooling import avg_pool2d, global_avg_pool2d, max_pool2d
 
 TARGET = resolve("native")
 ISA = TARGET.isa

@@ -77,7 +77,14 @@ def sparse_chain(layer: Layer, density: float) -> BinaryChain:
 def plane_contestant(chain: BinaryChain, domain: BinaryDomain, target: CpuTarget) -> Contestant:
     """The sparse kernels, planes to planes; with {-1, +1} weights the output is checked."""
     kernels = [
-        sparse_conv2d(shape, signs, 0, IntegerThreshold(threshold, np.zeros(len(threshold), bool)), target.isa, domain)
+        sparse_conv2d(
+            shape,
+            signs,
+            0,
+            IntegerThreshold(threshold, np.zeros(len(threshold), bool)),
+            target.isa,
+            weight_domain=domain,
+        )
         for shape, signs, threshold in zip(chain.shapes, chain.signs, chain.thresholds, strict=True)
     ]
     contestant, planes = compiled(kernels, _layout(chain.shapes[0], target).encode(chain.bits), target)
@@ -106,7 +113,7 @@ def float_contestants(chain: BinaryChain, target: CpuTarget) -> dict[str, Contes
     for one, other in zip(*outputs, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
     contestants["bit planes {0, 1}"], _ = kernel_contestant(
-        sparse_conv2d(shape, signs, 0, program, target.isa, BIT), [planes, residual], target
+        sparse_conv2d(shape, signs, 0, program, target.isa, weight_domain=BIT), [planes, residual], target
     )
     return contestants
 

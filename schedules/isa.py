@@ -1,32 +1,48 @@
-"""What a kernel must know about the instruction set it is scheduled for: everything special to an ISA is here."""
+"""The instruction sets: every fact about one that a kernel or its cost depends on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Literal
 
-Family = Literal["x86", "aarch64", "arm"]
+Architecture = Literal["x86", "aarch64", "arm"]
 
 
-@dataclass(frozen=True)
+class PopcountMethod(Enum):
+    """The fastest way to count the set bits of a vector's lanes."""
+
+    VECTOR = "a vector popcount"
+    LOOKUP = "a byte shuffle that looks up the counts of 4 bits"
+    NONE = "shifts and masks"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Isa:
-    """One instruction set, as the schedules see it.
+    """One instruction set.
 
     Attributes:
         name: Shown in reports and used as a key of measurements, for example ``"avx512-vpopcntdq"``.
-        family: The architecture.
+        architecture: The architecture.
         vector_bits: Width of a vector register.
         registers: Number of vector registers.
         word_bits: Channels in one packed word. Activations are packed along channels, channel ``c`` of a pixel in bit
             ``c % word_bits`` of word ``c // word_bits``; the unused high bits of the last word are 0. Words are
             little endian, so memory holds the same bytes whatever ``word_bits`` is, up to the padding of a pixel.
+        popcount: How bits are counted.
+        ternary_logic: Whether one instruction computes any function of three bits (AVX-512's vpternlog).
     """
 
     name: str
-    family: Family
+    architecture: Architecture
     vector_bits: int
     registers: int
     word_bits: int
+    popcount: PopcountMethod
+    ternary_logic: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.vector_bits}-bit vectors"
 
     @property
     def float_lanes(self) -> int:
@@ -39,9 +55,9 @@ class Isa:
         return self.vector_bits // self.word_bits
 
     @property
-    def popcount_by_lookup(self) -> bool:
-        """Whether a byte shuffle counts bits faster than the vector popcount, if there is one at all."""
-        return self.family == "x86" and self.vector_bits >= 256 and self != AVX512_VPOPCNTDQ
+    def popcount_of_threes(self) -> bool:
+        """Whether the popcounts of three vectors are faster together (direct/popcount_threes.py)."""
+        return self.popcount == PopcountMethod.VECTOR and self.ternary_logic
 
     def words(self, channels: int) -> int:
         """Packed words that hold ``channels`` bits."""
@@ -53,9 +69,33 @@ class Isa:
         return f"uint{self.word_bits}"
 
 
-AVX512_VPOPCNTDQ = Isa("avx512-vpopcntdq", "x86", 512, 32, 64)  # vpopcntq; with IFMA
-AVX512 = Isa("avx512", "x86", 512, 32, 64)  # popcount by vpshufb + vpsadbw
-AVX2 = Isa("avx2", "x86", 256, 16, 64)  # popcount by vpshufb + vpsadbw
-X86_BASELINE = Isa("sse", "x86", 128, 16, 64)
-NEON = Isa("neon", "aarch64", 128, 32, 16)  # eor, cnt, uadalp into 16-bit counters
-ARMV7_NEON = Isa("armv7-neon", "arm", 128, 16, 16)
+AVX512_VPOPCNTDQ = Isa(  # vpopcntq; with IFMA
+    name="avx512-vpopcntdq",
+    architecture="x86",
+    vector_bits=512,
+    registers=32,
+    word_bits=64,
+    popcount=PopcountMethod.VECTOR,
+    ternary_logic=True,
+)
+AVX512 = Isa(  # popcount by vpshufb
+    name="avx512",
+    architecture="x86",
+    vector_bits=512,
+    registers=32,
+    word_bits=64,
+    popcount=PopcountMethod.LOOKUP,
+    ternary_logic=True,
+)
+AVX2 = Isa(  # popcount by vpshufb
+    name="avx2", architecture="x86", vector_bits=256, registers=16, word_bits=64, popcount=PopcountMethod.LOOKUP
+)
+X86_BASELINE = Isa(
+    name="sse", architecture="x86", vector_bits=128, registers=16, word_bits=64, popcount=PopcountMethod.NONE
+)
+NEON = Isa(  # eor, cnt, uadalp into 16-bit counters
+    name="neon", architecture="aarch64", vector_bits=128, registers=32, word_bits=16, popcount=PopcountMethod.VECTOR
+)
+ARMV7_NEON = Isa(
+    name="armv7-neon", architecture="arm", vector_bits=128, registers=16, word_bits=16, popcount=PopcountMethod.VECTOR
+)

@@ -79,9 +79,8 @@ class Conv2dShape:
 
     def border_classes(self) -> BorderClasses:
         """Which output pixels see which taps of the kernel inside the image."""
-        (down, across), (dy, dx) = self.strides, self.dilation
-        rows = _valid_taps(self.out_height, self.height, self.kernel[0], down, self.padding[0], dy)
-        cols = _valid_taps(self.out_width, self.width, self.kernel[1], across, self.padding[1], dx)
+        rows = self._valid_taps(0, self.height, self.out_height)
+        cols = self._valid_taps(1, self.width, self.out_width)
         row_kinds, row_class = np.unique(rows, axis=0, return_inverse=True)
         col_kinds, col_class = np.unique(cols, axis=0, return_inverse=True)
         valid = row_kinds[:, None, :, None] & col_kinds[None, :, None, :]
@@ -90,6 +89,17 @@ class Conv2dShape:
             col_class.reshape(-1).astype(np.int32),
             valid.reshape(-1, *self.kernel),
         )
+
+    def _valid_taps(self, axis: int, size: int, out: int) -> np.ndarray:
+        """Which taps of an axis lie inside the image for each output row (or column): bool [out, taps]."""
+        first = np.arange(out)[:, None] * self.strides[axis] - self.padding[axis]
+        position = first + np.arange(self.kernel[axis]) * self.dilation[axis]
+        return (position >= 0) & (position < size)
+
+
+def dense_shape(batch: int, depth: int, channels: int) -> Conv2dShape:
+    """A dense layer as a 1x1 convolution over one row, whose pixels are the batch."""
+    return Conv2dShape(1, 1, batch, depth, channels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +127,3 @@ class BorderClasses:
     def count(self) -> int:
         """Number of classes."""
         return len(self.valid)
-
-
-def _valid_taps(out: int, size: int, kernel: int, stride: int, pad: int, dilation: int) -> np.ndarray:
-    position = np.arange(out)[:, None] * stride - pad + np.arange(kernel)[None, :] * dilation
-    return (position >= 0) & (position < size)

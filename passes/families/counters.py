@@ -51,7 +51,7 @@ class Counters(Family):
             raise TypeError(f"no {self} layer and cut: {layer}, {member}")
         fitted = layer.fitted_counters
         kernel = sparse_conv2d(
-            layer.shape, fitted.counted, fitted.padding, fitted.epilogue, isa, fitted.domain, cut=member
+            layer.shape, fitted.counted, fitted.padding, fitted.epilogue, isa, weight_domain=fitted.domain, cut=member
         )
         own_sums = isinstance(fitted.epilogue, WindowThreshold)
         return BuiltKernel(kernel, Form.PLANES, folded=fitted.folded, reads_operands=not own_sums)
@@ -97,7 +97,10 @@ def conversion_steps(shape: Conv2dShape, isa: Isa, floats: bool) -> Steps:
 
 
 def _counting(shape: Conv2dShape, counted: np.ndarray, isa: Isa, domain: BinaryDomain) -> PlaneCounting:
-    return PlaneCounting(shape, counted, 0, isa, domain == SIGN, *_layouts(shape, isa))
+    source, target = _layouts(shape, isa)
+    return PlaneCounting(
+        shape=shape, bits=counted, pad_value=0, isa=isa, signs=domain == SIGN, source=source, target=target
+    )
 
 
 def _steps(counting: PlaneCounting, floats: bool) -> Steps:

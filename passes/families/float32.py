@@ -173,4 +173,4 @@ def build_pooled(
     tile = member if isinstance(member, Tile) else None
     with one_thread() if serial else nullcontext():
         layers = conv.shape, conv.weight, conv.program, pool.shape, pool.program
-        return BuiltKernel(pooled_conv2d(*layers, isa, tile, filtered=minimal_filters))
+        return BuiltKernel(pooled_conv2d(*layers, isa=isa, tile=tile, filtered=minimal_filters))

@@ -19,7 +19,7 @@ from sbnn_tvm.schedules.direct.tiles import (
     tile_cost,
     tiles,
 )
-from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.isa import Isa, PopcountMethod
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
 from ..layers.forms import Form
@@ -53,11 +53,11 @@ class Popcount(Family):
         fitted, signs, bits, domain = layer.fitted, layer.weight > 0, layer.input_domain.bits, layer.weight_domain
         if isinstance(layer, BinaryConv2d):
             kernel = popcount_conv2d(
-                layer.shape, signs, fitted.padding, fitted.epilogue, isa, tile=member, bits=bits, domain=domain
+                layer.shape, signs, fitted.padding, fitted.epilogue, isa, tile=member, bits=bits, weight_domain=domain
             )
             return BuiltKernel(kernel, Form.BITS, layer.shape.groups, fitted.folded)
         rows = layer.shape.width
-        kernel = popcount_dense(rows, signs, fitted.epilogue, isa, tile=member, bits=bits, domain=domain)
+        kernel = popcount_dense(rows, signs, fitted.epilogue, isa, tile=member, bits=bits, weight_domain=domain)
         return BuiltKernel(kernel, Form.BITS, folded=fitted.folded)
 
     def bound(self, layer: Layer) -> Bound | None:
@@ -92,7 +92,7 @@ def popcount_steps(shape: Conv2dShape, isa: Isa, floats: bool, bits: int = 1) ->
         steps = float(-(-shape.group_in_channels // 8))  # of bytes, for 8 times as many outputs
     else:
         # The table has the cost of bytes that are looked up, where most layers do so: 4 instructions instead of 5.
-        steps = isa.words(shape.group_in_channels) * (5 / 4 if isa.popcount_by_lookup else 1)
+        steps = isa.words(shape.group_in_channels) * (5 / 4 if isa.popcount == PopcountMethod.LOOKUP else 1)
     if popcount_by_threes(shape, isa):
         steps *= THREE_INSTRUCTIONS / (3 * THREE)
     return Steps(

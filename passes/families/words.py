@@ -8,12 +8,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from sbnn_tvm.schedules.bits.channel_selection import select_channels_bits
+from sbnn_tvm.schedules.bits.max_pooling import max_pool2d_bits
 from sbnn_tvm.schedules.bits.packing import window_sum
 from sbnn_tvm.schedules.bits.shifts import shift_bits
-from sbnn_tvm.schedules.elementwise.channel_selection import select_channels_bits
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
-from sbnn_tvm.schedules.windows.pooling import max_pool2d_bits
 
 from ..layers.forms import Form
 from ..layers.kinds import BitMaxPool2d, BitSelection, BitShift, Layer, WindowSum

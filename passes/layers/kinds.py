@@ -23,8 +23,8 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 
 from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain, Domain
-from sbnn_tvm.schedules.elementwise.channel_selection import Selection
 from sbnn_tvm.schedules.epilogue.program import Program
+from sbnn_tvm.schedules.selection import Selection
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
 from .epilogues import FittedCounters, FittedEpilogue, fit_counters, fit_epilogue
@@ -84,7 +84,7 @@ class Linear(Layer):
     """A convolution or dense layer.
 
     Attributes:
-        shape: The convolution; for a dense layer the 1x1 convolution that it is (schedules/direct/dense.py).
+        shape: The convolution; for a dense layer the 1x1 convolution that it is (schedules/shapes.py).
         weight: float32, output channels first: OIHW, or [out, in] for a dense layer.
         integer_sum_of: Name of the sum of float products that the layer's integer sum replaces, if it does.
     """

@@ -11,8 +11,6 @@ from tvm.ir import Call
 from tvm.relax import Expr, Var
 
 from sbnn_tvm.algebra.domain import BinaryDomain, Domain
-from sbnn_tvm.schedules.direct.dense import dense_shape
-from sbnn_tvm.schedules.elementwise.channel_selection import Selection
 from sbnn_tvm.schedules.epilogue.program import (
     BitsOutput,
     Channel,
@@ -29,7 +27,8 @@ from sbnn_tvm.schedules.epilogue.program import (
     Step,
     Tensor,
 )
-from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.selection import Selection
+from sbnn_tvm.schedules.shapes import Conv2dShape, dense_shape
 
 from ..relax.channels import concatenated_channels
 from ..relax.domains import signed_max_pool

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import tvm
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from sbnn_tvm.schedules.counters.adders import logic_function
 from sbnn_tvm.schedules.direct.popcount_lookup import lookup
 from sbnn_tvm.schedules.direct.popcount_threes import COUNT
 from sbnn_tvm.schedules.direct.tiles import THREE
-from sbnn_tvm.schedules.isa import AVX512_VPOPCNTDQ, Isa
-from sbnn_tvm.schedules.tir.llvm import LlvmFunction, link
+from sbnn_tvm.schedules.isa import PopcountMethod
+from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.tir.kernel_builder import KernelBuilder
+from sbnn_tvm.schedules.tir.vectors import load, store
 
 from ..deploy.targets import CpuTarget
 from .timing import interleave
@@ -67,7 +69,7 @@ def popcount_probe(target: CpuTarget) -> Probe:
     they are two byte shuffles and two additions.
     """
     isa = target.isa
-    if isa.popcount_by_lookup:
+    if isa.popcount == PopcountMethod.LOOKUP:
         lanes = isa.vector_bits // 8
         choose = lookup(lanes)
 
@@ -75,16 +77,16 @@ def popcount_probe(target: CpuTarget) -> Probe:
             tables = [tirx.Shuffle([w], list(range(first, first + 16))) for first in (0, lanes - 16)]
             return [x + (choose(tables[0], x) + choose(tables[1], x)) for x in sums]
 
-        run = _register_loop(target, "uint8", lanes, look_up, [choose])
+        run = _register_loop(target, "uint8", lanes, look_up)
         return Probe("popcount", "2 shuffle, 2 add", _ACCUMULATORS * _STEPS * isa.vector_bits, "MAC", run)
 
-    if isa == AVX512_VPOPCNTDQ:
+    if isa.popcount_of_threes:
 
         def count(sums: _Vectors, w: tirx.Expr) -> _Vectors:
             weights = [w, w + w, ~w]
             return [COUNT(x, x, x, x, *weights) for x in sums]
 
-        run = _register_loop(target, isa.word, isa.word_lanes, count, [COUNT])
+        run = _register_loop(target, isa.word, isa.word_lanes, count)
         instructions = "4 xor or ternary, 2 popcount, add, multiply-add"
         return Probe("popcount", instructions, THREE * _ACCUMULATORS * _STEPS * isa.vector_bits, "MAC", run)
 
@@ -109,9 +111,9 @@ def adder_probe(target: CpuTarget) -> Probe:
     instructions.
     """
     isa = target.isa
-    if isa.family == "x86" and isa.vector_bits == 512:
-        majority = _majority()
-        run = _register_loop(target, isa.word, 8, lambda planes, w: [majority(x, w, ~w) for x in planes], [majority])
+    if isa.ternary_logic:
+        majority = logic_function("majority", 8, isa.architecture, ternary=True)
+        run = _register_loop(target, isa.word, 8, lambda planes, w: [majority(x, w, ~w) for x in planes])
         return Probe("full adder", "2 ternary logic", _ACCUMULATORS * _STEPS * isa.vector_bits // 2, "set MAC", run)
 
     def step(planes: _Vectors, w: tirx.Expr) -> _Vectors:
@@ -122,7 +124,7 @@ def adder_probe(target: CpuTarget) -> Probe:
         return added
 
     run = _register_loop(target, isa.word, isa.word_lanes, step)
-    name = "5 bitwise" if isa.family == "x86" else "eor, eor, bsl"
+    name = "5 bitwise" if isa.architecture == "x86" else "eor, eor, bsl"
     return Probe("full adder", name, _ACCUMULATORS // 2 * _STEPS * isa.vector_bits, "set MAC", run)
 
 
@@ -130,19 +132,18 @@ def load_probe(target: CpuTarget, size: int, cache: str) -> Probe:
     """Loads of full vectors from the same ``size`` bytes, repeated."""
     isa = target.isa
     vectors, passes = size * 8 // isa.vector_bits, (64 << 20) // size
-    with IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name("probe")
-        data = T.arg("data", T.buffer((vectors, isa.word_lanes), isa.word))
-        result = T.arg("result", T.buffer((_ACCUMULATORS, isa.word_lanes), isa.word))
+    with KernelBuilder("probe") as builder:
+        data = builder.data((vectors, isa.word_lanes), isa.word)
+        result = builder.output((_ACCUMULATORS, isa.word_lanes), isa.word)
         registers = _Registers(isa.word, isa.word_lanes)
-        registers.put([result.vload([i, 0], registers.vector) for i in range(_ACCUMULATORS)])
+        registers.put(registers.get(result))
         with T.serial(0, passes), T.serial(0, vectors // _ACCUMULATORS) as i:
-            loaded = [data.vload([i * _ACCUMULATORS + j, 0], registers.vector) for j in range(_ACCUMULATORS)]
+            loaded = registers.get(data, i * _ACCUMULATORS)
             registers.put([x ^ y for x, y in zip(registers.get(), loaded, strict=True)])
-        registers.store(result)
+        registers.put(registers.get(), result)
     arrays = [np.ones((rows, isa.word_lanes), isa.word) for rows in (vectors, _ACCUMULATORS)]
     work = vectors // _ACCUMULATORS * _ACCUMULATORS * passes * isa.vector_bits // 8
-    return Probe(f"loads, {cache}", "xor with memory", work, "byte", _compiled(target, builder.get(), arrays))
+    return Probe(f"loads, {cache}", "xor with memory", work, "byte", _compiled(target, builder.kernel(), arrays))
 
 
 def probes(target: CpuTarget) -> list[Probe]:
@@ -151,64 +152,41 @@ def probes(target: CpuTarget) -> list[Probe]:
     return [popcount_probe(target), float_probe(target), adder_probe(target), *loads]
 
 
-def isa_line(isa: Isa) -> str:
-    """The instruction set, as tables show it."""
-    return f"{isa.name}, {isa.vector_bits}-bit vectors"
-
-
-def _majority() -> LlvmFunction:
-    """The carry of a full adder, as one AVX-512 instruction."""
-    vector, intrinsic = "<8 x i64>", "@llvm.x86.avx512.pternlog.q.512"
-    text = (
-        f"declare {vector} {intrinsic}({vector}, {vector}, {vector}, i32)\n"
-        f"define linkonce_odr {vector} @probe_majority({vector} %a, {vector} %b, {vector} %c) alwaysinline {{\n"
-        f"  %r = call {vector} {intrinsic}({vector} %a, {vector} %b, {vector} %c, i32 {0b11101000})\n"
-        f"  ret {vector} %r\n}}\n"
-    )
-    return LlvmFunction("probe_majority", "uint64x8", text)
-
-
 class _Registers:
     """Vectors that the code generator keeps in registers."""
 
     def __init__(self, dtype: str, lanes: int) -> None:
-        self.lanes, self.vector = lanes, f"{dtype}x{lanes}"
+        self.lanes = lanes
         self._buffer = T.alloc_buffer((_ACCUMULATORS, lanes), dtype)
 
-    def get(self) -> _Vectors:
-        return [self._buffer.vload([i, 0], self.vector) for i in range(_ACCUMULATORS)]
+    def get(self, source: tirx.Buffer | None = None, first: tirx.Expr | int = 0) -> _Vectors:
+        """The registers, or rows of a buffer."""
+        buffer = self._buffer if source is None else source
+        return [load(buffer, (first + i,), 0, self.lanes) for i in range(_ACCUMULATORS)]
 
-    def put(self, values: _Vectors, to: tirx.Buffer | None = None) -> None:
-        buffer = self._buffer if to is None else to
+    def put(self, values: _Vectors, target: tirx.Buffer | None = None) -> None:
+        """Set the registers, or rows of a buffer."""
         for i, value in enumerate(values):
-            T.buffer_store(buffer, value, [i, tirx.Ramp(0, 1, self.lanes)])
-
-    def store(self, to: tirx.Buffer) -> None:
-        self.put(self.get(), to)
+            store(self._buffer if target is None else target, value, (i,), 0)
 
 
 def _register_loop(
-    target: CpuTarget,
-    dtype: str,
-    lanes: int,
-    step: Callable[[_Vectors, tirx.Expr], _Vectors],
-    functions: Iterable[LlvmFunction] = (),
+    target: CpuTarget, dtype: str, lanes: int, step: Callable[[_Vectors, tirx.Expr], _Vectors]
 ) -> Callable[[], None]:
     """A loop of ``registers = step(registers, w)``."""
-    with IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name("probe")
-        data = T.arg("data", T.buffer((_ACCUMULATORS, lanes), dtype))
+    with KernelBuilder("probe") as builder:
+        data = builder.data((_ACCUMULATORS, lanes), dtype)
         registers = _Registers(dtype, lanes)
-        weight = T.bind(data.vload([0, 0], registers.vector))
-        registers.put([data.vload([i, 0], registers.vector) for i in range(_ACCUMULATORS)])
+        weight = T.bind(load(data, (0,), 0, lanes))
+        registers.put(registers.get(data))
         with T.serial(0, _STEPS):
             registers.put(step(registers.get(), weight))
-        registers.store(data)
-    return _compiled(target, link(builder.get(), functions), [np.ones((_ACCUMULATORS, lanes), dtype)])
+        registers.put(registers.get(), data)
+    return _compiled(target, builder.kernel(), [np.ones((_ACCUMULATORS, lanes), dtype)])
 
 
-def _compiled(target: CpuTarget, func: tirx.PrimFunc, arrays: list[np.ndarray]) -> Callable[[], None]:
-    run = tvm.compile(tvm.IRModule({"probe": func}), target.target)["probe"]
+def _compiled(target: CpuTarget, kernel: Kernel, arrays: list[np.ndarray]) -> Callable[[], None]:
+    run = tvm.compile(tvm.IRModule({"probe": kernel.func}), target.target)["probe"]
     tensors = [tvm.runtime.tensor(array) for array in arrays]
     return lambda: run(*tensors)
 

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from sbnn_tvm.algebra.domain import BinaryDomain, Domain
 
-from ..epilogue.writer import Index, store
 from ..isa import Isa
 from ..kernel import Kernel
 from ..layouts.words import packed_shape
 from ..shapes import Conv2dShape
-from ..tir.llvm import choose, link, spread
+from ..tir.kernel_builder import KernelBuilder
+from ..tir.llvm import choose, spread
 from ..tir.loops import for_blocks, parallel_rows
+from ..tir.vectors import Index, store
 from .rows import WideWords, accumulate_rows
 
 
@@ -50,11 +50,10 @@ def unpack(shape: tuple[int, ...], domain: Domain, isa: Isa) -> Kernel:
             chosen = [T.bind(between(word, high, low)) for low, high in zip(chosen[::2], chosen[1::2], strict=True)]
         return chosen[0]
 
-    with IRBuilder() as ib, T.prim_func(s_tir=True):
-        T.func_name("unpack")
-        T.func_attr({"tirx.noalias": True})
-        data = T.arg("data", T.buffer(data_shape, isa.word))
-        out = T.arg("out", T.buffer(shape, "float32"))
+    with KernelBuilder("unpack") as builder:
+        data = builder.data(data_shape, isa.word)
+        out = builder.output(shape, "float32")
+        between.collect()
         pixels = T.decl_buffer((shape[0], domain.bits, pixels_an_image, words), isa.word, data=data.data)
         values = T.decl_buffer((rows, channels), "float32", data=out.data)
         with parallel_rows(rows, rows * channels) as row:
@@ -66,7 +65,7 @@ def unpack(shape: tuple[int, ...], domain: Domain, isa: Isa) -> Kernel:
                 store(values, T.bind(value_of(planes)), (row,), first, valid)
 
             for_blocks(channels, isa.word_bits, spread_word)
-    return Kernel("unpack", link(ib.get(), [function, between]), (), ((shape, "float32"),))
+    return builder.kernel()
 
 
 def regroup(shape: tuple[int, ...], channels: int, groups: int, isa: Isa) -> Kernel:
@@ -88,16 +87,13 @@ def regroup(shape: tuple[int, ...], channels: int, groups: int, isa: Isa) -> Ker
         raise ValueError(f"cannot split {channels} channels into {groups} groups of the same size")
     size, bits = channels // groups, isa.word_bits
     pixels, words, group_words = int(np.prod(shape[:-1])), isa.words(channels), isa.words(channels // groups)
-    out_shape = (*shape[:-1], groups * group_words)
 
     def const(value: int) -> tirx.Expr:
         return tirx.const(value, isa.word)
 
-    with IRBuilder() as ib, T.prim_func(s_tir=True):
-        T.func_name("regroup")
-        T.func_attr({"tirx.noalias": True})
-        data = T.arg("data", T.buffer((*shape[:-1], words), isa.word))
-        out = T.arg("out", T.buffer(out_shape, isa.word))
+    with KernelBuilder("regroup") as builder:
+        data = builder.data((*shape[:-1], words), isa.word)
+        out = builder.output((*shape[:-1], groups * group_words), isa.word)
         source = T.decl_buffer((pixels, words), isa.word, data=data.data)
         target = T.decl_buffer((pixels, groups * group_words), isa.word, data=out.data)
         with parallel_rows(pixels, pixels * groups * group_words) as pixel, T.serial(0, groups) as group:
@@ -110,7 +106,7 @@ def regroup(shape: tuple[int, ...], channels: int, groups: int, isa: Isa) -> Ker
                 high = (source[pixel, tirx.min(word + 1, words - 1)] << const(1)) << (const(bits - 1) - shift)
                 mask = (1 << min(bits, size - i * bits)) - 1
                 T.buffer_store(target, (low | high) & const(mask), [pixel, group * group_words + i])
-    return Kernel("regroup", ib.get(), (), ((out_shape, isa.word),))
+    return builder.kernel()
 
 
 def window_sum(shape: Conv2dShape, pad_value: int, isa: Isa) -> Kernel:
@@ -133,13 +129,10 @@ def window_sum(shape: Conv2dShape, pad_value: int, isa: Isa) -> Kernel:
         raise ValueError(f"a padded bit counts -1, 0 or +1 in a window sum, not {pad_value}")
     channels, (kernel_height, kernel_width) = shape.in_channels, shape.kernel
     wide = WideWords.of(channels, isa)
-    out_shape = (shape.batch, shape.out_height, shape.out_width, 1)
     rows = shape.batch * shape.out_height
-    with IRBuilder() as ib, T.prim_func(s_tir=True):
-        T.func_name("window_sum")
-        T.func_attr({"tirx.noalias": True})
-        data = T.arg("data", T.buffer((shape.batch, shape.height, shape.width, isa.words(channels)), isa.word))
-        out = T.arg("out", T.buffer(out_shape, "float32"))
+    with KernelBuilder("window_sum") as builder:
+        data = builder.data((shape.batch, shape.height, shape.width, isa.words(channels)), isa.word)
+        out = builder.output((shape.batch, shape.out_height, shape.out_width, 1), "float32")
         sums = T.decl_buffer((rows, shape.out_width), "float32", data=out.data)
         with parallel_rows(rows, rows * shape.width * wide.count * kernel_height) as row:
             ones, valid_taps = accumulate_rows(
@@ -159,4 +152,4 @@ def window_sum(shape: Conv2dShape, pad_value: int, isa: Isa) -> Kernel:
             with T.serial(0, shape.out_width) as x:
                 taps = (columns[x * shape.strides[1] + kx * shape.dilation[1]] for kx in range(kernel_width))
                 T.buffer_store(sums, T.cast(sum(taps, start=tirx.const(0)), "float32"), [row, x])
-    return Kernel("window_sum", ib.get(), (), ((out_shape, "float32"),))
+    return builder.kernel()

@@ -9,11 +9,11 @@ from math import gcd, prod
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from ..epilogue.writer import Index, load, store
 from ..isa import Isa
 from ..shapes import Conv2dShape
 from ..tir.loops import for_blocks
-from ..windows.template import taps_inside
+from ..tir.taps import taps_inside
+from ..tir.vectors import Index, VectorType, load, store
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ def accumulate_rows(
     row: Index,
     isa: Isa,
     combine: Callable[[Sequence[tirx.Expr], Sequence[tirx.Expr]], Sequence[tirx.Expr]],
+    *,
     flip: tirx.Buffer | None = None,
     digits: int = 1,
 ) -> tuple[tirx.Buffer, Index]:
@@ -76,7 +77,7 @@ def accumulate_rows(
     top = T.bind(y * shape.strides[0] - shape.padding[0])
     first, end = (T.bind(tap) for tap in taps_inside(top, shape.kernel[0], shape.dilation[0], 0, shape.height))
     total = T.alloc_buffer((digits, length), wide.dtype)
-    zero = tirx.Broadcast(tirx.const(0, wide.dtype), lanes)
+    zero = VectorType(wide.dtype, lanes).constant(0)
     for digit in range(digits):
         for_blocks(length, lanes, lambda i, valid: store(total, zero, (digit,), i, valid))  # noqa: B023
     with T.serial(first, end) as ky:

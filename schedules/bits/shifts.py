@@ -7,12 +7,12 @@ from operator import or_
 
 import numpy as np
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from ..isa import Isa
 from ..kernel import Kernel
 from ..layouts.words import pack_channels
+from ..tir.kernel_builder import KernelBuilder
 from ..tir.loops import parallel_rows
 
 
@@ -39,12 +39,10 @@ def shift_bits(shape: tuple[int, int, int, int], shifts: np.ndarray, isa: Isa) -
     distinct, of_channel = np.unique(shifts % [height, width], axis=0, return_inverse=True)
     masks = pack_channels(of_channel.reshape(-1) == np.arange(len(distinct))[:, None], isa)
     stored = (batch, height, width, words)
-    with IRBuilder() as ib, T.prim_func(s_tir=True):
-        T.func_name("shift_bits")
-        T.func_attr({"tirx.noalias": True})
-        data = T.arg("data", T.buffer(stored, isa.word))
-        table = T.arg("masks", T.buffer(masks.shape, isa.word))
-        out = T.arg("out", T.buffer(stored, isa.word))
+    with KernelBuilder("shift_bits") as builder:
+        data = builder.data(stored, isa.word)
+        table = builder.constant("masks", masks)
+        out = builder.output(stored, isa.word)
         with parallel_rows(batch * height, batch * height * width * words) as row:
             n, y = T.bind(row // height), T.bind(row % height)
             rows = [T.bind(_before(y, int(dy), height)) for dy, _ in distinct]
@@ -57,7 +55,7 @@ def shift_bits(shape: tuple[int, int, int, int], shifts: np.ndarray, isa: Isa) -
                         if len(parts) > 1:
                             parts = [part & table[int(g), w] for part, g in zip(parts, moved, strict=True)]
                         T.buffer_store(out, reduce(or_, parts), [n, y, x, w])
-    return Kernel("shift_bits", ib.get(), (masks,), ((stored, isa.word),))
+    return builder.kernel()
 
 
 def _before(at: tirx.Expr, shift: int, extent: int) -> tirx.Expr:

@@ -1,4 +1,4 @@
-"""Reading streams of bits in TIR, as sbnn_tvm.algebra.coding packs them: the first bit in the lowest of the first byte."""
+"""Reading streams of bits in TIR. sbnn_tvm.algebra.coding packs them, the first bit in the lowest of the first byte."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import tvm
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from ..kernel import Kernel
+from ..tir.kernel_builder import KernelBuilder
 
 
 def expanding_kernel(
@@ -27,16 +27,17 @@ def expanding_kernel(
         out: Elements and dtype of what it makes.
         body: Emits the code for the buffers of the constants, by name, and of the output.
     """
-    with IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name(name)
-        T.func_attr({"tirx.noalias": True})
+
+    def size(key: str) -> tuple[tirx.Var]:
+        return (tirx.Var(f"{key}_size", "int64"),)
+
+    with KernelBuilder(name) as builder:
         buffers = {
-            key: T.arg(key, T.buffer((tirx.Var(f"{key}_size", "int64"),), str(array.dtype)))
+            key: builder.constant(key, np.ascontiguousarray(array).reshape(-1), shape=size(key))
             for key, array in constants.items()
         }
-        body(buffers, T.arg("out", T.buffer((tirx.Var("out_size", "int64"),), out[1])))
-    flat = tuple(np.ascontiguousarray(array).reshape(-1) for array in constants.values())
-    return Kernel(name, builder.get(), flat, (((out[0],), out[1]),))
+        body(buffers, builder.output((out[0],), out[1], parameter_shape=size("out")))
+    return builder.kernel()
 
 
 def length(buffer: tirx.Buffer) -> tirx.Expr:

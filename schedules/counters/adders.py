@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal, TypeAlias
 
-import tvm
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from ..isa import Family, Isa
+from ..isa import Architecture, Isa
 from ..tir.llvm import LlvmFunction
+from ..tir.vectors import VectorType, load, store
 
 Plane: TypeAlias = Callable[[], tirx.Expr]
 """Makes a plane where it is needed: early ones would fill the registers."""
@@ -39,19 +39,22 @@ _STEPS = {
 _BSL = ("%d = xor {t} %a, %b", '%r = call {t} asm "bsl $0.16b, $2.16b, $3.16b", "=w,0,w,w"({t} %d, {t} %c, {t} %a)')
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Adder:
     """Full and half adders on vectors of 64-bit words.
 
     Attributes:
         isa: The instruction set.
         words: 64-bit words in a vector.
-        functions: The LLVM functions used so far; the finished kernel needs llvm.link with them.
     """
 
     isa: Isa
     words: int
-    functions: set[LlvmFunction] = field(default_factory=set, init=False)
+
+    @property
+    def vector(self) -> VectorType:
+        """Type of a plane."""
+        return VectorType("uint64", self.words)
 
     def majority(self, a: tirx.Expr, b: tirx.Expr, c: tirx.Expr) -> tirx.Expr:
         """The carry of three bits."""
@@ -76,50 +79,36 @@ class Adder:
 
     @property
     def _has_ternary(self) -> bool:
-        return self.isa.name.startswith("avx512") and self.words > 1
+        return self.isa.ternary_logic and self.words > 1
 
     def _apply(self, logic: Logic, *planes: tirx.Expr) -> tirx.Expr:
-        function = logic_function(logic, self.words, self.isa.family, self._has_ternary and logic in _TABLES)
-        self.functions.add(function)
-        return call_once(function, *planes)
-
-
-def call_once(function: LlvmFunction, *args: tirx.Expr) -> tirx.Expr:
-    """The result of a call, made once: TIR copies what is pure to all its uses, and a tree of adders explodes.
-
-    It goes through memory, of which LLVM makes a register: whatever is bound to a variable TVM's code generator
-    simplifies with all that it is made of, which takes exponential time in such a tree.
-    """
-    words = tvm.DataType(function.result).lanes
-    cell = T.alloc_buffer((words,), "uint64")
-    store_words(cell, T.call_extern(function.result, function.name, *args), [0])
-    return load_words(cell, [0], words)
+        ternary = self._has_ternary and logic in _TABLES
+        return logic_function(logic, self.words, self.isa.architecture, ternary).call_once(*planes)
 
 
 @cache
-def logic_function(logic: Logic, words: int, family: Family, ternary: bool) -> LlvmFunction:
+def logic_function(logic: Logic, words: int, architecture: Architecture, ternary: bool) -> LlvmFunction:
     """A function of two or three planes.
 
     Args:
         logic: Which one.
         words: 64-bit words in a plane.
-        family: The architecture.
+        architecture: The architecture.
         ternary: Whether to take AVX-512's ternary logic.
     """
-    kind = f"<{words} x i64>" if words > 1 else "i64"
-    arguments = ", ".join(f"{kind} %{name}" for name in ("ab" if logic in ("xor", "and") else "abc"))
+    vector = VectorType("uint64", words)
+    kind = vector.llvm
+    arguments = [f"{kind} %{name}" for name in ("ab" if logic in ("xor", "and") else "abc")]
     declare = ""
     if ternary:
         intrinsic = f"@llvm.x86.avx512.pternlog.q.{64 * words}"
         declare = f"declare {kind} {intrinsic}({kind}, {kind}, {kind}, i32)\n"
-        lines = [f"%r = call {kind} {intrinsic}({arguments}, i32 {_TABLES[logic]})"]
+        lines = [f"%r = call {kind} {intrinsic}({', '.join(arguments)}, i32 {_TABLES[logic]})"]
     else:
-        select = logic == "majority" and family == "aarch64" and words == 2
+        select = logic == "majority" and architecture == "aarch64" and words == 2
         lines = [step.format(t=kind) for step in (_BSL if select else _STEPS[logic])]
     name = f"sbnn_{logic}_{words}{'_ternary' if ternary else ''}"
-    body = "\n  ".join([*lines, f"ret {kind} %r"])
-    text = f"{declare}define linkonce_odr {kind} @{name}({arguments}) alwaysinline {{\n  {body}\n}}\n"
-    return LlvmFunction(name, words_dtype(words), text)
+    return LlvmFunction.of(name, vector, arguments, [*lines, f"ret {kind} %r"], declare)
 
 
 @dataclass(eq=False)
@@ -139,10 +128,10 @@ class Counters:
         self._planes = T.alloc_buffer((self.levels, self.adder.words), "uint64")
 
     def __getitem__(self, level: int) -> tirx.Expr:
-        return T.bind(load_words(self._planes, [level, 0], self.adder.words))
+        return T.bind(load(self._planes, (level,), 0, self.adder.words))
 
     def __setitem__(self, level: int, plane: tirx.Expr) -> None:
-        store_words(self._planes, plane, [level, 0])
+        store(self._planes, plane, (level,), 0)
 
     @property
     def planes(self) -> list[tirx.Expr]:
@@ -152,7 +141,7 @@ class Counters:
     def start(self, planes: Sequence[tirx.Expr] = ()) -> None:
         """Set the planes, by default to 0."""
         for level in range(self.levels):
-            self[level] = planes[level] if planes else words_of(0, self.adder.words)
+            self[level] = planes[level] if planes else self.adder.vector.constant(0)
 
     def add(self, planes: Sequence[Plane], small: bool = False) -> None:
         """Add planes of weight 1.
@@ -199,28 +188,6 @@ class Counters:
             self[at], carry = self.adder.half(self[at], carry)
 
 
-def words_dtype(words: int) -> str:
-    """dtype of a vector of 64-bit words, or of a word."""
-    return f"uint64x{words}" if words > 1 else "uint64"
-
-
-def load_words(buffer: tirx.Buffer, position: list[tirx.Expr | int], words: int) -> tirx.Expr:
-    """A vector of 64-bit words, or a word."""
-    return buffer.vload(position, words_dtype(words)) if words > 1 else buffer[tuple(position)]
-
-
-def store_words(buffer: tirx.Buffer, value: tirx.Expr, position: list[tirx.Expr | int]) -> None:
-    """Emit a store of a vector of 64-bit words, or of a word."""
-    words = value.ty.dtype.lanes
-    T.buffer_store(buffer, value, [*position[:-1], tirx.Ramp(position[-1], 1, words)] if words > 1 else position)
-
-
-def words_of(value: int, words: int) -> tirx.Expr:
-    """A constant in all 64-bit words of a vector, or a word."""
-    scalar = tirx.const(value, "uint64")
-    return tirx.Broadcast(scalar, words) if words > 1 else scalar
-
-
 @cache
 def load_plane(words: int, unit: int) -> LlvmFunction:
     """A plane from a pointer and an offset: the pointer stays in a register, which TIR cannot say.
@@ -229,14 +196,13 @@ def load_plane(words: int, unit: int) -> LlvmFunction:
         words: 64-bit words in the plane.
         unit: 64-bit words that an offset counts; what an addressing mode scales by costs nothing.
     """
-    kind = f"<{words} x i64>" if words > 1 else "i64"
-    name = f"sbnn_load_plane_{words}_{unit}"
-    text = (
-        f"define linkonce_odr {kind} @{name}(ptr %vector, i64 %offset) alwaysinline {{\n"
-        f"  %at = getelementptr [{unit} x i64], ptr %vector, i64 %offset\n"
-        f"  %r = load {kind}, ptr %at, align 8\n  ret {kind} %r\n}}\n"
-    )
-    return LlvmFunction(name, words_dtype(words), text)
+    vector = VectorType("uint64", words)
+    lines = [
+        f"%at = getelementptr [{unit} x i64], ptr %vector, i64 %offset",
+        f"%r = load {vector.llvm}, ptr %at, align 8",
+        f"ret {vector.llvm} %r",
+    ]
+    return LlvmFunction.of(f"sbnn_load_plane_{words}_{unit}", vector, ["ptr %vector", "i64 %offset"], lines)
 
 
 @cache
@@ -269,7 +235,5 @@ def load_pieces(count: int, unit: int) -> LlvmFunction:
             f"%r{i} = select {lanes} %lanes{i}, {kind} %all{i}, {kind} %r{i - 1}",
         ]
     lines.append(f"ret {kind} %r{count - 1}")
-    name, body = f"sbnn_load_pieces_{count}_{unit}", "\n  ".join(lines)
-    arguments = ", ".join(f"i64 %offset{i}" for i in range(count))
-    text = f"define linkonce_odr {kind} @{name}(ptr %vector, {arguments}) alwaysinline {{\n  {body}\n}}\n"
-    return LlvmFunction(name, f"uint64x{count}", text)
+    arguments = ["ptr %vector", *(f"i64 %offset{i}" for i in range(count))]
+    return LlvmFunction.of(f"sbnn_load_pieces_{count}_{unit}", VectorType("uint64", count), arguments, lines)

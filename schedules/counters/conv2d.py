@@ -2,18 +2,18 @@
 
 For every output channel the planes of its set weights are added into bit-sliced counters::
 
-    make the window of shifted planes                           plane_window.py
+    make the window of shifted planes                           windows.py
     parallel for vector of output pixels, chunk of channels:
         for slice of the input channels:                        whose planes stay in the cache
             for channel, those with most weights first:         weight_lists.py
                 counters = 0
                 for 4, 8 and so on, then blocks of 16 or 32 set weights:
-                    counters += planes                          counters.py
+                    counters += planes                          adders.py
                 counters += those of the slices before
-                after the last slice: sink                      plane_threshold.py, plane_float.py
+                after the last slice: sink                      threshold_result.py, float_result.py
 
 The cost is proportional to the number of set weights, whatever their pattern. Budget of a set weight and a vector of
-pixels: a load of the offset, a load of the plane, and about one full adder. What is counted says plane_counting.py.
+pixels: a load of the offset, a load of the plane, and about one full adder. counting.py defines what is counted.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from typing import Protocol
 
 import numpy as np
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain
 
 from ..epilogue.program import Epilogue, Program, WindowThreshold
 from ..isa import Isa
-from ..kernel import IN_PLACE, Kernel
+from ..kernel import Kernel
 from ..layouts.bit_planes import PlaneLayout, plane_layout
 from ..shapes import Conv2dShape
-from ..tir.llvm import LlvmFunction, link
+from ..tir.kernel_builder import KernelBuilder
 from ..tir.loops import GRAIN, one_thread, parallel_rows
-from .adders import Adder, Counters, Plane, call_once, load_pieces, load_plane, load_words, store_words, words_of
+from ..tir.vectors import load, store
+from .adders import Adder, Counters, Plane, load_pieces, load_plane
 from .counting import Cut, PlaneCounting, WindowTerm
-from .float_result import FloatSink
-from .threshold_result import ThresholdSink
+from .float_result import FloatResult
+from .threshold_result import ThresholdResult
 from .weight_lists import TAIL
 from .window_counts import WindowCounts
 
@@ -49,7 +49,8 @@ def sparse_conv2d(
     pad_value: int,
     epilogue: Epilogue | WindowThreshold,
     isa: Isa,
-    domain: BinaryDomain = SIGN,
+    *,
+    weight_domain: BinaryDomain = SIGN,
     source: PlaneLayout | None = None,
     target: PlaneLayout | None = None,
     cut: Cut | None = None,
@@ -66,7 +67,8 @@ def sparse_conv2d(
         epilogue: Its Ref(0), or what it compares, is the sum of products: an integer, exact as float32. With
             domain.BIT it may be a WindowThreshold.
         isa: What to generate code for.
-        domain: What the weights are: domain.SIGN, where a set bit is +1 and another one -1, or domain.BIT, +1 and 0.
+        weight_domain: The values of the weights: domain.SIGN, where a set bit is +1 and another one -1, or domain.BIT,
+            +1 and 0.
         source: Layout of the input; by default bit_planes.plane_layout's.
         target: Layout of the output, or of the pixels that are computed together.
         cut: One of ``cuts``; by default the first.
@@ -81,10 +83,10 @@ def sparse_conv2d(
         )
     if pad_value not in (-1, 0, 1):
         raise ValueError(f"a binary convolution pads with -1, 0 or +1, not {pad_value}")
-    if domain not in (SIGN, BIT):
-        raise ValueError(f"the weights of a sparse convolution are in {SIGN} or {BIT}, not {domain}")
-    if isinstance(epilogue, WindowThreshold) and domain != BIT:
-        raise ValueError(f"a WindowThreshold is for weights in {BIT}, not {domain}")
+    if weight_domain not in (SIGN, BIT):
+        raise ValueError(f"the weights of a sparse convolution are in {SIGN} or {BIT}, not {weight_domain}")
+    if isinstance(epilogue, WindowThreshold) and weight_domain != BIT:
+        raise ValueError(f"a WindowThreshold is for weights in {BIT}, not {weight_domain}")
     of_input = (shape.batch, shape.height, shape.width, shape.in_channels)
     of_output = (shape.batch, shape.out_height, shape.out_width, shape.out_channels)
     source, target = source or plane_layout(*of_input, isa), target or plane_layout(*of_output, isa)
@@ -92,21 +94,34 @@ def sparse_conv2d(
         if (layout.batch, layout.height, layout.width, layout.channels) != size:
             raise ValueError(f"the {name} of a sparse convolution of {size} cannot have the layout {layout}")
     term = WindowTerm(epilogue.shift, epilogue.factor) if isinstance(epilogue, WindowThreshold) else None
-    signs, floats = domain == SIGN, isinstance(epilogue, Program)
-    counting = PlaneCounting(shape, bits.astype(bool), pad_value, isa, signs, source, target, cut, term, floats)
-    sink = FloatSink(counting, epilogue) if isinstance(epilogue, Program) else ThresholdSink(counting, epilogue)
+    counting = PlaneCounting(
+        shape=shape,
+        bits=bits.astype(bool),
+        pad_value=pad_value,
+        isa=isa,
+        signs=weight_domain == SIGN,
+        source=source,
+        target=target,
+        cut=cut,
+        other=term,
+        floats=isinstance(epilogue, Program),
+    )
+    sink = FloatResult(counting, epilogue) if isinstance(epilogue, Program) else ThresholdResult(counting, epilogue)
     return _build(counting, sink)
 
 
-def cuts(shape: Conv2dShape, bits: np.ndarray, isa: Isa, domain: BinaryDomain = SIGN) -> list[Cut]:
+def cuts(shape: Conv2dShape, bits: np.ndarray, isa: Isa, weight_domain: BinaryDomain = SIGN) -> list[Cut]:
     """Every cut of the lists of set weights that is worth trying, the one that the rule picks first.
 
     Args:
-        shape, bits, isa, domain: As of ``sparse_conv2d``.
+        shape, bits, isa, weight_domain: Same as in ``sparse_conv2d``.
     """
     source = plane_layout(shape.batch, shape.height, shape.width, shape.in_channels, isa)
     target = plane_layout(shape.batch, shape.out_height, shape.out_width, shape.out_channels, isa)
-    return PlaneCounting(shape, bits, 0, isa, domain == SIGN, source, target).cuts
+    counting = PlaneCounting(
+        shape=shape, bits=bits, pad_value=0, isa=isa, signs=weight_domain == SIGN, source=source, target=target
+    )
+    return counting.cuts
 
 
 class PlaneSink(Protocol):
@@ -116,36 +131,14 @@ class PlaneSink(Protocol):
     def values(self) -> int:
         """Results that it takes apart, 0 if none."""
 
-    @property
-    def in_place(self) -> tuple[tuple[int, int], ...]:
-        """Tensor operands in whose place outputs may be stored: the number of the one, and of the other."""
-
-    @property
-    def functions(self) -> set[LlvmFunction]:
-        """What the code calls, once it is written."""
-
-    @property
-    def constants(self) -> list[np.ndarray]:
-        """The arrays of the parameters that declare_constants declares."""
-
-    @property
-    def outputs(self) -> tuple[tuple[tuple[int, ...], str], ...]:
-        """Shape and dtype of each output."""
-
-    def declare_tensors(self) -> None:
-        """Declare the tensor operands, the parameters after the data."""
-
-    def declare_constants(self) -> None:
-        """Declare the constants."""
-
-    def declare_outputs(self) -> None:
-        """Declare the outputs, the last parameters."""
+    def declare(self, builder: KernelBuilder) -> None:
+        """Declare the tensor operands, the constants and the outputs."""
 
     def begin(self, vector: tirx.Expr, chunk: tirx.Expr, windows: WindowCounts | None) -> None:
         """Called before the first channel of a chunk; ``windows`` are counted for {-1, +1} weights."""
 
     def store(self, planes: list[tirx.Expr], number: tirx.Expr, channel: tirx.Expr) -> None:
-        """Store the planes of A (plane_counting.py) of list ``number`` of the last slice."""
+        """Store the planes of A (counting.py) of list ``number`` of the last slice."""
 
     def end(self) -> None:
         """Called after the last channel of a chunk."""
@@ -153,37 +146,31 @@ class PlaneSink(Protocol):
 
 def _build(counting: PlaneCounting, sink: PlaneSink) -> Kernel:
     lists, target, window = counting.lists, counting.target, counting.window
-    tables = window.constants()
-    own = [lists.channels, lists.table, lists.entries]
-    # Nothing in the code depends on the number of entries, so that equal layers share it.
-    shapes = [lists.channels.shape, lists.table.shape, (tirx.Var("entries", "int64"),)]
     threads = nullcontext() if _parallel_work(counting, sink.values) >= GRAIN else one_thread()
-    with threads, IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name("sparse_conv2d")
-        T.func_attr({"tirx.noalias": True})
-        data = T.arg("data", T.buffer(counting.source.shape, "uint64"))
-        sink.declare_tensors()
-        channels, table, entries = (
-            T.arg(name, T.buffer(shape, str(array.dtype)))
-            for name, shape, array in zip(("channels", "table", "entries"), shapes, own, strict=True)
+    with threads, KernelBuilder("sparse_conv2d") as builder:
+        data = builder.data(counting.source.shape, "uint64")
+        channels, table = builder.constant("channels", lists.channels), builder.constant("table", lists.table)
+        # Nothing in the code depends on the number of entries, so that equal layers share it.
+        entries = builder.constant("entries", lists.entries, shape=(tirx.Var("entries", "int64"),))
+        tables = [builder.constant(f"window{i}", array) for i, array in enumerate(window.constants())]
+        sink.declare(builder)
+        planes = window.emit(data, tables)
+        windows = WindowCounts(counting, data, planes, tables) if counting.term is not None else None
+        nest = _CountingNest(
+            counting=counting,
+            sink=sink,
+            channels=channels,
+            table=table,
+            entries=entries,
+            window=planes,
+            windows=windows,
         )
-        shifts = [T.arg(f"window{i}", T.buffer(array.shape, str(array.dtype))) for i, array in enumerate(tables)]
-        sink.declare_constants()
-        sink.declare_outputs()
-        planes = window.emit(data, shifts)
-        windows = WindowCounts(counting, data, planes, shifts) if counting.term is not None else None
-        nest = _Nest(counting, sink, channels, table, entries, planes, windows)
         with parallel_rows(target.vectors * counting.chunks, GRAIN) as task:
             nest.task(T.bind(task // counting.chunks), T.bind(task % counting.chunks))
         if windows is not None:
             windows.keep()
-    func = link(builder.get(), nest.adder.functions | sink.functions | (windows.functions if windows else set()))
-    first_output = len(func.params) - len(sink.outputs)
-    in_place = [(1 + tensor, first_output + output) for tensor, output in sink.in_place]
-    func = func.with_attr(IN_PLACE, in_place) if in_place else func
     kind = "signs" if counting.signs else "bits" if counting.term is None else "two values"
-    name = f"counters of {kind} {target.vector_bits}x{target.row_bits}"
-    return Kernel(name, func, (*own, *tables, *sink.constants), sink.outputs)
+    return builder.kernel(f"counters of {kind} {target.vector_bits}x{target.row_bits}")
 
 
 def _parallel_work(counting: PlaneCounting, values: int) -> int:
@@ -198,11 +185,12 @@ def _parallel_work(counting: PlaneCounting, values: int) -> int:
     return additions * counting.target.vectors + values // 2 - 2 * window
 
 
-class _Nest:
+class _CountingNest:
     """The main loops, while they are written."""
 
     def __init__(
         self,
+        *,
         counting: PlaneCounting,
         sink: PlaneSink,
         channels: tirx.Buffer,
@@ -216,12 +204,10 @@ class _Nest:
         self.window = T.decl_buffer((int(np.prod(counting.window.array_shape)),), "uint64", data=window.data)
         self.words, self.pieces = counting.target.words, counting.pieces
         self.adder = Adder(counting.isa, self.words * self.pieces)
-        self.load = load_plane(self.words, counting.unit)
-        self.adder.functions.add(self.load)
-        masks = counting.isa.name.startswith("avx512") and self.words == 1 < self.pieces
+        self.load_plane = load_plane(self.words, counting.unit)
+        self.load_plane.collect()
+        masks = counting.isa.ternary_logic and self.words == 1 < self.pieces
         self.load_pieces = load_pieces(self.pieces, counting.unit) if masks else None
-        if self.load_pieces is not None:
-            self.adder.functions.add(self.load_pieces)
 
     def task(self, vector: tirx.Expr, chunk: tirx.Expr) -> None:
         """A chunk of channels for one vector of pixels."""
@@ -245,14 +231,13 @@ class _Nest:
                 counters.start(self.count(window, slice_, number))
                 at = T.bind(channel - chunk * size)
                 with T.If(slice_ > 0), T.Then():
-                    counters.add_number([load_words(counted, [at, i, 0], words) for i in range(counting.levels)])
+                    counters.add_number([load(counted, (at, i), 0, words) for i in range(counting.levels)])
                 with T.If(slice_ < counting.slices - 1):
                     with T.Then():
                         for level, plane in enumerate(counters.planes):
-                            store_words(counted, plane, [at, level, 0])
+                            store(counted, plane, (at, level), 0)
                     with T.Else():
                         sink.store(counters.planes, number, channel)
-                self.adder.functions |= counters.adder.functions
         sink.end()
 
     def count(self, window: tirx.Expr, slice_: tirx.Expr | int, number: tirx.Expr) -> list[tirx.Expr]:
@@ -279,18 +264,18 @@ class _Nest:
     def plane(self, window: tirx.Expr, at: tirx.Expr, step: int) -> Plane:
         """The planes of a step behind entry ``at``, side by side."""
 
-        def load() -> tirx.Expr:
+        def make() -> tirx.Expr:
             # The address is taken here, each time: TIR reuses the memory of a buffer after its last mention.
             pointer = tirx.address_of(self.window[window])
             offsets = self.offsets(at, step)
             if self.load_pieces is not None:
-                return call_once(self.load_pieces, pointer, *offsets)
-            planes = [call_once(self.load, pointer, offset) for offset in offsets]
+                return self.load_pieces.call_once(pointer, *offsets)
+            planes = [self.load_plane.call_once(pointer, offset) for offset in offsets]
             if self.pieces == 1:
                 return planes[0]
             return T.bind(tirx.Shuffle(planes, list(range(self.words * self.pieces))))
 
-        return load
+        return make
 
     def offsets(self, at: tirx.Expr, step: int) -> list[tirx.Expr]:
         """The entries of a step behind entry ``at``, int64."""
@@ -310,11 +295,11 @@ class _Nest:
         words = self.words * self.pieces
         while words > self.words:
             words //= 2
-            adder, carry, sums = Adder(self.counting.isa, words), words_of(0, words), []
+            adder, sums = Adder(self.counting.isa, words), []
+            carry = adder.vector.constant(0)
             for plane in planes:
                 low, high = adder.halves(plane)
                 total, carry = adder.full(low, high, carry)
                 sums.append(total)
             planes = sums
-            self.adder.functions |= adder.functions
         return planes

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
+from ..tir.vectors import VectorType, load, store
+
 _LANE = 16  # bytes: in larger registers, too, an interleaving instruction stays within lanes of so many
 
 
@@ -72,7 +74,7 @@ class CountSquares:
                 pairs = list(zip(*rows, strict=True))
                 rows = [[_interleaved(low, high, half, self._lane, 1) for low, high in pairs] for half in (0, 1)]
             for i in range(size):
-                for j, column in enumerate(_transposed(rows[i], self._lane, size)):
+                for j, column in enumerate(_transposed_squares(rows[i], self._lane, size)):
                     self._store(counts, column, part + i, line + j, k)
 
     def _transpose_lanes(self, counts: tirx.Buffer, part: int, first: tirx.Expr, run: int) -> None:
@@ -80,45 +82,46 @@ class CountSquares:
         with T.serial(0, run // self.square) as square, T.serial(0, side) as j, T.serial(0, 8) as k:
             line = T.bind(first + square * self.square + j)
             rows = [self._load(counts, part, line + side * lane, k) for lane in range(lanes)]
-            for lane, column in enumerate(_transposed(rows, self.octets, _LANE)):
+            for lane, column in enumerate(_transposed_squares(rows, self.octets, _LANE)):
                 self._store(counts, column, part, line + side * lane, k)
 
     def load(
-        self, counts: tirx.Buffer, first: tirx.Expr, start: int, octet: tirx.Expr, k: tirx.Expr, lanes: int
+        self, counts: tirx.Buffer, pixel: tuple[tirx.Expr, tirx.Expr], first: tirx.Expr, start: int, lanes: int
     ) -> tirx.Expr:
-        """The counts of pixel ``8 octet + k`` in channels ``first + start`` and on, int32 of ``lanes``.
+        """The counts of a pixel in channels ``first + start`` and on, int32 of ``lanes``.
 
         Args:
             counts: Transposed.
-            first: As of ``transpose``.
+            pixel: (octet, k) of pixel ``8 octet + k``.
+            first: Same as in ``transpose``.
             start: A multiple of ``lanes``.
-            octet, k: The pixel.
             lanes: A power of two.
         """
+        octet, k = pixel
         size, side = self._size, self._lane // self._size
         width = min(lanes, self.square)
         line = first + octet // self._lane * side + octet % side
-        total = None
+        total, integers = None, VectorType("int32", lanes)
         for part in range(0, self.parts, size):
             half = part + octet % self._lane // side
             pieces = []
             for channel in range(start, start + lanes, width):
                 square, at = divmod(channel, self.square)
-                pieces.append(counts.vload([half, line + square * self.square, k, at * size], f"uint8x{width * size}"))
+                pieces.append(load(counts, (half, line + square * self.square, k), at * size, width * size))
             joined = pieces[0] if len(pieces) == 1 else tirx.Shuffle(pieces, list(range(lanes * size)))
-            number = tirx.Cast(f"int32x{lanes}", tirx.reinterpret(f"uint{8 * size}x{lanes}", joined))
-            shifted = number << tirx.Broadcast(tirx.const(8 * part, "int32"), lanes)
+            number = integers.cast(VectorType(f"uint{8 * size}", lanes).reinterpret(joined))
+            shifted = number << integers.constant(8 * part)
             total = number if total is None else total + shifted
         return total
 
     def _load(self, counts: tirx.Buffer, part: int, line: tirx.Expr, k: tirx.Expr) -> tirx.Expr:
-        return T.bind(counts.vload([part, line, k, 0], f"uint8x{self.octets}"))
+        return T.bind(load(counts, (part, line, k), 0, self.octets))
 
     def _store(self, counts: tirx.Buffer, row: tirx.Expr, part: int, line: tirx.Expr, k: tirx.Expr) -> None:
-        T.buffer_store(counts, row, [part, line, k, tirx.Ramp(0, 1, self.octets)])
+        store(counts, row, (part, line, k), 0)
 
 
-def _transposed(rows: list[tirx.Expr], row: int, size: int) -> list[tirx.Expr]:
+def _transposed_squares(rows: list[tirx.Expr], row: int, size: int) -> list[tirx.Expr]:
     """Transpose squares of elements of ``size`` bytes: one in every ``row`` bytes of the vectors."""
     half = len(rows) // 2
     for _ in range(len(rows).bit_length() - 1):

@@ -54,7 +54,7 @@ class WindowTerm:
     factor: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class PlaneCounting:
     """The counters ``F`` of a sparse convolution; the result is ``factor * F + base``.
 
@@ -64,7 +64,7 @@ class PlaneCounting:
         D = m (4 A - 2 n - 2 pc + K) = 2 m F + m (K - 2 n - 2 (2^Q - 1)),    F = 2 A + (2^Q - 1 - pc)
 
     where pc is the number of set activations among the K of the window, of Q bits: the same for all channels of a group
-    (plane_window_counts.py). The counters count A alone. Thresholds of other weights are compared with another F
+    (window_counts.py). The counters count A alone. Thresholds of other weights are compared with another F
     (``term``).
 
     Attributes:
@@ -147,7 +147,7 @@ class PlaneCounting:
     @property
     def unit(self) -> int:
         """64-bit words that an offset in the lists counts: what an address may be scaled by."""
-        return 1 if self.isa.family == "x86" else self.target.words
+        return 1 if self.isa.architecture == "x86" else self.target.words
 
     @cached_property
     def counts(self) -> np.ndarray:
@@ -183,7 +183,7 @@ class PlaneCounting:
             for first, end in pairwise(borders)
         ]
         # AArch64 loads two of 32 bits with one instruction.
-        wide = self.isa.family == "aarch64"
+        wide = self.isa.architecture == "aarch64"
         return WeightLists.of(slices, self.window.zero // self.unit, self.pieces, self.chunk, wide)
 
     @property

@@ -1,4 +1,4 @@
-"""A sink of sparse convolutions: from bit-sliced counters to float32, and on to an epilogue program.
+"""Results of sparse convolutions as floats: from bit-sliced counters to float32, and on to an epilogue program.
 
 The counters of a channel become bytes, a pixel in each, by transposes of 8x8 bits; when all channels of a chunk are
 counted, squares of channels and pixels are transposed in place, and the epilogue gets runs of channels, pixel by pixel
@@ -8,7 +8,7 @@ along the rows of the image, as they follow each other in memory::
     for run of channels:
         for square of channels, k: transpose channels x i                   in registers
         for row of pixels, i, k: if there is such a pixel:
-            epilogue(factor * count + base)                                 emit.py
+            epilogue(factor * count + base)                                 epilogue/writer.py
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from tvm.tirx.script import builder as T
 from ..epilogue.program import Program
 from ..epilogue.writer import EpilogueWriter
 from ..layouts.bit_transpose import transpose_bytes
-from ..layouts.plane_pixels import Pixel, column_of, row_of
-from ..tir.llvm import LlvmFunction
-from .adders import words_of
+from ..layouts.plane_pixels import PixelPosition, column_of, row_of
+from ..tir.kernel_builder import KernelBuilder
+from ..tir.vectors import VectorType, load, store
 from .count_transpose import CountSquares
 from .counting import PlaneCounting
 from .window_counts import WindowCounts
@@ -32,7 +32,7 @@ from .window_counts import WindowCounts
 _TILE = 64  # the constants of the epilogue have a multiple of so many channels
 
 
-class FloatSink:
+class FloatResult:
     """Evaluates a program on the layer's result, NHWC.
 
     Raises:
@@ -49,7 +49,6 @@ class FloatSink:
         self._run = max(octets // min(2, counting.count_bytes), min(counting.chunk, 4 * isa.float_lanes), 16)
         self._squares = CountSquares(counting.count_bytes, -(-counting.chunk // self._run) * self._run, octets)
         self._window_bytes = -(-counting.window_levels // 8)
-        self._functions: set[LlvmFunction] = set()
         padding = [(0, 0), (0, -shape.out_channels % _TILE)]
         tables = [np.pad(counting.factor[None], padding), np.pad(counting.base, padding)]
         if counting.signs:
@@ -65,43 +64,12 @@ class FloatSink:
         shape = self.counting.shape
         return shape.batch * shape.out_height * shape.out_width * shape.out_channels
 
-    @property
-    def in_place(self) -> tuple[tuple[int, int], ...]:
-        """The epilogue's: every pixel is stored once."""
-        return self._writer.in_place
-
-    @property
-    def functions(self) -> set[LlvmFunction]:
-        """What the code calls."""
-        return self._functions | self._writer.functions
-
-    @property
-    def constants(self) -> list[np.ndarray]:
-        """Factors of counters and of windows, bases, where there are border classes those of rows and columns, and the
-        epilogue's."""
-        return [*self._tables, *self._writer.constants]
-
-    @property
-    def outputs(self) -> tuple[tuple[tuple[int, ...], str], ...]:
-        """The epilogue's."""
-        return self._writer.outputs
-
-    def declare_tensors(self) -> None:
-        """The epilogue's."""
-        self._writer.declare_tensors()
-
-    def declare_constants(self) -> None:
-        """Tables, then the epilogue's constants."""
+    def declare(self, builder: KernelBuilder) -> None:
+        """Declare the tables (factors, bases, and the border classes of rows and columns), then the epilogue's."""
         names = ("factor", "base", "row_border", "column_border")
-        self._buffers = [
-            T.arg(name, T.buffer(table.shape, str(table.dtype)))
-            for name, table in zip(names, self._tables, strict=False)
-        ]
-        self._writer.declare_constants()
-
-    def declare_outputs(self) -> None:
-        """The epilogue's."""
-        self._writer.declare_outputs()
+        self._buffers = [builder.constant(*each) for each in zip(names, self._tables, strict=False)]
+        self._writer.declare(builder)
+        builder.in_place = self._writer.in_place  # every pixel is stored once
 
     def begin(self, vector: tirx.Expr, chunk: tirx.Expr, windows: WindowCounts | None) -> None:
         """Make room for the counts of a chunk; turn those of the windows into bytes."""
@@ -122,12 +90,12 @@ class FloatSink:
 
     def _store_bytes(self, target: tirx.Buffer, planes: Sequence[tirx.Expr], line: tirx.Expr) -> None:
         words = self.counting.target.words
-        padded = [*planes, *[words_of(0, words)] * (8 * int(target.shape[0]) - len(planes))]
+        padded = [*planes, *[VectorType("uint64", words).constant(0)] * (8 * int(target.shape[0]) - len(planes))]
         for part in range(int(target.shape[0])):
-            for k, row in enumerate(transpose_bytes(padded[8 * part : 8 * part + 8], self._functions)):
+            for k, row in enumerate(transpose_bytes(padded[8 * part : 8 * part + 8])):
                 # Not as words: TVM tells LLVM that accesses of different types never touch the same memory.
-                octets = tirx.reinterpret(f"uint8x{8 * words}", row)
-                T.buffer_store(target, octets, [part, line, k, tirx.Ramp(0, 1, 8 * words)])
+                octets = VectorType("uint8", 8 * words).reinterpret(row)
+                store(target, octets, (part, line, k), 0)
 
     def end(self) -> None:
         """Give the epilogue all channels of all pixels."""
@@ -144,22 +112,22 @@ class FloatSink:
                     with T.If(inside), T.Then():
                         self._pixel((n, y, x), T.bind(lane * octets + i), k, first)
 
-    def _pixel(self, pixel: Pixel, octet: tirx.Expr, k: tirx.Expr, first: tirx.Expr) -> None:
+    def _pixel(self, pixel: PixelPosition, octet: tirx.Expr, k: tirx.Expr, first: tirx.Expr) -> None:
         _, y, x = pixel
         border = self._buffers[2][y] + self._buffers[3][x] if len(self._buffers) > 2 else tirx.const(0, "int32")
         border, channel = T.bind(border), T.bind(self._first + first)
         factors, bases, *_ = self._buffers
         lanes = self.counting.isa.float_lanes
-        vector = f"float32x{lanes}"
+        vector = VectorType("float32", lanes)
         windows = self._window_numbers(octet, k)
         values = []
         for v in range(0, self._run, lanes):
-            count = self._squares.load(self._counts, first, v, octet, k, lanes)
-            value = bases.vload([border, channel + v], vector)
+            count = self._squares.load(self._counts, (octet, k), first, v, lanes)
+            value = load(bases, (border,), channel + v, lanes)
             # Integers far below 2^24: exact, fused or not.
             if windows is not None:
-                value = self._of_groups(windows, channel + v) * factors.vload([1, channel + v], vector) + value
-            value = tirx.Cast(vector, count) * factors.vload([0, channel + v], vector) + value
+                value = self._of_groups(windows, channel + v) * load(factors, (1,), channel + v, lanes) + value
+            value = vector.cast(count) * load(factors, (0,), channel + v, lanes) + value
             values.append(T.bind(value))
         self._writer.store(values, pixel, channel)
 
@@ -178,6 +146,6 @@ class FloatSink:
         shape, lanes = self.counting.shape, self.counting.isa.float_lanes
         if shape.groups == 1 or shape.group_out_channels % lanes == 0:
             group = first // shape.group_out_channels if shape.groups > 1 else 0
-            return tirx.Broadcast(numbers[tirx.min(group, shape.groups - 1)], lanes)
+            return VectorType("float32", lanes).broadcast(numbers[tirx.min(group, shape.groups - 1)])
         groups = [tirx.min((first + i) // shape.group_out_channels, shape.groups - 1) for i in range(lanes)]
         return tirx.Shuffle([numbers[group] for group in groups], list(range(lanes)))

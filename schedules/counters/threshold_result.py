@@ -1,7 +1,7 @@
-"""A sink of sparse convolutions: compare the counters with a threshold, and store planes.
+"""Results of sparse convolutions as bits: compare the counters with a threshold, and store planes.
 
 ``A >= t`` is the carry out of ``A + ~t + 1``: one majority a plane. Where the comparison has a term of the window
-(plane_counting.py), ``2^shift * A`` and that term are summed with ``~t``, by one full adder more. The term may have
+(counting.py), ``2^shift * A`` and that term are summed with ``~t``, by one full adder more. The term may have
 many planes more than the thresholds of the channels differ by: it is clamped to their range first, once for all
 channels. At the border of the image thresholds differ from pixel to pixel, so that ``~t`` are planes, stored once for
 vectors with the same border. Where all words of a vector have the same ones, at the left and the right border for
@@ -19,8 +19,9 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from ..epilogue.program import IntegerThreshold, WindowThreshold
-from ..tir.llvm import LlvmFunction
-from .adders import Adder, Counters, load_words, store_words, words_of
+from ..tir.kernel_builder import KernelBuilder
+from ..tir.vectors import load, store
+from .adders import Adder, Counters
 from .counting import PlaneCounting
 from .window_counts import WindowCounts
 
@@ -31,7 +32,7 @@ _Limit = Callable[[int], tirx.Expr]
 _ALIGNED = 1024
 
 
-class ThresholdSink:
+class ThresholdResult:
     """Stores the comparisons of an epilogue in the layout of the output.
 
     Raises:
@@ -75,40 +76,14 @@ class ThresholdSink:
         """None: planes are compared as they are."""
         return 0
 
-    @property
-    def in_place(self) -> tuple[tuple[int, int], ...]:
-        """None."""
-        return ()
-
-    @property
-    def functions(self) -> set[LlvmFunction]:
-        """What the code calls."""
-        return self._adder.functions
-
-    @property
-    def constants(self) -> list[np.ndarray]:
-        """The kinds of vectors, their thresholds, and what is inverted."""
-        return list(self._constants.values())
-
-    @property
-    def outputs(self) -> tuple[tuple[tuple[int, ...], str], ...]:
-        """One feature map in planes."""
-        return ((self.counting.target.shape, "uint64"),)
-
-    def declare_tensors(self) -> None:
-        """There are none."""
-
-    def declare_constants(self) -> None:
-        """Kinds of vectors, thresholds, and what is inverted."""
+    def declare(self, builder: KernelBuilder) -> None:
+        """Declare the kinds of vectors, their thresholds, the inverted channels, and a feature map in planes."""
         for name, array in self._constants.items():
             # Nothing in the code depends on the number of different planes, so that equal layers share it.
-            shape = (tirx.Var("planes", "int64"), array.shape[1]) if name == "limits" else array.shape
-            self._buffers[name] = T.arg(name, T.buffer(shape, str(array.dtype)))
-
-    def declare_outputs(self) -> None:
-        """The planes."""
+            shape = (tirx.Var("planes", "int64"), array.shape[1]) if name == "limits" else None
+            self._buffers[name] = builder.constant(name, array, shape=shape)
         target = self.counting.target
-        out = T.arg("out0", T.buffer(target.shape, "uint64"))
+        out = builder.output(target.shape, "uint64", "out0")
         self._out = T.decl_buffer((target.vectors, target.channels, target.words), "uint64", data=out.data)
 
     def begin(self, vector: tirx.Expr, chunk: tirx.Expr, windows: WindowCounts | None) -> None:
@@ -121,7 +96,7 @@ class ThresholdSink:
         self._term = T.alloc_buffer((max(planes, _ALIGNED // (8 * words)), words), "uint64")
         with T.serial(0, counting.shape.groups) as group:
             for level, plane in enumerate(self._clamped(self._multiplied(windows, group))):
-                store_words(self._term, plane, [group * self._range.window_levels + level, 0])
+                store(self._term, plane, (group * self._range.window_levels + level,), 0)
 
     def _multiplied(self, windows: WindowCounts, group: tirx.Expr) -> list[tirx.Expr]:
         """|factor| * v."""
@@ -142,12 +117,12 @@ class ThresholdSink:
         if not self._range.clamped:
             return planes
         words, difference = self.counting.target.words, []
-        carry = ~words_of(0, words)
+        carry = ~self._adder.vector.constant(0)
         for level, plane in enumerate(planes):
-            inverse = load_words(self._buffers["lowest"], [self._kind, 0, level, 0], words)
+            inverse = load(self._buffers["lowest"], (self._kind, 0, level), 0, words)
             total, carry = self._adder.full(plane, T.bind(inverse), carry)
             difference.append(total)
-        beyond = words_of(0, words)
+        beyond = self._adder.vector.constant(0)
         for plane in difference[self._range.window_levels :]:
             beyond = beyond | plane
         beyond = T.bind(beyond)
@@ -158,20 +133,19 @@ class ThresholdSink:
         words = self.counting.target.words
 
         def same(level: int) -> tirx.Expr:
-            word = self._buffers["limit_words"][self._kind, number, level]
-            return tirx.Broadcast(word, words) if words > 1 else word
+            return self._adder.vector.broadcast(self._buffers["limit_words"][self._kind, number, level])
 
         def different(level: int) -> tirx.Expr:
             at = self._buffers["limit_numbers"][self._kind - self._same, number, level]
-            return load_words(self._buffers["limits"], [T.bind(tirx.Cast("int32", at)), 0], words)
+            return load(self._buffers["limits"], (T.bind(tirx.Cast("int32", at)),), 0, words)
 
         def put(limit: _Limit) -> None:
             result = self._reaches(planes, channel, limit)
             if "inverted" in self._buffers:
                 ones = self._buffers["inverted"][number]
-                pixels = load_words(self._buffers["pixels"], [self._kind, 0], words)
-                result = result ^ ((tirx.Broadcast(ones, words) if words > 1 else ones) & pixels)
-            store_words(self._out, result, [self._vector, channel, 0])
+                pixels = load(self._buffers["pixels"], (self._kind,), 0, words)
+                result = result ^ (self._adder.vector.broadcast(ones) & pixels)
+            store(self._out, result, (self._vector, channel), 0)
 
         if "limits" not in self._buffers:
             put(same)
@@ -198,7 +172,7 @@ class ThresholdSink:
             addends = [planes[at]] if 0 <= at < len(planes) else []
             if self._term is not None and level < self._range.window_levels:
                 of_term = group * self._range.window_levels + level
-                addends.append(T.bind(load_words(self._term, [of_term, 0], adder.words)))
+                addends.append(T.bind(load(self._term, (of_term,), 0, adder.words)))
             addends.append(T.bind(limit(level)))
             if result is None:
                 result = T.bind(addends[0] | addends[1])  # with the 1
@@ -206,14 +180,14 @@ class ThresholdSink:
             if saved is None and len(addends) == 2:
                 result = adder.majority(addends[0], addends[1], result)
                 continue
-            carry = words_of(0, adder.words)
+            carry = adder.vector.constant(0)
             if len(addends) == 3:
                 total, carry = adder.full(*addends)
             elif len(addends) == 2:
                 total, carry = adder.half(*addends)
             else:
                 total = addends[0]
-            result = adder.majority(total, words_of(0, adder.words) if saved is None else saved, result)
+            result = adder.majority(total, adder.vector.constant(0) if saved is None else saved, result)
             saved = carry
         assert result is not None
         return result if saved is None else T.bind(result | saved)

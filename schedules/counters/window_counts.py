@@ -9,20 +9,16 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from ..layouts.bit_planes import PlaneLayout
-from ..tir.llvm import LlvmFunction
 from ..tir.loops import parallel_rows
-from .adders import Adder, Counters, Plane, call_once, load_plane, load_words, store_words, words_dtype
+from ..tir.vectors import load, store
+from .adders import Adder, Counters, Plane, load_plane
 from .counting import PlaneCounting
 
 _CHANNELS = 16  # that are added at once
 
 
 class WindowCounts:
-    """The numbers v of plane_counting.py, bit-sliced, for every vector and group.
-
-    Attributes:
-        functions: The LLVM functions that the code calls.
-    """
+    """The numbers v of counting.py, bit-sliced, for every vector and group."""
 
     def __init__(
         self, counting: PlaneCounting, data: tirx.Buffer, window: tirx.Buffer, tables: list[tirx.Buffer]
@@ -66,15 +62,10 @@ class WindowCounts:
             counters.start()
             with T.serial(0, kh) as ky, T.serial(0, kw) as kx:
                 number = T.bind((first + ky * (dy * slabs_x) + kx * dx) * stride + group * levels)
-                loaded = [rows.vload([number + i, 0], target.vector) for i in range(levels)]
-                counters.add_number([T.bind(tirx.reinterpret(words_dtype(self._words), part)) for part in loaded])
+                loaded = [load(rows, (number + i,), 0, target.lanes) for i in range(levels)]
+                counters.add_number([T.bind(self._adder.vector.reinterpret(part)) for part in loaded])
             for level, plane in enumerate(counters.planes):
-                store_words(self._counts, ~plane if negative else plane, [vector, group, level, 0])
-
-    @property
-    def functions(self) -> set[LlvmFunction]:
-        """What the code calls."""
-        return self._adder.functions
+                store(self._counts, ~plane if negative else plane, (vector, group, level), 0)
 
     def keep(self) -> None:
         """Mention the sums once more, behind everything else.
@@ -87,7 +78,7 @@ class WindowCounts:
 
     def load(self, vector: tirx.Expr, group: tirx.Expr | int, level: int) -> tirx.Expr:
         """One plane of the number of a vector and group."""
-        return T.bind(load_words(self._counts, [vector, group, level, 0], self._words))
+        return T.bind(load(self._counts, (vector, group, level), 0, self._words))
 
     def _sums(self, counting: PlaneCounting, planes: tirx.Buffer, layout: PlaneLayout, vectors: int) -> tirx.Buffer:
         """How many channels of each group are set: [vectors, groups, levels, lanes].
@@ -102,7 +93,7 @@ class WindowCounts:
         stride = int(planes.shape[-2])
         flat = T.decl_buffer((int(np.prod(planes.shape[:-1])) * words,), "uint64", data=planes.data)
         adder = Adder(counting.isa, words)
-        load = load_plane(words, counting.unit)
+        plane_at = load_plane(words, counting.unit)
         # As the lanes that PlaneWindow.emit reads.
         sums = T.alloc_buffer((vectors, shape.groups, depth.bit_length(), layout.lanes), layout.lane)
         work = vectors * shape.in_channels * words * 4
@@ -110,7 +101,7 @@ class WindowCounts:
 
             def plane(c: tirx.Expr | int) -> Plane:
                 pointer = tirx.address_of(flat[(vector * stride + group * depth + c) * words])
-                return lambda: call_once(load, pointer, tirx.const(0, "int64"))
+                return lambda: plane_at.call_once(pointer, tirx.const(0, "int64"))
 
             counters = Counters(adder, int(sums.shape[2]))
             counters.start()
@@ -121,7 +112,5 @@ class WindowCounts:
                 with T.serial(depth // _CHANNELS * _CHANNELS, depth) as c:
                     counters.add([plane(c)])
             for level, total in enumerate(counters.planes):
-                at = tirx.Ramp(0, 1, layout.lanes) if layout.lanes > 1 else 0
-                T.buffer_store(sums, tirx.reinterpret(layout.vector, total), [vector, group, level, at])
-        self._adder.functions |= adder.functions | {load}
+                store(sums, layout.vector.reinterpret(total), (vector, group, level), 0)
         return sums

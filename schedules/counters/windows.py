@@ -1,6 +1,6 @@
 """The windows of a convolution on bit planes: for every tap the planes, shifted to the pixels of the output.
 
-An output with phases ``(a, b)`` (schedules/layouts/bit_planes.py) has its pixel of lane i and bit j of vector (p, q) at row
+An output with phases ``(a, b)`` (layouts/bit_planes.py) has its pixel of lane i and bit j of vector (p, q) at row
 ``a * i + p`` and column ``b * j + q``. Its tap (ky, kx) is the input's row ``a * sy * i + r`` and column
 ``b * sx * j + s``, with ``r = p * sy + ky * dy - top`` and ``s = q * sx + kx * dx - left``. So a *slab* for every
 (r, s) holds all that the taps need, once; neighbouring vectors of the output share most of them::
@@ -21,14 +21,14 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from ..epilogue.writer import Index
 from ..layouts.bit_planes import PlaneLayout
 from ..shapes import Conv2dShape
 from ..tir.loops import parallel_rows
+from ..tir.vectors import Index, VectorType, load, store
 
 
-@dataclass(frozen=True)
-class Axis:
+@dataclass(frozen=True, kw_only=True)
+class WindowAxis:
     """One axis of the window, rows or columns, for all taps.
 
     Attributes:
@@ -100,31 +100,31 @@ class PlaneWindow:
     pad_value: int
 
     @property
-    def rows(self) -> Axis:
+    def rows(self) -> WindowAxis:
         """The vertical axis."""
         shape = self.shape
-        return Axis(
-            self.target.row_phases,
-            shape.strides[0],
-            shape.dilation[0],
-            shape.padding[0],
-            shape.kernel[0],
-            shape.height,
-            self.source.row_phases,
+        return WindowAxis(
+            phases=self.target.row_phases,
+            stride=shape.strides[0],
+            dilation=shape.dilation[0],
+            padding=shape.padding[0],
+            taps=shape.kernel[0],
+            size=shape.height,
+            input_phases=self.source.row_phases,
         )
 
     @property
-    def columns(self) -> Axis:
+    def columns(self) -> WindowAxis:
         """The horizontal axis."""
         shape = self.shape
-        return Axis(
-            self.target.column_phases,
-            shape.strides[1],
-            shape.dilation[1],
-            shape.padding[1],
-            shape.kernel[1],
-            shape.width,
-            self.source.column_phases,
+        return WindowAxis(
+            phases=self.target.column_phases,
+            stride=shape.strides[1],
+            dilation=shape.dilation[1],
+            padding=shape.padding[1],
+            taps=shape.kernel[1],
+            size=shape.width,
+            input_phases=self.source.column_phases,
         )
 
     @property
@@ -182,7 +182,7 @@ class PlaneWindow:
     def emit(self, data: tirx.Buffer, tables: list[tirx.Buffer]) -> tirx.Buffer:
         """Emit the code that makes the window.
 
-        It stores lanes, not words: read the window as lanes, or with counters.load_plane, since TVM tells LLVM that
+        It stores lanes, not words: read the window as lanes, or with adders.load_plane, since TVM tells LLVM that
         accesses of different types never touch the same memory.
 
         Args:
@@ -202,13 +202,9 @@ class PlaneWindow:
 
     def _shift_vectors(self, data: tirx.Buffer, window: tirx.Buffer, tables: list[tirx.Buffer]) -> None:
         source, rows, columns = self.source, self.rows, self.columns
-        lane, lanes, channels, vector = source.lane, source.lanes, source.channels, source.vector
+        lane, lanes, channels, const = source.lane, source.lanes, source.channels, source.vector.constant
         blocks, slabs_y, slabs_x, planes, _ = self.array_shape
         outputs = T.decl_buffer((blocks * slabs_y * slabs_x * planes, lanes), lane, data=window.data)
-
-        def const(value: int) -> tirx.Expr:
-            scalar = tirx.const(value, lane)
-            return tirx.Broadcast(scalar, lanes) if lanes > 1 else scalar
 
         def copy(r: tirx.Expr, s: tirx.Expr, block: tirx.Expr, down: int, right: int) -> None:
             phase_y, phase_x = r - down * rows.input_phases, s - right * columns.input_phases
@@ -222,9 +218,9 @@ class PlaneWindow:
             for table in tables:
                 bits = T.decl_buffer((slabs_y * slabs_x, lanes), lane, data=table.data)
                 number = (r - rows.first) * slabs_x + s - columns.first
-                masks.append(T.bind(bits.vload([number, 0], vector)))
+                masks.append(T.bind(load(bits, (number,), 0, lanes)))
             with T.serial(0, channels) as c:
-                value = inputs.vload([from_vector + c, 0], vector)
+                value = load(inputs, (from_vector + c,), 0, lanes)
                 if down and lanes > 1:
                     order = [i + down if 0 <= i + down < lanes else lanes for i in range(lanes)]
                     value = tirx.Shuffle([T.bind(value), const(0)], order)
@@ -236,8 +232,8 @@ class PlaneWindow:
                     value = value >> const(right) if right > 0 else value << const(-right)
                 if masks:
                     value = (value & masks[0]) | masks[1]
-                T.buffer_store(outputs, value, [to_vector + c, tirx.Ramp(0, 1, lanes) if lanes > 1 else 0])
-            T.buffer_store(outputs, const(0), [to_vector + channels, tirx.Ramp(0, 1, lanes) if lanes > 1 else 0])
+                store(outputs, value, (to_vector + c,), 0)
+            store(outputs, const(0), (to_vector + channels,), 0)
 
         # A loop over rows of slabs with the same shift.
         for down, first_r, count_r in rows.runs():
@@ -260,9 +256,8 @@ class PlaneWindow:
 
         slabs = blocks * slabs_y * slabs_x
         # Lanes that are no row of an image are never written below.
-        zeros = tirx.Broadcast(tirx.const(0, element), out_lanes) if out_lanes > 1 else tirx.const(0, element)
         with parallel_rows(slabs, slabs * planes * words) as slab, T.serial(0, planes) as c:
-            T.buffer_store(outputs, zeros, [slab * planes + c, tirx.Ramp(0, 1, out_lanes) if out_lanes > 1 else 0])
+            store(outputs, target.vector.constant(0), (slab * planes + c,), 0)
 
         work = target.batch * source.channels * (rows + len(needed_r) * target.rows) * len(needed_s) * 4
         with parallel_rows(source.channels, work) as c, T.serial(0, target.batch) as n:
@@ -274,9 +269,8 @@ class PlaneWindow:
                     T.buffer_store(columns, tirx.const(0, element), [k, rows + i])
                 with T.serial(0, source.row_phases) as phase:
                     first = T.bind((n // source.images * source.row_phases + phase) * source.column_phases)
-                    value = self._take_columns(data, first, c, k, s, column_table)
-                    at = tirx.Ramp(phase * in_lanes, 1, in_lanes) if in_lanes > 1 else phase
-                    T.buffer_store(columns, value, [k, at])
+                    value = self._take_columns(data, first, c, (k, s), column_table)
+                    store(columns, value, (k,), phase * in_lanes)
             first_lane = T.bind(n % target.images * target.rows)
             first_row = T.bind(n % source.images * source.rows)
             with T.serial(0, len(needed_r)) as i:
@@ -292,53 +286,45 @@ class PlaneWindow:
                         T.buffer_store(outputs, value, [slab * planes + c, at])
 
     def _take_columns(
-        self, data: tirx.Buffer, first: tirx.Expr, c: tirx.Expr, k: int, s: int, column_table: tirx.Buffer
+        self,
+        data: tirx.Buffer,
+        first: tirx.Expr,
+        c: tirx.Expr,
+        displacement: tuple[int, int],
+        column_table: tirx.Buffer,
     ) -> tirx.Expr:
-        """The columns that displacement s needs, of all lanes of the vectors that begin with number ``first``."""
-        source, target, axis = self.source, self.target, self.columns
+        """The columns that displacement (number, s) needs, of all lanes of the vectors from number ``first`` on."""
+        source, target, axis, (k, s) = self.source, self.target, self.columns, displacement
         width = max(source.row_bits, target.row_bits)
-        inputs = T.decl_buffer(
-            (int(np.prod(source.shape[:-1])), source.lanes), f"uint{source.row_bits}", data=data.data
-        )
+        inputs = T.decl_buffer((int(np.prod(source.shape[:-1])), source.lanes), source.lane, data=data.data)
+        wide, narrow = VectorType(f"uint{width}", source.lanes), VectorType(target.lane, source.lanes)
+        const = wide.constant
 
-        def const(value: int) -> tirx.Expr:
-            scalar = tirx.const(value, f"uint{width}")
-            return tirx.Broadcast(scalar, source.lanes) if source.lanes > 1 else scalar
-
-        def cast(value: tirx.Expr, bits: int) -> tirx.Expr:
-            return tirx.Cast(f"uint{bits}x{source.lanes}" if source.lanes > 1 else f"uint{bits}", value)
-
-        def load(phase: Index) -> tirx.Expr:
-            vector = f"uint{source.row_bits}x{source.lanes}" if source.lanes > 1 else f"uint{source.row_bits}"
-            return cast(inputs.vload([(first + phase) * source.channels + c, 0], vector), width)
+        def columns_of(phase: Index) -> tirx.Expr:
+            return wide.cast(load(inputs, ((first + phase) * source.channels + c,), 0, source.lanes))
 
         if not self._by_shifts:
-            total = T.alloc_buffer((source.lanes,), f"uint{width}")
-            at = tirx.Ramp(0, 1, source.lanes) if source.lanes > 1 else 0
-            vector = f"uint{width}x{source.lanes}" if source.lanes > 1 else f"uint{width}"
-            T.buffer_store(total, const(0), [at])
+            total = T.alloc_buffer((source.lanes,), wide.element)
+            store(total, const(0), (), 0)
             with T.serial(0, target.columns) as j, T.If(column_table[k, j, 0] >= 0), T.Then():
-                shift = T.bind(tirx.Cast(f"uint{width}", column_table[k, j, 1]))
-                bit = (load(column_table[k, j, 0]) >> self._spread(shift)) & const(1)
-                placed = bit << self._spread(tirx.Cast(f"uint{width}", j))
-                T.buffer_store(total, total.vload([0], vector) | placed, [at])
-            return cast(total.vload([0], vector), target.row_bits)
+                shift = T.bind(tirx.Cast(wide.element, column_table[k, j, 1]))
+                bit = (columns_of(column_table[k, j, 0]) >> wide.broadcast(shift)) & const(1)
+                placed = bit << wide.broadcast(tirx.Cast(wide.element, j))
+                store(total, load(total, (), 0, source.lanes) | placed, (), 0)
+            return narrow.cast(load(total, (), 0, source.lanes))
 
         ratio = axis.step // axis.input_phases
         phase, shift = s % axis.input_phases, s // axis.input_phases
         left = max(0, -(shift // ratio))  # bits of the output that lie before the image
         shift += left * ratio
-        value = load(phase)
+        value = columns_of(phase)
         if shift:
             value = value >> const(shift) if shift < width else const(0)
         while ratio > 1:
             value, ratio = _even_bits(value, width, const), ratio // 2
         if left:
             value = value << const(left) if left < width else const(0)
-        return cast(value, target.row_bits)
-
-    def _spread(self, scalar: tirx.Expr) -> tirx.Expr:
-        return tirx.Broadcast(scalar, self.source.lanes) if self.source.lanes > 1 else scalar
+        return narrow.cast(value)
 
     @property
     def _by_shifts(self) -> bool:

@@ -1,4 +1,4 @@
-"""Convolutions as kernels, on packed bits and on float32: what direct_conv2d.py generates for a layer."""
+"""Convolutions as kernels, on packed bits and on float32: the kernels that loop_nest.py generates for a layer."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ def popcount_conv2d(
     pad_value: int,
     epilogue: Epilogue,
     isa: Isa,
+    *,
     tile: Tile | None = None,
     bits: int = 1,
-    domain: BinaryDomain = SIGN,
+    weight_domain: BinaryDomain = SIGN,
 ) -> Kernel:
     """A convolution of {-1, +1} activations, or of the odd numbers of n-bit codes, with {-1, +1} or {0, 1} weights.
 
@@ -39,7 +40,8 @@ def popcount_conv2d(
         isa: What to generate code for.
         tile: One of tiles.tiles(shape, isa, "popcount"); by default the first.
         bits: n.
-        domain: What the weights are: domain.SIGN, or domain.BIT, where ``signs`` are the weights of 1, others 0.
+        weight_domain: The values of the weights: domain.SIGN, or domain.BIT, where ``signs`` are the weights of 1, the
+            others 0.
 
     Raises:
         ValueError: If ``signs``, ``pad_value``, ``tile`` or the epilogue's constants do not fit the layer.
@@ -53,7 +55,16 @@ def popcount_conv2d(
     words = shape.groups * isa.words(shape.group_in_channels)
     data_shape = (shape.batch, *planes, shape.height, shape.width, words)
     return direct_popcount(
-        "popcount_conv2d", shape, signs.astype(bool), pad_value, epilogue, isa, tile, data_shape, bits, domain
+        "popcount_conv2d",
+        shape,
+        signs.astype(bool),
+        epilogue,
+        isa,
+        data_shape=data_shape,
+        pad_value=pad_value,
+        tile=tile,
+        bits=bits,
+        weight_domain=weight_domain,
     )
 
 
@@ -76,4 +87,4 @@ def float_conv2d(
     if weight.shape != expected:
         raise ValueError(f"the weight of a convolution is {weight.shape}, not (OC, Cin / groups, kh, kw) = {expected}")
     data_shape = (shape.batch, shape.height, shape.width, shape.in_channels)
-    return direct_float("float_conv2d", shape, weight, epilogue, isa, tile, data_shape)
+    return direct_float("float_conv2d", shape, weight, epilogue, isa, data_shape=data_shape, tile=tile)

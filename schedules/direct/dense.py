@@ -10,15 +10,10 @@ from ..epilogue.program import Epilogue, Program
 from ..isa import Isa
 from ..kernel import Kernel
 from ..layouts.words import packed_shape
-from ..shapes import Conv2dShape
+from ..shapes import dense_shape
 from .float32 import direct_float
 from .popcount import direct_popcount
 from .tiles import Tile
-
-
-def dense_shape(batch: int, depth: int, channels: int) -> Conv2dShape:
-    """The convolution that a dense layer is; tiles.tiles wants it."""
-    return Conv2dShape(1, 1, batch, depth, channels)
 
 
 def popcount_dense(
@@ -26,9 +21,10 @@ def popcount_dense(
     signs: np.ndarray,
     epilogue: Epilogue,
     isa: Isa,
+    *,
     tile: Tile | None = None,
     bits: int = 1,
-    domain: BinaryDomain = SIGN,
+    weight_domain: BinaryDomain = SIGN,
 ) -> Kernel:
     """A dense layer of {-1, +1} activations and weights: data [batch, isa.words(K)], results of rank 2.
 
@@ -41,7 +37,7 @@ def popcount_dense(
         isa: What to generate code for.
         tile: One of tiles.tiles(dense_shape(batch, K, OC), isa, "popcount"); by default the first.
         bits: n.
-        domain: What the weights are, domain.SIGN or domain.BIT.
+        weight_domain: The values of the weights, domain.SIGN or domain.BIT.
 
     Raises:
         ValueError: If ``tile`` or the epilogue's constants do not fit.
@@ -49,7 +45,18 @@ def popcount_dense(
     channels, depth = signs.shape
     shape, kernel = dense_shape(batch, depth, channels), signs.astype(bool)[:, :, None, None]
     data_shape = packed_shape((batch, depth), bits, isa)
-    return direct_popcount("popcount_dense", shape, kernel, 0, epilogue, isa, tile, data_shape, bits, domain)
+    return direct_popcount(
+        "popcount_dense",
+        shape,
+        kernel,
+        epilogue,
+        isa,
+        data_shape=data_shape,
+        pad_value=0,
+        tile=tile,
+        bits=bits,
+        weight_domain=weight_domain,
+    )
 
 
 def float_dense(batch: int, weight: np.ndarray, epilogue: Program, isa: Isa, tile: Tile | None = None) -> Kernel:
@@ -67,4 +74,4 @@ def float_dense(batch: int, weight: np.ndarray, epilogue: Program, isa: Isa, til
     """
     channels, depth = weight.shape
     shape, kernel = dense_shape(batch, depth, channels), weight[:, :, None, None]
-    return direct_float("float_dense", shape, kernel, epilogue, isa, tile, (batch, depth))
+    return direct_float("float_dense", shape, kernel, epilogue, isa, data_shape=(batch, depth), tile=tile)

@@ -25,11 +25,10 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from ..epilogue.writer import load, store
 from ..isa import Isa
-from ..layouts.channels_last import transposed
 from ..shapes import Conv2dShape
 from ..tir.loops import parallel_rows
+from ..tir.vectors import VectorType, load, store, transposed
 from .loop_nest import Store
 from .minimal_filters import MOST_TAPS, OUTPUTS, MinimalFilter, minimal_filter
 from .tiles import Tile, default_tile
@@ -133,9 +132,9 @@ class FilteredRows:
             with T.serial(0, steps // lanes) as block:
                 for first in range(0, unit, lanes):
                     starts = [(block * lanes + i) * unit + first for i in range(lanes)]
-                    square = [T.bind(load(line, (), start, lanes, lanes)) for start in starts]
+                    square = [T.bind(load(line, (), start, lanes)) for start in starts]
                     for i, column in enumerate(transposed(square)[: unit - first]):
-                        store(pixels, column, (first + i,), block * lanes, lanes)
+                        store(pixels, column, (first + i,), block * lanes)
             with T.serial(0, vectors) as vector, T.serial(0, shape.in_channels) as channel:
                 self._transform(pixels, image, row, vector * lanes, channel)
         return image
@@ -171,36 +170,37 @@ class FilteredRows:
             inputs = []
             for k in range(each.products):
                 element = (stride * (k % OUTPUTS) + phase) * channels + channel
-                inputs.append(T.bind(load(pixels, (element,), first + k // OUTPUTS, self.lanes, self.lanes)))
+                inputs.append(T.bind(load(pixels, (element,), first + k // OUTPUTS, self.lanes)))
             for factors in each.of_inputs:
-                value = _combination(factors, inputs, self.lanes)
-                store(image, value, (row, product * channels + channel), first, self.lanes)
+                store(image, _combination(factors, inputs), (row, product * channels + channel), first)
                 product += 1
 
     def row(
         self,
         image: tirx.Buffer,
         weights: tirx.Buffer,
-        n: tirx.Expr,
-        y: tirx.Expr,
+        position: tuple[tirx.Expr, tirx.Expr],
         block: tirx.Expr,
         keep: Store,
     ) -> None:
-        """Emit a row of outputs: ``keep(x, vectors)`` for each x below ``width``, maybe more than once."""
-        shape, tile, lanes = self.shape, self.tile, self.lanes
+        """Emit the row of outputs at ``position`` (n, y).
+
+        Calls ``keep(x, vectors)`` for each x below ``width``, for some more than once.
+        """
+        shape, tile, lanes, (n, y) = self.shape, self.tile, self.lanes, position
         top = T.bind(n * shape.padded_height + y * shape.strides[0])
         with T.serial(0, -(-self.tiles // tile.pixels)) as i:
             first = T.bind(tirx.min(i * tile.pixels, self.tiles - tile.pixels))
             products = T.alloc_buffer((self.products, tile.pixels, self.block), "float32")
             for product in range(self.products):
-                self._multiply(image, weights, top, first, block, product, products)
+                self._multiply(image, weights, products, top=top, first=first, block=block, product=product)
             with T.serial(0, tile.pixels) as p:
                 outputs: list[list[tirx.Expr]] = [[] for _ in range(OUTPUTS)]
                 for v in range(0, self.block, lanes):
-                    values = [T.bind(load(products, (k, p), v, lanes, lanes)) for k in range(self.products)]
+                    values = [T.bind(load(products, (k, p), v, lanes)) for k in range(self.products)]
                     factors = np.concatenate([each.to_outputs for each in self.filters], axis=1)
                     for j in range(OUTPUTS):
-                        outputs[j].append(T.bind(_combination(factors[j], values, lanes)))
+                        outputs[j].append(T.bind(_combination(factors[j], values)))
                 for j in range(OUTPUTS):
                     keep(T.bind((first + p) * OUTPUTS + j), outputs[j])
 
@@ -208,36 +208,37 @@ class FilteredRows:
         self,
         image: tirx.Buffer,
         weights: tirx.Buffer,
+        products: tirx.Buffer,
+        *,
         top: tirx.Expr,
         first: tirx.Expr,
         block: tirx.Expr,
         product: int,
-        products: tirx.Buffer,
     ) -> None:
         """One product of all tiles of a register tile, summed over the window's rows and the channels."""
         shape, tile, lanes = self.shape, self.tile, self.lanes
-        sums = T.alloc_buffer((tile.pixels, self.block), "float32")
+        sums, vector_type = T.alloc_buffer((tile.pixels, self.block), "float32"), VectorType("float32", lanes)
         runs = [(p, v) for p in range(tile.pixels) for v in range(0, self.block, lanes)]
         for p, v in runs:
-            store(sums, tirx.Broadcast(tirx.const(0.0, "float32"), lanes), (p,), v, lanes)
+            store(sums, vector_type.constant(0.0), (p,), v)
         with T.serial(0, shape.kernel[0]) as ky, T.serial(0, shape.in_channels) as channel:
             at = (block, product, ky * shape.in_channels + channel)
-            vectors = {v: T.bind(load(weights, at, v, lanes, lanes)) for v in range(0, self.block, lanes)}
+            vectors = {v: T.bind(load(weights, at, v, lanes)) for v in range(0, self.block, lanes)}
             source = (top + ky * shape.dilation[0], product * shape.in_channels + channel)
             for p in range(tile.pixels):
-                value = T.bind(tirx.Broadcast(image[(*source, first + p)], lanes))
+                value = T.bind(vector_type.broadcast(image[(*source, first + p)]))
                 for v, vector in vectors.items():
-                    store(sums, load(sums, (p,), v, lanes, lanes) + value * vector, (p,), v, lanes)
+                    store(sums, load(sums, (p,), v, lanes) + value * vector, (p,), v)
         for p, v in runs:
-            store(products, load(sums, (p,), v, lanes, lanes), (product, p), v, lanes)
+            store(products, load(sums, (p,), v, lanes), (product, p), v)
 
 
-def _combination(factors: Sequence[float], values: Sequence[tirx.Expr], lanes: int) -> tirx.Expr:
+def _combination(factors: Sequence[float], values: Sequence[tirx.Expr]) -> tirx.Expr:
     """The sum of products of vectors with numbers."""
     total: tirx.Expr | None = None
     for factor, value in zip(factors, values, strict=True):
         if factor:
-            term = value if factor == 1 else value * tirx.Broadcast(tirx.const(float(factor), "float32"), lanes)
+            term = value if factor == 1 else value * VectorType.of(value).constant(float(factor))
             total = term if total is None else total + term
     assert total is not None
     return total

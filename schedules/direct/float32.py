@@ -9,12 +9,12 @@ from ..epilogue.writer import EpilogueWriter
 from ..isa import Isa
 from ..kernel import Kernel
 from ..shapes import Conv2dShape
-from .loop_nest import Arithmetic, Axis, DirectConv2d
+from .loop_nest import DirectConv2d, MultiplyAccumulate, ReductionLoop
 from .tiles import Tile, default_tile, lanes
 
 
 def float_convolution(
-    name: str, shape: Conv2dShape, weight: np.ndarray, isa: Isa, tile: Tile | None, data_shape: tuple[int, ...]
+    name: str, shape: Conv2dShape, weight: np.ndarray, isa: Isa, *, data_shape: tuple[int, ...], tile: Tile | None
 ) -> DirectConv2d:
     """The convolution that direct_float builds a kernel of."""
     channels_last = np.moveaxis(weight.astype(np.float32), 1, -1)
@@ -22,10 +22,10 @@ def float_convolution(
         name=name,
         shape=shape,
         data_shape=data_shape,
-        arithmetic=Arithmetic("float32", "float32", lanes(shape, isa, "float32")),
+        arithmetic=MultiplyAccumulate("float32", "float32", lanes(shape, isa, "float32")),
         tile=tile or default_tile(shape, isa, "float32"),
         weights=channels_last.reshape(shape.groups, shape.group_out_channels, *channels_last.shape[1:]),
-        axes=(Axis(shape.group_in_channels, 1),),
+        loops=(ReductionLoop(shape.group_in_channels, 1),),
         border=np.zeros((1, shape.in_channels), np.float32),
     )
 
@@ -36,8 +36,9 @@ def direct_float(
     weight: np.ndarray,
     epilogue: Program,
     isa: Isa,
-    tile: Tile | None,
+    *,
     data_shape: tuple[int, ...],
+    tile: Tile | None,
 ) -> Kernel:
     """The kernel behind conv2d.float_conv2d and dense.float_dense, which describe the arguments.
 
@@ -45,6 +46,6 @@ def direct_float(
         name: Symbol of the function.
         data_shape: Shape of the activations; of rank 2 for a dense layer.
     """
-    conv = float_convolution(name, shape, weight, isa, tile, data_shape)
+    conv = float_convolution(name, shape, weight, isa, data_shape=data_shape, tile=tile)
     classes = shape.border_classes() if len(data_shape) == 4 else None
     return conv.build(EpilogueWriter(epilogue, conv.out_shape, isa, classes, conv.run))

@@ -14,7 +14,7 @@ block is ``tile.vectors`` vectors of output channels::
                     for pixel: accumulators[pixel] += broadcast(input[pixel]) * weight
             epilogue
 
-What ``+=``, ``*`` and ``broadcast`` are, an :class:`Arithmetic` says. Budget of a step: ``pixels * vectors``
+A :class:`MultiplyAccumulate` defines ``+=``, ``*`` and ``broadcast``. Budget of a step: ``pixels * vectors``
 multiply-adds, ``vectors`` loads, ``pixels`` broadcasts (memory operands on AVX-512).
 """
 
@@ -28,14 +28,13 @@ from typing import Protocol
 
 import numpy as np
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from ..epilogue.writer import Index
 from ..kernel import Kernel
 from ..shapes import Conv2dShape
-from ..tir.llvm import LlvmFunction, link
+from ..tir.kernel_builder import KernelBuilder
 from ..tir.loops import parallel_rows
+from ..tir.vectors import Index, VectorType, load, store
 from .tiles import Tile
 
 # Channels that are stored at once after a row was collected: a multiple of 8 and a divisor of every word.
@@ -50,33 +49,15 @@ Store = Callable[[tirx.Expr, Sequence[tirx.Expr]], None]
 class Sink(Protocol):
     """Where a kernel's accumulators go: declares parameters and outputs, and stores runs of channels."""
 
-    @property
-    def constants(self) -> Sequence[np.ndarray]:
-        """The arrays behind the constants, once declared."""
-
-    @property
-    def functions(self) -> set[LlvmFunction]:
-        """The LLVM functions that the code calls."""
-
-    @property
-    def outputs(self) -> tuple[tuple[tuple[int, ...], str], ...]:
-        """Shape and dtype of each output."""
-
-    def declare_tensors(self) -> None:
-        """Declare the tensor operands, the parameters after the data."""
-
-    def declare_constants(self) -> None:
-        """Declare the constants, the parameters after the weights."""
-
-    def declare_outputs(self) -> None:
-        """Declare the outputs, the last parameters."""
+    def declare(self, builder: KernelBuilder) -> None:
+        """Declare the tensor operands, the constants and the outputs."""
 
     def store(self, values: Sequence[tirx.Expr], position: Sequence[Index], first_channel: Index) -> None:
         """Store vectors of consecutive channels of the pixel at ``position``."""
 
 
 @dataclass(frozen=True)
-class Axis:
+class ReductionLoop:
     """A loop of the reduction: ``extent`` elements of the image, ``stride`` elements and ``rows`` rows apart."""
 
     extent: int
@@ -98,8 +79,8 @@ class Partial:
 
 
 @dataclass(frozen=True, eq=False)
-class Arithmetic:
-    """Multiply-accumulate: float32 as it stands here, packed bits in direct_popcount.py.
+class MultiplyAccumulate:
+    """What a step of the reduction does: float32 as it stands here; popcount.py has those of packed bits.
 
     Attributes:
         element: dtype of the data.
@@ -126,18 +107,8 @@ class Arithmetic:
         """Neighbouring elements of a row of the image that one step takes. Instead of the first it takes ``joined``."""
         return 1
 
-    @property
-    def constants(self) -> tuple[np.ndarray, ...]:
-        """Parameters beside the weights."""
-        return ()
-
-    @property
-    def functions(self) -> tuple[LlvmFunction, ...]:
-        """LLVM functions that the steps call."""
-        return ()
-
-    def declare(self) -> None:
-        """Declare the parameters for the constants."""
+    def declare(self, builder: KernelBuilder) -> None:
+        """Declare the constants beside the weights."""
 
     def spread(self, element: tirx.Expr) -> tuple[tirx.Expr, ...]:
         """What the workspace holds instead of an element of the data, with the same dtype."""
@@ -149,7 +120,7 @@ class Arithmetic:
 
     def input(self, image: tirx.Buffer, at: list[tirx.Expr]) -> tuple[tirx.Expr, ...]:
         """An element of the input, for all lanes."""
-        return (T.bind(tirx.Broadcast(image[tuple(at)], self.lanes)),)
+        return (T.bind(VectorType(self.image_element, self.lanes).broadcast(image[tuple(at)])),)
 
     def weight(self, vector: tirx.Expr) -> tuple[tirx.Expr, ...]:
         """What every pixel needs of the weights of an element."""
@@ -172,7 +143,7 @@ class DirectConv2d:
         arithmetic: What a step does.
         tile: The register tile.
         weights: [groups, out channels of a group, kh, kw, steps of a pixel].
-        axes: How these steps walk through a group's elements of a pixel of the image, as the inner loop reads them.
+        loops: How these steps walk through a group's elements of a pixel of the image, as the inner loop reads them.
         border: A pixel outside of the image, as the data has it: [planes, elements].
         planes: The result is the sum of 2^j times that of the j-th plane of the data.
         skippable: Whether taps outside of the image may be left out, which the sink then takes into account.
@@ -181,10 +152,10 @@ class DirectConv2d:
     name: str
     shape: Conv2dShape
     data_shape: tuple[int, ...]
-    arithmetic: Arithmetic
+    arithmetic: MultiplyAccumulate
     tile: Tile
     weights: np.ndarray
-    axes: tuple[Axis, ...]
+    loops: tuple[ReductionLoop, ...]
     border: np.ndarray
     planes: int = 1
     skippable: bool = False
@@ -256,15 +227,11 @@ class DirectConv2d:
             sink: Takes runs of ``self.run`` accumulators.
         """
         weights, arithmetic = self.packed_weights(), self.arithmetic
-        with IRBuilder() as builder, T.prim_func(s_tir=True):
-            T.func_name(self.name)
-            T.func_attr({"tirx.noalias": True})
-            data = T.arg("data", T.buffer(self.data_shape, arithmetic.element))
-            sink.declare_tensors()
-            weight = T.arg("weights", T.buffer(weights.shape, str(weights.dtype)))
-            arithmetic.declare()
-            sink.declare_constants()
-            sink.declare_outputs()
+        with KernelBuilder(self.name) as builder:
+            data = builder.data(self.data_shape, arithmetic.element)
+            weight = builder.constant("weights", weights)
+            arithmetic.declare(builder)
+            sink.declare(builder)
             nest = Nest(self, padded_image(self, data), weight)
             rows, blocks = self.shape.batch * self.shape.out_height, self.shape.groups * self.blocks
             work = rows * blocks * (weights[0].size // arithmetic.lanes) * self.shape.out_width
@@ -278,9 +245,7 @@ class DirectConv2d:
                         nest.row(tirx.floordiv(task, blocks), tirx.floormod(task, blocks), sink)
                     else:
                         nest.row(tirx.floormod(task, rows), tirx.floordiv(task, rows), sink)
-        func = link(builder.get(), [*sink.functions, *arithmetic.functions])
-        constants = (weights, *arithmetic.constants, *sink.constants)
-        return Kernel(f"{self.name} {self.tile}", func, constants, sink.outputs)
+        return builder.kernel(f"{self.name} {self.tile}")
 
 
 def padded_image(conv: DirectConv2d, data: tirx.Buffer) -> tirx.Buffer:
@@ -361,7 +326,7 @@ class Nest:
         n, y = self._image_row(row)
         group, block = T.bind(tirx.floordiv(block, conv.blocks)), T.bind(tirx.floormod(block, conv.blocks))
         first = T.bind(group * conv.shape.group_out_channels + block * conv.block)
-        self.tiles(n, y, group, block, lambda x, values: sink.store(values, self._position(n, y, x), first))
+        self.tiles((n, y), group, block, lambda x, values: sink.store(values, self._position(n, y, x), first))
 
     def collected_row(self, row: tirx.Expr, sink: Sink) -> None:
         """One row of all groups, through memory."""
@@ -370,38 +335,42 @@ class Nest:
         accumulator, lanes = conv.arithmetic.accumulator, conv.arithmetic.lanes
         collected = T.alloc_buffer((shape.out_width, shape.out_channels + max(conv.block, conv.run)), accumulator)
         with T.serial(0, shape.out_width) as x:
-            self._store(collected, tirx.Broadcast(tirx.const(0, accumulator), conv.run), x, shape.out_channels)
+            store(collected, VectorType(accumulator, conv.run).constant(0), (x,), shape.out_channels)
         # A block may hang over the end of its group: the next group, written later, overwrites that.
         with T.serial(0, shape.groups) as group, T.serial(0, conv.blocks) as block:
             first = T.bind(group * shape.group_out_channels + block * conv.block)
 
-            def store(x: tirx.Expr, values: Sequence[tirx.Expr]) -> None:
+            def keep(x: tirx.Expr, values: Sequence[tirx.Expr]) -> None:
                 for i, value in enumerate(values):
-                    self._store(collected, value, x, first + i * lanes)
+                    store(collected, value, (x,), first + i * lanes)
 
-            self.tiles(n, y, group, block, store)
+            self.tiles((n, y), group, block, keep)
         with T.serial(0, shape.out_width) as x, T.serial(0, -(-shape.out_channels // conv.run)) as i:
             first = T.bind(i * conv.run)
-            value = T.bind(collected.vload([x, first], f"{accumulator}x{conv.run}"))
+            value = T.bind(load(collected, (x,), first, conv.run))
             sink.store([value], self._position(n, y, x), first)
 
-    def tiles(self, n: tirx.Expr, y: tirx.Expr, group: tirx.Expr, block: tirx.Expr, store: Store) -> None:
-        """All tiles of a row of a block."""
+    def tiles(self, row: tuple[tirx.Expr, tirx.Expr], group: tirx.Expr, block: tirx.Expr, keep: Store) -> None:
+        """All tiles of a row (image, row) of a block."""
         conv, tile = self.conv, self.conv.tile
         width = conv.shape.out_width
         with T.serial(0, -(-width // tile.pixels)) as i:
             x = T.bind(tirx.min(i * tile.pixels, width - tile.pixels))
             accumulators = self._zeros(conv.arithmetic.accumulator)
-            self._reduce(accumulators, n, y, x, group, T.bind(group * conv.blocks + block))
+            self._reduce(accumulators, (*row, x), group, T.bind(group * conv.blocks + block))
             for p in range(tile.pixels):
                 values = [self._vector(accumulators, p * tile.vectors + v) for v in range(tile.vectors)]
-                store(T.bind(x + p), [T.bind(value) for value in values])
+                keep(T.bind(x + p), [T.bind(value) for value in values])
 
     def _reduce(
-        self, accumulators: tirx.Buffer, n: tirx.Expr, y: tirx.Expr, x: tirx.Expr, group: tirx.Expr, block: tirx.Expr
+        self,
+        accumulators: tirx.Buffer,
+        position: tuple[tirx.Expr, tirx.Expr, tirx.Expr],
+        group: tirx.Expr,
+        block: tirx.Expr,
     ) -> None:
-        """Sum over the planes and the window of every pixel of the tile."""
-        conv, shape = self.conv, self.conv.shape
+        """Sum over the planes and the window of every pixel of the tile that begins at ``position`` (n, y, x)."""
+        conv, shape, (n, y, x) = self.conv, self.conv.shape, position
         pixel = self._row_elements // shape.padded_width
         start = T.bind(x * (shape.strides[1] * pixel) + group * (pixel // shape.groups))
         row = T.bind(y * shape.strides[0])
@@ -411,7 +380,7 @@ class Nest:
         # The last plane counts most: what it gives is doubled with every plane that follows.
         for plane in reversed(range(conv.planes)):
             for k in range(conv.tile.pixels * conv.tile.vectors if plane < conv.planes - 1 else 0):
-                self._store(accumulators, self._vector(accumulators, k) + self._vector(accumulators, k), k, 0)
+                store(accumulators, self._vector(accumulators, k) + self._vector(accumulators, k), (k,), 0)
             image, first = (
                 (n, start + plane * (pixel // conv.planes)) if conv.dense else (n * conv.planes + plane, start)
             )
@@ -423,25 +392,26 @@ class Nest:
     ) -> None:
         """Sum over the window of every pixel of the tile, in one plane; a pixel has ``pixel`` elements."""
         shape, partial = self.conv.shape, self.conv.arithmetic.partial
-        column = Axis(shape.kernel[1], shape.dilation[1] * pixel)
-        columns = _fuse([column, *self.conv.axes])
+        column = ReductionLoop(shape.kernel[1], shape.dilation[1] * pixel)
+        columns = _fuse([column, *self.conv.loops])
         together = self.conv.arithmetic.together
         if together > 1:
             (row,) = columns
-            columns = [Axis(row.extent // together, row.stride * together)]
-        rows = Axis(shape.kernel[0], 0, shape.dilation[0])
+            columns = [ReductionLoop(row.extent // together, row.stride * together)]
+        rows = ReductionLoop(shape.kernel[0], 0, shape.dilation[0])
 
         def step(target: tirx.Buffer, place: _Place, pixels: Sequence[int] = range(self.conv.tile.pixels)) -> None:
             at = [n, T.bind(place.line), T.bind(place.element)]
-            self._step(target, at, shape.strides[1] * pixel, block, T.bind(place.step * together), pixels)
+            weights = self._step_weights(block, T.bind(place.step * together))
+            self._step(target, at, shape.strides[1] * pixel, weights, pixels)
 
         def chunk(walk: Callable[[Callable[[_Place], None]], None]) -> None:
             assert partial is not None
-            narrow = self._zeros(partial.dtype)
+            narrow, wide = self._zeros(partial.dtype), VectorType(str(accumulators.dtype), self.conv.arithmetic.lanes)
             walk(lambda place: step(narrow, place))
             for k in range(self.conv.tile.pixels * self.conv.tile.vectors):
-                added = tirx.Cast(f"{accumulators.dtype}x{self.conv.arithmetic.lanes}", self._vector(narrow, k))
-                self._store(accumulators, self._vector(accumulators, k) + added, k, 0)
+                added = wide.cast(self._vector(narrow, k))
+                store(accumulators, self._vector(accumulators, k) + added, (k,), 0)
 
         def walk_row(place: _Place) -> None:
             if partial is not None:
@@ -449,12 +419,12 @@ class Nest:
             elif not self.conv.skips_columns:
                 _walk(columns, place, lambda place: step(accumulators, place))
             else:
-                inner = prod(axis.extent for axis in self.conv.axes)
+                inner = prod(loop.extent for loop in self.conv.loops)
                 for kx in range(shape.kernel[1]):
                     moved, pixels = place.moved(column, tirx.const(kx, "int32"), inner), self._pixels_inside(kx)
-                    _walk(self.conv.axes, moved, functools.partial(step, accumulators, pixels=pixels))
+                    _walk(self.conv.loops, moved, functools.partial(step, accumulators, pixels=pixels))
 
-        inner = prod(axis.extent for axis in columns)
+        inner = prod(loop.extent for loop in columns)
         if self.conv.skips_rows or self.conv.skips_columns:
             first, end = self._inside(place.line) if self.conv.skips_rows else (0, shape.kernel[0])
             with T.serial(first, end) as i:
@@ -484,32 +454,35 @@ class Nest:
         """Elements of a row of the image, as the inner loop reads it."""
         return int(self.image.shape[-1]) // (1 if self.conv.arithmetic.together == 1 else 2)
 
+    def _step_weights(self, block: tirx.Expr, step: tirx.Expr) -> list[tuple[tirx.Expr, ...]]:
+        """For each vector of the tile's channels, the weights of the elements of one step."""
+        arithmetic = self.conv.arithmetic
+
+        def vectors(first: int) -> tuple[tirx.Expr, ...]:
+            rows = [step + i for i in range(arithmetic.together)]
+            loaded = [T.bind(load(self.weights, (block, row), first, arithmetic.lanes)) for row in rows]
+            return tuple(part for vector in loaded for part in arithmetic.weight(vector))
+
+        return [vectors(v * arithmetic.lanes) for v in range(self.conv.tile.vectors)]
+
     def _step(
         self,
         sums: tirx.Buffer,
         at: list[tirx.Expr],
         stride: int,
-        block: tirx.Expr,
-        step: tirx.Expr,
+        weights: Sequence[tuple[tirx.Expr, ...]],
         pixels: Sequence[int],
     ) -> None:
         """Add the products of one element (or of several) of some pixels of the tile with all its weights."""
         arithmetic, tile = self.conv.arithmetic, self.conv.tile
-        dtype = f"{self.weights.dtype}x{arithmetic.lanes}"
         elements = list(range(arithmetic.together))
-
-        def weight(first: int) -> tuple[tirx.Expr, ...]:
-            vectors = [T.bind(self.weights.vload([block, step + i, first], dtype)) for i in elements]
-            return tuple(part for vector in vectors for part in arithmetic.weight(vector))
-
-        weights = [weight(v * arithmetic.lanes) for v in range(tile.vectors)]
         places = elements if arithmetic.together == 1 else [self._row_elements, *elements[1:]]
         for p in pixels:
             inputs = [arithmetic.input(self.image, [*at[:-1], at[-1] + (p * stride + i)]) for i in places]
             value = tuple(part for parts in inputs for part in parts)
             for v in range(tile.vectors):
                 k = p * tile.vectors + v
-                self._store(sums, arithmetic.accumulate(self._vector(sums, k), value, weights[v]), k, 0)
+                store(sums, arithmetic.accumulate(self._vector(sums, k), value, weights[v]), (k,), 0)
 
     def _image_row(self, row: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
         height = self.conv.shape.out_height
@@ -523,14 +496,11 @@ class Nest:
         tile, lanes = self.conv.tile, self.conv.arithmetic.lanes
         accumulators = T.alloc_buffer((tile.pixels * tile.vectors, lanes), dtype)
         for k in range(tile.pixels * tile.vectors):
-            self._store(accumulators, tirx.Broadcast(tirx.const(0, dtype), lanes), k, 0)
+            store(accumulators, VectorType(dtype, lanes).constant(0), (k,), 0)
         return accumulators
 
     def _vector(self, buffer: tirx.Buffer, row: int) -> tirx.Expr:
-        return buffer.vload([row, 0], f"{buffer.dtype}x{self.conv.arithmetic.lanes}")
-
-    def _store(self, buffer: tirx.Buffer, value: tirx.Expr, row: Index, first: Index) -> None:
-        T.buffer_store(buffer, value, [row, tirx.Ramp(first, 1, value.ty.dtype.lanes)])
+        return load(buffer, (row,), 0, self.conv.arithmetic.lanes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -541,48 +511,48 @@ class _Place:
     element: tirx.Expr
     step: tirx.Expr
 
-    def moved(self, axis: Axis, i: tirx.Expr, inner: int) -> _Place:
-        """``i`` steps along an axis, each of ``inner`` weights."""
-        return _Place(self.line + i * axis.rows, self.element + i * axis.stride, self.step + i * inner)
+    def moved(self, loop: ReductionLoop, i: tirx.Expr, inner: int) -> _Place:
+        """``i`` steps along a loop, each of ``inner`` weights."""
+        return _Place(self.line + i * loop.rows, self.element + i * loop.stride, self.step + i * inner)
 
 
-def _fuse(axes: Sequence[Axis]) -> list[Axis]:
+def _fuse(loops: Sequence[ReductionLoop]) -> list[ReductionLoop]:
     """The same walk with fewer loops: taps of a row lie behind one another, where neither dilation nor groups do."""
-    fused = [axes[-1]]
-    for axis in reversed(axes[:-1]):
-        if axis.extent == 1:
+    fused = [loops[-1]]
+    for loop in reversed(loops[:-1]):
+        if loop.extent == 1:
             continue
-        if axis.stride == fused[0].extent * fused[0].stride:
-            fused[0] = Axis(axis.extent * fused[0].extent, fused[0].stride)
+        if loop.stride == fused[0].extent * fused[0].stride:
+            fused[0] = ReductionLoop(loop.extent * fused[0].extent, fused[0].stride)
         else:
-            fused.insert(0, axis)
+            fused.insert(0, loop)
     return fused
 
 
-def _walk(axes: Sequence[Axis], place: _Place, body: Callable[[_Place], None]) -> None:
+def _walk(loops: Sequence[ReductionLoop], place: _Place, body: Callable[[_Place], None]) -> None:
     """Loops over all steps."""
-    if not axes:
+    if not loops:
         body(place)
         return
-    axis, *rest = axes
-    with T.serial(0, axis.extent) as i:
-        _walk(rest, place.moved(axis, i, prod(each.extent for each in rest)), body)
+    loop, *rest = loops
+    with T.serial(0, loop.extent) as i:
+        _walk(rest, place.moved(loop, i, prod(each.extent for each in rest)), body)
 
 
-def _walk_in_chunks(axes: Sequence[Axis], place: _Place, steps: int, chunk: Callable[..., None]) -> None:
+def _walk_in_chunks(loops: Sequence[ReductionLoop], place: _Place, steps: int, chunk: Callable[..., None]) -> None:
     """Loops over all steps, where ``chunk(walk)`` is called to wrap every ``walk(body)`` of at most ``steps``."""
-    axis, *rest = axes
+    loop, *rest = loops
     inner = prod(each.extent for each in rest)
     if inner > steps:
-        with T.serial(0, axis.extent) as i:
-            _walk_in_chunks(rest, place.moved(axis, i, inner), steps, chunk)
+        with T.serial(0, loop.extent) as i:
+            _walk_in_chunks(rest, place.moved(loop, i, inner), steps, chunk)
         return
-    size = min(axis.extent, steps // inner)
-    with T.serial(0, -(-axis.extent // size)) as first:
-        count = size if axis.extent % size == 0 else T.bind(tirx.min(size, axis.extent - first * size))
+    size = min(loop.extent, steps // inner)
+    with T.serial(0, -(-loop.extent // size)) as first:
+        count = size if loop.extent % size == 0 else T.bind(tirx.min(size, loop.extent - first * size))
 
         def walk(body: Callable[[_Place], None]) -> None:
             with T.serial(0, count) as i:
-                _walk(rest, place.moved(axis, first * size + i, inner), body)
+                _walk(rest, place.moved(loop, first * size + i, inner), body)
 
         chunk(walk)

@@ -7,7 +7,7 @@ takes to pool it along the row; as many pooled rows as a window has wait for the
     parallel for band of output rows, block of channels:
         for output row in band:
             for row of the convolution that is new:          the first window of a band needs all of its own
-                convolve into a buffer of one row            direct_conv2d.py, filtered_rows.py
+                convolve into a buffer of one row            loop_nest.py, filtered_rows.py
                 maxima of neighbours into the ring
             maxima of the rows in the ring, to the epilogue
 """
@@ -21,17 +21,18 @@ from typing import Protocol
 
 import numpy as np
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from ..epilogue.program import FloatOutput, Program, TensorOperand
-from ..epilogue.writer import EpilogueWriter, Index, load, store
+from ..epilogue.writer import EpilogueWriter
 from ..isa import Isa
 from ..kernel import Kernel
 from ..shapes import Conv2dShape
-from ..tir.llvm import LlvmFunction, extremum, link
+from ..tir.kernel_builder import KernelBuilder
+from ..tir.llvm import LlvmFunction, extremum
 from ..tir.loops import parallel_rows
-from ..windows.template import check_windows, for_columns
+from ..tir.taps import check_windows, for_columns
+from ..tir.vectors import Index, VectorType, load, store
 from .filtered_rows import FilteredRows, filters_pay
 from .float32 import float_convolution
 from .loop_nest import DirectConv2d, Nest, Store, padded_image
@@ -74,12 +75,11 @@ class Rows(Protocol):
         self,
         image: tirx.Buffer,
         weights: tirx.Buffer,
-        n: tirx.Expr,
-        y: tirx.Expr,
+        position: tuple[tirx.Expr, tirx.Expr],
         block: tirx.Expr,
         keep: Store,
     ) -> None:
-        """Emit a row of outputs: ``keep(x, vectors)`` for each x, maybe more than once."""
+        """Emit the row of outputs at ``position`` (n, y): ``keep(x, vectors)`` for each x, maybe more than once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,12 +118,11 @@ class _DirectRows:
         self,
         image: tirx.Buffer,
         weights: tirx.Buffer,
-        n: tirx.Expr,
-        y: tirx.Expr,
+        position: tuple[tirx.Expr, tirx.Expr],
         block: tirx.Expr,
         keep: Store,
     ) -> None:
-        Nest(self.conv, image, weights).tiles(n, y, tirx.const(0, "int32"), block, keep)
+        Nest(self.conv, image, weights).tiles(position, tirx.const(0, "int32"), block, keep)
 
 
 def can_pool(shape: Conv2dShape, epilogue: Program, pool: Conv2dShape) -> bool:
@@ -140,6 +139,7 @@ def pooled_conv2d(
     epilogue: Program,
     pool: Conv2dShape,
     pool_epilogue: Program,
+    *,
     isa: Isa,
     tile: Tile | None = None,
     filtered: bool = True,
@@ -171,21 +171,16 @@ def pooled_conv2d(
     if filtered:
         rows = FilteredRows.of(shape, isa)
     else:
-        rows = _DirectRows(float_convolution(name, shape, weight, isa, tile, data_shape))
+        rows = _DirectRows(float_convolution(name, shape, weight, isa, data_shape=data_shape, tile=tile))
     before = EpilogueWriter(epilogue, (pool.batch, pool.height, pool.width, pool.in_channels), isa, tile=rows.block)
     pooled_shape = (pool.batch, pool.out_height, pool.out_width, pool.in_channels)
     after = EpilogueWriter(pool_epilogue, pooled_shape, isa, pool.border_classes(), rows.block)
-    maximum = extremum("maximum", f"float32x{rows.lanes}", isa.family)
-    weights = rows.packed_weights(weight)
-    with IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name(name)
-        T.func_attr({"tirx.noalias": True})
-        data = T.arg("data", T.buffer(data_shape, "float32"))
-        after.declare_tensors()
-        weight_buffer = T.arg("weights", T.buffer(weights.shape, "float32"))
-        before.declare_constants()
-        after.declare_constants()
-        after.declare_outputs()
+    maximum = extremum("maximum", VectorType("float32", rows.lanes), isa.architecture)
+    with KernelBuilder(name) as builder:
+        data = builder.data(data_shape, "float32")
+        weights = builder.constant("weights", rows.packed_weights(weight))
+        before.declare_constants(builder)
+        after.declare(builder)
         bands = _bands(pool)
         height = -(-pool.out_height // bands)
         image = rows.begin(data)
@@ -201,16 +196,16 @@ def pooled_conv2d(
 
                 def keep(x: tirx.Expr, sums: Sequence[tirx.Expr]) -> None:
                     for i, value in enumerate(before.values(sums, channel)):
-                        store(line, value, (x,), i * rows.lanes, rows.lanes)
+                        store(line, value, (x,), i * rows.lanes)
 
-                rows.row(image, weight_buffer, n, y, block, keep)
+                rows.row(image, weights, (n, y), block, keep)
 
-            band = _Band(pool, convolve, after, maximum, line, ring, rows.lanes)
+            band = _Band(
+                pool=pool, convolve=convolve, after=after, maximum=maximum, line=line, ring=ring, lanes=rows.lanes
+            )
             with T.serial(first, tirx.min(first + height, pool.out_height)) as y:
                 band.row((n, y), y == first, T.bind(block * rows.block))
-    func = link(builder.get(), before.functions | after.functions | {maximum})
-    constants = (weights, *before.constants, *after.constants)
-    return Kernel(f"{name}{' filtered' * filtered} {rows.tile}", func, constants, after.outputs)
+    return builder.kernel(f"{name}{' filtered' * filtered} {rows.tile}")
 
 
 def _bands(pool: Conv2dShape) -> int:
@@ -262,7 +257,7 @@ class _Band:
         with T.serial(0, pool.out_width) as x:
             vectors = []
             for i in self.vectors:
-                values = [load(self.ring, (slot, x), i, self.lanes, self.lanes) for slot in slots]
+                values = [load(self.ring, (slot, x), i, self.lanes) for slot in slots]
                 vectors.append(T.bind(reduce(self.maximum, values)))
             self.after.store(vectors, (*position, x), channel)
 
@@ -274,7 +269,7 @@ class _Band:
             taps = [left + kx for kx in range(pool.kernel[1])]
             taps = [tap for tap in taps if not isinstance(tap, int) or 0 <= tap < pool.width]
             for i in self.vectors:
-                values = [load(self.line, (tap,), i, self.lanes, self.lanes) for tap in taps]
-                store(self.ring, reduce(self.maximum, values), (slot, x), i, self.lanes)
+                values = [load(self.line, (tap,), i, self.lanes) for tap in taps]
+                store(self.ring, reduce(self.maximum, values), (slot, x), i)
 
         for_columns(pool, pixel)

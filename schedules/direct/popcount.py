@@ -1,6 +1,6 @@
 """The direct convolution on packed bits: D, the sum of sign products (sbnn_tvm.algebra.domain), by popcount.
 
-A direct convolution (direct_conv2d.py) whose step is ``counter += popcount(input ^ weight)``. Budget for a vector full
+A direct convolution (loop_nest.py) whose step is ``counter += popcount(input ^ weight)``. Budget for a vector full
 of multiply-accumulates: 3 vector instructions where the ISA has a vector popcount, or 8 for three of them
 (popcount_threes.py), 4 where it has a byte shuffle (popcount_lookup.py), about 10 elsewhere.
 
@@ -25,13 +25,15 @@ from tvm.tirx.script import builder as T
 from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain
 
 from ..epilogue.program import Epilogue, IntegerThreshold, code_bits
-from ..epilogue.writer import EpilogueWriter, Index, store_code
+from ..epilogue.writer import EpilogueWriter, store_code
 from ..isa import Isa
 from ..kernel import Kernel
 from ..layouts.words import pack_channels, pack_codes, packed_shape
 from ..shapes import Conv2dShape
-from ..tir.llvm import LlvmFunction, pack
-from .loop_nest import Arithmetic, Axis, DirectConv2d, Sink
+from ..tir.kernel_builder import KernelBuilder
+from ..tir.llvm import pack
+from ..tir.vectors import Index, VectorType, load
+from .loop_nest import DirectConv2d, MultiplyAccumulate, ReductionLoop, Sink
 from .popcount_lookup import PopcountLookup
 from .popcount_threes import PopcountThrees, join_weights
 from .tiles import Tile, default_tile, lanes, popcount_by_lookup, popcount_by_threes
@@ -44,13 +46,14 @@ def direct_popcount(
     name: str,
     shape: Conv2dShape,
     signs: np.ndarray,
-    pad_value: int,
     epilogue: Epilogue,
     isa: Isa,
-    tile: Tile | None,
+    *,
     data_shape: tuple[int, ...],
-    bits: int = 1,
-    domain: BinaryDomain = SIGN,
+    pad_value: int,
+    tile: Tile | None,
+    bits: int,
+    weight_domain: BinaryDomain,
 ) -> Kernel:
     """The kernel behind conv2d.popcount_conv2d and dense.popcount_dense, which describe the arguments.
 
@@ -63,9 +66,9 @@ def direct_popcount(
         raise ValueError(
             f"a binary convolution of {bits}-bit codes pads with 0 or an odd number up to {highest}, not {pad_value}"
         )
-    if domain not in (SIGN, BIT):
-        raise ValueError(f"the weights of a binary convolution are in {SIGN} or {BIT}, not {domain}")
-    signed = domain == SIGN
+    if weight_domain not in (SIGN, BIT):
+        raise ValueError(f"the weights of a binary convolution are in {SIGN} or {BIT}, not {weight_domain}")
+    signed = weight_domain == SIGN
     if isinstance(epilogue, IntegerThreshold):
         for kind, array in (("threshold", epilogue.threshold), ("flip", epilogue.flip)):
             if array.shape[-1:] != (shape.out_channels,):
@@ -74,19 +77,20 @@ def direct_popcount(
             # With the signs of a flipped channel negated, D <= t becomes D >= -t: one direction for all.
             signs = signs ^ epilogue.flip[:, None, None, None]
     words, largest = pack_channels(np.moveaxis(signs, 1, -1), isa), highest * signs[0].size
-    arithmetic: Arithmetic
-    axes: tuple[Axis, ...]
+    arithmetic: MultiplyAccumulate
+    loops: tuple[ReductionLoop, ...]
     if popcount_by_lookup(shape, isa):
         arithmetic = PopcountLookup(isa.word, _counter("uint16", largest), lanes(shape, isa, "popcount"), signed)
         # All bytes of many words, or those of the only word that are in use.
         used = isa.word_bits // 8 if words.shape[-1] > 1 else -(-shape.group_in_channels // 8)
-        axes, weights = (Axis(words.shape[-1], 16), Axis(used, 1)), words.view(np.uint8)[..., : words.shape[-1] * used]
+        loops = (ReductionLoop(words.shape[-1], 16), ReductionLoop(used, 1))
+        weights = words.view(np.uint8)[..., : words.shape[-1] * used]
     elif signed and popcount_by_threes(shape, isa):
         arithmetic = PopcountThrees(isa.word, _counter(isa.word, largest), lanes(shape, isa, "popcount"))
-        axes, weights = (Axis(words.shape[-1], 1),), join_weights(words)
+        loops, weights = (ReductionLoop(words.shape[-1], 1),), join_weights(words)
     else:
-        arithmetic = _Popcount(isa.word, _counter(isa.word, largest), lanes(shape, isa, "popcount"), signed)
-        axes, weights = (Axis(words.shape[-1], 1),), words
+        arithmetic = _PopcountWords(isa.word, _counter(isa.word, largest), lanes(shape, isa, "popcount"), signed)
+        loops, weights = (ReductionLoop(words.shape[-1], 1),), words
     padding_code = np.full((1, shape.group_in_channels), (pad_value + highest) // 2 if pad_value else 0)
     outside = pack_codes(padding_code, bits, isa).reshape(bits, -1)
     conv = DirectConv2d(
@@ -96,7 +100,7 @@ def direct_popcount(
         arithmetic=arithmetic,
         tile=tile or default_tile(shape, isa, "popcount"),
         weights=weights.reshape(shape.groups, shape.group_out_channels, *weights.shape[1:]),
-        axes=axes,
+        loops=loops,
         border=np.tile(outside, shape.groups),
         planes=bits,
         skippable=pad_value == 0,
@@ -106,17 +110,17 @@ def direct_popcount(
         if signed:
             limits, inverted = _limits(highest * _base(conv, signs, pad_value), epilogue, largest), None
         else:
-            limits, inverted = _least(highest * _set(shape, signs, pad_value), epilogue, largest), epilogue.flip
+            limits, inverted = _least_counts(highest * _set(shape, signs, pad_value), epilogue, largest), epilogue.flip
         joined = not conv.collected and _joins(arithmetic.accumulator, arithmetic.lanes, conv.tile.vectors, isa)
         compared = "int32" if joined else arithmetic.accumulator
         table = _Table(conv, limits, compared, fill=0 if signed else largest + 1)
-        sink = _ThresholdSink(conv, isa, table, inverted)
+        sink = _PopcountThreshold(conv, isa, table, inverted)
     else:
         classes = None if conv.dense else shape.border_classes()
         writer = EpilogueWriter(epilogue, conv.out_shape, isa, classes, conv.run)
         factor = -2 if signed else 2
         base = highest * (_base(conv, signs, pad_value) if signed else -_set(shape, signs, pad_value))
-        sink = _FloatSink(writer, _Table(conv, base[None], "int32"), factor)
+        sink = _PopcountFloats(writer, _Table(conv, base[None], "int32"), factor)
     return conv.build(sink)
 
 
@@ -126,7 +130,7 @@ def _counter(dtype: str, largest: int) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class _Popcount(Arithmetic):
+class _PopcountWords(MultiplyAccumulate):
     """A vector popcount: an element is a word, and so is a lane.
 
     Attributes:
@@ -154,17 +158,17 @@ def _base(conv: DirectConv2d, signs: np.ndarray, pad_value: int) -> np.ndarray:
     inside = shape.group_in_channels * np.count_nonzero(valid, axis=(1, 2))
     taps = shape.kernel
     if conv.skips_rows:
-        outside &= _taps_inside(classes.row_class, shape.height, taps[0], 0, shape).repeat(classes.columns, 0)[
+        outside &= _taps_of_kinds(classes.row_class, shape.height, taps[0], 0, shape).repeat(classes.columns, 0)[
             :, :, None
         ]
     if conv.skips_columns:
         kinds = classes.count // classes.columns
-        outside &= np.tile(_taps_inside(classes.col_class, shape.width, taps[1], 1, shape), (kinds, 1))[:, None]
+        outside &= np.tile(_taps_of_kinds(classes.col_class, shape.width, taps[1], 1, shape), (kinds, 1))[:, None]
     counted = np.einsum("kyx,oyx->ko", outside, np.count_nonzero(signs, axis=1))
     return inside[:, None] + 2 * counted
 
 
-def _taps_inside(kind: np.ndarray, size: int, taps: int, axis: int, shape: Conv2dShape) -> np.ndarray:
+def _taps_of_kinds(kind: np.ndarray, size: int, taps: int, axis: int, shape: Conv2dShape) -> np.ndarray:
     """Which taps of an axis are inside of the image for every kind of row (or column): bool [kinds, taps]."""
     _, pixels = np.unique(kind, return_index=True)  # one of each kind
     at = pixels[:, None] * shape.strides[axis] + np.arange(taps) * shape.dilation[axis] - shape.padding[axis]
@@ -192,7 +196,7 @@ def _limits(base: np.ndarray, epilogue: IntegerThreshold, largest: int) -> np.nd
     return np.clip((base - least[:, None]) // 2 + 1, 0, largest + 1)
 
 
-def _least(inside: np.ndarray, epilogue: IntegerThreshold, largest: int) -> np.ndarray:
+def _least_counts(inside: np.ndarray, epilogue: IntegerThreshold, largest: int) -> np.ndarray:
     """The comparisons of E as ``P >= least``, inverted where flipped: [thresholds, border classes, OC].
 
     Args:
@@ -221,16 +225,16 @@ class _Table:
         dtype = preferred if values.astype(preferred).nbytes <= _SMALL_TABLE else narrow
         self.rows, self.classes, channels = values.shape
         table = values.astype(dtype).reshape(-1, channels)
-        self.constants = [np.pad(table, [(0, 0), (0, -channels % conv.run)], constant_values=fill)]
+        self._arrays = [np.pad(table, [(0, 0), (0, -channels % conv.run)], constant_values=fill)]
         if self.classes > 1:
             classes = conv.shape.border_classes()
-            self.constants += [classes.row_class * np.int32(classes.columns), classes.col_class]
+            self._arrays += [classes.row_class * np.int32(classes.columns), classes.col_class]
         self._buffers: list[tirx.Buffer] = []
 
-    def declare(self) -> None:
+    def declare(self, builder: KernelBuilder) -> None:
         """Declare the table and, where there are border classes, those of rows and columns."""
-        for name, array in zip(("table", "row_class", "column_class"), self.constants, strict=False):
-            self._buffers.append(T.arg(f"count_{name}", T.buffer(array.shape, str(array.dtype))))
+        for name, array in zip(("table", "row_class", "column_class"), self._arrays, strict=False):
+            self._buffers.append(builder.constant(f"count_{name}", array))
 
     def load(
         self, position: Sequence[Index], first: Index, lanes: int, count: int, dtype: str
@@ -239,16 +243,15 @@ class _Table:
         table, border = self._buffers[0], tirx.const(0, "int32")
         if len(self._buffers) > 1:
             border = T.bind(self._buffers[1][position[-2]] + self._buffers[2][position[-1]])
-        vector = f"{table.dtype}x{lanes}"
         return [
-            [_cast(table.vload([row * self.classes + border, first + i * lanes], vector), dtype) for i in range(count)]
+            [_cast(load(table, (row * self.classes + border,), first + i * lanes, lanes), dtype) for i in range(count)]
             for row in range(self.rows)
         ]
 
 
 def _cast(value: tirx.Expr, dtype: str) -> tirx.Expr:
     """The value with another element type and the same lanes."""
-    return tirx.Cast(f"{dtype}x{value.ty.dtype.lanes}", value)
+    return VectorType(dtype, value.ty.dtype.lanes).cast(value)
 
 
 def _joins(counter: str, lanes: int, vectors: int, isa: Isa) -> bool:
@@ -261,52 +264,34 @@ def _joined(values: Sequence[tirx.Expr], isa: Isa) -> list[tirx.Expr]:
     dtype = values[0].ty.dtype
     if not _joins(str(dtype), dtype.lanes, len(values), isa):
         return list(values)
-    halves = [T.bind(tirx.reinterpret(f"int32x{2 * dtype.lanes}", value)) for value in values]
+    halves = [T.bind(VectorType("int32", 2 * dtype.lanes).reinterpret(value)) for value in values]
     low = list(range(0, 4 * dtype.lanes, 2))
     return [T.bind(tirx.Shuffle(halves[i : i + 2], low)) for i in range(0, len(halves), 2)]
 
 
 @dataclass(eq=False)
-class _FloatSink:
+class _PopcountFloats:
     """Counters become ``base + factor * counter``, D or E, as float32, for an epilogue program."""
 
     writer: EpilogueWriter
     base: _Table
     factor: int
 
-    @property
-    def constants(self) -> list[np.ndarray]:
-        return [*self.base.constants, *self.writer.constants]
-
-    @property
-    def functions(self) -> set[LlvmFunction]:
-        return self.writer.functions
-
-    @property
-    def outputs(self) -> tuple[tuple[tuple[int, ...], str], ...]:
-        return self.writer.outputs
-
-    def declare_tensors(self) -> None:
-        self.writer.declare_tensors()
-
-    def declare_constants(self) -> None:
-        self.base.declare()
-        self.writer.declare_constants()
-
-    def declare_outputs(self) -> None:
-        self.writer.declare_outputs()
+    def declare(self, builder: KernelBuilder) -> None:
+        self.base.declare(builder)
+        self.writer.declare(builder)
 
     def store(self, values: Sequence[tirx.Expr], position: Sequence[Index], first_channel: Index) -> None:
         counts = [_cast(count, "int32") for count in _joined(values, self.writer.isa)]
         lanes = counts[0].ty.dtype.lanes
         (bases,) = self.base.load(position, first_channel, lanes, len(counts), "int32")
-        factor = tirx.Broadcast(tirx.const(self.factor, "int32"), lanes)
+        factor = VectorType("int32", lanes).constant(self.factor)
         sums = [base + count * factor for base, count in zip(bases, counts, strict=True)]
         self.writer.store([_cast(value, "float32") for value in sums], position, first_channel)
 
 
 @dataclass(eq=False)
-class _ThresholdSink:
+class _PopcountThreshold:
     """Counters are compared with integers, and the bits stored.
 
     Attributes:
@@ -317,12 +302,15 @@ class _ThresholdSink:
     isa: Isa
     limits: _Table
     inverted: np.ndarray | None
-    functions: set[LlvmFunction] = field(default_factory=set, init=False)
-    _words: list[tirx.Buffer] = field(default_factory=list, init=False)
+    _flip_words: tirx.Buffer | None = field(default=None, init=False)
+    _out: tirx.Buffer = field(init=False)
 
-    @property
-    def constants(self) -> list[np.ndarray]:
-        return [*self.limits.constants, *([] if self._flips is None else [self._flips])]
+    def declare(self, builder: KernelBuilder) -> None:
+        self.limits.declare(builder)
+        if (flips := self._flips) is not None:
+            self._flip_words = builder.constant("inverted", flips)
+        shape = packed_shape(self.conv.out_shape, code_bits(self.limits.rows), self.isa)
+        self._out = builder.output(shape, self.isa.word, "out0")
 
     @property
     def _flips(self) -> np.ndarray | None:
@@ -332,23 +320,6 @@ class _ThresholdSink:
         part = gcd(self.conv.run, self.isa.word_bits)
         return pack_channels(self.inverted[None], self.isa).view(f"uint{part}").reshape(-1)
 
-    @property
-    def outputs(self) -> tuple[tuple[tuple[int, ...], str], ...]:
-        bits = code_bits(self.limits.rows)
-        return ((packed_shape(self.conv.out_shape, bits, self.isa), self.isa.word),)
-
-    def declare_tensors(self) -> None:
-        pass
-
-    def declare_constants(self) -> None:
-        self.limits.declare()
-        if (flips := self._flips) is not None:
-            self._words.append(T.arg("inverted", T.buffer(flips.shape, str(flips.dtype))))
-
-    def declare_outputs(self) -> None:
-        ((shape, dtype),) = self.outputs
-        self._words.append(T.arg("out0", T.buffer(shape, dtype)))
-
     def store(self, values: Sequence[tirx.Expr], position: Sequence[Index], first_channel: Index) -> None:
         values = _joined(values, self.isa)
         dtype = values[0].ty.dtype
@@ -357,18 +328,16 @@ class _ThresholdSink:
         run, channels = len(values) * dtype.lanes, self.conv.shape.out_channels
         bits = gcd(run, self.isa.word_bits)
         total = self.isa.words(channels) * self.isa.word_bits // bits
-        (((*shape, _), _),) = self.outputs
-        parts = T.decl_buffer((*shape, total), f"uint{bits}", data=self._words[-1].data)
+        parts = T.decl_buffer((*self._out.shape[:-1], total), f"uint{bits}", data=self._out.data)
         # Signed where the counter has room: AVX2 has no unsigned comparison.
         sign = "s" if self.limits.largest < 1 << (dtype.bits - 1) else "u"
         predicate = sign + ("lt" if self.inverted is None else "ge")
-        compare = pack(predicate, str(dtype), bits // dtype.lanes)  # type: ignore[arg-type]
-        self.functions.add(compare)
+        compare = pack(predicate, VectorType.of(values[0]), bits // dtype.lanes)  # type: ignore[arg-type]
 
-        def store(part: int, compared: list[tirx.Expr]) -> None:
+        def store_part(part: int, compared: list[tirx.Expr]) -> None:
             at = tirx.floordiv(first_channel, bits) + part
-            if len(self._words) > 1:
-                compared = [word ^ self._words[0][at] for word in compared]
+            if self._flip_words is not None:
+                compared = [word ^ self._flip_words[at] for word in compared]
             store_code(parts, compared, position, at)
 
         # The last run may end before the last word does, or behind it.
@@ -377,11 +346,11 @@ class _ThresholdSink:
             vectors = slice(part * bits // dtype.lanes, (part + 1) * bits // dtype.lanes)
             compared = [compare(*values[vectors], *row[vectors]) for row in limits]
             if part < run // bits + left:
-                store(part, compared)
+                store_part(part, compared)
             else:
                 with T.If(first_channel + part * bits < channels), T.Then():
-                    store(part, compared)
+                    store_part(part, compared)
         if left > 0:
             with T.If(first_channel + run >= channels), T.Then():
                 for part in range(run // bits, run // bits + left):
-                    store(part, [tirx.const(0, f"uint{bits}")] * len(limits))
+                    store_part(part, [tirx.const(0, f"uint{bits}")] * len(limits))

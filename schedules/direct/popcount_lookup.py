@@ -14,12 +14,14 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
+from ..tir.kernel_builder import KernelBuilder
 from ..tir.llvm import LlvmFunction
-from .loop_nest import Arithmetic, Partial
+from ..tir.vectors import VectorType, load
+from .loop_nest import MultiplyAccumulate, Partial
 
 
 @dataclass(frozen=True, eq=False)
-class PopcountLookup(Arithmetic):
+class PopcountLookup(MultiplyAccumulate):
     """Popcounts of 64-bit words.
 
     The image is spread, every word into the low halves of its bytes times 16 and the high halves times 16: offsets of
@@ -43,21 +45,12 @@ class PopcountLookup(Arithmetic):
         """A byte counts 31 bytes of 8 bits."""
         return Partial("uint8", 31)
 
-    @property
-    def constants(self) -> tuple[np.ndarray, ...]:
-        """All 16 tables, one behind the other."""
+    def declare(self, builder: KernelBuilder) -> None:
+        """Declare the 16 tables, one after the other."""
         popcount = np.array([i.bit_count() for i in range(16)], np.uint8)
         pixel, weight = np.arange(16)[:, None], np.arange(16)
-        return (popcount[pixel ^ weight if self.signed else pixel & weight].reshape(-1),)
-
-    @property
-    def functions(self) -> tuple[LlvmFunction, ...]:
-        """The shuffle."""
-        return (lookup(self.lanes),)
-
-    def declare(self) -> None:
-        """Declare the tables."""
-        self._table.append(T.arg("popcounts", T.buffer((256,), "uint8")))
+        tables = popcount[pixel ^ weight if self.signed else pixel & weight]
+        self._table.append(builder.constant("popcounts", tables.reshape(-1)))
 
     def spread(self, element: tirx.Expr) -> tuple[tirx.Expr, ...]:
         """Offsets of the tables for the low and the high halves of bytes."""
@@ -67,11 +60,11 @@ class PopcountLookup(Arithmetic):
     def input(self, image: tirx.Buffer, at: list[tirx.Expr]) -> tuple[tirx.Expr, ...]:
         """The tables of the low and the high half of a byte."""
         offsets = [tirx.Cast("int32", image[(*at[:-1], at[-1] + half)]) for half in (0, 8)]
-        return tuple(T.bind(self._table[0].vload([offset], "uint8x16")) for offset in offsets)
+        return tuple(T.bind(load(self._table[0], (), offset, 16)) for offset in offsets)
 
     def weight(self, vector: tirx.Expr) -> tuple[tirx.Expr, ...]:
         """The low and the high halves of bytes."""
-        mask, shift = (tirx.Broadcast(tirx.const(value, "uint8"), self.lanes) for value in (15, 4))
+        mask, shift = (VectorType("uint8", self.lanes).constant(value) for value in (15, 4))
         return (T.bind(tirx.bitwise_and(vector, mask)), T.bind(vector >> shift))
 
     def accumulate(self, sums: tirx.Expr, x: tuple[tirx.Expr, ...], w: tuple[tirx.Expr, ...]) -> tirx.Expr:
@@ -90,13 +83,13 @@ def lookup(lanes: int) -> LlvmFunction:
     Returns:
         A function of the table, uint8x16, and the indices, uint8 below 16.
     """
-    intrinsic = {16: "ssse3.pshuf.b.128", 32: "avx2.pshuf.b", 64: "avx512.pshuf.b.512"}[lanes]
-    vector, name = f"<{lanes} x i8>", f"sbnn_lookup_{lanes}"
+    vector = VectorType("uint8", lanes)
+    kind, intrinsic = vector.llvm, {16: "ssse3.pshuf.b.128", 32: "avx2.pshuf.b", 64: "avx512.pshuf.b.512"}[lanes]
     order = ", ".join(f"i32 {i % 16}" for i in range(lanes))
-    text = (
-        f"declare {vector} @llvm.x86.{intrinsic}({vector}, {vector})\n"
-        f"define linkonce_odr {vector} @{name}(<16 x i8> %table, {vector} %index) alwaysinline {{\n"
-        f"  %tables = shufflevector <16 x i8> %table, <16 x i8> poison, <{lanes} x i32> <{order}>\n"
-        f"  %r = call {vector} @llvm.x86.{intrinsic}({vector} %tables, {vector} %index)\n  ret {vector} %r\n}}\n"
-    )
-    return LlvmFunction(name, f"uint8x{lanes}", text)
+    lines = [
+        f"%tables = shufflevector <16 x i8> %table, <16 x i8> poison, <{lanes} x i32> <{order}>",
+        f"%r = call {kind} @llvm.x86.{intrinsic}({kind} %tables, {kind} %index)",
+        f"ret {kind} %r",
+    ]
+    declare = f"declare {kind} @llvm.x86.{intrinsic}({kind}, {kind})\n"
+    return LlvmFunction.of(f"sbnn_lookup_{lanes}", vector, ["<16 x i8> %table", f"{kind} %index"], lines, declare)

@@ -22,23 +22,19 @@ import numpy as np
 from tvm import tirx
 
 from ..tir.llvm import LlvmFunction
-from .loop_nest import Arithmetic
+from ..tir.vectors import VectorType
+from .loop_nest import MultiplyAccumulate
 from .tiles import THREE
 
 
 @dataclass(frozen=True, eq=False)
-class PopcountThrees(Arithmetic):
+class PopcountThrees(MultiplyAccumulate):
     """Popcounts of 64-bit words, three neighbours in a step."""
 
     @property
     def together(self) -> int:
         """Words of a step."""
         return THREE
-
-    @property
-    def functions(self) -> tuple[LlvmFunction, ...]:
-        """What a step is."""
-        return (COUNT,)
 
     def joined(self, elements: Sequence[tirx.Expr]) -> tirx.Expr:
         """The xor of three words."""
@@ -57,26 +53,28 @@ def join_weights(words: np.ndarray) -> np.ndarray:
 
 
 def _count() -> LlvmFunction:
-    vector, ternary, multiply_add = "<8 x i64>", "@llvm.x86.avx512.pternlog.q.512", "@llvm.x86.avx512.vpmadd52l.uq.512"
-    name, twos = "sbnn_count_threes", ", ".join(["i64 2"] * 8)
-    arguments = ", ".join(f"{vector} %{each}" for each in ("sums", "x", "x1", "x2", "w", "w1", "w2"))
-    text = (
-        f"declare {vector} @llvm.ctpop.v8i64({vector})\n"
-        f"declare {vector} {ternary}({vector}, {vector}, {vector}, i32)\n"
-        f"declare {vector} {multiply_add}({vector}, {vector}, {vector})\n"
-        f"define linkonce_odr {vector} @{name}({arguments}) alwaysinline {{\n"
-        f"  %s = xor {vector} %x, %w\n"
-        f"  %d1 = xor {vector} %x1, %w1\n"
-        f"  %d2 = xor {vector} %x2, %w2\n"
-        # Bit 4 * d1 + 2 * d2 + s is the result.
-        f"  %carry = call {vector} {ternary}({vector} %d1, {vector} %d2, {vector} %s, i32 {0b11010100})\n"
-        f"  %ones = call {vector} @llvm.ctpop.v8i64({vector} %s)\n"
-        f"  %twos = call {vector} @llvm.ctpop.v8i64({vector} %carry)\n"
-        f"  %sum = add {vector} %sums, %ones\n"
-        f"  %r = call {vector} {multiply_add}({vector} %sum, {vector} %twos, {vector} <{twos}>)\n"
-        f"  ret {vector} %r\n}}\n"
+    vector = VectorType("uint64", 8)
+    kind, ternary, multiply_add = vector.llvm, "@llvm.x86.avx512.pternlog.q.512", "@llvm.x86.avx512.vpmadd52l.uq.512"
+    twos = ", ".join(["i64 2"] * 8)
+    declare = (
+        f"declare {kind} @llvm.ctpop.v8i64({kind})\n"
+        f"declare {kind} {ternary}({kind}, {kind}, {kind}, i32)\n"
+        f"declare {kind} {multiply_add}({kind}, {kind}, {kind})\n"
     )
-    return LlvmFunction(name, "uint64x8", text)
+    lines = [
+        f"%s = xor {kind} %x, %w",
+        f"%d1 = xor {kind} %x1, %w1",
+        f"%d2 = xor {kind} %x2, %w2",
+        # Bit 4 * d1 + 2 * d2 + s is the result.
+        f"%carry = call {kind} {ternary}({kind} %d1, {kind} %d2, {kind} %s, i32 {0b11010100})",
+        f"%ones = call {kind} @llvm.ctpop.v8i64({kind} %s)",
+        f"%twos = call {kind} @llvm.ctpop.v8i64({kind} %carry)",
+        f"%sum = add {kind} %sums, %ones",
+        f"%r = call {kind} {multiply_add}({kind} %sum, {kind} %twos, {kind} <{twos}>)",
+        f"ret {kind} %r",
+    ]
+    arguments = [f"{kind} %{each}" for each in ("sums", "x", "x1", "x2", "w", "w1", "w2")]
+    return LlvmFunction.of("sbnn_count_threes", vector, arguments, lines, declare)
 
 
 COUNT = _count()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import gcd
 from typing import Literal
 
-from ..isa import AVX512_VPOPCNTDQ, Isa
+from ..isa import Isa, PopcountMethod
 from ..shapes import Conv2dShape
 
 # The weights of a block are read again for every tile: they should stay in a part of the second-level cache.
@@ -33,7 +33,7 @@ class Tile:
 
 def popcount_by_lookup(shape: Conv2dShape, isa: Isa) -> bool:
     """Whether a layer's popcounts are looked up by a byte shuffle: lanes are bytes, and those of a group fill 16."""
-    return isa.popcount_by_lookup and (shape.groups == 1 or shape.group_out_channels % 16 == 0)
+    return isa.popcount == PopcountMethod.LOOKUP and (shape.groups == 1 or shape.group_out_channels % 16 == 0)
 
 
 THREE = 3
@@ -47,7 +47,7 @@ def popcount_by_threes(shape: Conv2dShape, isa: Isa) -> bool:
     """Whether the popcounts of {-1, +1} weights are taken of three words at once, neighbours in a row of a window."""
     row = shape.kernel[1] * isa.words(shape.in_channels)
     contiguous = shape.groups == 1 and (shape.dilation[1] == 1 or shape.kernel[1] == 1)
-    return isa == AVX512_VPOPCNTDQ and contiguous and row % THREE == 0
+    return isa.popcount_of_threes and contiguous and row % THREE == 0
 
 
 def lanes(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> int:
@@ -119,7 +119,7 @@ def tile_cost(tile: Tile, shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) 
     elif popcount_by_threes(shape, isa):
         channels, work = isa.word_bits, results * THREE_INSTRUCTIONS / THREE
     else:
-        channels, work = isa.word_bits, (10 if isa.family == "x86" and isa != AVX512_VPOPCNTDQ else 3) * results
+        channels, work = isa.word_bits, (3 if isa.popcount == PopcountMethod.VECTOR else 10) * results
     steps = shape.kernel[0] * shape.kernel[1] * -(-shape.group_in_channels // channels)
     width = lanes(shape, isa, arithmetic) * tile.vectors
     tiles_ = -(-shape.out_width // tile.pixels) * -(-shape.group_out_channels // width)

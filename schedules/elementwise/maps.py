@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from ..epilogue.program import Program
-from ..epilogue.writer import EpilogueWriter, Index, load
+from ..epilogue.writer import EpilogueWriter
 from ..isa import Isa
 from ..kernel import Kernel
-from ..tir.llvm import link
+from ..tir.kernel_builder import KernelBuilder
 from ..tir.loops import for_blocks, parallel_rows
+from ..tir.vectors import Index, load
 
 
 def elementwise(shape: tuple[int, ...], epilogue: Program, isa: Isa) -> Kernel:
@@ -30,13 +30,9 @@ def elementwise(shape: tuple[int, ...], epilogue: Program, isa: Isa) -> Kernel:
     channels = shape[-1]
     rows, columns = (shape[0], 1) if len(shape) == 2 else (shape[0] * shape[1], shape[2])
     writer = EpilogueWriter(epilogue, shape, isa, tile=run)
-    with IRBuilder() as ib, T.prim_func(s_tir=True):
-        T.func_name("elementwise")
-        T.func_attr({"tirx.noalias": True})
-        data = T.arg("data", T.buffer(shape, "float32"))
-        writer.declare_tensors()
-        writer.declare_constants()
-        writer.declare_outputs()
+    with KernelBuilder("elementwise") as builder:
+        data = builder.data(shape, "float32")
+        writer.declare(builder)
 
         def store_run(position: tuple[Index, ...], first: Index, valid: int) -> None:
             vectors = range(0, run, isa.float_lanes)
@@ -46,4 +42,4 @@ def elementwise(shape: tuple[int, ...], epilogue: Program, isa: Isa) -> Kernel:
         with parallel_rows(rows, rows * columns * channels) as row, T.serial(0, columns) as x:
             position = (row,) if len(shape) == 2 else (row // shape[1], row % shape[1], x)
             for_blocks(channels, run, partial(store_run, position))
-    return Kernel("elementwise", link(ib.get(), writer.functions), tuple(writer.constants), writer.outputs)
+    return builder.kernel()

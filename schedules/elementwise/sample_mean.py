@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from ..epilogue.writer import load, store
 from ..isa import Isa
 from ..kernel import Kernel
+from ..tir.kernel_builder import KernelBuilder
 from ..tir.loops import parallel_rows
+from ..tir.vectors import Index, VectorType, load, store
 
 _SUMS = 64
 """Partial sums of a sample: value i belongs to sum i mod 64."""
@@ -31,21 +31,19 @@ def sample_mean(batch: int, values: int, isa: Isa) -> Kernel:
         ``func(data float32 [batch, values], out float32 [batch])``.
     """
     lanes, runs = isa.float_lanes, values // _SUMS
-    with IRBuilder() as ib, T.prim_func(s_tir=True):
-        T.func_name("sample_mean")
-        T.func_attr({"tirx.noalias": True})
-        data = T.arg("data", T.buffer((batch, values), "float32"))
-        out = T.arg("out", T.buffer((batch,), "float32"))
+    with KernelBuilder("sample_mean") as builder:
+        data = builder.data((batch, values), "float32")
+        out = builder.output((batch,), "float32")
         with parallel_rows(batch, batch * values) as n:
             sums = T.alloc_buffer((_SUMS,), "float32")
 
-            def add(first: tirx.Expr | int, valid: int) -> None:
+            def add(first: Index, valid: int) -> None:
                 for i in range(0, min(valid, _SUMS), lanes):
                     value = load(data, (n,), first + i, lanes, valid - i)
-                    store(sums, load(sums, (), i, lanes, lanes) + value, (), i, lanes)
+                    store(sums, load(sums, (), i, lanes) + value, (), i)
 
             for i in range(0, _SUMS, lanes):
-                store(sums, tirx.Broadcast(tirx.const(0.0, "float32"), lanes), (), i, lanes)
+                store(sums, VectorType("float32", lanes).constant(0.0), (), i)
             with T.serial(0, runs) as run:
                 add(run * _SUMS, _SUMS)
             if values % _SUMS:
@@ -54,7 +52,7 @@ def sample_mean(batch: int, values: int, isa: Isa) -> Kernel:
             while half:
                 width = min(half, lanes)
                 for i in range(0, half, width):
-                    store(sums, load(sums, (), i, width, width) + load(sums, (), half + i, width, width), (), i, width)
+                    store(sums, load(sums, (), i, width) + load(sums, (), half + i, width), (), i)
                 half //= 2
             T.buffer_store(out, sums[0] / tirx.const(values, "float32"), [n])
-    return Kernel("sample_mean", ib.get(), (), (((batch,), "float32"),))
+    return builder.kernel()

@@ -1,4 +1,4 @@
-"""The meaning of an epilogue in numpy: the reference for the code that emit.py writes."""
+"""The meaning of an epilogue in numpy: the reference for the code that writer.py emits."""
 
 from __future__ import annotations
 

@@ -1,16 +1,6 @@
 """From an epilogue to TIR: a kernel hands over the vectors of its result, the writer stores what the program says.
 
-The order of calls while a kernel is built (inside ``with IRBuilder() as ib, T.prim_func(s_tir=True)``)::
-
-    writer = EpilogueWriter(program, out_shape, isa)
-    data = T.arg("data", ...)
-    writer.declare_tensors()                   # the parameters after data
-    weights = T.arg("weights", ...)            # the kernel's own constants
-    writer.declare_constants()
-    writer.declare_outputs()
-    ... loops:  writer.store([v0, v1], (n, y, x), first_channel)
-    func = link(ib.get(), writer.functions)
-    Kernel(name, func, (weights, *writer.constants), writer.outputs)
+How a kernel uses it: tir/kernel_builder.py.
 """
 
 from __future__ import annotations
@@ -18,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import gcd
-from typing import TypeAlias
 
 import numpy as np
 from tvm import tirx
@@ -27,46 +16,12 @@ from tvm.tirx.script import builder as T
 from ..isa import Isa
 from ..layouts.words import packed_shape
 from ..shapes import BorderClasses
-from ..tir.llvm import LlvmFunction, extremum, fence, pack
+from ..tir.kernel_builder import KernelBuilder, Role
+from ..tir.llvm import extremum, fence, pack
+from ..tir.vectors import Index, VectorType, load, store
 from . import program as epilogue
 
 _COMPUTED = epilogue.Ref | epilogue.TensorOperand
-
-Index: TypeAlias = tirx.Expr | int
-
-
-def load(buffer: tirx.Buffer, position: Sequence[Index], first: Index, lanes: int, valid: int) -> tirx.Expr:
-    """A vector from the last axis; only ``valid`` lanes are read, the others are 0.
-
-    Args:
-        buffer: Its last axis is contiguous.
-        position: Indices of the other axes.
-        first: Index of the first lane.
-        lanes: Lanes of the result.
-        valid: Lanes that may be read, at most ``lanes``; below 1 nothing is read.
-    """
-    dtype = str(buffer.dtype)
-    if valid >= lanes:
-        return buffer.vload([*position, first], f"{dtype}x{lanes}")
-    zero = tirx.const(0, dtype)
-    if valid <= 0:
-        return tirx.Broadcast(zero, lanes)
-    pieces = []
-    for start, size in _powers_of_two(valid):
-        pieces.append(buffer.vload([*position, first + start], f"{dtype}x{size}" if size > 1 else dtype))
-    pieces += [zero] * (lanes - valid)
-    return tirx.Shuffle(pieces, list(range(lanes)))
-
-
-def store(buffer: tirx.Buffer, value: tirx.Expr, position: Sequence[Index], first: Index, valid: int) -> None:
-    """Emit a store of a vector to the last axis; only its first ``valid`` lanes are written."""
-    lanes = value.ty.dtype.lanes
-    if valid >= lanes:
-        T.buffer_store(buffer, value, [*position, tirx.Ramp(first, 1, lanes) if lanes > 1 else first])
-        return
-    for start, size in _powers_of_two(max(valid, 0)):
-        piece = tirx.Shuffle([value], list(range(start, start + size)))
-        T.buffer_store(buffer, piece, [*position, tirx.Ramp(first + start, 1, size) if size > 1 else first + start])
 
 
 def store_code(words: tirx.Buffer, compared: Sequence[tirx.Expr], position: Sequence[Index], word: Index) -> None:
@@ -86,16 +41,6 @@ def store_code(words: tirx.Buffer, compared: Sequence[tirx.Expr], position: Sequ
         T.buffer_store(words, digit, [position[0], j, *position[1:], word])
 
 
-def _powers_of_two(length: int) -> list[tuple[int, int]]:
-    """Cut [0, length) into (start, size) with sizes that are powers of two."""
-    pieces, start = [], 0
-    for bit in reversed(range(length.bit_length())):
-        if length >> bit & 1:
-            pieces.append((start, 1 << bit))
-            start += 1 << bit
-    return pieces
-
-
 @dataclass(eq=False)
 class EpilogueWriter:
     """Writes the code of one epilogue into the kernel under construction.
@@ -107,9 +52,6 @@ class EpilogueWriter:
         classes: The border classes, if the program has Border operands.
         tile: The per-channel constants are padded to a multiple of it; every run of channels that is stored has a
             length that divides it and starts at a multiple of its length.
-        constants: The arrays behind the parameters of :meth:`declare_constants`, once declared.
-        outputs: Shape and dtype of each output, as kernel.Kernel wants them.
-        functions: The LLVM functions that the code calls so far; the finished kernel needs llvm.link with them.
     """
 
     program: epilogue.Program
@@ -117,8 +59,6 @@ class EpilogueWriter:
     isa: Isa
     classes: BorderClasses | None = None
     tile: int = 64
-    constants: list[np.ndarray] = field(default_factory=list, init=False)
-    functions: set[LlvmFunction] = field(default_factory=set, init=False)
     _tensors: dict[int, tirx.Buffer] = field(default_factory=dict, init=False)
     _vectors: dict[epilogue.Operand, tirx.Buffer] = field(default_factory=dict, init=False)
     _thresholds: dict[epilogue.Operand, tirx.Buffer] = field(default_factory=dict, init=False)
@@ -143,16 +83,6 @@ class EpilogueWriter:
         return self.shape[-1]
 
     @property
-    def outputs(self) -> tuple[tuple[tuple[int, ...], str], ...]:
-        """Shape and dtype of each output."""
-        return tuple(
-            (self.shape, "float32")
-            if isinstance(output, epilogue.FloatOutput)
-            else (packed_shape(self.shape, epilogue.code_bits(len(output.thresholds)), self.isa), self.isa.word)
-            for output in self.program.outputs
-        )
-
-    @property
     def in_place(self) -> tuple[tuple[int, int], ...]:
         """Which outputs may be stored where a tensor operand is: its place among the tensors, the output's number.
 
@@ -164,8 +94,8 @@ class EpilogueWriter:
         once = [each for each in read if isinstance(each, epilogue.Tensor) and read.count(each) == 1]
         return tuple((indices.index(each.index), output) for each in once for output in floats)
 
-    def declare_tensors(self) -> None:
-        """Declare the tensor operands as the next parameters of the kernel, in the order of their indices."""
+    def declare(self, builder: KernelBuilder) -> None:
+        """Declare the tensor operands in the order of their indices, the per-channel constants, and the outputs."""
         operands = [each for each in (*self._operands(), *self._compared()) if isinstance(each, epilogue.TensorOperand)]
         for index, tensor in sorted({each.index: each for each in operands}.items()):
             shape = {
@@ -174,26 +104,28 @@ class EpilogueWriter:
                 epilogue.Sample: (self.shape[0], 1),
                 epilogue.SampleChannel: (self.shape[0], self.channels),
             }[type(tensor)]
-            self._tensors[index] = T.arg(f"tensor{index}", T.buffer(shape, "float32"))
+            self._tensors[index] = builder.tensor(f"tensor{index}", shape)
+        self.declare_constants(builder)
+        for index, output in enumerate(self.program.outputs):
+            shape, dtype = self.shape, "float32"
+            if not isinstance(output, epilogue.FloatOutput):
+                bits = epilogue.code_bits(len(output.thresholds))
+                shape, dtype = packed_shape(self.shape, bits, self.isa), self.isa.word
+            self._outputs.append(builder.output(shape, dtype, f"out{index}"))
 
-    def declare_constants(self) -> None:
-        """Declare the per-channel constants as the next parameters, and collect their arrays."""
+    def declare_constants(self, builder: KernelBuilder) -> None:
+        """Declare the per-channel constants alone, for :meth:`values`."""
         for operand in self._operands():
             if isinstance(operand, epilogue.Channel | epilogue.Border) and operand not in self._vectors:
-                self._vectors[operand] = self._declare_constant(operand.values, fill=0.0)
+                self._vectors[operand] = self._declare_constant(builder, operand.values, fill=0.0)
         for output in self.program.outputs:
             for threshold in () if isinstance(output, epilogue.FloatOutput) else output.thresholds:
                 if threshold not in self._thresholds:
-                    self._declare_threshold(threshold)
+                    self._declare_threshold(builder, threshold)
         if self.classes is not None and any(isinstance(each, epilogue.Border) for each in self._vectors):
             for name, table in (("row_class", self.classes.row_class), ("col_class", self.classes.col_class)):
-                self._border_class.append(T.arg(name, T.buffer(table.shape, "int32")))
-                self.constants.append(np.ascontiguousarray(table, np.int32))
-
-    def declare_outputs(self) -> None:
-        """Declare the outputs as the last parameters."""
-        for index, (shape, dtype) in enumerate(self.outputs):
-            self._outputs.append(T.arg(f"out{index}", T.buffer(shape, dtype)))
+                array = np.ascontiguousarray(table, np.int32)
+                self._border_class.append(builder.constant(name, array, Role.EPILOGUE_CONSTANT))
 
     def store(self, values: Sequence[tirx.Expr], position: Sequence[Index], first_channel: Index) -> None:
         """Emit the epilogue for a run of channels of one output pixel.
@@ -237,7 +169,9 @@ class EpilogueWriter:
         made = []
         for i, result in enumerate(results):
             lanes = result.ty.dtype.lanes
-            vector = _Vector(self, (), first_channel + i * lanes, lanes, lanes, None)
+            vector = _Vector(
+                writer=self, position=(), first=first_channel + i * lanes, lanes=lanes, valid=lanes, border=None
+            )
             vector.run(result)
             made.append(vector.fetch(output.value))
         return made
@@ -257,21 +191,21 @@ class EpilogueWriter:
         packed = any(not isinstance(output, epilogue.FloatOutput) for output in self.program.outputs)
         return packed and -self.channels % self.isa.word_bits > -self.channels % run
 
-    def _declare_constant(self, values: np.ndarray, fill: float) -> tirx.Buffer:
+    def _declare_constant(self, builder: KernelBuilder, values: np.ndarray, fill: float) -> tirx.Buffer:
         width = -(-self.channels // self.tile) * self.tile
         padding = [(0, 0)] * (values.ndim - 1) + [(0, width - self.channels)]
         array = np.pad(np.asarray(values, np.float32), padding, constant_values=fill)
-        self.constants.append(array)
-        return T.arg(f"constant{len(self.constants) - 1}", T.buffer(array.shape, "float32"))
+        name = f"constant{len(self._vectors) + len(self._thresholds)}"
+        return builder.constant(name, array, Role.EPILOGUE_CONSTANT)
 
-    def _declare_threshold(self, threshold: epilogue.Operand) -> None:
+    def _declare_threshold(self, builder: KernelBuilder, threshold: epilogue.Operand) -> None:
         # NaN behind the last channel compares false: the tail bits are 0 at no cost.
         if isinstance(threshold, epilogue.Channel):
-            self._thresholds[threshold] = self._declare_constant(threshold.values, fill=np.nan)
+            self._thresholds[threshold] = self._declare_constant(builder, threshold.values, fill=np.nan)
         elif isinstance(threshold, epilogue.Scalar):
             if self.channels % self.isa.word_bits:
                 values = np.full(self.channels, threshold.value)
-                self._thresholds[threshold] = self._declare_constant(values, fill=np.nan)
+                self._thresholds[threshold] = self._declare_constant(builder, values, fill=np.nan)
         elif isinstance(threshold, epilogue.Border):
             raise ValueError("the threshold of a packed output cannot be a Border constant: add it to the value")
 
@@ -286,7 +220,14 @@ class EpilogueWriter:
             border = T.bind(rows[position[-2]] * self.classes.columns + columns[position[-1]])
         vectors = []
         for i, value in enumerate(values):
-            vector = _Vector(self, position, first + i * lanes, lanes, valid - i * lanes, border)
+            vector = _Vector(
+                writer=self,
+                position=position,
+                first=first + i * lanes,
+                lanes=lanes,
+                valid=valid - i * lanes,
+                border=border,
+            )
             vector.run(value)
             vectors.append(vector)
         for output, buffer in zip(self.program.outputs, self._outputs, strict=True):
@@ -311,8 +252,7 @@ class EpilogueWriter:
         if bits < word_bits:
             shape = (*words.shape[:-1], words.shape[-1] * (word_bits // bits))
             words = T.decl_buffer(shape, f"uint{bits}", data=words.data)
-        compare = pack("oge" if output.inclusive else "ogt", f"float32x{head.lanes}", bits // head.lanes)
-        self.functions.add(compare)
+        compare = pack("oge" if output.inclusive else "ogt", head.type, bits // head.lanes)
         end = run // bits
         if last:
             start = self.channels - head.valid
@@ -336,7 +276,7 @@ class EpilogueWriter:
         return any(step.op in ("add", "subtract") and used in (step.a, step.b) for step in self.program.steps)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _Vector:
     """One vector of the result on its way through the steps; ``valid`` lanes of it exist (maybe more than lanes)."""
 
@@ -348,11 +288,15 @@ class _Vector:
     border: tirx.Expr | None
     values: list[tirx.Expr] = field(default_factory=list)
 
+    @property
+    def type(self) -> VectorType:
+        """float32 of its lanes."""
+        return VectorType("float32", self.lanes)
+
     def run(self, result: tirx.Expr) -> None:
         """Evaluate all steps; behind the last channel there is nothing to evaluate."""
         if self.valid <= 0:
-            nothing = tirx.Broadcast(tirx.const(0.0, "float32"), self.lanes)
-            self.values = [nothing] * (1 + len(self.writer.program.steps))
+            self.values = [self.type.constant(0.0)] * (1 + len(self.writer.program.steps))
             return
         self._append(result)
         for step in self.writer.program.steps:
@@ -366,35 +310,30 @@ class _Vector:
             case epilogue.Tensor(index):
                 return load(self.writer._tensors[index], self.position, self.first, self.lanes, self.valid)
             case epilogue.Pixel(index):
-                return tirx.Broadcast(self.writer._tensors[index][(*self.position, 0)], self.lanes)
+                return self.type.broadcast(self.writer._tensors[index][(*self.position, 0)])
             case epilogue.Sample(index):
-                return tirx.Broadcast(self.writer._tensors[index][self.position[0], 0], self.lanes)
+                return self.type.broadcast(self.writer._tensors[index][self.position[0], 0])
             case epilogue.SampleChannel(index):
                 sample = self.position[:1]
                 return load(self.writer._tensors[index], sample, self.first, self.lanes, self.valid)
             case epilogue.Scalar(value):
-                return tirx.Broadcast(tirx.const(value, "float32"), self.lanes)
+                return self.type.constant(value)
             case epilogue.Border():
-                return self.writer._vectors[operand].vload([self.border, self.first], f"float32x{self.lanes}")
+                return load(self.writer._vectors[operand], [self.border], self.first, self.lanes)
             case epilogue.Channel():
-                return self.writer._vectors[operand].vload([self.first], f"float32x{self.lanes}")
+                return load(self.writer._vectors[operand], (), self.first, self.lanes)
         raise TypeError(f"not an operand of an epilogue: {operand!r}")
 
     def threshold(self, operand: epilogue.Operand) -> tirx.Expr:
         """The threshold of a packed output, NaN behind the last channel."""
         buffer = self.writer._thresholds.get(operand)
-        return self.fetch(operand) if buffer is None else buffer.vload([self.first], f"float32x{self.lanes}")
+        return self.fetch(operand) if buffer is None else load(buffer, (), self.first, self.lanes)
 
     def _append(self, value: tirx.Expr) -> None:
         if self.writer._feeds_sum(len(self.values)):
             # Fused multiply-adds would differ from the reference by a rounding, and flip bits.
-            value = self._fenced(value)
+            value = fence(self.type)(value)
         self.values.append(T.bind(value))
-
-    def _fenced(self, value: tirx.Expr) -> tirx.Expr:
-        function = fence(f"float32x{self.lanes}")
-        self.writer.functions.add(function)
-        return function(value)
 
     def _apply(self, op: epilogue.Op, a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
         match op:
@@ -407,11 +346,9 @@ class _Vector:
             case "divide":
                 # TVM folds x - x and x * 0 to 0, and then refuses to divide by it.
                 number = isinstance(b, tirx.Broadcast) and isinstance(b.value, tirx.FloatImm) and b.value.value != 0
-                return a / (b if number else self._fenced(b))
+                return a / (b if number else fence(self.type)(b))
             case "maximum" | "minimum":
-                function = extremum(op, f"float32x{self.lanes}", self.writer.isa.family)
-                self.writer.functions.add(function)
-                return function(a, b)
+                return extremum(op, self.type, self.writer.isa.architecture)(a, b)
             case "prelu":
-                return tirx.Select(a > tirx.Broadcast(tirx.const(0.0, "float32"), self.lanes), a, a * b)
+                return tirx.Select(a > self.type.constant(0.0), a, a * b)
         raise ValueError(f"not an operation of an epilogue: {op!r}")

@@ -13,12 +13,13 @@ All bits that are no pixel are 0: kernels rely on it and keep it so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 
 import numpy as np
 
 from ..isa import Isa
+from ..tir.vectors import VectorType
 
 ROW_BITS = (8, 16, 32, 64)
 
@@ -40,6 +41,7 @@ class PlaneLayout:
     height: int
     width: int
     channels: int
+    _: KW_ONLY
     vector_bits: int
     row_bits: int
     row_phases: int
@@ -63,9 +65,9 @@ class PlaneLayout:
         return f"uint{self.row_bits}"
 
     @property
-    def vector(self) -> str:
-        """dtype of a vector of lanes."""
-        return f"{self.lane}x{self.lanes}" if self.lanes > 1 else self.lane
+    def vector(self) -> VectorType:
+        """Type of a vector of lanes."""
+        return VectorType(self.lane, self.lanes)
 
     @property
     def rows(self) -> int:
@@ -151,7 +153,17 @@ def plane_layouts(batch: int, height: int, width: int, channels: int, isa: Isa) 
             lanes = vector_bits // row_bits
             rows, columns = -(-height // lanes), 1 << (-(-width // row_bits) - 1).bit_length()
             images = max(1, min(batch, lanes // height))
-            layout = PlaneLayout(batch, height, width, channels, vector_bits, row_bits, rows, columns, images)
+            layout = PlaneLayout(
+                batch,
+                height,
+                width,
+                channels,
+                vector_bits=vector_bits,
+                row_bits=row_bits,
+                row_phases=rows,
+                column_phases=columns,
+                images=images,
+            )
             halo = layout.blocks * (rows + 2) * (columns + 2)
             vector = 1.0 if vector_bits == isa.vector_bits else _NARROW
             candidates.append(((layout.vectors + _HALO * halo) * vector, vector_bits, layout))

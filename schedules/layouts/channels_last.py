@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import partial
 
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from ..epilogue.writer import Index, load, store
 from ..isa import Isa
 from ..kernel import Kernel
+from ..tir.kernel_builder import KernelBuilder
 from ..tir.loops import for_blocks, one_block, parallel_rows
+from ..tir.vectors import Index, VectorType, load, store, transposed
 
 Shape = tuple[int, int, int, int]
 
@@ -30,7 +30,7 @@ def nchw_to_nhwc(shape: Shape, isa: Isa) -> Kernel:
         ``func(data float32 [N, C, H, W], out float32 [N, H, W, C])``.
     """
     batch, channels, height, width = shape
-    return _transpose("nchw_to_nhwc", shape, (batch, height, width, channels), channels, height * width, isa)
+    return _transpose("nchw_to_nhwc", shape, (batch, height, width, channels), (channels, height * width), isa)
 
 
 def nhwc_to_nchw(shape: Shape, isa: Isa) -> Kernel:
@@ -44,18 +44,17 @@ def nhwc_to_nchw(shape: Shape, isa: Isa) -> Kernel:
         ``func(data float32 [N, H, W, C], out float32 [N, C, H, W])``.
     """
     batch, channels, height, width = shape
-    return _transpose("nhwc_to_nchw", (batch, height, width, channels), shape, height * width, channels, isa)
+    return _transpose("nhwc_to_nchw", (batch, height, width, channels), shape, (height * width, channels), isa)
 
 
-def _transpose(name: str, in_shape: Shape, out_shape: Shape, rows: int, columns: int, isa: Isa) -> Kernel:
+def _transpose(name: str, in_shape: Shape, out_shape: Shape, matrix: tuple[int, int], isa: Isa) -> Kernel:
     """Transpose the matrix [rows, columns] of every image."""
+    rows, columns = matrix
     batch, lanes = in_shape[0], isa.float_lanes
     blocks = -(-columns // lanes)
-    with IRBuilder() as ib, T.prim_func(s_tir=True):
-        T.func_name(name)
-        T.func_attr({"tirx.noalias": True})
-        data = T.arg("data", T.buffer(in_shape, "float32"))
-        out = T.arg("out", T.buffer(out_shape, "float32"))
+    with KernelBuilder(name) as builder:
+        data = builder.data(in_shape, "float32")
+        out = builder.output(out_shape, "float32")
         source = T.decl_buffer((batch, rows, columns), "float32", data=data.data)
 
         def interleave(image: Index, column: Index, width: int) -> None:
@@ -68,7 +67,7 @@ def _transpose(name: str, in_shape: Shape, out_shape: Shape, rows: int, columns:
             target = T.decl_buffer((batch, columns, rows), "float32", data=out.data)
 
             def transpose_block(row: Index, height: int) -> None:
-                zero = tirx.Broadcast(tirx.const(0.0, "float32"), lanes)
+                zero = VectorType("float32", lanes).constant(0.0)
                 vectors = [
                     load(source, (image, row + i), column, lanes, width) if i < height else zero for i in range(lanes)
                 ]
@@ -80,19 +79,4 @@ def _transpose(name: str, in_shape: Shape, out_shape: Shape, rows: int, columns:
         with parallel_rows(batch * blocks, batch * rows * columns) as index:
             body = interleave if rows <= FEW_CHANNELS else transpose_columns
             one_block(index % blocks, columns, lanes, partial(body, index // blocks))
-    return Kernel(name, ib.get(), (), ((out_shape, "float32"),))
-
-
-def transposed(vectors: list[tirx.Expr]) -> list[tirx.Expr]:
-    """Transpose a square of vectors: swap the off-diagonal blocks of 1, 2, 4 ... lanes."""
-    lanes = len(vectors)
-    block = 1
-    while block < lanes:
-        upper = [lanes + i - block if i & block else i for i in range(lanes)]
-        lower = [lanes + i if i & block else i + block for i in range(lanes)]
-        for i in range(lanes):
-            if not i & block:
-                pair = [vectors[i], vectors[i + block]]
-                vectors[i], vectors[i + block] = (T.bind(tirx.Shuffle(pair, order)) for order in (upper, lower))
-        block *= 2
-    return vectors
+    return builder.kernel()

@@ -1,14 +1,13 @@
-"""Between packed words (along channels, schedules/layouts/words.py) and bit planes (along pixels): transposes of 64x64 bits."""
+"""Between packed words (along channels, words.py) and bit planes (along pixels): transposes of 64x64 bits."""
 
 from __future__ import annotations
 
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from ..isa import Isa
 from ..kernel import Kernel
-from ..tir.llvm import LlvmFunction, link
+from ..tir.kernel_builder import KernelBuilder
 from ..tir.loops import parallel_rows
 from .bit_planes import PlaneLayout
 from .bit_transpose import transpose_words
@@ -27,12 +26,9 @@ def words_to_planes(layout: PlaneLayout, isa: Isa) -> Kernel:
     Returns:
         ``func(words [N, H, W, isa.words(C)], planes uint64 layout.shape)``.
     """
-    functions: set[LlvmFunction] = set()
-    with IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name("words_to_planes")
-        T.func_attr({"tirx.noalias": True})
-        data = T.arg("data", T.buffer(_words_shape(layout, isa), isa.word))
-        out = T.arg("out", T.buffer(layout.shape, "uint64"))
+    with KernelBuilder("words_to_planes") as builder:
+        data = builder.data(_words_shape(layout, isa), isa.word)
+        out = builder.output(layout.shape, "uint64")
         planes = T.decl_buffer((layout.vectors, layout.channels, layout.words), "uint64", data=out.data)
         with parallel_rows(layout.vectors * layout.words, _work(layout)) as row:
             vector, word = T.bind(row // layout.words), T.bind(row % layout.words)
@@ -46,10 +42,10 @@ def words_to_planes(layout: PlaneLayout, isa: Isa) -> Kernel:
                             value = tirx.Cast("uint64", data[(*position, group * (_SQUARE // isa.word_bits) + part)])
                             shift = tirx.const(part * isa.word_bits, "uint64")
                             T.buffer_store(square, square[bit] | (value << shift), [bit])
-                transpose_words(square, functions)
+                transpose_words(square)
                 with T.serial(0, tirx.min(_SQUARE, layout.channels - group * _SQUARE)) as c:
                     T.buffer_store(planes, square[c], [vector, group * _SQUARE + c, word])
-    return Kernel("words_to_planes", link(builder.get(), functions), (), ((layout.shape, "uint64"),))
+    return builder.kernel()
 
 
 def planes_to_words(layout: PlaneLayout, isa: Isa) -> Kernel:
@@ -62,13 +58,9 @@ def planes_to_words(layout: PlaneLayout, isa: Isa) -> Kernel:
     Returns:
         ``func(planes uint64 layout.shape, words [N, H, W, isa.words(C)])``.
     """
-    functions: set[LlvmFunction] = set()
-    out_shape = _words_shape(layout, isa)
-    with IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name("planes_to_words")
-        T.func_attr({"tirx.noalias": True})
-        data = T.arg("data", T.buffer(layout.shape, "uint64"))
-        out = T.arg("out", T.buffer(out_shape, isa.word))
+    with KernelBuilder("planes_to_words") as builder:
+        data = builder.data(layout.shape, "uint64")
+        out = builder.output(_words_shape(layout, isa), isa.word)
         planes = T.decl_buffer((layout.vectors, layout.channels, layout.words), "uint64", data=data.data)
         with parallel_rows(layout.vectors * layout.words, _work(layout)) as row:
             vector, word = T.bind(row // layout.words), T.bind(row % layout.words)
@@ -78,7 +70,7 @@ def planes_to_words(layout: PlaneLayout, isa: Isa) -> Kernel:
                     T.buffer_store(square, tirx.const(0, "uint64"), [c])
                     with T.If(group * _SQUARE + c < layout.channels), T.Then():
                         T.buffer_store(square, planes[vector, group * _SQUARE + c, word], [c])
-                transpose_words(square, functions)
+                transpose_words(square)
                 with T.serial(0, _SQUARE) as bit:
                     position, inside = pixel_of(layout, vector, T.bind(word * _SQUARE + bit))
                     for part, exists in _parts(layout, isa, group):
@@ -86,7 +78,7 @@ def planes_to_words(layout: PlaneLayout, isa: Isa) -> Kernel:
                             value = square[bit] >> tirx.const(part * isa.word_bits, "uint64")
                             at = (*position, group * (_SQUARE // isa.word_bits) + part)
                             T.buffer_store(out, tirx.Cast(isa.word, value), at)
-    return Kernel("planes_to_words", link(builder.get(), functions), (), ((out_shape, isa.word),))
+    return builder.kernel()
 
 
 def _words_shape(layout: PlaneLayout, isa: Isa) -> tuple[int, ...]:

@@ -9,11 +9,11 @@ from tvm.tirx.script import builder as T
 
 from .bit_planes import PlaneLayout
 
-Pixel: TypeAlias = tuple[tirx.Expr, tirx.Expr, tirx.Expr]
+PixelPosition: TypeAlias = tuple[tirx.Expr, tirx.Expr, tirx.Expr]
 """(n, y, x)"""
 
 
-def pixel_of(layout: PlaneLayout, vector: tirx.Expr, bit: tirx.Expr) -> tuple[Pixel, tirx.Expr]:
+def pixel_of(layout: PlaneLayout, vector: tirx.Expr, bit: tirx.Expr) -> tuple[PixelPosition, tirx.Expr]:
     """The pixel of a bit of a vector, and whether there is one.
 
     Args:

@@ -21,20 +21,19 @@ from tvm.tirx.script import builder as T
 
 from sbnn_tvm.algebra.domain import Domain
 
-from ..epilogue.writer import Index, load, store
 from ..isa import Isa
-from ..layouts.channels_last import transposed
 from ..layouts.words import packed_shape
 from ..shapes import Conv2dShape
 from ..tir.loops import for_blocks, one_block, parallel_rows
+from ..tir.vectors import Index, VectorType, load, store, transposed
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class LayerData:
     """The data of a layer.
 
     Attributes:
-        shape: The layer; of a dense one, dense.dense_shape's.
+        shape: The layer; of a dense one, shapes.dense_shape's.
         dense: Whether the data has the shape (N, K) instead of (N, H, W, C).
         domain: The values of packed codes; None for float32.
         isa: Gives words and vectors.
@@ -73,8 +72,16 @@ class Source:
         shape = self.shape
         return T.decl_buffer((shape.batch, shape.height, shape.width, shape.in_channels), "float32", data=data.data)
 
-    def part(self, parts: tirx.Buffer, digit: int, n: Index, y: Index, x: Index, part: Index) -> tirx.Expr:
-        """Digits of ``part_bits`` channels of a pixel, uint32; ``parts`` is what :meth:`parts` makes."""
+    def part(self, parts: tirx.Buffer, digit: int, position: tuple[Index, Index, Index], part: Index) -> tirx.Expr:
+        """One digit of ``part_bits`` channels of the pixel at ``position`` (n, y, x), uint32.
+
+        Args:
+            parts: The result of :meth:`parts`.
+            digit: Number of the digit.
+            position: The pixel.
+            part: Number of the part of the pixel.
+        """
+        n, y, x = position
         shape, bits = self.shape, 1 if self.domain is None else self.domain.bits
         of_pixel = self.isa.words(shape.in_channels) * (self.isa.word_bits // self.part_bits)
         pixel = (n * shape.height + y) * shape.width + x
@@ -96,14 +103,10 @@ class Source:
             mask: A vector of uint32 with one bit set a lane.
         """
         assert self.domain is not None
-        lanes = mask.ty.dtype.lanes
-
-        def of(number: int) -> tirx.Expr:
-            return tirx.Broadcast(tirx.const(number, "uint32"), lanes)
-
-        level = [of(int(value)) for value in self.domain.values.view(np.uint32)]
+        constant = VectorType.of(mask).constant
+        level = [constant(int(value)) for value in self.domain.values.view(np.uint32)]
         for digit in digits:
-            is_set = (digit & mask) != of(0)
+            is_set = (digit & mask) != constant(0)
             level = [tirx.Select(is_set, high, low) for low, high in zip(level[::2], level[1::2], strict=True)]
         return level[0]
 
@@ -130,8 +133,8 @@ class Input(Protocol):
         """Emit what makes the elements, a flat buffer; it may be read ``slack`` elements beyond their end."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Axis:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PlaneAxis:
     """The rows or columns of planes: those of the padded image that are congruent modulo the stride.
 
     Attributes:
@@ -172,14 +175,19 @@ class _Axis:
 class Planes:
     """A zero-padded plane for each channel and phase of the strides: [N, C, phases, plane]."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: LayerData) -> None:
         shape = source.shape
         self.source = source
-        self.y = _Axis(
-            shape.height, shape.out_height, shape.kernel[0], shape.strides[0], shape.dilation[0], shape.padding[0]
-        )
-        self.x = _Axis(
-            shape.width, shape.out_width, shape.kernel[1], shape.strides[1], shape.dilation[1], shape.padding[1]
+        self.y, self.x = (
+            PlaneAxis(
+                size=size,
+                out=out,
+                taps=shape.kernel[axis],
+                stride=shape.strides[axis],
+                dilation=shape.dilation[axis],
+                padding=shape.padding[axis],
+            )
+            for axis, size, out in ((0, shape.height, shape.out_height), (1, shape.width, shape.out_width))
         )
         self.row = self.x.extent
         pixels = (shape.out_height - 1) * self.row + shape.out_width
@@ -230,19 +238,28 @@ class Planes:
         lanes = self.source.isa.float_lanes
         of_channel = self.phases * self.plane
         start = T.bind((n * self.source.shape.in_channels + first) * of_channel)
-        zero = tirx.Broadcast(tirx.const(0, planes.dtype), lanes)
+        zero = VectorType(str(planes.dtype), lanes).constant(0)
         for_blocks(valid * of_channel, lanes, lambda at, count: store(planes, zero, (), start + at, count))
         for i, phase_y in enumerate(self.y.phases):
             for j, phase_x in enumerate(self.x.phases):
                 rows, columns = self.y.inside(phase_y), self.x.inside(phase_x)
                 if rows and columns:
                     plane = start + (i * len(self.x.phases) + j) * self.plane
-                    self._rows(data, planes, n, (first, valid), plane, (phase_y, rows), (phase_x, columns))
+                    self._rows(
+                        data,
+                        planes,
+                        n=n,
+                        channels=(first, valid),
+                        plane=plane,
+                        vertical=(phase_y, rows),
+                        horizontal=(phase_x, columns),
+                    )
 
     def _rows(
         self,
         data: tirx.Buffer,
         planes: tirx.Buffer,
+        *,
         n: tirx.Expr,
         channels: tuple[Index, int],
         plane: tirx.Expr,
@@ -258,39 +275,40 @@ class Planes:
             y = T.bind(p * self.y.stride + phase_y - self.y.padding)
             x = [T.bind((at + k) * self.x.stride + phase_x - self.x.padding) for k in range(min(lanes, count))]
             vectors = self._decoded if self.source.domain is not None else self._transposed
-            for c, vector in enumerate(vectors(data, n, y, x, *channels)):
+            for c, vector in enumerate(vectors(data, (n, y), x, *channels)):
                 target = plane + c * (self.phases * self.plane) + p * self.row + at
-                T.buffer_store(planes, vector, [tirx.Ramp(target, 1, lanes)])
+                store(planes, vector, (), target)
 
     def _transposed(
-        self, data: tirx.Buffer, n: tirx.Expr, y: tirx.Expr, x: Sequence[tirx.Expr], first: Index, valid: int
+        self, data: tirx.Buffer, row: tuple[tirx.Expr, tirx.Expr], x: Sequence[tirx.Expr], first: Index, valid: int
     ) -> list[tirx.Expr]:
-        """Of ``valid`` channels a vector of pixels each."""
+        """For each of ``valid`` channels a vector of the pixels ``x`` of a row (n, y)."""
         pixels, lanes = self.source.pixels(data), self.source.isa.float_lanes
-        zero = tirx.Broadcast(tirx.const(0.0, "float32"), lanes)
-        loaded = [load(pixels, (n, y, column), first, lanes, valid) for column in x]
+        zero = VectorType("float32", lanes).constant(0.0)
+        loaded = [load(pixels, (*row, column), first, lanes, valid) for column in x]
         return transposed([T.bind(vector) for vector in [*loaded, *[zero] * (lanes - len(x))]])[:valid]
 
     def _decoded(
-        self, data: tirx.Buffer, n: tirx.Expr, y: tirx.Expr, x: Sequence[tirx.Expr], first: Index, valid: int
+        self, data: tirx.Buffer, row: tuple[tirx.Expr, tirx.Expr], x: Sequence[tirx.Expr], first: Index, valid: int
     ) -> list[tirx.Expr]:
         source, lanes = self.source, self.source.isa.float_lanes
         assert source.domain is not None
         parts, part = source.parts(data), T.bind(tirx.floordiv(first, source.part_bits))
         digits = []
         for digit in range(source.domain.bits):
-            words = [source.part(parts, digit, n, y, column, part) for column in x]
+            words = [source.part(parts, digit, (*row, column), part) for column in x]
             words += [tirx.const(0, "uint32")] * (lanes - len(x))
             digits.append(T.bind(tirx.Shuffle(words, list(range(lanes)))))
-        masks = [tirx.Broadcast(tirx.const(1 << bit, "uint32"), lanes) for bit in range(valid)]
+        words_of_pixels = VectorType("uint32", lanes)
+        masks = [words_of_pixels.constant(1 << bit) for bit in range(valid)]
         values = [source.values(digits, mask) for mask in masks]
         if len(x) < lanes:
             numbers = [tirx.const(0xFFFFFFFF if i < len(x) else 0, "uint32") for i in range(lanes)]
             values = [value & tirx.Shuffle(numbers, list(range(lanes))) for value in values]
         if self.halves:
-            shift = tirx.Broadcast(tirx.const(16, "uint32"), lanes)
-            return [tirx.Cast(f"uint16x{lanes}", value >> shift) for value in values]
-        return [T.reinterpret(f"float32x{lanes}", value) for value in values]
+            shift, half = words_of_pixels.constant(16), VectorType("uint16", lanes)
+            return [half.cast(value >> shift) for value in values]
+        return [VectorType("float32", lanes).reinterpret(value) for value in values]
 
 
 class Pixels:
@@ -300,7 +318,7 @@ class Pixels:
     lanes = 1
     row = 1
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: LayerData) -> None:
         self.source = source
         self.image = source.shape.height * source.shape.width * source.shape.in_channels
 
@@ -336,11 +354,11 @@ class Pixels:
 
             def decode(first: Index, valid: int) -> None:
                 part = tirx.floordiv(first, bits)
-                words = [T.bind(source.part(parts, digit, n, y, x, part)) for digit in range(domain.bits)]
+                words = [T.bind(source.part(parts, digit, (n, y, x), part)) for digit in range(domain.bits)]
                 for i, mask in enumerate(masks):
                     if i * lanes < valid:
-                        value = source.values([tirx.Broadcast(word, lanes) for word in words], mask)
-                        value = T.bind(T.reinterpret(f"float32x{lanes}", value))
+                        value = source.values([VectorType("uint32", lanes).broadcast(word) for word in words], mask)
+                        value = T.bind(VectorType("float32", lanes).reinterpret(value))
                         store(out, value, (), pixel * channels + first + i * lanes, valid - i * lanes)
 
             for_blocks(channels, bits, decode)

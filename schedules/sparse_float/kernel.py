@@ -2,7 +2,7 @@
 
 Lanes are pixels, accumulators are all pixels of a few rows. The weights are data, a list for each output channel::
 
-    make planes of the input                                    sparse_float_input.py
+    make planes of the input                                    input_planes.py
     parallel for rows of pixels, 16 channels:
         for channel:
             accumulators[vectors] = 0                           registers
@@ -24,21 +24,19 @@ from dataclasses import dataclass
 
 import numpy as np
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from sbnn_tvm.algebra.domain import Domain
 
-from ..direct.dense import dense_shape
 from ..epilogue.program import Program
-from ..epilogue.writer import EpilogueWriter, Index
+from ..epilogue.writer import EpilogueWriter
 from ..isa import Isa
 from ..kernel import Kernel
-from ..layouts.channels_last import transposed
-from ..shapes import Conv2dShape
-from ..tir.llvm import link
+from ..shapes import Conv2dShape, dense_shape
+from ..tir.kernel_builder import KernelBuilder
 from ..tir.loops import parallel_rows
-from .input_planes import Input, Pixels, Planes, Source
+from ..tir.vectors import VectorType, load, store, transposed
+from .input_planes import Input, LayerData, Pixels, Planes
 
 RUN = 16
 """Output channels of a task: what the epilogue gets at once."""
@@ -64,7 +62,7 @@ def sparse_float_conv2d(
     expected = (shape.out_channels, shape.group_in_channels, *shape.kernel)
     if weight.shape != expected:
         raise ValueError(f"the weight of a convolution is {weight.shape}, not (OC, Cin / groups, kh, kw) = {expected}")
-    return _build("sparse_float_conv2d", Source(shape, False, domain, isa), weight, epilogue)
+    return _build("sparse_float_conv2d", LayerData(shape, False, domain, isa), weight, epilogue)
 
 
 def sparse_float_dense(
@@ -83,7 +81,7 @@ def sparse_float_dense(
         ValueError: If the epilogue's constants do not fit.
     """
     channels, depth = weight.shape
-    source = Source(dense_shape(batch, depth, channels), True, domain, isa)
+    source = LayerData(dense_shape(batch, depth, channels), True, domain, isa)
     return _build("sparse_float_dense", source, weight[:, :, None, None], epilogue)
 
 
@@ -124,9 +122,8 @@ def pixel_tile(shape: Conv2dShape, row: int, lanes: int, most: int) -> PixelTile
 
     def cost(tile: PixelTile) -> tuple[int, int]:
         tiles = -(-shape.out_height // tile.rows) * -(-shape.out_width // tile.columns)
-        return tiles * (
-            tile.vectors + 2
-        ), tile.vectors  # beside its multiply-adds a weight takes about two instructions
+        # Beside its multiply-adds a weight takes about two instructions.
+        return tiles * (tile.vectors + 2), tile.vectors
 
     return min(possible, key=cost)
 
@@ -167,23 +164,23 @@ class NonzeroWeights:
 
 def vector_steps(shape: Conv2dShape, isa: Isa, domain: Domain | None) -> int:
     """Vectors that a weight is multiplied with, for all pixels; what else it takes counts as some more."""
-    source = Source(shape, False, domain, isa)
+    source = LayerData(shape, False, domain, isa)
     tile = _tile(source)
     tiles = -(-shape.out_height // tile.rows) * -(-shape.out_width // tile.columns)
     return shape.batch * tiles * (tile.vectors * (2 if source.halves else 1) + 2)
 
 
-def _input(source: Source) -> Input:
+def _input(source: LayerData) -> Input:
     one_pixel = source.shape.out_height == source.shape.out_width == 1
     return Pixels(source) if one_pixel else Planes(source)
 
 
-def _tile(source: Source) -> PixelTile:
+def _tile(source: LayerData) -> PixelTile:
     read = _input(source)
     return pixel_tile(source.shape, read.row, read.lanes, (source.isa.registers - 4) // (2 if read.halves else 1))
 
 
-def _build(name: str, source: Source, weight: np.ndarray, epilogue: Program) -> Kernel:
+def _build(name: str, source: LayerData, weight: np.ndarray, epilogue: Program) -> Kernel:
     shape, isa = source.shape, source.isa
     read = _input(source)
     tile = _tile(source)
@@ -192,20 +189,21 @@ def _build(name: str, source: Source, weight: np.ndarray, epilogue: Program) -> 
     sink = EpilogueWriter(
         epilogue, (*pixels, shape.out_channels), isa, None if source.dense else shape.border_classes()
     )
-    own = [lists.first, lists.offsets, lists.values]
-    with IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name(name)
-        T.func_attr({"tirx.noalias": True})
-        data = T.arg("data", T.buffer(source.data_shape, source.dtype))
-        sink.declare_tensors()
-        first, offsets, values = (
-            T.arg(each, T.buffer(array.shape, str(array.dtype)))
-            for each, array in zip(("first", "offsets", "values"), own, strict=True)
+    with KernelBuilder(name) as builder:
+        data = builder.data(source.data_shape, source.dtype)
+        first = builder.constant("first", lists.first)
+        offsets, values = builder.constant("offsets", lists.offsets), builder.constant("values", lists.values)
+        sink.declare(builder)
+        nest = _SparseFloatNest(
+            source=source,
+            read=read,
+            tile=tile,
+            sink=sink,
+            image=read.emit(data, tile.vectors * read.lanes),
+            first=first,
+            offsets=offsets,
+            values=values,
         )
-        sink.declare_constants()
-        sink.declare_outputs()
-        image = read.emit(data, tile.vectors * read.lanes)
-        nest = _Nest(source, read, tile, sink, image, first, offsets, values)
         down, across = -(-shape.out_height // tile.rows), -(-shape.out_width // tile.columns)
         blocks = -(-shape.out_channels // RUN)
         tiles = shape.batch * down * across
@@ -215,16 +213,15 @@ def _build(name: str, source: Source, weight: np.ndarray, epilogue: Program) -> 
             n = T.bind(rest // (down * across))
             y = T.bind(tirx.min(rest // across % down * tile.rows, shape.out_height - tile.rows))
             x = T.bind(tirx.min(rest % across * tile.columns, shape.out_width - tile.columns))
-            nest.task(n, y, x, T.bind(block * RUN))
-    func = link(builder.get(), sink.functions)
-    return Kernel(f"{name} {tile}", func, (*own, *sink.constants), sink.outputs)
+            nest.task((n, y, x), T.bind(block * RUN))
+    return builder.kernel(f"{name} {tile}")
 
 
 @dataclass(frozen=True, eq=False)
-class _Nest:
+class _SparseFloatNest:
     """The main loops, while they are written."""
 
-    source: Source
+    source: LayerData
     read: Input
     tile: PixelTile
     sink: EpilogueWriter
@@ -233,25 +230,31 @@ class _Nest:
     offsets: tirx.Buffer
     values: tirx.Buffer
 
-    def task(self, n: tirx.Expr, y: tirx.Expr, x: tirx.Expr, channel: tirx.Expr) -> None:
-        """``RUN`` channels of a tile."""
+    def task(self, position: tuple[tirx.Expr, tirx.Expr, tirx.Expr], channel: tirx.Expr) -> None:
+        """``RUN`` channels of the tile that begins at ``position`` (n, y, x)."""
+        n, y, x = position
         pixels = self.tile.vectors * self.read.lanes
         # The transposition reads up to a vector behind the last pixel.
         collected = T.alloc_buffer((RUN, pixels + self.source.isa.float_lanes if pixels > 1 else 1), "float32")
         start = T.bind(n * self.read.image + y * self.read.row + x)
         with T.serial(0, RUN) as i:
             for v, total in enumerate(self._sums(start, channel + i)):
-                T.buffer_store(collected, total, [i, *_lanes(v * self.lanes, self.lanes)])
+                store(collected, total, (i,), v * self.lanes)
         if pixels == 1:
             column = T.decl_buffer((RUN,), "float32", data=collected.data)
-            self._store(column, [0], (n, y, x), channel)
+            self._store(column, (), position, channel)
         else:
-            self._store_rows(collected, n, y, x, channel)
+            self._store_rows(collected, position, channel)
 
     @property
     def lanes(self) -> int:
         """Of an accumulator."""
         return self.read.lanes // 2 if self.read.halves else self.read.lanes
+
+    @property
+    def vector(self) -> VectorType:
+        """Type of an accumulator."""
+        return VectorType("float32", self.lanes)
 
     def _sums(self, start: tirx.Expr, channel: tirx.Expr) -> list[tirx.Expr]:
         """The sums of a channel, vectors of consecutive pixels."""
@@ -259,7 +262,7 @@ class _Nest:
         chains = max(1, _CHAINS // count)
         sums = T.alloc_buffer((chains * count, lanes), "float32")
         for k in range(chains * count):
-            self._put(sums, k, _spread(tirx.const(0.0, "float32"), lanes))
+            store(sums, self.vector.constant(0.0), (k,), 0)
         begin, end = T.bind(self.first[channel]), T.bind(self.first[channel + 1])
         blocks = T.bind((end - begin) // chains)
         if chains > 1:
@@ -282,59 +285,50 @@ class _Nest:
         """Add the products of a weight."""
         entry = T.bind(entry)
         at = T.bind(start + tirx.Cast("int32", self.offsets[entry]))
-        factor = _spread(T.bind(self.values[entry]), self.lanes)
+        factor = self.vector.broadcast(T.bind(self.values[entry]))
         inputs = [x for v in range(self.tile.vectors) for x in self._inputs(at + v * self.read.lanes)]
         for k, x in enumerate(inputs, first):
-            self._put(sums, k, self._get(sums, k) + x() * factor)
+            store(sums, self._get(sums, k) + x() * factor, (k,), 0)
 
     def _inputs(self, at: tirx.Expr) -> list[Callable[[], tirx.Expr]]:
         """What makes the float32 vectors that begin at an element."""
         lanes = self.lanes
         if not self.read.halves:
-            return [lambda: self.image.vload([at], f"float32x{lanes}") if lanes > 1 else self.image[at]]
+            return [lambda: load(self.image, (), at, lanes)]
         pairs: list[tirx.Expr] = []
+        words = VectorType("uint32", lanes)
 
         def even() -> tirx.Expr:
-            both = self.image.vload([at], f"uint16x{2 * lanes}")
-            pairs.append(T.bind(T.reinterpret(f"uint32x{lanes}", both)))
-            return T.reinterpret(f"float32x{lanes}", pairs[0] << _spread(tirx.const(16, "uint32"), lanes))
+            pairs.append(T.bind(words.reinterpret(load(self.image, (), at, 2 * lanes))))
+            return self.vector.reinterpret(pairs[0] << words.constant(16))
 
         def odd() -> tirx.Expr:
-            return T.reinterpret(f"float32x{lanes}", pairs[0] & _spread(tirx.const(0xFFFF0000, "uint32"), lanes))
+            return self.vector.reinterpret(pairs[0] & words.constant(0xFFFF0000))
 
         return [even, odd]
 
-    def _store_rows(self, collected: tirx.Buffer, n: tirx.Expr, y: tirx.Expr, x: tirx.Expr, channel: tirx.Expr) -> None:
+    def _store_rows(
+        self, collected: tirx.Buffer, position: tuple[tirx.Expr, tirx.Expr, tirx.Expr], channel: tirx.Expr
+    ) -> None:
         """Transpose and store the pixels of every row."""
+        n, y, x = position
         lanes, columns = self.source.isa.float_lanes, self.tile.columns
         turned = T.alloc_buffer((lanes, RUN), "float32")
         with T.serial(0, self.tile.rows) as r, T.serial(0, -(-columns // lanes)) as block:
             at = T.bind(r * self.read.row + block * lanes)
             for c in range(0, RUN, lanes):
-                square = [T.bind(collected.vload([c + i, at], f"float32x{lanes}")) for i in range(lanes)]
+                square = [T.bind(load(collected, (c + i,), at, lanes)) for i in range(lanes)]
                 for i, vector in enumerate(transposed(square)):
-                    T.buffer_store(turned, vector, [i, tirx.Ramp(c, 1, lanes)])
+                    store(turned, vector, (i,), c)
             with T.serial(0, tirx.min(lanes, columns - block * lanes)) as i:
-                self._store(turned, [i, 0], (n, T.bind(y + r), T.bind(x + block * lanes + i)), channel)
+                self._store(turned, (i,), (n, T.bind(y + r), T.bind(x + block * lanes + i)), channel)
 
     def _store(
-        self, buffer: tirx.Buffer, at: list[tirx.Expr | int], position: Sequence[tirx.Expr], channel: tirx.Expr
+        self, buffer: tirx.Buffer, row: Sequence[tirx.Expr], position: Sequence[tirx.Expr], channel: tirx.Expr
     ) -> None:
         lanes = min(RUN, self.source.isa.float_lanes)
-        values = [T.bind(buffer.vload([*at[:-1], c], f"float32x{lanes}")) for c in range(0, RUN, lanes)]
+        values = [T.bind(load(buffer, row, c, lanes)) for c in range(0, RUN, lanes)]
         self.sink.store(values, position[-1:] if self.source.dense else position, channel)
 
     def _get(self, sums: tirx.Buffer, k: int) -> tirx.Expr:
-        return sums.vload([k, 0], f"float32x{self.lanes}") if self.lanes > 1 else sums[k, 0]
-
-    def _put(self, sums: tirx.Buffer, k: int, value: tirx.Expr) -> None:
-        T.buffer_store(sums, value, [k, *_lanes(0, self.lanes)])
-
-
-def _spread(scalar: tirx.Expr, lanes: int) -> tirx.Expr:
-    return tirx.Broadcast(scalar, lanes) if lanes > 1 else scalar
-
-
-def _lanes(first: Index, lanes: int) -> list[tirx.Expr | int]:
-    """The index of as many elements."""
-    return [tirx.Ramp(first, 1, lanes) if lanes > 1 else first]
+        return load(sums, (k,), 0, self.lanes)

@@ -1,24 +1,39 @@
 """Small LLVM functions for what TIR cannot say: packing compares into words, and a fence against fused multiply-adds.
 
-A kernel calls a :class:`LlvmFunction` while it is built, and :func:`link` puts the text of the functions into the
-finished kernel. They are inlined; the code generator turns ``bitcast <64 x i1> to i64`` into ``kmov`` on AVX-512,
-``vpmovmskb`` on AVX2 and ``and`` + ``addp`` on NEON.
+A kernel calls a :class:`LlvmFunction` while it is built. The text of all functions that were called within
+:func:`collect_functions` is then linked into the finished kernel. They are inlined. The code generator turns
+``bitcast <64 x i1> to i64`` into ``kmov`` on AVX-512, ``vpmovmskb`` on AVX2 and ``and`` + ``addp`` on NEON.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-import tvm
 from tvm import ir, tirx
 from tvm.tirx.script import builder as T
 
-from ..isa import Family
+from ..isa import Architecture
+from .vectors import VectorType, load, store
 
 Predicate = Literal["ogt", "oge", "olt", "ole", "ugt", "uge", "ult", "ule", "sgt", "sge", "slt", "sle", "eq", "ne"]
+
+_called: ContextVar[set[LlvmFunction] | None] = ContextVar("_called", default=None)
+
+
+@contextmanager
+def collect_functions() -> Iterator[set[LlvmFunction]]:
+    """Collect the functions that the code written inside calls."""
+    functions: set[LlvmFunction] = set()
+    token = _called.set(functions)
+    try:
+        yield functions
+    finally:
+        _called.reset(token)
 
 
 @dataclass(frozen=True)
@@ -27,17 +42,52 @@ class LlvmFunction:
 
     Attributes:
         name: Its symbol; the same name always has the same text.
-        result: dtype of the result.
+        result: Type of the result.
         text: The definition, ``linkonce_odr`` so that many kernels of one module may bring it.
     """
 
     name: str
-    result: str
+    result: VectorType
     text: str
 
+    @classmethod
+    def of(
+        cls, name: str, result: VectorType, arguments: Sequence[str], lines: Sequence[str], declare: str = ""
+    ) -> LlvmFunction:
+        """A function that is inlined everywhere.
+
+        Args:
+            name: Its symbol.
+            result: Type of the result.
+            arguments: With their types, for example ``"i64 %word"``.
+            lines: Its instructions.
+            declare: Declarations of the intrinsics that they call, a line each.
+        """
+        body = "\n  ".join(lines)
+        head = f"define linkonce_odr {result.llvm} @{name}({', '.join(arguments)}) alwaysinline"
+        return cls(name, result, f"{declare}{head} {{\n  {body}\n}}\n")
+
     def __call__(self, *args: tirx.Expr) -> tirx.Expr:
-        """An expression of dtype ``result``."""
-        return T.call_pure_extern(self.result, self.name, *args)
+        """An expression of type ``result``."""
+        self.collect()
+        return T.call_pure_extern(str(self.result), self.name, *args)
+
+    def call_once(self, *args: tirx.Expr) -> tirx.Expr:
+        """The result of one call: TIR copies what is pure to all its uses, and a tree of adders explodes.
+
+        It is stored to memory, which LLVM keeps in a register. TVM's code generator simplifies the value of a variable
+        together with all that it is made of, which takes exponential time in such a tree.
+        """
+        self.collect()
+        cell = T.alloc_buffer((self.result.lanes,), self.result.element)
+        store(cell, T.call_extern(str(self.result), self.name, *args), (), 0)
+        return load(cell, (), 0, self.result.lanes)
+
+    def collect(self) -> None:
+        """Link this function into the kernel under construction, whether it is called or not."""
+        functions = _called.get()
+        if functions is not None:
+            functions.add(self)
 
 
 def link(func: tirx.PrimFunc, functions: Iterable[LlvmFunction]) -> tirx.PrimFunc:
@@ -48,34 +98,26 @@ def link(func: tirx.PrimFunc, functions: Iterable[LlvmFunction]) -> tirx.PrimFun
     return func.with_body(body)
 
 
-def _llvm_type(dtype: str) -> str:
-    kind = tvm.DataType(dtype)
-    scalar = "float" if kind.type_code == tvm.DataType("float32").type_code else f"i{kind.bits}"
-    return f"<{kind.lanes} x {scalar}>"
-
-
 @cache
-def pack(predicate: Predicate, dtype: str, count: int) -> LlvmFunction:
+def pack(predicate: Predicate, vector: VectorType, count: int) -> LlvmFunction:
     """Compare ``count`` pairs of vectors and pack the results into one word, the first lane in the lowest bit.
 
     Args:
         predicate: LLVM's name: ``"ogt"`` (false for NaN) and so on for floats, ``"ult"``, ``"slt"`` ... for integers.
-        dtype: A vector type, for example ``"float32x16"`` or ``"uint64x8"``.
+        vector: Type of the vectors.
         count: Vectors; ``count * lanes`` must be 8, 16, 32 or 64.
 
     Returns:
         A function of ``count`` left sides followed by ``count`` right sides.
     """
-    kind = tvm.DataType(dtype)
-    bits = kind.lanes * count
+    bits = vector.lanes * count
     if bits not in (8, 16, 32, 64):
-        raise ValueError(f"cannot pack {count} vectors of {dtype} into a word: {bits} bits are not 8, 16, 32 or 64")
-    vector = _llvm_type(dtype)
-    compare = "fcmp" if "float" in vector else "icmp"
-    arguments = ", ".join([f"{vector} %a{i}" for i in range(count)] + [f"{vector} %b{i}" for i in range(count)])
-    lines = [f"%c0_{i} = {compare} {predicate} {vector} %a{i}, %b{i}" for i in range(count)]
+        raise ValueError(f"cannot pack {count} vectors of {vector} into a word: {bits} bits are not 8, 16, 32 or 64")
+    compare = "fcmp" if vector.element == "float32" else "icmp"
+    arguments = [f"{vector.llvm} %{side}{i}" for side in "ab" for i in range(count)]
+    lines = [f"%c0_{i} = {compare} {predicate} {vector.llvm} %a{i}, %b{i}" for i in range(count)]
     # Concatenate the masks in a tree.
-    level, lanes, left = 0, kind.lanes, count
+    level, lanes, left = 0, vector.lanes, count
     while left > 1:
         order = ", ".join(f"i32 {i}" for i in range(2 * lanes))
         mask = f"<{lanes} x i1>"
@@ -83,60 +125,53 @@ def pack(predicate: Predicate, dtype: str, count: int) -> LlvmFunction:
             pair = f"{mask} %c{level}_{2 * i}, {mask} %c{level}_{2 * i + 1}"
             lines.append(f"%c{level + 1}_{i} = shufflevector {pair}, <{2 * lanes} x i32> <{order}>")
         level, lanes, left = level + 1, 2 * lanes, left // 2
-    name = f"sbnn_pack_{predicate}_{dtype}_{count}"
     lines += [f"%word = bitcast <{bits} x i1> %c{level}_0 to i{bits}", f"ret i{bits} %word"]
-    body = "\n  ".join(lines)
-    text = f"define linkonce_odr i{bits} @{name}({arguments}) alwaysinline {{\n  {body}\n}}\n"
-    return LlvmFunction(name, f"uint{bits}", text)
+    name = f"sbnn_pack_{predicate}_{vector}_{count}"
+    return LlvmFunction.of(name, VectorType(f"uint{bits}", 1), arguments, lines)
 
 
 @cache
-def fence(dtype: str) -> LlvmFunction:
+def fence(vector: VectorType) -> LlvmFunction:
     """The value itself, rounded: the code generator must not fuse what made it with what uses it."""
-    vector = _llvm_type(dtype)
-    short = f"v{tvm.DataType(dtype).lanes}f32"
-    name = f"sbnn_fence_{dtype}"
-    text = (
-        f"declare {vector} @llvm.arithmetic.fence.{short}({vector})\n"
-        f"define linkonce_odr {vector} @{name}({vector} %a) alwaysinline {{\n"
-        f"  %r = call {vector} @llvm.arithmetic.fence.{short}({vector} %a)\n  ret {vector} %r\n}}\n"
+    kind, intrinsic = vector.llvm, f"@llvm.arithmetic.fence.v{vector.lanes}f32"
+    return LlvmFunction.of(
+        f"sbnn_fence_{vector}",
+        vector,
+        [f"{kind} %a"],
+        [f"%r = call {kind} {intrinsic}({kind} %a)", f"ret {kind} %r"],
+        f"declare {kind} {intrinsic}({kind})\n",
     )
-    return LlvmFunction(name, dtype, text)
 
 
 @cache
-def extremum(which: Literal["maximum", "minimum"], dtype: str, family: Family) -> LlvmFunction:
+def extremum(which: Literal["maximum", "minimum"], vector: VectorType, architecture: Architecture) -> LlvmFunction:
     """The larger or the smaller of two float32 vectors, in one instruction.
 
     With a NaN the result is the second operand on x86 (``maxps``), and NaN on ARM (``fmax``). Of two zeros with
     different signs it is either.
     """
-    vector, lanes = _llvm_type(dtype), tvm.DataType(dtype).lanes
-    name = f"sbnn_{which}_{dtype}"
-    if family == "x86":
+    kind, lanes, declare = vector.llvm, vector.lanes, ""
+    if architecture == "x86":
         predicate = "ogt" if which == "maximum" else "olt"
-        lines = [f"%c = fcmp {predicate} {vector} %a, %b", f"%r = select <{lanes} x i1> %c, {vector} %a, {vector} %b"]
-        declaration = ""
+        lines = [f"%c = fcmp {predicate} {kind} %a, %b", f"%r = select <{lanes} x i1> %c, {kind} %a, {kind} %b"]
     else:
-        lines = [f"%r = call {vector} @llvm.{which}.v{lanes}f32({vector} %a, {vector} %b)"]
-        declaration = f"declare {vector} @llvm.{which}.v{lanes}f32({vector}, {vector})\n"
-    body = "\n  ".join([*lines, f"ret {vector} %r"])
-    text = (
-        f"{declaration}define linkonce_odr {vector} @{name}({vector} %a, {vector} %b) alwaysinline {{\n  {body}\n}}\n"
-    )
-    return LlvmFunction(name, dtype, text)
+        intrinsic = f"@llvm.{which}.v{lanes}f32"
+        lines = [f"%r = call {kind} {intrinsic}({kind} %a, {kind} %b)"]
+        declare = f"declare {kind} {intrinsic}({kind}, {kind})\n"
+    arguments = [f"{kind} %a", f"{kind} %b"]
+    return LlvmFunction.of(f"sbnn_{which}_{vector}", vector, arguments, [*lines, f"ret {kind} %r"], declare)
 
 
 @cache
 def spread(bits: int) -> LlvmFunction:
     """A float32 vector of ``bits`` lanes from a word and the values of its 1 and its 0 bits."""
-    name, floats = f"sbnn_spread_{bits}", f"<{bits} x float>"
+    floats = f"<{bits} x float>"
     lines = _mask_of_word(bits)
     for value in ("one", "zero"):
         lines.append(f"%{value}0 = insertelement {floats} poison, float %{value}, i32 0")
         lines.append(f"%{value}s = shufflevector {floats} %{value}0, {floats} poison, <{bits} x i32> zeroinitializer")
     lines += [f"%r = select <{bits} x i1> %mask, {floats} %ones, {floats} %zeros", f"ret {floats} %r"]
-    return _on_word(name, bits, "float", lines)
+    return _on_word(f"sbnn_spread_{bits}", bits, "float", lines)
 
 
 @cache
@@ -167,7 +202,5 @@ def _mask_of_word(bits: int) -> list[str]:
 
 def _on_word(name: str, bits: int, values: str, lines: list[str]) -> LlvmFunction:
     """A function of a word and two values of an LLVM type that gives a float32 vector."""
-    arguments = f"i{bits} %word, {values} %one, {values} %zero"
-    body = "\n  ".join(lines)
-    text = f"define linkonce_odr <{bits} x float> @{name}({arguments}) alwaysinline {{\n  {body}\n}}\n"
-    return LlvmFunction(name, f"float32x{bits}", text)
+    arguments = [f"i{bits} %word", f"{values} %one", f"{values} %zero"]
+    return LlvmFunction.of(name, VectorType("float32", bits), arguments, lines)

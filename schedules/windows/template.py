@@ -19,42 +19,19 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from ..epilogue.program import Program
-from ..epilogue.writer import EpilogueWriter, Index, load, store
+from ..epilogue.writer import EpilogueWriter
 from ..isa import Isa
 from ..kernel import Kernel
 from ..shapes import Conv2dShape
-from ..tir.llvm import LlvmFunction, link
+from ..tir.kernel_builder import KernelBuilder
 from ..tir.loops import for_blocks, parallel_rows
+from ..tir.taps import column_spans, taps_inside
+from ..tir.vectors import Index, VectorType, load, store
 
 MAX_TILE = 8  # pixels; beyond that loads are amortised and code only grows
-
-
-def taps_inside(start: Index, kernel: int, dilation: int, low: int, high: int) -> tuple[Index, Index]:
-    """The taps [first, end) of a window that begins at ``start`` and whose positions lie in [low, high)."""
-    first, end = (low - start + dilation - 1) // dilation, (high - start + dilation - 1) // dilation
-    if isinstance(start, int):
-        first = max(first, 0)
-        return first, max(min(end, kernel), first)
-    first = tirx.max(first, 0)
-    return first, tirx.max(tirx.min(end, kernel), first)
-
-
-def check_windows(shape: Conv2dShape) -> None:
-    """Refuse a pooling of which a window lies in the padding altogether.
-
-    Raises:
-        ValueError: If the padding is too large for the kernel.
-    """
-    classes = shape.border_classes()
-    if not classes.valid.any(axis=(1, 2)).all():
-        raise ValueError(
-            f"a pooling window of {shape.kernel} with padding {shape.padding} lies outside the"
-            f" {shape.height}x{shape.width} input; use less padding"
-        )
 
 
 class Combine(Protocol):
@@ -75,7 +52,6 @@ class WindowOperation:
         finish: The result from the accumulator and the first pixel of the window (y and x, which may be negative);
             None if it is the accumulator.
         weights: float32 [kh, kw, C], if ``combine`` wants them.
-        functions: The LLVM functions that ``combine`` and ``finish`` call.
     """
 
     name: str
@@ -83,7 +59,6 @@ class WindowOperation:
     combine: Combine
     finish: Callable[[tirx.Expr, Index, Index], tirx.Expr] | None = None
     weights: np.ndarray | None = None
-    functions: tuple[LlvmFunction, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,19 +110,22 @@ def window_kernel(
     pixels, run = tile.pixels, tile.channels
     out_shape = (shape.batch, shape.out_height, shape.out_width, shape.in_channels)
     writer = EpilogueWriter(epilogue, out_shape, isa, shape.border_classes())
-    with IRBuilder() as ib, T.prim_func(s_tir=True):
-        T.func_name(operation.name)
-        T.func_attr({"tirx.noalias": True})
-        data = T.arg("data", T.buffer((shape.batch, shape.height, shape.width, shape.in_channels), "float32"))
-        writer.declare_tensors()
-        constants, weights = [], None
+    with KernelBuilder(operation.name) as builder:
+        data = builder.data((shape.batch, shape.height, shape.width, shape.in_channels), "float32")
+        weights = None
         if operation.weights is not None:
             padded = np.pad(operation.weights, [(0, 0), (0, 0), (0, -shape.in_channels % run)])
-            constants.append(np.ascontiguousarray(padded, np.float32))
-            weights = T.arg("weights", T.buffer(padded.shape, "float32"))
-        writer.declare_constants()
-        writer.declare_outputs()
-        registers = _Tile(operation, shape, data, weights, writer, lanes, run // lanes)
+            weights = builder.constant("weights", np.ascontiguousarray(padded, np.float32))
+        writer.declare(builder)
+        registers = _RegisterTile(
+            operation=operation,
+            shape=shape,
+            data=data,
+            weights=weights,
+            writer=writer,
+            lanes=lanes,
+            vectors=run // lanes,
+        )
         rows = shape.batch * shape.out_height
         with parallel_rows(rows, rows * shape.out_width * shape.in_channels * shape.kernel[0]) as index:
             row = _Row.emit(shape, index)
@@ -157,41 +135,7 @@ def window_kernel(
                 else:
                     with T.serial(0, count) as i:
                         registers.emit(row, start + i * size, size)
-    func = link(ib.get(), writer.functions.union(operation.functions))
-    return Kernel(f"{operation.name} {tile}", func, (*constants, *writer.constants), writer.outputs)
-
-
-def for_columns(shape: Conv2dShape, emit: Callable[[Index, Index], None]) -> None:
-    """Emit ``emit(x, left)`` for every output column and the leftmost column of its window, one at a time.
-
-    ``left`` is a number where columns of the window may lie outside of the image.
-    """
-    for start, _, count in column_spans(shape, 1):
-        left = start * shape.strides[1] - shape.padding[1]
-        if count == 1:
-            emit(start, left)
-        else:
-            with T.serial(0, count) as x:
-                emit(start + x, left + x * shape.strides[1])
-
-
-def column_spans(shape: Conv2dShape, pixels: int) -> list[tuple[int, int, int]]:
-    """Cut a row of outputs into tiles, given as (first column, columns of a tile, tiles).
-
-    Tiles with a window that hangs over the border, and the narrower last one, stand alone: they know their columns
-    when the code is written. The others are alike.
-    """
-    inside: list[tuple[int, int, int]] = []
-    alone: list[tuple[int, int, int]] = []
-    for start in range(0, shape.out_width, pixels):
-        size = min(pixels, shape.out_width - start)
-        left = start * shape.strides[1] - shape.padding[1]
-        right = left + (size - 1) * shape.strides[1] + (shape.kernel[1] - 1) * shape.dilation[1]
-        fits = left >= 0 and right < shape.width and size == pixels
-        (inside if fits else alone).append((start, size, 1))
-    if inside:
-        alone.append((inside[0][0], pixels, len(inside)))
-    return sorted(alone)
+    return builder.kernel(f"{operation.name} {tile}")
 
 
 class _Row(NamedTuple):
@@ -212,7 +156,7 @@ class _Row(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class _Tile:
+class _RegisterTile:
     """Emits the code of register tiles: ``pixels`` neighbouring outputs of a row times ``vectors`` of channels."""
 
     operation: WindowOperation
@@ -237,12 +181,12 @@ class _Tile:
             return (pixel * self.vectors + vector) * lanes
 
         def accumulator(pixel: int, vector: int) -> tirx.Expr:
-            return load(accumulators, (), place(pixel, vector), lanes, lanes)
+            return load(accumulators, (), place(pixel, vector), lanes)
 
-        initial = tirx.Broadcast(tirx.const(self.operation.initial, "float32"), lanes)
+        initial = VectorType("float32", lanes).constant(self.operation.initial)
         for pixel in range(pixels):
             for vector in range(self.vectors):
-                store(accumulators, initial, (), place(pixel, vector), lanes)
+                store(accumulators, initial, (), place(pixel, vector))
         with T.serial(row.first_tap, row.end_tap) as ky:
             y = T.bind(row.top + ky * self.shape.dilation[0])
             for vector in vectors:
@@ -252,7 +196,7 @@ class _Tile:
                     value = T.bind(load(self.data, (row.n, y, left + column), first, lanes, valid - vector * lanes))
                     for pixel, kx in uses:
                         combined = self.operation.combine(accumulator(pixel, vector), value, weights[kx])
-                        store(accumulators, combined, (), place(pixel, vector), lanes)
+                        store(accumulators, combined, (), place(pixel, vector))
         for pixel in range(pixels):
             values = [accumulator(pixel, vector) for vector in range(self.vectors)]
             if self.operation.finish is not None:
@@ -265,7 +209,7 @@ class _Tile:
         taps = range(self.shape.kernel[1])
         if self.weights is None:
             return [None for _ in taps]
-        return [T.bind(load(self.weights, (ky, kx), first_channel, self.lanes, self.lanes)) for kx in taps]
+        return [T.bind(load(self.weights, (ky, kx), first_channel, self.lanes)) for kx in taps]
 
     def _columns(self, left: Index, pixels: int) -> list[tuple[int, list[tuple[int, int]]]]:
         """The input columns of a tile, from its left edge, each with the (pixel, tap) pairs that read it."""

@@ -16,5 +16,17 @@ def layouts_of(batch: int, height: int, width: int, channels: int, images: int =
             columns *= 2
         if images == 1 or lanes // height >= images:
             rows = -(-height // lanes)
-            layouts.append(PlaneLayout(batch, height, width, channels, vector_bits, row_bits, rows, columns, images))
+            layouts.append(
+                PlaneLayout(
+                    batch,
+                    height,
+                    width,
+                    channels,
+                    vector_bits=vector_bits,
+                    row_bits=row_bits,
+                    row_phases=rows,
+                    column_phases=columns,
+                    images=images,
+                )
+            )
     return layouts

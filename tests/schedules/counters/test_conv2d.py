@@ -77,7 +77,9 @@ def check_threshold(
     x_bits, w_bits, sums = sparse_layer(rng, shape, density, domain, pad_value)
     threshold, bits = integer_threshold(rng, sums)
     source, target = layouts or (source_of(shape, cpu.isa), target_of(shape, cpu.isa))
-    kernel = sparse_conv2d(shape, w_bits, pad_value, threshold, cpu.isa, domain, source, target)
+    kernel = sparse_conv2d(
+        shape, w_bits, pad_value, threshold, cpu.isa, weight_domain=domain, source=source, target=target
+    )
     (planes,) = run(kernel, cpu, source.encode(x_bits))
     np.testing.assert_array_equal(planes, target.encode(bits))
 
@@ -106,12 +108,12 @@ def test_two_sums(name: str, pad_value: int, target: str, shift: int, factor: in
     least = np.median(sums, axis=(0, 1, 2)).astype(np.int64)
     least[:2] = 2**31, -(2**31)
     threshold = WindowThreshold(shift, factor, least, rng.integers(0, 2, shape.out_channels).astype(bool))
-    kernel = sparse_conv2d(shape, w_bits, pad_value, threshold, cpu.isa, BIT)
+    kernel = sparse_conv2d(shape, w_bits, pad_value, threshold, cpu.isa, weight_domain=BIT)
     (planes,) = run(kernel, cpu, source_of(shape, cpu.isa).encode(x_bits))
     bits = (sums >= least) ^ threshold.inverted
     np.testing.assert_array_equal(planes, target_of(shape, cpu.isa).encode(bits))
     with pytest.raises(ValueError, match="WindowThreshold"):
-        sparse_conv2d(shape, w_bits, pad_value, threshold, cpu.isa, SIGN)
+        sparse_conv2d(shape, w_bits, pad_value, threshold, cpu.isa, weight_domain=SIGN)
 
 
 @pytest.mark.parametrize("target", ["x86-64-v3", "x86-64", "arm", "armv7"])
@@ -144,7 +146,7 @@ def test_cuts(domain: BinaryDomain, rng: np.random.Generator) -> None:
     every = cuts(shape, w_bits, cpu.isa, domain)
     assert len(set(every)) == len(every) == 6
     for cut in every:
-        kernel = sparse_conv2d(shape, w_bits, 0, threshold, cpu.isa, domain, cut=cut)
+        kernel = sparse_conv2d(shape, w_bits, 0, threshold, cpu.isa, weight_domain=domain, cut=cut)
         (planes,) = run(kernel, cpu, source_of(shape, cpu.isa).encode(x_bits))
         np.testing.assert_array_equal(planes, target_of(shape, cpu.isa).encode(bits))
 
@@ -196,7 +198,7 @@ def test_program(name: str, target: str, domain: BinaryDomain, rng: np.random.Ge
     shape, cpu = MORE[name], target_for(target)
     x_bits, w_bits, sums = sparse_layer(rng, shape, 0.4, domain, 0)
     program, tensors = rich_program(rng, shape)
-    kernel = sparse_conv2d(shape, w_bits, 0, program, cpu.isa, domain)
+    kernel = sparse_conv2d(shape, w_bits, 0, program, cpu.isa, weight_domain=domain)
     outputs = run(kernel, cpu, source_of(shape, cpu.isa).encode(x_bits), *tensors)
     expected = evaluate(program, sums, tensors, cpu.isa, shape.border_classes())
     for output, reference in zip(outputs, expected, strict=True):
@@ -212,7 +214,7 @@ def test_errors_name_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="pads with -1, 0 or"):
         sparse_conv2d(shape, bits, 2, threshold, isa)
     with pytest.raises(ValueError, match="weights of a sparse convolution"):
-        sparse_conv2d(shape, bits, 0, threshold, isa, BinaryDomain(-1, 2))
+        sparse_conv2d(shape, bits, 0, threshold, isa, weight_domain=BinaryDomain(-1, 2))
     with pytest.raises(ValueError, match="cannot have the layout"):
         sparse_conv2d(shape, bits, 0, threshold, isa, source=plane_layout(1, 9, 9, 63, isa))
     with pytest.raises(ValueError, match="flip of an integer threshold"):
@@ -225,7 +227,7 @@ def test_few_instructions_on_arm(rng: np.random.Generator) -> None:
     for density, domain, limit in ((0.05, BIT, 0.5), (0.5, SIGN, 3.2)):
         bits = rng.random((128, 128, 3, 3)) < density
         threshold = IntegerThreshold(np.zeros(128, np.int64), np.zeros(128, bool))
-        kernel = sparse_conv2d(shape, bits, 0, threshold, cpu.isa, domain)
+        kernel = sparse_conv2d(shape, bits, 0, threshold, cpu.isa, weight_domain=domain)
         emulator = Emulator(IRModule({"sparse": kernel.func}), cpu)
         arrays = [np.zeros(layout.shape, np.uint64), *kernel.constants, np.zeros(layout.shape, np.uint64)]
         assert emulator.instructions("sparse", arrays) / (shape.macs / 128) < limit

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tvm import tirx
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from sbnn_tvm.schedules.counters.count_transpose import CountSquares
 from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.tir.kernel_builder import KernelBuilder
+from sbnn_tvm.schedules.tir.vectors import store
 from tests.support.kernel_execution import run, target_for
 
 RUN = 64
@@ -18,10 +18,9 @@ RUN = 64
 def transposing(squares: CountSquares, lanes: int) -> Kernel:
     """``func(data uint8 of squares.shape, out int32 [8 * octets, channels])``."""
     shape = (8 * squares.octets, squares.channels)
-    with IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name("transposing")
-        data = T.arg("data", T.buffer(squares.shape, "uint8"))
-        out = T.arg("out", T.buffer(shape, "int32"))
+    with KernelBuilder("transposing") as builder:
+        data = builder.data(squares.shape, "uint8")
+        out = builder.output(shape, "int32")
         counts = T.alloc_buffer(squares.shape, "uint8")
         with T.grid(*squares.shape) as (part, channel, k, octet):
             T.buffer_store(counts, data[part, channel, k, octet], [part, channel, k, octet])
@@ -30,9 +29,9 @@ def transposing(squares: CountSquares, lanes: int) -> Kernel:
             squares.transpose(counts, first, RUN)
             with T.serial(0, squares.octets) as octet, T.serial(0, 8) as k:
                 for start in range(0, RUN, lanes):
-                    vector = squares.load(counts, first, start, octet, k, lanes)
-                    T.buffer_store(out, vector, [octet * 8 + k, tirx.Ramp(first + start, 1, lanes)])
-    return Kernel("transposing", builder.get(), (), ((shape, "int32"),))
+                    vector = squares.load(counts, (octet, k), first, start, lanes)
+                    store(out, vector, (octet * 8 + k,), first + start)
+    return builder.kernel()
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])

@@ -95,11 +95,11 @@ def test_every_kind_of_tile(name: str, rng: np.random.Generator) -> None:
     sums = conv2d(x, w, shape)
     threshold, bits = integer_threshold(rng, sums)
     for tile in tiles(shape, target.isa, "popcount")[::5]:
-        kernel = popcount_conv2d(shape, w_bits, 0, threshold, target.isa, tile)
+        kernel = popcount_conv2d(shape, w_bits, 0, threshold, target.isa, tile=tile)
         (words,) = run(kernel, target, pack_channels(x_bits, target.isa))
         np.testing.assert_array_equal(words, pack_channels(bits, target.isa), err_msg=str(tile))
     for tile in tiles(shape, target.isa, "float32")[::5]:
-        (stored,) = run(float_conv2d(shape, w, STORE, target.isa, tile), target, x.astype(np.float32))
+        (stored,) = run(float_conv2d(shape, w, STORE, target.isa, tile=tile), target, x.astype(np.float32))
         np.testing.assert_array_equal(stored, sums, err_msg=str(tile))
 
 
@@ -126,6 +126,6 @@ def test_errors_name_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="threshold of an integer threshold"):
         popcount_conv2d(shape, signs, 0, IntegerThreshold(np.zeros(63, np.int64), np.zeros(64, bool)), isa)
     with pytest.raises(ValueError, match="does not fit a row"):
-        popcount_conv2d(shape, signs, 0, threshold, isa, Tile(10, 2))
+        popcount_conv2d(shape, signs, 0, threshold, isa, tile=Tile(10, 2))
     with pytest.raises(ValueError, match="weight of a convolution"):
         float_conv2d(shape, np.ones((64, 64, 3), np.float32), STORE, isa)

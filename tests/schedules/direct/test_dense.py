@@ -90,6 +90,6 @@ def test_set_weights(batch: int, depth: int, channels: int, name: str, rng: np.r
     sums = x @ w.T.astype(np.int64)
     threshold, expected = integer_thresholds(rng, sums, 1)
     (words,) = run(
-        popcount_dense(batch, w, threshold, target.isa, domain=BIT), target, pack_codes(codes, 1, target.isa)
+        popcount_dense(batch, w, threshold, target.isa, weight_domain=BIT), target, pack_codes(codes, 1, target.isa)
     )
     np.testing.assert_array_equal(words, pack_codes(expected, 1, target.isa))

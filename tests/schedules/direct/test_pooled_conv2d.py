@@ -75,8 +75,8 @@ def check(rng: np.random.Generator, shape: Conv2dShape, pool: Conv2dShape, targe
     )
     residual = normal(rng, pool.batch, pool.out_height, pool.out_width, channels)
     (between,) = run(float_conv2d(shape, weight, before, target.isa), target, x)
-    expected = run(max_pool2d(pool, after, target.isa), target, between, residual)
-    results = run(pooled_conv2d(shape, weight, before, pool, after, target.isa), target, x, residual)
+    expected = run(max_pool2d(pool, after, isa=target.isa), target, between, residual)
+    results = run(pooled_conv2d(shape, weight, before, pool, after, isa=target.isa), target, x, residual)
     for result, reference in zip(results, expected, strict=True):
         np.testing.assert_array_equal(result, reference)
 
@@ -137,7 +137,7 @@ def check_filtered(rng: np.random.Generator, shape: Conv2dShape, target_name: st
     bias = Channel(normal(rng, shape.out_channels))
     before = Program((Step("add", Ref(0), bias),), (FloatOutput(Ref(1)),))
     pool = pooling(shape, ((1, 1), (1, 1), (0, 0, 0, 0)))
-    (result,) = run(pooled_conv2d(shape, weight, before, pool, STORE, target.isa), target, x)
+    (result,) = run(pooled_conv2d(shape, weight, before, pool, STORE, isa=target.isa), target, x)
     expected = conv2d(x, weight, shape) + bias.values
     unit = np.finfo(np.float32).eps * np.abs(expected).max()
     np.testing.assert_allclose(result, expected, rtol=0, atol=12 * unit)
@@ -175,7 +175,7 @@ def test_what_cannot_be_pooled() -> None:
     assert not can_pool(shape, STORE, replace(pool, dilation=(2, 2)))
     assert not can_pool(replace(shape, in_channels=4, groups=2), STORE, pool)
     with pytest.raises(ValueError, match="cannot be pooled"):
-        pooled_conv2d(shape, np.zeros((40, 3, 7, 7), np.float32), add, pool, STORE, target_for("x86-64").isa)
+        pooled_conv2d(shape, np.zeros((40, 3, 7, 7), np.float32), add, pool, STORE, isa=target_for("x86-64").isa)
 
 
 STEM = """

@@ -42,11 +42,11 @@ def check(rng: np.random.Generator, shape_name: str, name: str, pad_value: int, 
     if not flips:
         threshold.flip[:] = False
         expected = sums >= threshold.threshold
-    kernel = popcount_conv2d(shape, w, pad_value, threshold, target.isa, bits=bits, domain=BIT)
+    kernel = popcount_conv2d(shape, w, pad_value, threshold, target.isa, bits=bits, weight_domain=BIT)
     (words,) = run(kernel, target, data)
     np.testing.assert_array_equal(words, pack_codes(expected, 1, target.isa))
     program, tensors = rich_program(rng, shape)
-    kernel = popcount_conv2d(shape, w, pad_value, program, target.isa, bits=bits, domain=BIT)
+    kernel = popcount_conv2d(shape, w, pad_value, program, target.isa, bits=bits, weight_domain=BIT)
     references = evaluate(program, sums, tensors, target.isa, shape.border_classes())
     for output, reference in zip(run(kernel, target, data, *tensors), references, strict=True):
         np.testing.assert_array_equal(output, reference)
@@ -56,4 +56,4 @@ def test_other_weights_are_refused() -> None:
     shape, isa = SHAPES["plain"], target_for("native").isa
     bits = np.zeros((shape.out_channels, shape.group_in_channels, *shape.kernel), bool)
     with pytest.raises(ValueError, match=r"in \{-1, 1\} or \{0, 1\}, not \{0, 2\}"):
-        popcount_conv2d(shape, bits, 0, STORE, isa, domain=BinaryDomain(0, 2))
+        popcount_conv2d(shape, bits, 0, STORE, isa, weight_domain=BinaryDomain(0, 2))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sbnn_tvm.schedules.elementwise.channel_selection import Selection, Source, select_channels, select_channels_bits
+from sbnn_tvm.schedules.bits.channel_selection import select_channels_bits
+from sbnn_tvm.schedules.elementwise.channel_selection import select_channels
 from sbnn_tvm.schedules.epilogue.interpreter import evaluate
 from sbnn_tvm.schedules.epilogue.program import STORE, BitsOutput, Channel, FloatOutput, Program, Ref, Step, Tensor
 from sbnn_tvm.schedules.layouts.words import pack_channels
+from sbnn_tvm.schedules.selection import InputChannel, Selection
 from tests.support.kernel_execution import ARM, X86, run, target_for
 from tests.support.random_arrays import normal
 from tests.support.reference.elementwise import selected
@@ -87,4 +89,4 @@ def test_channels_on_several_threads(rng: np.random.Generator) -> None:
 
 def test_a_channel_that_does_not_exist() -> None:
     with pytest.raises(ValueError, match=r"no channel 3 of input 1 in \(5, 3\)"):
-        Selection((5, 3), (Source(0, 4), Source(1, 3)))
+        Selection((5, 3), (InputChannel(0, 4), InputChannel(1, 3)))

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from sbnn_tvm.schedules import isa as isas
@@ -35,7 +34,9 @@ from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.layouts.words import pack_channels, unpack_channels
 from sbnn_tvm.schedules.shapes import BorderClasses, Conv2dShape
-from sbnn_tvm.schedules.tir.llvm import link, pack
+from sbnn_tvm.schedules.tir.kernel_builder import KernelBuilder
+from sbnn_tvm.schedules.tir.llvm import pack
+from sbnn_tvm.schedules.tir.vectors import VectorType, load
 from tests.support.kernel_execution import ARM, X86, run, target_for
 from tests.support.random_arrays import normal
 
@@ -113,19 +114,14 @@ def store_in_runs(
     """A kernel that hands runs of some length to the writer; its data is padded to whole runs."""
     blocks = -(-shape[-1] // run_length)
     writer = EpilogueWriter(program, shape, isa, classes, tile=384)
-    with IRBuilder() as ib, T.prim_func(s_tir=True):
-        T.func_name("stored_in_runs")
-        T.func_attr({"tirx.noalias": True})
-        data = T.arg("data", T.buffer((*shape[:-1], blocks * run_length), "float32"))
-        writer.declare_tensors()
-        writer.declare_constants()
-        writer.declare_outputs()
+    with KernelBuilder("stored_in_runs") as builder:
+        data = builder.data((*shape[:-1], blocks * run_length), "float32")
+        writer.declare(builder)
         with T.grid(*shape[:-1], blocks) as (n, y, x, block):
             starts = range(0, run_length, lanes)
-            values = [data.vload([n, y, x, block * run_length + i], f"float32x{lanes}") for i in starts]
+            values = [load(data, (n, y, x), block * run_length + i, lanes) for i in starts]
             writer.store(values, (n, y, x), block * run_length)
-    func = link(ib.get(), writer.functions)
-    return Kernel("stored in runs", func, tuple(writer.constants), writer.outputs)
+    return builder.kernel("stored in runs")
 
 
 @pytest.mark.parametrize("run_length, lanes", [(8, 8), (16, 8), (32, 8), (64, 8), (64, 16), (128, 16), (8, 4), (48, 8)])
@@ -226,7 +222,7 @@ def test_wrong_constants_are_refused() -> None:
     with pytest.raises(ValueError, match="needs the border classes"):
         elementwise((1, 2, 2, 4), table, isas.AVX2)
     with pytest.raises(ValueError, match="24 bits are not 8, 16, 32 or 64"):
-        pack("ult", "uint64x8", 3)
+        pack("ult", VectorType("uint64", 8), 3)
 
 
 def test_store_is_a_copy(rng: np.random.Generator) -> None:

@@ -24,4 +24,4 @@ def test_layout(size: tuple[int, int, int, int], rng: np.random.Generator) -> No
 
 def test_a_layout_must_fit_its_vectors() -> None:
     with pytest.raises(ValueError, match="do not fit the vectors"):
-        PlaneLayout(1, 9, 9, 64, 64, 8, 1, 1)
+        PlaneLayout(1, 9, 9, 64, vector_bits=64, row_bits=8, row_phases=1, column_phases=1)
