@@ -62,8 +62,3 @@ def test_maxima_and_minima_of_codes(target_name: str, bits: int, rng: np.random.
         (extremes,) = run(max_pool2d_bits(shape, target.isa, minima, bits), target, packed)
         expected = np.where(minima, windows(codes, shape, (1 << bits) - 1).min(0), expected)
         np.testing.assert_array_equal(extremes, pack_codes(expected, bits, target.isa))
-
-
-def test_a_window_outside_of_its_input_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"window of \(2, 2\) with padding \(2, 0, 0, 0\) lies outside the 4x4 input"):
-        max_pool2d(Conv2dShape(1, 4, 4, 8, 8, (2, 2), (1, 1), (2, 0, 0, 0)), STORE, isas.AVX2)

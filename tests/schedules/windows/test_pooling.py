@@ -71,3 +71,8 @@ def test_global_avg_pool2d(target_name: str, shape: tuple[int, int, int, int], r
     target, x = target_for(target_name), normal(rng, *shape)
     (output,) = run(global_avg_pool2d(shape, STORE, target.isa), target, x)
     check_mean(output, x.mean((1, 2), keepdims=True, dtype=np.float64))
+
+
+def test_a_window_outside_of_its_input_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"window of \(2, 2\) with padding \(2, 0, 0, 0\) lies outside the 4x4 input"):
+        max_pool2d(Conv2dShape(1, 4, 4, 8, 8, (2, 2), (1, 1), (2, 0, 0, 0)), STORE, isas.AVX2)
