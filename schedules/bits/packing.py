@@ -53,7 +53,6 @@ def unpack(shape: tuple[int, ...], domain: Domain, isa: Isa) -> Kernel:
     with KernelBuilder("unpack") as builder:
         data = builder.data(data_shape, isa.word)
         out = builder.output(shape, "float32")
-        between.collect()
         pixels = T.decl_buffer((shape[0], domain.bits, pixels_an_image, words), isa.word, data=data.data)
         values = T.decl_buffer((rows, channels), "float32", data=out.data)
         with parallel_rows(rows, rows * channels) as row:

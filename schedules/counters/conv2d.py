@@ -205,7 +205,6 @@ class _CountingNest:
         self.words, self.pieces = counting.target.words, counting.pieces
         self.adder = Adder(counting.isa, self.words * self.pieces)
         self.load_plane = load_plane(self.words, counting.unit)
-        self.load_plane.collect()
         masks = counting.isa.ternary_logic and self.words == 1 < self.pieces
         self.load_pieces = load_pieces(self.pieces, counting.unit) if masks else None
 

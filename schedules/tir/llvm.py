@@ -69,7 +69,7 @@ class LlvmFunction:
 
     def __call__(self, *args: tirx.Expr) -> tirx.Expr:
         """An expression of type ``result``."""
-        self.collect()
+        self._collect()
         return T.call_pure_extern(str(self.result), self.name, *args)
 
     def call_once(self, *args: tirx.Expr) -> tirx.Expr:
@@ -78,13 +78,13 @@ class LlvmFunction:
         It is stored to memory, which LLVM keeps in a register. TVM's code generator simplifies the value of a variable
         together with all that it is made of, which takes exponential time in such a tree.
         """
-        self.collect()
+        self._collect()
         cell = T.alloc_buffer((self.result.lanes,), self.result.element)
         store(cell, T.call_extern(str(self.result), self.name, *args), (), 0)
         return load(cell, (), 0, self.result.lanes)
 
-    def collect(self) -> None:
-        """Link this function into the kernel under construction, whether it is called or not."""
+    def _collect(self) -> None:
+        """Link this function into the kernel under construction."""
         functions = _called.get()
         if functions is not None:
             functions.add(self)
