@@ -91,7 +91,8 @@ def call_once(function: LlvmFunction, *args: tirx.Expr) -> tirx.Expr:
     simplifies with all that it is made of, which takes exponential time in such a tree.
     """
     words = tvm.DataType(function.result).lanes
-    cell = T.alloc_buffer((words,), "uint64")
+    # The default layout is None too in s_tir, but TVM would look for the enclosing function each time.
+    cell = T.alloc_buffer((words,), "uint64", layout=None)
     store_words(cell, T.call_extern(function.result, function.name, *args), [0])
     return load_words(cell, [0], words)
 
