@@ -13,8 +13,11 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.tirx import compilation_pipeline
 
+from .import_once import import_once
+
 _PASSES = tvm.transform.Sequential(
     [
+        tvm.transform.module_pass(lambda mod, _: import_once(mod), opt_level=0, name="ImportOnce"),
         s_tir.transform.CanonicalizeLoop(),
         s_tir.transform.LowerInitBlock(),
         s_tir.transform.PlanAndUpdateBufferAllocationLocation(),

@@ -10,6 +10,7 @@ makes it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from tvm import relax, tirx
@@ -26,9 +27,8 @@ def reuse_residuals(mod: IRModule) -> IRModule:
     main = mod["main"]
     bindings = [binding for block in main.body.blocks for binding in block.bindings]
     memory = _Memory(main)
-    functions: dict[str, tuple[GlobalVar, tirx.PrimFunc]] = {}
     replaced: dict[Var, Expr] = {}
-    calls: dict[int, Call] = {}
+    in_place: dict[int, Call] = {}
     for number, binding in enumerate(bindings):
         call = binding.value
         if not isinstance(call, Call) or not isinstance(call.op, GlobalVar):
@@ -39,24 +39,52 @@ def reuse_residuals(mod: IRModule) -> IRModule:
         operand, output = pair
         memory.merge(call.args[output], call.args[operand])
         replaced[call.args[output]] = call.args[operand]
-        name = f"{call.op.name_hint}_in_place"
-        if name not in functions:
-            gvar, func = GlobalVar(name), mod[call.op].with_attr("global_symbol", name)
-            functions[name] = _typed(gvar, call.op), func.with_attr("tirx.noalias", False)
-        calls[number] = Call(functions[name][0], call.args)
-    if not calls:
+        in_place[number] = call
+    if not in_place:
         return mod
 
+    functions = _in_place_kernels(mod, Counter(call.op.name_hint for call in in_place.values()))
     kept = []
     for number, binding in enumerate(bindings):
         if binding.var not in replaced:
-            value = _typed(substitute(calls.get(number, binding.value), replaced), binding.value)
+            value = binding.value
+            if number in in_place:
+                value = Call(functions[value.op.name_hint][0], value.args)
+            value = _typed(substitute(value, replaced), binding.value)
             kept.append(relax.VarBinding(binding.var, value))
     result = _typed(substitute(main.body.body, replaced), main.body.body)
     body = _typed(relax.SeqExpr([relax.BindingBlock(kept)], result), main.body)
     changed = dict(functions.values())
     changed[mod.get_global_var("main")] = relax.Function(main.params, body, main.ret_ty, main.is_pure, main.attrs)
     return IRModule({**mod.functions, **changed})
+
+
+def _in_place_kernels(mod: IRModule, in_place: Counter[str]) -> dict[str, tuple[GlobalVar, tirx.PrimFunc]]:
+    """The kernels whose output may be one of their operands, by the name of the kernel that each is made from.
+
+    A kernel without other calls keeps its name, so that no machine code is made for a kernel that nothing calls.
+
+    Args:
+        mod: The module.
+        in_place: How many calls of each kernel are in place.
+    """
+    bindings = (
+        binding.value
+        for func in mod.functions.values()
+        if isinstance(func, relax.Function)
+        for block in func.body.blocks
+        for binding in block.bindings
+    )
+    calls = Counter(call.op.name_hint for call in bindings if isinstance(call, Call) and isinstance(call.op, GlobalVar))
+    kernels = {}
+    for name, count in in_place.items():
+        gvar = mod.get_global_var(name)
+        func = mod[gvar].with_attr("tirx.noalias", False)
+        if count < calls[name]:
+            gvar = _typed(GlobalVar(f"{name}_in_place"), gvar)
+            func = func.with_attr("global_symbol", gvar.name_hint)
+        kernels[name] = (gvar, func)
+    return kernels
 
 
 def _typed(expr: Expr, like: Expr) -> Expr:
@@ -95,9 +123,9 @@ class _Memory:
         (room,), last = self.of(operand), self.last[output]
         self.last[room] = last
         for var, rooms in self._of.items():
-            self._of[var] = tuple(room if each == output else each for each in rooms)
+            self._of[var] = tuple(room if each.same_as(output) else each for each in rooms)
         for var, fields in self._fields.items():
-            self._fields[var] = [tuple(room if each == output else each for each in rooms) for rooms in fields]
+            self._fields[var] = [tuple(room if each.same_as(output) else each for each in rooms) for rooms in fields]
 
     def _bind(self, var: Var, value: Expr, number: int) -> None:
         if isinstance(value, Call) and op_name(value) == "builtin.alloc_tensor":

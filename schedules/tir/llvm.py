@@ -79,7 +79,8 @@ class LlvmFunction:
         together with all that it is made of, which takes exponential time in such a tree.
         """
         self._collect()
-        cell = T.alloc_buffer((self.result.lanes,), self.result.element)
+        # The default layout is None too in s_tir, but TVM would search for the enclosing function each time.
+        cell = T.alloc_buffer((self.result.lanes,), self.result.element, layout=None)
         store(cell, T.call_extern(str(self.result), self.name, *args), (), 0)
         return load(cell, (), 0, self.result.lanes)
 

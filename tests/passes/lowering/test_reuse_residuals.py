@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from tvm import relax, transform
+from tvm import relax, tirx, transform
 from tvm.ir import Call, GlobalVar
 
 import sbnn_tvm
@@ -39,12 +39,16 @@ class Residual(nn.Module):
 
 
 def in_place(module: sbnn_tvm.CompiledModule) -> int:
-    """How many calls store into an operand."""
+    """How many calls store into an operand; every kernel must have a call."""
     steps = [relax.transform.ToNonDataflow(), relax.transform.RemovePurityChecking(), relax.transform.CallTIRRewrite()]
-    main = reuse_residuals(transform.Sequential(steps)(module.lowered.mod))["main"]
-    calls = [binding.value for block in main.body.blocks for binding in block.bindings]
-    called = [call.op.name_hint for call in calls if isinstance(call, Call) and isinstance(call.op, GlobalVar)]
-    return sum(name.endswith("_in_place") for name in called)
+    mod = reuse_residuals(transform.Sequential(steps)(module.lowered.mod))
+    functions = [func for func in mod.functions.values() if isinstance(func, relax.Function)]
+    values = [binding.value for func in functions for block in func.body.blocks for binding in block.bindings]
+    calls = [value for value in values if isinstance(value, Call) and isinstance(value.op, GlobalVar)]
+    kernels = {gvar.name_hint for gvar, func in mod.functions.items() if isinstance(func, tirx.PrimFunc)}
+    assert {call.op.name_hint for call in calls} == kernels
+    variables = [[arg for arg in call.args if isinstance(arg, relax.Var)] for call in calls]
+    return sum(len(set(each)) < len(each) for each in variables)
 
 
 @pytest.mark.parametrize(
