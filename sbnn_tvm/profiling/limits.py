@@ -150,11 +150,6 @@ def probes(target: CpuTarget) -> list[Probe]:
     return [popcount_probe(target), float_probe(target), adder_probe(target), *loads]
 
 
-def isa_line(isa: Isa) -> str:
-    """The instruction set, as the tables show it."""
-    return f"{isa.name}, {isa.vector_bits}-bit vectors"
-
-
 def _majority() -> LlvmFunction:
     """The carry of a full adder, in one instruction of AVX-512."""
     vector, intrinsic = "<8 x i64>", "@llvm.x86.avx512.pternlog.q.512"
