@@ -14,7 +14,7 @@ from tvm.tirx.script import builder as T
 from sbnn_tvm.schedules.direct.popcount_lookup import lookup
 from sbnn_tvm.schedules.direct.popcount_threes import COUNT
 from sbnn_tvm.schedules.direct.tiles import THREE
-from sbnn_tvm.schedules.isa import AVX512_VPOPCNTDQ, Isa
+from sbnn_tvm.schedules.isa import AVX512_VPOPCNTDQ
 from sbnn_tvm.schedules.tir.llvm import LlvmFunction, link
 
 from ..deploy.targets import CpuTarget
