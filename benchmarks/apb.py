@@ -1,25 +1,29 @@
-"""A binary layer that keeps a few weights in float (APB) against the pure binary layer, one thread.
+"""What do a few float weights in a binary layer cost (APB)?
 
-Run ``python benchmarks/apb.py``. Convolutions of 3x3 with zero padding; both store packed bits of a batch norm and a
-binariser. The pure one is a popcount kernel with folded thresholds. The other is a popcount kernel that stores floats,
-and behind it the kernel for the residual, which adds them. All take turns, and the fastest run counts. What the kernels
-compute is checked.
+Run ``python benchmarks/apb.py``. 3x3 convolutions with zero padding end in a batch norm and a binariser, and store
+packed bits. Two versions take turns on one thread, and the fastest run counts:
+
+* pure binary: a popcount kernel with folded thresholds
+* APB: a popcount kernel that stores floats ("signs"), then a sparse float kernel for the float weights (the
+  residual), which adds these floats
+
+The columns in per cent give the time of the residual kernel for that share of float weights. In brackets is the time
+of both parts relative to the pure binary layer. "dense float" is a float32 layer of the same size. Sparse results are
+compared with dense ones. The exit code is 1 if the bar is missed.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import records
 import tvm_ffi
 from chains import kernel_contestant
+from command_line import console, layer_parser
 from contestant import seconds_a_layer
 from layers import BINARY_LAYERS, Layer, square
 from records import Machine, Record
-from rich.console import Console
 from rich.table import Table
 
 from sbnn_tvm.algebra.domain import SIGN, Domain, Levels
@@ -46,11 +50,11 @@ SHARES = (0.001, 0.005, 0.01, 0.02, 0.05)
 LAYERS = (square(12, 256), *BINARY_LAYERS)
 PURE, SIGNS, DENSE = "pure binary", "signs", "dense float"
 MOST = 2.0
-"""What 1 % of float weights may cost: so many times the pure binary layer, of 256 outputs, K = 2304 and 144 pixels."""
+"""The bar: time of a layer with 1 % float weights over the pure one, for 256 outputs, K = 2304 and 144 pixels."""
 
 
 def measure(layer: Layer, target: CpuTarget, bits: int, seconds: float) -> list[Record]:
-    """The times of a layer with each share of float weights."""
+    """Time a layer with each share of float weights; ``bits`` are the bits per activation."""
     rng, isa, s = np.random.default_rng(0), target.isa, layer.shape
     domain: Domain = SIGN if bits == 1 else Levels(tuple(range(1 << bits)))
     codes = rng.integers(0, 1 << bits, (s.batch, s.height, s.width, s.in_channels))
@@ -90,7 +94,7 @@ def _stores(name: str) -> str:
 def _check(
     s: Conv2dShape, weight: np.ndarray, x: np.ndarray, data: np.ndarray, domain: Domain, target: CpuTarget
 ) -> None:
-    """The kernel for few weights gives what the dense one does."""
+    """Check the sparse float kernel against the dense one."""
     kernels = sparse_float_conv2d(s, weight, STORE, target.isa, domain), float_conv2d(s, weight, STORE, target.isa)
     results = []
     for kernel, source in zip(kernels, (data, x), strict=True):
@@ -101,14 +105,14 @@ def _check(
 
 
 def ratio(measured: Sequence[Record], share: float) -> float:
-    """The time of the layer with a residual, relative to the pure binary one."""
+    """The time of both parts together, relative to the pure binary layer."""
     seconds = {record.kernel: record.seconds for record in measured}
     return (seconds[SIGNS] + seconds[f"residual {share:.1%}"]) / seconds[PURE]
 
 
 def table(layers: Sequence[Sequence[Record]], target: CpuTarget, machine: Machine) -> Table:
-    """Microseconds, and the ratio of the whole layer to the pure binary one."""
-    title = f"Microseconds (both parts, relative to the pure binary layer), one thread, {target.isa}"
+    """One row per layer: microseconds, and the time of both parts relative to the pure binary layer."""
+    title = f"Microseconds (both parts relative to the pure binary layer), one thread, {target.isa}"
     out = Table(title=f"{title}\n{machine}")
     for heading in ("layer", PURE, SIGNS, *(f"{share:.1%}" for share in SHARES), DENSE):
         out.add_column(heading, justify="left" if heading == "layer" else "right")
@@ -122,25 +126,23 @@ def table(layers: Sequence[Sequence[Record]], target: CpuTarget, machine: Machin
 
 def main() -> int:
     """Measure every layer; the exit code is 1 if the bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", default="native", help="what to compile for; must run on this machine")
-    parser.add_argument("--seconds", type=float, default=3.0, help="to time a layer (default: %(default)s)")
-    parser.add_argument("--only", default="", help="layers whose name contains this")
-    parser.add_argument("--bits", type=int, nargs="+", default=[1, 2], help="of the activations")
-    parser.add_argument("--output", type=Path, help="write the results there, as JSON")
+    parser = layer_parser(__doc__, seconds=3.0)
+    parser.add_argument("--bits", type=int, nargs="+", default=[1, 2], help="bits per activation")
     arguments = parser.parse_args()
     target, machine = resolve(arguments.target), Machine()
     use_threads(tvm_ffi, 1)
     chosen = [(layer, bits) for bits in arguments.bits for layer in LAYERS if arguments.only in layer.name]
     layers = [measure(layer, target, bits, arguments.seconds) for layer, bits in chosen]
-    console = Console(width=None if Console().is_terminal else 160)
-    console.print(table(layers, target, machine))
+    out = console()
+    out.print(table(layers, target, machine))
     if arguments.output:
         records.write(arguments.output, [record for measured in layers for record in measured], machine)
     judged = [each for (layer, _), each in zip(chosen, layers, strict=True) if layer is LAYERS[0]]
     missed = [each for each in judged if ratio(each, 0.01) > MOST]
     for measured in missed:
-        console.print(f"[red]FAIL {measured[0].layer}: {ratio(measured, 0.01):.2f} times the pure layer, not {MOST}[/]")
+        out.print(
+            f"[red]FAIL {measured[0].layer}: {ratio(measured, 0.01):.2f} times the pure layer, more than {MOST}[/]"
+        )
     return 1 if missed else 0
 
 

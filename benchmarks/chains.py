@@ -1,4 +1,4 @@
-"""Chains of convolutions with random weights, by this project's kernels."""
+"""Chains of convolutions with random weights, computed by the kernels of this project."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from sbnn_tvm.schedules.shapes import Conv2dShape
 
 @dataclass(frozen=True, eq=False)
 class BinaryChain:
-    """Convolutions of signs with signs, padded with zeros; between them a threshold for every channel.
+    """Convolutions of {-1, +1} activations with {-1, +1} weights, zero padding, and a threshold per channel between.
 
     Attributes:
-        shapes: The links.
-        bits: bool [N, H, W, C], the input of the first link.
-        signs: For each link bool [OC, C, kh, kw], True for +1.
-        thresholds: For each link int64 [OC]; the sum of products gives a 1 where it is as large.
+        shapes: The convolutions, in order.
+        bits: bool [N, H, W, C], the input of the first convolution; True stands for +1.
+        signs: For each convolution bool [OC, C, kh, kw]; True stands for +1.
+        thresholds: For each convolution int64 [OC]; the output bit is sum >= threshold.
     """
 
     shapes: list[Conv2dShape]
@@ -48,7 +48,7 @@ class BinaryChain:
 
     @classmethod
     def random(cls, layer: Layer, rng: np.random.Generator) -> BinaryChain:
-        """A chain with about as many ones as zeros."""
+        """A chain with about as many -1 as +1, in weights and in feature maps."""
         s = layer.shape
         bits = rng.integers(0, 2, (s.batch, s.height, s.width, s.in_channels)).astype(bool)
         signs = [rng.integers(0, 2, (s.out_channels, s.in_channels, *s.kernel)).astype(bool) for s in layer.shapes]
@@ -59,11 +59,11 @@ class BinaryChain:
         return cls(layer.shapes, bits, signs, thresholds)
 
     def start(self, links: int) -> BinaryChain:
-        """Only the first links."""
+        """The chain of the first ``links`` convolutions."""
         return BinaryChain(self.shapes[:links], self.bits, self.signs[:links], self.thresholds[:links])
 
     def output(self, target: CpuTarget) -> np.ndarray:
-        """The last link's bits, bool [N, H, W, OC], by float32 convolutions of -1, 0 and +1."""
+        """The output bits of the chain, bool [N, H, W, OC], computed by float32 convolutions of -1, 0 and +1."""
         bits = self.bits
         for shape, signs, threshold in zip(self.shapes, self.signs, self.thresholds, strict=True):
             kernel = float_conv2d(shape, _values(signs), STORE, target.isa)
@@ -78,9 +78,9 @@ class FloatChain:
     """Float32 convolutions, padded with zeros.
 
     Attributes:
-        shapes: The links.
-        data: float32 [N, H, W, C], the input of the first link.
-        weights: For each link float32 [OC, C, kh, kw].
+        shapes: The convolutions, in order.
+        data: float32 [N, H, W, C], the input of the first convolution.
+        weights: For each convolution float32 [OC, C, kh, kw].
     """
 
     shapes: list[Conv2dShape]
@@ -89,7 +89,7 @@ class FloatChain:
 
     @classmethod
     def random(cls, layer: Layer, rng: np.random.Generator) -> FloatChain:
-        """A chain whose values neither grow nor shrink."""
+        """A chain whose values keep their magnitude from layer to layer."""
         s = layer.shape
         data = rng.standard_normal((s.batch, s.height, s.width, s.in_channels), np.float32)
         weights = [
@@ -101,7 +101,7 @@ class FloatChain:
 
 
 def binary_contestant(chain: BinaryChain, target: CpuTarget) -> Contestant:
-    """The popcount kernels, bits to bits; their output is checked."""
+    """A chain by popcount kernels, packed bits in and out; its output is checked."""
     isa = target.isa
     kernels = [
         popcount_conv2d(shape, signs, 0, IntegerThreshold(threshold, np.zeros(len(threshold), bool)), isa)
@@ -115,7 +115,7 @@ def binary_contestant(chain: BinaryChain, target: CpuTarget) -> Contestant:
 
 
 def float_contestant(chain: FloatChain, target: CpuTarget) -> tuple[Contestant, np.ndarray]:
-    """The float32 kernels, and their output, float32 [N, H, W, OC]."""
+    """A chain by float32 kernels, and its output, float32 [N, H, W, OC]."""
     kernels = [float_conv2d(s, w, STORE, target.isa) for s, w in zip(chain.shapes, chain.weights, strict=True)]
     contestant, output = compiled(kernels, chain.data, target)
     contestant.run()
@@ -125,8 +125,8 @@ def float_contestant(chain: FloatChain, target: CpuTarget) -> tuple[Contestant, 
 def kernel_contestant(
     kernel: Kernel, inputs: Sequence[np.ndarray], target: CpuTarget
 ) -> tuple[Contestant, list[tvm.runtime.Tensor]]:
-    """One kernel on its inputs, and its outputs, which are there already."""
-    function = _function(kernel, target)
+    """One kernel on its inputs, and its outputs, which are computed already."""
+    function = library_of(kernel, target)["kernel"]
     outputs = [tvm.runtime.tensor(np.zeros(shape, dtype)) for shape, dtype in kernel.outputs]
     arguments = [*map(tvm.runtime.tensor, (*inputs, *kernel.constants)), *outputs]
     function(*arguments)
@@ -134,11 +134,11 @@ def kernel_contestant(
 
 
 def compiled(kernels: list[Kernel], data: np.ndarray, target: CpuTarget) -> tuple[Contestant, tvm.runtime.Tensor]:
-    """The chain of some kernels, and its last output."""
+    """Kernels that run one after the other on ``data``, and the output of the last; call ``run`` to compute it."""
     calls = []
     tensor = tvm.runtime.tensor(data)
     for kernel in kernels:
-        function = _function(kernel, target)
+        function = library_of(kernel, target)["kernel"]
         ((shape, dtype),) = kernel.outputs
         output = tvm.runtime.tensor(np.zeros(shape, dtype))
         calls.append((function, [tensor, *map(tvm.runtime.tensor, kernel.constants), output]))
@@ -151,13 +151,14 @@ def compiled(kernels: list[Kernel], data: np.ndarray, target: CpuTarget) -> tupl
     return Contestant(run, len(calls)), tensor
 
 
-def _function(kernel: Kernel, target: CpuTarget) -> tvm.runtime.PackedFunc:
+def library_of(kernel: Kernel, target: CpuTarget) -> tvm.runtime.Executable:
+    """A kernel in machine code, as the function ``"kernel"``."""
     module = tvm.IRModule({"kernel": kernel.func.with_attr("global_symbol", "kernel")})
-    return tvm.compile(module, target.target, tir_pipeline=MACHINE_CODE)["kernel"]
+    return tvm.compile(module, target.target, tir_pipeline=MACHINE_CODE)
 
 
 def residual_epilogue(channels: int, rng: np.random.Generator) -> Program:
-    """A residual network's: scale, bias, residual (tensor 0) and PReLU, with floats and bits out."""
+    """The epilogue of a residual network: scale, bias, residual (tensor 0) and PReLU; it stores floats and bits."""
 
     def constant() -> Channel:
         return Channel(rng.standard_normal(channels).astype(np.float32))

@@ -1,25 +1,26 @@
-"""Chains of binary layers as the compiler builds them, for all kinds of weights, against the same on popcounts.
+"""How fast are sparse layers as the compiler builds them, compared with popcounts?
 
-Run ``python benchmarks/compiled_chains.py``. A model of 3x3 convolutions, each with a batch norm and a binariser behind
-it, goes the whole way through ``sbnn_tvm.compile``, and once more with ``kernels={"*": "popcount"}``. Few weights, at
-random positions, take the larger value. A chain of the first layer alone is taken off, and with it what both ends cost.
-Every build is verified against onnxruntime before it is timed.
+Run ``python benchmarks/compiled_chains.py``. A model of 3x3 convolutions, each followed by a batch norm and a
+binariser, is compiled twice by ``sbnn_tvm.compile``: with the kernels of the cost model, and with ``kernels={"*":
+"popcount"}``. A small share of the weights, at random positions, takes the larger value. The time of a model with the
+first layer alone is subtracted, and with it the cost of both ends of the model. Every build is verified against
+onnxruntime first.
+
+The table gives microseconds per layer by both builds, and their ratio ("faster").
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import records
 import tvm_ffi
+from command_line import console, layer_parser
 from contestant import Contestant, seconds_a_layer
 from layers import BINARY_LAYERS, Layer
 from records import Machine, Record
-from rich.console import Console
 from rich.table import Table
 from torch import manual_seed, nn
 
@@ -30,13 +31,14 @@ from sbnn_tvm.frontends.torch.layers.domains import WeightDomain
 from sbnn_tvm.runtime.threads import use_threads
 
 DOMAINS: Mapping[str, WeightDomain] = {"{0, 1}": Bits(), "{-1, +1}": Signs(), "{a, b}": TwoValues("layer", "unit")}
-"""Weights by what the tables call them; a and b are 0.04 and -0.7."""
+"""Weight domains by their names in the table; a is 0.04 and b is -0.7."""
 
 FORCED: Mapping[str, Mapping[str, str] | None] = {"": None, ", popcount": {"*": "popcount"}}
+"""The kernels that the cost model chooses, and popcounts only: suffix of the name in records, argument of compile."""
 
 
 def network(layer: Layer, domain: WeightDomain, density: float) -> nn.Module:
-    """Convolutions between binarisers, with thresholds near the middle of the sums."""
+    """Convolutions with batch norm and binariser; the thresholds are near the middle of the sums."""
     manual_seed(0)
     modules: list[nn.Module] = [Binarize(layer.shape.in_channels)]
     for s in layer.shapes:
@@ -53,7 +55,15 @@ def network(layer: Layer, domain: WeightDomain, density: float) -> nn.Module:
 
 
 def chain(layer: Layer, domain: WeightDomain, density: float, target: CpuTarget, forced: str) -> Contestant:
-    """A contestant of ``FORCED``."""
+    """A compiled and verified chain.
+
+    Args:
+        layer: The layer that the chain repeats.
+        domain: Its weight domain.
+        density: Share of weights with the larger value.
+        target: To compile for.
+        forced: A key of ``FORCED``.
+    """
     s = layer.shape
     image = np.random.default_rng(0).standard_normal((s.batch, s.in_channels, s.height, s.width), np.float32)
     runs = []
@@ -68,7 +78,7 @@ def chain(layer: Layer, domain: WeightDomain, density: float, target: CpuTarget,
 
 
 def measure(layer: Layer, target: CpuTarget, densities: Sequence[float], seconds: float) -> list[Record]:
-    """The times of a layer with all kinds of weights."""
+    """Time a layer with all weight domains and densities."""
     contestants = {
         (f"{name}{forced}", density): chain(layer, domain, density, target, forced)
         for density in densities
@@ -83,8 +93,8 @@ def measure(layer: Layer, target: CpuTarget, densities: Sequence[float], seconds
 
 
 def table(measured: Sequence[Record], target: CpuTarget, machine: Machine) -> Table:
-    """One row for a kind of weights, by both kernels."""
-    out = Table(title=f"Layers of compiled chains, us, one thread, {target}, {machine}")
+    """One row per layer, weight domain and density: the chosen kernels beside popcounts."""
+    out = Table(title=f"Compiled chains, us per layer, one thread, {target}, {machine}")
     for heading in ("layer", "weights", "density", "us", "by popcounts", "faster"):
         out.add_column(heading, justify="left" if heading in ("layer", "weights") else "right")
     seconds = {(record.layer, record.kernel, record.density): record.seconds for record in measured}
@@ -98,12 +108,8 @@ def table(measured: Sequence[Record], target: CpuTarget, machine: Machine) -> Ta
 
 def main() -> None:
     """Measure every layer."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", default="native", help="what to compile for; must run on this machine")
-    parser.add_argument("--seconds", type=float, default=10.0, help="to time a layer (default: %(default)s)")
-    parser.add_argument("--only", default="", help="layers whose name contains this")
+    parser = layer_parser(__doc__, seconds=10.0)
     parser.add_argument("--densities", type=float, nargs="+", default=(0.05,), help="shares of set weights")
-    parser.add_argument("--output", type=Path, help="write the results there, as JSON")
     arguments = parser.parse_args()
     target, machine = resolve(arguments.target), Machine()
     use_threads(tvm_ffi, 1)
@@ -111,7 +117,7 @@ def main() -> None:
     for layer in BINARY_LAYERS:
         if arguments.only in layer.name:
             measured += measure(layer, target, arguments.densities, arguments.seconds)
-    Console(width=160).print(table(measured, target, machine))
+    console().print(table(measured, target, machine))
     if arguments.output:
         records.write(arguments.output, measured, machine)
 

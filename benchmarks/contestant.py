@@ -1,4 +1,4 @@
-"""Ways to compute a chain of layers, and how long a layer takes each."""
+"""Ways to compute a chain of layers, and their time per layer."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ class Contestant:
 
     Attributes:
         run: Computes the chain once.
-        links: Layers of the chain.
-        first: Computes a chain of the first layer alone. Its time is taken off: what is left is that of the layers
-            behind it, without what every call costs and without conversions at the ends of the chain.
+        links: Number of layers in the chain.
+        first: Computes a chain of the first layer alone, or None. Its time is subtracted from the time of the whole
+            chain. The rest is the time of the layers after the first, without the cost of a call and without the
+            conversions at both ends of the chain.
     """
 
     run: Callable[[], object]
@@ -25,7 +26,15 @@ class Contestant:
 
 
 def seconds_a_layer(contestants: Mapping[str, Contestant], seconds: float) -> dict[str, float]:
-    """Time contestants in turn, ``seconds`` for all of them; of each the fastest run counts, scaled to one layer."""
+    """Time contestants in turns; the fastest run of each counts.
+
+    Args:
+        contestants: By name.
+        seconds: Time to measure all of them together, about.
+
+    Returns:
+        Seconds per layer of each contestant: with ``first``, (chain - first) / (links - 1), else chain / links.
+    """
     chains = {name: contestant.run for name, contestant in contestants.items()}
     firsts = {f"{name}, first": each.first for name, each in contestants.items() if each.first is not None}
     times = interleave(chains | firsts, seconds)

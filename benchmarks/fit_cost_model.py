@@ -1,20 +1,21 @@
-"""Fit the constants of the compiler's cost model to binary convolutions that are measured here.
+"""How far off is the compiler's cost model, and which constants fit this machine?
 
-Run ``python benchmarks/fit_cost_model.py``, on one core that nobody else uses. For every shape, density of set weights
-and epilogue the popcount kernel and the counters are timed in turns; for every layout of planes also the conversions
-between words and planes. Each measurement is a sum of steps whose number is known (passes/families/) and whose
-costs are wanted: those that make the sum of the squares of the relative errors least. Shown are, with the present
-constants and with the fitted ones, the ratio of predicted to measured times, and what the choice between the two
-families loses: the time of the one that is chosen over that of the faster one.
+Run ``python benchmarks/fit_cost_model.py``, on one core that nobody else uses.
 
-For ARM targets instructions are counted in an emulator instead, exactly.
+1. For every shape, density of set weights and epilogue, the popcount kernel and the counters are timed in turns. For
+   every layout of planes the conversions between words and planes are timed too. For ARM targets an emulator counts
+   instructions instead, exactly.
+2. Each time is a sum of steps whose numbers are known (passes/families/). The fit finds the cost per
+   step that minimises the sum of squared relative errors.
+3. Two tables compare the present constants with the fitted ones: predicted over measured time, and the loss from the
+   choice between the two families (time of the chosen family over time of the faster one).
 
-``--write`` puts the fitted constants into passes/families/costs.py.
+``--write`` writes the fitted constants into passes/families/costs.py. In the output of ``--output`` a
+nanosecond stands for an instruction if instructions were counted.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -23,9 +24,10 @@ from pathlib import Path
 import numpy as np
 import tvm
 import tvm_ffi
-from chains import residual_epilogue
+from chains import library_of, residual_epilogue
+from command_line import console, parser
+from layers import convolution
 from records import Machine, Record, read, write
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from scipy.optimize import nnls
@@ -37,7 +39,6 @@ from sbnn_tvm.passes.families import costs as table
 from sbnn_tvm.passes.families.costs import COSTS, Steps
 from sbnn_tvm.passes.families.counters import conversion_steps, counter_steps
 from sbnn_tvm.passes.families.popcount import popcount_steps
-from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
 from sbnn_tvm.profiling.timing import Burst, interleave_bursts
 from sbnn_tvm.runtime.threads import use_threads
 from sbnn_tvm.schedules.counters.conv2d import sparse_conv2d
@@ -57,28 +58,24 @@ POPCOUNT, CONVERSIONS = "popcount", "conversions"
 COUNTERS = {"counters": SIGN, "counters {0, 1}": BIT}
 
 
-def _conv(size: int, channels: int, out: int, kernel: int = 3, stride: int = 1) -> Conv2dShape:
-    pad = kernel // 2
-    return Conv2dShape(1, size, size, channels, out, (kernel, kernel), (stride, stride), (pad, pad, pad, pad))
-
-
 SHAPES = (
-    *(_conv(size, channels, channels) for size, channels in ((56, 64), (28, 128), (14, 256), (7, 512))),
-    *(_conv(2 * size, channels // 2, channels, stride=2) for size, channels in ((28, 128), (14, 256), (7, 512))),
-    *(_conv(size, channels, channels) for size, channels in ((32, 128), (16, 256), (8, 512), (4, 512))),
-    *(_conv(size, channels, channels, kernel=1) for size, channels in ((28, 256), (14, 512))),
+    *(convolution(size, channels, channels) for size, channels in ((56, 64), (28, 128), (14, 256), (7, 512))),
+    *(convolution(2 * size, channels // 2, channels, stride=2) for size, channels in ((28, 128), (14, 256), (7, 512))),
+    *(convolution(size, channels, channels) for size, channels in ((32, 128), (16, 256), (8, 512), (4, 512))),
+    *(convolution(size, channels, channels, kernel=1) for size, channels in ((28, 256), (14, 512))),
 )
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is timed.
+    """A kernel, or a pair of conversions, to time.
 
     Attributes:
         shape: The layer.
-        kernel: ``POPCOUNT``, one of ``COUNTERS``, or ``CONVERSIONS``: words to planes and, if planes are stored, back.
+        kernel: ``POPCOUNT``, one of ``COUNTERS``, or ``CONVERSIONS``. Conversions are words to planes and, if the layer
+            stores planes, planes to words.
         epilogue: One of ``FLOATS``.
-        density: The share of set weights; None where they do not matter.
+        density: Share of set weights; None if they do not matter.
     """
 
     shape: Conv2dShape
@@ -93,7 +90,7 @@ class Case:
         return np.random.default_rng(0).random(size) < (self.density or 0.5)
 
     def steps(self, isa: Isa) -> Steps:
-        """What it consists of."""
+        """The number of steps of each kind."""
         floats = FLOATS[self.epilogue]
         if self.kernel == CONVERSIONS:
             return conversion_steps(self.shape, isa, floats)
@@ -102,7 +99,7 @@ class Case:
         return counter_steps(self.shape, self.weights, isa, floats, COUNTERS[self.kernel])
 
     def kernels(self, isa: Isa) -> list[Kernel]:
-        """Are called one after the other."""
+        """The kernels, to be called one after the other."""
         s, floats = self.shape, FLOATS[self.epilogue]
         if self.kernel == CONVERSIONS:
             ins, outs = (
@@ -121,7 +118,7 @@ class Case:
 
 
 def epilogue_of(shape: Conv2dShape, floats: bool) -> Epilogue:
-    """A threshold, or a residual network's scale, bias, residual and PReLU with floats and bits out."""
+    """A threshold, or the epilogue of a residual network: scale, bias, residual, PReLU; floats and bits out."""
     rng = np.random.default_rng(1)
     if not floats:
         return IntegerThreshold(rng.integers(-8, 9, shape.out_channels), np.zeros(shape.out_channels, bool))
@@ -129,7 +126,7 @@ def epilogue_of(shape: Conv2dShape, floats: bool) -> Epilogue:
 
 
 def cases(shapes: Sequence[Conv2dShape]) -> list[Case]:
-    """Everything that is measured."""
+    """All cases that are measured."""
     found = []
     for shape in shapes:
         for epilogue in FLOATS:
@@ -139,7 +136,7 @@ def cases(shapes: Sequence[Conv2dShape]) -> list[Case]:
 
 
 def arguments_of(kernel: Kernel) -> list[np.ndarray]:
-    """Arrays for a kernel, its inputs random."""
+    """Arrays for the arguments of a kernel; its inputs are random."""
     rng = np.random.default_rng(0)
     inputs = [argument.random(rng) for argument in library_kernel("kernel", kernel).inputs]
     return [*inputs, *kernel.constants, *(np.zeros(*output) for output in kernel.outputs)]
@@ -149,15 +146,14 @@ def built(case: Case, target: CpuTarget) -> list[Burst]:
     """The kernels of a case, ready to be timed."""
     device, bursts = tvm.cpu(), []
     for kernel in case.kernels(target.isa):
-        module = tvm.IRModule({"kernel": kernel.func.with_attr("global_symbol", "kernel")})
-        library = tvm.compile(module, target.target, tir_pipeline=MACHINE_CODE).jit()
+        library = library_of(kernel, target).jit()
         tensors = [tvm.runtime.tensor(array, device) for array in arguments_of(kernel)]
         bursts.append(burst_of(library, "kernel", tensors, device))
     return bursts
 
 
 def counted(case: Case, target: CpuTarget) -> int:
-    """Instructions of a case."""
+    """Instructions that a case executes."""
     kernels = case.kernels(target.isa)
     emulators = [Emulator(tvm.IRModule({"kernel": kernel.func}), target) for kernel in kernels]
     return sum(e.instructions("kernel", arguments_of(k)) for e, k in zip(emulators, kernels, strict=True))
@@ -174,14 +170,15 @@ def measured(bursts: Mapping[Case, Sequence[Burst]], seconds: float) -> dict[Cas
 
 
 def fit(times: Mapping[Case, float], isa: Isa) -> Steps:
-    """The costs, in nanoseconds or instructions, that leave the least sum of squared relative errors, none below 0.
+    """The costs in nanoseconds (or instructions) that fit the times best.
 
-    Steps that were not measured keep what they cost.
+    With n_ij steps of kind j in case i, and its time t_i, the costs c_j >= 0 minimise the sum over i of
+    (sum_j n_ij c_j / t_i - 1)^2: a non-negative least-squares problem. Steps that no case has keep their cost.
     """
     rows = np.array([astuple(case.steps(isa)) for case in times]) / np.array([[time * 1e9] for time in times.values()])
     used = rows.any(axis=0)
     costs = np.array(astuple(COSTS[isa.name]))
-    # Steps differ by orders of magnitude in number.
+    # The numbers of steps differ by orders of magnitude.
     scale = rows[:, used].max(axis=0)
     costs[used] = nnls(rows[:, used] / scale, np.ones(len(rows)))[0] / scale
     return Steps(*(float(f"{cost:.3g}") for cost in costs))
@@ -189,12 +186,12 @@ def fit(times: Mapping[Case, float], isa: Isa) -> Steps:
 
 @dataclass(frozen=True)
 class Choice:
-    """A binary layer between packed words, by the kernel that a cost model takes.
+    """The choice of a cost model for a binary layer between packed words.
 
     Attributes:
         case: The layer by counters.
-        counters: Whether these are chosen.
-        lost: The time of the chosen family over that of the faster one.
+        counters: Whether counters are chosen.
+        lost: The time of the chosen family, divided by the time of the faster one.
     """
 
     case: Case
@@ -203,7 +200,7 @@ class Choice:
 
 
 def choices(times: Mapping[Case, float], factors: Steps, isa: Isa) -> list[Choice]:
-    """What a cost model takes for each layer that was measured."""
+    """The choice of a cost model for each measured layer."""
     found = []
     for case in times:
         if case.kernel in COUNTERS:
@@ -216,7 +213,7 @@ def choices(times: Mapping[Case, float], factors: Steps, isa: Isa) -> list[Choic
 
 
 def errors_table(times: Mapping[Case, float], models: Mapping[str, Steps], isa: Isa, title: str) -> Table:
-    """For each kernel and epilogue the ratios of predicted to measured times by each model."""
+    """One row per kernel and epilogue: predicted over measured times, by each model."""
     out = Table(title=title)
     for heading in ("kernel", "stores", "layers"):
         out.add_column(heading)
@@ -234,9 +231,9 @@ def errors_table(times: Mapping[Case, float], models: Mapping[str, Steps], isa: 
 
 
 def choices_table(times: Mapping[Case, float], models: Mapping[str, Steps], isa: Isa) -> Table:
-    """How good the choice between popcounts and counters is by each model."""
+    """One row per model: how good its choices between popcounts and counters are."""
     out = Table(title="The choice between popcounts and counters")
-    for heading in ("constants", "wrong by more than 5 %", "by more than 15 %", "worst", "where"):
+    for heading in ("constants", "slower by more than 5 %", "by more than 15 %", "worst", "where"):
         out.add_column(heading, justify="left" if heading in ("constants", "where") else "right")
     for name, factors in models.items():
         found = choices(times, factors, isa)
@@ -249,36 +246,35 @@ def choices_table(times: Mapping[Case, float], models: Mapping[str, Steps], isa:
 
 
 def label(shape: Conv2dShape) -> str:
-    """A layer in words."""
+    """The name of a layer, for example ``"3x3/2 56x56 64-128"``."""
     kernel, stride = shape.kernel[0], "" if shape.strides == (1, 1) else f"/{shape.strides[0]}"
     return f"{kernel}x{kernel}{stride} {shape.height}x{shape.width} {shape.in_channels}-{shape.out_channels}"
 
 
 def store(factors: Steps, isa: Isa) -> None:
-    """Put the constants of an instruction set where the compiler reads them."""
+    """Write the constants of an instruction set into the file that the compiler reads."""
     path = Path(table.__file__)
     costs = ", ".join(f"{cost:g}" for cost in astuple(factors))
     line = f'    "{isa.name}": Steps({costs}),'
     pattern = rf'^    "{re.escape(isa.name)}": Steps\([^)]*\),$'
     text, found = re.subn(pattern, line, path.read_text(), flags=re.MULTILINE)
     if found != 1:
-        raise SystemExit(f"{path} has no line of {isa.name}")
+        raise SystemExit(f"{path} has no line for {isa.name}")
     path.write_text(text)
 
 
 def main() -> None:
-    """Measure, fit, and compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", default="native", help="what to compile for: this machine, or an ARM target")
-    parser.add_argument("--seconds", type=float, default=60.0, help="to measure (default: %(default)s)")
-    parser.add_argument("--only", default="", help="layers whose name contains this")
-    parser.add_argument("--input", type=Path, help="fit to the results of an earlier run instead of measuring")
-    parser.add_argument(
-        "--output", type=Path, help="write the results there, as JSON (a nanosecond stands for an instruction)"
+    """Measure, fit, and compare the present constants with the fitted ones."""
+    options = parser(__doc__)
+    options.add_argument("--target", default="native", help="target to compile for: this machine, or an ARM target")
+    options.add_argument("--seconds", type=float, default=60.0, help="time to measure (default: %(default)s)")
+    options.add_argument("--only", default="", metavar="TEXT", help="measure only layers whose name contains TEXT")
+    options.add_argument("--input", type=Path, help="fit to this output of an earlier run instead of measuring")
+    options.add_argument(
+        "--write", action="store_true", help="write the fitted constants into passes/families/costs.py"
     )
-    parser.add_argument("--write", action="store_true", help="put the fitted constants into passes/families/costs.py")
-    arguments = parser.parse_args()
-    target, machine, console = resolve(arguments.target), Machine(), Console(width=160)
+    arguments = options.parse_args()
+    target, machine, out = resolve(arguments.target), Machine(), console()
     isa = target.isa
     if arguments.input:
         machine, records = read(arguments.input)
@@ -287,10 +283,10 @@ def main() -> None:
         use_threads(tvm_ffi, 1)
         wanted = cases([shape for shape in SHAPES if arguments.only in label(shape)])
         if target.native:
-            bursts = {case: built(case, target) for case in track(wanted, "building", console=console, transient=True)}
+            bursts = {case: built(case, target) for case in track(wanted, "building", console=out, transient=True)}
             times = measured(bursts, arguments.seconds)
         else:
-            counts = track(wanted, "counting instructions", console=console, transient=True)
+            counts = track(wanted, "counting instructions", console=out, transient=True)
             times = {case: counted(case, target) * 1e-9 for case in counts}
     if arguments.output:
         rows = [
@@ -299,10 +295,10 @@ def main() -> None:
         ]
         write(arguments.output, rows, machine)
     models = {"present": COSTS[isa.name], "fitted": fit(times, isa)}
-    console.print(errors_table(times, models, isa, f"Predicted over measured, {isa.name}, {machine}"))
-    console.print(choices_table(times, models, isa))
+    out.print(errors_table(times, models, isa, f"Predicted over measured, {isa.name}, {machine}"))
+    out.print(choices_table(times, models, isa))
     for name, factors in models.items():
-        console.print(f"{name}: {factors}", highlight=False)
+        out.print(f"{name}: {factors}", highlight=False)
     if arguments.write:
         store(models["fitted"], isa)
 

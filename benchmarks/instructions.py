@@ -1,22 +1,21 @@
-"""What the ARM kernels execute: exact counts of instructions, by an emulator, on any machine.
+"""How many instructions do the binary ARM kernels execute?
 
-Run ``python benchmarks/instructions.py``. Counted are whole calls of the kernels that the compiler takes for dense
-binary layers (bits in, thresholded bits out, zero padding), with everything that a call does, and divided by the
-layer's multiply-accumulates.
+Run ``python benchmarks/instructions.py``; it works on any machine, since an emulator counts, exactly. It counts whole
+calls of the kernels that the compiler chooses for dense binary layers: bits in, thresholded bits out, zero padding.
+
+The table gives instructions per call, and per 128 multiply-accumulates. The exit code is 1 if the bar is missed.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import tvm
 from chains import BinaryChain
+from command_line import console, parser
 from layers import BINARY_LAYERS, Layer
-from rich.console import Console
+from records import write_json
 from rich.table import Table
 
 from sbnn_tvm.algebra.domain import SIGN
@@ -31,17 +30,17 @@ from sbnn_tvm.schedules.layouts.bit_planes import plane_layout
 from sbnn_tvm.schedules.layouts.words import pack_channels, unpack_channels
 
 MOST = {BINARY_LAYERS[0].name: 3.2}
-"""The bars, for aarch64: instructions for 128 multiply-accumulates. A plain loop of popcounts needs 4.1."""
+"""The bars for aarch64: instructions per 128 multiply-accumulates. A plain loop of popcounts needs 4.1."""
 
 
 @dataclass(frozen=True)
 class Count:
-    """The instructions of a layer.
+    """The number of instructions that a layer executes.
 
     Attributes:
-        layer: As the tables call it.
-        kernel: Its name.
-        instructions: Of one call.
+        layer: Its name in the tables.
+        kernel: Name of its kernel.
+        instructions: Instructions of one call.
         macs: Multiply-accumulates of the layer.
     """
 
@@ -52,12 +51,12 @@ class Count:
 
     @property
     def for_128_macs(self) -> float:
-        """Instructions for as many multiply-accumulates as a vector register has bits."""
+        """Instructions per 128 multiply-accumulates; a vector register has 128 bits."""
         return self.instructions * 128 / self.macs
 
 
 def count(layer: Layer, target: CpuTarget) -> Count:
-    """Run a layer's binary kernel in the emulator; its output is checked."""
+    """Run the binary kernel of a layer in the emulator; its output is checked."""
     chain = BinaryChain.random(layer, np.random.default_rng(0)).start(1)
     shape, isa = layer.shape, target.isa
     epilogue = IntegerThreshold(chain.thresholds[0], np.zeros(shape.out_channels, bool))
@@ -78,15 +77,14 @@ def count(layer: Layer, target: CpuTarget) -> Count:
 
 def main() -> int:
     """Count for every layer; the exit code is 1 if a bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", default="arm", help="an ARM target (default: %(default)s)")
-    parser.add_argument("--output", type=Path, help="write the counts there, as JSON")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--target", default="arm", help="an ARM target (default: %(default)s)")
+    arguments = options.parse_args()
     target = resolve(arguments.target)
     counts = [count(layer, target) for layer in BINARY_LAYERS]
     bars = MOST if target.machine == "aarch64" else {}
     table = Table(title=f"Instructions of the binary kernels, {target} ({target.isa.name})")
-    for heading in ("layer", "kernel", "instructions", "for 128 MAC", "at most"):
+    for heading in ("layer", "kernel", "instructions", "per 128 MAC", "at most"):
         table.add_column(heading, justify="left" if heading in ("layer", "kernel") else "right")
     missed = False
     for each in counts:
@@ -95,11 +93,11 @@ def main() -> int:
         missed |= failed
         verdict = "" if bar is None else f"{bar} {'FAIL' if failed else 'pass'}"
         table.add_row(each.layer, each.kernel, f"{each.instructions:,}", f"{each.for_128_macs:.2f}", verdict)
-    Console().print(table)
+    console().print(table)
     if arguments.output:
         rows = [{**asdict(each), "for_128_macs": each.for_128_macs} for each in counts]
         content = {"target": str(target), "isa": target.isa.name, "counts": rows}
-        arguments.output.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(arguments.output, content)
     return 1 if missed else 0
 
 

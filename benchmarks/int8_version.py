@@ -1,4 +1,4 @@
-"""A float32 network as onnxruntime runs it in int8: static quantisation, random calibration data."""
+"""A float32 network in onnxruntime's int8: static quantisation with random calibration data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 
 class _RandomData(CalibrationDataReader):
-    """Normal data for the only input of a network."""
+    """Standard normal data for a network with one input."""
 
     def __init__(self, name: str, shape: tuple[int, ...], samples: int) -> None:
         rng = np.random.default_rng(0)
@@ -23,14 +23,14 @@ class _RandomData(CalibrationDataReader):
 
 
 def int8_version(model: onnx.ModelProto, samples: int = 2) -> onnx.ModelProto:
-    """Quantise a network: uint8 activations and int8 weights, the fast combination on x86; a scale for each tensor.
+    """Quantise a network to uint8 activations and int8 weights, the fast combination on x86; one scale per tensor.
 
     Args:
-        model: float32, with one input of fixed shape. Its batch norms are folded into the convolutions first.
-        samples: How many inputs calibrate the scales, which the time does not depend on.
+        model: A float32 network with one input of fixed shape. Its batch norms are folded into the convolutions.
+        samples: Number of random inputs that calibrate the scales. The scales do not change the run time.
 
     Returns:
-        The network with QuantizeLinear and DequantizeLinear around every operator; a session fuses them.
+        The network with QuantizeLinear and DequantizeLinear around every operator. A session fuses them.
     """
     (value,) = model.graph.input
     shape = tuple(dimension.dim_value for dimension in value.type.tensor_type.shape.dim)

@@ -1,31 +1,33 @@
-"""Convolution kernels against the machine's limits and against other engines, one thread.
+"""How fast are single convolutions, compared with the machine's limits and with other engines?
 
-Run ``python benchmarks/kernels.py``. For every layer a chain of convolutions (each output is the next input, every
-link has its own weights) is timed by each contestant:
+Run ``python benchmarks/kernels.py``. For every layer a chain of convolutions is timed on one thread; each output is
+the next input, and every convolution has its own weights. The contestants take turns, and the fastest run counts:
 
-* this project's binary kernel: packed bits in, thresholded bits out, zero padding; and its float32 kernel
-* OpenVINO's binary convolution, a further layer of the chain with bits between the layers
-* onnxruntime, float32 and int8 (uint8 activations, int8 weights)
-* the instructions that cannot be done without, on registers (probes.py)
+* binary: the popcount kernel of this project, packed bits in, thresholded bits out, zero padding
+* float32: the float kernel of this project
+* OpenVINO binary: its binary convolution, with bits between the layers; the first layer is subtracted
+* onnxruntime float32 and int8 (uint8 activations, int8 weights)
+* limit: a loop of the instructions that the layer cannot avoid, on registers (probes.py)
 
-The contestants take turns, and the fastest run counts. All of them compute the same numbers, which is checked.
+The binary outputs are compared with float convolutions, and the float outputs with those of onnxruntime.
 
 With ``--target x86-64-v3`` the kernels are compiled for AVX2. Other engines choose their instructions themselves, so
-the binary kernel is then compared with a plain popcount loop by vpshufb instead.
+the binary kernel is then compared with a plain popcount loop by vpshufb (vpshufb_loop.c).
+
+The table gives microseconds per layer, then ratios with their bars. The exit code is 1 if a bar is missed.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import openvino_peer
 import records
 import tvm_ffi
 from chains import BinaryChain, FloatChain, binary_contestant, float_contestant
+from command_line import console, layer_parser
 from contestant import Contestant, seconds_a_layer
 from layers import BINARY_LAYERS, FLOAT_LAYERS, Layer
 from onnxruntime_peer import float_contestant as onnxruntime_float
@@ -40,19 +42,19 @@ from sbnn_tvm.profiling.limits import float_probe, popcount_probe
 from sbnn_tvm.runtime.threads import use_threads
 from sbnn_tvm.schedules.isa import Isa, PopcountMethod
 
-LARQ = "Larq Compute Engine is left out: it runs models that its own converter made with TensorFlow 2.16 and numpy 1"
+LARQ = "Larq Compute Engine is left out: its interpreter and converter need numpy 1 and TensorFlow 2.16"
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A ratio of two contestants' times, and what it must reach.
+    """A ratio of the times of two contestants, and its least allowed value.
 
     Attributes:
-        name: Shown in the table.
-        time: Whose time is divided.
-        by: By whose time.
-        least: The least ratio.
-        isas: Names of the instruction sets for which it is meant; all of them if empty.
+        name: Its name in the table.
+        time: The contestant whose time is the numerator.
+        by: The contestant whose time is the denominator.
+        least: The least allowed ratio.
+        isas: Names of the instruction sets that it applies to; all if empty.
     """
 
     name: str
@@ -62,13 +64,13 @@ class Bar:
     isas: tuple[str, ...] = ()
 
     def ratio(self, seconds: Mapping[str, float], isa: Isa) -> float | None:
-        """The ratio, if both took part."""
+        """The ratio; None if the bar does not apply or a contestant is missing."""
         meant = not self.isas or isa.name in self.isas
         return seconds[self.time] / seconds[self.by] if meant and {self.time, self.by} <= seconds.keys() else None
 
 
 BARS = (
-    # 0.9 of what xor, popcount and add of one word after the other allow; the limit is of three words at once.
+    # The limit is that of popcounts of three words at once. With one word at a time this bar would be 0.9.
     Bar("share of the limit", "binary limit", "binary", 0.8, ("avx512-vpopcntdq",)),
     Bar("binary speed / OpenVINO", "OpenVINO binary", "binary", 1.0),
     Bar("binary speed / vpshufb loop", "vpshufb loop", "binary", 1.3, ("avx2",)),
@@ -78,7 +80,7 @@ BARS = (
 
 
 def contestants(layer: Layer, target: CpuTarget, others: bool) -> dict[str, Contestant]:
-    """Everyone who computes a layer; ``others`` are the other engines."""
+    """All contestants of a layer, by name; with ``others`` also other engines. Their outputs are compared."""
     rng = np.random.default_rng(0)
     floats = FloatChain.random(layer, rng)
     taking_part, output = {}, np.empty(0)
@@ -98,7 +100,7 @@ def contestants(layer: Layer, target: CpuTarget, others: bool) -> dict[str, Cont
 
 
 def measure(layer: Layer, target: CpuTarget, others: bool, seconds: float) -> list[Record]:
-    """The times of a layer by every contestant, and the limits, as times of as many multiply-accumulates."""
+    """Time a layer by every contestant, and the limits, scaled to the multiply-accumulates of the layer."""
     all_ = contestants(layer, target, others)
     limits = {"float32 limit": float_probe(target)} | ({"binary limit": popcount_probe(target)} if layer.binary else {})
     times = seconds_a_layer(all_ | {name: Contestant(probe.run) for name, probe in limits.items()}, seconds)
@@ -112,18 +114,18 @@ def _stored(contestant: str) -> str:
 
 
 def ratios(measured: Sequence[Record], target: CpuTarget) -> dict[Bar, float]:
-    """The ratios of one layer."""
+    """The bars that apply to one layer, and its ratios."""
     seconds = {record.kernel: record.seconds for record in measured}
     found = {bar: bar.ratio(seconds, target.isa) for bar in BARS}
     return {bar: ratio for bar, ratio in found.items() if ratio is not None}
 
 
 def table(layers: Sequence[Sequence[Record]], target: CpuTarget, machine: Machine) -> Table:
-    """All layers: microseconds by every contestant, then the ratios."""
+    """One row per layer: microseconds of every contestant, then the ratios."""
     columns = list(dict.fromkeys(record.kernel for measured in layers for record in measured))
     reached = [ratios(measured, target) for measured in layers]
     bars = [bar for bar in BARS if any(bar in each for each in reached)]
-    out = Table(title=f"Microseconds a layer, one thread, {target.isa}; and the bars\n{machine}")
+    out = Table(title=f"Microseconds per layer and bars, one thread, {target.isa}\n{machine}")
     out.add_column("layer")
     for column in columns:
         out.add_column(column, justify="right")
@@ -144,16 +146,13 @@ def table(layers: Sequence[Sequence[Record]], target: CpuTarget, machine: Machin
 
 def main() -> int:
     """Measure every layer; the exit code is 1 if a bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", default="native", help="what to compile for; must run on this machine")
-    parser.add_argument("--seconds", type=float, default=10.0, help="to time a layer (default: %(default)s)")
-    parser.add_argument("--only", default="", help="layers whose name contains this")
-    parser.add_argument("--output", type=Path, help="write the results there, as JSON")
-    arguments = parser.parse_args()
+    arguments = layer_parser(__doc__, seconds=10.0).parse_args()
     target, machine, errors = resolve(arguments.target), Machine(), Console(stderr=True)
     others = target.isa == resolve("native").isa
     if not others:
-        errors.print(f"Compiled for {target}: other engines, which use all that this machine has, are left out")
+        errors.print(
+            f"Compiled for {target}: other engines are left out, since they use all instructions of this machine"
+        )
     elif not openvino_peer.available():
         errors.print(openvino_peer.MISSING)
     if others:
@@ -164,7 +163,7 @@ def main() -> int:
         if arguments.only in layer.name:
             with errors.status(layer.name):
                 layers.append(measure(layer, target, others, arguments.seconds))
-    Console(width=None if Console().is_terminal else 220).print(table(layers, target, machine))
+    console(220).print(table(layers, target, machine))
     if arguments.output:
         records.write(arguments.output, [record for measured in layers for record in measured], machine)
     values = [(bar, ratio) for measured in layers for bar, ratio in ratios(measured, target).items()]

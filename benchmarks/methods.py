@@ -1,20 +1,20 @@
-"""The methods beside each other: each trains the same network on digits, and is measured as deployed.
+"""What do the binarisation methods reach on the same small network?
 
-Run ``python benchmarks/methods.py`` (or ``make methods``). Of each method several seeds are trained by the protocol of
-examples/digits.py; PyTorch, onnxruntime and the compiled model must agree on the whole test set. Written and drawn
-(``plots.py``) are
+Run ``python benchmarks/methods.py`` (or ``make methods``). Each method trains the same network on digits with several
+seeds, by the protocol of examples/digits.py, and is compiled. PyTorch, onnxruntime and the compiled model must agree on
+the whole test set. The table, and the plot of plots.py, give:
 
-* the accuracy, with its standard error over the seeds;
-* the bytes of the body's weights as a file codes them, with their scales: all but stem, head and batch norms;
-* the latency of the whole network, one thread, all methods in turns. It is 8x8 pixels and 16 channels, so most of that
-  are calls; networks.py has networks of real size.
+* the accuracy, with its standard error over the seeds
+* the bytes of the body's weights as a file codes them, with scales; stem, head and batch norms do not count
+* the latency of the whole network on one thread; all methods take turns. With 8x8 pixels and 16 channels it consists
+  mostly of calls; networks.py has networks of real size
 
-A method is an entry of ``METHODS``: a name, and a function that trains a model from a seed for a number of epochs.
+To add a method, add an entry to ``METHODS``: a name, and a function that trains a model from a seed for a number of
+epochs.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -26,8 +26,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from command_line import parser
 from onnx import numpy_helper
-from records import Machine
+from records import Machine, write_json
 from rich.console import Console
 from rich.progress import track
 from rich.table import Column, Table
@@ -49,7 +50,7 @@ from sbnn_tvm.frontends.torch import (
 )
 from sbnn_tvm.profiling.timing import interleave
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))  # first: this folder has an apb.py as well
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))  # first, because this folder has an apb.py too
 
 import adabin
 import apb
@@ -63,11 +64,11 @@ console = Console(highlight=False)
 
 @dataclass(frozen=True)
 class Method:
-    """How to train a network.
+    """A method to train a network.
 
     Attributes:
-        name: As the tables and pictures call it.
-        train: From a seed and a number of epochs; gives the trained model in eval mode.
+        name: Its name in tables and plots.
+        train: Takes a seed and a number of epochs; returns the trained model in eval mode.
     """
 
     name: str
@@ -75,31 +76,31 @@ class Method:
 
 
 def plain(layer: digits.Layer, seed: int, epochs: int) -> nn.Module:
-    """The protocol of digits.py with that layer in the body."""
+    """Train by the protocol of digits.py, with ``layer`` in the body."""
     torch.manual_seed(seed)
     return digits.train(digits.tiny_network(layer), digits.load(), digits.Recipe(epochs=epochs), seed)
 
 
 def without_training(seed: int, epochs: int) -> nn.Module:
-    """The float network, its weights replaced by the nearest two values of a channel."""
+    """Train the float network, then replace its weights by the nearest two values per channel."""
     model = plain(digits.float_layer, seed, epochs)
     quantize_(model, calibration=digits.load().train_images)
     return model
 
 
 def partly_binary(seed: int, epochs: int) -> nn.Module:
-    """Trained from scratch with the layers binary that a greedy search chose; the number of epochs is its own."""
+    """Let a greedy search choose the binary layers, then train from scratch; ``epochs`` is ignored."""
     return mixbin.from_scratch(mixbin.search("greedy", seed).binary, seed)
 
 
 def few_in_float(decay: float, seed: int, epochs: int) -> nn.Module:
-    """The float network, trained on with few weights that stay float."""
+    """Train the float network, then continue with binary weights of which a few stay float."""
     data = digits.load()
     return apb.tuned(apb.apb_network(apb.pretrained(data, seed)), data, decay, seed, epochs)
 
 
 def with_domain(weights: WeightDomain, activations: Callable[[], nn.Module], seed: int, epochs: int) -> nn.Module:
-    """The protocol of digits.py with other weights and activations in the body."""
+    """Train by the protocol of digits.py, with other weights and activations in the body."""
     layer = partial(BinaryConv2d, kernel_size=3, padding=1, domain=weights)
     return plain(lambda inputs, outputs: layer(inputs, outputs, binarize=activations()), seed, epochs)
 
@@ -124,13 +125,13 @@ METHODS = (
 
 @dataclass(frozen=True)
 class Result:
-    """What a method reaches.
+    """The result of a method.
 
     Attributes:
-        method: Its name.
-        accuracy, error: Per cent of the test images, the mean over the seeds and its standard error.
-        nbytes: Of the body's weights.
-        microseconds: Of one image.
+        method: Name of the method.
+        accuracy, error: Per cent of the test images: mean over the seeds, and its standard error.
+        nbytes: Size of the body's weights.
+        microseconds: Latency of one image.
     """
 
     method: str
@@ -141,7 +142,7 @@ class Result:
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:
-    """What the body's layers take: bits in their shortest code, everything else as it is in the file."""
+    """Bytes of the body's layers: bits in their shortest coding, everything else as it is in the file."""
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     sizes = {
         name: array.nbytes
@@ -153,14 +154,14 @@ def weight_bytes(model: onnx.ModelProto) -> int:
             (shape,) = (list(a.ints) for a in node.attribute if a.name == "weight_shape")
             bits = unpack_bits(constants[node.input[1]], shape)
             sizes[node.input[1]] = smallest(bits.reshape(len(bits), -1), shape[2] * shape[3]).nbytes
-            for name in node.input[2:4]:  # an offset of 0 is no number to keep, and one for all channels is one
+            for name in node.input[2:4]:  # an offset of 0 is not stored; equal values are stored once
                 values = np.unique(constants[name])
                 sizes[name] = 4 * (0 if not values.any() else 1 if len(values) == 1 else constants[name].size)
     return sum(sizes.values())
 
 
 def train(methods: tuple[Method, ...], seeds: int, epochs: int, folder: Path) -> None:
-    """Train and deploy methods; leaves their libraries and what they reach in the folder, beside those of others."""
+    """Train and deploy methods; libraries and results are written to the folder, other files there are kept."""
     data = digits.load()
     for method in methods:
         models = [method.train(seed, epochs) for seed in track(range(seeds), method.name, console=console)]
@@ -174,7 +175,7 @@ def train(methods: tuple[Method, ...], seeds: int, epochs: int, folder: Path) ->
 
 
 def time(folder: Path) -> list[Result]:
-    """Time the libraries of the folder, in turns."""
+    """Time the libraries in the folder, in turns."""
     places = [place for index in range(len(METHODS)) if (place := folder / f"{index}.json").exists()]
     results = [Result(**json.loads(place.read_text())) for place in places]
     image = digits.load().test_images[:1].numpy()
@@ -185,8 +186,8 @@ def time(folder: Path) -> list[Result]:
 
 
 def table(results: list[Result]) -> Table:
-    """For people."""
-    made = Table("method", *(Column(name, justify="right") for name in ("accuracy %", "bytes", "us an image")))
+    """One row per method."""
+    made = Table("method", *(Column(name, justify="right") for name in ("accuracy %", "bytes", "us per image")))
     for each in results:
         made.add_row(
             each.method, f"{each.accuracy:.1f} +- {each.error:.1f}", f"{each.nbytes:,}", f"{each.microseconds:.1f}"
@@ -195,15 +196,16 @@ def table(results: list[Result]) -> Table:
 
 
 def main() -> None:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, help="write the results to this JSON file")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--only", nargs="+", choices=[method.name for method in METHODS], help="these methods alone")
-    parser.add_argument("--folder", type=Path, default=Path("out/methods"), help="for libraries (default: %(default)s)")
-    parser.add_argument("--retime", action="store_true", help="train nothing: time what lies in the folder")
-    arguments = parser.parse_args()
+    """Train, measure, and print a table."""
+    options = parser(__doc__)
+    options.add_argument("--seeds", type=int, default=3, help="trainings per method (default: %(default)s)")
+    options.add_argument("--epochs", type=int, default=40, help="epochs per training (default: %(default)s)")
+    options.add_argument(
+        "--only", nargs="+", choices=[method.name for method in METHODS], help="train these methods only"
+    )
+    options.add_argument("--folder", type=Path, default=Path("out/methods"), help="of libraries (default: %(default)s)")
+    options.add_argument("--retime", action="store_true", help="do not train: time the libraries in the folder")
+    arguments = options.parse_args()
     torch.set_num_threads(1)
     chosen = tuple(method for method in METHODS if arguments.only is None or method.name in arguments.only)
     arguments.folder.mkdir(parents=True, exist_ok=True)
@@ -213,8 +215,7 @@ def main() -> None:
     console.print(table(results))
     if arguments.output is not None:
         content = {"machine": asdict(Machine()), "methods": [asdict(result) for result in results]}
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(arguments.output, content)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,31 @@
-"""Whole networks against onnxruntime, one thread, random weights.
+"""How fast are whole networks, compared with onnxruntime?
 
-Run ``python benchmarks/networks.py``. Each network is compiled without tuning, and timed in turn with three versions of
-itself in onnxruntime with all its optimisations: the same layers in float32 (binary convolutions become float ones, and
-nothing is binarised, which costs onnxruntime least), these quantised to int8, and the binary model itself as exported.
-The minimum over many rounds counts.
+Run ``python benchmarks/networks.py``. Each network has random weights, is compiled without tuning, and runs on one
+thread in turns with three versions of itself in onnxruntime with all its optimisations:
+
+* onnxruntime float32: the same layers as float layers, without binarisers (the fastest float version)
+* int8: that version, statically quantised
+* binary model: the binary ONNX model itself, as exported
+
+The table gives the minimum over many rounds, and the median in brackets, in milliseconds. If the two differ by more
+than 5 %, the machine was busy. The columns "speed /" give ratios of minima. "KiB" is the size of the library, and of
+the float32 ONNX file. The exit code is 1 if a bar is missed. ``--profile`` times every kernel of the networks
+instead.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import torch
+from command_line import console, parser
 from int8_version import int8_version
-from records import Machine
-from rich.console import Console
+from onnxruntime_peer import session
+from records import Machine, write_json
 from rich.table import Table
 from torch import nn
 
@@ -49,10 +53,10 @@ class Network:
     """A network of the benchmark.
 
     Attributes:
-        name: Shown in the table.
-        build: Makes it, with random weights.
-        bar: How many times faster than onnxruntime float32 it must be; None for information only.
-        int8_bar: The same for onnxruntime int8.
+        name: Its name in the table.
+        build: Builds it, with random weights.
+        bar: Least speed relative to onnxruntime float32; None: not judged.
+        int8_bar: Least speed relative to onnxruntime int8; None: not judged.
     """
 
     name: str
@@ -62,7 +66,7 @@ class Network:
 
 
 def sparse(model: nn.Module, density: float = 0.05) -> nn.Module:
-    """Give a network random binary weights of which few are positive."""
+    """Give a network random binary weights; a share ``density`` of them is positive."""
     for module in model.modules():
         if isinstance(module, BinaryLayer):
             nn.init.uniform_(module.weight, density - 1, density)
@@ -80,24 +84,23 @@ NETWORKS = (
     Network("VGG-Small, 32x32", lambda: vgg_small(image_size=32)),
 )
 COMPILE_SECONDS = 90.0
-"""The bar for compiling a network without tuning."""
+"""The bar: longest time to compile a network without tuning."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of a network.
+    """The measurements of a network. Times are in seconds per run.
 
     Attributes:
-        name: Of the network.
-        compile_seconds: From the ONNX model to machine code.
-        library_bytes: Of the shared library.
-        float_bytes: Of the same network as float32 ONNX.
-        ours: Seconds of a run of the library.
-        float32: Seconds of the float32 version in onnxruntime.
-        int8: Seconds of its int8 version in onnxruntime.
-        reference: Seconds of the binary model in onnxruntime.
-        bar: As of Network.
-        int8_bar: As of Network.
+        name: Name of the network.
+        compile_seconds: Time from the ONNX model to machine code.
+        library_bytes: Size of the shared library.
+        float_bytes: Size of the same network as float32 ONNX.
+        ours: The compiled library.
+        float32: The float32 version in onnxruntime.
+        int8: The int8 version in onnxruntime.
+        reference: The binary model in onnxruntime.
+        bar, int8_bar: Same as in Network.
     """
 
     name: str
@@ -113,23 +116,23 @@ class Result:
 
     @property
     def speedup(self) -> float:
-        """Against onnxruntime float32."""
+        """Speed relative to onnxruntime float32."""
         return self.float32.minimum / self.ours.minimum
 
     @property
     def int8_speedup(self) -> float:
-        """Against onnxruntime int8."""
+        """Speed relative to onnxruntime int8."""
         return self.int8.minimum / self.ours.minimum
 
     @property
     def passed(self) -> bool:
-        """Whether the bars are reached."""
+        """Whether all bars are reached."""
         fast = self.speedup >= (self.bar or 0) and self.int8_speedup >= (self.int8_bar or 0)
         return self.compile_seconds < COMPILE_SECONDS and fast
 
 
 def float_twin(model: nn.Module) -> nn.Module:
-    """Turn a binary network into the float32 network of the same layers, in place."""
+    """Turn a binary network into a float32 network with the same layers and no binarisers, in place."""
     for name, child in list(model.named_children()):
         if isinstance(child, Binarize):
             setattr(model, name, nn.Identity())
@@ -147,17 +150,8 @@ def float_twin(model: nn.Module) -> nn.Module:
     return model
 
 
-def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """onnxruntime on one thread with all its optimisations."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
 def randomise_statistics(model: nn.Module) -> None:
-    """Give batch norms statistics as after training, so that no channel is constant."""
+    """Give batch norms random statistics, as after training, so that no channel is constant."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, std=0.5)
@@ -178,14 +172,15 @@ def random_network(network: Network) -> nn.Module:
 
 
 def measure(network: Network, target: str, seconds: float, folder: Path) -> Result:
-    """Build, compile, check and time one network."""
+    """Build, compile, verify and time one network; its library is written to ``folder``."""
     model = random_network(network)
     binary = to_onnx(model)
     start = time.perf_counter()
     module = sbnn_tvm.compile(binary, target, name=network.name)
     compile_seconds = time.perf_counter() - start
     library = module.export(folder / "network.so")
-    module.verify(samples=1)
+    if not (verification := module.verify(samples=1)).passed:
+        raise SystemExit(f"{network.name}: {verification}")
     loaded = sbnn_tvm.load(library, num_threads=1)
     float_model = to_onnx(float_twin(model).eval())
     float32, int8, reference = session(float_model), session(int8_version(float_model)), session(binary)
@@ -206,16 +201,16 @@ def measure(network: Network, target: str, seconds: float, folder: Path) -> Resu
 
 
 def table(results: list[Result], target: str) -> Table:
-    """One row a network."""
+    """One row per network."""
     out = Table(title=f"Whole networks, batch 1, one thread, target {target}: minimum (median) in milliseconds")
     headings = (
         "network",
-        "ours",
+        "sbnn_tvm",
         "onnxruntime float32",
         "int8",
         "binary model",
-        "speed-up",
-        "over int8",
+        "speed / float32",
+        "speed / int8",
         "compile s",
         "KiB",
     )
@@ -236,31 +231,30 @@ def _ratio(value: float, bar: float | None) -> str:
 
 def main() -> int:
     """Measure every network; the exit code is 1 if a bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", default="native", help="what to compile for; must run on this machine")
-    parser.add_argument("--seconds", type=float, default=10.0, help="to time a network (default: %(default)s)")
-    parser.add_argument("--only", default="", help="networks whose name contains this")
-    parser.add_argument("--profile", action="store_true", help="time every kernel of the networks instead")
-    parser.add_argument("--folder", type=Path, default=Path("out"), help="for the library (default: %(default)s)")
-    parser.add_argument("--output", type=Path, help="write the results there, as JSON")
-    arguments = parser.parse_args()
+    options = parser(__doc__, seconds=10.0, timed="per network")
+    options.add_argument("--only", default="", metavar="TEXT", help="measure only networks whose name contains TEXT")
+    options.add_argument("--profile", action="store_true", help="time every kernel of the networks instead")
+    options.add_argument(
+        "--folder", type=Path, default=Path("out"), help="folder of the library (default: %(default)s)"
+    )
+    arguments = options.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    console = Console(width=None if Console().is_terminal else 220)
+    out = console(220)
     networks = [network for network in NETWORKS if arguments.only.lower() in network.name.lower()]
     if arguments.profile:
         for network in networks:
             module = sbnn_tvm.compile(random_network(network), arguments.target, name=network.name)
-            console.print(profile_table(network.name, module.profile()))
+            out.print(profile_table(network.name, module.profile()))
         return 0
     results = []
     for network in networks:
-        with console.status(network.name):
+        with out.status(network.name):
             results.append(measure(network, arguments.target, arguments.seconds, arguments.folder))
-    console.print(table(results, arguments.target))
+    out.print(table(results, arguments.target))
     if arguments.output:
         rows = [{**asdict(result), "passed": result.passed} for result in results]
         content = {"machine": asdict(Machine()), "target": arguments.target, "networks": rows}
-        arguments.output.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(arguments.output, content)
     return 0 if all(result.passed for result in results) else 1
 
 

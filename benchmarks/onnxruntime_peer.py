@@ -1,4 +1,4 @@
-"""The same convolutions in onnxruntime, one thread, all its optimisations."""
+"""The layers of a chain in onnxruntime: one thread, all optimisations."""
 
 from __future__ import annotations
 
@@ -17,21 +17,26 @@ from sbnn_tvm.schedules.shapes import Conv2dShape
 
 
 def float_contestant(chain: FloatChain) -> tuple[Contestant, np.ndarray]:
-    """The chain in float32, and the mean over every channel of its output, float32 [N, OC].
+    """A float32 chain, and the mean of every channel of its output, float32 [N, OC].
 
-    A chain lets onnxruntime keep its own blocked layout, as it would in a network. The mean at its end is there since
-    to convert the feature map back is no part of the layers.
+    In a chain onnxruntime keeps its own blocked layout, as in a network. The chain ends in a mean, so that converting
+    the feature map back is not timed: that is not part of the layers.
     """
     weights = {f"w{i}": weight for i, weight in enumerate(chain.weights)}
     nodes = [helper.make_node("Conv", [f"x{i}", f"w{i}"], [f"x{i + 1}"], **_attributes(s)) for i, s in _links(chain)]
     nodes.append(helper.make_node("GlobalAveragePool", [f"x{len(nodes)}"], ["y"]))
     x = np.ascontiguousarray(chain.data.transpose(0, 3, 1, 2))
-    session = _session(nodes, weights, x)
-    return _bound(session, x, len(chain.shapes)), session.run(None, {"x0": x})[0][:, :, 0, 0]
+    made = _session(nodes, weights, x)
+    return _bound(made, x, len(chain.shapes)), made.run(None, {"x0": x})[0][:, :, 0, 0]
 
 
 def int8_contestant(layer: Layer, rng: np.random.Generator) -> Contestant:
-    """A chain of QLinearConv with uint8 activations and int8 weights, the fast combination on x86."""
+    """A chain of QLinearConv with uint8 activations and int8 weights, the fast combination on x86.
+
+    Args:
+        layer: The layer that the chain repeats.
+        rng: Generates weights and input.
+    """
     shape = layer.shape
     constants: dict[str, Any] = {
         "scale": np.float32(0.02),
@@ -57,7 +62,7 @@ def _links(chain: FloatChain) -> list[tuple[int, Conv2dShape]]:
 def _session(
     nodes: list[onnx.NodeProto], weights: Mapping[str, np.ndarray], x: np.ndarray
 ) -> onnxruntime.InferenceSession:
-    """A session for a graph from "x0" to "y"."""
+    """A session for a graph with the input "x0" and the output "y"."""
     kind = helper.np_dtype_to_tensor_dtype(x.dtype)
     graph = helper.make_graph(
         nodes,
@@ -68,18 +73,24 @@ def _session(
     )
     domains = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=domains, ir_version=10)
+    return session(model)
+
+
+def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """A session on one thread with all optimisations."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3  # errors only
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def _bound(session: onnxruntime.InferenceSession, x: np.ndarray, links: int) -> Contestant:
+def _bound(made: onnxruntime.InferenceSession, x: np.ndarray, links: int) -> Contestant:
     """A contestant that runs a session on bound memory, without copies."""
-    binding = session.io_binding()
+    binding = made.io_binding()
     binding.bind_cpu_input("x0", x)
     binding.bind_output("y", "cpu")
-    return Contestant(lambda: session.run_with_iobinding(binding), links)
+    return Contestant(lambda: made.run_with_iobinding(binding), links)
 
 
 def _attributes(shape: Conv2dShape) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The same binary convolutions by OpenVINO's BinaryConvolution, one thread.
+"""The layers of a chain as OpenVINO's BinaryConvolution, one thread.
 
-No converter makes this operation, so the graph is built by hand: FakeQuantize with two levels, 0 and 1, and both input
-limits equal is what OpenVINO's CPU plugin takes for a binarisation; behind a BinaryConvolution it becomes a part of it,
-and bits travel between the layers.
+No converter produces this operation, so the graph is built here. OpenVINO's CPU plugin treats a FakeQuantize as a
+binarisation if it has two levels, 0 and 1, and equal input limits. After a BinaryConvolution it is fused into it, and
+bits pass between the layers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contestant import Contestant
 
 from sbnn_tvm.deploy.targets import CpuTarget
 
-MISSING = "OpenVINO is not installed: left out (pip install openvino)"
+MISSING = "OpenVINO is not installed and is left out; to include it: pip install openvino"
 
 
 def available() -> bool:
@@ -24,9 +24,9 @@ def available() -> bool:
 
 
 def binary_contestant(chain: BinaryChain, target: CpuTarget) -> Contestant:
-    """The chain, of which every further layer counts; its output is checked.
+    """A chain of binary convolutions; its output is checked.
 
-    The first layer is not counted: it binarises floats, and the last one stores them.
+    The time of the first layer is subtracted, because it also binarises floats, and the last layer stores floats.
     """
     import openvino as ov
     from openvino import opset1 as op
@@ -46,7 +46,7 @@ def binary_contestant(chain: BinaryChain, target: CpuTarget) -> Contestant:
         node = binarize(data, np.zeros(x.shape[1]))
         for i, shape in enumerate(chain.shapes[:links]):
             if i:
-                # FakeQuantize gives 1 where a value is larger than the limit.
+                # FakeQuantize gives 1 if a value is larger than the limit.
                 node = binarize(node, chain.thresholds[i - 1] - 0.5)
             tensor = ov.Tensor(packed[i], ov.Shape(chain.signs[i].shape), ov.Type.u1)
             weights = Constant(tensor, shared_memory=False)

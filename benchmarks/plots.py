@@ -1,11 +1,11 @@
-"""Pictures of what the benchmarks measured.
+"""Plots of the benchmarks' results.
 
-Run ``python benchmarks/plots.py`` after benchmarks that wrote their results to out/*.json. Makes, in out/plots, as PNG
-and as SVG:
+Run ``python benchmarks/plots.py`` after benchmarks that wrote their results to out/*.json. It writes these plots to
+out/plots, as PNG and as SVG:
 
-* ``speed-ISA``: the convolution kernels, in multiply-accumulates a second, below the limits of the machine
-* ``density-ISA``: the time of a layer against the share of set weights, beside the dense kernels
-* ``networks``: whole networks beside onnxruntime
+* ``speed-ISA``: multiply-accumulates per second of the convolution kernels, and the limits of the machine
+* ``density-ISA``: the time of a layer against its share of set weights, with the dense kernels for comparison
+* ``networks``: the times of whole networks, with onnxruntime for comparison
 * ``methods``: the accuracy of the methods against bytes and against time
 """
 
@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from records import Machine, Record, read
 
-# Colours that stay apart for most colour-blind readers (Okabe and Ito); ours are the strongest.
+# Colours that most colour-blind readers can tell apart (Okabe and Ito); sbnn_tvm has the strongest.
 _OURS = "#0072B2"
 _COLOURS = {
     "binary": _OURS,
@@ -37,7 +37,7 @@ _MORE_COLOURS = ("#D55E00", "#009E73", "#000000", "#8C564B")
 
 @dataclass(frozen=True)
 class Latency:
-    """A network's milliseconds in one engine."""
+    """The time of a network in one engine, in milliseconds."""
 
     network: str
     engine: str
@@ -45,7 +45,7 @@ class Latency:
 
 
 def speed(records: Sequence[Record], machine: Machine) -> Figure:
-    """Multiply-accumulates a second of every contestant, a panel for bits and one for numbers."""
+    """Multiply-accumulates per second of every contestant; one panel for bits, one for floats and int8."""
     panels = [_dense(records, bits=True), _dense(records, bits=False)]
     figure, axes = plt.subplots(1, 2, figsize=(13, 4.8), layout="constrained")
     for axis, panel, kind in zip(axes, panels, ("binary", "float32"), strict=True):
@@ -72,17 +72,17 @@ def _bars_below_a_limit(axis: Axes, records: Sequence[Record], limit: str) -> No
                 continue
             value, x = speeds[layer, kernel], i - 0.4 + (j + 0.5) * width
             axis.bar(x, value, width * 0.94, color=_COLOURS.get(kernel), label=_label(kernel) if i == 0 else None)
-            # On white, since the line of the limit may run through it.
+            # On white, because the line of the limit may cross it.
             white = {"facecolor": "white", "edgecolor": "none", "pad": 0.3}
             number = axis.annotate(
                 f"{value:.0f}", (x, value), (0, 3), textcoords="offset points", ha="center", fontsize=8, bbox=white
             )
             number.set_zorder(3)
         if (layer, limit) in speeds:
-            label = f"{limit} of the machine" if i == 0 else "_"  # a name that no legend shows
+            label = f"{limit} of the machine" if i == 0 else "_"  # matplotlib hides this name in legends
             axis.hlines(speeds[layer, limit], i - 0.45, i + 0.45, colors="black", linestyles="--", label=label)
     axis.set_xticks(range(len(layers)), [_two_lines(layer) for layer in layers], fontsize=8)
-    axis.set_ylabel("10$^9$ multiply-accumulates / s")
+    axis.set_ylabel("10$^9$ multiply-accumulates per second")
     axis.margins(y=0.22)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(loc="upper left", ncols=2, fontsize=8, frameon=False)
@@ -98,7 +98,7 @@ def _two_lines(layer: str) -> str:
 
 
 def density(records: Sequence[Record], machine: Machine) -> Figure:
-    """Microseconds against the share of set weights, a panel a layer; dense kernels are level lines."""
+    """Microseconds against the share of set weights, one panel per layer; dense kernels are horizontal lines."""
     layers = list(dict.fromkeys(record.layer for record in records if record.density is not None))
     columns = min(len(layers), 2)
     rows = -(-len(layers) // columns)
@@ -146,7 +146,7 @@ _ONE_TWO_FIVE = [digit * 10**power for power in range(5) for digit in (1, 2, 5)]
 
 
 def networks(latencies: Sequence[Latency], machine: Machine) -> Figure:
-    """The time of every network relative to onnxruntime float32, with the milliseconds beside the bars."""
+    """The time of every network relative to onnxruntime float32, with milliseconds next to the bars."""
     names = list(dict.fromkeys(latency.network for latency in latencies))
     engines = list(dict.fromkeys(latency.engine for latency in latencies))
     colours = {"sbnn_tvm": _OURS, **_COLOURS}
@@ -172,7 +172,7 @@ def networks(latencies: Sequence[Latency], machine: Machine) -> Figure:
 
 @dataclass(frozen=True)
 class Reached:
-    """What a method reaches: as of methods.Result, which would import torch."""
+    """The result of a method; same fields as methods.Result, whose module would import torch."""
 
     method: str
     accuracy: float
@@ -182,7 +182,7 @@ class Reached:
 
 
 def methods(results: Sequence[Reached], machine: Machine) -> Figure:
-    """Accuracy against the bytes of the weights, and against the time of an image."""
+    """Accuracy against the bytes of the weights, and against the time per image."""
     figure, axes = plt.subplots(1, 2, figsize=(13, 5), sharey=True, layout="constrained")
     markers = "osD^vP*Xph<>d"
     colours = (_OURS, *list(_COLOURS.values())[1:], *_MORE_COLOURS)
@@ -197,7 +197,7 @@ def methods(results: Sequence[Reached], machine: Machine) -> Figure:
                 label=each.method,
                 capsize=3,
             )
-    for axis, label in zip(axes, ("bytes of the body's weights", "microseconds an image, one thread"), strict=True):
+    for axis, label in zip(axes, ("bytes of the body's weights", "microseconds per image, one thread"), strict=True):
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
     axes[0].set_xscale("log")
@@ -212,7 +212,7 @@ def methods(results: Sequence[Reached], machine: Machine) -> Figure:
 
 
 def read_networks(content: dict) -> tuple[Machine, list[Latency]]:
-    """What networks.py wrote."""
+    """The results of networks.py."""
     engines = {"ours": "sbnn_tvm", "int8": "onnxruntime int8", "float32": "onnxruntime float32"}
     latencies = [
         Latency(network["name"], engine, network[key]["minimum"] * 1e3)
@@ -223,7 +223,7 @@ def read_networks(content: dict) -> tuple[Machine, list[Latency]]:
 
 
 def figures(files: Iterable[Path]) -> dict[str, Figure]:
-    """All pictures that the files have the numbers for, by name."""
+    """All plots that the files have data for, by name."""
     made: dict[str, Figure] = {}
     for path in files:
         content = json.loads(path.read_text())
@@ -246,17 +246,17 @@ def figures(files: Iterable[Path]) -> dict[str, Figure]:
 
 
 def main() -> None:
-    """Read the results and write the pictures."""
+    """Read the results and write the plots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", type=Path, nargs="*", help="results of benchmarks (default: out/*.json)")
+    parser.add_argument("files", type=Path, nargs="*", help="JSON files of benchmarks (default: out/*.json)")
     parser.add_argument(
-        "--folder", type=Path, default=Path("out/plots"), help="for the pictures (default: %(default)s)"
+        "--folder", type=Path, default=Path("out/plots"), help="where to write the plots (default: %(default)s)"
     )
     arguments = parser.parse_args()
     made = figures(arguments.files or sorted(Path("out").glob("*.json")))
     if not made:
         raise SystemExit(
-            "no results to draw: run kernels.py, networks.py or methods.py with --output out/NAME.json first"
+            "no results to plot: run kernels.py, networks.py or methods.py with --output out/NAME.json first"
         )
     arguments.folder.mkdir(parents=True, exist_ok=True)
     for name, figure in made.items():

@@ -1,4 +1,4 @@
-"""What the benchmarks write: one JSON file a benchmark, one record a measurement, and the machine it was made on."""
+"""The results of a benchmark as JSON: one record per measurement, and the machine it was made on."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ class Record:
     """One layer computed in one way.
 
     Attributes:
-        layer: As the tables call it, for example ``"3x3 56x56 64"``.
-        shape: The layer; a dense layer is a 1x1 convolution over a row of ``batch`` pixels.
-        kernel: Who computed it and how, for example ``"popcount"``, ``"bit planes"`` or ``"onnxruntime int8"``; a limit
-            of the machine ends in ``" limit"``: the time that its probe needs for as many multiply-accumulates.
-        isa: The instruction set that the kernel was compiled for.
-        epilogue: What it stores: ``"bits"``, ``"float"`` or ``"float + bits"``.
-        seconds: Of the fastest run.
-        density: The share of set weights; None for weights {-1, +1} and floats.
+        layer: Its name in the tables, for example ``"3x3 56x56 64"``.
+        shape: The layer. A dense layer is a 1x1 convolution over a row of ``batch`` pixels.
+        kernel: The kernel or engine, for example ``"popcount"``, ``"bit planes"`` or ``"onnxruntime int8"``. A name
+            that ends in ``" limit"`` is a limit of the machine: the time that its probe needs for as many
+            multiply-accumulates.
+        isa: Name of the instruction set that the kernel was compiled for.
+        epilogue: What the kernel stores, for example ``"bits"``, ``"float"`` or ``"float + bits"``.
+        seconds: Time of the fastest run, per layer.
+        density: Share of set weights; None where it does not matter (popcounts and float kernels).
     """
 
     layer: str
@@ -37,12 +38,12 @@ class Record:
 
     @property
     def macs_per_second(self) -> float:
-        """Dense-equivalent multiply-accumulates: weights that are not set count too."""
+        """Multiply-accumulates of the dense layer per second: weights that are not set count too."""
         return self.shape.macs / self.seconds
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Record:
-        """The record of a JSON object."""
+        """The record that a JSON object describes."""
         shape: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in fields["shape"].items()
         }
@@ -54,8 +55,8 @@ class Machine:
     """Where and when something was measured.
 
     Attributes:
-        cpu: Its name.
-        day: ISO 8601.
+        cpu: Name of the CPU.
+        day: The date in ISO 8601, for example ``"2026-11-21"``.
     """
 
     cpu: str = field(default_factory=lambda: cpu_name())
@@ -66,7 +67,7 @@ class Machine:
 
 
 def cpu_name() -> str:
-    """The name of this CPU, or its numbers where it has no name."""
+    """The name of this CPU, or its part number if it has no name."""
     fields: dict[str, str] = {}
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         key, _, value = line.partition(":")
@@ -78,13 +79,23 @@ def cpu_name() -> str:
 
 
 def write(path: Path, records: Iterable[Record], machine: Machine | None = None) -> None:
-    """Write the records of one benchmark: ``{"machine": {...}, "records": [{...}, ...]}``."""
+    """Write the records of one benchmark: ``{"machine": {...}, "records": [{...}, ...]}``.
+
+    Args:
+        path: The JSON file.
+        records: In the order of the tables.
+        machine: Where they were measured; by default this machine, today.
+    """
+    write_json(path, {"machine": asdict(machine or Machine()), "records": [asdict(record) for record in records]})
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file, and the folders above it if they are missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"machine": asdict(machine or Machine()), "records": [asdict(record) for record in records]}
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def read(path: Path) -> tuple[Machine, list[Record]]:
-    """What :func:`write` wrote."""
+    """The machine and the records that :func:`write` stored in a file."""
     content = json.loads(path.read_text())
     return Machine(**content["machine"]), [Record.from_json(fields) for fields in content["records"]]

@@ -1,5 +1,6 @@
-// Response reuse without anything around it: a layer of kernels out of a codebook, whose responses are there already.
-// What is left is an addition for each kernel, 64 pixels at a time in bytes, which are widened before they overflow.
+// The additions of response reuse, alone. A layer whose kernels come from a codebook has the responses of its patterns
+// ready. Each kernel adds the responses that its indices select, 64 pixels at a time, in bytes, which are widened before
+// they overflow.
 //
 // sums[b][o] = sum over i of responses[b][i][index[o][i]], for responses [blocks][inputs][patterns][PIXELS] of -9 to 9.
 #include <stdint.h>
@@ -8,12 +9,12 @@ typedef int8_t bytes __attribute__((vector_size(64)));
 typedef int16_t words __attribute__((vector_size(128)));
 
 #define VECTORS 4
-#define CHANNELS 14 // so many responses of a 3x3 kernel fit a byte
+#define CHANNELS 14 // the most responses of a 3x3 kernel whose sum fits a byte
 
 void additions(const bytes *responses, const uint8_t *index, words *sums, long blocks, long inputs, long outputs,
                long patterns) {
   for (long block = 0; block < blocks; block++)
-    for (long first = 0; first < inputs; first += CHANNELS) { // their responses stay in the cache
+    for (long first = 0; first < inputs; first += CHANNELS) { // so few that their responses stay in the cache
       long last = first + CHANNELS < inputs ? first + CHANNELS : inputs;
       for (long o = 0; o < outputs; o++) {
         bytes total[VECTORS] = {0};

@@ -1,28 +1,33 @@
-"""Layers whose kernels come from a codebook: decoded when loaded, or computed by reusing the patterns' responses.
+"""Layers whose 3x3 kernels come from a codebook: decode them, or reuse the responses of the patterns?
 
-Run ``python benchmarks/response_reuse.py``. A decoded layer is an ordinary binary one, here the popcount kernel, bits
-to bits. Reuse computes the response of each of the 2^t patterns to every input channel, and adds for each output
-channel those that its indices name. Here it is given the responses, and stores sums, no bits: response_reuse.c is its
-additions alone, which are checked. It takes 256 pixels at a time, of which 7x7 fill a fifth. Both take turns on one
-thread; the fastest run counts.
+Run ``python benchmarks/response_reuse.py``. Two ways to compute a layer take turns on one thread:
+
+* decoded: the codebook is decoded when the library is loaded. The layer is then an ordinary popcount kernel, bits to
+  bits.
+* reuse: compute the response of each of the 2^t patterns to every input channel once. Each output channel adds the
+  responses that its indices select.
+
+Only the additions of the second way are measured (response_reuse.c). They get the responses ready-made and store sums,
+not bits. They process 256 pixels at a time; a 7x7 image fills a fifth of that. Their sums are checked.
+
+The table gives microseconds per layer. In brackets is the share of the binary operations that reuse needs by its
+published formula. Reuse pays only where its additions alone are faster than the decoded layer.
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
+import records
 import tvm_ffi
+from c_loops import compiled_c
 from chains import BinaryChain, binary_contestant
+from command_line import console, layer_parser
 from contestant import Contestant, seconds_a_layer
 from layers import BINARY_LAYERS
-from records import Machine
-from rich.console import Console
+from records import Machine, Record
 from rich.table import Table
 
 from sbnn_tvm.deploy.targets import resolve
@@ -31,11 +36,17 @@ from sbnn_tvm.runtime.threads import use_threads
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
 INDEX_BITS = (4, 6)
-_PIXELS = 256  # of a block, as in the C file
+_PIXELS = 256  # per block, same as in the C file
 
 
 def reuse_contestant(shape: Conv2dShape, index_bits: int, additions: ctypes._NamedFuncPointer) -> Contestant:
-    """The additions of a layer, given random responses."""
+    """The additions of a layer, on random responses; its sums are checked.
+
+    Args:
+        shape: The layer.
+        index_bits: t, bits per index: the codebook has 2^t patterns.
+        additions: The function of response_reuse.c.
+    """
     rng = np.random.default_rng(0)
     blocks, patterns = -(-shape.out_height * shape.out_width // _PIXELS), 1 << index_bits
     inputs, outputs = shape.in_channels, shape.out_channels
@@ -56,47 +67,48 @@ def reuse_contestant(shape: Conv2dShape, index_bits: int, additions: ctypes._Nam
 
 
 def _aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
-    """Zeros that begin at a multiple of a vector's bytes."""
+    """Zeros whose address is a multiple of 128, the alignment that the C file's vectors need."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.zeros(size + 128, np.uint8)
     start = -memory.ctypes.data % 128
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
-def _compiled(source: Path) -> ctypes.CDLL:
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "additions.so"
-        options = ["-O3", "-march=native", "-mprefer-vector-width=512", "-shared", "-fPIC"]
-        subprocess.run([sys.executable, "-m", "ziglang", "cc", *options, str(source), "-o", str(library)], check=True)
-        return ctypes.CDLL(str(library))
+def _reuse(index_bits: int) -> str:
+    return f"additions alone, t = {index_bits}"
 
 
 def main() -> None:
     """Measure the 3x3 layers of a ResNet-18."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=3.0, help="to time a layer (default: %(default)s)")
-    parser.add_argument("--only", default="", help="layers whose name contains this")
-    arguments = parser.parse_args()
-    target, additions = resolve("native"), _compiled(Path(__file__).with_suffix(".c")).additions
+    arguments = layer_parser(__doc__, seconds=3.0).parse_args()
+    target = resolve(arguments.target)
+    library = compiled_c(Path(__file__).with_suffix(".c"), "-march=native", "-mprefer-vector-width=512")
+    machine = Machine()
     use_threads(tvm_ffi, 1)
-    title = "Microseconds (share of the binary operations, by the published formula), one thread, "
-    table = Table(title=f"{title}{target.isa}\n{Machine()}")
-    for heading in ("layer", "decoded", *(f"additions alone, t = {bits}" for bits in INDEX_BITS)):
+    title = "Microseconds per layer (share of the binary operations by the published formula), one thread"
+    measured: list[Record] = []
+    table = Table(title=f"{title}, {target.isa}\n{machine}")
+    for heading in ("layer", "decoded", *map(_reuse, INDEX_BITS)):
         table.add_column(heading, justify="left" if heading == "layer" else "right")
     for layer in (layer for layer in BINARY_LAYERS if arguments.only in layer.name):
         s = layer.shape
         contestants = {"decoded": binary_contestant(BinaryChain.random(layer, np.random.default_rng(0)), target)}
-        contestants |= {str(bits): reuse_contestant(s, bits, additions) for bits in INDEX_BITS}
+        contestants |= {_reuse(bits): reuse_contestant(s, bits, library.additions) for bits in INDEX_BITS}
         times = seconds_a_layer(contestants, arguments.seconds)
         pixels, taps = s.out_height * s.out_width, s.kernel[0] * s.kernel[1]
         all_operations = pixels * taps * s.in_channels * s.out_channels
         cells = [
-            f"{times[str(bits)] * 1e6:.1f} ("
+            f"{times[_reuse(bits)] * 1e6:.1f} ("
             f"{reused_operations(s.in_channels, s.out_channels, pixels, taps, bits) / all_operations:.2f})"
             for bits in INDEX_BITS
         ]
+        for name, time in times.items():
+            stored = "bits" if name == "decoded" else "sums"
+            measured.append(Record(layer.name, s, name, target.isa.name, stored, time))
         table.add_row(layer.name, f"{times['decoded'] * 1e6:.1f}", *cells)
-    Console(width=None if Console().is_terminal else 140).print(table)
+    console(140).print(table)
+    if arguments.output:
+        records.write(arguments.output, measured, machine)
 
 
 if __name__ == "__main__":

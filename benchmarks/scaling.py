@@ -1,25 +1,28 @@
-"""What threads bring: the binary layers of a ResNet-18 on one thread and on several, by popcounts and by counters.
+"""What do several threads gain?
 
-Run ``python benchmarks/scaling.py``. Each kernel is timed alone with as many threads as there are cores, and with
-fewer, in turns: packed bits (or bit planes) in, thresholded bits out, and the epilogue of a residual network, floats
-and bits out. Of the counters' weights 5 % and 25 % are set. A layer that would get slower stays on one thread.
+Run ``python benchmarks/scaling.py``. The binary layers of a ResNet-18 are timed on 1, 2, 4, ... threads, up to the
+number of cores. Each kernel runs alone, in turns with the others:
+
+* popcount and counters (bit planes) with thresholded bits out
+* both with the epilogue of a residual network, floats and bits out
+
+For counters 5 % and 25 % of the weights are set. The table gives microseconds, and in brackets the speed relative to
+the first number of threads. A layer that would become slower stays on one thread; its speed is then about 1.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import records
 import tvm_ffi
 from chains import binary_contestant
+from command_line import console, layer_parser
 from contestant import Contestant, seconds_a_layer
 from layers import BINARY_LAYERS, Layer
 from records import Machine, Record
-from rich.console import Console
 from rich.table import Table
 from sparse_kernels import FLOAT, POPCOUNT, float_contestants, plane_contestant, sparse_chain
 
@@ -32,7 +35,7 @@ PLANES, DENSITIES = "bit planes", (0.05, 0.25)
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel that is timed: as of Record."""
+    """A kernel to time; the fields have the same meaning as in Record."""
 
     kernel: str
     epilogue: str
@@ -40,7 +43,7 @@ class Case:
 
 
 def measure(layer: Layer, target: CpuTarget, threads: Sequence[int], seconds: float) -> list[Record]:
-    """The times of a layer; the kernels' names say the threads."""
+    """Time a layer by each kernel and number of threads; the kernel names in the records end in the number."""
     chains = {density: sparse_chain(layer, density) for density in DENSITIES}
     contestants = {Case(POPCOUNT, "bits"): binary_contestant(chains[DENSITIES[0]], target)}
     for density, chain in chains.items():
@@ -65,8 +68,8 @@ def _run(function: Callable[[], object], threads: int) -> None:
 
 
 def table(measured: Sequence[Record], threads: Sequence[int], machine: Machine) -> Table:
-    """One row a layer, kernel and epilogue: microseconds by each number of threads, and how much faster than one."""
-    out = Table(title=f"Microseconds a layer by the number of threads, {measured[0].isa}, {machine}")
+    """One row per layer, kernel and epilogue: microseconds per number of threads, and the relative speed."""
+    out = Table(title=f"Microseconds per layer (speed relative to the first column), {measured[0].isa}, {machine}")
     for heading in ("layer", "kernel", "set", "stores"):
         out.add_column(heading)
     for number in threads:
@@ -81,12 +84,8 @@ def table(measured: Sequence[Record], threads: Sequence[int], machine: Machine) 
 
 def main() -> None:
     """Measure every layer."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", default="native", help="what to compile for; must run on this machine")
-    parser.add_argument("--seconds", type=float, default=5.0, help="to time a layer (default: %(default)s)")
-    parser.add_argument("--only", default="", help="layers whose name contains this")
-    parser.add_argument("--threads", type=int, nargs="+", help="numbers of threads (default: 1, 2, 4 ... all cores)")
-    parser.add_argument("--output", type=Path, help="write the results there, as JSON")
+    parser = layer_parser(__doc__, seconds=5.0)
+    parser.add_argument("--threads", type=int, nargs="+", help="numbers of threads (default: 1, 2, 4, ..., all cores)")
     arguments = parser.parse_args()
     cores = default_num_threads()
     threads = arguments.threads or [*(1 << i for i in range((cores - 1).bit_length())), cores]
@@ -95,7 +94,7 @@ def main() -> None:
     for layer in BINARY_LAYERS:
         if arguments.only in layer.name:
             measured += measure(replace(layer, links=1), target, threads, arguments.seconds)
-    Console(width=160).print(table(measured, threads, machine))
+    console().print(table(measured, threads, machine))
     if arguments.output:
         records.write(arguments.output, measured, machine)
 

@@ -1,8 +1,10 @@
-"""Everything but the convolutions: against a copy of as many bytes, and against onnxruntime where it has the operator.
+"""Are the kernels other than convolutions as fast as a copy of their data?
 
     python benchmarks/small_kernels.py [PART OF A NAME]
 
-One thread; the least of several rounds, in which the competitors take turns.
+Measured are pooling, packing, depthwise and layout kernels on one thread. They take turns with a copy of as many
+bytes, and with onnxruntime if it has the operator. The fastest of several rounds counts. A ratio "time / copy" near 1
+means that only memory limits the kernel.
 """
 
 from __future__ import annotations
@@ -18,15 +20,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import onnxruntime
 import tvm
+from chains import library_of
+from command_line import console
 from onnx import helper
-from rich.console import Console
+from onnxruntime_peer import session
 from rich.table import Table
 
 from sbnn_tvm.algebra.domain import SIGN
 from sbnn_tvm.deploy.targets import resolve
-from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
 from sbnn_tvm.schedules.bits.max_pooling import max_pool2d_bits
 from sbnn_tvm.schedules.bits.packing import regroup, unpack, window_sum
 from sbnn_tvm.schedules.elementwise.maps import elementwise
@@ -53,12 +55,20 @@ RNG = np.random.default_rng(0)
 ROUNDS, REPEATS, CALLS = 5, 5, 20
 
 Timer = Callable[[], float]
-"""The time of one call now, in microseconds."""
+"""Measures the time of one call, in microseconds."""
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A kernel, and the onnxruntime node that does the same to data in ONNX's layout."""
+    """A kernel, and the same operation as an ONNX node.
+
+    Attributes:
+        name: Its name in the table.
+        kernel: The kernel of this project, on channels-last data.
+        node: The ONNX node from "x" (and "w") to "y", on channels-first data; None if ONNX has none.
+        node_shape: Shape of "x".
+        weight: Value of "w", if the node has weights.
+    """
 
     name: str
     kernel: Kernel
@@ -68,12 +78,12 @@ class Case:
 
 
 def normal(*shape: int) -> np.ndarray:
-    """Standard normal float32."""
+    """Standard normal float32 values."""
     return RNG.standard_normal(shape).astype(np.float32)
 
 
 def pooling(name: str, shape: Conv2dShape, kernel: Kernel) -> Case:
-    """A pooling beside ONNX's."""
+    """A pooling and its ONNX node."""
     attributes = {"kernel_shape": shape.kernel, "strides": shape.strides, "pads": shape.padding}
     node = helper.make_node(name, ["x"], ["y"], **attributes)
     layer = f"{name} {shape.height}x{shape.width}x{shape.in_channels}"
@@ -81,7 +91,7 @@ def pooling(name: str, shape: Conv2dShape, kernel: Kernel) -> Case:
 
 
 def depthwise(size: int, channels: int) -> Case:
-    """A 3x3 depthwise convolution beside ONNX's."""
+    """A 3x3 depthwise convolution and its ONNX node."""
     shape = Conv2dShape(1, size, size, channels, channels, (3, 3), (1, 1), (1, 1, 1, 1), groups=channels)
     weight = normal(channels, 1, 3, 3)
     node = helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=(3, 3), pads=(1, 1, 1, 1), group=channels)
@@ -90,7 +100,7 @@ def depthwise(size: int, channels: int) -> Case:
 
 
 def transposes(channels: int, size: int) -> list[Case]:
-    """Both changes of layout beside ONNX's Transpose."""
+    """Both changes of layout and their ONNX nodes."""
     first, last = (1, channels, size, size), (1, size, size, channels)
     to_last = helper.make_node("Transpose", ["x"], ["y"], perm=(0, 2, 3, 1))
     to_first = helper.make_node("Transpose", ["x"], ["y"], perm=(0, 3, 1, 2))
@@ -101,7 +111,7 @@ def transposes(channels: int, size: int) -> list[Case]:
 
 
 def cases() -> list[Case]:
-    """What is measured."""
+    """All kernels that are measured."""
     pool = Conv2dShape(1, 112, 112, 64, 64, (3, 3), (2, 2), (1, 1, 1, 1))
     head = helper.make_node("GlobalAveragePool", ["x"], ["y"])
     binarize = Program((), (BitsOutput(Ref(0), Scalar(0.0)),))
@@ -130,9 +140,8 @@ def cases() -> list[Case]:
 
 
 def time_kernel(kernel: Kernel) -> tuple[Timer, int]:
-    """A timer of a kernel on random data, and the bytes that it touches."""
-    module = tvm.IRModule({"kernel": kernel.func.with_attr("global_symbol", "kernel")})
-    library = tvm.compile(module, TARGET.target, tir_pipeline=MACHINE_CODE)
+    """A timer of a kernel on random data, and the bytes of all its arguments."""
+    library = library_of(kernel, TARGET)
     params = list(kernel.func.params)
     inputs = params[: len(params) - len(kernel.constants) - len(kernel.outputs)]
     arrays = [random_array([int(extent) for extent in buffer.shape], str(buffer.dtype)) for buffer in inputs]
@@ -143,35 +152,33 @@ def time_kernel(kernel: Kernel) -> tuple[Timer, int]:
 
 
 def random_array(shape: list[int], dtype: str) -> np.ndarray:
-    """Normal floats, or random words."""
+    """Standard normal floats, or random words."""
     return normal(*shape) if dtype == "float32" else RNG.integers(0, np.iinfo(dtype).max, shape, dtype)
 
 
 def time_copy(size: int) -> Timer:
-    """A timer of a copy that reads and writes ``size`` bytes in all."""
+    """A timer of a copy that reads and writes ``size`` bytes together."""
     source = np.zeros(size // 2, np.uint8)
     target = np.zeros_like(source)
     return time_calls(lambda: np.copyto(target, source))
 
 
 def time_onnxruntime(case: Case) -> Timer:
-    """A timer of onnxruntime's operator."""
+    """A timer of the ONNX node of a case in onnxruntime."""
     weights = [] if case.weight is None else [onnx.numpy_helper.from_array(case.weight, "w")]
     x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, case.node_shape)
     y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
     graph = helper.make_graph([case.node], "layer", [x], [y], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-    binding = session.io_binding()
+    made = session(model)
+    binding = made.io_binding()
     binding.bind_cpu_input("x", normal(*case.node_shape))
     binding.bind_output("y")
-    return time_calls(lambda: session.run_with_iobinding(binding))
+    return time_calls(lambda: made.run_with_iobinding(binding))
 
 
 def time_calls(function: Callable[[], object]) -> Timer:
-    """A timer of a Python function."""
+    """A timer of calls of a Python function."""
 
     def timer() -> float:
         best = np.inf
@@ -186,9 +193,9 @@ def time_calls(function: Callable[[], object]) -> Timer:
 
 
 def main() -> None:
-    """Measure, and print a table."""
-    table = Table(title=f"one thread, {ISA.name}, us")
-    for heading in ("kernel", "ours", "copy", "of copy", "onnxruntime", "speedup"):
+    """Measure every kernel."""
+    table = Table(title=f"Microseconds per call, one thread, {ISA.name}")
+    for heading in ("kernel", "sbnn_tvm", "copy", "time / copy", "onnxruntime", "speed-up"):
         table.add_column(heading, justify="left" if heading == "kernel" else "right")
     for case in cases():
         if len(sys.argv) > 1 and sys.argv[1] not in case.name:
@@ -199,7 +206,7 @@ def main() -> None:
         best, copy, *others = np.min(rounds, axis=0)
         compared = [f"{others[0]:.1f}", f"{others[0] / best:.1f}x"] if others else ["", ""]
         table.add_row(case.name, f"{best:.1f}", f"{copy:.1f}", f"{best / copy:.2f}", *compared)
-    Console().print(table)
+    console().print(table)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,32 @@
-"""Convolutions on bit planes, whose time falls with the number of set weights, against the dense popcount kernel.
+"""How much faster are layers with few set weights than dense ones?
 
 Run ``python benchmarks/sparse_kernels.py``. For every layer and density a chain of convolutions with zero padding is
-timed by each contestant; set weights are at random positions:
+timed on one thread. Set weights are at random positions. The contestants take turns, and the fastest run counts:
 
-* the popcount kernel, packed bits in, thresholded bits out, and OpenVINO's, if it is installed: weights do not matter
-* bit planes in, thresholded bit planes out, for weights {-1, +1} and {0, 1}
-* both kernels with a residual network's epilogue: scale and bias, a residual, PReLU, float32 and bits out
+* popcount: the dense kernel, packed bits in, thresholded bits out; its time does not depend on the weights
+* OpenVINO binary, if it is installed: the same
+* bit planes, for weights {-1, +1} and {0, 1}: the sparse kernel, bit planes in, thresholded bit planes out
+* popcount and bit planes with the epilogue of a residual network (one layer): scale and bias, residual, PReLU; float32
+  and bits out
 
-All outputs are checked before they are timed. The exit code is 1 if a bar is missed.
+Outputs are checked before they are timed. The table gives microseconds per layer and speed-ups over the popcount kernel
+and over OpenVINO. The exit code is 1 if a bar is missed.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import openvino_peer
 import records
 import tvm_ffi
 from chains import BinaryChain, binary_contestant, compiled, kernel_contestant, residual_epilogue
+from command_line import console, layer_parser
 from contestant import Contestant, seconds_a_layer
 from layers import BINARY_LAYERS, Layer
 from records import Machine, Record
-from rich.console import Console
 from rich.table import Table
 
 from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain
@@ -46,7 +47,14 @@ FLOAT = "float + bits"
 
 @dataclass(frozen=True)
 class Bar:
-    """How much faster than the popcount kernel the better of the two sparse ones must be, at least."""
+    """The least speed of the sparse kernels relative to the popcount kernel; the better weight domain counts.
+
+    Attributes:
+        size: Height and width of the layer in pixels.
+        density: Share of set weights.
+        epilogue: What the kernels store, same as in Record.
+        least: The least allowed ratio of times.
+    """
 
     size: int
     density: float
@@ -66,7 +74,7 @@ BARS = (
 
 
 def sparse_chain(layer: Layer, density: float) -> BinaryChain:
-    """A chain whose signs have few +1, and thresholds near the middle of the sums."""
+    """A chain with a share ``density`` of +1 weights, and random thresholds (deviation 8)."""
     rng, s = np.random.default_rng(0), layer.shape
     bits = rng.integers(0, 2, (s.batch, s.height, s.width, s.in_channels)).astype(bool)
     signs = [rng.random((s.out_channels, s.in_channels, *s.kernel)) < density for s in layer.shapes]
@@ -75,7 +83,7 @@ def sparse_chain(layer: Layer, density: float) -> BinaryChain:
 
 
 def plane_contestant(chain: BinaryChain, domain: BinaryDomain, target: CpuTarget) -> Contestant:
-    """The sparse kernels, planes to planes; with {-1, +1} weights the output is checked."""
+    """A chain by sparse kernels, bit planes in and out; with {-1, +1} weights the output is checked."""
     kernels = [
         sparse_conv2d(
             shape,
@@ -97,7 +105,7 @@ def plane_contestant(chain: BinaryChain, domain: BinaryDomain, target: CpuTarget
 
 
 def float_contestants(chain: BinaryChain, target: CpuTarget) -> dict[str, Contestant]:
-    """One layer with a residual network's epilogue by both kernels; their outputs must be the same."""
+    """One layer with the epilogue of a residual network, by each kernel; with {-1, +1} weights the outputs agree."""
     rng, shape, signs = np.random.default_rng(1), chain.shapes[0], chain.signs[0]
     program = residual_epilogue(shape.out_channels, rng)
     pixels = (shape.batch, shape.out_height, shape.out_width, shape.out_channels)
@@ -119,7 +127,7 @@ def float_contestants(chain: BinaryChain, target: CpuTarget) -> dict[str, Contes
 
 
 def measure(layer: Layer, target: CpuTarget, densities: Sequence[float], seconds: float) -> list[Record]:
-    """The times of a layer at all densities by everyone."""
+    """Time a layer at all densities by every contestant."""
     contestants: dict[tuple[str, str, float | None], Contestant] = {}
     for density in densities:
         chain = sparse_chain(layer, density)
@@ -142,8 +150,8 @@ def measure(layer: Layer, target: CpuTarget, densities: Sequence[float], seconds
 
 
 def table(measured: Sequence[Record], target: CpuTarget, machine: Machine) -> Table:
-    """One row a measurement, with the ratio to the popcount kernel of the same layer."""
-    out = Table(title=f"Sparse binary convolutions, us a layer, one thread, {target}, {machine}")
+    """One row per measurement, with its speed relative to the popcount kernel and OpenVINO on the same layer."""
+    out = Table(title=f"Sparse binary convolutions, us per layer, one thread, {target}, {machine}")
     for heading in ("layer", "stores", "kernel", "density", "us", "faster than popcount", "than OpenVINO"):
         out.add_column(heading, justify="left" if heading in ("layer", "stores", "kernel") else "right")
     for record in measured:
@@ -157,7 +165,7 @@ def table(measured: Sequence[Record], target: CpuTarget, machine: Machine) -> Ta
 
 
 def missed(measured: Sequence[Record]) -> list[str]:
-    """A line for every bar that is missed."""
+    """One line for every missed bar."""
     lines = []
     for bar in BARS:
         ratios = [
@@ -167,7 +175,7 @@ def missed(measured: Sequence[Record]) -> list[str]:
         ]
         if ratios and max(ratios) < bar.least:
             what = f"{bar.size}x{bar.size} at {bar.density:.0%} to {bar.epilogue}"
-            lines.append(f"FAIL {what}: {max(ratios):.2f} times as fast as popcount, not {bar.least}")
+            lines.append(f"FAIL {what}: {max(ratios):.2f} times as fast as popcount, less than {bar.least}")
     return lines
 
 
@@ -184,25 +192,21 @@ def _layout(shape: Conv2dShape, target: CpuTarget) -> PlaneLayout:
 
 def main() -> int:
     """Measure every layer; the exit code is 1 if a bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", default="native", help="what to compile for; must run on this machine")
-    parser.add_argument("--seconds", type=float, default=10.0, help="to time a layer (default: %(default)s)")
-    parser.add_argument("--only", default="", help="layers whose name contains this")
+    parser = layer_parser(__doc__, seconds=10.0)
     parser.add_argument("--densities", type=float, nargs="+", default=DENSITIES, help="shares of set weights")
-    parser.add_argument("--output", type=Path, help="write the results there, as JSON")
     arguments = parser.parse_args()
-    target, machine, console = resolve(arguments.target), Machine(), Console(width=160)
+    target, machine, out = resolve(arguments.target), Machine(), console()
     use_threads(tvm_ffi, 1)
     measured: list[Record] = []
     for layer in BINARY_LAYERS:
         if arguments.only in layer.name:
             measured += measure(layer, target, arguments.densities, arguments.seconds)
-    console.print(table(measured, target, machine))
+    out.print(table(measured, target, machine))
     if arguments.output:
         records.write(arguments.output, measured, machine)
     failures = missed(measured)
     for line in failures:
-        console.print(f"[red]{line}[/]")
+        out.print(f"[red]{line}[/]")
     return 1 if failures else 0
 
 

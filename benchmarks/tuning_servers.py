@@ -1,14 +1,14 @@
-"""Whether servers of an RPC tracker measure at once: tasks of a fixed run time, on one server and on two.
+"""Do two servers of an RPC tracker halve the time of a tuning run?
 
-Run ``python benchmarks/tuning_servers.py``. The servers are processes of this machine. Each measurement times a kernel
-that sleeps, so that the machine's own cores do not matter, and goes all the way to a board: a session from the tracker,
-uploading, loading, timing in turns.
+Run ``python benchmarks/tuning_servers.py``. The servers are processes on this machine. The measured kernel sleeps for a
+fixed time, so the number of cores does not matter. Every measurement takes the whole way to a board: a session from the
+tracker, upload, loading, timing in turns.
+
+The output is the time with one server, with two, and the ratio. The exit code is 1 if the ratio misses its bar.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tvm
-from records import Machine
+from command_line import parser
+from records import Machine, write_json
 from tvm.rpc.tracker import Tracker
 from tvm.script import tirx as T
 
@@ -26,17 +27,17 @@ from sbnn_tvm.tuning.build_candidate import CandidateBuild, KernelArgument, Libr
 from sbnn_tvm.tuning.rpc_runner import RpcRunner, serve
 
 BAR = 1.8
-"""How many times faster two servers must be than one."""
+"""The bar: the speed of two servers relative to one."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured.
+    """The time of a tuning run.
 
     Attributes:
-        servers: At once.
-        measurements: In all.
-        seconds: For all of them.
+        servers: Servers that measure at once.
+        measurements: Number of measurements.
+        seconds: Time for all measurements.
     """
 
     servers: int
@@ -46,7 +47,7 @@ class Result:
 
 @T.prim_func(s_tir=True)
 def sleeping(a: T.Buffer((4,), "float32")):  # type: ignore[valid-type]
-    """A kernel that takes 5 ms."""
+    """Sleep for 5 ms."""
     T.evaluate(T.call_extern("int32", "usleep", 5000))
     a[0] = T.float32(1)
 
@@ -59,7 +60,7 @@ def program(folder: Path) -> CandidateBuild:
 
 
 def runner_of(address: tuple[str, int], servers: int) -> RpcRunner:
-    """The runner, once the tracker knows its servers."""
+    """A runner, as soon as the tracker lists all its servers."""
     for _ in range(200):
         try:
             runner = RpcRunner(*address, "board")
@@ -68,11 +69,11 @@ def runner_of(address: tuple[str, int], servers: int) -> RpcRunner:
         except TuningError:
             pass
         time.sleep(0.1)
-    raise SystemExit("the servers did not come up")
+    raise SystemExit("the RPC servers did not start within 20 s")
 
 
 def measure(servers: int, measurements: int, folder: Path) -> Result:
-    """Time a number of measurements on so many servers."""
+    """Time a number of measurements on a number of servers of this machine."""
     tracker = Tracker("127.0.0.1", 9190, 9290, silent=True)
     address = ("127.0.0.1", tracker.port)
     running = [serve("127.0.0.1", 9300 + 100 * i, address, "board") for i in range(servers)]
@@ -91,19 +92,18 @@ def measure(servers: int, measurements: int, folder: Path) -> Result:
 
 def main() -> int:
     """Measure with one server and with two; the exit code is 1 if the bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measurements", type=int, default=16, help="in all (default: %(default)s)")
-    parser.add_argument("--output", type=Path, help="write the results there, as JSON")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--measurements", type=int, default=16, help="how many (default: %(default)s)")
+    arguments = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         results = [measure(servers, arguments.measurements, Path(folder)) for servers in (1, 2)]
     speedup = results[0].seconds / results[1].seconds
     for result in results:
         print(f"{result.measurements} measurements on {result.servers} servers: {result.seconds:.2f} s")
-    print(f"two servers are {speedup:.2f} times faster: {'pass' if speedup >= BAR else 'FAIL'} (>= {BAR})")
+    print(f"two servers are {speedup:.2f} times as fast: {'pass' if speedup >= BAR else 'FAIL'} (>= {BAR})")
     if arguments.output:
         content = {"machine": asdict(Machine()), "results": [asdict(result) for result in results], "speedup": speedup}
-        arguments.output.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(arguments.output, content)
     return 0 if speedup >= BAR else 1
 
 

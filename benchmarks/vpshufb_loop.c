@@ -1,13 +1,15 @@
-// Popcounts as they are done on AVX2: two byte shuffles look up the halves of every byte, bytes are added up, and
-// vpsadbw adds the bytes of a word at the end. 8 vector instructions for 256 bits: xor, shift, 2 and, 2 shuffle, 2 add.
+// Popcounts as usual on AVX2: two byte shuffles look up the counts of both halves of every byte, counts are added as
+// bytes, and vpsadbw adds the bytes of a word at the end. 256 bits take 8 vector instructions: xor, shift, 2 and,
+// 2 shuffle, 2 add.
 //
-// counts[p][n] = popcount(x[p] ^ w[n]) for x [pixels][words], w [blocks][words][CHANNELS], counts [pixels][blocks][CHANNELS].
+// counts[p][n] = popcount(x[p] ^ w[n])
+// for x [pixels][words], w [blocks][words][CHANNELS], counts [pixels][blocks][CHANNELS].
 #include <immintrin.h>
 #include <stdint.h>
 
 #define VECTORS 8
 #define CHANNELS (4 * VECTORS)
-#define STEPS 31 // a byte holds the count of so many bytes
+#define STEPS 31 // a byte can hold the counts of 31 bytes
 
 void popcounts(const uint64_t *x, const uint64_t *w, uint64_t *counts, long pixels, long blocks, long words) {
   const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,

@@ -1,40 +1,43 @@
-"""A popcount loop for AVX2 without anything around it: what vpshufb_loop.c counts, as a matrix product.
+"""A bare popcount loop for AVX2 (vpshufb_loop.c), used by kernels.py as a competitor.
 
-It is given what a convolution has to work for: the windows are cut out of the image already, there is no padding, and
-the counts are stored as they are.
+It computes a matrix product by popcounts. Unlike a convolution it gets windows that are already cut out of the image,
+has no padding, and stores counts without comparing them with thresholds.
 """
 
 from __future__ import annotations
 
 import ctypes
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
+from c_loops import compiled_c
 from contestant import Contestant
 
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
-_CHANNELS = 32  # of a block, as in the C file
+_CHANNELS = 32  # output channels per block, same as in the C file
 
 
 def vpshufb_contestant(shape: Conv2dShape, rng: np.random.Generator) -> Contestant:
-    """As many multiply-accumulates as the layer has; the counts are checked.
+    """A loop with as many multiply-accumulates as the layer; its counts are checked.
 
     Args:
-        shape: Its window must be whole 64-bit words, its output channels a multiple of 32.
-        rng: For the data.
+        shape: The layer. Its window must fill whole 64-bit words; its output channels must be a multiple of 32.
+        rng: Generates the data.
+
+    Raises:
+        ValueError: If the loop cannot compute such a layer.
     """
     taps = shape.in_channels * shape.kernel[0] * shape.kernel[1]
     pixels, blocks, words = shape.out_height * shape.out_width, shape.out_channels // _CHANNELS, taps // 64
     if taps % 64 or shape.out_channels % _CHANNELS:
-        raise ValueError(f"the loop takes windows of 64-bit words and blocks of {_CHANNELS} channels, not {shape}")
+        raise ValueError(
+            f"the loop needs windows of whole 64-bit words and blocks of {_CHANNELS} channels, not {shape}"
+        )
     x = rng.integers(0, 1 << 64, (pixels, words), np.uint64)
     w = rng.integers(0, 1 << 64, (blocks, words, _CHANNELS), np.uint64)
     counts = np.zeros((pixels, blocks, _CHANNELS), np.uint64)
-    popcounts = _compiled(Path(__file__).with_suffix(".c")).popcounts
+    popcounts = compiled_c(Path(__file__).with_suffix(".c"), "-march=haswell", "-funroll-loops").popcounts
     arguments = [_pointer(array) for array in (x, w, counts)] + [ctypes.c_long(n) for n in (pixels, blocks, words)]
 
     def run() -> None:
@@ -49,14 +52,5 @@ def vpshufb_contestant(shape: Conv2dShape, rng: np.random.Generator) -> Contesta
 
 
 def _pointer(array: np.ndarray) -> ctypes.Array:
-    """The array's memory, which lives as long as this does."""
+    """The memory of the array; the result keeps it alive."""
     return (ctypes.c_uint64 * array.size).from_buffer(array.data)
-
-
-def _compiled(source: Path) -> ctypes.CDLL:
-    """By clang, which is what TVM's code generator is made of; it comes with the package ziglang."""
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "loop.so"
-        options = ["-O3", "-march=haswell", "-funroll-loops", "-shared", "-fPIC"]
-        subprocess.run([sys.executable, "-m", "ziglang", "cc", *options, str(source), "-o", str(library)], check=True)
-        return ctypes.CDLL(str(library))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sbnn_tvm.schedules import isa as isas
 from sbnn_tvm.schedules.bits.max_pooling import max_pool2d_bits
-from sbnn_tvm.schedules.epilogue.program import STORE
 from sbnn_tvm.schedules.layouts.words import pack_channels, pack_codes
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from tests.support.kernel_execution import ARM, X86, run, target_for
