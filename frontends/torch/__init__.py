@@ -17,9 +17,11 @@ from .methods.regularisers import KurtosisPenalty, ReconstructionPenalty
 from .methods.sbnn import ExpectedConnections, keep_densest_
 from .methods.siman import BinarizeAboveMean, Magnitudes, parameter_groups
 from .networks.bcdnet import BCDNet, bcdnet
-from .networks.models import VGG, ResNet, resnet, resnet18, vgg_small
+from .networks.config import NetworkConfig
 from .networks.quicknet import QuickNet, quicknet
 from .networks.reactnet import ReActNet, group_mobilenet, reactnet
+from .networks.resnet import ResNet, resnet, resnet18
+from .networks.vgg import VGG, vgg_small
 from .search.partial_binarization import PartialBinarization, search_partial_binarization
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "LayerNote",
     "Magnitudes",
     "Maxout",
+    "NetworkConfig",
     "PartialBinarization",
     "Polynomial",
     "Quantization",

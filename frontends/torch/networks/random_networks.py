@@ -10,7 +10,8 @@ from torch import nn
 from sbnn_tvm.errors import ModelError
 
 from ..layers.modules import BinaryLayer
-from .models import resnet, vgg_small
+from .resnet import resnet
+from .vgg import vgg_small
 
 ARCHITECTURES = ("vgg", "resnet")
 
