@@ -115,22 +115,3 @@ def _draw(count: int, taps: int, taken: Tensor) -> list[int]:
 def _signs_of(numbers: list[int], taps: int) -> Tensor:
     """float32 [n, taps] of -1 and +1."""
     return torch.tensor([[1.0 if number >> i & 1 else -1.0 for i in range(taps)] for number in numbers])
-
-
-def reused_operations(in_channels: int, out_channels: int, pixels: int, taps: int, index_bits: int) -> float:
-    """Binary operations of a layer that computes the response of every pattern once, and adds what the indices name.
-
-    The responses of 2^t patterns to every input channel, and an addition, counted half, for each kernel; without fewer
-    patterns than output channels there is nothing to reuse.
-
-    Args:
-        in_channels, out_channels, taps: Of the layer.
-        pixels: Of its output.
-        index_bits: t.
-
-    References:
-        arXiv 2110.09195.
-    """
-    patterns = 1 << index_bits
-    additions = 0.5 * in_channels * out_channels * pixels if patterns < out_channels else 0.0
-    return min(out_channels, patterns) * in_channels * taps * pixels + additions

@@ -22,24 +22,6 @@ _NOT_COUNTED = (nn.modules.conv._ConvTransposeNd, nn.Bilinear, nn.RNNBase, nn.RN
 
 
 @dataclass(frozen=True)
-class Operations:
-    """Multiply-accumulates for one image.
-
-    Attributes:
-        float_macs: With float weights or activations.
-        binary_macs: With two-valued weights and activations.
-    """
-
-    float_macs: float
-    binary_macs: float
-
-    @property
-    def ops(self) -> float:
-        """Both together, in units of a float multiply-accumulate."""
-        return self.float_macs + self.binary_macs / BITS_PER_WORD
-
-
-@dataclass(frozen=True)
 class LayerCost:
     """One layer with weights.
 
@@ -88,20 +70,3 @@ def layer_costs(model: nn.Module, input_shape: Shape | None = None) -> tuple[Lay
         for hook in hooks:
             hook.remove()
     return tuple(LayerCost(names[module], number, isinstance(module, BinaryLayer)) for module, number in macs.items())
-
-
-def operations(model: nn.Module, input_shape: Shape | None = None) -> Operations:
-    """What a model costs.
-
-    Args:
-        model, input_shape: As of layer_costs.
-
-    Examples:
-        >>> from sbnn_tvm.frontends.torch import vgg_small
-        >>> operations(vgg_small(image_size=32)).binary_macs / 1e6
-        603.979776
-    """
-    layers = layer_costs(model, input_shape)
-    return Operations(
-        sum(layer.macs for layer in layers if not layer.binary), sum(layer.macs for layer in layers if layer.binary)
-    )

@@ -27,7 +27,7 @@ from sbnn_tvm.frontends.torch import (
 )
 from sbnn_tvm.frontends.torch.networks.bcdnet import shift_quarters
 from sbnn_tvm.frontends.torch.networks.config import NetworkOptions
-from sbnn_tvm.frontends.torch.search.costs import operations
+from tests.support.operation_counts import operations
 from tests.support.small_models import run_reference
 
 NETWORKS = {

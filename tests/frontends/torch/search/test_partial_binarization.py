@@ -26,11 +26,13 @@ from sbnn_tvm.frontends.torch import (
     resnet18,
     search_partial_binarization,
     to_onnx,
+    vgg_small,
 )
-from sbnn_tvm.frontends.torch.search.costs import Operations, layer_costs, operations
+from sbnn_tvm.frontends.torch.search.costs import layer_costs
 from sbnn_tvm.frontends.torch.search.mixed_layer import Mixed
 from sbnn_tvm.frontends.torch.search.partial_binarization import Components, Gradual, Mask, Method, Random, apply_mask_
 from sbnn_tvm.passes.pipeline import Options, to_composites, to_kernels
+from tests.support.operation_counts import Operations, operations
 from tests.support.small_models import run_reference
 
 
@@ -87,6 +89,7 @@ def search(method: str | Method, budget: float = 0.6, **arguments: object) -> Pa
 def test_published_operations() -> None:
     assert Operations(0.31e8, 4.82e9).ops == pytest.approx(1.06e8, abs=0.005e8)  # ReActNet-A
     assert Operations(0.32e8, 4.82e9).ops == pytest.approx(1.08e8, abs=0.01e8)  # BCDNet-A; its summands are rounded
+    assert operations(vgg_small()).binary_macs == 603_979_776
     with torch.device("meta"):
         assert operations(resnet18()).binary_macs == pytest.approx(1.677e9, rel=1e-3)
         assert operations(reactnet()).binary_macs == pytest.approx(4.82e9, rel=1e-3)
