@@ -22,11 +22,11 @@ from sbnn_tvm.errors import ModelError
 from sbnn_tvm.runtime.metadata import TensorSpec
 
 from . import opset
-from .binary_operators import BINARY_CONVERTERS
-from .converters import CONVERTERS, Converter
-from .folding import fold, shape_like
-from .inputs import check_element_type, model_inputs, tensor_spec, with_static_inputs
+from .binary_converters import BINARY_CONVERTERS
+from .fold_constants import fold, shape_like
 from .node import Node, Value, as_expr, describe, dtype_of, is_static, shape_of
+from .standard_converters import CONVERTERS, Converter
+from .static_shapes import check_element_type, model_inputs, tensor_spec, with_static_inputs
 
 _STANDARD = ("", "ai.onnx")
 _CONVERTERS = {"": CONVERTERS, "ai.onnx": CONVERTERS, opset.DOMAIN: BINARY_CONVERTERS}

@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 from onnx import FunctionProto, ModelProto, helper, parser
 
-from . import decoders
+from . import decoder_operators
 
 DOMAIN = "ai.sbnn"
 VERSION = 1
@@ -127,12 +127,12 @@ def _functions() -> dict[str, FunctionProto]:
     header = f'<domain: "{DOMAIN}", opset_import: ["" : {ONNX_OPSET}]>'
     parsed = (
         parser.parse_function(header + text)
-        for text in (_BINARIZE, _QUANTIZE, _BINARY_CONV2D, _BINARY_LINEAR, *decoders.BODIES)
+        for text in (_BINARIZE, _QUANTIZE, _BINARY_CONV2D, _BINARY_LINEAR, *decoder_operators.BODIES)
     )
     return {function.name: function for function in parsed}
 
 
-OPERATORS = ("Binarize", "Quantize", "BinaryConv2d", "BinaryLinear", *decoders.OPERATORS)
+OPERATORS = ("Binarize", "Quantize", "BinaryConv2d", "BinaryLinear", *decoder_operators.DECODER_OPERATORS)
 
 
 def function(operator: str) -> FunctionProto:

@@ -1,7 +1,7 @@
 """PyTorch front end: binary layers, their training, the conversion of float models, and the export to ONNX."""
 
-from .convert.binarize import FIRST, LAST, BinaryConfig, Conversion, LayerNote, binarize_
 from .convert.post_training import Quantization, QuantizedLayer, quantize_, recalibrate_
+from .convert.replace_layers import FIRST, LAST, BinaryConfig, Conversion, LayerNote, binarize_
 from .export import export_onnx, to_onnx
 from .layers.domains import Bits, ScaledBits, ScaledSigns, Signs, TwoValues, WeightDomain
 from .layers.estimators import EDE, Clip, Estimator, Identity, Polynomial, binarize, set_progress

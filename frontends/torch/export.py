@@ -28,7 +28,7 @@ from sbnn_tvm.atomic_file import check_destination, replacing
 from sbnn_tvm.errors import ModelError
 
 from ..onnx import opset
-from ..onnx.compress import compress
+from ..onnx.encode_weights import encode_weights
 from .layers.modules import BinaryLayer, Freezes
 from .layers.operators import traced_as_operators
 from .layers.quantizers import Quantizer
@@ -106,7 +106,7 @@ def to_onnx(model: nn.Module, input_shape: Shape | None = None) -> onnx.ModelPro
             LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
             _name_after_modules(graph, model)
             _drop_metadata(graph)
-    proto = compress(opset.add_functions(ir.to_proto(graph)))
+    proto = encode_weights(opset.add_functions(ir.to_proto(graph)))
     proto.producer_name = "sbnn_tvm"
     onnx.checker.check_model(proto)
     return proto

@@ -15,7 +15,7 @@ from sbnn_tvm.algebra.domain import BinaryDomain
 from ..layers.domains import TwoValues
 from ..layers.modules import BinaryLayer
 from ..methods.sbnn import canonical, fit_
-from .binarize import FIRST, LAST, Activations, BinaryConfig, LayerNote, Skip, binarize_
+from .replace_layers import FIRST, LAST, Activations, BinaryConfig, LayerNote, Skip, binarize_
 
 
 @dataclass(frozen=True)

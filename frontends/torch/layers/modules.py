@@ -386,6 +386,18 @@ class BinaryLinear(BinaryLayer):
         )
 
 
+def binary_layers(model: nn.Module) -> list[BinaryLayer]:
+    """The binary layers of a model, in the order in which it registers them.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    layers = [module for module in model.modules() if isinstance(module, BinaryLayer)]
+    if not layers:
+        raise ValueError("the model has no binary layers; make them with binarize_ or BinaryConv2d")
+    return layers
+
+
 def clamp_latent_(model: nn.Module, bound: float = 1.0) -> None:
     """Clamps the latent weights of a model's binary layers to [-bound, bound], in place.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..layers.modules import BinaryLayer
+from ..layers.modules import binary_layers
 
 
 def kurtosis(x: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class KurtosisPenalty:
     """
 
     def __init__(self, model: nn.Module, target: float | list[float] = 1.8, weight: float = 1.0) -> None:
-        self.layers = _binary_layers(model)
+        self.layers = binary_layers(model)
         self.targets = [target] * len(self.layers) if isinstance(target, int | float) else target
         if len(self.targets) != len(self.layers):
             raise ValueError(f"target is one number, or one for each of {len(self.layers)} binary layers")
@@ -79,7 +79,7 @@ class ReconstructionPenalty:
     """
 
     def __init__(self, model: nn.Module, weight: float = 1e-4) -> None:
-        self.layers = [layer for layer in _binary_layers(model) if list(layer.values.parameters())]
+        self.layers = [layer for layer in binary_layers(model) if list(layer.values.parameters())]
         if not self.layers:
             raise ValueError("no binary layer learns its scale; make them with domain=ScaledSigns(learned=True)")
         self.weight = weight
@@ -94,10 +94,3 @@ class ReconstructionPenalty:
                 binary = binary + offset.reshape(-1, *[1] * (layer.weight.ndim - 1))
             total = total + (layer.weight - binary).square().sum()
         return self.weight / 2 * total
-
-
-def _binary_layers(model: nn.Module) -> list[BinaryLayer]:
-    layers = [module for module in model.modules() if isinstance(module, BinaryLayer)]
-    if not layers:
-        raise ValueError("the model has no binary layers; make them with binarize_ or BinaryConv2d")
-    return layers

@@ -21,7 +21,7 @@ from sbnn_tvm.algebra.domain import SIGN
 
 from ..layers.domains import LearnedValues, TwoValues, WeightValues
 from ..layers.estimators import Identity, binarize
-from ..layers.modules import BinaryLayer
+from ..layers.modules import BinaryLayer, binary_layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +129,7 @@ def ones_ratio(model: nn.Module) -> Tensor:
     Raises:
         ValueError: If the model has no binary layer.
     """
-    layers = _binary_layers(model)
+    layers = _layers_of_latent_density(model)
     ones = []
     for layer in layers:
         mask = layer.mask()
@@ -203,7 +203,7 @@ def keep_densest_(model: nn.Module, density: float, per: Literal["layer", "model
         raise ValueError(f"a density lies between 0 and 1, but got {density}")
     if per not in ("layer", "model"):
         raise ValueError(f"per is 'layer' or 'model', but got {per!r}")
-    layers = _binary_layers(model)
+    layers = _layers_of_latent_density(model)
     with torch.no_grad():
         for group in [layers] if per == "model" else [[layer] for layer in layers]:
             latents = [layer.latent() for layer in group]
@@ -253,10 +253,9 @@ def canonical(layer: BinaryLayer) -> Canonical:
         return Canonical(offset - sign * scale, offset + sign * scale, float(torch.minimum(ones, 1 - ones).mean()))
 
 
-def _binary_layers(model: nn.Module) -> list[BinaryLayer]:
-    layers = [module for module in model.modules() if isinstance(module, BinaryLayer)]
-    if not layers:
-        raise ValueError("the model has no binary layers; make them with binarize_ or BinaryConv2d")
+def _layers_of_latent_density(model: nn.Module) -> list[BinaryLayer]:
+    """The binary layers of a model, all of which take their signs from the latent weights alone."""
+    layers = binary_layers(model)
     for layer in layers:
         if type(layer.values).signs is not WeightValues.signs:
             raise ValueError(f"domain={layer.domain} has a code of its own, so its density is not the latent weights'")

@@ -7,10 +7,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from ..convert.binarize import BinaryConfig, binary_layer
+from ..convert.replace_layers import BinaryConfig, binary_layer
 
 
-class Mixed(nn.Module):
+class MixedLayer(nn.Module):
     """``y = m * binary(x) + (1 - m) * float(x)`` with ``m = sigmoid(crispness * z)`` and a trained z.
 
     Args:

@@ -39,10 +39,10 @@ from torch import Tensor, nn
 from sbnn_tvm.atomic_file import check_destination, replacing
 from sbnn_tvm.errors import ModelError
 
-from ..convert.binarize import FIRST, LAST, BinaryConfig, Conversion, binarize_, obstacle
+from ..convert.replace_layers import FIRST, LAST, BinaryConfig, Conversion, binarize_, obstacle
 from ..export import Shape
 from .costs import BITS_PER_WORD, layer_costs
-from .mixed_layer import Mixed
+from .mixed_layer import MixedLayer
 
 EXCLUDED = (FIRST, LAST, "*downsample*", "*shortcut*")
 """What stays float unless a search is told otherwise: stem, head, and projections of shortcuts, by their names."""
@@ -335,10 +335,10 @@ class Gradual:
 
     def _mixed(self, task: Task) -> nn.Module:
         model = copy.deepcopy(task.model)
-        mixtures = {layer: Mixed(layer, task.config) for layer in map(model.get_submodule, task.components.names)}
+        mixtures = {layer: MixedLayer(layer, task.config) for layer in map(model.get_submodule, task.components.names)}
         for parent in list(model.modules()):
             for name, child in parent._modules.items():
-                if child in mixtures and not isinstance(parent, Mixed):
+                if child in mixtures and not isinstance(parent, MixedLayer):
                     parent._modules[name] = mixtures[child]
         return model
 
@@ -571,9 +571,9 @@ def search_partial_binarization(
     return PartialBinarization(name, budget, mask, cost, loss, components, tuple(task.tried.values()))
 
 
-def _mixed(model: nn.Module) -> Iterator[tuple[str, Mixed]]:
+def _mixed(model: nn.Module) -> Iterator[tuple[str, MixedLayer]]:
     for name, module in model.named_modules():
-        if isinstance(module, Mixed):
+        if isinstance(module, MixedLayer):
             yield name, module
 
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sbnn_tvm.algebra.coding import Codebook, Coding, Gaps, Rice, SparseArray
 from sbnn_tvm.errors import ModelError
 from sbnn_tvm.frontends.onnx import opset
-from sbnn_tvm.frontends.onnx.decoders import Decoder, coding_of, decoder_of
+from sbnn_tvm.frontends.onnx.decoder_operators import Decoder, coding_of, decoder_of
 from sbnn_tvm.frontends.onnx.importer import import_onnx
 
 

@@ -29,7 +29,7 @@ from sbnn_tvm.frontends.torch import (
     vgg_small,
 )
 from sbnn_tvm.frontends.torch.search.costs import layer_costs
-from sbnn_tvm.frontends.torch.search.mixed_layer import Mixed
+from sbnn_tvm.frontends.torch.search.mixed_layer import MixedLayer
 from sbnn_tvm.frontends.torch.search.partial_binarization import Components, Gradual, Mask, Method, Random, apply_mask_
 from sbnn_tvm.passes.pipeline import Options, to_composites, to_kernels
 from tests.support.operation_counts import Operations, operations
@@ -255,7 +255,7 @@ def test_gradual_search_meets_the_budget_and_goes_on(tmp_path: Path) -> None:
 
 def test_mixture() -> None:
     layer = nn.Conv2d(3, 4, 3, padding=1)
-    mixed = Mixed(layer, BinaryConfig())
+    mixed = MixedLayer(layer, BinaryConfig())
     x = torch.randn(2, 3, 5, 5)
     torch.testing.assert_close(mixed(x), (mixed.binary_part(x) + layer(x)) / 2)
     with torch.no_grad():

@@ -193,7 +193,7 @@ DecodeSparse <shape> (gaps, values) => (y)
 BODIES = (_DECODE_GAPS, _DECODE_RICE, _DECODE_CODEBOOK, _DECODE_SPARSE)
 """The bodies of the operators in ONNX's text syntax."""
 
-OPERATORS = ("DecodeGaps", "DecodeRice", "DecodeCodebook", "DecodeSparse")
+DECODER_OPERATORS = ("DecodeGaps", "DecodeRice", "DecodeCodebook", "DecodeSparse")
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +201,7 @@ class Decoder:
     """A decoder node.
 
     Attributes:
-        operator: One of ``OPERATORS``.
+        operator: One of ``DECODER_OPERATORS``.
         inputs: Its constants by the names of the operator's inputs, in order.
         attributes: Its attributes.
     """

@@ -18,7 +18,7 @@ from tvm import relax
 from tvm.tirx import FloatImm
 
 from .node import Node, aligned, as_expr, dtype_of, per_channel, rank_of, shape_of
-from .windows import Window2d, check_channels
+from .window_attributes import Window2d, check_channels
 
 Converter: TypeAlias = Callable[[Node], relax.Expr | None]
 

@@ -8,13 +8,13 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from sbnn_tvm.algebra.coding import Bitmap, Coding, SparseArray, smallest
 
 from . import opset
-from .decoders import Decoder, decoder_of
+from .decoder_operators import Decoder, decoder_of
 
 _NODE_BYTES = 256
 """What a node and the names of its constants take in a file, about."""
 
 
-def compress(model: ModelProto) -> ModelProto:
+def encode_weights(model: ModelProto) -> ModelProto:
     """Code the weights of ai.sbnn operators, and float32 weights that are mostly 0, where the file gets smaller by it.
 
     Every value stays the same, and keeps its name: a decoder computes what was a constant.

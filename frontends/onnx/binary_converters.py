@@ -12,10 +12,10 @@ from tvm import relax
 from sbnn_tvm.algebra.coding import SparseArray
 from sbnn_tvm.algebra.domain import MOST_BITS
 
-from . import decoders, opset
-from .converters import Converter
+from . import decoder_operators, opset
 from .node import Node, aligned, as_expr, per_channel, rank_of, shape_of
-from .windows import Window2d, check_channels
+from .standard_converters import Converter
+from .window_attributes import Window2d, check_channels
 
 
 def binarize(node: Node) -> relax.Expr:
@@ -121,7 +121,7 @@ def decode(node: Node) -> relax.Expr:
     operator = node.proto.op_type
     inputs = [node.constant(index) for index in range(len(opset.function(operator).input))]
     try:
-        coding = decoders.coding_of(operator, inputs, node.attributes)
+        coding = decoder_operators.coding_of(operator, inputs, node.attributes)
         values = coding.decode()
         return as_expr(values if isinstance(coding, SparseArray) else opset.pack_bits(values))
     except KeyError as error:
@@ -158,6 +158,6 @@ BINARY_CONVERTERS: dict[str, Converter] = {
     "Quantize": quantize,
     "BinaryConv2d": binary_conv2d,
     "BinaryLinear": binary_linear,
-    **dict.fromkeys(decoders.OPERATORS, decode),
+    **dict.fromkeys(decoder_operators.DECODER_OPERATORS, decode),
 }
 """Converters by the name of the operator in the ai.sbnn domain, version 1."""
