@@ -65,7 +65,7 @@ def test_a_file_and_a_library_hold_t_bits_a_kernel() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SubBit(0), "index_bits and every from 1 on, but got 0 and 25"),
+        (lambda: SubBit(0), "index_bits and every of 1 or more, but got 0 and 25"),
         (
             lambda: BinaryConv2d(8, 8, 2, domain=SubBit(4)),
             r"SubBit\(index_bits=4\) needs kernels of more than 4 weights",
