@@ -22,7 +22,8 @@ from torch import nn
 from torch.nn import functional
 
 from sbnn_tvm.frontends.torch import PartialBinarization, search_partial_binarization
-from sbnn_tvm.frontends.torch.search.partial_binarization import Components, Mask, apply_mask_
+from sbnn_tvm.frontends.torch.search.components import Components, Mask
+from sbnn_tvm.frontends.torch.search.evaluate_masks import apply_mask_
 
 BUDGET = 0.52
 ALL_DATA = digits.load(train=900)

@@ -1,4 +1,4 @@
-"""PyTorch front end: binary layers, their training, the conversion of float models, and the export to ONNX."""
+"""PyTorch front end: binary layers, training methods, networks, conversion of float models, export to ONNX."""
 
 from .convert.post_training import Quantization, QuantizedLayer, quantize_, recalibrate_
 from .convert.replace_layers import FIRST, LAST, BinaryConfig, Conversion, LayerNote, binarize_

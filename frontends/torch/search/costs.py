@@ -1,4 +1,4 @@
-"""What a network costs: multiply-accumulates in float, and in bits, of which 64 count as one.
+"""The cost of a network in multiply-accumulates (MACs), where 64 binary ones count as one in float.
 
 References:
     OPs = FLOPs + BOPs / 64, as in Liu et al., "Bi-Real Net", ECCV 2018, arXiv 1808.00278, and most work since.
@@ -15,7 +15,7 @@ from ..export import Shape, eval_mode, example_inputs
 from ..layers.modules import BinaryConv2d, BinaryLayer, BinaryLinear
 
 BITS_PER_WORD = 64
-"""Binary multiply-accumulates that cost as much as a float one: those of a machine word."""
+"""Number of binary multiply-accumulates that cost as much as one in float: the bits of a machine word."""
 
 _COUNTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, BinaryConv2d, BinaryLinear)
 _NOT_COUNTED = (nn.modules.conv._ConvTransposeNd, nn.Bilinear, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
@@ -23,7 +23,7 @@ _NOT_COUNTED = (nn.modules.conv._ConvTransposeNd, nn.Bilinear, nn.RNNBase, nn.RN
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One layer with weights.
+    """The cost of one layer with weights.
 
     Attributes:
         name: Its qualified name in the model.
@@ -37,13 +37,13 @@ class LayerCost:
 
 
 def layer_costs(model: nn.Module, input_shape: Shape | None = None) -> tuple[LayerCost, ...]:
-    """What each convolution and linear layer costs, in the order of execution.
+    """The cost of each convolution and linear layer, in the order of execution.
 
-    What has no weights, and batch norms and activations, do not count. The model runs once, in eval mode.
+    Operations without weights, batch norms and activations do not count. The model runs once, in eval mode.
 
     Args:
         model: Left unchanged.
-        input_shape: Of its input, with the batch; None takes ``model.example_input_array``.
+        input_shape: Shape of its input, with the batch; None uses ``model.example_input_array``.
 
     Raises:
         ModelError: If the input shape is unknown.

@@ -28,9 +28,11 @@ from sbnn_tvm.frontends.torch import (
     to_onnx,
     vgg_small,
 )
+from sbnn_tvm.frontends.torch.search.components import Components, Mask
 from sbnn_tvm.frontends.torch.search.costs import layer_costs
+from sbnn_tvm.frontends.torch.search.evaluate_masks import apply_mask_
 from sbnn_tvm.frontends.torch.search.mixed_layer import MixedLayer
-from sbnn_tvm.frontends.torch.search.partial_binarization import Components, Gradual, Mask, Method, Random, apply_mask_
+from sbnn_tvm.frontends.torch.search.search_methods import Gradual, Method, Random
 from sbnn_tvm.passes.pipeline import Options, to_composites, to_kernels
 from tests.support.operation_counts import Operations, operations
 from tests.support.small_models import run_reference
@@ -196,7 +198,7 @@ def test_a_stopped_search_goes_on(method: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="belongs to another search"):
         search(method, state=state, seed=1)
     state.write_text("{")
-    with pytest.raises(ModelError, match="is no state of a search"):
+    with pytest.raises(ModelError, match="is not the state of a search"):
         search(method, state=state)
 
 
@@ -280,14 +282,14 @@ def test_result_as_a_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=re.escape("no layer '3.conv'")):
         found.apply_(nn.Sequential(nn.Conv2d(1, 1, 1)))
     (tmp_path / "mask.json").write_text("[]")
-    with pytest.raises(ModelError, match="holds no result"):
+    with pytest.raises(ModelError, match="is not the result of a search"):
         PartialBinarization.load(tmp_path / "mask.json")
     with pytest.raises(ModelError, match="cannot read"):
         PartialBinarization.load(tmp_path / "nothing.json")
 
 
 def test_wrong_arguments() -> None:
-    with pytest.raises(ValueError, match=r"budget=0.01 must lie between 0\.\d+, the cost with all 3 components"):
+    with pytest.raises(ValueError, match=r"budget=0.01 must be between 0\.\d+, the cost with all 3 components"):
         search("greedy", 0.01)
     with pytest.raises(ValueError, match="unknown method 'best'; pass greedy, gradual, random, exhaustive"):
         search("best")
