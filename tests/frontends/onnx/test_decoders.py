@@ -115,7 +115,7 @@ def test_damaged_weights_are_refused_by_the_importer(decoder: Decoder, message: 
 def test_a_missing_attribute_is_named() -> None:
     model = model_of(decoder_of(GAPS))
     del model.graph.node[1].attribute[:]
-    with pytest.raises(ModelError, match="DecodeGaps node 'weights' lacks its attribute 'rows'"):
+    with pytest.raises(ModelError, match="DecodeGaps node 'weights' lacks the attribute 'rows'"):
         import_onnx(model)
 
 
