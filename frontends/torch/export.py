@@ -128,7 +128,7 @@ def example_inputs(model: nn.Module, input_shape: Shape | None) -> tuple[Tensor,
     example = getattr(model, "example_input_array", None)
     if example is None:
         raise ModelError(
-            "the model's input shape is unknown: pass one, such as input_shape=(1, 3, 32, 32), "
+            "the model's input shape is unknown: pass input_shape=(1, 3, 32, 32), for example, "
             "or set model.example_input_array"
         )
     example = example if isinstance(example, tuple | list) else (example,)
