@@ -31,7 +31,6 @@ from records import Machine, Record
 from rich.table import Table
 
 from sbnn_tvm.deploy.targets import resolve
-from sbnn_tvm.frontends.torch.methods.codebook import reused_operations
 from sbnn_tvm.runtime.threads import use_threads
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
@@ -64,6 +63,26 @@ def reuse_contestant(shape: Conv2dShape, index_bits: int, additions: ctypes._Nam
     expected = responses[-1, np.arange(inputs), index].astype(np.int16).sum(axis=1, dtype=np.int16)
     np.testing.assert_array_equal(sums[-1], expected)
     return Contestant(run)
+
+
+def reused_operations(in_channels: int, out_channels: int, pixels: int, taps: int, index_bits: int) -> float:
+    """Binary operations of a layer that computes the response of every pattern once and adds the responses it needs.
+
+    The count is the responses of 2^t patterns to every input channel, plus one addition per kernel, which counts as
+    half a binary operation. If there are at least as many patterns as output channels, nothing is reused.
+
+    Args:
+        in_channels, out_channels: Channels of the layer.
+        pixels: Pixels of its output.
+        taps: Weights per kernel.
+        index_bits: t.
+
+    References:
+        arXiv 2110.09195.
+    """
+    patterns = 1 << index_bits
+    additions = 0.5 * in_channels * out_channels * pixels if patterns < out_channels else 0.0
+    return min(out_channels, patterns) * in_channels * taps * pixels + additions
 
 
 def _aligned(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:

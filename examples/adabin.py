@@ -1,7 +1,7 @@
 """AdaBin: weights of two values around their mean, activations of two learned values, and Maxout (arXiv 2208.08084).
 
-It is compared with {-a, +a} weights, signs and the same Maxout; on digits both come near to float. What is checked is
-that nothing is lost, and that two values of any kind run on bits all the same.
+It is compared with {-a, +a} weights and signs, with the same Maxout. On digits both come close to the float network.
+The example checks that AdaBin loses no accuracy, and that two arbitrary values run on bits too.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch import nn
 from sbnn_tvm.frontends.torch import Adaptive, AdaptiveBinarize, Binarize, BinaryConv2d, Maxout, ScaledSigns
 
 TOLERATED_LOSS = 1.0
-"""Points of accuracy that count as noise."""
+"""Points of accuracy below which a difference counts as noise."""
 
 
 def network(adaptive: bool = True) -> nn.Module:
-    """AdaBin's layers; or plain ones, with the same activation and gradients."""
+    """A network with AdaBin's layers, or with plain ones that have the same activation and gradients."""
 
     def layer(inputs: int, outputs: int) -> nn.Module:
         return BinaryConv2d(
@@ -34,13 +34,13 @@ def network(adaptive: bool = True) -> nn.Module:
 
 
 def train(adaptive: bool = True, seed: int = 0, epochs: int = 40) -> nn.Module:
-    """The protocol's recipe."""
+    """Trains with the common recipe."""
     torch.manual_seed(seed)
     return digits.train(network(adaptive), digits.load(), digits.Recipe(epochs=epochs), seed)
 
 
 def main(seeds: int = digits.SEEDS, epochs: int = 40, check: bool = True) -> None:
-    """Check the claims; with fewer seeds or epochs they need not hold, and ``check`` says whether they must."""
+    """Check the claims. ``check=False`` skips the accuracies, which need all seeds and epochs to hold."""
     torch.set_num_threads(1)
     data = digits.load()
     models = {adaptive: [train(adaptive, seed, epochs) for seed in range(seeds)] for adaptive in (True, False)}

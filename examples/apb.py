@@ -1,9 +1,9 @@
-"""Keep the few weights in float that binarise badly (APB), and see how weight decay decides how many.
+"""Keep the few weights in float that binarise badly (APB); weight decay controls how many.
 
-Run ``python examples/apb.py``. For each of a few seeds a float network is trained on scikit-learn's digits,
-converted, and trained on with several weight decays. A table shows the share of weights that are float in the end,
-the accuracy, and what is left of it without the float weights. One model is exported and compiled, and the whole test
-set is classified by PyTorch, by onnxruntime and by the compiled library.
+Run ``python examples/apb.py``. For each of a few seeds a float network is trained on scikit-learn's digits and
+converted. Its training then continues with several weight decays. A table shows the final share of float weights, the
+accuracy, and the accuracy after binarising the float weights too. One model is exported and compiled, and PyTorch,
+onnxruntime and the compiled library classify the whole test set.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def apb_network(model: nn.Module) -> nn.Module:
 
 
 def tuned(model: nn.Module, data: digits.Digits, decay: float, seed: int, epochs: int = 40) -> nn.Module:
-    """Trained on: SGD, alpha and delta frozen at half."""
+    """The network after more training, with SGD; alpha and delta are frozen halfway."""
     freeze = FreezeAPB(interval=0.5)
     recipe = digits.Recipe(
         epochs=epochs,
@@ -48,13 +48,13 @@ def tuned(model: nn.Module, data: digits.Digits, decay: float, seed: int, epochs
 
 
 def float_share(model: nn.Module) -> float:
-    """Per cent of the weights of the body that are float."""
+    """The share of the body's weights that are float, in per cent."""
     memory = apb_memory(model)
     return 100 * sum(each.floats for each in memory) / sum(each.weights for each in memory)
 
 
 def without_floats(model: nn.Module) -> nn.Module:
-    """A copy whose float weights are binary as well, as the method would have them at once."""
+    """A copy whose float weights are made binary too."""
     model = copy.deepcopy(model)
     for module in model.modules():
         if hasattr(module, "delta"):
@@ -64,14 +64,14 @@ def without_floats(model: nn.Module) -> nn.Module:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train, show and check."""
+    """Train, print and check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     data = digits.load()
     start = [pretrained(data, seed) for seed in range(arguments.seeds)]
-    print("weight decay  float weights %   accuracy %     without them %   bits a weight")
+    print("weight decay  float weights %   accuracy %     without them %   bits per weight")
     shares, lost, last = [], [], None
     for decay in DECAYS:
         models = [tuned(apb_network(model), data, decay, seed) for seed, model in enumerate(start)]
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(agreement)
     falling = all(one >= other for one, other in pairwise(shares)) and shares[0] > shares[-1]
     digits.check(falling, "more weight decay leaves fewer weights in float")
-    digits.check(lost[0] > 1, f"without weight decay the float weights are worth {lost[0]:.1f} points")
+    digits.check(lost[0] > 1, f"without weight decay the float weights gain {lost[0]:.1f} points")
 
 
 if __name__ == "__main__":

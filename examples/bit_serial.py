@@ -1,7 +1,7 @@
-"""Activations of one to three bits, weights of one and two: what the bits are worth, on digits.
+"""Activations of one to three bits and weights of one and two bits: the accuracy that each bit gains, on digits.
 
-Every network is trained, exported, and compared on all test images: PyTorch, onnxruntime and the compiled model have to
-say the same. The compiled kernels count bits, once for each pair of a weight's bit and an activation's.
+Every network is trained, exported, and compared on all test images: PyTorch, onnxruntime and the compiled model must
+agree. The compiled kernels count bits, once for each pair of a bit of the weights and a bit of the activations.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import nn
 
 from sbnn_tvm.frontends.torch import EWGS, Binarize, BinaryConv2d, DoReFa, ScaledSigns, Symmetric, TwoBits, WeightDomain
 
-WIDTH = 24  # fewer channels than a popcount needs would run in float
+WIDTH = 24  # with fewer channels than a popcount needs, a layer would run in float
 NETWORKS: dict[str, tuple[WeightDomain, Callable[[], nn.Module], int]] = {
     "1-bit weights, 1-bit activations (sign)": (ScaledSigns(), Binarize, 1),
     "1-bit weights, 2-bit activations (EWGS)": (ScaledSigns(), lambda: EWGS(2), 2),
@@ -25,7 +25,7 @@ NETWORKS: dict[str, tuple[WeightDomain, Callable[[], nn.Module], int]] = {
 
 
 def network(weights: WeightDomain, activations: Callable[[], nn.Module]) -> nn.Sequential:
-    """The tiny network with quantised layers; the levels of EWGS start from the deviation of rectified values."""
+    """The tiny network with quantised layers, and a ReLU before EWGS, whose initial levels are for rectified values."""
 
     def layer(inputs: int, outputs: int) -> nn.Module:
         conv = BinaryConv2d(inputs, outputs, 3, padding=1, domain=weights, binarize=activations())
@@ -35,7 +35,7 @@ def network(weights: WeightDomain, activations: Callable[[], nn.Module]) -> nn.S
 
 
 def main(epochs: int = 20, seeds: int = 2) -> dict[str, float]:
-    """Train, compile and compare every network; gives their accuracies in per cent."""
+    """Train, compile and compare every network; returns their accuracies in per cent."""
     torch.set_num_threads(1)
     data = digits.load()
     found = {}

@@ -1,4 +1,4 @@
-"""Classify images with a compiled model: what a deployment looks like. Needs numpy and TVM's runtime, nothing else.
+"""Classify images with a compiled model, as a deployed program does. Needs only numpy and TVM's runtime.
 
 python examples/classify.py MODEL.so IMAGES.npy PREDICTIONS.npy
 """
@@ -14,11 +14,11 @@ import numpy as np
 import sbnn_tvm
 
 COMPILER = ("torch", "onnx", "onnxruntime", "tvm", "sbnn_tvm.compiler")
-"""What a process that only runs models must not have imported."""
+"""Modules that a process which only runs models must not import."""
 
 
 def main(library: str, images_path: str, predictions_path: str) -> int:
-    """Write the class of every image, and print how it went as one line of JSON."""
+    """Write the class of every image, and print the loading time and wrong imports as one line of JSON."""
     begin = time.perf_counter()
     model = sbnn_tvm.load(library)
     seconds = time.perf_counter() - begin

@@ -1,7 +1,7 @@
-"""Weights of less than a bit, on digits: 3x3 kernels out of 64, 16 and 4 learned patterns.
+"""Weights of less than one bit, on digits: 3x3 kernels from 64, 16 and 4 learned patterns.
 
-Every network is trained, exported, and compared on all test images: PyTorch, onnxruntime and the compiled model have to
-say the same. Files and libraries hold t bits a kernel, and the convolutions are the ordinary binary ones.
+Every network is trained, exported, and compared on all test images: PyTorch, onnxruntime and the compiled model must
+agree. Files and libraries hold t bits per kernel; the convolutions are ordinary binary ones.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ DOMAINS: dict[str, WeightDomain] = {
 
 
 def network(domain: WeightDomain) -> nn.Sequential:
-    """The tiny network, wider: a codebook pays where there are many kernels."""
+    """The tiny network with more channels, since a codebook needs many kernels to save bytes."""
     layer = lambda i, o: BinaryConv2d(i, o, 3, padding=1, domain=domain, binarize=Binarize())  # noqa: E731
     return digits.tiny_network(layer, width=WIDTH)
 
 
 def main(epochs: int = 20, seeds: int = 1) -> dict[str, float]:
-    """Train, compile and compare every network; gives their accuracies in per cent."""
+    """Train, compile and compare every network; returns their accuracies in per cent."""
     torch.set_num_threads(1)
     data, found = digits.load(), {}
     for name, domain in DOMAINS.items():

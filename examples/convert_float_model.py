@@ -1,7 +1,7 @@
-"""Make an existing float model binary: replace its layers in place, fine-tune, see what each layer became.
+"""Make an existing float model binary: replace its layers in place, fine-tune, and print how each layer was compiled.
 
-The model here is an ordinary PyTorch CNN, trained in float first. Its first and last layer stay float, as in nearly all
-published binary networks; the rest loses some accuracy when it is binarised and wins most of it back in a few epochs.
+The model is an ordinary PyTorch CNN, trained in float first. Its first and last layer stay float, as in nearly all
+published binary networks. The others lose some accuracy when they are binarised, and regain most of it in a few epochs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sbnn_tvm.frontends.torch import FIRST, LAST, BinaryConfig, ScaledSigns, bin
 
 
 def float_model(width: int = 32) -> nn.Module:
-    """A small CNN as anybody would write it."""
+    """A small ordinary CNN."""
 
     def conv(inputs: int, outputs: int) -> list[nn.Module]:
         return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.Hardtanh()]
@@ -57,7 +57,7 @@ def fit(model: nn.Module, images: Tensor, labels: Tensor, epochs: int, rate: flo
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """The share of images that are classified right."""
+    """The share of correctly classified images."""
     with torch.no_grad():
         return float((model(images).argmax(1) == labels).float().mean())
 
@@ -73,7 +73,7 @@ def main(float_epochs: int = 4, binary_epochs: int = 6) -> float:
 
     config = BinaryConfig(weights=ScaledSigns(), activation_estimator="polynomial", learn_threshold=True)
     print(binarize_(model, config, skip=(FIRST, LAST)))
-    print(f"binarised, as it is:         {accuracy(model, test_images, test_labels):.1%}")
+    print(f"binarised, not fine-tuned:   {accuracy(model, test_images, test_labels):.1%}")
     fit(model, train_images, train_labels, binary_epochs, 2e-3)
     result = accuracy(model, test_images, test_labels)
     print(f"binarised, {binary_epochs} epochs later:   {result:.1%}")

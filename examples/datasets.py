@@ -1,7 +1,7 @@
-"""Images to train on: scikit-learn's digits, CIFAR-10, and folders as ImageNet has them. Nothing is downloaded.
+"""Images to train on: scikit-learn's digits, CIFAR-10, and folders in the layout of ImageNet. Nothing is downloaded.
 
-A dataset is a torch one, for a DataLoader: an index gives a float32 [C, H, W] image and its label. Augmentations draw
-their random numbers from (seed, epoch, index), so an image is the same in whichever process or order it is loaded, and
+A dataset is a torch Dataset: an index gives a float32 [C, H, W] image and its label. The random numbers of
+augmentations depend only on (seed, epoch, index). An image is therefore the same in any process, in any order, and
 after a restart.
 """
 
@@ -59,11 +59,11 @@ class Images(Dataset):
 
 @dataclass(frozen=True)
 class Data:
-    """What to train on.
+    """Training and test images.
 
     Attributes:
-        train, test: Images.
-        classes: How many there are.
+        train, test: The images.
+        classes: Number of classes.
         shape: Channels, height and width of an image.
     """
 
@@ -74,7 +74,7 @@ class Data:
 
 
 def digits(root: str | None = None, size: int | None = None, seed: int = 0) -> Data:
-    """The 1797 digits of scikit-learn, [1, 8, 8], in -1 to 1; 450 of them to test on."""
+    """The 1797 digits of scikit-learn, [1, 8, 8], from -1 to 1; 450 of them are test images."""
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(images))
     pixels = (images[order] * (255 / 16)).round().astype(np.uint8).reshape(-1, 8, 8)
@@ -85,16 +85,16 @@ def digits(root: str | None = None, size: int | None = None, seed: int = 0) -> D
 
 
 def cifar10(root: str | None, size: int | None = None, seed: int = 0) -> Data:
-    """CIFAR-10, [3, 32, 32], from the "python version", unpacked.
+    """CIFAR-10, [3, 32, 32], from the unpacked "python version".
 
     Training images are shifted by up to 4 pixels and flipped.
 
     Args:
-        root: The folder with ``data_batch_1`` to ``data_batch_5`` and ``test_batch``, or the one above it.
+        root: The folder with ``data_batch_1`` to ``data_batch_5`` and ``test_batch``, or its parent folder.
 
     Raises:
         FileNotFoundError: If a batch is missing.
-        ValueError: If a batch is none.
+        ValueError: If a file is not a batch.
     """
     folder = _folder(root, "CIFAR-10", "--root folder/cifar-10-batches-py")
     if (folder / "cifar-10-batches-py").is_dir():
@@ -107,15 +107,15 @@ def cifar10(root: str | None, size: int | None = None, seed: int = 0) -> Data:
 
 
 def image_folder(root: str | None, size: int | None = 224, seed: int = 0) -> Data:
-    """Images in a folder a class, as ImageNet has them: ``train/<class>/*`` and ``val/<class>/*``, [3, size, size].
+    """Images with a folder per class, as in ImageNet: ``train/<class>/*`` and ``val/<class>/*``, [3, size, size].
 
-    Classes are numbered in the order of their names. Training images are random parts of the image, flipped; test
-    images its middle, after the shorter side was scaled to 8/7 of the size.
+    Classes are numbered in the order of their names. Training images are random parts of the image, flipped at random.
+    Test images are the centre, after scaling the shorter side to 8/7 of the size.
 
     Args:
         root: The folder with ``train`` and ``val``.
-        size: Pixels of the square images.
-        seed: Of the augmentations.
+        size: Height and width of the images in pixels.
+        seed: Seed of the augmentations.
 
     Raises:
         FileNotFoundError: If a folder is missing, or there are no images in it.
@@ -141,7 +141,7 @@ DATASETS: dict[str, Callable[[str | None, int | None, int], Data]] = {
 
 def _folder(root: str | Path | None, what: str, hint: str = "") -> Path:
     if root is None:
-        raise FileNotFoundError(f"{what} must lie on this machine: pass {hint}")
+        raise FileNotFoundError(f"{what} must be on this machine: pass {hint}")
     if not Path(root).is_dir():
         raise FileNotFoundError(f"there is no folder {root} with {what}" + (f"; pass {hint}" if hint else ""))
     return Path(root)
@@ -156,7 +156,7 @@ def _image(pixels: np.ndarray, index: int) -> Image.Image:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Pickled files may run any code when they are read; these may make numpy arrays."""
+    """Reads pickled numpy arrays only, since other pickled files may run any code when they are read."""
 
     ALLOWED = ("_reconstruct", "ndarray", "dtype", "encode")
 
@@ -177,7 +177,7 @@ def _read_batches(paths: Sequence[Path]) -> tuple[np.ndarray, list[int]]:
             pixels.append(batch[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
             labels += [int(label) for label in batch[b"labels"]]
         except (pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no batch of CIFAR-10: {error!r}") from None
+            raise ValueError(f"{path} is not a batch of CIFAR-10: {error!r}") from None
     return np.ascontiguousarray(np.concatenate(pixels)), labels
 
 
@@ -199,7 +199,7 @@ def _open(paths: Sequence[Path], index: int) -> Image.Image:
         with Image.open(paths[index]) as image:
             return image.convert("RGB")
     except OSError as error:
-        raise ValueError(f"{paths[index]} is no image: {error}") from None
+        raise ValueError(f"{paths[index]} is not an image: {error}") from None
 
 
 def _flip(image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -207,7 +207,7 @@ def _flip(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _shift_and_flip(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Up to 4 pixels; what comes in from outside is black."""
+    """Shifts by up to 4 pixels, with black pixels from outside, and flips at random."""
     right, down = (int(number) for number in rng.integers(-4, 5, 2))
     width, height = image.size
     return _flip(image.crop((right, down, right + width, down + height)), rng)
@@ -218,7 +218,7 @@ def _flipped_part(image: Image.Image, rng: np.random.Generator, size: int) -> Im
 
 
 def _random_part(image: Image.Image, size: int, rng: np.random.Generator) -> Image.Image:
-    """8 % to 100 % of the image, with sides from 3:4 to 4:3, scaled to the size."""
+    """8 % to 100 % of the image, with an aspect ratio from 3:4 to 4:3, scaled to the size."""
     width, height = image.size
     for _ in range(10):
         area = width * height * rng.uniform(0.08, 1)
@@ -231,7 +231,7 @@ def _random_part(image: Image.Image, size: int, rng: np.random.Generator) -> Ima
 
 
 def _middle(image: Image.Image, rng: np.random.Generator, size: int) -> Image.Image:
-    """The square in the middle that is left after the shorter side was scaled to 8/7 of the size."""
+    """The central square after scaling the shorter side to 8/7 of the size."""
     width, height = image.size
     side = min(width, height) * 7 / 8
     left, top = (width - side) / 2, (height - side) / 2

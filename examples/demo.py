@@ -1,8 +1,8 @@
-"""The whole way, on real data: train, export, compile, verify, deploy, measure. ``make demo`` runs this.
+"""All steps on real data: train, export, compile, verify, deploy, measure. ``make demo`` runs this.
 
-A sparse binary network learns scikit-learn's handwritten digits and becomes an ONNX file and two libraries, for this
-machine and for ARM. It must give the same answer for every test image in PyTorch, in onnxruntime and in a fresh process
-that has neither. Everything is written to out/; the exit code is not 0 if anything disagrees.
+A sparse binary network learns scikit-learn's handwritten digits. It becomes an ONNX file and two libraries, for this
+machine and for ARM. PyTorch, onnxruntime and a fresh process with neither of them must classify every test image in the
+same way. All files are written to out/. The exit code is not 0 if anything disagrees.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
 
 REQUIRED_ACCURACY = 0.9
 DENSITY = 0.1
-"""The share of weights that the general {a, b} layers are trained to keep at their upper value."""
+"""The share of upper values that the {a, b} layers are trained to have."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Digits:
 
 
 def digits(test: int = 450, seed: int = 0) -> Digits:
-    """The 1797 digits of scikit-learn, a quarter of them set aside for the test."""
+    """The 1797 digits of scikit-learn; a quarter of them are test images."""
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(seed).permutation(len(images))
     x = torch.tensor(images[order].reshape(-1, 1, 8, 8) / 8 - 1, dtype=torch.float32)
@@ -117,13 +117,13 @@ def train(model: nn.Module, data: Digits, epochs: int = 12, seed: int = 0, batch
 
 
 def excess_density(model: nn.Module) -> Tensor:
-    """What makes the network sparse: a penalty on more upper weight values than are wanted (arXiv 2306.13515)."""
+    """A penalty on more upper weight values than DENSITY, which makes the network sparse (arXiv 2306.13515)."""
     layers = [m for m in model.modules() if isinstance(m, BinaryLayer) and isinstance(m.domain, TwoValues)]
     return torch.stack([functional.relu((layer.signs().mean() + 1) / 2 - DENSITY) for layer in layers]).sum()
 
 
 def float_twin(model: nn.Module) -> nn.Module:
-    """The same trained network with its binary weights written out as float32, in ordinary layers."""
+    """The same trained network with its binary weights as float32 in ordinary layers."""
     twin = copy.deepcopy(model)
     for parent in list(twin.modules()):
         for name, layer in parent.named_children():
@@ -151,7 +151,7 @@ def write_onnx(model: nn.Module, folder: Path) -> tuple[Path, Path]:
 
 
 def session(path: Path, optimise: bool = True) -> onnxruntime.InferenceSession:
-    """Onnxruntime on one thread. As a reference it must not optimise, since that changes the rounding."""
+    """Onnxruntime on one thread. As a reference it must not optimise, since this changes the rounding."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     if not optimise:
@@ -173,12 +173,12 @@ def classify_with_onnxruntime(path: Path, images: np.ndarray, optimise: bool = F
 
 @dataclass(frozen=True, eq=False)
 class Deployed:
-    """What classify.py did in a process of its own.
+    """The results of classify.py in a separate process.
 
     Attributes:
         predictions: The class of every image.
-        load_seconds: How long it took to load the library.
-        imported: What the process imported beyond the runtime; nothing, if all is well.
+        load_seconds: The time to load the library.
+        imported: Modules that the process imported and should not have; empty if all is well.
     """
 
     predictions: np.ndarray
@@ -187,7 +187,7 @@ class Deployed:
 
 
 def classify_in_fresh_process(library: Path, images: np.ndarray, folder: Path) -> Deployed:
-    """Run classify.py, which knows numpy and sbnn_tvm.load."""
+    """Run classify.py, which uses only numpy and sbnn_tvm.load."""
     images_path, predictions_path = folder / "test_images.npy", folder / "predictions.npy"
     np.save(images_path, images)
     script = Path(__file__).with_name("classify.py")
@@ -199,19 +199,19 @@ def classify_in_fresh_process(library: Path, images: np.ndarray, folder: Path) -
 
 
 def latencies(library: Path, float_model: Path, image: np.ndarray) -> tuple[float, float]:
-    """Seconds for one image on one thread, here and in onnxruntime, in turns; the fastest call counts."""
+    """Seconds per image on one thread, for the library and onnxruntime, measured in turns; the fastest call counts."""
     ours, theirs = sbnn_tvm.load(library, num_threads=1), session(float_model)
     times = interleave({"ours": lambda: ours.run(image), "theirs": lambda: theirs.run(None, {"input": image})})
     return times["ours"].minimum, times["theirs"].minimum
 
 
 def heading(text: str) -> None:
-    """Begin the next part of the output."""
+    """Print the title of the next step."""
     console.rule(f"[bold]{text}", align="left")
 
 
 def check(agree: bool, claim: str) -> None:
-    """Say that a claim holds, or end the demo."""
+    """Print that a claim holds, or end the demo."""
     if not agree:
         console.print(f"[bold red]FAILED[/] {claim}", soft_wrap=True)
         sys.exit(1)
@@ -226,12 +226,12 @@ def kib(path: Path) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for what is written (default: out)")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for all files (default: out)")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--width", type=int, default=64, help="channels of the first layers")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)  # layers this small lose more to waiting for threads than they gain
+    torch.set_num_threads(1)  # in layers this small, threads cost more time than they save
 
     heading("1. Train a sparse binary network on scikit-learn's digits")
     torch.manual_seed(0)
@@ -240,7 +240,7 @@ def main(arguments: list[str] | None = None) -> None:
     images, labels = data.test_images.numpy(), data.test_labels.numpy()
     predictions = classify_with_torch(model, images)
     accuracy = float((predictions == labels).mean())
-    check(accuracy > REQUIRED_ACCURACY, f"{accuracy:.1%} of {len(labels)} test images are right")
+    check(accuracy > REQUIRED_ACCURACY, f"{accuracy:.1%} of {len(labels)} test images are classified correctly")
 
     heading("2. Export to ONNX")
     with console.status("exporting"):
@@ -271,7 +271,7 @@ def main(arguments: list[str] | None = None) -> None:
     deployed = classify_in_fresh_process(library, images, options.out)
     check(not deployed.imported, "the process imported neither torch, onnx, onnxruntime nor the compiler")
     same = (deployed.predictions == predictions).all() and (deployed.predictions == reference).all()
-    check(same, f"all {len(images)} predictions are those of PyTorch and onnxruntime")
+    check(same, f"all {len(images)} predictions equal those of PyTorch and onnxruntime")
     console.print(f"loading the library took {deployed.load_seconds * 1e3:.0f} ms")
 
     heading("6. Measure: one image, one thread")
@@ -285,13 +285,13 @@ def main(arguments: list[str] | None = None) -> None:
     table.add_row("binary layers", f"{len(binary)} of {len(report.linear)} with weights: {', '.join(binary)}")
     table.add_row("ONNX file", f"{kib(model_path)}, {ratio(float_path, model_path)} smaller than with float32 weights")
     table.add_row("library", f"{kib(library)} for this machine, {kib(options.out / 'digits.arm.so')} for ARM")
-    table.add_row("latency", f"{ours * 1e6:.0f} us an image, {theirs / ours:.1f}x faster than onnxruntime float32")
+    table.add_row("latency", f"{ours * 1e6:.0f} us per image, {theirs / ours:.1f}x faster than onnxruntime float32")
     console.print(table)
-    console.print("8x8 digits are tiny: much of the time goes into calls. benchmarks/ has networks of real size.")
+    console.print("8x8 digits are tiny, so calls take much of the time. benchmarks/ has networks of realistic size.")
 
 
 def ratio(large: Path, small: Path) -> str:
-    """How many times smaller."""
+    """How many times smaller the second file is."""
     return f"{large.stat().st_size / small.stat().st_size:.1f}x"
 
 

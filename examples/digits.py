@@ -1,7 +1,7 @@
-"""What the examples of the methods share: scikit-learn's digits, a tiny network, a training loop, figures with errors.
+"""Shared code of the method examples: scikit-learn's digits, a tiny network, a training loop, means with errors.
 
-The protocol is the same for every method, so that their accuracies compare: 500 images to train on, the other 1297 to
-test on, a float stem, four 3x3 convolutions (the *body*, which a method makes binary), a float head.
+The protocol is the same for every method, so that their accuracies compare: 500 training images and the other 1297 as
+test images; a float stem, four 3x3 convolutions (the *body*, which a method makes binary), and a float head.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, clamp_latent_, set_
 
 SEEDS = 5
 TOLERANCE = 1e-4
-"""Of scores, relative to the largest."""
+"""The largest difference of two scores that counts as equal, relative to the largest score."""
 
 Layer = Callable[[int, int], nn.Module]
-"""Makes one layer of the body: from input and output channels, with everything that comes before its batch norm."""
+"""Makes one layer of the body from its input and output channels, with everything before its batch norm."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Digits:
 
 @functools.cache
 def load(train: int = 500) -> Digits:
-    """The 1797 digits; the first ``train`` of a fixed shuffle to train on, the others to test on."""
+    """The 1797 digits: the first ``train`` of a fixed shuffle as training images, the others as test images."""
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(images))
     x = torch.tensor(images[order].reshape(-1, 1, 8, 8) / 8 - 1, dtype=torch.float32)
@@ -51,12 +51,12 @@ def load(train: int = 500) -> Digits:
 
 
 def binary_layer(inputs: int, outputs: int) -> nn.Module:
-    """The plain one: signs times signs, scaled."""
+    """The plain layer: signs times signs, scaled."""
     return BinaryConv2d(inputs, outputs, 3, padding=1, binarize=Binarize())
 
 
 def float_layer(inputs: int, outputs: int) -> nn.Module:
-    """What the accuracies are measured against; also what post-training methods convert."""
+    """The float layer, for a reference accuracy and for methods that convert a trained float network."""
     return nn.Sequential(nn.Hardtanh(), nn.Conv2d(inputs, outputs, 3, padding=1, bias=False))
 
 
@@ -71,7 +71,7 @@ def tiny_network(
     Args:
         layer: Makes the layers of the body, ``body.0.layer`` to ``body.3.layer``; a batch norm follows each.
         width: Channels of the body.
-        activation: Makes what follows a batch norm, from the number of channels.
+        activation: Makes the module after a batch norm, from the number of channels.
     """
     body = nn.Sequential()
     channels = width // 2
@@ -93,14 +93,14 @@ def tiny_network(
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train; the defaults are the protocol's.
+    """How to train; the defaults are the common protocol.
 
     Attributes:
-        epochs, batch, rate: Of Adam, its learning rate on a cosine to 0.
+        epochs, batch, rate: For Adam, whose learning rate falls to 0 on a cosine.
         optimizer: Makes another optimiser; its learning rates follow the same cosine.
         clamp: Latent weights are kept within [-clamp, clamp].
-        mixup: Alpha of the Beta distribution that images and labels are mixed by; 0 does not mix.
-        penalty: What to add to a loss that is given.
+        mixup: Alpha of the Beta distribution by which images and labels are mixed; 0 does not mix.
+        penalty: Computes from the loss what to add to it.
         after_step: Called after every step.
         before_epoch: Called with the share of training that is done.
     """
@@ -117,7 +117,7 @@ class Recipe:
 
 
 def train(model: nn.Module, data: Digits, recipe: Recipe = Recipe(), seed: int = 0) -> nn.Module:
-    """An ordinary training loop; the model comes back in eval mode."""
+    """An ordinary training loop; returns the model in eval mode."""
     torch.manual_seed(seed)
     if recipe.optimizer is None:
         optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=recipe.rate)
@@ -153,7 +153,7 @@ def train(model: nn.Module, data: Digits, recipe: Recipe = Recipe(), seed: int =
 
 
 def accuracy(model: nn.Module, data: Digits) -> float:
-    """Per cent of the test images that are classified right."""
+    """The share of correctly classified test images, in per cent."""
     with torch.no_grad():
         return 100 * float((model(data.test_images).argmax(1) == data.test_labels).float().mean())
 
@@ -167,7 +167,7 @@ class Mean:
 
     @staticmethod
     def of(values: Iterable[float]) -> Mean:
-        """From one value a seed."""
+        """From one value per seed."""
         array = np.array(list(values))
         error = float(array.std(ddof=1) / math.sqrt(len(array))) if len(array) > 1 else math.nan
         return Mean(float(array.mean()), error)
@@ -177,24 +177,25 @@ class Mean:
 
 
 def over_seeds(run: Callable[[int], float], seeds: int = SEEDS) -> Mean:
-    """The mean of what ``run`` gives for seeds 0, 1, ...; it seeds its model itself."""
+    """The mean of ``run`` over the seeds 0, 1, ...; ``run`` seeds its model itself."""
     return Mean.of(run(seed) for seed in range(seeds))
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Whether PyTorch, onnxruntime and the compiled model say the same about every test image.
+    """Whether PyTorch, onnxruntime and the compiled model agree about every test image.
 
-    A float that lies within rounding of a binariser's threshold falls on either side, as the order of a sum has it, and
-    everything behind it follows. So scores that differ are compared with those of neighbours of the image too.
+    If a float is within rounding of a binariser's threshold, its bit depends on the order of a sum, and so does
+    everything computed from the bit. So scores that differ are also compared with onnxruntime's scores for neighbours
+    of the image.
 
     Attributes:
         module: The compiled model.
-        images: How many.
-        predictions: How many of them have the same class in all three, or are at a tie.
-        distance: The largest difference between two scores of an image, relative to the largest score; without ties.
-        ties: Images whose differing scores are those that onnxruntime gives a neighbour, no pixel of which differs by
-            more than 2^-18 of its value.
+        images: Number of images.
+        predictions: Number of images with the same class in all three, or at a tie.
+        distance: The largest difference of two scores of an image, relative to the largest score; without ties.
+        ties: Number of images whose differing scores are those of a neighbour in onnxruntime. No pixel of a neighbour
+            differs by more than 2^-18 of its value.
     """
 
     module: sbnn_tvm.CompiledModule
@@ -205,11 +206,11 @@ class Agreement:
 
     @property
     def passed(self) -> bool:
-        """The same classes, and scores within 1e-4, with at most one image in a hundred at a tie."""
+        """Whether all classes agree, scores agree within 1e-4, and at most one image in a hundred is at a tie."""
         return self.predictions == self.images and self.distance <= TOLERANCE and 100 * self.ties <= self.images
 
     def __str__(self) -> str:
-        ties = f", but for {self.ties} where a float lies within rounding of a threshold" if self.ties else ""
+        ties = f", except {self.ties} with a float within rounding of a threshold" if self.ties else ""
         return (
             f"torch = onnxruntime = compiled: {self.predictions} of {self.images} predictions, "
             f"scores within {self.distance:.1e}{ties}"
@@ -220,7 +221,7 @@ def deploy(model: nn.Module, data: Digits) -> Agreement:
     """Export and compile a trained model, and compare on the whole test set.
 
     Raises:
-        SystemExit: If they differ, or a layer's integers do.
+        SystemExit: If the results, or the integers of a layer, differ.
     """
     proto = sbnn_tvm.frontends.torch.to_onnx(model)
     options = onnxruntime.SessionOptions()
@@ -241,7 +242,7 @@ def deploy(model: nn.Module, data: Digits) -> Agreement:
     same = np.all([other.argmax(1) == expected.argmax(1) for other in others], axis=0)
     tie = np.zeros(len(images), bool)
     for index in np.flatnonzero(~same | (distance > TOLERANCE)):
-        module.verify(images[index : index + 1])  # a bit that differs for another reason than rounding raises
+        module.verify(images[index : index + 1])  # raises if a bit differs for another reason than rounding
         near = np.stack([reference(neighbour) for neighbour in neighbours(images[index])])
         gaps = [np.abs(near - other[index]).max(axis=1).min() for other in others]
         tie[index] = max(gaps) <= TOLERANCE * scale
@@ -253,7 +254,7 @@ def deploy(model: nn.Module, data: Digits) -> Agreement:
 
 
 def neighbours(image: np.ndarray, count: int = 64) -> Iterator[np.ndarray]:
-    """The image, and images float32 of its shape whose pixels differ from it by up to 2^-18 of their values."""
+    """The image, and images, float32 of its shape, whose pixels differ from it by up to 2^-18 of their values."""
     yield image
     rng = np.random.default_rng(0)
     for _ in range(count):
@@ -261,10 +262,10 @@ def neighbours(image: np.ndarray, count: int = 64) -> Iterator[np.ndarray]:
 
 
 def check(holds: bool, claim: str) -> None:
-    """Say that a claim holds, or end the example.
+    """Print that a claim holds, or end the example.
 
     Raises:
-        SystemExit: If it does not.
+        SystemExit: If it does not hold.
     """
     if not holds:
         raise SystemExit(f"FAILED {claim}")
@@ -272,8 +273,8 @@ def check(holds: bool, claim: str) -> None:
 
 
 def main() -> None:
-    """The float network and the plain binary one."""
-    torch.set_num_threads(1)  # layers this small lose more to waiting for threads than they gain
+    """Train and deploy the float network and the plain binary one."""
+    torch.set_num_threads(1)  # in layers this small, threads cost more time than they save
     data = load()
     for name, layer in (("float32", float_layer), ("{-a, +a}", binary_layer)):
         models = []

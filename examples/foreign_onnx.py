@@ -1,7 +1,7 @@
-"""Compile an ONNX file made elsewhere, of standard operators only, and see why some of its layers stay float.
+"""Compile an ONNX file from another tool, with standard operators only, and see why some of its layers stay float.
 
-No layer of this graph says that it is binary. What counts is what a tensor provably holds: activations that come from
-``Where(Greater(x, t), hi, lo)``, weights that take two values in each output channel.
+The graph does not mark any layer as binary. The compiler finds the tensors that provably have two values: activations
+from ``Where(Greater(x, t), hi, lo)``, and weights with two values in each output channel.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sbnn_tvm
 
 
 def foreign_model(seed: int = 0) -> onnx.ModelProto:
-    """A network as another tool might have written it: scales folded into the weights, Sign beside Where."""
+    """A network as another tool may write it: scales folded into the weights, Sign in some layers, Where in others."""
     rng = np.random.default_rng(seed)
     nodes: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []
@@ -34,7 +34,7 @@ def foreign_model(seed: int = 0) -> onnx.ModelProto:
         return node("Conv", name, *inputs, pads=[1, 1, 1, 1], kernel_shape=[3, 3])
 
     def two_values(channels: int, inputs: int) -> np.ndarray:
-        """-a and +a, another a in every output channel."""
+        """-a and +a, with a different a in every output channel."""
         scale = rng.uniform(0.02, 0.06, (channels, 1, 1, 1))
         return scale * np.sign(rng.standard_normal((channels, inputs, 3, 3)))
 
@@ -66,13 +66,15 @@ def foreign_model(seed: int = 0) -> onnx.ModelProto:
 
 
 def main() -> None:
-    """Compile the model as it is, and again with what it takes to make one more layer binary."""
+    """Compile the model as it is, and again with an option that makes one more layer binary."""
     model = foreign_model()
     module = sbnn_tvm.compile(model)
     print(module.report, "\n")
     print(module.verify(), "\n")
 
-    print("Sign has three values, and keeps its layer in float. If 0 never occurs, or may count as +1, say so:\n")
+    print(
+        "Sign has three values, so its layer stays float. If 0 never occurs, or may count as +1, sign_zero says so:\n"
+    )
     module = sbnn_tvm.compile(model, sign_zero="positive")
     print(module.report, "\n")
     print(module.verify())

@@ -1,11 +1,11 @@
-"""Make part of a network binary, under a budget: which layers, a MixBin-style search says.
+"""Make part of a network binary, under a budget: a MixBin-style search chooses the layers.
 
-The network has four convolutions to choose from, so all 16 masks can be trained: that table is what the searches are
-measured against. A search sees 500 images and chooses by the loss on 400 others; the masks are then trained from
-scratch on the 500, and tested on the 897 that remain. ``--full`` trains all masks, and with more seeds.
+The network has four convolutions to choose from, so all 16 masks can be trained, and the table of their accuracies
+shows how good a search is. A search uses 500 images and chooses by the loss on 400 others. The masks are then trained
+from scratch on the 500, and tested on the remaining 897. ``--full`` trains all masks, and with more seeds.
 
-The convolutions cost 1 : 2 : 1/2 : 1/2. Half of that is the second one alone, or all but the second: with the stem and
-the head, which stay float, 51.6 % of the float network's cost.
+The convolutions cost 1 : 2 : 1/2 : 1/2. Half of that is the second one alone, or all but the second. With the stem and
+the head, which stay float, this is 51.6 % of the float network's cost.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from torch import nn
 from torch.nn import functional
 
 from sbnn_tvm.frontends.torch import PartialBinarization, search_partial_binarization
-from sbnn_tvm.frontends.torch.search.partial_binarization import Components, Mask, apply_mask_
+from sbnn_tvm.frontends.torch.search.components import Components, Mask
+from sbnn_tvm.frontends.torch.search.evaluate_masks import apply_mask_
 
 BUDGET = 0.52
 ALL_DATA = digits.load(train=900)
@@ -45,18 +46,18 @@ def network() -> nn.Sequential:
 
 
 def fit(model: nn.Module, epochs: int, penalty=None, rate: float = 2e-3) -> None:
-    """What a search trains with: less than from scratch."""
+    """The training of a search, which is shorter than the training from scratch."""
     digits.train(model, DATA, digits.Recipe(epochs=epochs, rate=rate, penalty=penalty))
 
 
 def validation_loss(model: nn.Module) -> float:
-    """On images that are neither trained on nor tested on."""
+    """The loss on images that are neither trained on nor tested on."""
     scores = model(ALL_DATA.train_images[VALIDATION])
     return float(functional.cross_entropy(scores, ALL_DATA.train_labels[VALIDATION]))
 
 
 def search(method: str, seed: int, budget: float = BUDGET, progress: bool = False) -> PartialBinarization:
-    """From a float network that was trained with that seed."""
+    """A search from a float network that was trained with that seed."""
     return search_partial_binarization(
         float_network(seed),
         budget,
@@ -71,7 +72,7 @@ def search(method: str, seed: int, budget: float = BUDGET, progress: bool = Fals
 
 @functools.cache
 def float_network(seed: int) -> nn.Module:
-    """Trained."""
+    """A trained float network."""
     torch.manual_seed(seed)
     return digits.train(network(), DATA, digits.Recipe(epochs=40), seed=seed)
 
@@ -86,12 +87,12 @@ def from_scratch(mask: Mask, seed: int) -> nn.Module:
 
 
 def accuracy(mask: Mask, seeds: Sequence[int]) -> digits.Mean:
-    """On the test images."""
+    """The accuracy on the test images, in per cent."""
     return digits.Mean.of(digits.accuracy(from_scratch(mask, seed), DATA) for seed in seeds)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The table, the searches, and the deployed network."""
+    """Print the table, search, and compare the deployed network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="all 16 masks and 5 seeds")
     full = parser.parse_args(argv).full
@@ -99,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     seeds = range(5 if full else 2)
     components = Components.of(network())
     everything = [mask for n in range(5) for mask in itertools.combinations(components.names, n)]
-    # Masks within the budget, none of whose layers could be float again.
+    # Masks within the budget in which no layer could become float again.
     tight = sorted({components.until_within(BUDGET, order) for order in itertools.permutations(components.names)})
     table = {mask: accuracy(mask, seeds) for mask in (everything if full else tight)}
     print(f"{'cost':>6} {'accuracy':>12}  binary")

@@ -1,8 +1,8 @@
 """SBNN: few weights of one value, many of the other, and both values learned (arXiv 2306.13515).
 
-The claim: the sparser the network, the more it gains from values of any kind over values that are symmetric about 0.
-Here with exactly 5 and 2 % of each layer's weights at the rarer value, over five seeds. Then the penalty of the paper
-brings a network to 10 % of +1 in all, and a float network is converted without any training.
+Claim: the sparser the network, the more it gains from arbitrary values over values that are symmetric about 0. It is
+checked with exactly 5 and 2 % of each layer's weights at the rarer value, over five seeds. Then the penalty of the
+paper brings a network to 10 % of +1, and a float network is converted without training.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, BinaryLayer, Expect
 from sbnn_tvm.frontends.torch.methods.sbnn import canonical
 
 REQUIRED_GAIN = {0.05: 5.0, 0.02: 10.0}
-"""By the share of the rarer value: points of accuracy."""
+"""Points of accuracy, by the share of the rarer value."""
 
 
 def network(symmetric: bool = False) -> nn.Module:
-    """With the gradients of the paper's network for CIFAR-10; symmetric ones learn no offset of the two values."""
+    """A network with the gradients of the paper's network for CIFAR-10; symmetric values have the fixed offset 0."""
 
     def layer(inputs: int, outputs: int) -> nn.Module:
         conv = BinaryConv2d(
@@ -32,14 +32,14 @@ def network(symmetric: bool = False) -> nn.Module:
             estimator="ede",
             binarize=Binarize(estimator="ede"),
         )
-        conv.values.phi.requires_grad_(not symmetric)  # it begins at 0
+        conv.values.phi.requires_grad_(not symmetric)  # its initial value is 0
         return conv
 
     return digits.tiny_network(layer)
 
 
 def train_sparse(density: float, symmetric: bool = False, seed: int = 0, epochs: int = 40) -> nn.Module:
-    """With exactly that share of +1 in every layer."""
+    """Trains with exactly that share of +1 in every layer."""
     torch.manual_seed(seed)
     model = network(symmetric)
     recipe = digits.Recipe(epochs=epochs, after_step=lambda: keep_densest_(model, density))
@@ -47,9 +47,9 @@ def train_sparse(density: float, symmetric: bool = False, seed: int = 0, epochs:
 
 
 def train_with_penalty(expected: float, seed: int = 0, epochs: int = 40) -> nn.Module:
-    """The paper's recipe: the penalty is a share of the loss, which mixed labels keep from vanishing.
+    """The paper's recipe: the penalty is a share of the loss; mixed labels keep the loss from vanishing.
 
-    The share is larger than the paper's 4 %, which takes its many more steps to act.
+    The share is larger than the paper's 4 %, which needs many more steps.
     """
     torch.manual_seed(seed)
     model = network()
@@ -64,7 +64,7 @@ def density(model: nn.Module) -> float:
 
 
 def main(seeds: int = digits.SEEDS, epochs: int = 40, check: bool = True) -> None:
-    """Check the claims; with fewer seeds or epochs they need not hold, and ``check`` says whether they must."""
+    """Check the claims. ``check=False`` skips the accuracies, which need all seeds and epochs to hold."""
     torch.set_num_threads(1)
     data = digits.load()
     print("rarer value  general {alpha, beta}  symmetric {-tau, +tau}  gain")

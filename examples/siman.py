@@ -1,8 +1,8 @@
-"""SiMaN: bits that say which weights are large, instead of which are positive (arXiv 2102.07981).
+"""SiMaN: bits that tell which weights are large, instead of which are positive (arXiv 2102.07981).
 
-The claims: the best share of ones is 1/e, 0.541 or 2/3 for Laplacian, Gaussian or uniform weights, and a network with
-such a code is no worse than one with signs, at the same cost. Both have the same scales and the same activations, which
-are +1 above the mean of their sample.
+Claims: the best share of ones is 1/e, 0.541 or 2/3 for Laplacian, Gaussian or uniform weights. And a network with such
+bits is no worse than one with signs, at the same cost. Both networks have the same scales and the same activations,
+which are +1 above the mean of their sample.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from sbnn_tvm.frontends.torch import (
 from sbnn_tvm.frontends.torch.methods.siman import optimal_ones
 
 TOLERATED_LOSS = 1.0
-"""Points of accuracy that count as noise."""
+"""Points of accuracy below which a difference counts as noise."""
 
 
 def network(domain: WeightDomain) -> nn.Module:
-    """The paper's activation before every binary layer."""
+    """The tiny network with the paper's activation before every binary layer."""
     return digits.tiny_network(
         lambda inputs, outputs: BinaryConv2d(inputs, outputs, 3, padding=1, domain=domain, binarize=BinarizeAboveMean())
     )
 
 
 def train(domain: WeightDomain, seed: int = 0, epochs: int = 40, of_binary: float = 0.0) -> nn.Module:
-    """The paper's recipe: SGD with weight decay, but not of binary weights."""
+    """The paper's recipe: SGD with weight decay, except on binary weights."""
     torch.manual_seed(seed)
     recipe = digits.Recipe(
         epochs=epochs,
@@ -46,14 +46,14 @@ def train(domain: WeightDomain, seed: int = 0, epochs: int = 40, of_binary: floa
 
 
 def share_of_ones(model: nn.Module) -> float:
-    """The mean over channels of the share of ones that the angle would choose."""
+    """The mean over channels of the share of ones with the smallest angle to the magnitudes."""
     layers = [module for module in model.modules() if isinstance(module, BinaryLayer)]
     rows = [layer.weight.detach().flatten(1).abs() for layer in layers]
     return float(torch.cat([optimal_ones(each) / each.shape[1] for each in rows]).mean())
 
 
 def main(seeds: int = digits.SEEDS, epochs: int = 40, check: bool = True) -> None:
-    """Check the claims; with fewer seeds or epochs they need not hold, and ``check`` says whether they must."""
+    """Check the claims. ``check=False`` skips the accuracies, which need all seeds and epochs to hold."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     data = digits.load()
@@ -76,7 +76,7 @@ def main(seeds: int = digits.SEEDS, epochs: int = 40, check: bool = True) -> Non
         models[name] = [train(domain, seed, epochs) for seed in range(seeds)]
         accuracies[name] = digits.Mean.of(digits.accuracy(model, data) for model in models[name])
         optimum = digits.Mean.of(100 * share_of_ones(model) for model in models[name])
-        print(f"{name}: accuracy {accuracies[name]} %; by the angle {optimum} % of the weights would be ones")
+        print(f"{name}: accuracy {accuracies[name]} %; the smallest angle has {optimum} % ones")
     if check:
         loss = accuracies["signs"].value - accuracies["magnitudes"].value
         digits.check(loss <= TOLERATED_LOSS, f"magnitudes are no worse than signs ({-loss:+.1f} points)")

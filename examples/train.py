@@ -1,14 +1,14 @@
-"""Train a binary network on images that lie on this machine, export it, compile it.
+"""Train a binary network on images on this machine, export it, compile it.
 
     python examples/train.py --data digits --model vgg --width 32 --out out/digits
     python examples/train.py --data cifar10 --root data --model resnet --method sbnn --epochs 300 --out out/cifar
     torchrun --nproc_per_node 4 examples/train.py --data folder --root imagenet --model reactnet --out out/imagenet
 
-A plain loop: Adam with a cosine, mixup and label smoothing where asked for, the latent weights clamped after each step.
-After each epoch a checkpoint replaces the one before in one step, and ``--resume`` goes on from it: on a CPU to the
-very same weights, whenever the training was killed. Under torchrun the processes share each batch
-(DistributedDataParallel); ``--accelerate`` leaves devices and precision to Hugging Face's accelerate, where that is
-installed.
+The loop uses Adam with a cosine schedule of the learning rate, optional mixup and label smoothing, and clamps the
+latent weights after each step. After each epoch a new checkpoint replaces the previous one in one step. ``--resume``
+continues from it; on a CPU the final weights then equal those of an uninterrupted training. Under torchrun the
+processes share each batch (DistributedDataParallel). ``--accelerate`` leaves devices and precision to Hugging Face's
+accelerate, which must be installed.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ Penalty = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Method:
-    """What a method chooses: weights, gradients, activations.
+    """The choices of a method: weights, gradients, activations.
 
     Attributes:
         domain: The two values of the weights.
         weight_estimator: The gradient of their signs.
-        activation: Makes what takes the place of every Binarize; None leaves them.
+        activation: Makes a module that replaces every Binarize; None keeps them.
         clamp: The bound of latent weights.
     """
 
@@ -90,7 +90,7 @@ METHODS = {
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "vgg": lambda width, **rest: vgg_small(stages=[(n * width, n * width) for n in (1, 2, 4)], **rest),
     "resnet": lambda width, **rest: resnet(widths=[n * width for n in (1, 2, 4)], blocks=(4, 4, 4), **rest),
-    "resnet18": lambda width, **rest: _without_in_channels(resnet18, **rest),
+    "resnet18": lambda width, **rest: resnet18(**rest),
     "reactnet": lambda width, **rest: reactnet(width=width, **rest),
     "quicknet": lambda width, **rest: quicknet(widths=[n * width for n in (1, 2, 4, 8)], **rest),
     "bcdnet": lambda width, **rest: bcdnet(width=width, **rest),
@@ -100,19 +100,19 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What a training depends on; a checkpoint is of one of these alone.
+    """Everything that the result of a training depends on; a checkpoint belongs to one Settings.
 
     Attributes:
         data, root, size: The images (datasets); size is for folders.
         model, width: The network, and the channels of its first stage.
-        method: Of METHODS.
-        epochs, batch, rate: Of Adam; the batch is that of all processes together.
-        decay: Weight decay, of all but the latent weights.
+        method: A key of METHODS.
+        epochs, batch, rate: For Adam; the batch is that of all processes together.
+        decay: Weight decay of all parameters but the latent weights.
         mixup: Alpha of the Beta distribution by which images are mixed; 0 does not mix.
-        smoothing: Of the labels.
-        expected, gamma: The share of +1 to train to (ExpectedConnections), and its push; 0 for none.
+        smoothing: Label smoothing.
+        expected, gamma: The share of +1 to reach (ExpectedConnections) and the penalty's share of the loss; 0 for none.
         kurtosis: The weight of KurtosisPenalty; 0 for none.
-        seed: Of all random numbers.
+        seed: Seed of all random numbers.
     """
 
     data: str = "digits"
@@ -155,7 +155,7 @@ def build(settings: Settings, data: datasets.Data) -> nn.Module:
 
 
 def penalties(settings: Settings, model: nn.Module) -> list[Penalty]:
-    """What is added to the loss."""
+    """The penalties to add to the loss."""
     found: list[Penalty] = []
     if settings.expected:
         found.append(ExpectedConnections(model, settings.expected, gamma=settings.gamma))
@@ -165,7 +165,7 @@ def penalties(settings: Settings, model: nn.Module) -> list[Penalty]:
 
 
 class Alone:
-    """One process; the base of those that train together."""
+    """Training in one process; the base class of training in several."""
 
     rank, world = 0, 1
 
@@ -173,18 +173,18 @@ class Alone:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def wrap(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """What to train, from what to keep."""
+        """The model and optimiser to train with, from those that checkpoints keep."""
         return model, optimizer
 
     def backward(self, loss: Tensor) -> None:
-        """The gradients."""
+        """Computes the gradients."""
         loss.backward()
 
     def wait(self) -> None:
-        """For the other processes."""
+        """Waits for the other processes."""
 
     def close(self) -> None:
-        """In the end."""
+        """Releases resources at the end."""
 
 
 class Distributed(Alone):
@@ -198,20 +198,20 @@ class Distributed(Alone):
             self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
 
     def wrap(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """With gradients averaged over the processes."""
+        """A model with gradients averaged over the processes."""
         return DistributedDataParallel(model), optimizer
 
     def wait(self) -> None:
-        """For the other processes."""
+        """Waits for the other processes."""
         distributed.barrier()
 
     def close(self) -> None:
-        """Without it, torch warns."""
+        """Ends the process group; otherwise torch warns."""
         distributed.destroy_process_group()
 
 
 class Accelerated(Alone):
-    """One process of Hugging Face's accelerate, as its own configuration says."""
+    """One process of Hugging Face's accelerate, which has its own configuration."""
 
     def __init__(self) -> None:
         try:
@@ -223,39 +223,39 @@ class Accelerated(Alone):
         self.device = self.accelerator.device
 
     def wrap(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """As the configuration says."""
+        """The model and optimiser as accelerate prepares them."""
         return self.accelerator.prepare(model, optimizer)
 
     def backward(self, loss: Tensor) -> None:
-        """With the loss scaled, where the precision asks for it."""
+        """Computes the gradients, with the loss scaled if the precision needs it."""
         self.accelerator.backward(loss)
 
     def wait(self) -> None:
-        """For the other processes."""
+        """Waits for the other processes."""
         self.accelerator.wait_for_everyone()
 
     def close(self) -> None:
-        """Ends its process group."""
+        """Ends accelerate's process group."""
         self.accelerator.end_training()
 
 
 def train(
     settings: Settings, data: datasets.Data, out: Path, process: Alone, *, resume: bool = False, workers: int = 0
 ) -> nn.Module:
-    """Trains, and leaves a checkpoint after each epoch; returns the network in eval mode."""
+    """Trains, and writes a checkpoint after each epoch; returns the network in eval mode."""
     checkpoint = out / "checkpoint.pt"
     model = build(settings, data).to(process.device)
     optimizer = torch.optim.Adam(parameter_groups(model, settings.decay), lr=settings.rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs)
     done = load(checkpoint, settings, model, optimizer, schedule, process.device) if resume else 0
     if done and process.rank == 0:
-        console.print(f"going on after epoch {done}")
+        console.print(f"continuing after epoch {done}")
     penalty = penalties(settings, model)
     wrapped, stepping = process.wrap(model, optimizer)
     sampler = DistributedSampler(data.train, process.world, process.rank, seed=settings.seed)  # type: ignore[var-annotated]
     loader = DataLoader(data.train, settings.batch // process.world, sampler=sampler, num_workers=workers)
     for epoch in range(done, settings.epochs):
-        # Random numbers depend on the epoch alone, and not on what was drawn before: so a restart draws the same.
+        # Seeded per epoch, so that a restart draws the same random numbers.
         torch.manual_seed((settings.seed * 1_000_003 + epoch) * 1024 + process.rank)
         data.train.epoch = epoch
         sampler.set_epoch(epoch)
@@ -283,7 +283,7 @@ def train(
 
 
 def mixed_loss(model: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Tensor:
-    """Cross-entropy, of images that are mixed with others where the settings say so.
+    """Cross-entropy, with mixup of the images if the settings ask for it.
 
     References:
         Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018, arXiv 1710.09412.
@@ -300,7 +300,7 @@ def mixed_loss(model: nn.Module, images: Tensor, labels: Tensor, settings: Setti
 
 
 def accuracy(model: nn.Module, images: datasets.Images, batch: int, device: torch.device, workers: int = 0) -> float:
-    """The share of images that are classified right."""
+    """The share of correctly classified images."""
     model.eval()
     right = 0
     with torch.no_grad():
@@ -317,7 +317,7 @@ def save(
     schedule: torch.optim.lr_scheduler.LRScheduler,
     done: int,
 ) -> None:
-    """A checkpoint, which appears whole or not at all."""
+    """Writes a checkpoint in one step: an existing one stays whole if that fails."""
     record = {
         "settings": json.dumps(asdict(settings)),
         "epoch": done,
@@ -337,10 +337,10 @@ def load(
     schedule: torch.optim.lr_scheduler.LRScheduler,
     device: torch.device,
 ) -> int:
-    """Continues from a checkpoint; returns how many epochs are done.
+    """Continues from a checkpoint; returns the number of finished epochs.
 
     Raises:
-        SystemExit: If there is none, or it is of another training.
+        SystemExit: If there is no checkpoint, or it belongs to other settings.
     """
     if not path.exists():
         raise SystemExit(f"there is no checkpoint {path} to resume from")
@@ -356,7 +356,7 @@ def load(
 
 
 def deploy(model: nn.Module, out: Path, target: str) -> None:
-    """The ONNX file, the library, the report."""
+    """Writes the ONNX file and the library, and prints the report."""
     model = model.cpu().eval()
     sbnn_tvm.export_onnx(model, out / "model.onnx")
     module = sbnn_tvm.compile(model, target)
@@ -366,14 +366,8 @@ def deploy(model: nn.Module, out: Path, target: str) -> None:
     console.print(f"wrote {out / 'model.onnx'} and {out / 'model.so'}")
 
 
-def _without_in_channels(make: Callable[..., nn.Module], in_channels: int, **rest: Any) -> nn.Module:
-    if in_channels != 3:
-        raise SystemExit("resnet18 takes images of 3 channels")
-    return make(**rest)
-
-
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line: every setting, and what does not change the result."""
+    """The command line: every setting, and options that do not change the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     choices = {"data": datasets.DATASETS, "model": MODELS, "method": METHODS}
     types = {"root": str, "size": int}
@@ -381,10 +375,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         kind = types.get(name, type(default))
         parser.add_argument(f"--{name}", type=kind, default=default, choices=choices.get(name), help=f"{default!r}")
     parser.add_argument("--out", type=Path, default=Path("out/train"), help="folder of the checkpoint and the results")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint")
     parser.add_argument("--workers", type=int, default=0, help="processes that load images")
     parser.add_argument("--accelerate", action="store_true", help="let accelerate place and wrap the model")
-    parser.add_argument("--target", default="native", help="what to compile for; empty for nothing")
+    parser.add_argument("--target", default="native", help="target of the library; empty to compile nothing")
     return parser.parse_args(argv)
 
 
@@ -394,7 +388,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = Settings(**{name: getattr(arguments, name) for name in asdict(Settings())})
     out: Path = arguments.out
     if not arguments.resume and (out / "checkpoint.pt").exists():
-        raise SystemExit(f"{out} holds a checkpoint already: pass --resume to go on from it, or another --out")
+        raise SystemExit(f"{out} holds a checkpoint already: pass --resume to continue from it, or another --out")
     try:
         data = datasets.DATASETS[settings.data](settings.root, settings.size, settings.seed)
     except (FileNotFoundError, ValueError) as error:

@@ -1,9 +1,9 @@
-"""Losses that shape the training alone: what is deployed is the same binary network each time.
+"""Losses that affect training only: the deployed binary network is the same with each of them.
 
-The tiny network of the other examples, trained plainly, and with each of the losses: bimodal latent weights (BD-BNN),
-latent weights and scales that fit each other (RBONN), blocks that do what those of a float network do (DGRL), features
-that tell images apart as a float network's do (CMIM). On digits, where the plain network is good already, the
-differences are small; the point is how each is used.
+The tiny network of the other examples is trained without an extra loss and with each of these: bimodal latent weights
+(BD-BNN), latent weights close to their scales (RBONN), blocks that compute the features of a float network's blocks
+(DGRL), features of an image that match a float network's (CMIM). On digits the plain network is good already, so the
+differences are small. The example shows how to use each loss.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BLOCKS = [f"body.{index}" for index in range(4)]
 
 
 def learned_scale(inputs: int, outputs: int) -> nn.Module:
-    """A layer whose scale is trained, as the bilinear model wants it."""
+    """A layer with a trained scale, which the bilinear model needs."""
     domain = ScaledSigns(learned=True)
     return BinaryConv2d(inputs, outputs, 3, padding=1, domain=domain, binarize=Binarize())
 
@@ -54,7 +54,7 @@ def distillation(student: nn.Module, teacher: nn.Module) -> BlockDistillation:
 
 
 def contrast(student: nn.Module, teacher: nn.Module) -> ContrastiveLoss:
-    """CMIM; its heads are trained along."""
+    """CMIM; its heads are trained too."""
     features = {"body.3": (16, 16)}
     return ContrastiveLoss(student, teacher, list(features), features, weight=0.1, memory=200)
 
@@ -69,7 +69,7 @@ LOSSES: dict[str, tuple[Callable, digits.Layer]] = {
 
 
 def train(name: str, teacher: nn.Module, data: digits.Digits, seed: int, epochs: int) -> nn.Module:
-    """The tiny network, trained with that loss."""
+    """The tiny network, trained with the given loss."""
     make, layer = LOSSES[name]
     torch.manual_seed(seed)
     student = digits.tiny_network(layer)
@@ -86,7 +86,7 @@ def train(name: str, teacher: nn.Module, data: digits.Digits, seed: int, epochs:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """A table, and the deployed network of the last loss."""
+    """Print a table, and check the claim."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=2, help="trainings of each loss")
     parser.add_argument("--epochs", type=int, default=30)

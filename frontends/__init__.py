@@ -1,1 +1,1 @@
-"""Front ends: bring a model in."""
+"""Front ends: import of models from ONNX and PyTorch."""

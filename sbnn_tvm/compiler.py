@@ -13,7 +13,7 @@ import tvm
 from tvm.ir import IRModule
 
 from sbnn_tvm.frontends.onnx.importer import Imported, import_onnx
-from sbnn_tvm.frontends.onnx.loading import load_model
+from sbnn_tvm.frontends.onnx.load_model import load_model
 from sbnn_tvm.passes.families.choose import Decisions
 from sbnn_tvm.passes.lowering.lower import Lowered
 from sbnn_tvm.passes.pipeline import to_composites, to_executable, to_kernels

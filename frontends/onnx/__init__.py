@@ -1,1 +1,1 @@
-"""ONNX: the ai.sbnn operator set and the importer."""
+"""ONNX front end: the importer, and the ai.sbnn operator set."""

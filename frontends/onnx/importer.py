@@ -1,7 +1,7 @@
-"""ONNX to Relax, in the form that the passes read.
+"""Import of ONNX models to Relax, in the form that the passes read.
 
-``main`` is one dataflow block with static shapes; each ONNX value that depends on an input is a variable of its own,
-which ``Imported.trace`` names, so that any of them can be compared with onnxruntime's. Values that depend on constants
+``main`` is one dataflow block with static shapes. Each ONNX value that depends on an input becomes a separate variable,
+which ``Imported.trace`` names, so that it can be compared with onnxruntime's value. Values that depend on constants
 alone are computed here and leave no node.
 """
 
@@ -22,16 +22,16 @@ from sbnn_tvm.errors import ModelError
 from sbnn_tvm.runtime.metadata import TensorSpec
 
 from . import opset
-from .binary_operators import BINARY_CONVERTERS
-from .converters import CONVERTERS, Converter
-from .folding import fold, shape_like
-from .inputs import check_element_type, model_inputs, tensor_spec, with_static_inputs
+from .binary_converters import BINARY_CONVERTERS
+from .fold_constants import fold, shape_like
 from .node import Node, Value, as_expr, describe, dtype_of, is_static, shape_of
+from .standard_converters import CONVERTERS, Converter
+from .static_shapes import check_element_type, model_inputs, tensor_spec, with_static_inputs
 
 _STANDARD = ("", "ai.onnx")
 _CONVERTERS = {"": CONVERTERS, "ai.onnx": CONVERTERS, opset.DOMAIN: BINARY_CONVERTERS}
 _TVM_OPERATORS = frozenset(_get_convert_map())
-_NODES_SHOWN = 3  # of each unsupported operator
+_NODES_SHOWN = 3  # number of nodes that a message names for each unsupported operator
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +40,12 @@ class Imported:
 
     Attributes:
         mod: The module; its function ``main`` returns a tensor, or a tuple if the model has several outputs.
-        trace: The ONNX value that a Relax variable computes, by the variable's name.
-        nodes: The ONNX node that a Relax variable comes from, by the variable's name; the output's name stands for a
-            node without one.
+        trace: By the name of a Relax variable, the ONNX value that it computes.
+        nodes: By the name of a Relax variable, the ONNX node that it comes from. The name of an output stands for an
+            output that no node computes.
         inputs: The inputs in the order of ``main``'s parameters.
         outputs: The outputs in order.
-        model: The ONNX model that ``mod`` is equal to: static input shapes, foreign functions inlined.
+        model: The ONNX model that ``mod`` is equal to, with static input shapes and foreign functions inlined.
     """
 
     mod: tvm.IRModule
@@ -59,17 +59,17 @@ class Imported:
 def import_onnx(
     model: onnx.ModelProto, input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None
 ) -> Imported:
-    """Turn an ONNX model into a Relax module.
+    """Turns an ONNX model into a Relax module.
 
     Args:
         model: A model that ``load_model`` accepts.
-        input_shape: The shape of the only input, or shapes by input name, where the model leaves dimensions open.
+        input_shape: The shape of the only input, or shapes by input name, for dimensions that the model leaves open.
 
     Returns:
-        The module, and what connects it to the model.
+        The module, and the relation of its variables to the model.
 
     Raises:
-        ModelError: If a shape stays dynamic, an operator is not supported (all of them are named), or a node is
+        ModelError: If a shape stays dynamic, an operator is not supported (the message names all of them), or a node is
             inconsistent.
     """
     _check_domain_version(model)
@@ -98,9 +98,9 @@ def _check_domain_version(model: onnx.ModelProto) -> None:
 
 
 def _inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Replace calls of model-local functions by their bodies; the ai.sbnn operators stay whole.
+    """Replaces calls of model-local functions by their bodies, except the ai.sbnn operators.
 
-    Standard operators that no converter knows are replaced too, where ONNX defines them by others.
+    Standard operators without a converter are replaced too, if ONNX defines them by other operators.
     """
     foreign = [(function.domain, function.name) for function in model.functions if function.domain != opset.DOMAIN]
     if foreign:
@@ -118,7 +118,7 @@ def _supports(node: NodeProto) -> bool:
 
 
 def _nodes_of_all(main: relax.Function, known: Mapping[str, str]) -> dict[str, str]:
-    """Give the variables that a node needed on the way to its result to that node: they directly precede it."""
+    """Assigns the intermediate variables of a node to that node; they directly precede its result."""
     nodes: dict[str, str] = {}
     current = ""
     for block in reversed(main.body.blocks):
@@ -132,8 +132,8 @@ class _GraphImport:
     """One walk over a graph with static input shapes and without foreign functions.
 
     Attributes:
-        trace, nodes: As in ``Imported``; ``nodes`` only of the variables that are results of nodes.
-        returned: What ``main`` returns.
+        trace, nodes: Same as in ``Imported``; ``nodes`` has only the variables that are results of nodes.
+        returned: The values that ``main`` returns.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -143,7 +143,7 @@ class _GraphImport:
         self._graph = model.graph
         self._builder = relax.BlockBuilder()
         self._values: dict[str, Value] = {}
-        self._unknown: set[str] = set()  # values behind an unsupported operator
+        self._unknown: set[str] = set()  # values that depend on an unsupported operator
         self._unsupported: list[NodeProto] = []
         self._names: set[str] = set()
         versions = {entry.domain: entry.version for entry in model.opset_import}
@@ -152,12 +152,12 @@ class _GraphImport:
         self._output_names = {output.name for output in self._graph.output}
         for node in reversed(self._graph.node):
             if node.op_type in ("Identity", "Dropout") and node.output[0] in self._output_names:
-                self._output_names.add(node.input[0])  # passed through: the same variable is returned
+                self._output_names.add(node.input[0])  # passes its input through, so the same variable is returned
         self._tvm = ONNXGraphImporter({}, None)
         self._tvm.bb, self._tvm.opset = self._builder, self._opset
 
     def run(self) -> tvm.IRModule:
-        """Build the module."""
+        """Builds the module."""
         parameters = []
         for value in model_inputs(self._graph):
             spec = tensor_spec(value)
@@ -170,7 +170,7 @@ class _GraphImport:
                     self._walk(self._graph)
                     self.returned = [self._output(output.name) for output in self._graph.output]
                 except ModelError as error:
-                    failure = error  # raised below: a builder that is left half-way complains on stderr
+                    failure = error  # raised below: an unfinished builder prints to stderr
                     self.returned = [self._builder.emit_output(relax.Tuple([]))]
             self._builder.emit_func_output(self.returned[0] if len(self.returned) == 1 else relax.Tuple(self.returned))
         if failure is not None:
@@ -207,7 +207,7 @@ class _GraphImport:
             results = self._convert(node, inputs)
         except ModelError:
             raise
-        except Exception as error:  # TVM's converters and type inference raise anything
+        except Exception as error:  # TVM's converters and type inference raise any type
             shapes = ", ".join(_shape_text(value) for value in inputs if value is not None)
             raise ModelError(
                 f"{describe(node)} on inputs of shape {shapes} cannot be imported: {_reason(error)}"
@@ -216,11 +216,11 @@ class _GraphImport:
 
     def _lookup(self, node: NodeProto, name: str) -> Value:
         if name not in self._values:
-            raise ModelError(f"{describe(node)} reads {name!r}, which nothing before it computes")
+            raise ModelError(f"{describe(node)} reads {name!r}, which no earlier node computes")
         return self._values[name]
 
     def _fold(self, node: NodeProto, inputs: tuple[Value | None, ...]) -> bool:
-        """Evaluate a node whose result depends on constants and static shapes alone."""
+        """Evaluates a node whose result depends on constants and static shapes alone."""
         if node.op_type in ("Shape", "Size") and node.domain in _STANDARD:
             inputs = tuple(value if value is None else shape_like(shape_of(value), dtype_of(value)) for value in inputs)
         constants = [value for value in inputs if value is None or isinstance(value, np.ndarray)]
@@ -243,7 +243,7 @@ class _GraphImport:
                 self._values[name] = self._lookup(node, inner.name)
 
     def _convert(self, node: NodeProto, inputs: tuple[Value | None, ...]) -> list[relax.Expr]:
-        """The expressions of a node's outputs; all but the last step are bound already."""
+        """The expressions of a node's outputs; all steps but the last are bound to variables already."""
         converter: Converter | None = _CONVERTERS[node.domain].get(node.op_type)
         version = self._opset if node.domain in _STANDARD else self._opsets[node.domain]
         hint = f"{node.output[0]}_part"
@@ -267,7 +267,7 @@ class _GraphImport:
         return self._tvm._convert_operator(node.op_type, operands, attributes, self._opset)
 
     def _bind(self, node: NodeProto, results: list[relax.Expr]) -> None:
-        """Give each output of a node its variable."""
+        """Binds each output of a node to a variable."""
         if len(node.output) > len(results):
             raise ModelError(f"{describe(node)} has {len(node.output)} outputs, of which {len(results)} are supported")
         for name, result in zip(node.output, results, strict=False):
@@ -277,7 +277,7 @@ class _GraphImport:
                 self._values[name] = result.value.numpy()
                 continue
             if isinstance(result, relax.Var):
-                variable = result  # an input passed through, or bound by TVM's converter
+                variable = result  # an input of the node, or bound by TVM's converter
             elif name in self._output_names:
                 variable = self._builder.emit_output(result, self._fresh(name))
             else:
@@ -302,10 +302,10 @@ class _GraphImport:
         return (value for value in map(self._values.get, node.input) if isinstance(value, relax.Var))
 
     def _output(self, name: str) -> relax.Var:
-        """A variable that ``main`` may return: a result of a node is one already."""
+        """A variable that ``main`` may return; the result of a node is one already."""
         value = self._values.get(name)
         if value is None:
-            raise ModelError(f"the model returns {name!r}, which nothing in it computes")
+            raise ModelError(f"the model returns {name!r}, which no node computes")
         if isinstance(value, relax.Var) and not isinstance(value, relax.DataflowVar) and value.name in self.trace:
             return value
         variable = self._builder.emit_output(as_expr(value), self._fresh(name))
@@ -317,7 +317,7 @@ class _GraphImport:
         return self._builder.emit(expr, self._fresh(hint))
 
     def _fresh(self, hint: str) -> str:
-        """A new variable name that resembles an ONNX name; the builder does not look at parameters."""
+        """A new variable name that resembles an ONNX name; the builder does not check against parameters."""
         base = re.sub(r"\W", "_", hint, flags=re.ASCII).lstrip("_") or "value"
         base = base if base[0].isalpha() else f"v{base}"
         name, count = base, 0

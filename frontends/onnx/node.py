@@ -1,4 +1,4 @@
-"""One ONNX node as a converter sees it: its inputs as constants or Relax expressions, and where it is for messages."""
+"""An ONNX node as a converter reads it: inputs as constants or Relax expressions, attributes, error messages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tvm import relax, tirx
 from sbnn_tvm.errors import ModelError
 
 Value: TypeAlias = np.ndarray | relax.Expr
-"""What an ONNX value is during the import: a constant, or what computes it from the model's inputs."""
+"""An ONNX value during the import: a constant, or an expression of the model's inputs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class Node:
 
     Attributes:
         proto: The node.
-        inputs: Its inputs in order; None for an omitted optional one.
+        inputs: Its inputs in order; None for an omitted optional input.
         opset: Version of the node's operator set.
         emit: Binds an intermediate expression to a variable. Converters return the last expression unbound.
     """
@@ -44,10 +44,10 @@ class Node:
         return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
 
     def attribute(self, name: str) -> Any:
-        """The value of an attribute that the operator cannot do without."""
+        """The value of a required attribute."""
         values = self.attributes
         if name not in values:
-            raise self.error(f"lacks its attribute {name!r}")
+            raise self.error(f"lacks the attribute {name!r}")
         return values[name]
 
     def value(self, index: int) -> Value | None:
@@ -55,10 +55,10 @@ class Node:
         return self.inputs[index] if index < len(self.inputs) else None
 
     def required(self, index: int) -> Value:
-        """Input ``index``, which the operator cannot do without."""
+        """Input ``index``, which is required."""
         value = self.value(index)
         if value is None:
-            raise self.error(f"lacks its input {index}")
+            raise self.error(f"lacks input {index}")
         return value
 
     def expr(self, index: int) -> relax.Expr:
@@ -88,31 +88,31 @@ class Node:
 
 
 def describe(node: NodeProto) -> str:
-    """Name a node for a message: its operator, its name, and the value it computes."""
+    """The name of a node for a message: its operator, and its name or the value that it computes."""
     operator = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
     output = next((name for name in node.output if name), "")
     return f"{operator} node {node.name!r}" if node.name else f"the {operator} node that computes {output!r}"
 
 
 def as_expr(value: Value) -> relax.Expr:
-    """A constant as a Relax constant; anything else as it is."""
+    """A Relax constant for a constant; any other value unchanged."""
     if isinstance(value, np.ndarray):
         return relax.const(np.ascontiguousarray(value).reshape(value.shape), str(value.dtype))
     return value
 
 
 def aligned(value: np.ndarray, rank: int) -> relax.Expr:
-    """A constant with leading 1s up to ``rank``, which broadcasts as before."""
+    """A constant with leading 1s up to ``rank``, which broadcasts the same way as before."""
     return as_expr(value.reshape((1,) * (rank - value.ndim) + value.shape))
 
 
 def per_channel(values: np.ndarray, rank: int) -> relax.Expr:
-    """One number a channel, shaped [1, C, 1, ...] to broadcast over an NC... tensor."""
+    """One number per channel, in the shape [1, C, 1, ...], to broadcast over an NC... tensor."""
     return as_expr(values.reshape((1, -1) + (1,) * (rank - 2)))
 
 
 def rank_of(value: Value) -> int:
-    """Number of dimensions."""
+    """The number of dimensions."""
     return value.ndim if isinstance(value, np.ndarray) else value.ty.ndim
 
 
@@ -129,7 +129,7 @@ def dtype_of(value: Value) -> str:
 
 
 def is_static(value: relax.Expr) -> bool:
-    """Whether a Relax value is a tensor, or tuple of tensors, of static shape."""
+    """Whether a Relax value is a tensor with static shape, or a tuple of such tensors."""
 
     def static(ty: relax.Type) -> bool:
         if isinstance(ty, relax.TupleType):

@@ -1,8 +1,8 @@
 """The ai.sbnn operator set, version 1: its operators as ONNX functions, and the packing of binary weights.
 
-Each operator has a body in standard ONNX operators, so a file that carries these functions runs unchanged in a stock
-onnxruntime; docs/ai.sbnn.md is the specification. The bodies keep the integer part of a layer apart: signs are
-convolved first, which is exact in float32 as long as a sum has fewer than 2**24 terms, and scaled after.
+Each operator has a body of standard ONNX operators, so a file that carries these functions runs unchanged in stock
+onnxruntime; docs/ai.sbnn.md is the specification. The bodies keep the integer part of a layer separate: they convolve
+signs first, which is exact in float32 as long as a sum has fewer than 2**24 terms, and scale afterwards.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from functools import cache
 import numpy as np
 from onnx import FunctionProto, ModelProto, helper, parser
 
-from . import decoders
+from . import decoder_operators
 
 DOMAIN = "ai.sbnn"
 VERSION = 1
-ONNX_OPSET = 21  # of the bodies, and of the models that the exporter writes
-IR_VERSION = 10  # onnx by itself writes newer ones, which released onnxruntimes refuse
+ONNX_OPSET = 21  # version for the bodies, and for models that the exporter writes
+IR_VERSION = 10  # the default of onnx is newer, and released onnxruntimes reject it
 
 _BINARIZE = """
 Binarize <lo: float = -1.0, hi: float = 1.0> (x, threshold) => (y)
@@ -127,12 +127,12 @@ def _functions() -> dict[str, FunctionProto]:
     header = f'<domain: "{DOMAIN}", opset_import: ["" : {ONNX_OPSET}]>'
     parsed = (
         parser.parse_function(header + text)
-        for text in (_BINARIZE, _QUANTIZE, _BINARY_CONV2D, _BINARY_LINEAR, *decoders.BODIES)
+        for text in (_BINARIZE, _QUANTIZE, _BINARY_CONV2D, _BINARY_LINEAR, *decoder_operators.BODIES)
     )
     return {function.name: function for function in parsed}
 
 
-OPERATORS = ("Binarize", "Quantize", "BinaryConv2d", "BinaryLinear", *decoders.OPERATORS)
+OPERATORS = ("Binarize", "Quantize", "BinaryConv2d", "BinaryLinear", *decoder_operators.DECODER_OPERATORS)
 
 
 def function(operator: str) -> FunctionProto:
@@ -153,9 +153,9 @@ def function(operator: str) -> FunctionProto:
 
 
 def add_functions(model: ModelProto) -> ModelProto:
-    """Gives a model the bodies and opset imports of the ai.sbnn operators that it uses, in place.
+    """Adds to a model the bodies and opset imports of the ai.sbnn operators that it uses, in place.
 
-    Also sets the IR version that released onnxruntimes read.
+    Also sets an IR version that released onnxruntimes read.
 
     Args:
         model: A model whose ai.sbnn nodes have no bodies yet; its default opset is ``ONNX_OPSET``.
@@ -184,7 +184,7 @@ def pack_bits(bits: np.ndarray) -> np.ndarray:
         bits: [rows, ...], nonzero is bit 1; the other axes are packed in row-major order.
 
     Returns:
-        uint8 [rows, ceil(K / 8)] with K bits a row; the unused high bits of a row's last byte are 0.
+        uint8 [rows, ceil(K / 8)] for K bits per row; the unused high bits of a row's last byte are 0.
 
     Examples:
         >>> pack_bits(np.array([[1, 0, 0, 0, 0, 0, 0, 0, 1]]))
@@ -199,7 +199,7 @@ def unpack_bits(packed: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
     Args:
         packed: uint8 [rows, ceil(K / 8)].
-        shape: [rows, ...], the shape of the bits, K of them a row.
+        shape: [rows, ...], the shape of the bits, with K bits per row.
 
     Returns:
         bool [rows, ...] of the given shape.

@@ -1,7 +1,7 @@
-"""PyTorch front end: binary layers, their training, the conversion of float models, and the export to ONNX."""
+"""PyTorch front end: binary layers, training methods, networks, conversion of float models, export to ONNX."""
 
-from .convert.binarize import FIRST, LAST, BinaryConfig, Conversion, LayerNote, binarize_
 from .convert.post_training import Quantization, QuantizedLayer, quantize_, recalibrate_
+from .convert.replace_layers import FIRST, LAST, BinaryConfig, Conversion, LayerNote, binarize_
 from .export import export_onnx, to_onnx
 from .layers.domains import Bits, ScaledBits, ScaledSigns, Signs, TwoValues, WeightDomain
 from .layers.estimators import EDE, Clip, Estimator, Identity, Polynomial, binarize, set_progress
@@ -17,9 +17,11 @@ from .methods.regularisers import KurtosisPenalty, ReconstructionPenalty
 from .methods.sbnn import ExpectedConnections, keep_densest_
 from .methods.siman import BinarizeAboveMean, Magnitudes, parameter_groups
 from .networks.bcdnet import BCDNet, bcdnet
-from .networks.models import VGG, ResNet, resnet, resnet18, vgg_small
+from .networks.config import NetworkConfig
 from .networks.quicknet import QuickNet, quicknet
 from .networks.reactnet import ReActNet, group_mobilenet, reactnet
+from .networks.resnet import ResNet, resnet, resnet18
+from .networks.vgg import VGG, vgg_small
 from .search.partial_binarization import PartialBinarization, search_partial_binarization
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "LayerNote",
     "Magnitudes",
     "Maxout",
+    "NetworkConfig",
     "PartialBinarization",
     "Polynomial",
     "Quantization",

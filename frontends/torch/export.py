@@ -1,8 +1,7 @@
-"""From a torch model to an ONNX model: binary layers become ai.sbnn operators with packed weights.
+"""Export of a torch model to ONNX: binary layers become ai.sbnn operators with packed weights.
 
-The model is traced once by torch.onnx (dynamo) in eval mode. Nodes are named after the modules they come from
-(``features.3``), so that reports speak the user's language, and batch norms stay as they are: folding them is the
-compiler's task, which has to keep their rounding.
+torch.onnx (dynamo) traces the model once, in eval mode. Nodes are named after their modules (``features.3``), so that
+reports use the user's names. Batch norms are not folded: the compiler does that, and it has to keep their rounding.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from sbnn_tvm.atomic_file import check_destination, replacing
 from sbnn_tvm.errors import ModelError
 
 from ..onnx import opset
-from ..onnx.compress import compress
+from ..onnx.encode_weights import encode_weights
 from .layers.modules import BinaryLayer, Freezes
 from .layers.operators import traced_as_operators
 from .layers.quantizers import Quantizer
@@ -43,8 +42,8 @@ def export_onnx(model: nn.Module, path: str | os.PathLike[str], input_shape: Sha
     Args:
         model: Any module; its BinaryConv2d, BinaryLinear and Binarize become ai.sbnn operators. Left unchanged.
         path: Written in one step: an existing file stays whole if the export fails.
-        input_shape: Of the single float32 input, with the batch. None takes ``model.example_input_array``, a tensor or
-            a tuple of tensors.
+        input_shape: Shape of the single float32 input, with the batch. None uses ``model.example_input_array``, a
+            tensor or a tuple of tensors.
 
     Raises:
         ModelError: If the model cannot be exported, has no known input shape, or the path cannot be written.
@@ -62,13 +61,13 @@ def to_onnx(model: nn.Module, input_shape: Shape | None = None) -> onnx.ModelPro
     """The ONNX model that export_onnx writes.
 
     Args:
-        model, input_shape: As of export_onnx.
+        model, input_shape: Same as in export_onnx.
 
     Returns:
         A checked model with static shapes, opset 21, and the bodies of the ai.sbnn operators it uses.
 
     Raises:
-        ModelError: As export_onnx.
+        ModelError: Same as in export_onnx, except for the path.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected a torch.nn.Module to export, but got {type(model).__name__}")
@@ -106,17 +105,17 @@ def to_onnx(model: nn.Module, input_shape: Shape | None = None) -> onnx.ModelPro
             LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
             _name_after_modules(graph, model)
             _drop_metadata(graph)
-    proto = compress(opset.add_functions(ir.to_proto(graph)))
+    proto = encode_weights(opset.add_functions(ir.to_proto(graph)))
     proto.producer_name = "sbnn_tvm"
     onnx.checker.check_model(proto)
     return proto
 
 
 def example_inputs(model: nn.Module, input_shape: Shape | None) -> tuple[Tensor, ...]:
-    """What to run a model on, to see what it does: zeros of ``input_shape``, or its ``example_input_array``.
+    """Inputs to run a model on: zeros of ``input_shape``, or its ``example_input_array``.
 
     Raises:
-        ModelError: If the shape is unknown or none.
+        ModelError: If the shape is unknown or invalid.
     """
     parameter = next(model.parameters(), torch.empty(0))
     if input_shape is not None:
@@ -129,7 +128,7 @@ def example_inputs(model: nn.Module, input_shape: Shape | None) -> tuple[Tensor,
     example = getattr(model, "example_input_array", None)
     if example is None:
         raise ModelError(
-            "the model's input shape is unknown: pass input_shape=(1, 3, 32, 32) or the like, "
+            "the model's input shape is unknown: pass input_shape=(1, 3, 32, 32), for example, "
             "or set model.example_input_array"
         )
     example = example if isinstance(example, tuple | list) else (example,)
@@ -140,7 +139,7 @@ def example_inputs(model: nn.Module, input_shape: Shape | None) -> tuple[Tensor,
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """While it is open, the model is in eval mode; afterwards each module is in its own mode again."""
+    """While this context is open, the model is in eval mode; afterwards each module is in its previous mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -152,7 +151,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _packed_weights(model: nn.Module) -> Iterator[None]:
-    """Attaches the constants of the ai.sbnn operators to the modules, as buffers, for the duration of a trace."""
+    """Attaches the constants of the ai.sbnn operators to the modules, as buffers, while a trace runs."""
     attached: list[tuple[nn.Module, str]] = []
     try:
         for name, module in model.named_modules():
@@ -178,15 +177,16 @@ def _packed_weights(model: nn.Module) -> Iterator[None]:
 
 
 def packed_constants(layer: BinaryLayer, name: str = "") -> dict[str, Tensor]:
-    """What a file holds of a binary layer.
+    """The constants of a binary layer in a file.
 
     Args:
         layer: In eval mode.
-        name: For error messages.
+        name: Used in error messages.
 
     Returns:
-        weight, uint8 [OC, ceil(K / 8)]; scale and offset, float32 [OC]. Of two-bit weights also low_weight and the
-        scales of both, twos and ones. Of weights that are not all binary also residual, float32 of their shape.
+        weight, uint8 [OC, ceil(K / 8)]; scale and offset, float32 [OC]. For two-bit weights also low_weight, and the
+            scales
+        of both parts, twos and ones. For weights that are not all binary also residual, float32 of the weights' shape.
 
     Raises:
         ModelError: If a value is not finite.
@@ -203,7 +203,7 @@ def packed_constants(layer: BinaryLayer, name: str = "") -> dict[str, Tensor]:
         return {**constants, "weight": _packed(high), "low_weight": _packed(low), "twos": ones * 2, "ones": ones}
     if rest is not None and rest.any():
         constants["residual"] = rest.detach().clone()
-    # A learned scale may have turned negative. Weights are the same with it positive and all signs flipped.
+    # A learned scale may be negative. The weights are the same with the opposite scale and all signs flipped.
     flipped = (scale < 0).reshape(-1, *[1] * (layer.weight.ndim - 1))
     return {**constants, "weight": _packed((layer.signs() > 0) ^ flipped)}
 
@@ -223,7 +223,7 @@ def _thresholds(name: str, quantizer: Quantizer) -> Tensor:
 
 
 def _drop_zero_biases(graph: ir.Model) -> None:
-    """The exporter gives convolutions without a bias one of zeros."""
+    """Removes the biases of zeros that the exporter gives to convolutions without a bias."""
     for node in graph.graph:
         bias = node.inputs[2] if node.op_type == "Conv" and len(node.inputs) == 3 else None
         if bias is not None and bias.const_value is not None and not bias.const_value.numpy().any():
@@ -231,10 +231,10 @@ def _drop_zero_biases(graph: ir.Model) -> None:
 
 
 def _name_after_modules(graph: ir.Model, model: nn.Module) -> None:
-    """Names nodes, the values they make, and their constants after the modules that they come from.
+    """Names nodes, their outputs and their constants after the modules that they come from.
 
-    The first node of a module without children (or of a binary layer) bears the module's name; others
-    ``module/Operator``, numbered where there are several.
+    The first node of a module without children, or of a binary layer, gets the module's name. Others get
+    ``module/Operator``, with a number if there are several.
     """
     modules = dict(model.named_modules())
     outputs = {id(value) for value in graph.graph.outputs}
@@ -271,7 +271,7 @@ def _scopes(node: ir.Node) -> list[str]:
 
 
 def _unused(name: str, taken: set[str]) -> str:
-    """The name, numbered from 2 if it is taken; taken from now on."""
+    """The name, with a number from 2 if it is taken; adds the result to ``taken``."""
     candidate, number = name, 2
     while candidate in taken:
         candidate, number = f"{name}_{number}", number + 1
@@ -280,7 +280,7 @@ def _unused(name: str, taken: set[str]) -> str:
 
 
 def _drop_metadata(graph: ir.Model) -> None:
-    """The exporter notes stack traces and file names of this machine everywhere."""
+    """Removes the stack traces and file names of this machine that the exporter stores everywhere."""
     for holder in (graph, graph.graph, *graph.graph, *graph.graph.inputs, *graph.graph.initializers.values()):
         holder.metadata_props.clear()
         holder.meta.clear()
@@ -291,7 +291,7 @@ def _drop_metadata(graph: ir.Model) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences what torch.onnx says about itself; its errors come as exceptions."""
+    """Silences the messages of torch.onnx; its errors are exceptions."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     sink = io.StringIO()
@@ -308,7 +308,7 @@ def _dtype(tensor: Tensor) -> str:
 
 
 def _reason(error: BaseException, model: nn.Module) -> str:
-    """The first line of the innermost cause (torch wraps it in pages of advice), and the module where it happened."""
+    """The first line of the innermost cause, which torch wraps in long advice, and the module where it happened."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()

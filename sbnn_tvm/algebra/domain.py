@@ -54,11 +54,6 @@ class BinaryDomain:
         return (self.hi + self.lo) / 2
 
     @property
-    def symmetric(self) -> bool:
-        """Whether the domain is {-a, +a}: then the shared term ``phi * T`` vanishes."""
-        return self.lo == -self.hi
-
-    @property
     def bits(self) -> int:
         """Number of bits of a code: 1."""
         return 1

@@ -52,7 +52,7 @@ def test_cifar10(tmp_path: Path) -> None:
 
 
 def test_cifar10_that_is_missing_or_something_else(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="must lie on this machine: pass --root"):
+    with pytest.raises(FileNotFoundError, match="must be on this machine: pass --root"):
         datasets.cifar10(None)
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere with CIFAR-10"):
         datasets.cifar10(str(tmp_path / "nowhere"))
@@ -68,7 +68,7 @@ def test_cifar10_that_is_missing_or_something_else(tmp_path: Path) -> None:
 
     for content in (b"no pickle", pickle.dumps([1]), pickle.dumps(Evil())):
         (folder / "data_batch_3").write_bytes(content)
-        with pytest.raises(ValueError, match="data_batch_3 is no batch of CIFAR-10"):
+        with pytest.raises(ValueError, match="data_batch_3 is not a batch of CIFAR-10"):
             datasets.cifar10(str(folder))
     assert not Path("evil").exists()
 
@@ -104,7 +104,7 @@ def test_image_folder(tmp_path: Path) -> None:
         datasets.image_folder(str(tmp_path))
     (tmp_path / "val" / "n04").rmdir()
     (tmp_path / "train" / "n01" / "0.JPEG").write_bytes(b"broken")
-    with pytest.raises(ValueError, match=r"0\.JPEG is no image"):
+    with pytest.raises(ValueError, match=r"0\.JPEG is not an image"):
         datasets.image_folder(str(tmp_path)).train[0]
     for path in (tmp_path / "val").glob("*/*"):
         path.unlink()

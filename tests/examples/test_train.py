@@ -70,7 +70,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(method: str, tmp_path: P
 
 
 def test_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="must lie on this machine: pass --root"):
+    with pytest.raises(SystemExit, match="must be on this machine: pass --root"):
         train.main(["--data", "cifar10", "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit, match="there is no checkpoint"):
         train.main(["--resume", "--out", str(tmp_path)])
@@ -137,7 +137,7 @@ def test_two_processes(tmp_path: Path) -> None:
     resumed = subprocess.run(
         command(*arguments, "--resume", torchrun=2), capture_output=True, text=True, env=environment
     )
-    assert resumed.returncode == 0 and "going on after epoch 6" in resumed.stdout
+    assert resumed.returncode == 0 and "continuing after epoch 6" in resumed.stdout
 
 
 @pytest.mark.slow

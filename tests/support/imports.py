@@ -12,7 +12,7 @@ from tvm import relax
 
 from sbnn_tvm.frontends.onnx import opset
 from sbnn_tvm.frontends.onnx.importer import Imported, import_onnx
-from sbnn_tvm.frontends.onnx.loading import load_model
+from sbnn_tvm.frontends.onnx.load_model import load_model
 from tests.support.small_models import run_reference
 
 X = np.random.default_rng(0).standard_normal((2, 4, 7, 9)).astype(np.float32)

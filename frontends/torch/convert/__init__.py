@@ -1,1 +1,1 @@
-"""Float models made binary: their layers replaced, with further training or without."""
+"""Conversion of float models to binary ones, with or without further training."""

@@ -1,4 +1,4 @@
-"""Conversion of a trained float model without any further training."""
+"""Conversion of a trained float model without further training."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from sbnn_tvm.algebra.domain import BinaryDomain
 from ..layers.domains import TwoValues
 from ..layers.modules import BinaryLayer
 from ..methods.sbnn import canonical, fit_
-from .binarize import FIRST, LAST, Activations, BinaryConfig, LayerNote, Skip, binarize_
+from .replace_layers import FIRST, LAST, Activations, BinaryConfig, LayerNote, Skip, binarize_
 
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """What became of one layer.
+    """The result for one layer.
 
     Attributes:
-        name, kind: Its qualified name in the model, and its class before.
+        name, kind: Its qualified name in the model, and its class before the conversion.
         density: The share of weights that take the rarer of the two values.
-        error: The distance of the two-valued weights to the float ones, relative to the length of these.
+        error: The distance of the two-valued weights from the float ones, divided by the norm of the float ones.
     """
 
     name: str
@@ -36,12 +36,12 @@ class QuantizedLayer:
 
 @dataclass(frozen=True)
 class Quantization:
-    """What quantize_ did: ``print`` it.
+    """The result of quantize_, which can be printed.
 
     Attributes:
-        layers: Those that are two-valued now.
-        kept: Linear layers that stayed float, with the reason.
-        recalibrated: Batch norms whose statistics are new.
+        layers: The layers that are two-valued now.
+        kept: The linear layers that stayed float, with the reason.
+        recalibrated: The batch norms with new statistics.
     """
 
     layers: tuple[QuantizedLayer, ...]
@@ -72,20 +72,20 @@ def quantize_(
     calibration: Tensor | Iterable[Tensor] | None = None,
     skip: Skip = (FIRST, LAST),
 ) -> Quantization:
-    """Gives a trained float model two-valued weights, in place, the nearest ones in least squares.
+    """Sets the weights of a trained float model to two values, the nearest ones in least squares, in place.
 
     Args:
         model: Changed in place.
-        density: The share of weights that take the rarer value; None: whatever is nearest.
-        per: One pair of values for each ``"channel"`` of the output, or for the ``"layer"``.
-        activations: What inputs of converted layers are binarised to, as of BinaryConfig. None leaves them float, which
-            keeps the accuracy, and the layer a float one to the compiler (its weights take a bit each in files).
-        calibration: Inputs of the model, one batch or several, to estimate the statistics of its batch norms anew; None
-            leaves them as they are.
-        skip: What stays float, as of binarize_.
+        density: The share of weights that take the rarer value; None for the nearest values.
+        per: One pair of values for each output ``"channel"``, or for the ``"layer"``.
+        activations: How inputs of converted layers are binarised, same as in BinaryConfig. None leaves them float. That
+            keeps the accuracy, but the compiler then treats the layer as a float layer; files store one bit per weight.
+        calibration: Inputs of the model, one batch or several, to estimate the statistics of its batch norms again;
+            None leaves the statistics as they are.
+        skip: The layers that stay float, same as in binarize_.
 
     Returns:
-        What was converted, how well, and what was not and why.
+        The converted layers with their errors, and the others with the reason.
 
     Raises:
         ValueError: If an argument is out of range, or there is calibration data and no batch norm.
@@ -99,7 +99,7 @@ def quantize_(
         1
     """
     if density is not None and not 0 < density < 1:
-        raise ValueError(f"a density lies between 0 and 1, but got {density}")
+        raise ValueError(f"a density is between 0 and 1, but got {density}")
     conversion = binarize_(model, BinaryConfig(weights=TwoValues(per=per), activations=activations), skip)
     layers = []
     for note in conversion.converted:
@@ -117,11 +117,11 @@ def quantize_(
 
 
 def recalibrate_(model: nn.Module, batches: Tensor | Iterable[Tensor]) -> tuple[str, ...]:
-    """Estimates the running statistics of a model's batch norms anew, and changes nothing else.
+    """Estimates the running statistics of a model's batch norms again, and changes nothing else.
 
     Args:
-        model: In eval mode but for its batch norms while the data runs.
-        batches: Inputs, one batch or several; every batch counts the same.
+        model: All modules but the batch norms are in eval mode while the data runs.
+        batches: Inputs, one batch or several; every batch counts equally.
 
     Returns:
         The names of the batch norms.

@@ -1,1 +1,1 @@
-"""Binary layers for PyTorch: modules, weight domains, gradients, quantisers."""
+"""Binary layers for PyTorch: modules, weight domains, gradient estimators, quantisers."""

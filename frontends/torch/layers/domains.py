@@ -1,12 +1,12 @@
-"""The two values of a layer's weights: how many numbers describe them, and how they are learned.
+"""The two values of a layer's weights: which numbers describe them, and how these are learned.
 
-A binary weight is ``scale * S + offset``; unless a domain says otherwise, ``S = +1`` where the latent weight is
-positive and ``S = -1`` elsewhere (so a latent weight of exactly 0 counts as -1). A WeightDomain is the choice, as plain
-data; it builds a WeightValues module, which turns latent weights into ``S``, ``scale`` and ``offset`` and owns what is
-learned of them.
+A binary weight is ``scale * S + offset``. Unless a domain defines S differently, ``S = +1`` where the latent weight is
+positive and ``S = -1`` elsewhere, so a latent weight of exactly 0 counts as -1. A WeightDomain is the choice of the
+values, as plain data. It builds a WeightValues module, which computes ``S``, ``scale`` and ``offset`` from latent
+weights and owns the learned parameters.
 
-A weight that ``torch.nn.utils.prune`` masks takes the value of ``S = -1``: 0 in {0, a}, the first of {a, b}. In
-domains that are symmetric about 0 both values weigh the same, so nothing can be pruned there.
+A weight that ``torch.nn.utils.prune`` masks takes the value of ``S = -1``: 0 in {0, a}, the first of {a, b}. Domains
+that are symmetric about 0 cannot be pruned, since neither -a nor +a stands for a missing connection.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class WeightDomain(Protocol):
     """The choice of the two weight values."""
 
     def build(self, weight: Tensor) -> WeightValues:
-        """The module that holds the values; its initial values may come from the latent weights, [OC, ...]."""
+        """Returns the module that holds the values; latent weights [OC, ...] may give their initial numbers."""
 
 
 class WeightValues(nn.Module):
-    """Gives the signs of latent weights, and the two values of each output channel.
+    """Computes the signs of latent weights and the two values of each output channel.
 
     Attributes:
         prunable: Whether the value of ``S = -1`` may stand for a pruned weight.
@@ -39,15 +39,15 @@ class WeightValues(nn.Module):
     prunable = False
 
     def signs(self, weight: Tensor, estimator: Estimator) -> Tensor:
-        """S in {-1, +1}, of the shape of the latent weights [OC, ...], with the gradient of the estimator."""
+        """S in {-1, +1}, of the shape of the latent weights [OC, ...], with the estimator's gradient."""
         return binarize(weight, 0.0, SIGN, estimator)
 
     def forward(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scale [OC] and offset [OC], None where it is 0, from latent weights [OC, ...]."""
+        """Scale [OC] and offset [OC] from latent weights [OC, ...]; the offset is None if it is 0."""
         raise NotImplementedError
 
     def residual(self, weight: Tensor) -> Tensor | None:
-        """What weights are beside the two values, float32 of their shape and mostly 0; None where all are binary."""
+        """The difference of the weights from the two values, float32, mostly 0; None if all weights are binary."""
         return None
 
 
@@ -60,7 +60,7 @@ class Signs:
     """
 
     def build(self, weight: Tensor) -> WeightValues:
-        """No parameters."""
+        """Builds a module without parameters."""
         return _Ones()
 
 
@@ -69,8 +69,8 @@ class ScaledSigns:
     """Weights are -a and +a, with one a per output channel.
 
     Attributes:
-        learned: False: a is the mean of |w| over the channel's latent weights at every forward pass, and no gradient
-            flows through it. True: a is a parameter, initialised that way.
+        learned: If False, a is the mean of |w| over the channel's latent weights at every forward pass, and no gradient
+            flows through it. If True, a is a parameter with that initial value.
 
     References:
         Rastegari et al., "XNOR-Net", ECCV 2016, arXiv 1603.05279 (the mean is the least-squares optimum);
@@ -80,18 +80,18 @@ class ScaledSigns:
     learned: bool = False
 
     def build(self, weight: Tensor) -> WeightValues:
-        """One parameter [OC] where ``learned``, else none."""
+        """Builds one parameter [OC] if ``learned``, otherwise none."""
         return LearnedValues(_mean_magnitude(weight), None) if self.learned else _MeanMagnitude()
 
 
 @dataclass(frozen=True)
 class TwoValues:
-    """Weights are any two values: scale (tau) and offset (phi) are learned.
+    """Weights are any two values, with a learned scale (tau) and a learned offset (phi).
 
     Attributes:
-        per: One pair for the ``"layer"`` or for each ``"channel"``.
-        init: ``"unit"`` starts at -1 and +1; ``"fit"`` at the two values nearest to the latent weights in least
-            squares: the means of the positive and of the other weights.
+        per: One pair of values for the ``"layer"``, or one for each output ``"channel"``.
+        init: ``"unit"`` starts with the values -1 and +1. ``"fit"`` starts with the mean of the positive latent weights
+            and the mean of the others.
 
     References:
         Schiavone, Galati, Zuluaga, "Binary Domain Generalization for Sparsifying Binary Neural Networks" (SBNN),
@@ -109,7 +109,7 @@ class TwoValues:
             )
 
     def build(self, weight: Tensor) -> WeightValues:
-        """Two parameters, [OC] each per channel, else [1]."""
+        """Builds two parameters, each [OC] with ``per="channel"``, otherwise [1]."""
         rows = weight.detach().reshape(len(weight) if self.per == "channel" else 1, -1)
         if self.init == "unit":
             return LearnedValues(rows.new_ones(len(rows)), rows.new_zeros(len(rows)))
@@ -123,18 +123,18 @@ class Bits:
     """Weights are 0 and 1: 0 where the latent weight is not positive."""
 
     def build(self, weight: Tensor) -> WeightValues:
-        """No parameters."""
+        """Builds a module without parameters."""
         return _HalfScale(None)
 
 
 @dataclass(frozen=True)
 class ScaledBits:
-    """Weights are 0 and a, with a learned a >= 0, initialised at the mean of the positive latent weights.
+    """Weights are 0 and a, with a learned a >= 0 whose initial value is the mean of the positive latent weights.
 
-    In files scale and offset are both a / 2, so that a kernel may add the inputs of the set weights, and nothing else.
+    In files both scale and offset are a / 2, so a kernel can compute a layer by adding the inputs of the set weights.
 
     Attributes:
-        per: One a for the ``"layer"`` or for each ``"channel"``.
+        per: One a for the ``"layer"``, or one for each output ``"channel"``.
     """
 
     per: Literal["layer", "channel"] = "channel"
@@ -144,7 +144,7 @@ class ScaledBits:
             raise ValueError(f"ScaledBits takes per='layer' or 'channel', but got {self.per!r}")
 
     def build(self, weight: Tensor) -> WeightValues:
-        """One parameter, [OC] per channel, else [1]."""
+        """Builds one parameter, [OC] with ``per="channel"``, otherwise [1]."""
         rows = weight.detach().reshape(len(weight) if self.per == "channel" else 1, -1)
         return _HalfScale(_mean_where(rows, rows > 0))
 
@@ -160,7 +160,7 @@ class _MeanMagnitude(WeightValues):
 
 
 class LearnedValues(WeightValues):
-    """``tau * S + phi``: phi may be None, for 0."""
+    """``tau * S + phi``; phi is None if it is 0."""
 
     def __init__(self, tau: Tensor, phi: Tensor | None) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class LearnedValues(WeightValues):
         return self.tau.expand(len(weight)), None if self.phi is None else self.phi.expand(len(weight))
 
     def extra_repr(self) -> str:
-        """How many parameters."""
+        """The number of parameters."""
         return f"{len(self.tau)} x (tau{'' if self.phi is None else ', phi'})"
 
 
@@ -185,7 +185,7 @@ class _HalfScale(WeightValues):
         self.scale = None if scale is None else nn.Parameter(scale)
 
     def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        half = weight.new_full((1,), 0.5) if self.scale is None else self.scale.abs() / 2  # the same two floats
+        half = weight.new_full((1,), 0.5) if self.scale is None else self.scale.abs() / 2  # the same float for both
         return half.expand(len(weight)), half.expand(len(weight))
 
     def extra_repr(self) -> str:
@@ -197,5 +197,5 @@ def _mean_magnitude(weight: Tensor) -> Tensor:
 
 
 def _mean_where(rows: Tensor, mask: Tensor) -> Tensor:
-    """The mean of the masked values of each row; 0 where there are none."""
+    """The mean of the masked values of each row; 0 for a row without any."""
     return torch.where(mask, rows, 0).sum(1) / mask.sum(1).clamp_min(1)

@@ -1,9 +1,11 @@
-"""Straight-through estimators: what the gradient of a binarisation is taken to be.
+"""Straight-through estimators: the gradients that training uses in place of those of a binarisation.
 
-``y = hi if x > t else lo`` has no useful gradient. Each estimator replaces that of ``sign(u)``, at ``u = x - t``, by
-the derivative of a smooth stand-in, its *slope*::
+The derivative of ``y = hi if x > t else lo`` is 0 almost everywhere. Each estimator replaces the derivative of
+``sign(u)`` at ``u = x - t`` by that of a smooth function, the *slope*::
 
-    dL/dx = dL/dy * (hi - lo) / 2 * slope(x - t)        dL/dt = -dL/dx, summed over what t is broadcast to
+    (1)  y = tau * sign(x - t) + phi,  tau = (hi - lo) / 2,  phi = (hi + lo) / 2
+    (2)  dL/dx = dL/dy * tau * slope(x - t)     from (1), with slope in place of the derivative of sign
+    (3)  dL/dt = -dL/dx                         from (1); summed over the axes that t is broadcast to
 """
 
 from __future__ import annotations
@@ -18,18 +20,18 @@ from sbnn_tvm.algebra.domain import SIGN, BinaryDomain
 
 
 class Estimator(ABC):
-    """The gradient that stands in for that of sign."""
+    """A replacement for the derivative of sign."""
 
     @abstractmethod
     def slope(self, u: Tensor) -> Tensor:
-        """The derivative that replaces that of ``sign(u)``, elementwise."""
+        """The replacement for the derivative of ``sign(u)``, elementwise."""
 
     def __repr__(self) -> str:
         return type(self).__name__
 
 
 class Scheduled:
-    """What changes in the course of training: ``set_progress`` tells it how far training has come.
+    """An object that changes in the course of training; ``set_progress`` updates it.
 
     Attributes:
         progress: The share of training that is done, from 0 to 1.
@@ -39,7 +41,7 @@ class Scheduled:
 
 
 class Identity(Estimator):
-    """Slope 1 everywhere: sign is differentiated as if it were the identity.
+    """Slope 1 everywhere: the derivative of the identity.
 
     References:
         Bengio, Leonard, Courville, "Estimating or Propagating Gradients Through Stochastic Neurons", arXiv 1308.3432.
@@ -51,34 +53,34 @@ class Identity(Estimator):
 
 
 class Clip(Estimator):
-    """Slope 1 where ``|u| <= 1``, else 0: sign is differentiated as hardtanh.
+    """Slope 1 where ``|u| <= 1``, otherwise 0: the derivative of hardtanh.
 
     References:
         Hubara et al., "Binarized Neural Networks", NeurIPS 2016, arXiv 1602.02830.
     """
 
     def slope(self, u: Tensor) -> Tensor:
-        """1 on [-1, 1], else 0."""
+        """1 on [-1, 1], otherwise 0."""
         return (u.abs() <= 1).to(u.dtype)
 
 
 class Polynomial(Estimator):
-    """Slope ``2 - 2|u|`` where ``|u| < 1``, else 0: sign is differentiated as a piecewise quadratic.
+    """Slope ``2 - 2|u|`` where ``|u| < 1``, otherwise 0: the derivative of a piecewise quadratic function.
 
     References:
         Liu et al., "Bi-Real Net", ECCV 2018, arXiv 1808.00278.
     """
 
     def slope(self, u: Tensor) -> Tensor:
-        """2 - 2|u| on [-1, 1], else 0."""
+        """2 - 2|u| on [-1, 1], otherwise 0."""
         return (2 - 2 * u.abs()).clamp_min(0)
 
 
 class EDE(Estimator, Scheduled):
-    """The error decay estimator: slope ``k t (1 - tanh(t u)^2)``, sharpened while training goes on.
+    """The error decay estimator: slope ``k t (1 - tanh(t u)^2)``, which becomes steeper during training.
 
     ``t`` grows from 0.1 to 10, evenly in its logarithm, and ``k = max(1 / t, 1)``. Call ``set_progress`` of this module
-    once an epoch.
+    once per epoch.
 
     References:
         Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks" (IR-Net),
@@ -101,13 +103,13 @@ ESTIMATORS: dict[str, type[Estimator]] = {"identity": Identity, "clip": Clip, "p
 
 
 def estimator(choice: str | Estimator) -> Estimator:
-    """An estimator by its name.
+    """Returns an estimator by its name.
 
     Args:
-        choice: A key of ``ESTIMATORS``, or an estimator, which is returned as it is.
+        choice: A key of ``ESTIMATORS``, or an Estimator, which is returned unchanged.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If no estimator has that name.
     """
     if isinstance(choice, Estimator):
         return choice
@@ -117,14 +119,16 @@ def estimator(choice: str | Estimator) -> Estimator:
 
 
 def set_progress(model: nn.Module, progress: float) -> None:
-    """Tells what is scheduled in a model (EDE, the clamping of SiMaN) how far training has come; call it every epoch.
+    """Tells the scheduled parts of a model (EDE, the clamping of SiMaN) how much of the training is done.
+
+    Call it at the beginning of every epoch.
 
     Args:
         model: Its modules that are ``Scheduled``, and their estimators that are, are updated.
         progress: From 0 (begin) to 1 (end).
 
     Raises:
-        ValueError: If the progress lies outside.
+        ValueError: If the progress is not between 0 and 1.
     """
     if not 0 <= progress <= 1:
         raise ValueError(f"progress is the share of training that is done, from 0 to 1, but got {progress}")
@@ -157,15 +161,15 @@ def binarize(
     domain: BinaryDomain = SIGN,
     estimator: Estimator = Clip(),  # noqa: B008 (it has no state)
 ) -> Tensor:
-    """``hi`` where ``x > threshold``, else ``lo`` (also where x is NaN), with an estimated gradient.
+    """``hi`` where ``x > threshold``, otherwise ``lo`` (also where x is NaN), with an estimated gradient.
 
     Args:
         x: Any shape.
         threshold: A number, or a tensor that broadcasts to the shape of ``x``.
         domain: lo and hi.
-        estimator: Gives the gradients of ``x`` and ``threshold``.
+        estimator: Gives the gradients with respect to ``x`` and ``threshold``.
 
     Returns:
-        A tensor of the shape and dtype of ``x``.
+        A tensor with the shape and dtype of ``x``.
     """
     return _Binarize.apply(x, threshold, domain, estimator)

@@ -1,11 +1,12 @@
 """Binary layers for PyTorch: Binarize, BinaryConv2d and BinaryLinear, and the activation RPReLU.
 
-Layers keep *latent* float weights, which the optimiser updates, and use their signs: +1 where the weight is positive,
--1 elsewhere, 0 included. The forward pass is, operation for operation, that of the ai.sbnn operators::
+Layers keep *latent* float weights, which the optimiser updates, and compute with their signs S: +1 where the latent
+weight is positive, -1 elsewhere, also where it is 0. The forward pass has the operations of the ai.sbnn operators in
+the same order::
 
     y = conv(pad(x), S) * scale + conv(pad(x), ones) * offset (+ bias)
 
-With two-valued inputs the convolutions sum integers, exactly, and only then are scaled.
+With two-valued inputs the convolutions sum integers, which is exact. The scale multiplies afterwards.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ Padding = int | tuple[int, int] | tuple[int, int, int, int] | Literal["same", "v
 
 @runtime_checkable
 class Freezes(Protocol):
-    """A module whose operator has attributes that are learned, and so are no numbers in a trace."""
+    """A module whose exported operator has attributes that are learned, so that a trace needs them as numbers."""
 
     def freeze(self) -> None:
-        """Called before the trace, to keep them as numbers for it."""
+        """Stores the attributes as numbers; called before the trace."""
 
 
 class Binarize(nn.Module):
     """``y = hi if x > t else lo``: the activation before a binary layer; NaN becomes lo.
 
     Args:
-        channels: Thresholds; None for a single one.
-        threshold: Their (initial) value.
-        learned: Whether they are trained (RSign of ReActNet, arXiv 2003.03488).
+        channels: Number of thresholds; None for a single one.
+        threshold: The (initial) value of the thresholds.
+        learned: Whether the thresholds are trained (RSign of ReActNet, arXiv 2003.03488).
         domain: lo and hi.
         estimator: The gradient: a name (estimators.ESTIMATORS) or an Estimator.
         channel_axis: The axis of ``x`` with ``channels`` entries.
@@ -94,13 +95,13 @@ class Binarize(nn.Module):
         return binarize(x, threshold, self.domain, self.estimator)
 
     def extra_repr(self) -> str:
-        """Channels, domain and gradient."""
+        """Number of thresholds, domain and gradient."""
         learned = ", learned" if isinstance(self.threshold, nn.Parameter) else ""
         return f"{self.channels or 1} threshold(s){learned}, domain={self.domain}, estimator={self.estimator}"
 
 
 class RPReLU(nn.Module):
-    """A PReLU that learns where its knee lies: ``prelu(x + before) + after``, all of them one number a channel.
+    """A PReLU with learned shifts, ``prelu(x + before) + after``; slope and shifts are one number per channel.
 
     Args:
         channels: Size of axis 1 of ``x``.
@@ -125,13 +126,13 @@ class RPReLU(nn.Module):
 
 
 class BinaryLayer(nn.Module):
-    """What BinaryConv2d and BinaryLinear share: latent weights, their signs and the two weight values.
+    """The base of BinaryConv2d and BinaryLinear: latent weights, their signs and the two weight values.
 
     Attributes:
         weight: The latent weights, float32 [OC, ...].
         bias: float32 [OC] or None.
-        values: The module that gives scale and offset.
-        binarize: Binarises or quantises the input first; None where the input comes binarised.
+        values: The module that computes scale and offset.
+        binarize: The module that binarises or quantises the input first; None if the input is binary already.
         estimator: The gradient of the signs.
     """
 
@@ -146,7 +147,7 @@ class BinaryLayer(nn.Module):
         estimator: str | Estimator,
         binarize: nn.Module | None,
     ) -> None:
-        nn.init.kaiming_uniform_(weight, a=math.sqrt(5))  # as torch's own layers
+        nn.init.kaiming_uniform_(weight, a=math.sqrt(5))  # same as in torch's layers
         self.weight = nn.Parameter(weight)
         self.register_parameter("bias", nn.Parameter(torch.zeros(len(weight))) if bias else None)
         self.domain = domain
@@ -155,21 +156,27 @@ class BinaryLayer(nn.Module):
         self.binarize = binarize
 
     def latent(self) -> nn.Parameter:
-        """The parameter behind ``weight``: itself, unless ``torch.nn.utils.prune`` masks it."""
+        """The latent weights: ``weight``, or ``weight_orig`` if ``torch.nn.utils.prune`` masks the layer."""
         return self.weight_orig if self.mask() is not None else self.weight  # type: ignore[return-value]
 
     def mask(self) -> Tensor | None:
-        """Of ``torch.nn.utils.prune``: 0 where a weight is pruned, of the weights' shape; None where none is."""
+        """The mask of ``torch.nn.utils.prune``, of the weights' shape; None without pruning.
+
+        It is 0 where a weight is pruned.
+        """
         mask = self._buffers.get("weight_mask")
         if mask is not None and not self.values.prunable:
             raise ValueError(
                 f"weights of a layer with domain={self.domain} are pruned, but neither of its two values stands for "
-                f"'nothing'; use TwoValues(), Bits() or ScaledBits()"
+                f"a pruned weight; use TwoValues(), Bits() or ScaledBits()"
             )
         return mask
 
     def affine(self) -> tuple[Tensor, Tensor | None]:
-        """What multiplies D, [OC], and T, [OC] or None for 0; with the scale of a quantiser in ``binarize``."""
+        """The factors [OC] of D and T in ``y = D * scale + T * offset``; None in place of an offset of 0.
+
+        A quantiser in ``binarize`` multiplies both by its scale.
+        """
         scale, offset = self.values(self.weight)
         if not isinstance(self.binarize, Quantizer):
             return scale, offset
@@ -177,22 +184,25 @@ class BinaryLayer(nn.Module):
         return scale * of_activations, None if offset is None else offset * of_activations
 
     def residual(self) -> Tensor | None:
-        """What the weights are beside the two values (domains.WeightValues.residual), with the scale of a quantiser."""
+        """The difference of the weights from the two values (``WeightValues.residual``), or None.
+
+        A quantiser in ``binarize`` multiplies it by its scale.
+        """
         rest = self.values.residual(self.weight)
         return rest * self.binarize.scale() if rest is not None and isinstance(self.binarize, Quantizer) else rest
 
     def _residual(self) -> Tensor | None:
-        """The same, or the constant of it that the exporter attaches if it is not 0."""
+        """The residual; during a trace the constant that the exporter attached, if the residual is not 0."""
         return self._buffers.get("packed_residual") if traces_operators() else self.residual()
 
     def binarised(self, x: Tensor) -> Tensor:
-        """The input as the weights meet it: of a quantiser in ``binarize`` the integers."""
+        """The input after ``binarize``; for a quantiser the integers, without its scale."""
         if self.binarize is None:
             return x
         return self.binarize.integers(x) if isinstance(self.binarize, Quantizer) else self.binarize(x)
 
     def integers(self) -> Tensor:
-        """What the activations are multiplied with: the signs, or the odd integers of two-bit weights."""
+        """The integers that multiply the activations: the signs, or the odd integers of two-bit weights."""
         return self.values.integers(self.weight) if isinstance(self.values, TwoBitValues) else self.signs()
 
     def signs(self) -> Tensor:
@@ -209,7 +219,10 @@ class BinaryLayer(nn.Module):
             return float((self.signs() > 0).float().mean())
 
     def _operators(self, name: str, x: Tensor, attributes: dict, shape: tuple[int, ...], rank: int) -> Tensor:
-        """The layer as ai.sbnn operators on constants that the exporter attaches; two-bit weights are two of them."""
+        """The layer as an ai.sbnn operator on the constants that the exporter attached.
+
+        Two-bit weights need two operators.
+        """
 
         def operator(bits: str, scale: str) -> Tensor:
             constants = [getattr(self, f"packed_{each}") for each in (bits, scale, "offset")]
@@ -225,13 +238,13 @@ class BinaryConv2d(BinaryLayer):
     """A 2-D convolution with two-valued weights.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, dilation, groups, bias: As of nn.Conv2d.
+        in_channels, out_channels, kernel_size, stride, dilation, groups, bias: Same as in nn.Conv2d.
         padding: Pixels: one number, (vertical, horizontal), (top, left, bottom, right), "same" or "valid".
-        padding_value: What padded pixels hold: 0 (contributes nothing), -1 or +1.
+        padding_value: The value of padded pixels: 0 (contributes nothing), -1 or +1.
         domain: The two weight values (domains).
         estimator: The gradient of the weights' signs: a name (estimators.ESTIMATORS) or an Estimator.
-        binarize: Binarises the input first, usually a Binarize, or quantises it to a few bits (quantizers); None where
-            the input comes binarised.
+        binarize: Binarises the input first (usually a Binarize), or quantises it to a few bits (quantizers). None if
+            the input is binary already.
 
     Shapes:
         float32 [N, in_channels, H, W] to float32 [N, out_channels, H', W'].
@@ -276,7 +289,7 @@ class BinaryConv2d(BinaryLayer):
         self._setup(weight, bias, domain, estimator, binarize)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolves x, binarising it first where the layer has a ``binarize``."""
+        """Binarises x if the layer has a ``binarize``, and convolves it."""
         x = self.binarised(x)
         y = self._symbolic(x) if traces_operators() else self._convolve(x)
         if (rest := self._residual()) is not None:
@@ -290,7 +303,7 @@ class BinaryConv2d(BinaryLayer):
         y = d * scale[:, None, None]
         if offset is None:
             return y
-        ones = x.new_ones(self.groups, *self.weight.shape[1:])  # one filter a group: its sum is shared by the channels
+        ones = x.new_ones(self.groups, *self.weight.shape[1:])  # one filter per group; its channels share the sum
         t = self._exact_conv2d(padded, ones)
         return y + t.repeat_interleave(self.out_channels // self.groups, -3) * offset[:, None, None]
 
@@ -299,7 +312,10 @@ class BinaryConv2d(BinaryLayer):
         return functional.pad(x, (left, right, top, bottom), value=float(self.padding_value)) if any(self.pads) else x
 
     def _exact_conv2d(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Without NNPACK, whose Winograd transforms round sums of integers; torch takes it where there is no oneDNN."""
+        """The convolution without NNPACK, whose Winograd transforms round sums of integers.
+
+        torch uses NNPACK where oneDNN is missing.
+        """
         compiling = torch.compiler.is_compiling()  # the flag cannot be traced
         with nullcontext() if compiling else torch.backends.nnpack.flags(enabled=False):
             return functional.conv2d(x, weight, None, self.stride, 0, self.dilation, self.groups)
@@ -327,7 +343,7 @@ class BinaryConv2d(BinaryLayer):
         return self._operators("BinaryConv2d", x, attributes, (x.shape[0], self.out_channels, height, width), 3)
 
     def extra_repr(self) -> str:
-        """As of nn.Conv2d, with what is binary."""
+        """The arguments of nn.Conv2d, the domain and the gradient."""
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         if any(self.pads):
             text += f", pads={self.pads}, padding_value={self.padding_value}"
@@ -342,8 +358,8 @@ class BinaryLinear(BinaryLayer):
     """A linear layer with two-valued weights.
 
     Args:
-        in_features, out_features, bias: As of nn.Linear.
-        domain, estimator, binarize: As of BinaryConv2d.
+        in_features, out_features, bias: Same as in nn.Linear.
+        domain, estimator, binarize: Same as in BinaryConv2d.
 
     Shapes:
         float32 [..., in_features] to float32 [..., out_features].
@@ -364,7 +380,7 @@ class BinaryLinear(BinaryLayer):
         self._setup(torch.empty(out_features, in_features), bias, domain, estimator, binarize)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiplies x, binarising it first where the layer has a ``binarize``."""
+        """Binarises x if the layer has a ``binarize``, and multiplies it by the weights."""
         x = self.binarised(x)
         if traces_operators():
             shape = (*x.shape[:-1], self.out_features)
@@ -379,18 +395,30 @@ class BinaryLinear(BinaryLayer):
         return y if self.bias is None else y + self.bias
 
     def extra_repr(self) -> str:
-        """As of nn.Linear, with what is binary."""
+        """The arguments of nn.Linear, the domain and the gradient."""
         return (
             f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, "
             f"domain={self.domain}, estimator={self.estimator}"
         )
 
 
+def binary_layers(model: nn.Module) -> list[BinaryLayer]:
+    """The binary layers of a model, in the order in which it registers them.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    layers = [module for module in model.modules() if isinstance(module, BinaryLayer)]
+    if not layers:
+        raise ValueError("the model has no binary layers; make them with binarize_ or BinaryConv2d")
+    return layers
+
+
 def clamp_latent_(model: nn.Module, bound: float = 1.0) -> None:
     """Clamps the latent weights of a model's binary layers to [-bound, bound], in place.
 
-    Call it after each optimiser step: latent weights far from 0 receive no gradient from the clipping estimators and
-    would never flip again. SBNN (arXiv 2306.13515) uses 1.5, most others 1.
+    Call it after each optimiser step. The clipping estimators give latent weights far from 0 no gradient, so these
+    would never change sign again. SBNN (arXiv 2306.13515) uses the bound 1.5, most other methods 1.
     """
     with torch.no_grad():
         for module in model.modules():

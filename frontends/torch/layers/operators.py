@@ -1,4 +1,4 @@
-"""Single ai.sbnn operators in a trace, where the exporter wants them."""
+"""Tracing of layers as single ai.sbnn operators, which the exporter needs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _traced_as_operators = False
 
 @contextmanager
 def traced_as_operators() -> Iterator[None]:
-    """While it is open, the layers trace as single ai.sbnn operators; the exporter opens it.
+    """While this context is open, the layers trace as single ai.sbnn operators; the exporter opens it.
 
-    Elsewhere, in torch.compile or in a torch.onnx.export of one's own, they trace as the operations they consist of.
+    Elsewhere, such as in torch.compile or in a user's torch.onnx.export, they trace as the operations they consist of.
     """
     global _traced_as_operators
     _traced_as_operators = True
@@ -28,12 +28,12 @@ def traced_as_operators() -> Iterator[None]:
 
 
 def traces_operators() -> bool:
-    """Whether modules are to trace as single operators (``symbolic``) now."""
+    """Whether modules should trace as single operators (``symbolic``) now."""
     return _traced_as_operators
 
 
 def symbolic(operator: str, inputs: list[Tensor], attributes: dict, shape: tuple[int, ...]) -> Tensor:
-    """The float32 result of an ai.sbnn operator, while ``traces_operators()``."""
+    """The float32 result of an ai.sbnn operator in a trace; only while ``traces_operators()``."""
     return torch.onnx.ops.symbolic(
         f"{DOMAIN}::{operator}", inputs, attributes, dtype=inputs[0].dtype, shape=shape, version=VERSION
     )

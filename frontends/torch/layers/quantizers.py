@@ -1,12 +1,12 @@
-"""Activations of n bits: modules that quantise to evenly spaced levels, and how they are trained.
+"""Activations of n bits: modules that quantise to evenly spaced levels, and their gradients.
 
-A quantiser compares with ``L = 2^n - 1`` thresholds, and its values are a scale times integers: ``lo + step * q`` with
-a code q from 0 to L. That comparison is what the forward pass, the exported operator ``Quantize`` and the compiled
-kernel compute, so they agree at ties too. A layer that owns a quantiser convolves the integers, exactly, and puts
-the scale behind its own.
+A quantiser compares x with ``L = 2^n - 1`` thresholds. Its values are a scale times the integers ``lo + step * q``,
+where the code q, from 0 to L, is the number of thresholds that x exceeds. The forward pass, the exported operator
+``Quantize`` and the compiled kernel all compute this comparison, so they agree at ties too. A layer with a quantiser
+convolves the integers, which is exact, and multiplies by both scales afterwards.
 
-The gradient passes the rounding straight through: with respect to the *position* of x, a differentiable function whose
-rounding the code is.
+The gradient ignores the rounding: q gets the gradient of the *position* of x, a differentiable function that rounds
+to q.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from .operators import symbolic, traces_operators
 
 
 class Quantizer(nn.Module):
-    """What quantisers share. The values are ``scale() * (lo + step * q)``.
+    """The base of all quantisers. The values are ``scale() * (lo + step * q)``.
 
     Attributes:
         bits: n.
         highest: The highest code, L.
         lo: The integer of code 0.
-        step: The distance of two integers.
-        delta: Strength of the gradient's scaling (EWGS); 0 for the plain straight-through estimator.
+        step: The distance of two consecutive integers.
+        delta: Strength of the gradient scaling (EWGS); 0 for the plain straight-through estimator.
     """
 
     lo = 0
@@ -48,11 +48,11 @@ class Quantizer(nn.Module):
         raise NotImplementedError
 
     def scale(self) -> Tensor:
-        """What the integers are multiplied with: a float32 scalar, positive."""
+        """The factor of the integers: a float32 scalar, positive."""
         raise NotImplementedError
 
     def position(self, x: Tensor) -> Tensor:
-        """Where x lies among the codes, from 0 to L, before it is rounded; differentiable."""
+        """The position of x among the codes, from 0 to L, before rounding; differentiable."""
         raise NotImplementedError
 
     def integers(self, x: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class Quantizer(nn.Module):
         return self.integers(x) * self.scale()
 
     def _steps(self) -> Tensor:
-        """1/2, 3/2 ... L - 1/2: between which codes the thresholds lie."""
+        """1/2, 3/2 ... L - 1/2: the positions of the thresholds."""
         return torch.arange(self.highest, dtype=torch.float32, device=self._device()) + 0.5
 
     def _device(self) -> torch.device:
@@ -89,7 +89,7 @@ class DoReFa(Quantizer):
     Args:
         bits: n, 1 to 4.
         clip: c, or its initial value; positive.
-        learned: Whether c is trained, as |c|. Its gradient comes from all x, and fully from those above it.
+        learned: Whether c is trained; |c| is used. Its gradient comes from all x, with the factor 1 from those above c.
 
     References:
         Zhou et al., "DoReFa-Net", arXiv 1606.06160 (with c = 1); Choi et al., "PACT", arXiv 1805.06085 (c learned).
@@ -116,14 +116,14 @@ class DoReFa(Quantizer):
 
 
 class Symmetric(Quantizer):
-    """Levels on both sides of 0, which is none of them: ``s * {-L, -L + 2, ..., L}``.
+    """Levels on both sides of 0, without 0 itself: ``s * {-L, -L + 2, ..., L}``.
 
-    With one bit that is a sign with the clipping estimator; with two, {-3, -1, +1, +3} times s.
+    One bit gives a sign with the clipping estimator, two bits give s times {-3, -1, +1, +3}.
 
     Args:
         bits: n, 1 to 4.
         scale: s, or its initial value; positive.
-        learned: Whether s is trained, as |s|.
+        learned: Whether s is trained; |s| is used.
     """
 
     factor: Tensor
@@ -150,18 +150,24 @@ class Symmetric(Quantizer):
 class EWGS(Quantizer):
     """Unsigned levels of x between a learned l and u, with a learned output scale and element-wise gradient scaling.
 
-    ``x_n = clip((x - l) / (u - l), 0, 1)``, ``x_q = round(x_n * L) / L``, and the values are ``|scale| * x_q``. The
-    gradient of the rounding is ``g * (1 + delta * sign(g) * (x_n - x_q))``. The first batch in training mode sets
-    ``u = 3 * std(x) / sqrt(1 - 2 / pi)`` (three deviations of the normal distribution whose positive part has that
-    deviation), ``l = min(x)`` and, of our own choice, ``scale = u - l``, so that values keep their size. That is meant
-    for rectified values: without a ReLU before it, most of x meets one or two levels.
+    With g the gradient of the loss with respect to x_q::
+
+        (1)  x_n = clip((x - l) / (u - l), 0, 1)
+        (2)  x_q = round(x_n * L) / L,  values = |scale| * x_q
+        (3)  gradient of x_n = g * (1 + delta * sign(g) * (x_n - x_q))
+
+    The first batch in training mode sets ``l = min(x)`` and ``u = 3 * std(x) / sqrt(1 - 2 / pi)``: three deviations of
+    the normal distribution whose positive part has the deviation of x. It also sets ``scale = u - l``, which keeps the
+    size of the values and is this project's choice. These choices suit rectified values: without a ReLU before the
+    quantiser, most of x falls into one or two levels.
 
     Args:
         bits: n, 1 to 4.
         delta: 0 gives the plain straight-through estimator.
 
     Raises:
-        ValueError: In eval mode before any batch, or where the first batch has u <= l (it is constant, or far from 0).
+        ValueError: In eval mode before the first batch, or if the first batch has u <= l (it is constant, or far from
+            0).
 
     References:
         Lee, Kim, Ham, "Network Quantization with Element-wise Gradient Scaling", CVPR 2021, arXiv 2104.00903.
@@ -184,7 +190,7 @@ class EWGS(Quantizer):
             if not upper > lower:
                 raise ValueError(
                     f"EWGS starts with levels from min(x) to {3 / math.sqrt(1 - 2 / math.pi):.2f} deviations of x, but "
-                    f"the first batch gives {lower:g} to {upper:g}: its values are all alike or far from 0; put a "
+                    f"the first batch gives {lower:g} to {upper:g}: its values are equal or far from 0; put a "
                     "batch norm before it, or set lower, upper and initialised"
                 )
             self.lower.copy_(lower)
@@ -193,7 +199,7 @@ class EWGS(Quantizer):
             self.initialised.fill_(True)
 
     def integers(self, x: Tensor) -> Tensor:
-        """The codes; initialises from the first batch in training mode."""
+        """The codes; the first batch in training mode initialises the quantiser."""
         if not traces_operators() and not self.initialised:
             if not self.training:
                 raise ValueError("EWGS takes its levels from the first batch: run one in training mode first")
@@ -218,7 +224,7 @@ class EWGS(Quantizer):
 
 
 def rounded(position: Tensor, code: Tensor, delta: float = 0.0) -> Tensor:
-    """The code q, whose gradient g goes to its position p, elementwise: ``g * (1 + delta * sign(g) * (p - q))``."""
+    """The code q; its gradient g becomes ``g * (1 + delta * sign(g) * (p - q))`` at the position p, elementwise."""
     return _Rounded.apply(position, code, delta)
 
 

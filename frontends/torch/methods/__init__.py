@@ -1,1 +1,1 @@
-"""The published methods, one a file."""
+"""Published training methods, one per file."""

@@ -1,4 +1,4 @@
-"""AdaBin: two-valued weights and two-valued activations, both of any two values; and the activation Maxout.
+"""AdaBin: weights and activations each take two arbitrary values; and the activation Maxout.
 
 References:
     Tu et al., "AdaBin: Improving Binary Neural Networks with Adaptive Binary Sets", ECCV 2022, arXiv 2208.08084.
@@ -23,17 +23,17 @@ _EPSILON = 1e-5
 
 @dataclass(frozen=True)
 class Adaptive:
-    """Weights are mean - deviation and mean + deviation of their output channel's latent weights.
+    """Weights are mean - deviation and mean + deviation of the latent weights of their output channel.
 
-    ``w = alpha * sign((w - beta) / alpha) + beta`` with beta the mean and alpha the standard deviation of the channel,
-    in closed form at every forward pass; gradients flow through both. Nothing can be pruned.
+    ``w = alpha * sign((w - beta) / alpha) + beta``, where beta is the mean and alpha the standard deviation of the
+    channel. Both are computed at every forward pass, and gradients flow through both. These weights cannot be pruned.
 
     References:
         arXiv 2208.08084, section 3.2.
     """
 
     def build(self, weight: Tensor) -> WeightValues:
-        """No parameters."""
+        """Builds a module without parameters."""
         return _AdaptiveValues()
 
 
@@ -51,8 +51,7 @@ class _AdaptiveValues(WeightValues):
 class AdaptiveBinarize(nn.Module):
     """``y = alpha * (sign((x - beta) / alpha) + beta)`` with learned alpha and beta: any two values, and a threshold.
 
-    That is hi = alpha * beta + |alpha| where x > beta, and lo = alpha * beta - |alpha| elsewhere, which is what is
-    deployed.
+    The deployed form is ``hi = alpha * beta + |alpha|`` where x > beta, and ``lo = alpha * beta - |alpha|`` elsewhere.
 
     Args:
         estimator: The gradient: a name (estimators.ESTIMATORS) or an Estimator.
@@ -72,10 +71,10 @@ class AdaptiveBinarize(nn.Module):
         self._frozen = (-1.0, 1.0)
 
     def freeze(self) -> None:
-        """Takes lo and hi as numbers, for an export.
+        """Stores lo and hi as numbers, for an export.
 
         Raises:
-            ValueError: If they are not two finite numbers.
+            ValueError: If they are not two different finite numbers.
         """
         lo, hi = (value.item() for value in self.domain())
         self._frozen = BinaryDomain(lo, hi).lo, hi
@@ -101,7 +100,7 @@ class AdaptiveBinarize(nn.Module):
 
 
 class Maxout(nn.Module):
-    """``positive * max(x, 0) + negative * min(x, 0)``, two learned slopes a channel, one more than a PReLU.
+    """``positive * max(x, 0) + negative * min(x, 0)``: two learned slopes per channel, where a PReLU has one.
 
     Args:
         channels: Size of axis 1 of ``x``.
@@ -125,5 +124,5 @@ class Maxout(nn.Module):
         return x.clamp_min(0) * self.positive.reshape(shape) + x.clamp_max(0) * self.negative.reshape(shape)
 
     def extra_repr(self) -> str:
-        """Channels."""
+        """The number of channels."""
         return f"{len(self.positive)}"

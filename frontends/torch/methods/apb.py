@@ -1,13 +1,13 @@
 """APB: binarise most weights of a layer, and keep the few that binarise badly in full precision.
 
-A weight that lies within an *interval* around the binary value becomes ``-alpha`` or ``+alpha``, any other stays as it
-is. Deployed, that is a binary layer and a sparse one with float32 weights, on the same activations::
+A weight inside an *interval* around the binary value becomes ``-alpha`` or ``+alpha``. Any other weight stays as it is.
+The deployed layer is the sum of a binary layer and a sparse float32 layer on the same activations::
 
     W = alpha * S + R        y = alpha * conv(x, S) + conv(x, R)
 
-S has a sign for every weight, and R is 0 but for the few. In this order of float32 operations W is exact by
-definition: PyTorch computes with the same alpha, S and R that a file holds. R itself is ``w - alpha * S`` rounded, so
-that W differs from the latent w by rounding alone.
+S has a sign for every weight. R is 0 except at the float weights. PyTorch computes with the alpha, S and R that the
+file holds, in this order of float32 operations, so both give the same W. R is ``w - alpha * S`` rounded to float32, so
+W differs from the latent w by rounding alone.
 
 References:
     Rulli et al., "APB: Automatic Prune Binarization" (arXiv 2306.08960), Information Sciences 716, 2025.
@@ -30,23 +30,26 @@ from ..layers.modules import BinaryLayer
 
 Interval = Literal["one-sided", "two-sided"]
 
-_SMALLEST = 1e-8  # what alpha and delta are at least, whatever training makes of them
+_SMALLEST = 1e-8  # the smallest alpha and delta, whatever their parameters are
 
 
 @dataclass(frozen=True)
 class APB:
-    """A WeightDomain: ``-alpha`` and ``+alpha``, one alpha a layer, and the weights beyond an interval as they are.
+    """A WeightDomain: ``-alpha`` and ``+alpha``, one alpha per layer; weights outside an interval stay float.
 
-    alpha and delta, half the width of the interval, are trained, from ``mean |w|`` and three standard deviations of the
-    weights: at first nearly all are binary, so start from a float network that is trained already. Weight decay on the
-    latent weights then decides how many stay so: the more, the fewer floats. Train alpha and delta with plain SGD and
-    no weight decay (:func:`apb_parameter_groups`), and freeze them half way (:class:`FreezeAPB`).
+    alpha and delta, half the width of the interval, are trained. They start from ``mean |w|`` and from three standard
+    deviations of the weights, so at first nearly all weights are binary: start from a trained float network. Weight
+    decay on the latent weights then controls how many stay float: the stronger the decay, the fewer. Train alpha and
+    delta with plain SGD and no weight decay (:func:`apb_parameter_groups`), and freeze them halfway
+    (:class:`FreezeAPB`).
 
-    A latent weight of exactly 0 is ``-alpha``, as in all other layers here; the authors' code makes it ``+alpha``.
+    A latent weight of exactly 0 becomes ``-alpha``, same as in all other layers here; the authors' code makes it
+    ``+alpha``.
 
     Attributes:
         interval: ``"one-sided"``: weights are binary where ``|w| <= alpha + delta``, so the large ones stay float.
-            ``"two-sided"``: where ``|w|`` is less than delta away from alpha, so those near 0 may stay float too.
+            ``"two-sided"``: weights are binary where ``|w|`` is less than delta away from alpha, so weights near 0 may
+            stay float too.
 
     Examples:
         >>> from sbnn_tvm.frontends.torch import BinaryConfig, binarize_
@@ -61,7 +64,7 @@ class APB:
             raise ValueError(f"APB takes interval='one-sided' or 'two-sided', but got {self.interval!r}")
 
     def build(self, weight: Tensor) -> WeightValues:
-        """Two parameters: alpha and delta."""
+        """Builds two parameters: alpha and delta."""
         return APBValues(weight, self.interval)
 
 
@@ -69,9 +72,9 @@ class APBValues(WeightValues):
     """alpha, delta, and which weights stay float.
 
     Attributes:
-        alpha, delta: Parameters, float32 scalars; what is below 1e-8 counts as that.
-        interval: As of APB.
-        kept: Which weights stay float, bool of the weights' shape, once that is frozen; before, of no elements.
+        alpha, delta: Parameters, float32 scalars; values below 1e-8 count as 1e-8.
+        interval: Same as in APB.
+        kept: Which weights stay float, bool of the weights' shape, once this is frozen; empty before.
     """
 
     kept: Tensor
@@ -85,7 +88,7 @@ class APBValues(WeightValues):
         self.register_buffer("kept", weight.new_empty(0, dtype=torch.bool))
 
     def signs(self, weight: Tensor, estimator: Estimator) -> Tensor:
-        """S without a gradient: all of it goes through the residual."""
+        """S without a gradient: the whole gradient flows through the residual."""
         return _signs(weight.detach())
 
     def forward(self, weight: Tensor) -> tuple[Tensor, None]:
@@ -98,7 +101,7 @@ class APBValues(WeightValues):
         return _Residual.apply(weight, self.alpha, self.delta, kept, self.interval)
 
     def stop(self, weight: Tensor, mask: bool) -> None:
-        """End the training of alpha and delta; with ``mask`` also fix which weights stay float."""
+        """Ends the training of alpha and delta; with ``mask`` also fixes which weights stay float."""
         self.alpha.requires_grad_(False)
         self.delta.requires_grad_(False)
         if mask and not self.kept.numel():
@@ -109,24 +112,24 @@ class APBValues(WeightValues):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         saved = state_dict.get(f"{prefix}kept")
-        if saved is not None:  # the checkpoint of a layer with a frozen mask, or without
+        if saved is not None:  # empty in a checkpoint without a frozen mask
             self.kept = torch.empty_like(saved, device=self.alpha.device)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
-        """The numbers."""
+        """Alpha, delta, and whether they are frozen."""
         frozen = "" if self.alpha.requires_grad else ", frozen"
         return f"alpha={self.alpha.item():.4g}, delta={self.delta.item():.4g}{frozen}"
 
 
 class _Residual(torch.autograd.Function):
-    """R, and the gradients of arXiv 2306.08960 and its authors' code; automatic differentiation would give others.
+    """R, with the gradients of arXiv 2306.08960 and its authors' code; automatic differentiation would give others.
 
-    With g = dL/dW, the weights' signs s, n weights, and 1_bin where a weight is binary::
+    With g = dL/dW, s the signs of the weights, n the number of weights, and 1_bin where a weight is binary::
 
-        dL/dw     = g                                                     everywhere, inside of the interval as well
-        dL/dalpha = -1/n sum(g * s * 1_bin)
-        dL/ddelta = 1/(n * delta) sum(g * s * (alpha - |w|) * 1_bin)
+        (1)  dL/dw     = g                                    for all weights, inside the interval too
+        (2)  dL/dalpha = -1/n sum(g * s * 1_bin)
+        (3)  dL/ddelta = 1/(n * delta) sum(g * s * (alpha - |w|) * 1_bin)
     """
 
     @staticmethod
@@ -158,7 +161,7 @@ def _inside(weight: Tensor, alpha: Tensor, delta: Tensor, interval: Interval) ->
 
 
 def apb_layers(model: nn.Module) -> Iterator[tuple[str, BinaryLayer, APBValues]]:
-    """Name, layer and values of every APB layer of a model."""
+    """Yields the name, the layer and the values of every APB layer of a model."""
     for name, module in model.named_modules():
         if isinstance(module, BinaryLayer) and isinstance(module.values, APBValues):
             yield name, module, module.values
@@ -167,16 +170,16 @@ def apb_layers(model: nn.Module) -> Iterator[tuple[str, BinaryLayer, APBValues]]
 def apb_parameter_groups(model: nn.Module, weight_decay: float, rate: float | None = None) -> list[dict[str, Any]]:
     """A model's parameters for torch.optim.SGD, with alpha and delta in a group without weight decay and momentum.
 
-    Their gradients are means over a layer, so plain SGD moves them little. Adam would move them as fast as weights,
-    until most weights are float.
+    The gradients of alpha and delta are means over a layer, so plain SGD changes them slowly. Adam would change them as
+    fast as weights, until most weights are float.
 
     Args:
-        model: With APB layers.
-        weight_decay: Of all other parameters: the more, the fewer weights stay float.
-        rate: Learning rate of alpha and delta; None for that of the optimiser.
+        model: A model with APB layers.
+        weight_decay: Weight decay of all other parameters; the larger, the fewer weights stay float.
+        rate: Learning rate of alpha and delta; None for the optimiser's rate.
 
     Returns:
-        Two groups; alpha and delta are the second.
+        Two groups; the second has alpha and delta.
 
     Examples:
         >>> from sbnn_tvm.frontends.torch import BinaryConv2d
@@ -197,13 +200,14 @@ def apb_parameter_groups(model: nn.Module, weight_decay: float, rate: float | No
 
 @dataclass(frozen=True)
 class FreezeAPB:
-    """Freezes the intervals of a model's APB layers, and perhaps their masks, when training has come far enough.
+    """Freezes the intervals of a model's APB layers, and optionally their masks, at given points of the training.
 
     Call it at the beginning of every epoch.
 
     Attributes:
-        interval: Share of training that is done when alpha and delta stop; 1 to train them to the end.
-        mask: The same for which weights stay float. None: a weight may still cross the end of the interval later.
+        interval: Share of training after which alpha and delta stop; 1 trains them to the end.
+        mask: Share of training after which the choice of float weights stops. With None, a weight may still cross the
+            end of the interval later.
 
     Examples:
         >>> freeze = FreezeAPB(interval=0.5)
@@ -215,7 +219,7 @@ class FreezeAPB:
     mask: float | None = None
 
     def __call__(self, model: nn.Module, progress: float) -> None:
-        """Freeze what is due.
+        """Freezes what is due.
 
         Args:
             model: Its APB layers are changed in place.
@@ -229,13 +233,13 @@ class FreezeAPB:
 
 @dataclass(frozen=True)
 class APBMemory:
-    """What the weights of a layer take.
+    """The size of a layer's weights.
 
     Attributes:
-        name: Of the layer.
-        weights: n.
-        floats: s, those that stay float.
-        exported: Bytes of signs, places and values in an ONNX file.
+        name: The layer's name.
+        weights: n, the number of weights.
+        floats: s, the number of weights that stay float.
+        exported: Bytes of signs, positions and values in an ONNX file.
     """
 
     name: str
@@ -244,20 +248,20 @@ class APBMemory:
     exported: int
 
     def bits(self, index_bits: int) -> int:
-        """The formula of the paper (equation 10): ``n + s * (32 + index_bits)``."""
+        """The paper's formula (equation 10) in bits: ``n + s * (32 + index_bits)``."""
         return self.weights + self.floats * (32 + index_bits)
 
     def __str__(self) -> str:
         share, bits = self.floats / self.weights, 8 * self.exported / self.weights
-        return f"{self.name}: {share:.2%} of {self.weights} weights are float, {bits:.2f} bits a weight"
+        return f"{self.name}: {share:.2%} of {self.weights} weights are float, {bits:.2f} bits per weight"
 
 
 def apb_memory(model: nn.Module) -> list[APBMemory]:
-    """What the APB layers of a model take; ``print`` the entries.
+    """The sizes of the APB layers of a model; ``print`` the entries.
 
-    Files hold a sign for every weight, and 5 bytes for each float weight: its value, and the gap to the one before,
-    which takes another byte where it is longer than 254. So with 8 index bits the formula gives the exported bytes, but
-    for long gaps and the ends of rows.
+    Files hold a sign for every weight, and 5 bytes for each float weight: its value, and one byte for the gap to the
+    previous float weight. A gap longer than 254 takes another byte. So with 8 index bits the formula gives the exported
+    bytes, except for long gaps and padding at the ends of rows.
     """
     entries = []
     for name, layer, values in apb_layers(model):

@@ -1,8 +1,8 @@
-"""Weights of less than a bit: every kernel is one of few, which are learned.
+"""Weights of less than one bit: every kernel is one of a few learned patterns.
 
-A layer has a codebook of 2^t patterns of kh * kw signs; each latent kernel stands for the pattern nearest to it. What
-is stored are t bits a kernel and the codebook, t / 9 of a bit a weight for 3x3 kernels; what is computed is the same
-binary convolution.
+A layer has a codebook of 2^t patterns of kh * kw signs. Each latent kernel is replaced by the pattern nearest to it. A
+file stores the codebook and t bits per kernel, which is t / 9 bits per weight for 3x3 kernels. The computation is an
+ordinary binary convolution.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from sbnn_tvm.algebra.domain import SIGN
 from ..layers.domains import WeightValues
 from ..layers.estimators import Estimator, Identity, binarize
 
-_BOUND = 3.0  # of latent patterns
+_BOUND = 3.0  # largest magnitude of latent patterns
 
 
 @dataclass(frozen=True)
 class SubBit:
-    """Weights are -a and +a, one a per channel as of ScaledSigns, in kernels out of a learned codebook.
+    """Weights are -a and +a, one a per channel same as in ScaledSigns, in kernels from a learned codebook.
 
-    The latent weights' gradient is that of the layer's estimator, as if their own signs were used; every so many
-    forward passes of training the patterns get theirs, through the kernels that stand for them. Patterns that became
-    equal are drawn anew then.
+    The latent weights get the gradient of the layer's estimator, as if their own signs were used. In one of ``every``
+    training passes the patterns get a gradient too, from the kernels that use them. In the same pass, a pattern whose
+    signs equal those of an earlier one is drawn anew.
 
     Attributes:
-        index_bits: t; fewer than a kernel has weights.
-        every: Forward passes of training from one that trains the codebook to the next.
+        index_bits: t; less than the number of weights per kernel.
+        every: One of this many forward passes in training mode trains the codebook.
 
     Raises:
-        ValueError: If a number is out of range; when it is built, if the layer has no kernels that large.
+        ValueError: If a number is out of range; in ``build``, if the layer's kernels are too small.
 
     References:
         Wang et al., "Sub-bit Neural Networks: Learning to Compress and Accelerate Binary Neural Networks", ICCV 2021,
@@ -51,10 +51,12 @@ class SubBit:
 
     def __post_init__(self) -> None:
         if self.index_bits < 1 or self.every < 1:
-            raise ValueError(f"SubBit takes index_bits and every from 1 on, but got {self.index_bits} and {self.every}")
+            raise ValueError(
+                f"SubBit takes index_bits and every of 1 or more, but got {self.index_bits} and {self.every}"
+            )
 
     def build(self, weight: Tensor) -> WeightValues:
-        """One parameter [2^t, kh * kw], the patterns."""
+        """Builds one parameter [2^t, kh * kw], the patterns."""
         taps = weight[0, 0].numel() if weight.ndim == 4 else 1
         if self.index_bits >= taps:
             raise ValueError(
@@ -78,7 +80,7 @@ class _SubBitValues(WeightValues):
             self._tidy()
         codebook = binarize(self.patterns, 0.0, SIGN, Identity())
         kernels = weight.detach().reshape(-1, codebook.shape[1])
-        # Patterns of signs are equally long: the nearest one has the largest product.
+        # All patterns of signs have the same norm, so the nearest one has the largest inner product.
         signs = codebook[(kernels @ codebook.detach().T).argmax(dim=1)].reshape(weight.shape)
         own = binarize(weight, 0.0, SIGN, estimator)
         return (signs if learn else signs.detach()) + (own - own.detach())  # adds an exact 0
@@ -87,7 +89,7 @@ class _SubBitValues(WeightValues):
         return weight.detach().abs().flatten(1).mean(1), None
 
     def _tidy(self) -> None:
-        """Bound the patterns, and draw those anew that equal an earlier one."""
+        """Clamps the patterns, and draws those anew whose signs equal an earlier pattern's."""
         with torch.no_grad():
             patterns = self.patterns.clamp_(-_BOUND, _BOUND)
             signs = patterns > 0
@@ -101,7 +103,7 @@ class _SubBitValues(WeightValues):
 
 
 def _draw(count: int, taps: int, taken: Tensor) -> list[int]:
-    """Numbers of ``count`` different patterns that are none of ``taken``, bool [n, taps]."""
+    """Draws ``count`` different patterns, as numbers, that are not in ``taken``, bool [n, taps]."""
     used = {sum(1 << i for i, bit in enumerate(row) if bit) for row in taken.tolist()}
     drawn: list[int] = []
     while len(drawn) < count:
@@ -115,22 +117,3 @@ def _draw(count: int, taps: int, taken: Tensor) -> list[int]:
 def _signs_of(numbers: list[int], taps: int) -> Tensor:
     """float32 [n, taps] of -1 and +1."""
     return torch.tensor([[1.0 if number >> i & 1 else -1.0 for i in range(taps)] for number in numbers])
-
-
-def reused_operations(in_channels: int, out_channels: int, pixels: int, taps: int, index_bits: int) -> float:
-    """Binary operations of a layer that computes the response of every pattern once, and adds what the indices name.
-
-    The responses of 2^t patterns to every input channel, and an addition, counted half, for each kernel; without fewer
-    patterns than output channels there is nothing to reuse.
-
-    Args:
-        in_channels, out_channels, taps: Of the layer.
-        pixels: Of its output.
-        index_bits: t.
-
-    References:
-        arXiv 2110.09195.
-    """
-    patterns = 1 << index_bits
-    additions = 0.5 * in_channels * out_channels * pixels if patterns < out_channels else 0.0
-    return min(out_channels, patterns) * in_channels * taps * pixels + additions

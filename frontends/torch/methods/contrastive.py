@@ -1,4 +1,4 @@
-"""A contrastive loss: the binary network's features of an image are to tell it from other images, as a float twin's do.
+"""A contrastive loss: the binary network's features of an image should match a float twin's features of that image.
 
 References:
     Shang et al., "Network Binarization via Contrastive Learning" (CMIM), ECCV 2022, arXiv 2207.02970.
@@ -16,11 +16,11 @@ from .distillation import Twin
 
 
 def info_nce(queries: Tensor, keys: Tensor, others: Tensor | None = None, temperature: float = 0.1) -> Tensor:
-    """The InfoNCE loss: ``-log exp(q k / t) / (sum over all keys of exp(q k' / t))``, averaged over the queries.
+    """The InfoNCE loss: ``-log(exp(q k / t) / (sum over all keys of exp(q k' / t)))``, averaged over the queries.
 
     Args:
         queries: [N, D]; all vectors are normalised here.
-        keys: [N, D]; the i-th belongs to the i-th query, all others are negatives.
+        keys: [N, D]; key i is the positive of query i, all other keys are negatives.
         others: [M, D], more negatives.
         temperature: t, above 0.
 
@@ -44,22 +44,22 @@ def info_nce(queries: Tensor, keys: Tensor, others: Tensor | None = None, temper
 
 
 class ContrastiveLoss(nn.Module):
-    """InfoNCE between the student's and a float twin's features of the same image, with a memory of earlier ones.
+    """InfoNCE between the student's and a float twin's features of the same image, with a memory of earlier images.
 
-    Feature maps are averaged over their pixels and projected by linear heads, which are trained along: give the
-    optimiser their parameters too. The latest ``memory`` projections of the teacher are negatives. What is deployed is
-    the student alone.
+    Feature maps are averaged over their pixels and projected by linear heads. The heads are trained too, so give the
+    optimiser their parameters. The latest ``memory`` projections of the teacher are negatives. Only the student is
+    deployed.
 
     Args:
-        student, teacher, places: As of Twin.
+        student, teacher, places: Same as in Twin.
         features: Channels of the student's and the teacher's feature at each place.
-        weight: Of the loss.
-        dimensions: Of the projections.
-        memory: How many projections of earlier images serve as negatives; 0 takes those of the batch alone.
-        temperature: As of info_nce.
+        weight: Factor of the loss.
+        dimensions: Size of the projections.
+        memory: How many projections of earlier images serve as negatives; with 0 only those of the batch do.
+        temperature: Same as in info_nce.
 
     Raises:
-        ValueError: As Twin, or if a number is out of range.
+        ValueError: Same as in Twin, or if a number is out of range.
     """
 
     memory: Tensor
@@ -78,9 +78,9 @@ class ContrastiveLoss(nn.Module):
         temperature: float = 0.1,
     ) -> None:
         super().__init__()
-        self.twin = Twin(student, teacher, places)  # no module: the networks have optimisers and checkpoints themselves
+        self.twin = Twin(student, teacher, places)  # not a module: the networks have their own checkpoints
         if missing := [name for name in self.twin.places if name not in features]:
-            raise ValueError(f"features says no channels for {missing[0]!r}")
+            raise ValueError(f"features has no channels for {missing[0]!r}")
         if dimensions < 1 or memory < 0:
             raise ValueError(f"dimensions must be 1 or more and memory 0 or more, but got {dimensions} and {memory}")
         channels = [features[name] for name in self.twin.places]
@@ -91,7 +91,7 @@ class ContrastiveLoss(nn.Module):
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
 
     def forward(self, loss: Tensor | None = None) -> Tensor:
-        """The loss of the latest forward pass of the student, a scalar; the loss of the task does not matter."""
+        """The loss of the student's latest forward pass, a scalar; ``loss``, the task's loss, is not used."""
         losses, keys = [], []
         places = zip(self.twin.features().values(), self.query_heads, self.key_heads, self.memory, strict=True)
         for (ours, theirs), query_head, key_head, earlier in places:
@@ -102,7 +102,7 @@ class ContrastiveLoss(nn.Module):
         return self.weight * torch.stack(losses).mean()
 
     def remove(self) -> None:
-        """Takes the hooks off both networks."""
+        """Removes the hooks from both networks."""
         self.twin.remove()
 
     def _remember(self, keys: Tensor) -> None:

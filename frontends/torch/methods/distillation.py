@@ -1,13 +1,13 @@
-"""Losses against a float twin: a trained float network that sees the same images.
+"""Losses that compare with a float twin: a trained float network that sees the same images.
 
-Each is made once and added to the loss; it runs the teacher and compares features at places that are given by name::
+Make such a loss once and add it to the task's loss. It runs the teacher and compares features at named modules::
 
     distill = BlockDistillation(student, teacher, {"body.0": "body.0", "body.1": "body.1"})
     for images, labels in loader:
         loss = cross_entropy(student(images), labels)
         loss = loss + distill(loss)
 
-They shape the training only: what is deployed is the student. ``remove()`` takes the hooks off.
+These losses affect training only: the student alone is deployed. ``remove()`` removes the hooks.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from torch.utils.hooks import RemovableHandle
 
 
 class Twin:
-    """Runs a float teacher whenever the student runs in training, and keeps both networks' features.
+    """Runs a float teacher whenever the student runs in training mode, and keeps the features of both networks.
 
-    The teacher stays in eval mode and gets no gradient; it sees the student's inputs.
+    The teacher stays in eval mode, gets no gradient and sees the student's inputs.
 
     Args:
-        student: The network in training; where it is wrapped (by DistributedDataParallel), what is inside.
+        student: The network in training; if it is wrapped (DistributedDataParallel), the network inside.
         teacher: The float network, on the same device.
-        places: Names of the student's modules, and of the teacher's that belong to them; a list where they are equal.
-            An empty name is the network itself.
+        places: Names of the student's modules, and the names of the corresponding modules of the teacher; a list if the
+            names are equal. An empty name is the network itself.
 
     Raises:
-        ValueError: If there is no place, or no such module.
+        ValueError: If there is no place, or no module of that name.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, places: Mapping[str, str] | Iterable[str]) -> None:
@@ -52,7 +52,7 @@ class Twin:
             self._hooks.append(self._keep(teacher.get_submodule(twin), self._teacher, name))
 
     def features(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """The student's and the teacher's feature at each place, of the latest forward pass.
+        """The student's and the teacher's feature at each place, from the latest forward pass.
 
         Raises:
             RuntimeError: If the student has not run in training mode.
@@ -62,7 +62,7 @@ class Twin:
         return {name: (self._student[name], self._teacher[name]) for name in self.places}
 
     def remove(self) -> None:
-        """Takes the hooks off both networks."""
+        """Removes the hooks from both networks."""
         for hook in self._hooks:
             hook.remove()
         self._student.clear()
@@ -84,17 +84,17 @@ class Twin:
 
 
 class BlockDistillation:
-    """Each block is to give what the float network's block gives: ``weight * mean over blocks of the squared error``.
+    """Trains each block to compute the teacher's feature: ``weight * mean over blocks of the squared error``.
 
-    The error of a block is relative to the mean square of the teacher's feature, so that blocks count alike. The
+    The error of a block is divided by the mean square of the teacher's feature, so that all blocks count equally. The
     method's float shortcut branches (squeeze and interaction) are not implemented.
 
     Args:
-        student, teacher, places: As of Twin; features of a place have the same shape.
-        weight: Of the loss.
+        student, teacher, places: Same as in Twin; both features of a place have the same shape.
+        weight: Factor of the loss.
 
     Raises:
-        ValueError: As Twin, and in a call, if features differ in shape.
+        ValueError: Same as in Twin; and in a call, if features differ in shape.
 
     References:
         Ye, Zhang, Wang, "Distillation Guided Residual Learning for Binary Convolutional Neural Networks" (DGRL),
@@ -112,7 +112,7 @@ class BlockDistillation:
         self.weight = weight
 
     def __call__(self, loss: Tensor | None = None) -> Tensor:
-        """The loss of the latest forward pass, a scalar; the loss of the task does not matter."""
+        """The loss of the latest forward pass, a scalar; ``loss``, the task's loss, is not used."""
         errors = []
         for name, (ours, theirs) in self.twin.features().items():
             if ours.shape != theirs.shape:
@@ -123,5 +123,5 @@ class BlockDistillation:
         return self.weight * torch.stack(errors).mean()
 
     def remove(self) -> None:
-        """Takes the hooks off both networks."""
+        """Removes the hooks from both networks."""
         self.twin.remove()

@@ -1,6 +1,6 @@
-"""Penalties on latent weights: call one with the task's loss, and add what it returns.
+"""Penalties on latent weights: call one with the task's loss, and add the result to the loss.
 
-They shape the training only; what is deployed is the same layer.
+They affect training only; the deployed layer is the same.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..layers.modules import BinaryLayer
+from ..layers.modules import binary_layers
 
 
 def kurtosis(x: Tensor) -> Tensor:
     """``mean(((x - mean(x)) / std(x)) ^ 4)`` over all numbers: 3 for a normal distribution, 1.8 for a uniform one.
 
-    Two values, equally often, have the smallest kurtosis there is, 1.
+    The smallest possible kurtosis is 1, that of two equally frequent values.
     """
     centred = x - x.mean()
     variance = centred.square().mean()
@@ -22,15 +22,15 @@ def kurtosis(x: Tensor) -> Tensor:
 
 
 class KurtosisPenalty:
-    """Draws the distribution of latent weights to two modes: ``weight * mean over layers (kurtosis - target)^2``.
+    """Pulls the latent weights towards two modes: ``weight * mean over layers (kurtosis - target)^2``.
 
     Args:
-        model: Its BinaryLayers count.
-        target: The kurtosis to reach: one number, or one a layer. 1.8 is that of a uniform distribution.
-        weight: Of the penalty.
+        model: The penalty covers its binary layers.
+        target: The kurtosis to reach: one number, or one per layer. 1.8 is the kurtosis of a uniform distribution.
+        weight: Factor of the penalty.
 
     Raises:
-        ValueError: If the model has no binary layer, a target is below 1, or their number is not that of the layers.
+        ValueError: If the model has no binary layer, a target is below 1, or there is not one target per layer.
 
     References:
         Xu et al., "Bimodal Distributed Binarized Neural Networks" (BD-BNN), Mathematics 10(21), 2022, arXiv 2204.02004.
@@ -43,7 +43,7 @@ class KurtosisPenalty:
     """
 
     def __init__(self, model: nn.Module, target: float | list[float] = 1.8, weight: float = 1.0) -> None:
-        self.layers = _binary_layers(model)
+        self.layers = binary_layers(model)
         self.targets = [target] * len(self.layers) if isinstance(target, int | float) else target
         if len(self.targets) != len(self.layers):
             raise ValueError(f"target is one number, or one for each of {len(self.layers)} binary layers")
@@ -52,7 +52,7 @@ class KurtosisPenalty:
         self.weight = weight
 
     def __call__(self, loss: Tensor | None = None) -> Tensor:
-        """The penalty, a scalar; the loss of the task does not matter."""
+        """The penalty, a scalar; ``loss``, the task's loss, is not used."""
         values = [
             (kurtosis(layer.latent()) - target).square()
             for layer, target in zip(self.layers, self.targets, strict=True)
@@ -61,15 +61,20 @@ class KurtosisPenalty:
 
 
 class ReconstructionPenalty:
-    """Draws latent weights w and scales a to each other: ``weight / 2 * sum (w - a * sign(w))^2``, signs held fixed.
+    """Pulls latent weights w and scales a towards each other, with the signs b = sign(w) held fixed.
 
-    Its gradients are the terms of the bilinear model, ``weight * (w - a * b)`` for the weights and ``-weight * sum b (w
-    - a * b)`` for the scales. The method's other part, which pulls back the weights of filters with small scales before
-    a forward pass (Density-ReLU), is not implemented.
+    The penalty and its gradients, which are the terms of the bilinear model, are::
+
+        (1)  P     = weight / 2 * sum (w - a * b)^2
+        (2)  dP/dw = weight * (w - a * b)
+        (3)  dP/da = -weight * sum b * (w - a * b)
+
+    The method's other part (Density-ReLU) changes the weights of filters with small scales before a forward pass. It is
+    not implemented.
 
     Args:
-        model: Its BinaryLayers with a learned scale count, ``ScaledSigns(learned=True)``.
-        weight: Of the penalty.
+        model: The penalty covers its binary layers with a learned scale, ``ScaledSigns(learned=True)``.
+        weight: Factor of the penalty.
 
     Raises:
         ValueError: If there is no such layer.
@@ -79,13 +84,13 @@ class ReconstructionPenalty:
     """
 
     def __init__(self, model: nn.Module, weight: float = 1e-4) -> None:
-        self.layers = [layer for layer in _binary_layers(model) if list(layer.values.parameters())]
+        self.layers = [layer for layer in binary_layers(model) if list(layer.values.parameters())]
         if not self.layers:
             raise ValueError("no binary layer learns its scale; make them with domain=ScaledSigns(learned=True)")
         self.weight = weight
 
     def __call__(self, loss: Tensor | None = None) -> Tensor:
-        """The penalty, a scalar; the loss of the task does not matter."""
+        """The penalty, a scalar; ``loss``, the task's loss, is not used."""
         total = torch.zeros((), device=self.layers[0].latent().device)
         for layer in self.layers:
             scale, offset = layer.values(layer.weight)
@@ -94,10 +99,3 @@ class ReconstructionPenalty:
                 binary = binary + offset.reshape(-1, *[1] * (layer.weight.ndim - 1))
             total = total + (layer.weight - binary).square().sum()
         return self.weight / 2 * total
-
-
-def _binary_layers(model: nn.Module) -> list[BinaryLayer]:
-    layers = [module for module in model.modules() if isinstance(module, BinaryLayer)]
-    if not layers:
-        raise ValueError("the model has no binary layers; make them with binarize_ or BinaryConv2d")
-    return layers

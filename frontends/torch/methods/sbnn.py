@@ -1,6 +1,6 @@
-"""SBNN: weights of any two values {alpha, beta}, few of them beta.
+"""SBNN: weights take any two values {alpha, beta}, and few of them are beta.
 
-The values are the domain ``TwoValues``, the gradients are ``estimators``; here is what is special to the method: the
+The values are the domain ``TwoValues``, the gradients are in ``estimators``. This file has the rest of the method: the
 closed-form values, the penalty that makes a network sparse, and its hard variant.
 
 References:
@@ -21,16 +21,16 @@ from sbnn_tvm.algebra.domain import SIGN
 
 from ..layers.domains import LearnedValues, TwoValues, WeightValues
 from ..layers.estimators import Identity, binarize
-from ..layers.modules import BinaryLayer
+from ..layers.modules import BinaryLayer, binary_layers
 
 
 @dataclass(frozen=True, eq=False)
 class TwoMeans:
-    """Rows of numbers, each replaced by one of two values of its row.
+    """Rows of numbers, each number replaced by one of the two values of its row.
 
     Attributes:
         lo, hi: The values, [rows] each; ``lo <= hi``.
-        bits: Which of them, bool [rows, n].
+        bits: Whether a number is replaced by ``hi``, bool [rows, n].
     """
 
     lo: Tensor
@@ -38,19 +38,25 @@ class TwoMeans:
     bits: Tensor
 
     def values(self) -> Tensor:
-        """What the numbers are replaced by, [rows, n]."""
+        """The replaced numbers, [rows, n]."""
         return torch.where(self.bits, self.hi[:, None], self.lo[:, None])
 
 
 def two_means(rows: Tensor, members: int | None = None) -> TwoMeans:
     """The two values nearest to the numbers of a row, in least squares: 1-D clustering with two means.
 
-    The best sets of a given size are the largest or the smallest numbers, with their means as the values; a scan over
-    the sorted numbers' prefix sums compares all of them in O(n log n).
+    For a set of k numbers with the mean m1 and the other n - k with the mean m2, the best two values are::
+
+        (1)  m1 and m2, the means of the sets
+        (2)  gain = s^2 * (1 / k + 1 / (n - k)), s = sum over the set of (x - mean of the row)
+
+    where the gain is the squared error with one value, less the squared error with two. For a given k, (2) is largest
+    where the set has the k smallest or the k largest numbers. A scan over the prefix sums of the sorted numbers
+    therefore compares all candidates in O(n log n).
 
     Args:
         rows: [rows, n], n >= 2.
-        members: The size of one of the two sets; None: whatever is best.
+        members: The size of one of the two sets; None for the best size.
 
     Raises:
         ValueError: If there are fewer than two numbers, or ``members`` leaves one set empty.
@@ -62,14 +68,14 @@ def two_means(rows: Tensor, members: int | None = None) -> TwoMeans:
     """
     n = rows.shape[1]
     if n < 2:
-        raise ValueError(f"two values need at least two numbers a row, but got {n}")
+        raise ValueError(f"two values need at least two numbers per row, but got {n}")
     if members is not None and not 1 <= members < n:
         raise ValueError(f"one of two sets of {n} numbers has 1 to {n - 1} of them, but members={members}")
     ordered, order = rows.detach().double().sort(dim=1)
     mean = ordered.mean(1, keepdim=True)
-    below = (ordered - mean).cumsum(1)[:, :-1]  # of the 1, ..., n - 1 smallest; those above sum to its negative
+    below = (ordered - mean).cumsum(1)[:, :-1]  # s of the 1, ..., n - 1 smallest; the others sum to -s
     size = torch.arange(1, n, device=rows.device)
-    gain = below.square() * (1 / size + 1 / (n - size))  # squared error with one value, less that with two
+    gain = below.square() * (1 / size + 1 / (n - size))  # equation (2)
     if members is not None:
         gain = torch.where((size == members) | (size == n - members), gain, -1)
     split = gain.argmax(1, keepdim=True)
@@ -82,37 +88,39 @@ def two_means(rows: Tensor, members: int | None = None) -> TwoMeans:
 
 
 def fit_(layer: BinaryLayer, density: float | None = None) -> None:
-    """Sets a layer of domain TwoValues to the two-valued weights nearest to its latent ones, in least squares.
+    """Sets a layer with the domain TwoValues to the two-valued weights nearest to its latent ones, in least squares.
 
-    tau and phi become the closed form's, and latent weights are shifted so that their signs are its sets: for a start
-    from trained float weights, or as a conversion without any training. Pruned weights stay with the lower set.
+    tau and phi become those of the closed form. Latent weights are shifted so that their signs give its two sets. This
+    starts a training from trained float weights, or converts them without training. Pruned weights stay in the lower
+    set.
 
     Args:
         layer: Changed in place.
-        density: The share of weights in the smaller set, of each row of the domain (``per``); None: whatever is best.
+        density: The share of weights in the smaller set, for each layer or channel (``TwoValues.per``); None for the
+            best.
 
     Raises:
-        ValueError: If the domain is another, or the density lies outside 0 to 1.
+        ValueError: If the layer has another domain, or the density is not between 0 and 1.
     """
     domain = layer.domain
     if not isinstance(domain, TwoValues):
         raise ValueError(f"the closed form is for domain=TwoValues(...), but the layer has {domain}")
     if density is not None and not 0 < density < 1:
-        raise ValueError(f"a density lies between 0 and 1, but got {density}")
+        raise ValueError(f"a density is between 0 and 1, but got {density}")
     with torch.no_grad():
         latent = layer.latent()
         mask = layer.mask()
         weight = latent if mask is None else latent * mask
         rows = weight.reshape(len(weight) if domain.per == "channel" else 1, -1)
         n = rows.shape[1]
-        if n == 1:  # both values are the number itself
+        if n == 1:  # the number itself is both values
             fit = TwoMeans(rows[:, 0], rows[:, 0], torch.ones_like(rows, dtype=torch.bool))
         else:
             members = None if density is None else min(max(round(density * n), 1), n - 1)
             fit = two_means(rows, members)
         middle = ((fit.lo + fit.hi) / 2)[:, None]
         tiny = torch.finfo(rows.dtype).tiny
-        # Equal numbers may have been put into different sets, and a prescribed size moves the border off the middle.
+        # Clamped, since equal numbers may be in different sets, and a prescribed size moves the border off the middle.
         shifted = torch.where(fit.bits, (rows - middle).clamp_min(tiny), (rows - middle).clamp_max(0))
         latent.copy_(shifted.reshape(latent.shape))
         values = layer.values
@@ -124,12 +132,13 @@ def fit_(layer: BinaryLayer, density: float | None = None) -> None:
 def ones_ratio(model: nn.Module) -> Tensor:
     """The share of +1 among all binary weights of a model, differentiable.
 
-    Its gradient at a latent weight is 1 / (2 N), that of ``(sign(w) + 1) / 2`` with the identity for sign.
+    Its gradient with respect to a latent weight is 1 / (2 N), for N weights: that of ``(sign(w) + 1) / 2``, with the
+    derivative of sign replaced by 1.
 
     Raises:
         ValueError: If the model has no binary layer.
     """
-    layers = _binary_layers(model)
+    layers = _layers_of_latent_density(model)
     ones = []
     for layer in layers:
         mask = layer.mask()
@@ -139,22 +148,26 @@ def ones_ratio(model: nn.Module) -> Tensor:
 
 
 class ExpectedConnections:
-    """The penalty on more connections than expected: call it with the task's loss, and add what it returns.
+    """A penalty on more connections than expected: call it with the task's loss, and add the result to the loss.
 
-    With r the share of +1 in the whole model and ``h = relu(r - expected)`` it is ``weight * h``. By default the weight
-    is set anew at every call, ``weight = gamma * loss / ((1 - gamma) * h)`` without a gradient of its own, which makes
-    the penalty ``gamma / (1 - gamma)`` of the loss, and its gradient a uniform push of all latent weights. It ends with
-    the loss: where a network learns its training set by heart, mix the labels, or choose a constant weight, or
-    ``keep_densest_``.
+    With r the share of +1 in the whole model and w the weight of the penalty::
+
+        (1)  h = relu(r - expected)
+        (2)  penalty = w * h
+        (3)  w = gamma * loss / ((1 - gamma) * h)      set at every call, without a gradient, unless w is constant
+
+    With (3) the penalty is ``gamma / (1 - gamma)`` of the loss, and its gradient lowers all latent weights by the same
+    amount. The penalty vanishes with the loss. If a network fits its training set perfectly, mix the labels, choose a
+    constant weight, or use ``keep_densest_``.
 
     Args:
-        model: Its BinaryLayers count.
-        expected: The share of +1 to come down to, over all layers together.
-        gamma: The penalty's share of the total loss, from 0 up to but not 1.
+        model: The penalty covers its binary layers.
+        expected: The share of +1 to reach, over all layers together.
+        gamma: The penalty's share of the total loss; at least 0 and less than 1.
         weight: A constant weight, in place of gamma.
 
     Raises:
-        ValueError: If an argument is out of range, or not one of gamma and weight is given.
+        ValueError: If an argument is out of range, or not exactly one of gamma and weight is given.
 
     Examples:
         >>> from sbnn_tvm.frontends.torch import BinaryLinear
@@ -175,7 +188,7 @@ class ExpectedConnections:
         self.model, self.expected, self.gamma, self.weight = model, expected, gamma, weight
 
     def __call__(self, loss: Tensor) -> Tensor:
-        """The penalty, a scalar; ``loss`` is that of the task."""
+        """The penalty, a scalar; ``loss`` is the task's loss."""
         excess = functional.relu(ones_ratio(self.model) - self.expected)
         if self.weight is not None:
             return self.weight * excess
@@ -186,24 +199,24 @@ class ExpectedConnections:
 
 
 def keep_densest_(model: nn.Module, density: float, per: Literal["layer", "model"] = "layer") -> None:
-    """Lets exactly the largest latent weights be +1: shifts them all so that a given share lies above 0.
+    """Shifts all latent weights so that exactly the largest ones, a given share, are positive and so +1.
 
-    The hard variant of the penalty; call it after every step of the optimiser. Pruned weights are never +1, but count
-    among those that the share is of.
+    This is the hard variant of the penalty; call it after every optimiser step. Pruned weights are never +1, but the
+    share is relative to all weights.
 
     Args:
-        model: Its BinaryLayers are changed in place.
+        model: Its binary layers are changed in place.
         density: The share of +1.
-        per: Whether it holds for each layer, or for the model as a whole.
+        per: Whether the share holds in each layer, or in the model as a whole.
 
     Raises:
-        ValueError: If the model has no binary layer, or the density lies outside 0 to 1.
+        ValueError: If the model has no binary layer, or the density is not between 0 and 1.
     """
     if not 0 < density < 1:
-        raise ValueError(f"a density lies between 0 and 1, but got {density}")
+        raise ValueError(f"a density is between 0 and 1, but got {density}")
     if per not in ("layer", "model"):
         raise ValueError(f"per is 'layer' or 'model', but got {per!r}")
-    layers = _binary_layers(model)
+    layers = _layers_of_latent_density(model)
     with torch.no_grad():
         for group in [layers] if per == "model" else [[layer] for layer in layers]:
             latents = [layer.latent() for layer in group]
@@ -228,8 +241,8 @@ class Canonical:
     """The two values of a layer in the method's notation.
 
     Attributes:
-        alpha: What most weights are, [OC].
-        beta: What the others are, [OC].
+        alpha: The more frequent value, [OC].
+        beta: The rarer value, [OC].
         density: The share of weights that are beta.
     """
 
@@ -239,9 +252,9 @@ class Canonical:
 
 
 def canonical(layer: BinaryLayer) -> Canonical:
-    """Alpha and beta of a layer: either may be the larger one, and stand for either sign.
+    """Alpha and beta of a layer; either may be the larger one, and either sign may be the more frequent.
 
-    Most weights are those of the channel, but of the layer where all channels have the same two values.
+    Frequencies are counted per channel; if all channels have the same two values, over the whole layer.
     """
     with torch.no_grad():
         scale, offset = layer.values(layer.weight)
@@ -253,11 +266,13 @@ def canonical(layer: BinaryLayer) -> Canonical:
         return Canonical(offset - sign * scale, offset + sign * scale, float(torch.minimum(ones, 1 - ones).mean()))
 
 
-def _binary_layers(model: nn.Module) -> list[BinaryLayer]:
-    layers = [module for module in model.modules() if isinstance(module, BinaryLayer)]
-    if not layers:
-        raise ValueError("the model has no binary layers; make them with binarize_ or BinaryConv2d")
+def _layers_of_latent_density(model: nn.Module) -> list[BinaryLayer]:
+    """The binary layers of a model, all of which take their signs from the latent weights alone."""
+    layers = binary_layers(model)
     for layer in layers:
         if type(layer.values).signs is not WeightValues.signs:
-            raise ValueError(f"domain={layer.domain} has a code of its own, so its density is not the latent weights'")
+            raise ValueError(
+                f"domain={layer.domain} does not take its signs from the latent weights' signs, "
+                f"so their density cannot be set"
+            )
     return layers

@@ -1,6 +1,6 @@
-"""SiMaN: a weight's bit says whether it is large, not whether it is positive.
+"""SiMaN: the bit of a weight tells whether its magnitude is large, not whether it is positive.
 
-The domain ``Magnitudes``, the activation ``BinarizeAboveMean``, and the optimiser's parameter groups.
+This file has the domain ``Magnitudes``, the activation ``BinarizeAboveMean``, and the optimiser's parameter groups.
 
 References:
     Lin et al., "SiMaN: Sign-to-Magnitude Network Binarization", IEEE TPAMI 45(5), 2023, arXiv 2102.07981.
@@ -26,10 +26,11 @@ _EPSILON = 1e-5
 
 
 def optimal_ones(magnitudes: Tensor) -> Tensor:
-    """How many ones the bits b have that point most nearly in the direction of magnitudes m: that maximise cos(m, b).
+    """The number of ones of the bits b that maximise cos(m, b), for magnitudes m.
 
-    The best b with k ones has them at the k largest numbers, so it is the k with the largest sum of these over sqrt(k).
-    Of many numbers it is 1/e = 0.368 of them if they are Laplacian, 0.541 if Gaussian, 2/3 if uniform.
+    Among all b with k ones, the best has them at the k largest magnitudes. So the result is the k that maximises the
+    sum of the k largest magnitudes over sqrt(k). For many numbers its share is 1/e = 0.368 if they are Laplacian, 0.541
+    if Gaussian, 2/3 if uniform.
 
     Args:
         magnitudes: [rows, n], not negative.
@@ -48,23 +49,22 @@ def optimal_ones(magnitudes: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Magnitudes:
-    """A weight's bit is 1 where its magnitude is among the largest of its output channel; its sign does not matter.
+    """The bit of a weight is 1 if its magnitude is among the largest of its output channel; its sign is not used.
 
-    Latent weights are centred and standardised, channel by channel; the gradient passes the bits as if they were the
-    magnitudes of what results, so the layer's ``estimator`` is not used. Bits are set in the forward passes of
-    training, and stay as they are in eval mode. So do the latent weights' outliers: magnitudes outside the percentiles
-    [p, 100 - p] of the layer are clamped, in place, with p = ``clamp`` * (1 - progress); see ``set_progress``.
-    A scale per channel is learned, initialised at the mean magnitude. Nothing can be pruned but where ``values`` are
-    bits.
+    Latent weights are centred and standardised per channel. The gradient treats the bits as if they were the magnitudes
+    of the result, so the layer's ``estimator`` is not used. The bits are set in forward passes in training mode, and
+    stay as they are in eval mode. In the same passes outliers among the latent weights are clamped in place: magnitudes
+    outside the percentiles [p, 100 - p] of the layer, with p = ``clamp`` * (1 - progress); see ``set_progress``. A
+    scale per channel is learned; its initial value is the mean magnitude. Only ``values="bits"`` can be pruned.
 
     Attributes:
         values: Weights are -a and +a (``"signs"``), or 0 and a (``"bits"``, a >= 0).
-        rule: ``"half"`` of each channel's bits are 1 (one less where the number of weights is odd), or as many as
-            ``"optimal_ones"`` says.
+        rule: With ``"half"``, half of each channel's bits are 1, rounded down. With ``"optimal"``, the number of ones
+            is that of ``optimal_ones``.
         clamp: p at the beginning, in per cent.
 
     References:
-        arXiv 2102.07981; the half, the clamp and the scale as in the published training.
+        arXiv 2102.07981; the half, the clamp and the scale are those of the published training.
     """
 
     values: Literal["signs", "bits"] = "signs"
@@ -79,7 +79,7 @@ class Magnitudes:
             )
 
     def build(self, weight: Tensor) -> WeightValues:
-        """One parameter [OC], and the bits."""
+        """Builds one parameter [OC], and the bits."""
         return _MagnitudeValues(self, weight.detach())
 
 
@@ -111,7 +111,7 @@ class _MagnitudeValues(WeightValues, Scheduled):
         return half, half
 
     def _clamped(self, weight: Tensor) -> Tensor:
-        """Centred, channel by channel, with magnitudes between two percentiles of the layer."""
+        """Latent weights, centred per channel, with magnitudes clamped to two percentiles of the layer."""
         centred = weight - _mean(weight)
         share = self.domain.clamp / 100 * (1 - self.progress)
         ordered = centred.abs().flatten().sort().values  # torch.quantile refuses more than 2^24 numbers
@@ -137,15 +137,15 @@ class _MagnitudeValues(WeightValues, Scheduled):
 
 
 def _mean(weight: Tensor) -> Tensor:
-    """Of each output channel, shaped to broadcast."""
+    """The mean of each output channel, shaped to broadcast."""
     return weight.flatten(1).mean(1).reshape(-1, *[1] * (weight.ndim - 1))
 
 
 class BinarizeAboveMean(nn.Module):
-    """``y = +1 if x > mean else -1``, with the mean of the sample: of all axes but the first.
+    """``y = +1 if x > mean else -1``, with the mean of the sample: over all axes but the first.
 
-    In training the gradient is that of standardised values, which the estimator's window fits; the standard deviation
-    does not change a sign, and is not computed in deployed models.
+    In training the gradient is that of standardised values, whose range suits the estimator. The standard deviation
+    does not change a sign, so deployed models do not compute it.
 
     Args:
         estimator: The gradient: a name (estimators.ESTIMATORS) or an Estimator.
@@ -178,17 +178,17 @@ class BinarizeAboveMean(nn.Module):
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, of_binary: float = 0.0) -> list[dict[str, Any]]:
-    """A model's parameters for an optimiser, with a weight decay of their own for latent weights.
+    """A model's parameters for an optimiser, with a separate weight decay for the latent weights.
 
-    Weight decay pulls latent weights to 0, where magnitudes tell little (and signs flip by accident).
+    Weight decay pulls latent weights towards 0, where magnitudes carry little information and signs flip by chance.
 
     Args:
-        model: Any.
-        weight_decay: Of all other parameters.
-        of_binary: Of the latent weights of binary layers.
+        model: Any module.
+        weight_decay: Weight decay of all other parameters.
+        of_binary: Weight decay of the latent weights of binary layers.
 
     Returns:
-        Two groups, of which one may have no parameters.
+        Two groups; one of them may be empty.
 
     Examples:
         >>> model = nn.Sequential(nn.Conv2d(1, 8, 3), modules.BinaryConv2d(8, 8, 3))

@@ -1,1 +1,1 @@
-"""Published binary networks."""
+"""Published binary networks, and the configuration that they share."""

@@ -1,28 +1,31 @@
-"""QuickNet: residual binary 3x3 convolutions, and everything between them as cheap as it gets in float."""
+"""QuickNet: residual binary 3x3 convolutions, with float layers between them that cost little."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from ..layers.domains import Signs, WeightDomain
-from ..layers.estimators import Estimator
-from ..layers.modules import Binarize, BinaryConv2d
+from ..layers.domains import Signs
+from .config import NetworkConfig, NetworkOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+_WIDTHS = (64, 128, 256, 512)
+_BLOCKS_PER_SECTION = (4, 4, 4, 4)
 
 
 class QuickBlock(nn.Module):
-    """``x + bn(relu(conv(binarize(x))))`` with a binary 3x3 convolution whose padding is +1."""
+    """``x + bn(relu(conv(binarize(x))))`` with a binary 3x3 convolution whose padded pixels are +1."""
 
-    def __init__(
-        self, channels: int, *, domain: WeightDomain, estimator: str | Estimator, weight_estimator: str | Estimator
-    ) -> None:
+    def __init__(self, config: NetworkConfig, channels: int) -> None:
         super().__init__()
-        self.binarize = Binarize(estimator=estimator)
-        self.conv = BinaryConv2d(
-            channels, channels, 3, padding=1, padding_value=1, domain=domain, estimator=weight_estimator
-        )
+        self.binarize = config.binarize(channels)
+        self.conv = config.conv2d(channels, channels, 3, padding_value=1)
         self.relu = nn.ReLU()
         self.bn = nn.BatchNorm2d(channels)
 
@@ -32,7 +35,7 @@ class QuickBlock(nn.Module):
 
 
 def transition(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Halve the image without aliasing: ReLU, a 3x3 maximum, a blur of stride 2, a 1x1 convolution; all float."""
+    """Halves the image without aliasing: ReLU, 3x3 max pooling, fixed blur of stride 2, 1x1 convolution; all float."""
     blur = nn.Conv2d(in_channels, in_channels, 3, 2, 1, groups=in_channels, bias=False)
     row = torch.tensor([1.0, 2.0, 1.0]) / 4
     with torch.no_grad():
@@ -48,17 +51,56 @@ def transition(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 class QuickNet(nn.Module):
-    """A float stem, sections of QuickBlocks with transitions between them, a float head; see quicknet.
+    """A float stem, sections of QuickBlock with a transition between them, and a float head.
+
+    Args:
+        config: Input, output and binary layers.
+        stem_channels: Output channels of the first convolution. It has stride 2, and so has the depthwise convolution
+            that follows it.
+        widths: Channels of each section. Every section but the first halves the image.
+        blocks: Binary convolutions of each section.
 
     Attributes:
         stem, sections, head: The parts.
-        example_input_array: float32 [1, C, H, W], the shape that an export assumes.
+        example_input_array: float32 [1, C, H, W], the input shape that an export assumes.
+
+    Raises:
+        ValueError: If widths and blocks differ in length.
     """
 
-    def __init__(self, stem: nn.Sequential, sections: nn.Sequential, head: nn.Sequential, example: Tensor) -> None:
+    def __init__(
+        self,
+        config: NetworkConfig,
+        *,
+        stem_channels: int = 8,
+        widths: Sequence[int] = _WIDTHS,
+        blocks: Sequence[int] = _BLOCKS_PER_SECTION,
+    ) -> None:
         super().__init__()
-        self.stem, self.sections, self.head = stem, sections, head
-        self.example_input_array = example
+        if len(widths) != len(blocks) or not widths:
+            raise ValueError(
+                f"widths and blocks need one number per section each, but have {len(widths)} and {len(blocks)} numbers"
+            )
+        channels = widths[0]
+        self.stem = nn.Sequential(
+            nn.Conv2d(config.in_channels, stem_channels, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(stem_channels),
+            nn.ReLU(),
+            nn.Conv2d(stem_channels, stem_channels, 3, 2, 1, groups=stem_channels, bias=False),
+            nn.Conv2d(stem_channels, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+        self.sections = nn.Sequential()
+        for width, count in zip(widths, blocks, strict=True):
+            section = nn.Sequential()
+            if len(self.sections):
+                section.append(transition(channels, width))
+            for _ in range(count):
+                section.append(QuickBlock(config, width))
+            self.sections.append(section)
+            channels = width
+        self.head = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, config.classes))
+        self.example_input_array = config.example_input()
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, classes] from images [N, C, H, W]."""
@@ -68,25 +110,17 @@ class QuickNet(nn.Module):
 def quicknet(
     classes: int = 1000,
     *,
-    in_channels: int = 3,
-    image_size: int = 224,
     stem_channels: int = 8,
-    widths: Sequence[int] = (64, 128, 256, 512),
-    blocks: Sequence[int] = (4, 4, 4, 4),
-    domain: WeightDomain = Signs(),  # noqa: B008 (frozen)
-    estimator: str | Estimator = "clip",
-    weight_estimator: str | Estimator = "clip",
+    widths: Sequence[int] = _WIDTHS,
+    blocks: Sequence[int] = _BLOCKS_PER_SECTION,
+    **options: Unpack[NetworkOptions],
 ) -> QuickNet:
-    """A network in the style of QuickNet; the defaults are its middle size for ImageNet.
+    """A network in the style of QuickNet; the defaults give its medium size for ImageNet.
 
     Args:
-        classes: Outputs.
-        in_channels, image_size: Of the (square) input.
-        stem_channels: Of the first convolution; stride 2, as the depthwise one behind it.
-        widths: Channels of each section; all but the first one halve the image.
-        blocks: Binary convolutions of each section.
-        domain: The two weight values.
-        estimator, weight_estimator: The gradients of activations and of weights.
+        classes: Number of outputs.
+        stem_channels, widths, blocks: Same as in QuickNet.
+        options: Other attributes of NetworkConfig; the default domain is Signs, the default estimator ``"clip"``.
 
     Raises:
         ValueError: If widths and blocks differ in length.
@@ -94,25 +128,5 @@ def quicknet(
     References:
         Bannink et al., "Larq Compute Engine", MLSys 2021, arXiv 2011.09398.
     """
-    if len(widths) != len(blocks) or not widths:
-        raise ValueError(f"widths and blocks are one number a section, but got {len(widths)} and {len(blocks)} of them")
-    channels = widths[0]
-    stem = nn.Sequential(
-        nn.Conv2d(in_channels, stem_channels, 3, 2, 1, bias=False),
-        nn.BatchNorm2d(stem_channels),
-        nn.ReLU(),
-        nn.Conv2d(stem_channels, stem_channels, 3, 2, 1, groups=stem_channels, bias=False),
-        nn.Conv2d(stem_channels, channels, 1, bias=False),
-        nn.BatchNorm2d(channels),
-    )
-    sections = nn.Sequential()
-    for width, count in zip(widths, blocks, strict=True):
-        section = nn.Sequential()
-        if len(sections):
-            section.append(transition(channels, width))
-        for _ in range(count):
-            section.append(QuickBlock(width, domain=domain, estimator=estimator, weight_estimator=weight_estimator))
-        sections.append(section)
-        channels = width
-    head = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
-    return QuickNet(stem, sections, head, torch.zeros(1, in_channels, image_size, image_size))
+    config = NetworkConfig(classes=classes, domain=Signs(), estimator="clip")
+    return QuickNet(replace(config, **options), stem_channels=stem_channels, widths=widths, blocks=blocks)

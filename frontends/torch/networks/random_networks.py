@@ -1,4 +1,4 @@
-"""Random networks for people without one: as a trained network looks to the compiler, but it knows nothing."""
+"""Networks with random weights, to try the compiler without a trained network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import nn
 from sbnn_tvm.errors import ModelError
 
 from ..layers.modules import BinaryLayer
-from .models import resnet, vgg_small
+from .resnet import resnet
+from .vgg import vgg_small
 
 ARCHITECTURES = ("vgg", "resnet")
 
@@ -18,19 +19,19 @@ ARCHITECTURES = ("vgg", "resnet")
 def random_network(
     arch: str = "vgg", input_shape: Sequence[int] = (1, 3, 32, 32), *, density: float = 0.5, seed: int = 0
 ) -> nn.Module:
-    """A small binary network with random weights, and batch norms that have seen random images.
+    """A small binary network with random weights, whose batch norms have the statistics of random images.
 
     Args:
         arch: One of ARCHITECTURES: a chain with poolings, or residual blocks.
         input_shape: [N, C, H, W] of square images.
-        density: Share of the binary weights that take the upper of their two values.
-        seed: Of all random numbers.
+        density: Share of the binary weights that have the larger of their two values.
+        seed: Seed of all random numbers.
 
     Returns:
-        The network in eval mode, its ``example_input_array`` of ``input_shape``.
+        The network in eval mode; its ``example_input_array`` has the shape ``input_shape``.
 
     Raises:
-        ModelError: If there is no such architecture, or it does not fit the shape.
+        ModelError: If the architecture is unknown, or does not fit the shape.
     """
     if arch not in ARCHITECTURES:
         raise ModelError(f"there is no architecture {arch!r}: choose one of {', '.join(ARCHITECTURES)}")
@@ -40,7 +41,7 @@ def random_network(
             f"but got {','.join(map(str, input_shape))}"
         )
     if not 0 < density < 1:
-        raise ModelError(f"the density must lie between 0 and 1, but is {density}")
+        raise ModelError(f"the density must be between 0 and 1, but is {density}")
     _, channels, size, _ = input_shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,32 +1,36 @@
-"""ReActNet: a MobileNet-v1 of binary convolutions, whose signs and activations learn where to lie; also in groups."""
+"""ReActNet: MobileNet-v1 with binary convolutions, learned thresholds and learned activations; also with groups."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from ..layers.domains import ScaledSigns, WeightDomain
-from ..layers.estimators import Estimator
-from ..layers.modules import Binarize, BinaryConv2d, RPReLU
+from ..layers.modules import RPReLU
+from .config import NetworkConfig, NetworkOptions
 
-# Output channels and stride of each block of ReActNet-A, in units of the stem's channels.
-_BLOCKS = ((2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), *[(16, 1)] * 5, (32, 2), (32, 1))
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+# Output channels (as multiples of the stem's channels) and stride of each block.
+_REACTNET_A = ((2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), *[(16, 1)] * 5, (32, 2), (32, 1))
 
 
 class ReActBlock(nn.Module):
-    """A binary 3x3 and a binary 1x1 convolution, a shortcut around each.
+    """A binary 3x3 convolution and a binary 1x1 convolution, each with a shortcut around it.
 
-    Twice as many output as input channels come from two 1x1 convolutions of the same bits, side by side, so that the
+    To double the channels, two 1x1 convolutions read the same bits and their outputs are concatenated, so that the
     shortcut fits both. With stride 2 the first shortcut is an average pooling.
 
     Args:
-        in_channels, out_channels: Equal, or twice as many.
+        config: The binary layers.
+        in_channels, out_channels: Channels of input and output: equal, or twice as many outputs.
         stride: 1 or 2.
-        odd_size: With stride 2: whether the image has odd sides.
-        groups: Of the 3x3 convolution.
-        domain, estimator, weight_estimator: As of reactnet.
+        odd_size: Whether height and width of the input are odd; matters for stride 2 only.
+        groups: Groups of the 3x3 convolution.
 
     Raises:
         ValueError: If the channels are neither kept nor doubled.
@@ -34,38 +38,27 @@ class ReActBlock(nn.Module):
 
     def __init__(
         self,
+        config: NetworkConfig,
         in_channels: int,
         out_channels: int,
         stride: int,
         *,
         odd_size: bool,
         groups: int = 1,
-        domain: WeightDomain,
-        estimator: str | Estimator,
-        weight_estimator: str | Estimator,
     ) -> None:
         super().__init__()
         if out_channels not in (in_channels, 2 * in_channels):
             raise ValueError(f"a block keeps its channels or doubles them, but has {in_channels} to {out_channels}")
 
         def conv(size: int, stride: int, groups: int = 1) -> nn.Sequential:
-            layer = BinaryConv2d(
-                in_channels,
-                in_channels,
-                size,
-                stride,
-                size // 2,
-                groups=groups,
-                domain=domain,
-                estimator=weight_estimator,
-            )
+            layer = config.conv2d(in_channels, in_channels, size, stride, groups=groups)
             return nn.Sequential(layer, nn.BatchNorm2d(in_channels))
 
-        self.binarize_3x3 = Binarize(in_channels, learned=True, estimator=estimator)
+        self.binarize_3x3 = config.binarize(in_channels)
         self.conv_3x3 = conv(3, stride, groups)
         self.pool = nn.AvgPool2d(2, 2, ceil_mode=odd_size, count_include_pad=False) if stride > 1 else nn.Identity()
         self.act_3x3 = RPReLU(in_channels)
-        self.binarize_1x1 = Binarize(in_channels, learned=True, estimator=estimator)
+        self.binarize_1x1 = config.binarize(in_channels)
         self.convs_1x1 = nn.ModuleList(conv(1, 1) for _ in range(out_channels // in_channels))
         self.act_1x1 = RPReLU(out_channels)
 
@@ -78,17 +71,44 @@ class ReActBlock(nn.Module):
 
 
 class ReActNet(nn.Module):
-    """A float stem, ReActBlocks, a float head; see reactnet.
+    """A float stem, a chain of ReActBlock, and a float head.
+
+    Args:
+        config: Input, output and binary layers; the published networks set ``learn_threshold``.
+        width: Output channels of the stem, which halves the image.
+        blocks: For each block its output channels, as a multiple of ``width``, and its stride.
+        groups: Groups of the 3x3 convolutions: one number for all blocks, or one per block.
 
     Attributes:
         stem, blocks, head: The parts.
-        example_input_array: float32 [1, C, H, W], the shape that an export assumes.
+        example_input_array: float32 [1, C, H, W], the input shape that an export assumes.
+
+    Raises:
+        ValueError: If a block neither keeps nor doubles its channels, or its groups do not divide them.
     """
 
-    def __init__(self, stem: nn.Sequential, blocks: nn.Sequential, head: nn.Sequential, example: Tensor) -> None:
+    def __init__(
+        self,
+        config: NetworkConfig,
+        *,
+        width: int = 32,
+        blocks: Sequence[tuple[int, int]] = _REACTNET_A,
+        groups: int | Sequence[int] = 1,
+    ) -> None:
         super().__init__()
-        self.stem, self.blocks, self.head = stem, blocks, head
-        self.example_input_array = example
+        groups = [groups] * len(blocks) if isinstance(groups, int) else groups
+        if len(groups) != len(blocks):
+            raise ValueError(f"groups is one number, or one for each of {len(blocks)} blocks, but got {len(groups)}")
+        self.stem = nn.Sequential(nn.Conv2d(config.in_channels, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width))
+        channels, size = width, -(-config.image_size // 2)
+        self.blocks = nn.Sequential()
+        for (multiple, stride), group in zip(blocks, groups, strict=True):
+            self.blocks.append(
+                ReActBlock(config, channels, multiple * width, stride, odd_size=size % 2 == 1, groups=group)
+            )
+            channels, size = multiple * width, -(-size // stride)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, config.classes))
+        self.example_input_array = config.example_input()
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, classes] from images [N, C, H, W]."""
@@ -98,25 +118,17 @@ class ReActNet(nn.Module):
 def reactnet(
     classes: int = 1000,
     *,
-    in_channels: int = 3,
-    image_size: int = 224,
     width: int = 32,
-    blocks: Sequence[tuple[int, int]] = _BLOCKS,
+    blocks: Sequence[tuple[int, int]] = _REACTNET_A,
     groups: int | Sequence[int] = 1,
-    domain: WeightDomain = ScaledSigns(),  # noqa: B008 (frozen)
-    estimator: str | Estimator = "polynomial",
-    weight_estimator: str | Estimator = "clip",
+    **options: Unpack[NetworkOptions],
 ) -> ReActNet:
-    """A network of ReActNet's blocks; the defaults are ReActNet-A for ImageNet.
+    """A network in the style of ReActNet; the defaults give ReActNet-A for ImageNet.
 
     Args:
-        classes: Outputs.
-        in_channels, image_size: Of the (square) input.
-        width: Channels of the stem, which halves the image.
-        blocks: Output channels of each block as multiples of ``width``, and its stride.
-        groups: Of the 3x3 convolution of every block, or of each.
-        domain: The two weight values.
-        estimator, weight_estimator: The gradients of activations and of weights.
+        classes: Number of outputs.
+        width, blocks, groups: Same as in ReActNet.
+        options: Other attributes of NetworkConfig; by default the thresholds are learned.
 
     Raises:
         ValueError: If a block neither keeps nor doubles its channels, or its groups do not divide them.
@@ -124,68 +136,33 @@ def reactnet(
     References:
         Liu et al., "ReActNet", ECCV 2020, arXiv 2003.03488.
     """
-    groups = [groups] * len(blocks) if isinstance(groups, int) else groups
-    if len(groups) != len(blocks):
-        raise ValueError(
-            f"groups is one number, or one for each of {len(blocks)} blocks, but got {len(groups)} of them"
-        )
-    stem = nn.Sequential(nn.Conv2d(in_channels, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width))
-    channels, size = width, -(-image_size // 2)
-    body = nn.Sequential()
-    for (multiple, stride), group in zip(blocks, groups, strict=True):
-        body.append(
-            ReActBlock(
-                channels,
-                multiple * width,
-                stride,
-                odd_size=size % 2 == 1,
-                groups=group,
-                domain=domain,
-                estimator=estimator,
-                weight_estimator=weight_estimator,
-            )
-        )
-        channels, size = multiple * width, -(-size // stride)
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
-    return ReActNet(stem, body, head, torch.zeros(1, in_channels, image_size, image_size))
+    config = NetworkConfig(classes=classes, learn_threshold=True)
+    return ReActNet(replace(config, **options), width=width, blocks=blocks, groups=groups)
 
 
 def group_mobilenet(
     classes: int = 1000,
     *,
     groups: int | Sequence[int] = (1, 2, 2, 4, 4, *[8] * 6, 16, 16),
-    in_channels: int = 3,
-    image_size: int = 224,
     width: int = 32,
-    blocks: Sequence[tuple[int, int]] = _BLOCKS,
-    domain: WeightDomain = ScaledSigns(),  # noqa: B008 (frozen)
-    estimator: str | Estimator = "polynomial",
-    weight_estimator: str | Estimator = "clip",
+    blocks: Sequence[tuple[int, int]] = _REACTNET_A,
+    **options: Unpack[NetworkOptions],
 ) -> ReActNet:
-    """A MobileNet-v1 whose depthwise convolutions are binary group convolutions, with shortcuts as in ReActNet.
+    """MobileNet-v1 with binary group convolutions in place of depthwise ones, and with the shortcuts of ReActNet.
 
-    Binary depthwise convolutions learn badly: their sums have nine terms. The paper therefore takes groups of several
-    channels, and finds their number layer by layer with an evolutionary search; here they are arguments, and the
-    default is ours, not its result.
+    Binary depthwise convolutions learn badly because each of their sums has only nine terms. The paper therefore
+    groups several channels, and finds the number of groups of each layer by an evolutionary search. Here the numbers
+    are an argument. The default is this project's choice, not the result of the paper's search.
 
     Args:
-        groups: Of the 3x3 convolution of every block, or of each.
-        classes, in_channels, image_size, width, blocks, domain, estimator, weight_estimator: As of reactnet.
+        classes: Number of outputs.
+        groups, width, blocks: Same as in ReActNet.
+        options: Same as in reactnet.
 
     Raises:
-        ValueError: As reactnet.
+        ValueError: Same as in reactnet.
 
     References:
         Phan et al., "Binarizing MobileNet via Evolution-based Searching", CVPR 2020, arXiv 2005.06305.
     """
-    return reactnet(
-        classes,
-        in_channels=in_channels,
-        image_size=image_size,
-        width=width,
-        blocks=blocks,
-        groups=groups,
-        domain=domain,
-        estimator=estimator,
-        weight_estimator=weight_estimator,
-    )
+    return reactnet(classes, width=width, blocks=blocks, groups=groups, **options)

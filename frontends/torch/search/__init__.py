@@ -1,1 +1,1 @@
-"""Which layers of a network to make binary, under a budget."""
+"""The choice of the layers of a network to make binary, under a budget."""

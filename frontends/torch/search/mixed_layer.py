@@ -1,4 +1,4 @@
-"""A layer between float and binary, for searches that move from one to the other gradually."""
+"""A mixture of a float layer and its binary form, for searches that move gradually from one to the other."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from ..convert.binarize import BinaryConfig, binary_layer
+from ..convert.replace_layers import BinaryConfig, binary_layer
 
 
-class Mixed(nn.Module):
+class MixedLayer(nn.Module):
     """``y = m * binary(x) + (1 - m) * float(x)`` with ``m = sigmoid(crispness * z)`` and a trained z.
 
     Args:
         layer: The float layer, nn.Conv2d or nn.Linear; it becomes the float part.
-        config: What the binary part is; it starts from a copy of the same weights.
+        config: How to make the binary part, which starts from a copy of the same weights.
 
     Attributes:
-        z: The parameter behind the mixture, a scalar; it starts at 0, which is half and half.
-        crispness: What makes the mixture a choice as it grows; set it from outside.
+        z: The trained parameter, a scalar; it starts at 0, which gives m = 1/2.
+        crispness: The larger it is, the closer m is to 0 or 1; set it from outside.
 
     Shapes:
-        As of the layer.
+        Same as those of the layer.
     """
 
     def __init__(self, layer: nn.Module, config: BinaryConfig = BinaryConfig()) -> None:  # noqa: B008 (frozen)
@@ -37,6 +37,6 @@ class Mixed(nn.Module):
         return torch.sigmoid(self.crispness * self.z)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Both parts, mixed."""
+        """The mixture of both parts."""
         m = self.share()
         return m * self.binary_part(x) + (1 - m) * self.float_part(x)

@@ -12,7 +12,7 @@ from tvm import relax
 
 from sbnn_tvm.errors import ModelError
 from sbnn_tvm.frontends.onnx.importer import Imported, import_onnx
-from sbnn_tvm.frontends.onnx.loading import load_model
+from sbnn_tvm.frontends.onnx.load_model import load_model
 from tests.support import foreign_models
 from tests.support.imports import X, bindings, build, check, operators, relu_model, run_imported
 from tests.support.random_arrays import normal

@@ -10,7 +10,7 @@ import sbnn_tvm
 from sbnn_tvm.compiler import explain
 from sbnn_tvm.errors import CompileError
 from sbnn_tvm.frontends.onnx.importer import import_onnx
-from sbnn_tvm.frontends.onnx.loading import load_model
+from sbnn_tvm.frontends.onnx.load_model import load_model
 from sbnn_tvm.passes.families.choose import candidates
 from sbnn_tvm.passes.families.families import FAMILIES
 from sbnn_tvm.passes.families.float32 import binary_float_cost

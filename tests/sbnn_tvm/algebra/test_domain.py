@@ -71,9 +71,8 @@ def test_bit_weights_in_and_form(taps: list[tuple[bool, bool]]) -> None:
     assert values(BIT, w) @ values(SIGN, x) == 2 * (w & x).sum() - w.sum()
 
 
-def test_symmetric_domains() -> None:
-    assert SIGN.symmetric and BinaryDomain(-0.3, 0.3).symmetric
-    assert not BIT.symmetric
+def test_scale_offset_and_text_of_domains() -> None:
+    assert SIGN.phi == BinaryDomain(-0.3, 0.3).phi == 0
     assert (BIT.tau, BIT.phi) == (0.5, 0.5)
     assert str(BinaryDomain(-0.5, 1.25)) == "{-0.5, 1.25}"
 

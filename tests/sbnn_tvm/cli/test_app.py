@@ -210,7 +210,7 @@ def test_export_demo_gives_a_model_for_the_other_commands(arch: str, tmp_path: P
         (("bench", "{library}", "--threads", "0"), "num_threads must be a positive integer"),
         (("export-demo", "--arch", "mlp"), "there is no architecture 'mlp'"),
         (("export-demo", "--input-shape", "1,3,32,16"), "square images"),
-        (("export-demo", "--density", "1.5"), "the density must lie between 0 and 1"),
+        (("export-demo", "--density", "1.5"), "the density must be between 0 and 1"),
         (("export-demo", "-o", "missing/model.onnx"), "there is no folder missing"),
     ],
 )

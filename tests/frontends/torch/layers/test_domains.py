@@ -77,5 +77,5 @@ def test_a_pruned_float_layer_stays_pruned() -> None:
 def test_signs_cannot_be_pruned() -> None:
     layer = BinaryLinear(8, 8, domain=ScaledSigns())
     prune.l1_unstructured(layer, "weight", 0.5)
-    with pytest.raises(ValueError, match="neither of its two values stands for 'nothing'"):
+    with pytest.raises(ValueError, match="neither of its two values stands for a pruned weight"):
         layer(torch.ones(1, 8))

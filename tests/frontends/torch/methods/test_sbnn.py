@@ -50,7 +50,7 @@ def test_closed_form_splits_in_the_middle_of_its_values() -> None:
 
 
 def test_closed_form_errors() -> None:
-    with pytest.raises(ValueError, match="at least two numbers a row, but got 1"):
+    with pytest.raises(ValueError, match="at least two numbers per row, but got 1"):
         two_means(torch.zeros(3, 1))
     with pytest.raises(ValueError, match="1 to 3 of them, but members=4"):
         two_means(torch.zeros(3, 4), 4)
@@ -100,7 +100,7 @@ def test_expected_connections_refuses_wrong_arguments() -> None:
             ExpectedConnections(layer, **kwargs)
     with pytest.raises(ValueError, match="no binary layers"):
         ExpectedConnections(nn.Linear(4, 4), 0.1, gamma=0.1)(torch.tensor(1.0))
-    with pytest.raises(ValueError, match="code of its own"):
+    with pytest.raises(ValueError, match="does not take its signs from the latent weights' signs"):
         keep_densest_(BinaryLinear(4, 4, domain=Magnitudes()), 0.1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -11,17 +12,22 @@ from torch import nn
 
 import sbnn_tvm
 from sbnn_tvm.frontends.torch import (
+    VGG,
     Binarize,
     BinaryConv2d,
+    NetworkConfig,
     RPReLU,
+    TwoValues,
     bcdnet,
     group_mobilenet,
     quicknet,
     reactnet,
     to_onnx,
+    vgg_small,
 )
 from sbnn_tvm.frontends.torch.networks.bcdnet import shift_quarters
-from sbnn_tvm.frontends.torch.search.costs import operations
+from sbnn_tvm.frontends.torch.networks.config import NetworkOptions
+from tests.support.operation_counts import operations
 from tests.support.small_models import run_reference
 
 NETWORKS = {
@@ -78,7 +84,7 @@ def test_the_activation_with_a_learned_knee() -> None:
 def test_a_block_cannot_triple_its_channels() -> None:
     with pytest.raises(ValueError, match="keeps its channels or doubles them, but has 8 to 24"):
         reactnet(5, image_size=16, width=8, blocks=((3, 1),))
-    with pytest.raises(ValueError, match="one number a section"):
+    with pytest.raises(ValueError, match="one number per section each"):
         quicknet(5, widths=(8, 16), blocks=(1,))
 
 
@@ -105,3 +111,15 @@ def test_wrong_blocks() -> None:
 def test_the_published_cost() -> None:
     with torch.device("meta"):
         assert operations(bcdnet()).binary_macs == pytest.approx(4.82e9, rel=1e-3)
+
+
+def test_factories_take_the_attributes_of_the_configuration() -> None:
+    assert {*NetworkOptions.__annotations__} == {field.name for field in fields(NetworkConfig)} - {"classes"}
+    config = NetworkConfig(classes=7, in_channels=1, image_size=16, domain=TwoValues(), learn_threshold=True)
+    torch.manual_seed(0)
+    expected = VGG(config, stages=((8,), (8,))).state_dict()
+    torch.manual_seed(0)
+    same = vgg_small(7, stages=((8,), (8,)), in_channels=1, image_size=16, domain=TwoValues(), learn_threshold=True)
+    torch.testing.assert_close(same.state_dict(), expected, rtol=0, atol=0)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'doman'"):
+        vgg_small(doman=TwoValues())

@@ -26,11 +26,15 @@ from sbnn_tvm.frontends.torch import (
     resnet18,
     search_partial_binarization,
     to_onnx,
+    vgg_small,
 )
-from sbnn_tvm.frontends.torch.search.costs import Operations, layer_costs, operations
-from sbnn_tvm.frontends.torch.search.mixed_layer import Mixed
-from sbnn_tvm.frontends.torch.search.partial_binarization import Components, Gradual, Mask, Method, Random, apply_mask_
+from sbnn_tvm.frontends.torch.search.components import Components, Mask
+from sbnn_tvm.frontends.torch.search.costs import layer_costs
+from sbnn_tvm.frontends.torch.search.evaluate_masks import apply_mask_
+from sbnn_tvm.frontends.torch.search.mixed_layer import MixedLayer
+from sbnn_tvm.frontends.torch.search.search_methods import Gradual, Method, Random
 from sbnn_tvm.passes.pipeline import to_composites, to_kernels
+from tests.support.operation_counts import Operations, operations
 from tests.support.small_models import run_reference
 
 
@@ -87,6 +91,7 @@ def search(method: str | Method, budget: float = 0.6, **arguments: object) -> Pa
 def test_published_operations() -> None:
     assert Operations(0.31e8, 4.82e9).ops == pytest.approx(1.06e8, abs=0.005e8)  # ReActNet-A
     assert Operations(0.32e8, 4.82e9).ops == pytest.approx(1.08e8, abs=0.01e8)  # BCDNet-A; its summands are rounded
+    assert operations(vgg_small()).binary_macs == 603_979_776
     with torch.device("meta"):
         assert operations(resnet18()).binary_macs == pytest.approx(1.677e9, rel=1e-3)
         assert operations(reactnet()).binary_macs == pytest.approx(4.82e9, rel=1e-3)
@@ -193,7 +198,7 @@ def test_a_stopped_search_goes_on(method: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="belongs to another search"):
         search(method, state=state, seed=1)
     state.write_text("{")
-    with pytest.raises(ModelError, match="is no state of a search"):
+    with pytest.raises(ModelError, match="is not the state of a search"):
         search(method, state=state)
 
 
@@ -252,7 +257,7 @@ def test_gradual_search_meets_the_budget_and_goes_on(tmp_path: Path) -> None:
 
 def test_mixture() -> None:
     layer = nn.Conv2d(3, 4, 3, padding=1)
-    mixed = Mixed(layer, BinaryConfig())
+    mixed = MixedLayer(layer, BinaryConfig())
     x = torch.randn(2, 3, 5, 5)
     torch.testing.assert_close(mixed(x), (mixed.binary_part(x) + layer(x)) / 2)
     with torch.no_grad():
@@ -277,14 +282,14 @@ def test_result_as_a_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=re.escape("no layer '3.conv'")):
         found.apply_(nn.Sequential(nn.Conv2d(1, 1, 1)))
     (tmp_path / "mask.json").write_text("[]")
-    with pytest.raises(ModelError, match="holds no result"):
+    with pytest.raises(ModelError, match="is not the result of a search"):
         PartialBinarization.load(tmp_path / "mask.json")
     with pytest.raises(ModelError, match="cannot read"):
         PartialBinarization.load(tmp_path / "nothing.json")
 
 
 def test_wrong_arguments() -> None:
-    with pytest.raises(ValueError, match=r"budget=0.01 must lie between 0\.\d+, the cost with all 3 components"):
+    with pytest.raises(ValueError, match=r"budget=0.01 must be between 0\.\d+, the cost with all 3 components"):
         search("greedy", 0.01)
     with pytest.raises(ValueError, match="unknown method 'best'; pass greedy, gradual, random, exhaustive"):
         search("best")

@@ -1,4 +1,4 @@
-"""Evaluate nodes of constant inputs at import: weights computed from weights, shapes computed from static shapes."""
+"""Evaluates nodes with constant inputs at import: weights computed from weights, shapes from static shapes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _RANDOM = frozenset(
 def fold(
     node: NodeProto, inputs: Sequence[np.ndarray | None], opsets: Mapping[str, int]
 ) -> tuple[np.ndarray, ...] | None:
-    """Evaluate one standard node by ONNX's reference implementation.
+    """Evaluates one standard node with ONNX's reference implementation.
 
     Args:
         node: The node.
-        inputs: The values of its inputs in order; None for an omitted optional one.
-        opsets: The operator set versions of the model.
+        inputs: The values of its inputs in order; None for an omitted optional input.
+        opsets: The operator set versions of the model, by domain.
 
     Returns:
         Its outputs in order, or None if it is random, has subgraphs, or the reference cannot evaluate it.
@@ -42,12 +42,12 @@ def fold(
     try:
         with np.errstate(all="ignore"):
             results = iter(ReferenceEvaluator(function).run(None, feeds, attributes={}))
-    except Exception:  # the reference has gaps and raises anything: TVM's importer then has its try
+    except Exception:  # the reference has gaps and raises any type; TVM's importer may still manage
         return None
     outputs = tuple(np.asarray(next(results)) if name else np.empty(0) for name in node.output)
     return outputs if all(value.dtype != object for value in outputs) else None
 
 
 def shape_like(shape: Sequence[int], dtype: str) -> np.ndarray:
-    """An array with this shape and no memory behind it: all that ``Shape`` and ``Size`` look at."""
+    """An array with this shape that occupies no memory; ``Shape`` and ``Size`` need no more."""
     return np.broadcast_to(np.zeros((), dtype), tuple(shape))

@@ -1,6 +1,6 @@
-"""The decoder operators of ai.sbnn: how the codings of weights (sbnn_tvm.algebra.coding) appear in an ONNX file.
+"""The decoder operators of ai.sbnn: the codings of weights (sbnn_tvm.algebra.coding) in an ONNX file.
 
-A decoder reads constants and gives the tensor that the other operators, or standard ones, take as their weights.
+A decoder reads constants. Its output is the weight tensor of another operator.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ _POSITIONS = """
 
 
 def _fields(packed: str, width: str, count: str, values: str) -> str:
-    """The first ``count`` (int64 [1]) fields of ``width`` (int64) bits, int64 [count]."""
+    """ONNX text that reads the first ``count`` (int64 [1]) fields of ``width`` (int64) bits, as int64 [count]."""
     return f"""
     {values}_axis = Constant <value_ints = [1]> ()
     {values}_bytes = Unsqueeze ({packed}, {values}_axis)
@@ -191,9 +191,9 @@ DecodeSparse <shape> (gaps, values) => (y)
 """
 
 BODIES = (_DECODE_GAPS, _DECODE_RICE, _DECODE_CODEBOOK, _DECODE_SPARSE)
-"""The bodies of the operators in ONNX's text syntax."""
+"""The bodies of the operators in ONNX's text syntax, in the order of ``DECODER_OPERATORS``."""
 
-OPERATORS = ("DecodeGaps", "DecodeRice", "DecodeCodebook", "DecodeSparse")
+DECODER_OPERATORS = ("DecodeGaps", "DecodeRice", "DecodeCodebook", "DecodeSparse")
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,9 +201,9 @@ class Decoder:
     """A decoder node.
 
     Attributes:
-        operator: One of ``OPERATORS``.
-        inputs: Its constants by the names of the operator's inputs, in order.
-        attributes: Its attributes.
+        operator: One of ``DECODER_OPERATORS``.
+        inputs: Its constants in order, by the names of the operator's inputs.
+        attributes: Its attributes by name.
     """
 
     operator: str
@@ -212,10 +212,10 @@ class Decoder:
 
 
 def decoder_of(coding: Coding | SparseArray) -> Decoder:
-    """The decoder node that gives what a coding describes.
+    """The decoder node that computes the values of a coding.
 
     Raises:
-        TypeError: For a bitmap, which the operators read as it is.
+        TypeError: For a bitmap, which needs no decoder.
     """
     match coding:
         case Gaps(shape=(rows, columns)):
@@ -239,7 +239,7 @@ def decoder_of(coding: Coding | SparseArray) -> Decoder:
 
 
 def coding_of(operator: str, inputs: Sequence[np.ndarray], attributes: Mapping[str, Any]) -> Coding | SparseArray:
-    """The coding that a decoder node holds: the inverse of :func:`decoder_of`.
+    """The coding in a decoder node: the inverse of :func:`decoder_of`.
 
     Raises:
         KeyError: If an attribute is missing; the key is its name.

@@ -1,4 +1,4 @@
-"""Make the weights of a model small: constants that have a shorter coding become decoder nodes."""
+"""Replaces weight constants of a model by decoder nodes if that makes the file smaller."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from sbnn_tvm.algebra.coding import Bitmap, Coding, SparseArray, smallest
 
 from . import opset
-from .decoders import Decoder, decoder_of
+from .decoder_operators import Decoder, decoder_of
 
 _NODE_BYTES = 256
-"""What a node and the names of its constants take in a file, about."""
+"""Approximate size in a file of a node and the names of its constants."""
 
 
-def compress(model: ModelProto) -> ModelProto:
-    """Code the weights of ai.sbnn operators, and float32 weights that are mostly 0, where the file gets smaller by it.
+def encode_weights(model: ModelProto) -> ModelProto:
+    """Encodes the weights of ai.sbnn operators, and float32 weights that are mostly 0, if that makes the file smaller.
 
-    Every value stays the same, and keeps its name: a decoder computes what was a constant.
+    All values and names stay the same: the output of the decoder has the name of the constant that it replaces.
 
     Args:
         model: A model whose default opset is ``opset.ONNX_OPSET``; changed in place.
@@ -39,7 +39,7 @@ def compress(model: ModelProto) -> ModelProto:
             decoders[tensor.name] = decoder = decoder_of(coding)
             saved = array.nbytes - coding.nbytes - _NODE_BYTES
             savings[decoder.operator] = savings.get(decoder.operator, 0) + saved
-    # The body of an operator has its price too.
+    # The file also has to hold the body of each operator.
     worth = {operator for operator, saved in savings.items() if saved > opset.function(operator).ByteSize()}
     kept, nodes = [], []
     for tensor in model.graph.initializer:
@@ -68,7 +68,7 @@ def compress(model: ModelProto) -> ModelProto:
 
 
 def _kernel_bits(node: NodeProto) -> tuple[int, int | None]:
-    """Of an operator's weights the bits of a row, and those of a kernel in it."""
+    """The number of bits in a row of an operator's weights, and in each kernel of the row (None for a linear layer)."""
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     if node.op_type == "BinaryLinear":
         return attributes["in_features"], None
@@ -77,7 +77,7 @@ def _kernel_bits(node: NodeProto) -> tuple[int, int | None]:
 
 
 def _coding(array: np.ndarray, packed: tuple[int, int | None] | None) -> Coding | SparseArray | None:
-    """A coding that may be smaller."""
+    """The smallest coding of an array; None if it has no coding smaller than a bitmap."""
     if packed is not None:
         row, kernel = packed
         coding = smallest(opset.unpack_bits(array, (len(array), row)), kernel)

@@ -11,7 +11,7 @@ from onnx import helper, parser
 from sbnn_tvm.errors import ModelError
 from sbnn_tvm.frontends.onnx import opset
 from sbnn_tvm.frontends.onnx.importer import import_onnx
-from sbnn_tvm.frontends.onnx.loading import load_model
+from sbnn_tvm.frontends.onnx.load_model import load_model
 from tests.support.imports import X, build, check, operators
 from tests.support.random_arrays import normal
 
@@ -86,7 +86,7 @@ def wrong_binary_operators(rng: np.random.Generator) -> list[tuple[str, dict[str
         ("BinaryLinear<in_features = 13>", {"x": normal(rng, 3, 12)}, r"has in_features 13, but .* \[3, 12\]"),
         ("BinaryLinear<in_features = 13>", {"s": normal(rng, 4)}, r"has scale .*\[4\]; expected float32 \[5\]"),
         ("BinaryLinear<in_features = 13>", {"o": np.full(5, np.nan, np.float32)}, "has offset .* all finite"),
-        ("BinaryLinear", {}, "lacks its attribute 'in_features'"),
+        ("BinaryLinear", {}, "lacks the attribute 'in_features'"),
         ("BinaryConv2d<weight_shape = [5, 13]>", {}, r"has weight_shape \[5, 13\] and group 1"),
         ("BinaryConv2d<weight_shape = [5, 13, 1, 1]>", {}, r"an input of shape \[3, 13\]"),
         ("BinaryConv2d<weight_shape = [5, 13, 1, 1], pad_value = 2>", {"x": normal(rng, 1, 13, 2, 2)}, "pad_value 2"),

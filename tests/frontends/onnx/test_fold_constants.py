@@ -7,7 +7,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from sbnn_tvm.frontends.onnx.importer import import_onnx
-from sbnn_tvm.frontends.onnx.loading import load_model
+from sbnn_tvm.frontends.onnx.load_model import load_model
 from tests.support.imports import X, build, check, constants_of, operators, run_imported
 from tests.support.random_arrays import normal
 from tests.support.small_models import run_reference

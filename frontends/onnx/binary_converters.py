@@ -1,7 +1,7 @@
-"""Converters of the ai.sbnn operators: each becomes the ordinary Relax operators of its function body.
+"""Converters of the ai.sbnn operators to ordinary Relax operators.
 
-docs/ai.sbnn.md is the specification; the order of the float32 operations is that of the bodies in opset.py, so that
-the imported module computes what onnxruntime computes.
+docs/ai.sbnn.md is the specification. The float32 operations have the order of the function bodies in opset.py, so the
+imported module computes the same numbers as onnxruntime.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from tvm import relax
 from sbnn_tvm.algebra.coding import SparseArray
 from sbnn_tvm.algebra.domain import MOST_BITS
 
-from . import decoders, opset
-from .converters import Converter
+from . import decoder_operators, opset
 from .node import Node, aligned, as_expr, per_channel, rank_of, shape_of
-from .windows import Window2d, check_channels
+from .standard_converters import Converter
+from .window_attributes import Window2d, check_channels
 
 
 def binarize(node: Node) -> relax.Expr:
@@ -30,7 +30,7 @@ def binarize(node: Node) -> relax.Expr:
 
 
 def quantize(node: Node) -> relax.Expr:
-    """``lo + step * (how many thresholds x exceeds)``, with the thresholds along the last axis."""
+    """``lo + step * q``, where q is the number of thresholds, along their last axis, that x exceeds."""
     x, thresholds = node.expr(0), node.constant(1)
     low, step = (np.float32(node.attributes.get(name, value)) for name, value in (("lo", 0.0), ("step", 1.0)))
     count, shape = thresholds.shape[-1] if thresholds.ndim else 0, shape_of(x)
@@ -61,13 +61,15 @@ def quantize(node: Node) -> relax.Expr:
 
 
 def binary_conv2d(node: Node) -> relax.Expr:
-    """``scale * conv(x, signs) + offset * conv(x, ones)`` with weights that are ``scale * sign + offset``."""
+    """``scale * conv(x, signs) + offset * conv(x, ones)``, for weights ``scale * sign + offset``."""
     attributes = node.attributes
     x = node.expr(0)
     shape = tuple(node.attribute("weight_shape"))
     groups = attributes.get("group", 1)
     if len(shape) != 4 or min(shape) < 1 or groups < 1:
-        raise node.error(f"has weight_shape {list(shape)} and group {groups}; expected 4 positive numbers and one")
+        raise node.error(
+            f"has weight_shape {list(shape)} and group {groups}; expected 4 positive numbers and a positive group"
+        )
     signs = _signs(node, shape)
     scale, offset = _affine(node, shape[0])
     check_channels(node, x, shape, groups)
@@ -91,13 +93,13 @@ def binary_conv2d(node: Node) -> relax.Expr:
     if not offset.any():
         return y
     y = node.emit(y)
-    # without groups all output channels share one sum
+    # without groups, all output channels share one window sum
     window_sum = node.emit(convolve(np.ones((1 if groups == 1 else shape[0], *shape[1:]), np.float32)))
     return relax.op.add(y, node.emit(relax.op.multiply(window_sum, per_channel(offset, 4))))
 
 
 def binary_linear(node: Node) -> relax.Expr:
-    """``scale * (x @ signs) + offset * sum(x)`` with weights that are ``scale * sign + offset``."""
+    """``scale * (x @ signs) + offset * sum(x)``, for weights ``scale * sign + offset``."""
     x = node.expr(0)
     features = node.attribute("in_features")
     rows = node.constant(1).shape[0]
@@ -117,15 +119,15 @@ def binary_linear(node: Node) -> relax.Expr:
 
 
 def decode(node: Node) -> relax.Expr:
-    """Weights from one of their codings, a constant."""
+    """The decoded weights, a constant."""
     operator = node.proto.op_type
     inputs = [node.constant(index) for index in range(len(opset.function(operator).input))]
     try:
-        coding = decoders.coding_of(operator, inputs, node.attributes)
+        coding = decoder_operators.coding_of(operator, inputs, node.attributes)
         values = coding.decode()
         return as_expr(values if isinstance(coding, SparseArray) else opset.pack_bits(values))
     except KeyError as error:
-        raise node.error(f"lacks its attribute {error}") from None
+        raise node.error(f"lacks the attribute {error}") from None
     except ValueError as error:
         raise node.error(f"has wrong weights: {error}") from None
 
@@ -158,6 +160,6 @@ BINARY_CONVERTERS: dict[str, Converter] = {
     "Quantize": quantize,
     "BinaryConv2d": binary_conv2d,
     "BinaryLinear": binary_linear,
-    **dict.fromkeys(decoders.OPERATORS, decode),
+    **dict.fromkeys(decoder_operators.DECODER_OPERATORS, decode),
 }
-"""Converters by the name of the operator in the ai.sbnn domain, version 1."""
+"""Converters by operator name, for the ai.sbnn domain, version 1."""

@@ -1,4 +1,4 @@
-"""Static input shapes: the compiler plans memory ahead, so every dimension is a number before the import."""
+"""Static input shapes: the compiler plans memory in advance, so every dimension must be known before the import."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def with_static_inputs(
 
     Args:
         model: A checked model.
-        input_shape: The shape of the only input, or shapes by input name; dimensions that the model leaves open are
-            taken from here, all others must agree.
+        input_shape: The shape of the only input, or shapes by input name. They set the dimensions that the model leaves
+            open, and must equal the others.
 
     Returns:
         The copy.
 
     Raises:
-        ModelError: If a dimension stays open, a given shape contradicts the model, or names no input of it.
+        ModelError: If a dimension stays open, or a given shape contradicts the model or names no input.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -52,7 +52,7 @@ def model_inputs(graph: onnx.GraphProto) -> list[ValueInfoProto]:
 
 
 def check_element_type(role: str, value: ValueInfoProto) -> None:
-    """Raise ModelError if a declared input or output holds what numpy has no type for."""
+    """Raises ModelError if a declared input or output has an element type that numpy lacks."""
     element = value.type.tensor_type.elem_type
     if element not in _NUMPY_TYPES:
         raise ModelError(
@@ -62,7 +62,7 @@ def check_element_type(role: str, value: ValueInfoProto) -> None:
 
 
 def tensor_spec(value: ValueInfoProto) -> TensorSpec:
-    """Describe an input whose shape is static."""
+    """The name, shape and dtype of an input with a static shape."""
     tensor = value.type.tensor_type
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
     return TensorSpec(value.name, tuple(dim.dim_value for dim in tensor.shape.dim), dtype)
@@ -128,7 +128,7 @@ def _make_static(value: ValueInfoProto, given: tuple[int, ...] | None, symbols: 
 
 
 def _declared(value: ValueInfoProto) -> tuple[int | str, ...] | None:
-    """Numbers where a dimension is static, its name (or ``"?"``) where it is open; None if the rank is open too."""
+    """The size of each dimension if it is static, otherwise its name or ``"?"``; None if the rank is open too."""
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None

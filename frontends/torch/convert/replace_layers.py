@@ -1,4 +1,4 @@
-"""Turns the convolutions and linear layers of an existing float model into binary ones."""
+"""Replaces the convolutions and linear layers of a float model by binary ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FIRST = "<first>"
 LAST = "<last>"
 
 Activations = Callable[[int, int], nn.Module]
-"""Makes what binarises (or quantises) the input of a layer, from its channels and their axis."""
+"""Makes the module that binarises or quantises a layer's input, from its number of channels and their axis."""
 
 Skip = Collection[str] | Callable[[str, nn.Module], bool]
 
@@ -41,13 +41,13 @@ class BinaryConfig:
     Attributes:
         weights: The two weight values.
         weight_estimator: The gradient of the weights' signs: a name (estimators.ESTIMATORS) or an Estimator.
-        activations: The two values that a converted layer's input is binarised to; or a function that makes a module
-            for it from the input's channels and their axis, such as ``lambda channels, axis: DoReFa(2)``; None leaves
-            inputs as they are.
-        activation_estimator: The gradient of that binarisation. Not for a function's modules.
-        learn_threshold: Whether its threshold is learned, one per input channel (RSign); else it is 0. Not for a
-            function's modules.
-        padding_value: What padded pixels hold after it: 0, -1 or +1.
+        activations: The two values to which a converted layer binarises its input. Or a function that makes a module
+            for this from the input's number of channels and their axis, such as ``lambda channels, axis: DoReFa(2)``.
+            None leaves inputs as they are.
+        activation_estimator: The gradient of that binarisation; not used if ``activations`` is a function.
+        learn_threshold: Whether its threshold is learned, one per input channel (RSign); otherwise it is 0. Not used if
+            ``activations`` is a function.
+        padding_value: The value of padded pixels after the binarisation: 0, -1 or +1.
     """
 
     weights: WeightDomain = field(default_factory=ScaledSigns)
@@ -60,12 +60,12 @@ class BinaryConfig:
 
 @dataclass(frozen=True)
 class LayerNote:
-    """What became of one layer.
+    """What was done with one layer.
 
     Attributes:
         name: Its qualified name in the model.
-        kind: Its class before.
-        reason: Why it stayed float; empty where it was converted.
+        kind: Its class before the conversion.
+        reason: Why it stayed float; empty if it was converted.
     """
 
     name: str
@@ -75,11 +75,11 @@ class LayerNote:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What binarize_ did: ``print`` it.
+    """The result of binarize_, which can be printed.
 
     Attributes:
-        converted: Layers that are binary now.
-        kept: Linear layers that stayed float, with the reason.
+        converted: The layers that are binary now.
+        kept: The linear layers that stayed float, with the reason.
     """
 
     converted: tuple[LayerNote, ...]
@@ -96,23 +96,23 @@ class Conversion:
 def binarize_(model: nn.Module, config: BinaryConfig = BinaryConfig(), skip: Skip = (FIRST, LAST)) -> Conversion:
     """Replaces nn.Conv2d and nn.Linear layers of a model by binary ones, in place.
 
-    A converted layer binarises its input and keeps the float weights (the same parameters) as latent weights and the
-    bias as it is; what ``torch.nn.utils.prune`` masks stays masked (domains says what it becomes). By default the first
-    and the last linear layer, in the order in which the model registers them, stay float, as in nearly all published
-    binary networks.
+    A converted layer binarises its input. It keeps the float weights (the same parameters) as latent weights, and its
+    bias. Weights that ``torch.nn.utils.prune`` masks stay masked; the module ``domains`` describes which value they
+    take. By default the first and the last linear layer, in the order in which the model registers them, stay float, as
+    in nearly all published binary networks.
 
     Args:
-        model: Changed in place. Optimisers made for it before miss the new parameters, if the config has any.
+        model: Changed in place. Optimisers that were made for it before miss new parameters of the config, if any.
         config: How to convert.
-        skip: What stays float: qualified names or patterns (``"layer*.downsample.*"``), of which ``FIRST`` and
+        skip: The layers that stay float: qualified names or patterns (``"layer*.downsample.*"``), where ``FIRST`` and
             ``LAST`` mean the first and the last linear layer; or a function of (name, module). An explicit ``skip``
             replaces the default: pass ``(FIRST, LAST, ...)`` to add to it.
 
     Returns:
-        What was converted, and what was not and why.
+        The converted layers, and the others with the reason.
 
     Raises:
-        ValueError: If a name or pattern fits no linear layer, the model itself is a layer that would be replaced, or
+        ValueError: If a name or pattern matches no linear layer, the model itself is a layer that would be replaced, or
             weights are pruned and neither of the two values can stand for them.
 
     Examples:
@@ -148,7 +148,7 @@ def binarize_(model: nn.Module, config: BinaryConfig = BinaryConfig(), skip: Ski
 
 
 def _skip_rule(skip: Skip, layers: Sequence[tuple[str, nn.Module]]) -> Callable[[str, nn.Module], str]:
-    """A function that says why a layer is to be skipped; empty if it is not."""
+    """A function that returns why a layer is skipped; empty if it is not."""
     if callable(skip):
         return lambda name, module: "skipped by the given function" if skip(name, module) else ""
     if isinstance(skip, str):
@@ -170,7 +170,7 @@ def _skip_rule(skip: Skip, layers: Sequence[tuple[str, nn.Module]]) -> Callable[
 
 
 def obstacle(module: nn.Module) -> str:
-    """Why a layer cannot be converted; empty if it can."""
+    """The reason why a layer cannot be converted; empty if it can."""
     kind = type(module)
     if kind is not nn.Conv2d and kind is not nn.Linear:
         base = next((base for base in (nn.Conv2d, nn.Linear) if isinstance(module, base)), None)
@@ -218,7 +218,7 @@ def binary_layer(module: nn.Module, config: BinaryConfig) -> BinaryLayer:
     layer.values = config.weights.build(module.weight)  # type: ignore[arg-type]
     if pruned:
         prune.custom_from_mask(layer, "weight", module._buffers["weight_mask"])
-        layer.mask()  # raises where the domain has no value for pruned weights
+        layer.mask()  # raises if the domain has no value for pruned weights
     if callable(config.activations):
         layer.binarize = config.activations(channels, axis).to(module.weight)  # type: ignore[arg-type]
     elif config.activations is not None:

@@ -37,7 +37,7 @@ def test_vgg_of_any_size() -> None:
 def test_model_errors() -> None:
     with pytest.raises(ValueError, match="image_size=4 cannot be halved 3 times"):
         sbnn.vgg_small(image_size=4)
-    with pytest.raises(ValueError, match="one number a stage, but got 4 and 2"):
+    with pytest.raises(ValueError, match="one number per stage each, but have 4 and 2"):
         sbnn.resnet(blocks=(1, 1))
     with pytest.raises(ValueError, match="'small' or 'imagenet', but got 'big'"):
         sbnn.resnet(stem="big")  # type: ignore[arg-type]

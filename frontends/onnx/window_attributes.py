@@ -1,4 +1,4 @@
-"""Sliding windows: the attributes that convolutions and poolings share, made explicit."""
+"""The attributes that convolutions and poolings share, with explicit padding."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .node import Node, rank_of, shape_of
 
 
 def check_channels(node: Node, x: relax.Expr, weight_shape: tuple[int, ...], groups: int) -> None:
-    """Refuse a 2-D convolution whose input does not fit its OIHW weights.
+    """Checks that the input of a 2-D convolution fits its OIHW weights.
 
     Raises:
-        ModelError: Naming both shapes.
+        ModelError: If not; the message has both shapes.
     """
     outputs, group_inputs = weight_shape[:2]
     if rank_of(x) != 4 or shape_of(x)[1] != group_inputs * groups or outputs % groups:
@@ -41,7 +41,7 @@ class Window2d:
 
     @staticmethod
     def of(node: Node, kernel: tuple[int, int]) -> Window2d:
-        """Read the attributes of a node whose first input is an NCHW tensor, resolving ``auto_pad``."""
+        """Reads the attributes of a node whose first input is an NCHW tensor, and resolves ``auto_pad``."""
         attributes = node.attributes
         strides = tuple(attributes.get("strides", (1, 1)))
         dilation = tuple(attributes.get("dilations", (1, 1)))

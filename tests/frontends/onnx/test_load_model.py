@@ -10,7 +10,7 @@ import pytest
 
 from sbnn_tvm.errors import ModelError
 from sbnn_tvm.frontends.onnx.importer import import_onnx
-from sbnn_tvm.frontends.onnx.loading import load_model
+from sbnn_tvm.frontends.onnx.load_model import load_model
 from tests.support.imports import build, relu_model
 from tests.support.random_arrays import normal
 

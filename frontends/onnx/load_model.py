@@ -1,4 +1,4 @@
-"""Read an ONNX model from wherever it is, and refuse what is not one with a sentence that says why."""
+"""Reads an ONNX model from a file, from bytes or from memory, and checks it; errors say what is wrong."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from onnx.external_data_helper import load_external_data_for_model, uses_externa
 from sbnn_tvm.errors import ModelError
 
 _PROTOBUF_LIMIT = 2**31 - 1
-"""Bytes that a serialised protobuf may have; the checker serialises models given in memory."""
+"""Largest size of a serialised protobuf in bytes; the checker serialises models that are in memory."""
 
 
 def load_model(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx.ModelProto:
-    """Read and check an ONNX model.
+    """Reads and checks an ONNX model.
 
     Args:
-        model: The path of an ``.onnx`` file (its external data is looked for beside it), the bytes of one, or a model
-            in memory, which is returned as it is.
+        model: The path of an ``.onnx`` file (its external data is expected in the same folder), the bytes of one, or a
+            model in memory, which is returned as it is.
 
     Returns:
         The model, with all its tensors in memory.
@@ -71,7 +71,7 @@ def _parse(data: bytes, where: str) -> onnx.ModelProto:
 
 
 def _check_outline(proto: onnx.ModelProto, where: str) -> None:
-    """What any other file that happens to parse as a protobuf lacks."""
+    """Rejects other files that happen to parse as a protobuf."""
     if not proto.HasField("graph") or not proto.ir_version:
         raise ModelError(f"{where} holds no ONNX graph: it is truncated or not an ONNX file; export or copy it again")
     if not proto.graph.output:
@@ -93,13 +93,13 @@ def _load_external_data(proto: onnx.ModelProto, where: str, folder: Path | None)
         locations = (entry.value for tensor in external for entry in tensor.external_data if entry.key == "location")
         raise ModelError(
             f"{where} keeps weights in {', '.join(map(repr, sorted(set(locations))))}, which cannot be read from "
-            f"{str(folder)!r} ({_first_line(error)}); put the external data beside the model"
+            f"{str(folder)!r} ({_first_line(error)}); put the external data into the folder of the model"
         ) from error
 
 
 def _check(proto: onnx.ModelProto, where: str) -> None:
     if proto.ByteSize() > _PROTOBUF_LIMIT:
-        return  # the checker cannot take it; the importer still names the node that it stumbles over
+        return  # too large for the checker; the importer still names a node that is wrong
     try:
         onnx.checker.check_model(proto)
     except (onnx.checker.ValidationError, ValueError) as error:

@@ -1,6 +1,6 @@
-"""Converters of the standard operators whose Relax form the passes rely on; all others go through TVM's importer.
+"""Converters of the standard operators whose Relax form the passes rely on; TVM's importer converts all others.
 
-The form: NCHW, explicit 4-number paddings, and every constant operand of an elementwise operator with as many
+The form is NCHW with explicit paddings of 4 numbers. Every constant operand of an elementwise operator has as many
 dimensions as the result, [1, C, 1, 1] if it differs by channel. A converter takes a node and returns one expression, or
 None to leave the case to TVM.
 """
@@ -18,13 +18,13 @@ from tvm import relax
 from tvm.tirx import FloatImm
 
 from .node import Node, aligned, as_expr, dtype_of, per_channel, rank_of, shape_of
-from .windows import Window2d, check_channels
+from .window_attributes import Window2d, check_channels
 
 Converter: TypeAlias = Callable[[Node], relax.Expr | None]
 
 
 def conv(node: Node) -> relax.Expr | None:
-    """2-D convolution, and its bias as an addition."""
+    """2-D convolution, with its bias as an addition."""
     x, weight = node.expr(0), node.required(1)
     if rank_of(weight) != 4:
         return None
@@ -49,7 +49,7 @@ def _channel_operand(value: relax.Expr | np.ndarray, rank: int) -> relax.Expr:
 
 
 def gemm(node: Node) -> relax.Expr:
-    """``alpha * A @ B + beta * C``; transposition and beta go into constants, an alpha other than 1 multiplies."""
+    """``alpha * A @ B + beta * C``; transposition and beta change the constants, an alpha other than 1 multiplies."""
     attributes = node.attributes
     a = node.expr(0)
     if attributes.get("transA", 0):
@@ -68,7 +68,7 @@ def gemm(node: Node) -> relax.Expr:
     y = node.emit(y)
     if isinstance(c, np.ndarray):
         c = c if beta == 1 else beta * c
-        # a scalar or a single column is spelled out, so that a bias always is [1, N]
+        # a scalar or a single column is expanded, so that a bias is always [1, N]
         return relax.op.add(y, aligned(np.broadcast_to(c, (1, shape_of(y)[1])) if c.size == 1 else c, 2))
     return relax.op.add(y, c if beta == 1 else node.emit(relax.op.multiply(c, aligned(beta, rank_of(c)))))
 
@@ -81,7 +81,7 @@ def matmul(node: Node) -> relax.Expr:
 def batch_normalization(node: Node) -> relax.Expr | None:
     """``x * k + t`` with onnxruntime's float32 k and t: the reciprocal is rounded before the scale multiplies it.
 
-    The order matters: any other one differs in the last bit, which flips signs further on.
+    The order matters: any other order differs in the last bit, which changes signs in later layers.
     """
     if node.attributes.get("training_mode", 0) or any(node.uses_output(index) for index in range(1, 5)):
         raise node.error("is in training mode; export the model in evaluation mode")
@@ -100,7 +100,7 @@ def batch_normalization(node: Node) -> relax.Expr | None:
 
 
 def prelu(node: Node) -> relax.Expr:
-    """``x if x > 0 else slope * x``, the slope one number a channel where it is that."""
+    """``x if x > 0 else slope * x``; as Relax's PReLU if the slope is one number per channel."""
     x, slope = node.expr(0), node.required(1)
     rank = rank_of(x)
     if isinstance(slope, np.ndarray) and rank >= 2:
@@ -126,7 +126,7 @@ def leaky_relu(node: Node) -> relax.Expr:
 
 
 def clip(node: Node) -> relax.Expr | None:
-    """``min(max(x, low), high)``; a missing bound leaves one of the two."""
+    """``min(max(x, low), high)``; without one of the bounds only the other operation."""
     x = node.expr(0)
     if node.opset < 11:
         low, high = (node.attributes.get(name) for name in ("min", "max"))
@@ -136,7 +136,7 @@ def clip(node: Node) -> relax.Expr | None:
             return None
         low, high = (None if bound is None else bound.item() for bound in bounds)
     if low is not None and high is not None:
-        return relax.op.clip(x, min(low, high), high)  # bounds in the wrong order give the upper one
+        return relax.op.clip(x, min(low, high), high)  # bounds in the wrong order give the upper bound
     dtype, rank = dtype_of(x), rank_of(x)
     if low is not None:
         return relax.op.maximum(x, aligned(np.array(low, dtype), rank))
@@ -146,12 +146,12 @@ def clip(node: Node) -> relax.Expr | None:
 
 
 def identity(node: Node) -> relax.Expr:
-    """The input itself: no operator remains."""
+    """The input itself; no operator remains."""
     return node.expr(0)
 
 
 def dropout(node: Node) -> relax.Expr:
-    """The input itself, since nothing is dropped at inference."""
+    """The input itself, since inference drops nothing."""
     training = node.value(2)
     if node.uses_output(1) or not (training is None or (isinstance(training, np.ndarray) and not training.any())):
         raise node.error("is in training mode or returns its mask; export the model in evaluation mode")
@@ -159,7 +159,7 @@ def dropout(node: Node) -> relax.Expr:
 
 
 def cast(node: Node) -> relax.Expr | None:
-    """Nothing to the same type, 0 and 1 from truth values; other conversions are TVM's."""
+    """The input itself for its own type, 0 and 1 from truth values; TVM converts all others."""
     x, dtype = node.expr(0), helper.tensor_dtype_to_np_dtype(node.attribute("to")).name
     if dtype == dtype_of(x):
         return x
@@ -167,7 +167,7 @@ def cast(node: Node) -> relax.Expr | None:
 
 
 def where(node: Node) -> relax.Expr:
-    """Choice by element."""
+    """Elementwise choice."""
     rank = max(rank_of(node.required(index)) for index in range(3))
     return relax.op.where(*(node.aligned(index, rank) for index in range(3)))
 
@@ -208,7 +208,7 @@ def global_average_pool(node: Node) -> relax.Expr | None:
 
 
 def reduce_mean(node: Node) -> relax.Expr | None:
-    """The mean over both image axes as global pooling; other means are TVM's."""
+    """The mean over both image axes as global pooling; TVM converts other means."""
     x, axes = node.expr(0), node.attributes.get("axes")
     if axes is None:
         given = node.value(1)
@@ -222,7 +222,7 @@ def reduce_mean(node: Node) -> relax.Expr | None:
 
 
 def pad(node: Node) -> relax.Expr | None:
-    """Padding with a constant; other modes are TVM's."""
+    """Padding with a constant; TVM converts other modes."""
     x, attributes = node.expr(0), node.attributes
     rank = rank_of(x)
     if attributes.get("mode", "constant") != "constant":
@@ -242,7 +242,7 @@ def pad(node: Node) -> relax.Expr | None:
 
 
 def reshape(node: Node) -> relax.Expr:
-    """Another shape of the same elements, all numbers known."""
+    """A reshape to a static shape."""
     x = node.expr(0)
     old = shape_of(x)
     new = [int(dim) for dim in (node.attributes["shape"] if node.opset < 5 else node.constant(1))]
@@ -261,7 +261,7 @@ def _reshaped(node: Node, x: relax.Expr, shape: list[int]) -> relax.Expr:
 
 
 def flatten(node: Node) -> relax.Expr:
-    """Two dimensions: those before an axis, and the rest."""
+    """Two dimensions: the product of those before an axis, and the product of the rest."""
     x = node.expr(0)
     shape, axis = shape_of(x), node.attributes.get("axis", 1)
     axis = axis + len(shape) if axis < 0 else axis
@@ -269,7 +269,10 @@ def flatten(node: Node) -> relax.Expr:
 
 
 def gather(node: Node) -> relax.Expr:
-    """Picks along an axis; computed ones that are out of range wrap around, so that they cannot read foreign memory."""
+    """Picks elements along an axis.
+
+    Computed indices that are out of range wrap around, so that they cannot read other memory.
+    """
     x, picks = node.expr(0), node.value(1)
     axis = node.attributes.get("axis", 0)
     if not isinstance(picks, np.ndarray):
@@ -287,7 +290,7 @@ def _axes(node: Node) -> list[int] | None:
 
 
 def squeeze(node: Node) -> relax.Expr:
-    """Without axes of size 1."""
+    """Removes axes of size 1."""
     x, axes = node.expr(0), _axes(node)
     shape = shape_of(x)
     gone = {axis for axis, dim in enumerate(shape) if dim == 1} if axes is None else {a % len(shape) for a in axes}
@@ -295,7 +298,7 @@ def squeeze(node: Node) -> relax.Expr:
 
 
 def unsqueeze(node: Node) -> relax.Expr:
-    """With new axes of size 1."""
+    """Adds axes of size 1."""
     x, axes = node.expr(0), _axes(node) or []
     rank = rank_of(x) + len(axes)
     new, rest = {axis % rank for axis in axes}, iter(shape_of(x))
@@ -320,12 +323,12 @@ def _variadic(operator: Callable[[relax.Expr, relax.Expr], relax.Expr]) -> Conve
 
 
 def divide(node: Node) -> relax.Expr | None:
-    """Division of real numbers; integer division is TVM's."""
+    """Division of floats; TVM converts integer division."""
     return _binary(relax.op.divide)(node) if dtype_of(node.required(0)).startswith("float") else None
 
 
 def one_hot(node: Node) -> relax.Expr | None:
-    """Only of constant depth and float32 values, which TVM's importer makes float64."""
+    """One-hot encoding with constant depth and float32 values, which TVM's importer would make float64."""
     indices, depth, values = (node.required(index) for index in range(3))
     if not isinstance(depth, np.ndarray) or not isinstance(values, np.ndarray) or values.dtype != np.float32:
         return None
@@ -374,4 +377,4 @@ CONVERTERS: dict[str, Converter] = {
     "Unsqueeze": unsqueeze,
     "Where": where,
 }
-"""Converters by the name of the operator in the standard domain."""
+"""Converters by operator name, for the standard domain."""

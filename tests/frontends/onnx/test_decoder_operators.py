@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sbnn_tvm.algebra.coding import Codebook, Coding, Gaps, Rice, SparseArray
 from sbnn_tvm.errors import ModelError
 from sbnn_tvm.frontends.onnx import opset
-from sbnn_tvm.frontends.onnx.decoders import Decoder, coding_of, decoder_of
+from sbnn_tvm.frontends.onnx.decoder_operators import Decoder, coding_of, decoder_of
 from sbnn_tvm.frontends.onnx.importer import import_onnx
 
 
@@ -115,7 +115,7 @@ def test_damaged_weights_are_refused_by_the_importer(decoder: Decoder, message: 
 def test_a_missing_attribute_is_named() -> None:
     model = model_of(decoder_of(GAPS))
     del model.graph.node[1].attribute[:]
-    with pytest.raises(ModelError, match="DecodeGaps node 'weights' lacks its attribute 'rows'"):
+    with pytest.raises(ModelError, match="DecodeGaps node 'weights' lacks the attribute 'rows'"):
         import_onnx(model)
 
 

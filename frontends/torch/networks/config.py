@@ -1,0 +1,90 @@
+"""The configuration that all networks take: their input and output, and how their layers are binary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from ..layers.domains import ScaledSigns, WeightDomain
+from ..layers.estimators import Estimator
+from ..layers.modules import Binarize, BinaryConv2d, BinaryLinear
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Input, output and binary layers of a network. What differs between networks, such as widths, is not part of it.
+
+    Attributes:
+        classes: Number of outputs.
+        in_channels: Channels of the input images.
+        image_size: Height and width of the input images, in pixels.
+        domain: The two values of the binary weights.
+        estimator: The gradient of the activations' signs: a name (``estimators.ESTIMATORS``) or an Estimator.
+        weight_estimator: The same for the weights' signs.
+        learn_threshold: Whether each channel has a trained activation threshold (RSign); otherwise the threshold is 0.
+
+    Examples:
+        >>> from sbnn_tvm.frontends.torch import QuickNet
+        >>> config = NetworkConfig(classes=10, image_size=32)
+        >>> QuickNet(config, widths=(16, 32), blocks=(1, 1))(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
+    """
+
+    classes: int = 1000
+    in_channels: int = 3
+    image_size: int = 224
+    domain: WeightDomain = ScaledSigns()  # noqa: RUF009 (frozen)
+    estimator: str | Estimator = "polynomial"
+    weight_estimator: str | Estimator = "clip"
+    learn_threshold: bool = False
+
+    def binarize(self, channels: int) -> Binarize:
+        """The activation before a binary layer with ``channels`` inputs."""
+        return Binarize(
+            channels if self.learn_threshold else None, learned=self.learn_threshold, estimator=self.estimator
+        )
+
+    def conv2d(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: int,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        padding_value: int = 0,
+    ) -> BinaryConv2d:
+        """A binary convolution with a ``size`` x ``size`` kernel and ``size // 2`` pixels of padding."""
+        return BinaryConv2d(
+            in_channels,
+            out_channels,
+            size,
+            stride,
+            size // 2,
+            groups=groups,
+            padding_value=padding_value,
+            domain=self.domain,
+            estimator=self.weight_estimator,
+        )
+
+    def linear(self, in_features: int, out_features: int) -> BinaryLinear:
+        """A binary linear layer without bias."""
+        return BinaryLinear(in_features, out_features, domain=self.domain, estimator=self.weight_estimator)
+
+    def example_input(self) -> Tensor:
+        """Zeros, float32 [1, in_channels, image_size, image_size]: the input shape that an export assumes."""
+        return torch.zeros(1, self.in_channels, self.image_size, self.image_size)
+
+
+class NetworkOptions(TypedDict, total=False):
+    """Keywords of factories such as ``resnet18``: the attributes of NetworkConfig but ``classes``, all optional."""
+
+    in_channels: int
+    image_size: int
+    domain: WeightDomain
+    estimator: str | Estimator
+    weight_estimator: str | Estimator
+    learn_threshold: bool
