@@ -14,6 +14,7 @@ from sbnn_tvm.frontends.torch import (
 
 
 def test_quantize() -> None:
+    torch.manual_seed(0)  # the bounds are those of one training
     data = digits.load()
     model = digits.train(digits.tiny_network(digits.float_layer), data, digits.Recipe(epochs=5))
     before = digits.accuracy(model, data)

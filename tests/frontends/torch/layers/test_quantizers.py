@@ -183,6 +183,7 @@ def test_two_bit_weights_are_the_nearest_levels() -> None:
 
 
 def test_conversion_to_two_bits_trains() -> None:
+    torch.manual_seed(0)  # the bounds are those of one training
     model = nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.Linear(32, 32), nn.BatchNorm1d(32), nn.Linear(32, 2))
     binarize_(model, BinaryConfig(weights=TwoBits(), activations=lambda channels, axis: EWGS(2)))
     assert isinstance(model[2].binarize, EWGS)
