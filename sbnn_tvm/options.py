@@ -117,6 +117,6 @@ def options_of(
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise TypeError(
-                f"{function}() got an unexpected keyword argument {name!r}: {hint}the options are {', '.join(BY_NAME)}"
+                f"{function}() got an unexpected keyword argument {name!r}: {hint}the options are {', '.join(known)}"
             )
     return replace(options or CompileOptions(), **keywords)

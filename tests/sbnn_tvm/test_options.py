@@ -43,7 +43,7 @@ def test_an_object_and_keywords_are_the_same(model):
         ({"tuning_cpu": "Zen"}, "tuning_cpu='Zen' says whose measurements to use, but there is no tuning="),
         (
             {"kernels": {"conv": "pop"}},
-            "'pop' for 'conv' is no family of kernels; the families are float, sparse_float, popcount",
+            "'pop' for 'conv' is no family of kernels; the families are popcount, counters, float, ",
         ),
     ],
 )
