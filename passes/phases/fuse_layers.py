@@ -3,7 +3,7 @@
 A composite is a Relax function of ordinary operators with the attribute ``Composite``. TVM's default legalization can
 still run it; tests compare the kernels with that. ``layers.read.read_layer`` reads a composite as a layer.
 
-Example: ``conv2d``, ``multiply``, ``add``, ``greater``, ``where`` become one composite ``sbnn.conv2d`` that stores bits.
+Example: ``conv2d``, ``multiply``, ``add``, ``greater``, ``where`` become a composite ``sbnn.conv2d`` that stores bits.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ class _Former:
         domain: Domain | None = None,
         why_float: str | None = None,
     ) -> _Group:
-        """A new group of one kind, whose anchor computes ``var`` from ``data``; ``domain`` is the domain of the data."""
+        """A new group of one kind, whose anchor computes ``var`` from ``data``; ``domain`` is that of the data."""
         facts = LayerFacts(
             var.name,
             data_inputs=len(data),

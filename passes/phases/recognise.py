@@ -20,8 +20,8 @@ from ..relax.weights import BinaryWeight, all_ones, linear_weight
 def recognise(mod: IRModule) -> IRModule:
     """Rewrite every binary layer so that its weights are -1 and +1, followed by a scale and an offset.
 
-    1. Write the weights as ``tau * S + phi``, with signs S and one tau and phi per output channel. A layer whose weights
-       are -1 and +1 already stays.
+    1. Write the weights as ``tau * S + phi``, with signs S and one tau and phi per output channel. A layer stays as it
+       is if its weights are -1 and +1 already.
     2. Replace ``conv(x, tau * S + phi)`` by ``tau * conv(x, S) + phi * conv(x, 1)``. The first sum costs one popcount
        per output, the second one popcount per window. It is left out if phi is 0.
     3. Rewrite a sum over the rows of two-valued activations to a product with ones, which is a window sum too.
