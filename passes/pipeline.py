@@ -1,4 +1,4 @@
-"""The compiler, phase by phase: this file is its table of contents."""
+"""The order of the compiler: phases from Relax to Relax, then the choice of kernels, then machine code."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from .phases.shift_pixels import shift_pixels
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may decide.
+    """The user's options for the phases.
 
     Attributes:
-        sign_zero: What a plain Sign gives at 0: ``"exact"`` keeps ONNX's 0, and with it a layer in float;
+        sign_zero: The result of the operator Sign at 0. ``"exact"`` keeps ONNX's 0, so the layer after it stays float.
             ``"positive"`` and ``"negative"`` allow +1 or -1 instead, so that the layer can become binary.
-        dump: A folder for the module after each phase, as TVMScript.
+        dump: A folder to which the module is written after each phase, as TVMScript; None writes nothing.
     """
 
     sign_zero: SignZero = "exact"
@@ -45,39 +45,48 @@ class Options:
 
 @dataclass(frozen=True)
 class Phase:
-    """One step from Relax to Relax."""
+    """One step from Relax to Relax.
+
+    Attributes:
+        name: Name of the pass, and of the dump file.
+        apply: The pass: a module and the options to the next module.
+    """
 
     name: str
     apply: Callable[[IRModule, Options], IRModule]
 
 
 PHASES: tuple[Phase, ...] = (
-    # TVM's importer computes some indices from shapes that are known.
+    # Compute indices that TVM's importer derives from static shapes.
     Phase("fold_constants", lambda mod, options: relax.transform.FoldConstant()(mod)),
-    # What the user allows: Sign gives +1 or -1 at 0.
+    # If the user allows it, Sign gives +1 or -1 at 0.
     Phase("resolve_signs", lambda mod, options: resolve_signs(mod, options.sign_zero)),
-    # One way to write a binariser, a padded convolution, a dense layer behind a feature map.
+    # One form for binarisers, padded convolutions and dense layers after a feature map.
     Phase("canonicalize", lambda mod, options: canonicalize(mod)),
-    # One way to write activations of a few bits: how many thresholds x exceeds.
+    # One form for activations of a few bits: the number of thresholds that x exceeds.
     Phase("normalize_quantisers", lambda mod, options: normalize_quantisers(mod)),
-    # Splits, slices, shuffles and concatenations of channels are selections of channels.
+    # Splits, slices, shuffles and concatenations of channels become selections of channels.
     Phase("rearrange_channels", lambda mod, options: rearrange_channels(mod)),
-    # Two-valued activations meet two-valued weights: conv(x, tau * S + phi) = tau * conv(x, S) + phi * conv(x, 1).
+    # Binary layers get weights -1 and +1: conv(x, tau * S + phi) = tau * conv(x, S) + phi * conv(x, 1).
     Phase("recognise", lambda mod, options: recognise(mod)),
-    # binarize(max_pool(x)) = max_pool(binarize(x)): bits travel, not floats.
+    # binarize(max_pool(x)) = max_pool(binarize(x)): layers exchange bits, not floats.
     Phase("keep_bits", lambda mod, options: keep_bits(mod)),
-    # torch.roll of groups of channels of bits is one gather.
+    # torch.roll of groups of two-valued channels becomes one gather.
     Phase("shift_pixels", lambda mod, options: shift_pixels(mod)),
-    # Each layer with its batch norm, shortcut, activation and binariser becomes one composite. Up to here the module
-    # runs through TVM's default legalization: it is the oracle for what follows.
+    # Each layer with its batch norm, shortcut, activation and binariser becomes one composite. Up to here, the default
+    # legalization of TVM can run the module. Tests compare the kernels with that.
     Phase("fuse_layers", lambda mod, options: fuse_layers(mod)),
-    # Weights {0, a} before one binariser: the sum over set weights decides, and the sum over the window goes.
+    # Weights {0, a} before one binariser: compare the sum over the set weights, and drop the window sum.
     Phase("fold_window_sums", lambda mod, options: fold_window_sums(mod)),
 )
 
 
 def to_composites(mod: IRModule, options: Options) -> IRModule:
-    """Run the phases from an imported module to one whose layers are composites."""
+    """Run all phases on an imported module, and dump each result if the options name a folder.
+
+    Returns:
+        ``main``, which calls composite functions, and these functions.
+    """
     for name, mod in phases(mod, options):  # noqa: B020
         if options.dump is not None:
             options.dump.mkdir(parents=True, exist_ok=True)
@@ -86,7 +95,7 @@ def to_composites(mod: IRModule, options: Options) -> IRModule:
 
 
 def phases(mod: IRModule, options: Options) -> Iterator[tuple[str, IRModule]]:
-    """The module after each phase."""
+    """The imported module, then the module after each phase, each with a numbered name such as ``"3_canonicalize"``."""
     yield "0_imported", mod
     for i, phase in enumerate(PHASES):
         mod = phase.apply(mod, options)
@@ -94,22 +103,27 @@ def phases(mod: IRModule, options: Options) -> Iterator[tuple[str, IRModule]]:
 
 
 def to_kernels(composites: IRModule, isa: Isa, decisions: Decisions = LEAST_COST) -> Lowered:
-    """Choose a kernel for every composite, and lower what is left to TVM's own, unscheduled loops.
+    """Choose a kernel for every composite, and lower all other operators to TVM's default loops, without a schedule.
+
+    Args:
+        composites: The result of ``to_composites``.
+        isa: The instruction set.
+        decisions: Choices of kernels that overrule the cost model.
 
     Raises:
-        CompileError: If the user forces a family on a layer that is not there, or for which it is not possible.
+        CompileError: If the user forces a family on a layer that does not exist, or that the family cannot compute.
     """
     lowered = lower(composites, isa, decisions)
     check_forced(decisions, (entry.layer for entry in lowered.layers), isa)
-    with Target({"kind": "llvm"}):  # sorts and running sums want to know the kind of target
+    with Target({"kind": "llvm"}):  # the lowering of sorts and running sums depends on the target kind
         sorts = relax.backend.DispatchSortScan()(lowered.mod)
-    # A reshape stays one: the virtual machine makes it a view.
+    # Keep reshapes: the virtual machine runs them as views, without a copy.
     legal = relax.transform.LegalizeOps(skip_ops=["relax.reshape"])(sorts)
     return replace(lowered, mod=legal)
 
 
 def to_executable(lowered: Lowered, target: Target) -> Executable:
-    """TVM's own part: plan the memory, generate machine code."""
+    """Plan the memory and generate machine code, with TVM's passes."""
     plan = tvm.transform.Sequential(
         [
             relax.transform.ToNonDataflow(),
@@ -127,7 +141,7 @@ def to_executable(lowered: Lowered, target: Target) -> Executable:
     )
     mod = lowered.mod
     if not any(isinstance(func, tirx.PrimFunc) for func in mod.functions.values()):
-        # Without any machine code TVM would write C, which a bare linker cannot take.
+        # A module without machine code would make TVM emit C source, which cannot be linked without a compiler.
         mod = tvm.IRModule({**mod.functions, "sbnn_no_kernels": _NO_KERNELS})
     return relax.build(mod, target, relax_pipeline=plan, tir_pipeline=MACHINE_CODE)
 
