@@ -33,7 +33,7 @@ from sbnn_tvm.schedules.shapes import Conv2dShape
 
 from ..relax.channels import concatenated_channels
 from ..relax.domains import signed_max_pool
-from ..relax.graph import Graph, channel_axis, constant, is_a_pixel, is_a_sample, op_name, shape, without_pixels
+from ..relax.graph import Graph, channel_axis, constant, is_per_pixel, is_per_sample, op_name, shape, without_pixels
 from ..relax.quantisers import quantisers
 from ..relax.shifts import shift_of
 from ..relax.weights import linear_weight
@@ -318,7 +318,7 @@ def _tensor_operand(of: tuple[int, ...], extent: tuple[int, ...]) -> type[Tensor
     """The class of a tensor operand of shape ``of``: how it is broadcast to a result of shape ``extent``."""
     if without_pixels(of) == without_pixels(extent):
         return Tensor
-    return Pixel if is_a_pixel(of, extent) else Sample if is_a_sample(of, extent) else SampleChannel
+    return Pixel if is_per_pixel(of, extent) else Sample if is_per_sample(of, extent) else SampleChannel
 
 
 def _channels(extent: tuple[int, ...]) -> int:

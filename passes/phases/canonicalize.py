@@ -9,7 +9,7 @@ from tvm import relax
 from tvm.ir import Call, IRModule
 from tvm.relax import Expr, op
 
-from ..relax.graph import Graph, Writer, constant, drop_dead, op_name, shape, spreads
+from ..relax.graph import Graph, Writer, broadcasts_to, constant, drop_dead, op_name, shape
 
 _SWAPPED = {"greater": "less", "greater_equal": "less_equal", "less": "greater", "less_equal": "greater_equal"}
 _ARITHMETIC: dict[str, Callable[..., np.float32]] = {
@@ -103,7 +103,7 @@ def _binariser(graph: Graph, writer: Writer, var: relax.Var) -> Expr | None:
     if constant(a) is not None and constant(b) is None:  # t < x equals x > t
         a, b = b, a
         name = _SWAPPED[name]
-    if constant(b) is None and shape(b) != shape(a) and spreads(shape(a), shape(b)):  # a computed threshold
+    if constant(b) is None and shape(b) != shape(a) and broadcasts_to(shape(a), shape(b)):  # a computed threshold
         a, b = b, a
         name = _SWAPPED[name]
     if constant(a) is not None or np.broadcast_shapes(shape(a), shape(b)) != shape(var):

@@ -41,7 +41,7 @@ def _weight_values(weight: np.ndarray) -> str:
     counts = [len(np.unique(channel)) for channel in flat]
     worst = int(np.argmax(counts))
     if flat.shape[1] <= 2:
-        return f"it has no more than {flat.shape[1]} weights an output channel"
+        return f"it has no more than {flat.shape[1]} weights per output channel"
     return f"its weights take {counts[worst]} values in output channel {worst}"
 
 

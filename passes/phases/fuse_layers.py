@@ -43,15 +43,15 @@ from ..relax.facts import integer_sums
 from ..relax.graph import (
     Graph,
     Writer,
+    broadcasts_to,
     channel_axis,
     constant,
-    is_a_pixel,
+    is_per_channel,
+    is_per_pixel,
     make_function,
-    one_a_channel,
     op_name,
     operands,
     shape,
-    spreads,
     without_pixels,
 )
 from ..relax.quantisers import quantisers
@@ -176,7 +176,7 @@ class _Former:
             return False
         if name in ("greater", "greater_equal"):
             sides = [shape(arg) for arg in value.args]
-            known = constant(value.args[1]) is not None or spreads(sides[1], sides[0])
+            known = constant(value.args[1]) is not None or broadcasts_to(sides[1], sides[0])
             return known and all(op_name(user) == "where" and self._is_binariser(user) for user in users)
         if name == "nn.pad":
             return all(self._absorbs_padding(user, value) for user in users)
@@ -192,7 +192,7 @@ class _Former:
             vector, pixel = constant(value.args[1]), value.args[0]
             if vector is None or not all(op_name(user) in _STEPS for user in users):
                 return False
-            return isinstance(pixel, Var) and is_a_pixel(shape(pixel), shape(var)) and shape(pixel) != shape(var)
+            return isinstance(pixel, Var) and is_per_pixel(shape(pixel), shape(var)) and shape(pixel) != shape(var)
         return False
 
     def _in_signed_pool(self, var: Var) -> bool:
@@ -326,8 +326,8 @@ class _Former:
                 return False
         if any(str(v.ty.dtype) != "float32" for v in (var, *variables)):
             return False
-        fits = all(spreads(shape(v), out) for v in variables)
-        return fits and any(shape(v) == out for v in variables) and all(one_a_channel(c, out) for c in constants)
+        fits = all(broadcasts_to(shape(v), out) for v in variables)
+        return fits and any(shape(v) == out for v in variables) and all(is_per_channel(c, out) for c in constants)
 
     def _place_step(self, var: Var, value: Call) -> None:
         sources = self.sources(value)

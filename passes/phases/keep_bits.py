@@ -18,7 +18,7 @@ from ..relax.graph import (
     channel_axis,
     constant,
     drop_dead,
-    one_a_channel,
+    is_per_channel,
     op_name,
     shape,
     without_pixels,
@@ -169,7 +169,7 @@ def _operand(value: Expr, extent: tuple[int, ...]) -> Var | None:
         return None
     if name == "nn.prelu":
         return variables[0] if int(value.attrs.axis) == channel_axis(extent) else None
-    return variables[0] if one_a_channel(constants[0], extent) else None
+    return variables[0] if is_per_channel(constants[0], extent) else None
 
 
 def _is_uniform(step: Call) -> bool:

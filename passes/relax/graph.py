@@ -202,7 +202,7 @@ def channel_axis(extent: Sequence[int]) -> int:
     return 1 if len(extent) == 4 else len(extent) - 1
 
 
-def one_a_channel(values: np.ndarray, extent: Sequence[int]) -> bool:
+def is_per_channel(values: np.ndarray, extent: Sequence[int]) -> bool:
     """Whether a constant is one number, or one number per channel of a tensor of shape ``extent``."""
     if values.size == 1:
         return values.ndim <= len(extent)
@@ -211,26 +211,26 @@ def one_a_channel(values: np.ndarray, extent: Sequence[int]) -> bool:
     return len(padded) == len(extent) and values.size == extent[axis] == padded[axis]
 
 
-def is_a_pixel(of: Sequence[int], extent: Sequence[int]) -> bool:
+def is_per_pixel(of: Sequence[int], extent: Sequence[int]) -> bool:
     """Whether the shape ``of`` has one value per pixel, for example [N, 1, H, W] beside ``extent`` [N, C, H, W]."""
     axis = channel_axis(extent)
     return tuple(of) == tuple(1 if i == axis else size for i, size in enumerate(extent))
 
 
-def is_a_sample(of: Sequence[int], extent: Sequence[int]) -> bool:
+def is_per_sample(of: Sequence[int], extent: Sequence[int]) -> bool:
     """Whether the shape ``of`` has one value per sample: [N, 1, 1, 1] beside ``extent`` [N, C, H, W]."""
     return len(extent) == 4 and tuple(of) == (extent[0], 1, 1, 1)
 
 
-def is_a_sample_channel(of: Sequence[int], extent: Sequence[int]) -> bool:
+def is_per_sample_channel(of: Sequence[int], extent: Sequence[int]) -> bool:
     """Whether the shape ``of`` has one value per sample and channel: [N, C, 1, 1] beside ``extent`` [N, C, H, W]."""
     return len(extent) == 4 and tuple(of) == (*extent[:2], 1, 1)
 
 
-def spreads(of: Sequence[int], extent: Sequence[int]) -> bool:
+def broadcasts_to(of: Sequence[int], extent: Sequence[int]) -> bool:
     """Whether an epilogue of shape ``extent`` can read a tensor of shape ``of``: equal, or one of the three above."""
     return tuple(of) == tuple(extent) or any(
-        is_a(of, extent) for is_a in (is_a_pixel, is_a_sample, is_a_sample_channel)
+        fits(of, extent) for fits in (is_per_pixel, is_per_sample, is_per_sample_channel)
     )
 
 
