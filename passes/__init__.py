@@ -1,1 +1,1 @@
-"""Relax to Relax: one pass a file; pipeline.py lists them in order."""
+"""The compiler passes. ``pipeline.py`` lists them in order."""

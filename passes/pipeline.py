@@ -1,4 +1,4 @@
-"""The compiler, phase by phase: this file is its table of contents."""
+"""The order of the compiler: phases from Relax to Relax, then the choice of kernels, then machine code."""
 
 from __future__ import annotations
 
@@ -43,26 +43,26 @@ class Phase:
 
 
 PHASES: tuple[Phase, ...] = (
-    # TVM's importer computes some indices from shapes that are known.
+    # Compute indices that TVM's importer derives from static shapes.
     Phase("fold_constants", lambda mod, sign_zero: relax.transform.FoldConstant()(mod)),
-    # What the user allows: Sign gives +1 or -1 at 0.
+    # If the user allows it, Sign gives +1 or -1 at 0.
     Phase("resolve_signs", lambda mod, sign_zero: resolve_signs(mod, sign_zero)),
-    # One way to write a binariser, a padded convolution, a dense layer behind a feature map.
+    # One form for binarisers, padded convolutions and dense layers after a feature map.
     Phase("canonicalize", lambda mod, sign_zero: canonicalize(mod)),
-    # One way to write activations of a few bits: how many thresholds x exceeds.
+    # One form for activations of a few bits: the number of thresholds that x exceeds.
     Phase("normalize_quantisers", lambda mod, sign_zero: normalize_quantisers(mod)),
-    # Splits, slices, shuffles and concatenations of channels are selections of channels.
+    # Splits, slices, shuffles and concatenations of channels become selections of channels.
     Phase("rearrange_channels", lambda mod, sign_zero: rearrange_channels(mod)),
-    # Two-valued activations meet two-valued weights: conv(x, tau * S + phi) = tau * conv(x, S) + phi * conv(x, 1).
+    # Binary layers get weights -1 and +1: conv(x, tau * S + phi) = tau * conv(x, S) + phi * conv(x, 1).
     Phase("recognise", lambda mod, sign_zero: recognise(mod)),
-    # binarize(max_pool(x)) = max_pool(binarize(x)): bits travel, not floats.
+    # binarize(max_pool(x)) = max_pool(binarize(x)): layers exchange bits, not floats.
     Phase("keep_bits", lambda mod, sign_zero: keep_bits(mod)),
-    # torch.roll of groups of channels of bits is one gather.
+    # torch.roll of groups of two-valued channels becomes one gather.
     Phase("shift_pixels", lambda mod, sign_zero: shift_pixels(mod)),
-    # Each layer with its batch norm, shortcut, activation and binariser becomes one composite. Up to here the module
-    # runs through TVM's default legalization: it is the oracle for what follows.
+    # Each layer with its batch norm, shortcut, activation and binariser becomes one composite. Up to here, the default
+    # legalization of TVM can run the module. Tests compare the kernels with that.
     Phase("fuse_layers", lambda mod, sign_zero: fuse_layers(mod)),
-    # Weights {0, a} before one binariser: the sum over set weights decides, and the sum over the window goes.
+    # Weights {0, a} before one binariser: compare the sum over the set weights, and drop the window sum.
     Phase("fold_window_sums", lambda mod, sign_zero: fold_window_sums(mod)),
 )
 
@@ -90,22 +90,27 @@ def _dump(mod: IRModule, folder: Path | None, name: str) -> None:
 
 
 def to_kernels(composites: IRModule, isa: Isa, decisions: Decisions = LEAST_COST) -> Lowered:
-    """Choose a kernel for every composite, and lower what is left to TVM's own, unscheduled loops.
+    """Choose a kernel for every composite, and lower all other operators to TVM's default loops, without a schedule.
+
+    Args:
+        composites: The result of ``to_composites``.
+        isa: The instruction set.
+        decisions: Choices of kernels that overrule the cost model.
 
     Raises:
-        CompileError: If the user forces a family on a layer that is not there, or for which it is not possible.
+        CompileError: If the user forces a family on a layer that does not exist, or that the family cannot compute.
     """
     lowered = lower(composites, isa, decisions)
     check_forced(decisions, (entry.layer for entry in lowered.layers), isa)
-    with Target({"kind": "llvm"}):  # sorts and running sums want to know the kind of target
+    with Target({"kind": "llvm"}):  # the lowering of sorts and running sums depends on the target kind
         sorts = relax.backend.DispatchSortScan()(lowered.mod)
-    # A reshape stays one: the virtual machine makes it a view.
+    # Keep reshapes: the virtual machine runs them as views, without a copy.
     legal = relax.transform.LegalizeOps(skip_ops=["relax.reshape"])(sorts)
     return replace(lowered, mod=legal)
 
 
 def to_executable(lowered: Lowered, target: Target) -> Executable:
-    """TVM's own part: plan the memory, generate machine code."""
+    """Plan the memory and generate machine code, with TVM's passes."""
     plan = tvm.transform.Sequential(
         [
             relax.transform.ToNonDataflow(),
@@ -123,7 +128,7 @@ def to_executable(lowered: Lowered, target: Target) -> Executable:
     )
     mod = lowered.mod
     if not any(isinstance(func, tirx.PrimFunc) for func in mod.functions.values()):
-        # Without any machine code TVM would write C, which a bare linker cannot take.
+        # A module without machine code would make TVM emit C source, which cannot be linked without a compiler.
         mod = tvm.IRModule({**mod.functions, "sbnn_no_kernels": _NO_KERNELS})
     return relax.build(mod, target, relax_pipeline=plan, tir_pipeline=MACHINE_CODE)
 

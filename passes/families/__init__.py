@@ -1,1 +1,1 @@
-"""Kernel families, one door a file, and the choice among them."""
+"""The kernel families, one per file, and the choice among them."""

@@ -1,4 +1,9 @@
-"""Choose the kernel of a layer: the family that the user forced, else the fastest measured, else the least cost."""
+"""Choose the kernel of a layer.
+
+1. List all candidates: each family that can compute the layer, with each of its members, parallel or serial.
+2. If the user forced a family that is possible, keep only its candidates.
+3. If tuning measured them, take the fastest. Otherwise take the candidate with the least cost.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +28,8 @@ class Candidate:
 
     Attributes:
         family: The kernel family.
-        member: Which member of it; None where there is but one.
-        serial: Whether it runs on one thread, however much work it is.
+        member: The member of the family; None if the family has only one.
+        serial: Whether it always runs on one thread, regardless of the amount of work.
     """
 
     family: Family
@@ -33,12 +38,12 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """The name under which measurements are kept, for example ``"popcount 7x4"``."""
+        """The name in the tuning database, for example ``"popcount 7x4"`` or ``"popcount 7x4 serial"``."""
         member = "" if self.member is None else f" {self.member}"
         return f"{self.family}{member}{' serial' * self.serial}"
 
     def cost(self, layer: Layer, isa: Isa) -> float:
-        """The expected time on one core (costs.py)."""
+        """The expected time on one core, in the unit of costs.py."""
         return self.family.cost(layer, isa, self.member)
 
     def build(self, layer: Layer, isa: Isa) -> BuiltKernel:
@@ -52,12 +57,12 @@ class Candidate:
 
 
 def named(kernel: Kernel, serial: bool) -> Kernel:
-    """The kernel, named after its use of threads."""
+    """The kernel, with ``serial`` appended to its name if it runs on one thread."""
     return replace(kernel, name=f"{kernel.name} serial") if serial else kernel
 
 
 def candidates(layer: Layer, isa: Isa) -> tuple[Candidate, ...]:
-    """Every way to compute a layer, family by family; the first has the least cost."""
+    """Every way to compute a layer, grouped by family, cheapest family first. The first candidate is the default."""
     members = {family: tuple(family.members(layer, isa)) for family in FAMILIES}
     possible = [family for family in FAMILIES if members[family]]
     if len(possible) > 1:
@@ -72,11 +77,11 @@ def candidates(layer: Layer, isa: Isa) -> tuple[Candidate, ...]:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The result of tuning for a layer.
+    """The result of tuning for one layer.
 
     Attributes:
-        candidate: The fastest.
-        gain: How many times faster it is than the untuned one.
+        candidate: The fastest candidate.
+        gain: Time of the untuned default, divided by the time of this candidate.
     """
 
     candidate: Candidate
@@ -85,13 +90,13 @@ class Tuned:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """A kernel for a layer, and who chose it.
+    """The kernel chosen for a layer, and the reason for the choice.
 
     Attributes:
-        candidate: What was chosen.
+        candidate: The chosen candidate.
         built: Its kernel.
-        forced: Whether the user chose the family.
-        tuned: The measurement, where that decided.
+        forced: Whether the user forced the family.
+        tuned: The result of tuning, if that decided; else None.
     """
 
     candidate: Candidate
@@ -101,19 +106,19 @@ class Choice:
 
     @property
     def kernel(self) -> Kernel:
-        """The kernel."""
+        """The kernel to call; ``built`` has it together with the form of its data."""
         return self.built.kernel
 
 
 @dataclass(frozen=True, eq=False)
 class Decisions:
-    """What overrules the costs.
+    """Decisions that overrule the cost model.
 
     Attributes:
-        forced: Families by the name of a layer, or a pattern of names as in a shell. Of several that match a layer and
-            can compute it, the last counts.
-        nodes: The ONNX node of each variable: layers are named after these.
-        tuned: The best of a layer's candidates, as measured; None if they were not measured.
+        forced: Pairs of a pattern of layer names (as in a shell) and a family. If several match a layer and can compute
+            it, the last one counts. Example: ``(("*", FLOAT), ("layers.0.conv", COUNTERS))``.
+        nodes: The ONNX node of each variable. Layers are named after these.
+        tuned: Returns the fastest of a layer's candidates, as measured; None if they were not measured.
     """
 
     forced: tuple[tuple[str, Family], ...] = ()
@@ -125,7 +130,7 @@ LEAST_COST = Decisions()
 
 
 def choose(layer: Layer, isa: Isa, decisions: Decisions) -> Choice:
-    """The kernel that computes a layer."""
+    """Choose the kernel of a layer, and build it."""
     space = candidates(layer, isa)
     wanted = [family for pattern, family in decisions.forced if _matches(pattern, layer, decisions)]
     possible = {each.family for each in space}
@@ -138,10 +143,10 @@ def choose(layer: Layer, isa: Isa, decisions: Decisions) -> Choice:
 
 
 def check_forced(decisions: Decisions, layers: Iterable[Layer], isa: Isa) -> None:
-    """Refuse a decision that changes no layer.
+    """Check that every forced family applies to some layer.
 
     Raises:
-        CompileError: If no layer has the name, or the family can compute none of those that have it.
+        CompileError: If a pattern matches no layer, or if its family can compute none of the layers that match.
     """
     layers = list(layers)
     for pattern, family in decisions.forced:

@@ -1,9 +1,12 @@
-"""The scale of costs that all families share: nanoseconds on x86, instructions on ARM, on one core.
+"""The cost model that all families share. The unit of cost is nanoseconds on x86 and instructions on ARM, on one core.
 
-The doors count how often the steps of their inner loops run; the table says what a step costs. Costs are linear in the
-steps. Only ratios within an instruction set matter, which differ less between machines than the costs themselves.
+1. A family counts how often each step of its inner loops runs (``Steps``).
+2. The table ``COSTS`` has the cost of one step, per instruction set.
+3. The cost of a kernel is the sum over the steps of count times cost.
 
-``benchmarks/fit_cost_model.py --write`` measures (counts instructions for ARM) and writes the lines.
+Only ratios within an instruction set matter. They differ less between machines than the costs themselves.
+
+``benchmarks/fit_cost_model.py --write`` fits the table to measured times (on ARM, to counted instructions).
 """
 
 from __future__ import annotations
@@ -15,28 +18,29 @@ from sbnn_tvm.schedules.isa import Isa
 
 @dataclass(frozen=True)
 class Steps:
-    """Numbers of steps; in the table, the cost of one step each.
+    """Counts of steps of each kind; in the table COSTS, the cost of one step of each kind.
 
     Attributes:
         word: A vector of packed words: xor, popcount, add.
         word_float: An element of a float epilogue after popcounts.
-        plane: Adding a vector of a plane to the counters, as wide as a register.
-        half: The same, half as wide.
-        narrow: The same, where several planes are side by side in a register.
-        shift: A vector of the window that is an input vector, shifted.
-        gather: A lane of the window that is gathered from the input's rows.
-        compare: A plane of a channel's threshold.
+        plane: Adding a vector of a plane to the counters, with vectors of full register width.
+        half: Same as ``plane``, with vectors of half that width.
+        narrow: Same as ``plane``, where several planes share a register.
+        shift: A vector of the window that is a shifted input vector.
+        gather: A lane of the window that is gathered from the rows of the input.
+        compare: Comparing one plane of the counters with the threshold of a channel.
         plane_float: A byte of the counters before a float epilogue. An element has one byte for each 8 bits, and one
             more.
-        to_planes: A word converted to planes, or room for one.
-        to_words: A word converted from planes, or room for one.
-        fetch: A KiB of weights or lists. Layers of a network evict each other's from the caches. Not fitted, since a
-            kernel that is measured alone finds them there. On x86: an Intel Xeon (Sapphire or Emerald Rapids) core
-            reads 26 bytes per nanosecond from its third-level cache. On ARM: 10 bytes in the time of 3 instructions.
+        to_planes: A word converted to planes, padding of the layout included.
+        to_words: A word converted from planes, padding of the layout included.
+        fetch: A KiB of weights or lists. The layers of a network evict each other's weights from the caches. This cost
+            is not fitted, since a kernel that is measured alone finds its weights in the cache. On x86: an Intel Xeon
+            (Sapphire or Emerald Rapids) core reads 26 bytes per nanosecond from its third-level cache. On ARM: 10 bytes
+            in the time of 3 instructions.
         float_step: A vector of multiply-adds of a direct float convolution.
         sparse_step: A vector of multiply-adds of a sparse float kernel.
-        packed_step: The same on activations of a few bits.
-        element: An element of a float32 map that is brought into another layout, or only read and stored.
+        packed_step: Same as ``sparse_step``, on packed activations of one or a few bits.
+        element: An element of a float32 map that is converted to another layout, or only read and stored.
     """
 
     word: float = 0.0
@@ -57,15 +61,15 @@ class Steps:
     element: float = 0.0
 
     def cost(self, steps: Steps) -> float:
-        """The cost of so many steps, if these are the costs of one each."""
+        """The cost of ``steps``, where ``self`` holds the cost of one step of each kind."""
         return sum(cost * count for cost, count in zip(astuple(self), astuple(steps), strict=True))
 
 
-# One line each, as fit_cost_model.py writes them. The float steps are fitted to 3x3 convolutions of 56x56x64 to 7x7x512
-# on another day, when clocks differed: they are scaled so that a multiply-add costs as much as one of the instructions
-# of a word's step (3 of them with a vector popcount, 4 with byte shuffles, 5 elsewhere on x86), as measured on groups
-# of 2 to 24 channels. armv7-neon is neon with counters 1.25 times as expensive: its own counts at 14x14x256 are that,
-# times 1.4 for all steps alike.
+# fit_cost_model.py writes these lines, one per instruction set.
+# - The float steps are fitted to 3x3 convolutions of 56x56x64 to 7x7x512. They were measured on another day, at another
+#   clock. So they are scaled: a multiply-add costs as much as one instruction of a ``word`` step, as measured on groups
+#   of 2 to 24 channels. On x86, such a step has 3 instructions with a vector popcount, 4 with byte shuffles, else 5.
+# - armv7-neon is neon with counters 1.25 times as expensive. Its own counts at 14x14x256 are these, all times 1.4.
 COSTS = {
     "avx512-vpopcntdq": Steps(
         0.524, 0.141, 0.478, 0.33, 1.09, 1.62, 0.649, 0.544, 0.124, 1.04, 0.674, 39, 0.1747, 0.6754, 0.361, 0.2562
@@ -83,10 +87,10 @@ COSTS = {
 
 
 def cost_of(isa: Isa, *steps: Steps) -> float:
-    """The cost of all these steps."""
+    """The sum of the costs of several counts of steps, in the unit of this instruction set."""
     return sum(map(COSTS[isa.name].cost, steps))
 
 
 def fetched(size: int) -> Steps:
-    """The steps of ``size`` bytes of weights that come from outside the second-level cache."""
+    """The steps that fetch ``size`` bytes of weights from beyond the second-level cache."""
     return Steps(fetch=size / 1024)

@@ -1,4 +1,4 @@
-"""The door of the counters (schedules/counters/): bit planes, an addition for each set weight."""
+"""The family of counter kernels (schedules/counters/), which add one bit plane per set weight."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from ..layers.kinds import BinaryConv2d, Layer
 from .costs import Steps, cost_of, fetched
 from .family import Bound, BuiltKernel, Family, Member, Resource
 
-_ENTRY = 2  # bytes of most entries of a list
+_ENTRY = 2  # bytes per entry of most weight lists
 
 
 @dataclass(frozen=True)
 class Counters(Family):
-    """Binary convolutions whose time is proportional to the number of set weights."""
+    """Binary convolutions on bit planes. Their time is proportional to the number of set weights."""
 
     name: ClassVar[str] = "counters"
 
     def members(self, layer: Layer, isa: Isa) -> Sequence[Member]:
-        """One per cut of the lists of weights. Counters neither read nor store codes of several bits."""
+        """One member per cut of the weight lists. Counters neither read nor store codes of several bits."""
         if not isinstance(layer, BinaryConv2d) or layer.input_domain.bits > 1 or layer.fitted.thresholds > 1:
             return ()
         fitted = layer.fitted_counters
         return cuts(layer.shape, fitted.counted, isa, fitted.domain)
 
     def cost(self, layer: Layer, isa: Isa, member: Member) -> float:
-        """Steps of the kernel, of conversions from words and back, and the lists. All cuts cost the same."""
+        """Cost of the kernel, of conversions from words and back, and of fetching the lists; the same for all cuts."""
         if not isinstance(layer, BinaryConv2d):
             raise TypeError(f"no {self} layer: {layer}")
         fitted = layer.fitted_counters
         return counters_cost(layer.shape, fitted.counted, isa, not fitted.folded, fitted.domain)
 
     def build(self, layer: Layer, isa: Isa, member: Member) -> BuiltKernel:
-        """A kernel of schedules.counters.conv2d."""
+        """Build a kernel of schedules.counters.conv2d."""
         if not isinstance(layer, BinaryConv2d) or not isinstance(member, Cut):
             raise TypeError(f"no {self} layer and cut: {layer}, {member}")
         fitted = layer.fitted_counters
@@ -57,7 +57,7 @@ class Counters(Family):
         return BuiltKernel(kernel, Form.PLANES, folded=fitted.folded, reads_operands=not own_sums)
 
     def bound(self, layer: Layer) -> Bound | None:
-        """A full adder for each counted weight and pixel."""
+        """One full adder per counted weight and output pixel; None for layers that only sum windows."""
         if not isinstance(layer, BinaryConv2d) or layer.sums_windows:
             return None
         return Bound(Resource.FULL_ADDER, layer.macs * layer.counted_density)
@@ -67,30 +67,30 @@ COUNTERS = Counters()
 
 
 def counters_cost(shape: Conv2dShape, counted: np.ndarray, isa: Isa, floats: bool, domain: BinaryDomain) -> float:
-    """Cost between packed words: the kernel, the conversions and the lists. The arguments are those of ``counter_steps``."""
+    """Cost between packed words: kernel, conversions, fetching the lists. Arguments: same as in ``counter_steps``."""
     counting = _counting(shape, counted, isa, domain)
     lists = fetched(_ENTRY * int(counting.counts.sum()))
     return cost_of(isa, _steps(counting, floats), conversion_steps(shape, isa, floats), lists)
 
 
 def counter_steps(shape: Conv2dShape, counted: np.ndarray, isa: Isa, floats: bool, domain: BinaryDomain) -> Steps:
-    """Steps of a convolution by counters alone, from planes to planes or to a float epilogue.
+    """Steps of the kernel alone, from planes to planes or to a float epilogue.
 
     Args:
         shape: The layer.
-        counted: bool [OC, Cin / groups, kh, kw], weights with bit 1; for domain.SIGN the rarer sign of each output
-            channel is counted.
+        counted: bool [OC, Cin / groups, kh, kw], True for weights with bit 1. For domain.SIGN, the kernel counts the
+            rarer sign of each output channel.
         isa: The instruction set.
-        floats: Whether the epilogue is a program, not a comparison.
+        floats: Whether the epilogue is a float program, rather than an integer comparison.
         domain: The values of the weights, domain.SIGN or domain.BIT.
     """
     return _steps(_counting(shape, counted, isa, domain), floats)
 
 
 def conversion_steps(shape: Conv2dShape, isa: Isa, floats: bool) -> Steps:
-    """Words that are converted to planes before counters, and back after them if these store planes.
+    """Words that are converted to planes before the kernel, and back after it if it stores planes.
 
-    Every pixel that a vector has room for counts, whether it is in the image or not.
+    Every pixel position of a vector counts, whether it is inside the image or not.
     """
     inputs, outputs = (each.vectors * each.vector_bits * isa.words(each.channels) for each in _layouts(shape, isa))
     return Steps(to_planes=inputs, to_words=0 if floats else outputs)
@@ -108,11 +108,11 @@ def _steps(counting: PlaneCounting, floats: bool) -> Steps:
     window, vectors = counting.window, target.vectors
     slabs = target.blocks * len(window.rows.needed()) * len(window.columns.needed()) * conv.in_channels
     lists = vectors * int((-(-counting.counts // (TAIL * counting.pieces)) * TAIL).sum())
-    if counting.signs:  # and all planes of the input are added, once
+    if counting.signs:  # the sum over all planes of the input is computed too, once
         lists += source.vectors * conv.in_channels
     narrow, half = counting.pieces > 1, target.vector_bits < counting.isa.vector_bits
     elements = conv.batch * conv.out_height * conv.out_width * conv.out_channels
-    # Counters of a slice are added to those of the slices before.
+    # The counters of each slice are added to the sum over the slices before it.
     compared = 2 * (counting.slices - 1) * counting.levels
     if not floats:
         compared += counting.levels + counting.signs

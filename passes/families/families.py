@@ -1,4 +1,7 @@
-"""All kernel families. To add one: a folder in schedules/, a file with its door here, and a line in the list."""
+"""The list of all kernel families.
+
+To add a family, write its kernels in a folder of schedules/, its interface in a file here, and add a line to the list.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,6 @@ from .sparse_float import SPARSE_FLOAT
 from .words import WORDS
 
 FAMILIES: tuple[Family, ...] = (POPCOUNT, COUNTERS, FLOAT, SPARSE_FLOAT, WORDS)
-"""Of two families with equal costs the first is taken."""
+"""All families. If two have equal costs, the first one is chosen."""
 
 BY_NAME = {family.name: family for family in FAMILIES}

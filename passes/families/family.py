@@ -1,8 +1,8 @@
-"""The door of a kernel family: the one interface through which the compiler, the tuner and the profiler see it.
+"""The interface of a kernel family. The compiler, the tuner and the profiler use families only through it.
 
-A family is a way to compute a layer. Its members differ in parameters alone (the register tile of a direct convolution,
-say), never in the result. A family is one frozen dataclass without fields in a file of its own; ``families.py`` lists
-them.
+A family is a way to compute a layer. Its members differ only in parameters, for example the register tile of a direct
+convolution, and never in the result. Each family is one frozen dataclass without fields, in a file of its own.
+``families.py`` lists all families.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ..layers.forms import Form
 from ..layers.kinds import Layer
 
 Member: TypeAlias = object
-"""Parameters of a kernel: a frozen dataclass whose text is short and has no spaces; None if a family has but one."""
+"""Parameters of a kernel: a frozen dataclass with a short str() without spaces; None if the family has one member."""
 
 
 class Resource(Enum):
-    """What limits a kernel on one core. A probe measures each of them (sbnn_tvm/profiling/limits.py)."""
+    """A resource that can limit a kernel on one core. A probe measures each (sbnn_tvm/profiling/limits.py)."""
 
     POPCOUNT = "popcount"
     MULTIPLY_ADD = "float32"
@@ -34,11 +34,12 @@ class Resource(Enum):
 
 @dataclass(frozen=True)
 class Bound:
-    """The least work that a kernel must do.
+    """The least work that a kernel must do, from which the profiler computes a lower bound of its time.
 
     Attributes:
-        resource: What it takes.
-        work: How much: multiply-accumulates, those with counted weights for FULL_ADDER, bytes for L2_LOADS.
+        resource: The resource that the work needs.
+        work: Amount of work: bytes for L2_LOADS, else multiply-accumulates. FULL_ADDER has only those with counted
+            weights.
     """
 
     resource: Resource
@@ -51,10 +52,10 @@ class BuiltKernel:
 
     Attributes:
         kernel: The kernel.
-        reads: Form of its data.
-        groups: In how many groups of channels packed data are packed.
+        reads: Memory layout of its data.
+        groups: Number of channel groups in which packed data are packed.
         folded: Whether the whole epilogue became an integer comparison.
-        reads_operands: Whether it reads the layer's operands beside the data.
+        reads_operands: Whether it reads the operands of the layer, in addition to the data.
     """
 
     kernel: Kernel
@@ -65,7 +66,7 @@ class BuiltKernel:
 
     @property
     def stores(self) -> Form:
-        """Form of its packed outputs."""
+        """Memory layout of its packed outputs: planes if it reads planes and compares integers, else words."""
         return Form.PLANES if self.reads == Form.PLANES and self.folded else Form.BITS
 
 
@@ -74,7 +75,7 @@ class Family(ABC):
     """A way to compute layers.
 
     Attributes:
-        name: For users: in reports, in ``compile(kernels=...)``, in the tuning database.
+        name: The name for users, in reports, in ``compile(kernels=...)`` and in the tuning database.
         skips_zeros: Whether its time depends on the number of weights that are not 0.
     """
 
@@ -83,18 +84,18 @@ class Family(ABC):
 
     @abstractmethod
     def members(self, layer: Layer, isa: Isa) -> Sequence[Member]:
-        """The members that can compute a layer, the untuned default first; none if the family cannot compute it."""
+        """The members that can compute a layer, the untuned default first; empty if the family cannot compute it."""
 
     @abstractmethod
     def cost(self, layer: Layer, isa: Isa, member: Member) -> float:
-        """The time of a member on one core, on the scale of costs.py that all families share."""
+        """The expected time of a member on one core, in the unit of costs.py."""
 
     @abstractmethod
     def build(self, layer: Layer, isa: Isa, member: Member) -> BuiltKernel:
-        """The kernel of a member, with the layer's weights and epilogue."""
+        """Build the kernel of a member, with the layer's weights and epilogue."""
 
     def bound(self, layer: Layer) -> Bound | None:
-        """The least work for a layer; None if memory is its limit."""
+        """The least work for a layer; None if memory bandwidth limits it."""
         return None
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""The door of the float32 kernels: direct convolutions, windows and elementwise maps, channels last."""
+"""The family of float32 kernels: direct convolutions, poolings and elementwise maps on channels-last data."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ from ..relax.graph import channels_last
 from .costs import Steps, cost_of, fetched
 from .family import Bound, BuiltKernel, Family, Member, Resource
 
-# From this size of the map between a convolution and its pooling on, one kernel computes both. A smaller map stays in
-# the cache between two kernels, which share their work among more threads.
+# If the map between a convolution and its pooling is larger than this, one kernel computes both. A smaller map stays in
+# the cache between two kernels, and two kernels divide their work among more threads.
 POOLED_BYTES = 512 * 1024
 
 
 @dataclass(frozen=True)
 class Float32(Family):
-    """Everything on float32 values. Binary layers too, if they pad with 0."""
+    """All layers on float32 values, and binary layers that pad with 0."""
 
     name: ClassVar[str] = "float"
 
     def members(self, layer: Layer, isa: Isa) -> Sequence[Member]:
-        """One per register tile of a linear layer, depthwise convolution or pooling; else a single one."""
+        """One member per register tile of linear layers, depthwise convolutions and poolings; else a single one."""
         match layer:
             case BinaryConv2d() if layer.pad_value:
                 return ()
@@ -69,10 +69,11 @@ class Float32(Family):
         return ()
 
     def cost(self, layer: Layer, isa: Isa, member: Member) -> float:
-        """Multiply-adds of linear layers; other layers are limited by memory, and have no other family.
+        """Cost of the multiply-adds of a linear layer; of the elements of any other layer, which has no other family.
 
-        A binary layer is compared with kernels on bits: its data must be unpacked, and its weights are fetched. Float
-        layers are compared with sparse float kernels, whose costs are fitted without the weights.
+        Only costs that are compared with each other need the same terms. A binary layer competes with kernels on bits,
+        so its cost includes unpacking the data and fetching the weights. A float layer competes with sparse float
+        kernels, whose costs are fitted without fetching weights.
         """
         if not isinstance(layer, Linear):
             return cost_of(isa, Steps(element=int(np.prod(layer.extent))))
@@ -85,11 +86,11 @@ class Float32(Family):
         return slower * cost_of(isa, float_steps(shape, isa))
 
     def build(self, layer: Layer, isa: Isa, member: Member) -> BuiltKernel:
-        """A kernel of schedules.direct, schedules.windows or schedules.elementwise."""
+        """Build a kernel of schedules.direct, schedules.windows or schedules.elementwise."""
         return BuiltKernel(_kernel(layer, isa, member))
 
     def bound(self, layer: Layer) -> Bound | None:
-        """A multiply-add for each weight and pixel."""
+        """One multiply-add per weight and output pixel; None without weights, or if all of them are +1."""
         if not isinstance(layer, Linear) or (isinstance(layer, BinaryLinear) and layer.sums_windows):
             return None
         return Bound(Resource.MULTIPLY_ADD, layer.macs)
@@ -99,12 +100,12 @@ FLOAT = Float32()
 
 
 def binary_float_cost(shape: Conv2dShape, isa: Isa, floats: bool) -> float:
-    """Cost of a binary layer between packed words: unpacking, the multiply-adds, the epilogue, the weights.
+    """Cost of a binary layer in float: unpacking the data, multiply-adds, epilogue and fetching the weights.
 
     Args:
         shape: The layer.
         isa: The instruction set.
-        floats: Whether the epilogue is a program, not a comparison.
+        floats: Whether the epilogue is a float program, rather than an integer comparison.
     """
     read = shape.batch * shape.height * shape.width * shape.in_channels
     stored = shape.batch * shape.out_height * shape.out_width * shape.out_channels
@@ -114,7 +115,7 @@ def binary_float_cost(shape: Conv2dShape, isa: Isa, floats: bool) -> float:
 
 
 def float_steps(shape: Conv2dShape, isa: Isa) -> Steps:
-    """Steps of a direct float convolution, or of a dense layer as one."""
+    """Steps of a direct float convolution; a dense layer is a 1x1 convolution."""
     pixels = shape.batch * shape.out_height * shape.out_width
     taps = shape.group_in_channels * shape.kernel[0] * shape.kernel[1]
     vectors = shape.groups * -(-shape.group_out_channels // lanes(shape, isa, "float32"))
@@ -148,7 +149,7 @@ def _kernel(layer: Layer, isa: Isa, member: Member) -> Kernel:
 
 
 def pools_at_once(conv: Layer, pool: Layer) -> bool:
-    """Whether one kernel should compute a float convolution and the max pooling that alone reads it."""
+    """Whether one kernel should compute a float convolution and a max pooling that is its only reader."""
     if not isinstance(conv, FloatConv2d) or not isinstance(pool, MaxPool2d):
         return False
     between = pool.shape.height * pool.shape.width * pool.shape.in_channels * 4
@@ -158,15 +159,16 @@ def pools_at_once(conv: Layer, pool: Layer) -> bool:
 def build_pooled(
     conv: Layer, pool: Layer, isa: Isa, member: Member, *, serial: bool, minimal_filters: bool
 ) -> BuiltKernel:
-    """The kernel of a convolution and its pooling.
+    """Build the kernel that computes a convolution and its max pooling.
 
     Args:
         conv: The convolution.
         pool: The pooling.
         isa: The instruction set.
-        member: The convolution's own tile.
+        member: The register tile that was chosen for the convolution.
         serial: Whether it runs on one thread.
-        minimal_filters: Whether wide windows of few channels may take fewer multiplications, with more rounding.
+        minimal_filters: Whether wide windows of few channels may use minimal filters: fewer multiplications, with
+            more rounding.
     """
     if not isinstance(conv, FloatConv2d) or not isinstance(pool, MaxPool2d):
         raise TypeError(f"no convolution and max pooling: {conv}, {pool}")

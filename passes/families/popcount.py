@@ -1,4 +1,4 @@
-"""The door of the popcount kernels (schedules/direct/): packed words, a popcount for each word of weights."""
+"""The family of popcount kernels (schedules/direct/), which compute one popcount per packed word of weights."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from .family import Bound, BuiltKernel, Family, Member, Resource
 
 @dataclass(frozen=True)
 class Popcount(Family):
-    """Direct convolutions and dense layers on packed words."""
+    """Binary convolutions and dense layers on packed words."""
 
     name: ClassVar[str] = "popcount"
 
     def members(self, layer: Layer, isa: Isa) -> Sequence[Member]:
-        """One per register tile."""
+        """One member per register tile, for any binary linear layer."""
         return tiles(layer.shape, isa, "popcount") if isinstance(layer, BinaryLinear) else ()
 
     def cost(self, layer: Layer, isa: Isa, member: Member) -> float:
-        """Steps of words for each bit of the activations, the epilogue, and the weights."""
+        """Cost of the word steps (for each bit of the activations), a float epilogue, and fetching the weights."""
         if not isinstance(layer, BinaryLinear) or not isinstance(member, Tile):
             raise TypeError(f"no {self} layer and tile: {layer}, {member}")
         shape, best = layer.shape, default_tile(layer.shape, isa, "popcount")
@@ -47,7 +47,7 @@ class Popcount(Family):
         return slower * popcount_cost(shape, isa, not layer.fitted.folded, layer.input_domain.bits)
 
     def build(self, layer: Layer, isa: Isa, member: Member) -> BuiltKernel:
-        """A kernel of schedules.direct.conv2d or schedules.direct.dense."""
+        """Build a kernel of schedules.direct.conv2d or schedules.direct.dense."""
         if not isinstance(layer, BinaryLinear) or not isinstance(member, Tile):
             raise TypeError(f"no {self} layer and tile: {layer}, {member}")
         fitted, signs, bits, domain = layer.fitted, layer.weight > 0, layer.input_domain.bits, layer.weight_domain
@@ -61,7 +61,7 @@ class Popcount(Family):
         return BuiltKernel(kernel, Form.BITS, folded=fitted.folded)
 
     def bound(self, layer: Layer) -> Bound | None:
-        """One bit of an activation and one weight are a multiply-accumulate."""
+        """One multiply-accumulate per bit of an activation and weight; None for layers that only sum windows."""
         if not isinstance(layer, BinaryLinear) or layer.sums_windows:
             return None
         return Bound(Resource.POPCOUNT, layer.macs * layer.input_domain.bits)
@@ -71,27 +71,27 @@ POPCOUNT = Popcount()
 
 
 def popcount_cost(shape: Conv2dShape, isa: Isa, floats: bool, bits: int = 1) -> float:
-    """Cost of the best tile, with the weights; the arguments are those of ``popcount_steps``."""
+    """Cost with the best tile, fetching the weights included. Arguments: same as in ``popcount_steps``."""
     words = shape.out_channels * shape.kernel[0] * shape.kernel[1] * isa.words(shape.group_in_channels)
     return cost_of(isa, popcount_steps(shape, isa, floats, bits), fetched(words * isa.word_bits // 8))
 
 
 def popcount_steps(shape: Conv2dShape, isa: Isa, floats: bool, bits: int = 1) -> Steps:
-    """Steps of a popcount convolution, or of a dense layer as one.
+    """Steps of a popcount convolution; a dense layer is a 1x1 convolution.
 
     Args:
         shape: The layer.
         isa: The instruction set.
-        floats: Whether the epilogue is a program, not a comparison.
+        floats: Whether the epilogue is a float program, rather than an integer comparison.
         bits: Bits of an activation.
     """
     pixels = shape.batch * shape.out_height * shape.out_width
     taps = shape.kernel[0] * shape.kernel[1]
     vectors = shape.groups * -(-shape.group_out_channels // lanes(shape, isa, "popcount"))
     if popcount_by_lookup(shape, isa):
-        steps = float(-(-shape.group_in_channels // 8))  # of bytes, for 8 times as many outputs
+        steps = float(-(-shape.group_in_channels // 8))  # steps on bytes, each for 8 times as many outputs
     else:
-        # The table has the cost of bytes that are looked up, where most layers do so: 4 instructions instead of 5.
+        # If an ISA looks bytes up, the table has the cost of a step with look-ups, 4 instructions; this step has 5.
         steps = isa.words(shape.group_in_channels) * (5 / 4 if isa.popcount == PopcountMethod.LOOKUP else 1)
     if popcount_by_threes(shape, isa):
         steps *= THREE_INSTRUCTIONS / (3 * THREE)

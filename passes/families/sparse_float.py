@@ -1,4 +1,4 @@
-"""The door of the sparse float kernels (schedules/sparse_float/): a multiply-add for each weight that is not 0."""
+"""The family of sparse float kernels (schedules/sparse_float/), which compute one multiply-add per nonzero weight."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from .family import Bound, BuiltKernel, Family, Member, Resource
 
 @dataclass(frozen=True)
 class SparseFloat(Family):
-    """Convolutions and dense layers of float32 weights, most of which are 0."""
+    """Convolutions and dense layers with float32 weights, most of them 0."""
 
     name: ClassVar[str] = "sparse_float"
     skips_zeros: ClassVar[bool] = True
 
     def members(self, layer: Layer, isa: Isa) -> Sequence[Member]:
-        """One, for any linear layer that is not depthwise."""
+        """A single member, for float linear layers that are not depthwise."""
         return (None,) if isinstance(layer, FloatLinear) and not layer.shape.depthwise else ()
 
     def cost(self, layer: Layer, isa: Isa, member: Member) -> float:
-        """Multiply-adds of the weights that are not 0, and the input and output in another layout."""
+        """Cost of the multiply-adds of nonzero weights, and of converting the layouts of input and output."""
         if not isinstance(layer, FloatLinear):
             raise TypeError(f"no {self} layer: {layer}")
         shape, domain = layer.shape, layer.input_domain
@@ -40,10 +40,10 @@ class SparseFloat(Family):
         return cost_of(isa, steps, Steps(element=elements))
 
     def build(self, layer: Layer, isa: Isa, member: Member) -> BuiltKernel:
-        """A kernel of schedules.sparse_float.kernel."""
+        """Build a kernel of schedules.sparse_float.kernel."""
         domain = layer.input_domain
         if domain is not None and domain.bits > 1 and isinstance(layer, FloatDense) and len(layer.extent) > 2:
-            domain = None  # the planes of codes follow the first axis, not the rows
+            domain = None  # the planes of codes follow the first axis, but the kernel reads rows
         reads = Form.CHANNELS_LAST if domain is None else Form.BITS
         match layer:
             case FloatDense():
@@ -55,7 +55,7 @@ class SparseFloat(Family):
         return BuiltKernel(kernel, reads)
 
     def bound(self, layer: Layer) -> Bound | None:
-        """A multiply-add for each weight that is not 0 and each pixel."""
+        """One multiply-add per nonzero weight and output pixel."""
         if not isinstance(layer, FloatLinear):
             return None
         return Bound(Resource.MULTIPLY_ADD, layer.macs * layer.counted_density)

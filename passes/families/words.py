@@ -1,4 +1,4 @@
-"""The door of the kernels on packed words without weights (schedules/bits/): poolings, sums, selections, shifts."""
+"""The family of kernels on packed words without weights: max pooling, window sums, channel selections, shifts."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from .family import BuiltKernel, Family, Member
 
 @dataclass(frozen=True)
 class Words(Family):
-    """Layers that move or combine packed words."""
+    """Layers without weights that move or combine packed words. No other family computes them."""
 
     name: ClassVar[str] = "words"
 
     def members(self, layer: Layer, isa: Isa) -> Sequence[Member]:
-        """One."""
+        """A single member, for each layer on packed words that has no weights."""
         return (None,) if isinstance(layer, WindowSum | BitMaxPool2d | BitSelection | BitShift) else ()
 
     def cost(self, layer: Layer, isa: Isa, member: Member) -> float:
-        """The words of the result. These layers have no other family."""
+        """Cost of the words of the result. It is never compared, since no other family computes these layers."""
         return cost_of(isa, Steps(element=int(np.prod(layer.extent)) / isa.word_bits))
 
     def build(self, layer: Layer, isa: Isa, member: Member) -> BuiltKernel:
-        """A kernel of schedules.bits."""
+        """Build a kernel of schedules.bits, schedules.windows or schedules.elementwise."""
         return BuiltKernel(_kernel(layer, isa), Form.BITS)
 
 
@@ -47,7 +47,7 @@ WORDS = Words()
 def _kernel(layer: Layer, isa: Isa) -> Kernel:
     match layer:
         case BitSelection():
-            batch, *pixel = channels_last(layer.extent)[:-1]  # the planes of codes are maps of their own
+            batch, *pixel = channels_last(layer.extent)[:-1]  # each binary digit of a code is a map of its own
             return select_channels_bits((batch * layer.input_domain.bits, *pixel), layer.selection, isa)
         case BitShift():
             batch, channels, height, width = layer.extent

@@ -1,1 +1,1 @@
-"""Layers as data, and their epilogues fitted to what the kernels compute."""
+"""Layers as data, and their epilogues, fitted to the integers that the kernels compute."""

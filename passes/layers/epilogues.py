@@ -1,6 +1,12 @@
 """Fit the epilogue of a binary layer to the integer that its kernels compute.
 
-Popcount kernels compute D, the sum of sign products. Counters compute D, or E, the sum over the set weights.
+Popcount kernels compute D, the sum of sign products. Counters compute D, or E, the sum over the set weights. But the
+network's epilogue starts from ``sum(S * x)``, where x has arbitrary levels ``x = tau * X + phi``.
+
+1. Put the steps that compute ``sum(S * x)`` from D or E before the epilogue.
+2. Fold all of it into integer thresholds where that is exact (thresholds.py).
+
+Example: activations {0, 1} have tau = phi = 0.5. Then ``sum(S * x) = 0.5 * D + 0.5 * sum(S)``.
 """
 
 from __future__ import annotations
@@ -38,8 +44,8 @@ class FittedEpilogue:
     """An epilogue that starts from D.
 
     Attributes:
-        epilogue: Its Ref(0), or what it compares, is D.
-        padding: The value outside the image: 0, or the sign of an activation, -1 or +1 (of n bits, an odd number).
+        epilogue: A program whose Ref(0) is D, or a comparison of D.
+        padding: The value of X outside the image: 0, or a sign, -1 or +1; with activations of n bits an odd number.
         folded: Whether the whole epilogue became integer thresholds.
     """
 
@@ -61,7 +67,7 @@ class FittedCounters:
         epilogue: Same as in FittedEpilogue, or the comparison of two sums.
         padding, folded: Same as in FittedEpilogue.
         counted: bool in the shape of the weights, True for bit 1.
-        domain: The values of the bits: domain.SIGN, -1 and +1, or domain.BIT, 0 and 1.
+        domain: The values of the weights that the bits stand for: domain.SIGN, -1 and +1, or domain.BIT, 0 and 1.
     """
 
     epilogue: Epilogue | WindowThreshold
@@ -80,13 +86,13 @@ def fit_epilogue(
         program: The epilogue.
         weight: The signs S, or 0 and 1; float32, output channels first.
         domain: The values of the activations x.
-        windows: The convolution, whose windows may hang over the border; None for a dense layer.
-        pad_value: The value outside the image.
+        windows: The convolution, whose windows may extend beyond the image; None for a dense layer.
+        pad_value: The value of x outside the image.
     """
     axes, padding, highest = tuple(range(1, weight.ndim)), 0, (1 << domain.bits) - 1
     sums: Operand = Channel(weight.sum(axis=axes))
     if windows is not None and (code := code_of(domain, pad_value)) is not None:
-        # The value outside the image is a value like any other: no pixel is special.
+        # The padding is a value of the domain, so pixels at the border need no correction.
         padding = 2 * code - highest
     elif windows is not None:
         valid = windows.border_classes().valid
@@ -105,15 +111,18 @@ def fit_counters(
 ) -> FittedCounters:
     """Fit an epilogue to a kernel that counts set weights.
 
-    If two integer sums give the layer's bits, the counters compute both. If the layer reads the sum T over its window
-    anyway, weights of -1 and +1 are counted as 0 and 1: that is cheaper, and ``D = 2 * E - T``, exactly.
+    1. If a comparison of E and T gives the layer's bits, the counters compute both sums and no floats.
+    2. If the layer reads the sum T over its window anyway, weights of -1 and +1 are counted as 0 and 1. That is
+       cheaper, and ``D = 2 * E - T`` is exact. If more than half of the weights are +1, E is the sum over the others,
+       and ``D = T - 2 * E``.
+    3. Otherwise the weights are counted as they are.
 
     Args:
         fitted: The epilogue that starts from D.
         weight: The signs, or 0 and 1; float32, output channels first.
         weight_domain: domain.SIGN or domain.BIT.
-        window_sum: Index of the operand that is T, if there is one.
-        window_test: The comparison of the two sums, if there is one.
+        window_sum: Index of the operand that is T; None if there is none.
+        window_test: The comparison of E and T; None if there is none.
     """
     positive, epilogue = weight > 0, fitted.epilogue
     if weight_domain == SIGN and window_test is not None:
@@ -124,7 +133,7 @@ def fit_counters(
         double = Step("multiply", Ref(0), Scalar(2.0))
         if 2 * np.count_nonzero(positive) <= positive.size:
             counted, steps = positive, (double, Step("subtract", Ref(1), window))
-        else:  # E is the sum over the others
+        else:  # E is the sum over the -1 weights
             counted, steps = ~positive, (double, Step("subtract", window, Ref(1)))
         return FittedCounters(after(steps, epilogue), fitted.padding, fitted.folded, counted, BIT)
     return FittedCounters(epilogue, fitted.padding, fitted.folded, positive, weight_domain)
@@ -137,12 +146,12 @@ def _tensors(program: Program) -> list[Tensor | Pixel]:
 
 
 def _from_signs(program: Program, domain: Domain, sums: Operand) -> Program:
-    """Let a program that expects ``sum(S * x)`` start from ``D = sum(S * X)``, where ``x = tau * X + phi``.
+    """Prepend steps that compute ``sum(S * x) = tau * D + phi * sum(S)``, where ``x = tau * X + phi``.
 
     Args:
-        program: The epilogue.
+        program: The epilogue of ``sum(S * x)``.
         domain: The values of x.
-        sums: The sum of the signs of the weights that see the image.
+        sums: ``sum(S)`` over the weights that are inside the image, per channel or per channel and border class.
     """
     if domain.phi == 0:
         return program if domain.tau == 1 else after((Step("multiply", Ref(0), Scalar(domain.tau)),), program)
@@ -151,7 +160,7 @@ def _from_signs(program: Program, domain: Domain, sums: Operand) -> Program:
 
 
 def after(steps: tuple[Step, ...], program: Program) -> Program:
-    """A program whose anchor is replaced by the result of the last of some steps."""
+    """A program with other steps before its own; the result of the last of these replaces its Ref(0)."""
 
     def moved(operand: Operand) -> Operand:
         return Ref(operand.index + len(steps)) if isinstance(operand, Ref) else operand

@@ -1,4 +1,4 @@
-"""What the phases know about a layer and its composite function does not show: one typed attribute of that function."""
+"""Facts about a layer that its composite function does not show, stored as one typed attribute of the function."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class WindowTest:
 
     Attributes:
         operand: Index of the operand that holds T. A kernel that makes this comparison need not read it.
-        of_set: Whether E is the sum over the weights of the larger value, rather than over the others.
-        threshold: The comparison.
+        of_set: True: E is the sum over the weights with the larger value. False: over the other weights.
+        threshold: The comparison of ``2^shift * E + factor * T`` with a threshold per channel.
     """
 
     operand: int
@@ -39,11 +39,11 @@ class LayerFacts:
 
     Attributes:
         name: Name of the variable that the anchor computes.
-        data_inputs: How many parameters are data of the anchor; the others are operands of the epilogue.
-        input_domain: The values of the data, if they are two, or the levels of a few bits.
-        why_float: Why a linear layer is not binary.
+        data_inputs: Number of parameters that the anchor reads; the others are operands of the epilogue.
+        input_domain: The two values, or the levels of a few bits, of the data; None if not known.
+        why_float: Why a linear layer is not binary, in one sentence.
         integer_sum_of: Name of the sum of float products that the anchor, an integer sum, replaces (relax/facts.py).
-        members: Names of the values that the layer computes, in order; None: those that the function binds.
+        members: Names of the values that the layer computes, in order; None stands for all variables of the function.
         window_sum: Index of the operand that is the sum over the layer's own window, if there is one.
         window_test: An integer comparison that gives the layer's bits, if there is one.
         factors: Scale and offset of the weights, float32 [OC] each, where the epilogue does not show them.
@@ -60,7 +60,7 @@ class LayerFacts:
     factors: tuple[np.ndarray, np.ndarray] | None = None
 
     def attach(self, func: relax.Function) -> relax.Function:
-        """The function with these facts instead of those that it had."""
+        """The function with these facts; they replace earlier ones."""
         known: dict[str, Any] = {"name": self.name, "data_inputs": self.data_inputs}
         optional = {
             "input_domain": None if self.input_domain is None else _numbers_of(self.input_domain),

@@ -1,6 +1,6 @@
 """The kinds of layer that kernels compute, as data. ``read.read_layer`` reads them from composite functions.
 
-Every kind has the fields of :class:`Layer`, and those that only it needs::
+Every kind has the fields of :class:`Layer`, and its own fields::
 
     Layer                              an anchor, and the epilogue after it
       FloatConv2d   FloatDense         weights float32
@@ -33,19 +33,19 @@ from .facts import WindowTest
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Layer:
-    """One composite.
+    """A layer: an anchor, for example a convolution, and the epilogue after it. One composite function.
 
     Attributes:
-        kind: Name of the kind, as in the attribute ``Composite``.
-        name: Name of the variable that the anchor computes, which leads back to the ONNX value.
+        kind: Name of the kind; the attribute ``Composite`` of the function is ``sbnn.`` and this name.
+        name: Name of the variable that the anchor computes, which identifies the ONNX value.
         extent: Logical shape (NCHW, or [..., C]) of the anchor's result.
         in_channels: Channels of the data.
-        data_inputs: How many values the anchor reads.
-        input_domain: The values of the data, if they are two, or the levels of a few bits.
-        program: The epilogue. Indices of its tensor operands count the operands after the data.
+        data_inputs: Number of values that the anchor reads.
+        input_domain: The two values, or the levels of a few bits, of the data; None if not known.
+        program: The epilogue. Index 0 of its tensor operands is the first operand after the data.
         members: Names of the values that the layer computes, in order.
         step_names: Name of the value that each step of the program computes.
-        outputs: Domain of each output that is stored as bits; None for a float output.
+        outputs: For each output its domain, if it is stored as bits; None for a float output.
     """
 
     kind: ClassVar[str]
@@ -60,7 +60,7 @@ class Layer:
     outputs: tuple[Domain | None, ...]
 
     def node(self, nodes: Mapping[str, str]) -> str:
-        """The name that users know: that of the first ONNX node that the layer computes.
+        """The name in reports: that of the first ONNX node that the layer computes.
 
         Args:
             nodes: The ONNX node of each variable.
@@ -95,22 +95,22 @@ class Linear(Layer):
 
     @property
     def out_channels(self) -> int:
-        """Output channels."""
+        """Number of output channels, over all groups."""
         return len(self.weight)
 
     @property
     def taps(self) -> int:
-        """Weights of an output channel."""
+        """Number of weights of one output channel."""
         return int(self.weight[0].size)
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates."""
+        """Multiply-accumulates of one inference: one per weight and output pixel, padding included."""
         return self.shape.macs
 
     @property
     def counted_density(self) -> float:
-        """Share of the weights that a sparse kernel touches, at least one weight: here those that are not 0."""
+        """Share of the weights that a sparse kernel computes with, at least one weight: those that are not 0."""
         return max(int(np.count_nonzero(self.weight)), 1) / self.weight.size
 
 
@@ -155,12 +155,12 @@ class BinaryLinear(BitLayer, Linear):
 
     @property
     def weight_domain(self) -> BinaryDomain:
-        """The values of ``weight``: domain.SIGN, or domain.BIT where only set weights count."""
+        """The values of ``weight``: domain.SIGN for -1 and +1, domain.BIT for 0 and 1."""
         return BIT if bool((self.weight == 0).any()) else SIGN
 
     @property
     def sums_windows(self) -> bool:
-        """Whether all weights are +1, so that the layer sums its windows."""
+        """Whether all weights are +1, so that the layer computes only the sum over each window."""
         return bool((self.weight > 0).all())
 
     @property
@@ -173,10 +173,11 @@ class BinaryLinear(BitLayer, Linear):
 
     @property
     def exact(self) -> bool:
-        """Whether the reference computes the same integers and rounds the same steps after them: bits are equal."""
+        """Whether the bits equal those of the reference: it computes the same integers and rounds the same steps."""
         if self.integer_sum_of is not None:
             return False
-        # Sums of other values than, say, -1 and +1 are rounded by the reference, and in another order here.
+        # The reference's float32 sums are exact as long as they stay below 2^23 units of the values; the unit is a
+        # power of 2 for float32 values. Larger sums are rounded, in an order that differs from ours.
         values = [Fraction(value) for value in self.input_domain.values.tolist()]
         units = max(value.denominator for value in values)
         return self.taps * max(map(abs, values)) * units < 2**23
@@ -193,7 +194,7 @@ class BinaryLinear(BitLayer, Linear):
 
     @property
     def _windows(self) -> Conv2dShape | None:
-        """The shape, if windows may hang over the border."""
+        """The shape, if windows may extend beyond the image; None for a dense layer."""
         return None
 
     @property
@@ -206,7 +207,7 @@ class BinaryConv2d(BinaryLinear):
     """A binary convolution.
 
     Attributes:
-        pad_value: The value outside the image.
+        pad_value: The value of the data outside the image: one of its domain, or 0.
     """
 
     kind = "binary_conv2d"
@@ -230,10 +231,10 @@ class BinaryDense(BinaryLinear):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WindowSum(Layer):
-    """The sum of the signs in each window, which the offset of two-valued weights multiplies.
+    """The sum of the signs in each window. Layers with general two-valued weights multiply it by their offset.
 
     Attributes:
-        shape: The windows, one output channel per group. A row is an image of one pixel.
+        shape: The windows, one output channel per group. For a dense layer, a row is an image of one pixel.
         pad_value: The value outside the image.
     """
 
@@ -276,7 +277,7 @@ class BitMaxPool2d(BitLayer):
     """Max pooling of packed bits or codes.
 
     Attributes:
-        minima: bool [C], the channels whose minimum is taken instead; None if there are none.
+        minima: bool [C], True for the channels that take the minimum instead; None if there are none.
     """
 
     kind = "max_pool2d_bits"
@@ -286,10 +287,10 @@ class BitMaxPool2d(BitLayer):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ChannelSelection(Layer):
-    """Channels of float32 values.
+    """A selection of channels of float32 values.
 
     Attributes:
-        selection: Which channels of which data.
+        selection: The data and channel of each output channel.
     """
 
     kind = "select_channels"
@@ -298,10 +299,10 @@ class ChannelSelection(Layer):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BitSelection(BitLayer):
-    """Channels of packed bits.
+    """A selection of channels of packed bits.
 
     Attributes:
-        selection: Which channels of which data.
+        selection: The data and channel of each output channel.
     """
 
     kind = "select_channels_bits"
@@ -313,7 +314,7 @@ class BitShift(BitLayer):
     """Circular shifts of packed channels over the image.
 
     Attributes:
-        shifts: Rows and columns by which each channel moves down and right, int64 [C, 2].
+        shifts: How many rows down and columns right each channel moves, int64 [C, 2].
     """
 
     kind = "shift_bits"
@@ -322,17 +323,17 @@ class BitShift(BitLayer):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Elementwise(Layer):
-    """An epilogue alone."""
+    """Elementwise operations without an anchor: the data itself is Ref(0) of the epilogue."""
 
     kind = "elementwise"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SampleMean(Layer):
-    """The mean of each sample.
+    """The mean over all values of each sample.
 
     Attributes:
-        values: How many values a sample has.
+        values: Number of values of a sample.
     """
 
     kind = "sample_mean"

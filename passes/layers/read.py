@@ -32,7 +32,7 @@ from sbnn_tvm.schedules.shapes import Conv2dShape, dense_shape
 
 from ..relax.channels import concatenated_channels
 from ..relax.domains import signed_max_pool
-from ..relax.graph import Graph, channel_axis, constant, is_a_pixel, is_a_sample, op_name, shape, without_pixels
+from ..relax.graph import Graph, channel_axis, constant, is_per_pixel, is_per_sample, op_name, shape, without_pixels
 from ..relax.quantisers import quantisers
 from ..relax.shifts import shift_of
 from ..relax.weights import linear_weight
@@ -68,13 +68,13 @@ def read_layer(func: relax.Function) -> Layer:
 
 @dataclass(frozen=True, eq=False)
 class _Anchor:
-    """What a composite computes before its epilogue.
+    """The part of a composite before its epilogue.
 
     Attributes:
         result: The variable that the epilogue starts from.
         kind: The class of the layer.
-        own: The fields that only this class has.
-        used: How many bindings of the function belong to the anchor.
+        own: The fields of this class that Layer does not have.
+        used: Number of bindings of the function that belong to the anchor.
     """
 
     result: Var
@@ -123,7 +123,7 @@ class _Reader:
         )
 
     def _anchor(self) -> _Anchor:
-        """The first bindings of the function, as its composite's name says."""
+        """Read the first bindings of the function; the name of the composite determines their form."""
         graph, bindings = self.graph, self.graph.bindings
         everything = len(bindings)
         match self.composite:
@@ -161,7 +161,7 @@ class _Reader:
             case "max_pool2d":
                 return _Anchor(result, MaxPool2d, {"shape": self._windows(call, pad, extent)})
             case "avg_pool2d":
-                # Padding that ceil_mode adds at the end never counts.
+                # The padding that ceil_mode adds at the end is never counted.
                 counted = _padding(call) if call.attrs.count_include_pad else None
                 own = {"shape": self._windows(call, pad, extent), "counted_padding": counted}
                 return _Anchor(result, AvgPool2d, own)
@@ -193,7 +193,7 @@ class _Reader:
         raise _unreadable(facts)
 
     def _selection(self, params: list[Var]) -> tuple[Var, Selection, int]:
-        """The result and the channels of a concatenation, a ``take``, or both in turn; and how many bindings they are."""
+        """Read a concatenation, a ``take``, or both: the result, the selection, and the number of bindings."""
         sizes = [shape(param)[channel_axis(shape(param))] for param in params]
         selection = Selection.concatenation(sizes)
         (data, value), *rest = self.graph.bindings
@@ -221,7 +221,7 @@ class _Reader:
         return self._windows(call, pad, extent)
 
     def _windows(self, call: Call, pad: Call | None, extent: tuple[int, ...]) -> Conv2dShape:
-        """A convolution or pooling of a feature map, with the padding that it really reads."""
+        """The shape of a convolution or pooling of a feature map, with all the padding that its windows read."""
         batch, channels, height, width = shape(self.graph.params[0])
         attrs, padding = call.attrs, _padding(call)
         if pad is not None:
@@ -235,7 +235,7 @@ class _Reader:
             taps, out, groups = tuple(int(k) for k in attrs.pool_size), channels, channels
         kernel = (taps[0], taps[1])
         conv = Conv2dShape(batch, height, width, channels, out, kernel, strides, padding, dilation, groups)
-        # ceil_mode reads beyond the padded image; more padding at the end says the same.
+        # ceil_mode reads beyond the padded image. More padding at the end expresses the same.
         missing = [
             max(0, (o - 1) * s + d * (k - 1) + 1 - p)
             for o, s, d, k, p in zip(
@@ -296,11 +296,11 @@ class _Reader:
             above = self._emit("maximum", a, Scalar(float(value.args[1].value)))
             self.env[var] = self._emit("minimum", above, Scalar(float(value.args[2].value)))
         else:
-            raise AssertionError(f"{name} is no step of an epilogue")
+            raise AssertionError(f"{name} is not a step of an epilogue")
 
 
 def _unreadable(facts: LayerFacts) -> AssertionError:
-    return AssertionError(f"the composite of '{facts.name}' has not the form that fuse_layers makes")
+    return AssertionError(f"the composite of '{facts.name}' does not have the form that fuse_layers writes")
 
 
 def _pad_value(pad: Call | None) -> float:
@@ -314,10 +314,10 @@ def _padding(call: Call) -> tuple[int, int, int, int]:
 
 
 def _tensor_operand(of: tuple[int, ...], extent: tuple[int, ...]) -> type[Tensor | Pixel | Sample | SampleChannel]:
-    """How a tensor operand lies over a result."""
+    """The class of a tensor operand of shape ``of``: how it is broadcast to a result of shape ``extent``."""
     if without_pixels(of) == without_pixels(extent):
         return Tensor
-    return Pixel if is_a_pixel(of, extent) else Sample if is_a_sample(of, extent) else SampleChannel
+    return Pixel if is_per_pixel(of, extent) else Sample if is_per_sample(of, extent) else SampleChannel
 
 
 def _channels(extent: tuple[int, ...]) -> int:

@@ -1,8 +1,12 @@
 """Fold scales, batch norm and a binariser after a popcount into one integer threshold per channel (several for a code).
 
-The epilogue is not solved for the threshold. Its own float32 operations are evaluated at every integer that the
-popcount can give, in the reference's order, and the integer at which the bit flips is found. So the folded layer gives
-the reference's bits for every input, ties included.
+1. Evaluate the epilogue's own float32 operations at every integer that the popcount can give, in the reference's order.
+2. Check that the bit (or code) of each channel is a monotone function of that integer.
+3. The threshold is the integer at which the bit flips.
+
+So the folded layer gives the reference's bits for every input, ties included. Nothing is solved algebraically.
+
+Example: ``D * 0.5 - 1 > 0`` with D in -9..9 has bit 1 from D = 3 on, so the threshold is ``D >= 3``.
 """
 
 from __future__ import annotations
@@ -27,20 +31,20 @@ NEVER = np.int64(2**31)
 """A threshold that no sum reaches."""
 
 AT_ONCE = 2**22
-"""Values that are evaluated at once: a dense layer of 25,088 inputs has 50,177 sums for each of its 4,096 outputs."""
+"""Bound of the values evaluated at once. A dense layer with 25,088 inputs has 50,177 sums for each of 4,096 outputs."""
 
 
 def fold_threshold(program: Program, taps: int, channels: int) -> IntegerThreshold | None:
-    """The integer comparisons that a program makes, if all that it stores is one packed output.
+    """Fold a program whose only output is packed bits or codes into integer comparisons of D.
 
     Args:
         program: Epilogue of a popcount layer; its Ref(0) is the integer sum D as float32.
-        taps: Bound of |D|.
-        channels: Output channels.
+        taps: Upper bound of |D|.
+        channels: Number of output channels.
 
     Returns:
-        The thresholds, or None where the program has other outputs or operands, or where a channel's bit or code is not
-        a monotone function of D (a negative PReLU slope, say).
+        The thresholds. None if the program has other outputs, reads a tensor, or if the bit or code of a channel is not
+        a monotone function of D (for example with a negative PReLU slope).
     """
     if len(program.outputs) != 1 or isinstance(output := program.outputs[0], FloatOutput):
         return None
@@ -66,7 +70,7 @@ def _foldable(operand: Operand) -> bool:
 
 
 def _fold(codes: np.ndarray, sums: np.ndarray, highest: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Thresholds [highest, channels] and flip of each channel; None if the codes of one are not monotone."""
+    """Thresholds, int64 [highest, channels], and whether each channel falls, bool; None if one is not monotone."""
     rises, falls = (compare(codes[1:], codes[:-1]).any(axis=0) for compare in (np.greater, np.less))
     if (rises & falls).any():
         return None
@@ -82,7 +86,7 @@ def _fold(codes: np.ndarray, sums: np.ndarray, highest: int) -> tuple[np.ndarray
 
 
 def _codes(program: Program, output: BitsOutput | LevelsOutput, sums: np.ndarray, channels: slice) -> np.ndarray:
-    """uint8 [sums, channels]: what the program answers to each sum."""
+    """The code that the program computes for each sum, uint8 [sums, channels]."""
 
     def cut(operand: Operand) -> Operand:
         return Channel(operand.values[channels]) if isinstance(operand, Channel) else operand

@@ -1,1 +1,1 @@
-"""From composites to calls of kernels, and from these to machine code."""
+"""Lowering: replace composites by kernel calls, share memory, and generate machine code."""

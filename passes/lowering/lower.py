@@ -1,8 +1,13 @@
-"""Replace every composite by its kernel, and let each value lie in memory in the forms that its readers want.
+"""Replace every composite by a kernel call, and store each value in the forms that its readers need.
 
-A value of the network has one logical shape and any number of physical forms. A kernel asks for the form that it reads;
-a conversion is emitted only where nobody made that form already. So bits stay bits between binary layers, and feature
-maps stay channels-last between float ones, without a rule for either.
+A value of the network has one logical shape and any number of physical forms (layers/forms.py).
+
+1. A kernel stores its result in one form.
+2. Each reader requests the form that its kernel reads. If the value has no such form yet, a conversion is emitted, and
+   later readers share it.
+3. Operators without a kernel stay Relax operators and read the plain form.
+
+So values stay packed between binary layers, and channels-last between float layers, without a special rule for either.
 """
 
 from __future__ import annotations
@@ -43,14 +48,14 @@ from ..relax.graph import Graph, Writer, channels_last, make_function, op_name, 
 
 @dataclass(frozen=True)
 class Physical:
-    """What a variable of the lowered module holds.
+    """The content of a variable of the lowered module.
 
     Attributes:
         value: Name of the value that it holds, as before lowering.
-        form: How it lies in memory.
-        domain: The values behind the bits.
-        groups: In how many groups of channels bits are packed.
+        form: Memory layout.
         extent: Logical shape.
+        domain: The values that packed bits stand for; None if not known.
+        groups: Number of channel groups in which bits are packed; each group begins at a word of its own.
     """
 
     value: str
@@ -62,14 +67,14 @@ class Physical:
 
 @dataclass(frozen=True, eq=False)
 class LoweredLayer:
-    """A layer and the kernel that it became.
+    """A layer and its kernel.
 
     Attributes:
         layer: The layer.
-        choice: The kernel.
-        outputs: Names of the values that the kernel stores; none if another layer's kernel computes this one as well.
-        constants: The kernel's constants, as they are stored in the library.
-        call: Name of the variable of ``main`` that calls the kernel.
+        choice: The kernel, and how it was chosen.
+        outputs: Names of the values that the kernel stores; empty if the kernel of another layer stores them.
+        constants: The kernel's constants, as the library stores them.
+        call: Name of the variable of ``main`` that is bound to the kernel's call.
     """
 
     layer: Layer
@@ -81,7 +86,7 @@ class LoweredLayer:
 
 @dataclass(frozen=True)
 class UnscheduledOperator:
-    """An operator that is left to TVM's loops.
+    """An operator without a kernel, which runs in TVM's default loops.
 
     Attributes:
         name: Name of the variable that it computes.
@@ -97,10 +102,11 @@ class Lowered:
     """A module of kernel calls.
 
     Attributes:
-        mod: ``main`` calls the kernels; operators that have none are still Relax operators. Behind the model's inputs
-            it takes the constants that are stored coded, which the function ``prepare`` makes, where there are any.
+        mod: ``main`` calls the kernels; operators without a kernel are still Relax operators. After the model's inputs,
+            ``main`` takes the decoded constants, if any constants are stored coded. The function ``prepare`` returns
+            them.
         entries: The layers and the operators left to TVM, in order of execution.
-        physical: What the variables of ``main`` hold.
+        physical: The content of each variable of ``main``, by its name.
     """
 
     mod: IRModule
@@ -114,12 +120,12 @@ class Lowered:
 
     @property
     def prepares(self) -> bool:
-        """Whether there is a function ``prepare``."""
+        """Whether some constants are stored coded, so that the module has a function ``prepare``."""
         return any(gvar.name_hint == PREPARE for gvar in self.mod.functions)
 
 
 PREPARE = "prepare"
-"""The function that a library runs once, when it is loaded: it returns what ``main`` takes behind the inputs."""
+"""Name of the function that a library runs once, when it is loaded. ``main`` takes its results after the inputs."""
 
 
 @dataclass(eq=False)
@@ -133,12 +139,21 @@ class _Value:
     def bits_domain(self) -> Domain:
         """The domain of a value that is or becomes packed bits."""
         if self.domain is None:
-            raise AssertionError(f"'{self.name}' is wanted as packed bits, but its values are not known")
+            raise AssertionError(f"a kernel reads '{self.name}' as packed bits, but its values are not known")
         return self.domain
 
 
 def lower(mod: IRModule, isa: Isa, decisions: Decisions) -> Lowered:
-    """Lower a module of composites to kernel calls for one instruction set."""
+    """Lower a module of composites to kernel calls for one instruction set.
+
+    Args:
+        mod: ``main`` and its composites.
+        isa: The instruction set.
+        decisions: Choices of kernels that overrule the cost model.
+
+    Raises:
+        CompileError: If ``main`` has an expression that the compiler does not support.
+    """
     return _Lowering(mod, isa, decisions).run()
 
 
@@ -197,7 +212,7 @@ class _Lowering:
         if domain is not None:
             self.domains[var] = domain
         self._hold(value, expr, form, groups)
-        if len(extent) != 4 and form in (Form.PLAIN, Form.CHANNELS_LAST):  # the last axis is the channels anyway
+        if len(extent) != 4 and form in (Form.PLAIN, Form.CHANNELS_LAST):  # the last axis is the channels
             value.forms[Form.PLAIN, 1] = value.forms[Form.CHANNELS_LAST, 1] = expr
 
     def _hold(self, value: _Value, expr: Expr, form: Form, groups: int = 1) -> Expr:
@@ -207,7 +222,7 @@ class _Lowering:
         return expr
 
     def _form(self, value: _Value, form: Form, groups: int = 1) -> Expr:
-        """A value in the form that is asked for, converted if nobody has done so before."""
+        """A value in a given form. The conversion is emitted on the first request."""
         if (form, groups) in value.forms:
             return value.forms[form, groups]
         if form == Form.PLANES:
@@ -268,13 +283,13 @@ class _Lowering:
         """Emit a call of a kernel. Equal kernels are kept once, since their constants are arguments.
 
         Args:
-            name: Of the result.
+            name: Name of the result.
             kernel: The kernel.
             args: Its data and tensor operands.
-            constants: Its constants as they are stored in the library.
+            constants: Its constants as the library stores them.
 
         Returns:
-            The variable of the call, and those of the kernel's outputs.
+            The variable that is bound to the call, and the variables of the kernel's outputs.
         """
         fitted = [
             self._reshape(arg, [int(extent) for extent in param.shape], name)
@@ -298,7 +313,7 @@ class _Lowering:
         return param
 
     def _prepare(self) -> relax.Function:
-        """The function that makes the constants that are stored coded."""
+        """The function that decodes the constants that are stored coded."""
         builder, bindings, results = relax.BlockBuilder(), [], []
         for param, stored in self.expansions:
             ((size, dtype),) = stored.kernel.outputs
@@ -329,7 +344,7 @@ class _Lowering:
         return layer, choose(layer, self.isa, self.decisions)
 
     def _unread(self, var: Var) -> bool:
-        """Whether it is a sum over windows that the kernels of all its readers compute themselves."""
+        """Whether a value is a window sum that the kernels of all its readers compute themselves."""
         users, layer = self.graph.users[var], self.choices[var][0]
         sums_windows = isinstance(layer, WindowSum) or (isinstance(layer, BinaryLinear) and layer.sums_windows)
         return (
@@ -339,7 +354,7 @@ class _Lowering:
         )
 
     def _pooled_convolution(self, var: Var) -> Var | None:
-        """The convolution that one kernel computes with the pooling ``var``, if there is one and it pays."""
+        """The convolution that one kernel should compute together with the pooling ``var``; None if there is none."""
         source = self.graph.values[var].args[0]
         if source not in self.choices or source in self.graph.results or self.graph.users[source] != [var]:
             return None
@@ -378,7 +393,7 @@ class _Lowering:
         if conv is not None:
             convolution, chosen = self.choices[conv]
             self.entries.append(LoweredLayer(convolution, replace(chosen, built=built), names, constants, caller.name))
-            # The convolution has the constants of both, and stores the results.
+            # The entry of the convolution lists the constants and results of both; that of the pooling lists none.
             names, constants = (), ()
             choice = replace(choice, built=replace(built, kernel=replace(built.kernel, constants=())))
         self.entries.append(LoweredLayer(layer, choice, names, constants, caller.name))
@@ -386,12 +401,12 @@ class _Lowering:
     def _pooled_kernel(self, conv: Var, pool: Layer) -> BuiltKernel:
         layer, choice = self.choices[conv]
         serial, member = choice.candidate.serial, choice.candidate.member
-        # Whoever forces the float kernels gets direct sums, which round like the convolution alone.
+        # A user who forces the float family gets direct sums, which round in the same way as the convolution alone.
         built = build_pooled(layer, pool, self.isa, member, serial=serial, minimal_filters=not choice.forced)
         return replace(built, kernel=named(built.kernel, serial))
 
     def _fields(self, var: Var) -> list[Var]:
-        """The variables that the outputs of a call are bound to."""
+        """The variables that are bound to the outputs of a call, in order."""
         if isinstance(var.ty, relax.TensorType):
             return [var]
         items = {}
@@ -424,18 +439,18 @@ class _Lowering:
         if name == "call_tir":  # TVM's importer writes some operators as loops
             name = str(value.args[0].name_hint)
         if not name and not isinstance(value, relax.TupleGetItem):
-            raise CompileError(f"'{var.name}' is a {type(value).__name__}, which the compiler does not know")
+            raise CompileError(f"'{var.name}' is a {type(value).__name__}, which the compiler does not support")
         if name:
             self.entries.append(UnscheduledOperator(var.name, name))
 
 
 def _symbol(kernel: Kernel) -> str:
-    """What a kernel's symbol ends in, behind ``sbnn_NUMBER_``."""
+    """The last part of a kernel's symbol, after ``sbnn_NUMBER_``."""
     return re.sub(r"\W+", "_", kernel.name.split()[0])
 
 
 def planes_of(extent: tuple[int, ...], isa: Isa) -> PlaneLayout:
-    """The layout in bit planes of a value of logical shape NCHW."""
+    """The bit plane layout of a value of logical shape [N, C, H, W]."""
     batch, channels, height, width = extent
     return plane_layout(batch, height, width, channels, isa)
 

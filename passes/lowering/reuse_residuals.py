@@ -1,11 +1,12 @@
-"""Let a kernel store its result where one of its operands was, if nothing reads that afterwards.
+"""Let a kernel store its result in the memory of one of its operands, if nothing reads that operand afterwards.
 
-A residual network adds every layer's result to a feature map that dies there. Stored in its place, the sum needs no
-memory of its own, and less goes through the caches. Which parameters of a kernel allow that says its attribute
-schedules.kernel.IN_PLACE.
+In a residual network, each addition is the last reader of the shortcut. If the sum is stored in the shortcut's memory,
+it needs no memory of its own, and less data passes through the caches. The kernel's attribute schedules.kernel.IN_PLACE
+lists the pairs of parameters for which that is allowed.
 
-It works on a module whose kernels are called with their outputs as last arguments, as relax.transform.CallTIRRewrite
-makes it.
+Example: ``y = alloc(); add(conv, shortcut, y)`` becomes ``add_in_place(conv, shortcut, shortcut)``.
+
+The pass expects a module after relax.transform.CallTIRRewrite, where outputs are the last arguments of kernel calls.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ..relax.graph import op_name, shape, substitute
 
 
 def reuse_residuals(mod: IRModule) -> IRModule:
-    """Drop the outputs that can take the place of an operand, and the memory that they had."""
+    """Replace outputs by operands whose memory they can reuse, and remove the allocations of these outputs."""
     main = mod["main"]
     bindings = [binding for block in main.body.blocks for binding in block.bindings]
     memory = _Memory(main)
@@ -94,7 +95,7 @@ def _typed(expr: Expr, like: Expr) -> Expr:
 
 
 class _Memory:
-    """Which allocations a variable is made of, and where each is used for the last time."""
+    """The allocations behind each variable, and the number of the last binding that uses each allocation."""
 
     def __init__(self, main: relax.Function) -> None:
         self._of: dict[Var, tuple[Var, ...]] = {}
@@ -119,7 +120,7 @@ class _Memory:
         return tuple(dict.fromkeys(var for part in parts for var in self.of(part)))
 
     def merge(self, output: Var, operand: Var) -> None:
-        """The output lives in the operand's memory."""
+        """Record that the output is stored in the operand's memory."""
         (room,), last = self.of(operand), self.last[output]
         self.last[room] = last
         for var, rooms in self._of.items():
@@ -139,7 +140,11 @@ class _Memory:
 
 
 def _possible(func: Expr, call: Call, number: int, memory: _Memory) -> Iterator[tuple[int, int]]:
-    """The pairs of a call whose operand dies there, is nothing else's memory, and has the output's type."""
+    """The pairs (operand, output) of a call's argument indices for which the output can reuse the operand's memory.
+
+    The call must be the last use of the operand. The operand must have the shape of the output, and one allocation that
+    no other argument uses.
+    """
     for operand, output in (func.attrs or {}).get(IN_PLACE, ()):
         rooms, target = memory.of(call.args[operand]), call.args[output]
         if len(rooms) != 1 or memory.last[rooms[0]] != number or memory.of(target) != (target,):

@@ -1,1 +1,1 @@
-"""From Relax to Relax, one phase a file; pipeline.py lists them in order."""
+"""The phases: passes from Relax to Relax, one per file. ``passes/pipeline.py`` lists them in order."""

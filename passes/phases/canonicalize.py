@@ -1,4 +1,4 @@
-"""Bring the many ways to write the same thing into the one that the later passes look for."""
+"""Rewrite equivalent forms of binarisers, zero padding and dense layers to the one form that later passes match."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tvm import relax
 from tvm.ir import Call, IRModule
 from tvm.relax import Expr, op
 
-from ..relax.graph import Graph, Writer, constant, drop_dead, op_name, shape, spreads
+from ..relax.graph import Graph, Writer, broadcasts_to, constant, drop_dead, op_name, shape
 
 _SWAPPED = {"greater": "less", "greater_equal": "less_equal", "less": "greater", "less_equal": "greater_equal"}
 _ARITHMETIC: dict[str, Callable[..., np.float32]] = {
@@ -22,14 +22,17 @@ _NEGATED = {"greater": "less_equal", "greater_equal": "less", "less": "greater_e
 
 
 def canonicalize(mod: IRModule) -> IRModule:
-    """Dead code goes; binarisers, zero padding and flattening before a dense layer take one form.
+    """Remove dead code, and bring binarisers, padding and dense layers into one form.
 
-    - A binariser is ``where(greater(x, t), hi, lo)`` or with ``greater_equal``, and ``lo < hi``. A comparison as a
-      number is one, and so is what numbers are added to or multiplied with: ``2 * (x > t) - 1``, for example.
-    - A zero ``pad`` of the image before a convolution becomes the convolution's own padding.
-    - A dense layer on a flattened feature map is a convolution whose kernel is the whole map: it then reads the map as
-      it lies in memory, packed or not.
-    - A dense layer on four axes is one on rows: only feature maps have four axes in what follows.
+    1. A binariser becomes ``where(greater(x, t), hi, lo)``, or the same with ``greater_equal``, where ``lo < hi``. The
+       input may be any comparison that is converted to a number, with numbers added to it or multiplied by it. Example:
+       ``2 * (x > t) - 1`` becomes ``where(greater(x, t), 1, -1)``.
+    2. A zero ``pad`` of the image before a convolution becomes the convolution's own padding.
+    3. A dense layer on a flattened feature map becomes a convolution whose kernel covers the whole map. It can then
+       read the map in its stored layout, packed or not. Example: dense 512 -> 10 on a flattened [N, 32, 4, 4] map
+       becomes a 4x4 convolution with 10 output channels.
+    4. A dense layer on a tensor of four axes becomes one on a matrix of rows. After this pass, only feature maps have
+       four axes.
     """
     graph = Graph(mod["main"])
     live = graph.live()
@@ -55,7 +58,11 @@ def canonicalize(mod: IRModule) -> IRModule:
 
 
 def _chosen(graph: Graph, var: Expr) -> tuple[Call, np.float32, np.float32] | None:
-    """The comparison that decides between two numbers, and these: where it holds, and where it does not."""
+    """Match a value that takes one of two numbers, depending on a comparison.
+
+    Returns:
+        The comparison, the number where it holds, and the number where it does not; None for any other value.
+    """
     value = graph.values.get(var) if isinstance(var, relax.Var) else None
     if value is None or str(var.ty.dtype) != "float32":
         return None
@@ -93,23 +100,23 @@ def _binariser(graph: Graph, writer: Writer, var: relax.Var) -> Expr | None:
     if yes == no or not np.isfinite([yes, no]).all() or any(str(each.ty.dtype) != "float32" for each in (a, b)):
         return None
     name = op_name(condition)
-    if constant(a) is not None and constant(b) is None:  # t < x is x > t
+    if constant(a) is not None and constant(b) is None:  # t < x equals x > t
         a, b = b, a
         name = _SWAPPED[name]
-    if constant(b) is None and shape(b) != shape(a) and spreads(shape(a), shape(b)):  # a computed threshold
+    if constant(b) is None and shape(b) != shape(a) and broadcasts_to(shape(a), shape(b)):  # a computed threshold
         a, b = b, a
         name = _SWAPPED[name]
     if constant(a) is not None or np.broadcast_shapes(shape(a), shape(b)) != shape(var):
         return None
     hi, lo, x, threshold = yes, no, writer[a], writer[b]
-    if lo > hi:  # not (x > t) is x <= t, except for NaN, which has no place in a network
+    if lo > hi:  # not (x > t) equals x <= t, except for NaN, which no network should compute
         hi, lo = lo, hi
         name = _NEGATED[name]
     if name.startswith("less") and shape(a) == shape(b) and constant(b) is None:
         x, threshold, name = threshold, x, _SWAPPED[name]
     elif name.startswith("less"):
         minus, known = relax.const(np.float32(-1)), constant(b)
-        # The threshold first: what is compared can then join the comparison's layer.
+        # Emit the threshold first. The negated x comes last, so that it can join the layer of the comparison.
         if known is None:
             threshold = writer.emit(op.multiply(threshold, minus), f"{var.name}_limit")
         else:

@@ -1,4 +1,4 @@
-"""Say why a linear layer is not binary."""
+"""Explain in one sentence why a linear layer is not binary."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from ..relax.weights import BinaryWeight
 
 
 def why_float(graph: Graph, domains: dict[Var, Domain], call: Call, weight: np.ndarray) -> str:
-    """Why a convolution or dense layer with constant weights stays float, in one sentence."""
+    """The reason why a convolution or dense layer stays float, for the report.
+
+    Args:
+        graph: The function.
+        domains: The known domains of its variables.
+        call: The layer.
+        weight: Its constant weights, output channels first.
+    """
     two_valued = BinaryWeight.telling(weight)
     if call.args[0] in domains:
         if BinaryWeight.of(weight) is not None:
@@ -34,7 +41,7 @@ def _weight_values(weight: np.ndarray) -> str:
     counts = [len(np.unique(channel)) for channel in flat]
     worst = int(np.argmax(counts))
     if flat.shape[1] <= 2:
-        return f"it has no more than {flat.shape[1]} weights an output channel"
+        return f"it has no more than {flat.shape[1]} weights per output channel"
     return f"its weights take {counts[worst]} values in output channel {worst}"
 
 

@@ -1,17 +1,19 @@
-"""Replace a float epilogue by an integer comparison of the sum over the set weights; drop window sums nobody reads.
+"""Replace a float epilogue by an integer comparison of the sum over the set weights; drop unread window sums.
 
 A layer with weights ``scale * S + offset`` computes ``(D * scale) + (T * offset)``, with
 
 1. ``D = sum(S * x)``, the sum of sign products, and ``T = sum(x)``, the sum over the window.
 2. ``E``, the sum of x over the set weights (S = +1). Then ``D = 2 * E - T``.
-3. If scale equals offset, a weight is 0 or ``2 * scale``. Then the layer computes ``2 * scale * E``, but for roundings
-   that depend on T.
+3. If scale equals offset, a weight is 0 or ``2 * scale``. Then the layer computes ``2 * scale * E``, except for
+   roundings that depend on T.
 
-If the epilogue is one binariser, these roundings matter only where they move the sum at which the bit flips. That is
-tested, not argued: the reference's own operations are evaluated at the flip, for every T.
+Example: S = [1, -1, 1] and x = [1, 1, -1] give D = -1, T = 1 and E = 0.
 
-Other weights have bits that depend on T too. They compare ``2 * scale * E + (offset - scale) * T`` with a number. If an
-integer ``2^shift * E + factor * T`` provably gives the same answer for all E and T, the layer's facts record it
+If the epilogue is one binariser, these roundings matter only where they move the sum at which the bit flips. The pass
+tests this: it evaluates the reference's float32 operations around the flip, for every T.
+
+With other weights, the bits depend on T as well: ``2 * scale * E + (offset - scale) * T`` is compared with a number. If
+an integer ``2^shift * E + factor * T`` provably gives the same bits for all E and T, the layer's facts record it
 (layers/facts.py). Counters compute E and T anyway, and then need no floats. Popcount kernels ignore the record.
 """
 
@@ -54,15 +56,17 @@ from ..relax.graph import Graph, Writer, drop_dead, make_function, op_name, shap
 BEYOND = 2**52
 """A threshold that no sum reaches; float64 holds it."""
 
-_SHIFTS = range(1, 21)  # a line over n sums T is told from all others by a slope of about 2 * log2(n) bits
-_COUNTED = 0.35  # of more weights than this no kernel makes lists
+_SHIFTS = range(1, 21)  # a slope of about 2 * log2(n) bits distinguishes the lines over n values of T
+_COUNTED = 0.35  # no kernel lists the set weights if their share is larger
 
 
 def fold_window_sums(mod: IRModule) -> IRModule:
-    """Replace composites by a comparison of the sum over the set weights with an integer, where that is the same.
+    """Rewrite each binary layer that reads the sum over its own window, where an integer comparison gives its bits.
 
-    The facts of other layers that read the sum over their own window record the index of that operand (unless the sum
-    has an epilogue of its own) and a WindowTest, if there is one. Sums that nobody reads any more are removed.
+    1. If the bits depend on E alone, the composite becomes ``E >= integer``, without the window sum as an operand.
+    2. Otherwise the composite stays. Its facts record a WindowTest, if there is one, and the index of the operand that
+       is the window sum, unless that sum has an epilogue of its own.
+    3. Window sums that nobody reads any more are removed.
     """
     graph = Graph(mod["main"])
     composites = {
@@ -112,15 +116,18 @@ def _is_binary(func: relax.Function) -> bool:
 _BINARY = {f"sbnn.{kind.kind}" for kind in (BinaryConv2d, BinaryDense, WindowSum)}
 
 WindowSumLayer: TypeAlias = WindowSum | BinaryLinear
-"""A layer that sums its windows: without weights, or with weights of +1 alone."""
+"""A layer that sums its windows: a layer without weights, or one whose weights are all +1."""
 
 
 def _window_sum(
     graph: Graph, layers: dict[Var, Layer], layer: BinaryLinear, call: Call
 ) -> tuple[WindowSumLayer, int] | None:
-    """The layer that sums over the window of another one, and the index of the operand of that one that it is.
+    """Find the operand of a layer that is the sum over the layer's own window.
 
-    With several groups the sum is a convolution, whose epilogue multiplies it by the offset.
+    With several groups this sum is a convolution whose weights are all +1 and whose epilogue multiplies by the offset.
+
+    Returns:
+        The layer that computes the sum, and the index of the operand; None if there is no such operand.
     """
     if layer.input_domain != SIGN:
         return None
@@ -149,21 +156,21 @@ def _window(layer: WindowSumLayer) -> tuple[object, ...]:
 
 
 def _set_weights(layer: BinaryLinear) -> np.ndarray:
-    """Set weights of each output channel."""
+    """Number of set weights of each output channel, integers [OC]."""
     return np.count_nonzero(layer.weight > 0, axis=tuple(range(1, layer.weight.ndim)))
 
 
 def _fixed_parity(layer: BinaryLinear) -> bool:
-    """Whether every window has all its taps."""
+    """Whether every window has all its taps, so that E and T have a known parity."""
     return not isinstance(layer, BinaryConv2d) or not any(layer.shape.padding) or layer.pad_value != 0
 
 
 @dataclass(frozen=True, eq=False)
 class SetThreshold:
-    """``E >= least``, or ``E < least`` in the channels that are inverted.
+    """The comparison ``E >= least``, or ``E < least`` in the channels that are inverted.
 
     Attributes:
-        least: int64 [C]; +-BEYOND where the bit is constant.
+        least: int64 [C]; +BEYOND or -BEYOND where the bit is constant.
         inverted: bool [C].
     """
 
@@ -174,29 +181,30 @@ class SetThreshold:
 def fold_window_sum(
     program: Program, counts: np.ndarray, taps: int, operand: int, fixed_parity: bool, window: Program = STORE
 ) -> SetThreshold | None:
-    """The comparison of the sum E over the set weights that a program makes, if it makes no more than one.
+    """Fold a program into one comparison of E, the sum over the set weights.
 
     Args:
-        program: Its Ref(0) is D as float32, one of its operands comes from T.
-        counts: int64 [C], set weights of each channel.
-        taps: Weights of a channel, set or not.
-        operand: Index of that operand.
+        program: The epilogue. Its Ref(0) is D as float32; one of its operands is computed from T.
+        counts: int64 [C], number of set weights of each channel.
+        taps: Number of weights of a channel.
+        operand: Index of the operand that is computed from T.
         fixed_parity: Whether every window has all its taps.
-        window: What is done to T before it is that operand.
+        window: The program that computes this operand from T.
 
     Returns:
-        None where the program does more, is not monotone in E, or where the point at which a bit flips depends on T.
+        The comparison. None if the program stores anything but one bit per channel, is not monotone in E, or flips the
+        bit at an E that depends on T.
     """
     found = compare_two_sums(program, counts, taps, operand, fixed_parity, window, [(0, 0)])
     return None if found is None else SetThreshold(found.least, found.inverted)
 
 
 def _window_test(layer: BinaryLinear, operand: int, window: WindowSumLayer) -> WindowTest | None:
-    """The comparison of two sums that a layer's program makes, if it makes no more than one."""
+    """Fold the epilogue of a layer into one comparison of E and T; None if no comparison is found."""
     counts, taps, program = _set_weights(layer), layer.taps, layer.program
     of_set = 2 * int(counts.sum()) <= taps * len(counts)
     scale, offset = _factors(layer, operand, window)
-    if not of_set:  # of the other weights: D = T - 2 * E
+    if not of_set:  # E is the sum over the other weights: D = T - 2 * E
         counts, scale = taps - counts, -scale
         program = after((Step("multiply", Ref(0), Scalar(-1.0)),), program)
     if counts.sum() > _COUNTED * taps * len(counts) or not scale.all():
@@ -217,10 +225,19 @@ def compare_two_sums(
     window: Program,
     tried: Sequence[tuple[int, int]],
 ) -> WindowThreshold | None:
-    """The first of some comparisons of ``2^shift * E + factor * T`` that agrees with a program for all E and T.
+    """Find a comparison of ``2^shift * E + factor * T`` that gives the bits of a program for all E and T.
+
+    1. Determine for each channel whether the program rises or falls with E (``_directions``).
+    2. For every T, find the E at which the bit flips, by bisection (``_flips``), and the possible E on both sides of it
+       (``_neighbours``).
+    3. Keep each shift and factor for which one threshold separates both sides at every T (``_common``).
 
     Args:
-        tried: Shifts and factors; the others as of ``fold_window_sum``.
+        program, counts, taps, operand, fixed_parity, window: Same as in ``fold_window_sum``.
+        tried: The candidates (shift, factor), in order of preference.
+
+    Returns:
+        The first candidate that agrees, with its thresholds; None if there is none.
     """
     if len(program.outputs) != 1 or not isinstance(output := program.outputs[0], BitsOutput) or taps >= 2**20:
         return None
@@ -245,7 +262,7 @@ def compare_two_sums(
 
 
 def _directions(program: Program, result: Operand, channels: int, operand: int) -> np.ndarray | None:
-    """Whether a value rises (+1), falls (-1) or stays (0) as E does while T stands, by channel; None if none of it."""
+    """Direction of a value as E rises and T is fixed: +1 rises, -1 falls, 0 constant, float [C]; None if unknown."""
     still = np.zeros(channels)
     found: list[np.ndarray] = [np.ones(channels)]
 
@@ -307,7 +324,7 @@ def _flips(
     window: Program,
     inverted: np.ndarray,
 ) -> np.ndarray:
-    """int64 [len(sums), channels]: for every T the least E from -taps to taps whose bit is set, or taps + 1."""
+    """For every T the least E in -taps..taps whose bit, inverted if it falls, is set; else taps + 1; [len(sums), C]."""
 
     def cut(value: Operand) -> Operand:
         return Channel(value.values[block]) if isinstance(value, Channel) else value
@@ -331,18 +348,18 @@ def _flips(
 def _neighbours(
     flips: np.ndarray, counts: np.ndarray, taps: int, sums: np.ndarray, fixed_parity: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For every T the least E above the flip and the largest below, of those that can meet T, or +-BEYOND."""
+    """For every T the least possible E at or above the flip, and the largest below it; +BEYOND and -BEYOND if none."""
     # |E| <= n for n set weights, and |T - E| <= taps - n for the others.
     low = np.maximum(-counts, sums[:, None] - (taps - counts))
     high = np.minimum(counts, sums[:, None] + (taps - counts))
     first, last = np.maximum(flips, low), np.minimum(flips - 1, high)
-    if fixed_parity:  # of an even number of signs the sum is even
+    if fixed_parity:  # the sum of n signs is even if and only if n is even
         first, last = first + (first - counts) % 2, last - (last - counts) % 2
     return np.where(first <= high, first, BEYOND), np.where(last >= low, last, -BEYOND)
 
 
 def _common(first: np.ndarray, last: np.ndarray, sums: np.ndarray, shift: int, factor: int) -> np.ndarray | None:
-    """The threshold of ``2^shift * E + factor * T`` that agrees with the flips at every T: int64 [channels]."""
+    """The threshold of ``2^shift * E + factor * T`` that separates both sides at every T, int64 [C], or None."""
 
     def tested(sum_of_set: np.ndarray) -> np.ndarray:
         reached = (sum_of_set << shift) + factor * sums[:, None]
@@ -357,7 +374,7 @@ def _common(first: np.ndarray, last: np.ndarray, sums: np.ndarray, shift: int, f
 def _counting(
     func: relax.Function, layer: BinaryLinear, folded: SetThreshold, factors: tuple[np.ndarray, np.ndarray]
 ) -> relax.Function:
-    """The composite that compares the sum over the set weights."""
+    """The new composite: its anchor sums over the set weights, its epilogue is the integer comparison."""
     graph = Graph(func)
     data = graph.params[0]
     anchor = next(value for _, value in graph.bindings if op_name(value) in ("nn.conv2d", "matmul"))
@@ -387,7 +404,7 @@ def _counting(
         counted = bind(f"{counted.name}_reshaped", op.reshape(counted, shape(result)))
     rank = (1, -1, 1, 1) if len(shape(result)) == 4 else (-1,)
     least = folded.least
-    if folded.inverted.any():  # E < least is -E >= 1 - least
+    if folded.inverted.any():  # E < least equals -E >= 1 - least
         signs = np.where(folded.inverted, np.float32(-1), np.float32(1))
         counted = bind(f"{counted.name}_flipped", op.multiply(counted, relax.const(signs.reshape(rank))))
         least = np.where(folded.inverted, 1 - least, least)
@@ -402,7 +419,7 @@ def _counting(
 
 
 def _factors(layer: BinaryLinear, operand: int, window: WindowSumLayer) -> tuple[np.ndarray, np.ndarray]:
-    """What D and T are multiplied with, float32 [OC]: the scale and the offset of the weights, for the report."""
+    """The factors of D and T, float32 [OC] each: scale and offset of the weights, for the report."""
     channels = layer.out_channels
 
     def factor(program: Program, of: Operand) -> np.ndarray | None:

@@ -1,7 +1,9 @@
 """Group each convolution, dense layer or pooling with the elementwise operations around it into one composite.
 
-A composite is a Relax function of ordinary operators with the attribute ``Composite``; it still runs through TVM's
-default legalization, which is the oracle for the kernels that replace it. Its form is what ``layers.read.read_layer`` reads.
+A composite is a Relax function of ordinary operators with the attribute ``Composite``. TVM's default legalization can
+still run it; tests compare the kernels with that. ``layers.read.read_layer`` reads a composite as a layer.
+
+Example: ``conv2d``, ``multiply``, ``add``, ``greater``, ``where`` become a composite ``sbnn.conv2d`` that stores bits.
 """
 
 from __future__ import annotations
@@ -41,15 +43,15 @@ from ..relax.facts import integer_sums
 from ..relax.graph import (
     Graph,
     Writer,
+    broadcasts_to,
     channel_axis,
     constant,
-    is_a_pixel,
+    is_per_channel,
+    is_per_pixel,
     make_function,
-    one_a_channel,
     op_name,
     operands,
     shape,
-    spreads,
     without_pixels,
 )
 from ..relax.quantisers import quantisers
@@ -68,13 +70,13 @@ _ANCHORS = {
 
 @dataclass(eq=False)
 class _Group:
-    """Bindings that become one function.
+    """A group of bindings that becomes one function.
 
     Attributes:
-        index: Groups run in the order of their index, and read only values of groups before them.
+        index: Position in the order of execution. A group reads only values of groups with a smaller index.
         composite: Kind of layer (layers/kinds.py); None for a single operator that is left to TVM.
-        data: What the anchor reads, one variable but for selections of channels.
-        extent: Shape of the anchor's result, [N, C] for a feature map of single pixels.
+        data: The variables that the anchor reads: one, or several for a selection of channels.
+        extent: Shape of the anchor's result; [N, C] for a feature map [N, C, 1, 1].
         open: Whether elementwise operations may still join.
         facts: Facts about the layer; None for a single operator.
         members: The bindings, in order.
@@ -90,7 +92,7 @@ class _Group:
 
 
 def fuse_layers(mod: IRModule) -> IRModule:
-    """Outline the layers of ``main`` into composites, which run one after the other."""
+    """Outline the layers of ``main`` into composite functions, which ``main`` calls in order."""
     graph = Graph(mod["main"])
     former = _Former(graph, integer_sums(mod))
     for var, value in graph.bindings:
@@ -126,8 +128,9 @@ def fuse_layers(mod: IRModule) -> IRModule:
 class _Former:
     """Decides which group each binding belongs to.
 
-    An operation joins the latest group that it reads from. Since every group reads only from groups before it, the
-    groups can always run in order, whatever the graph between them looks like.
+    An operation joins the latest group that it reads from. So every group reads only from groups before it, and the
+    groups can run in order for any graph. Example: the addition of a residual block joins the convolution of its later
+    branch; the shortcut becomes an operand.
     """
 
     def __init__(self, graph: Graph, integer_sums: Mapping[str, str]) -> None:
@@ -138,7 +141,7 @@ class _Former:
         self.in_quantisers = {var for each in self.quantisers.values() for var in each.chain}
         self.groups: list[_Group] = []
         self.group_of: dict[Var, _Group] = {}
-        # Conditions, paddings and broadcasts of one value a pixel: they have no group, their readers compute them.
+        # Conditions, paddings and broadcasts of one value per pixel have no group: each reader computes them itself.
         self.inline: set[Var] = set()
 
     def place(self, var: Var, value: Expr) -> None:
@@ -173,7 +176,7 @@ class _Former:
             return False
         if name in ("greater", "greater_equal"):
             sides = [shape(arg) for arg in value.args]
-            known = constant(value.args[1]) is not None or spreads(sides[1], sides[0])
+            known = constant(value.args[1]) is not None or broadcasts_to(sides[1], sides[0])
             return known and all(op_name(user) == "where" and self._is_binariser(user) for user in users)
         if name == "nn.pad":
             return all(self._absorbs_padding(user, value) for user in users)
@@ -185,15 +188,15 @@ class _Former:
             return True
         if name in ("reshape", "take") and self._in_shift(var):
             return True
-        if name == "multiply":  # phi * T, one value a pixel times one a channel
+        if name == "multiply":  # phi * T: one value per pixel times one per channel
             vector, pixel = constant(value.args[1]), value.args[0]
             if vector is None or not all(op_name(user) in _STEPS for user in users):
                 return False
-            return isinstance(pixel, Var) and is_a_pixel(shape(pixel), shape(var)) and shape(pixel) != shape(var)
+            return isinstance(pixel, Var) and is_per_pixel(shape(pixel), shape(var)) and shape(pixel) != shape(var)
         return False
 
     def _in_signed_pool(self, var: Var) -> bool:
-        """Whether a value only serves the minima and maxima of bits."""
+        """Whether a value is an inner step of ``s * max_pool2d(s * bits)``, and nothing else reads it."""
         users = self.graph.users[var]
         if not users or var in self.graph.results:
             return False
@@ -202,7 +205,7 @@ class _Former:
         return all(op_name(self.graph.values[user]) == "nn.max_pool2d" and self._in_signed_pool(user) for user in users)
 
     def _in_shift(self, var: Var) -> bool:
-        """Whether a value is a step of the gathers that shift bits, and nothing else."""
+        """Whether a value is an inner step of a gather that shifts bits, and nothing else reads it."""
         users = self.graph.users[var]
         if not users or var in self.graph.results or var not in self.domains:
             return False
@@ -239,7 +242,7 @@ class _Former:
         domain: Domain | None = None,
         why_float: str | None = None,
     ) -> _Group:
-        """A new group whose anchor computes ``var`` from ``data``, which has the values of ``domain``."""
+        """A new group of one kind, whose anchor computes ``var`` from ``data``; ``domain`` is that of the data."""
         facts = LayerFacts(
             var.name,
             data_inputs=len(data),
@@ -284,7 +287,7 @@ class _Former:
         return self._layer(BinaryDense if dense else BinaryConv2d, var, [data], is_open=True, domain=domain)
 
     def _selection(self, var: Var, value: Expr) -> _Group | None:
-        """Channels of other values. If all have the same two values, they are selected as bits, without an epilogue."""
+        """The group of a selection of channels. If the result has a domain, bits are selected, without an epilogue."""
         extent = shape(var)
         sources = concatenated_channels(value, extent)
         if taken_channels(value, extent) is not None and isinstance(value.args[0], Var):
@@ -300,7 +303,7 @@ class _Former:
         return self.graph.values[data].args[0] if data in self.inline else data
 
     def sources(self, value: Expr) -> list[Var]:
-        """The variables that a binding reads, looking through inline ones."""
+        """The variables that a binding reads; an inline variable is replaced by those that it reads."""
         found: list[Var] = []
         for var in operands(value):
             found += self.sources(self.graph.values[var]) if var in self.inline else [var]
@@ -323,14 +326,14 @@ class _Former:
                 return False
         if any(str(v.ty.dtype) != "float32" for v in (var, *variables)):
             return False
-        fits = all(spreads(shape(v), out) for v in variables)
-        return fits and any(shape(v) == out for v in variables) and all(one_a_channel(c, out) for c in constants)
+        fits = all(broadcasts_to(shape(v), out) for v in variables)
+        return fits and any(shape(v) == out for v in variables) and all(is_per_channel(c, out) for c in constants)
 
     def _place_step(self, var: Var, value: Call) -> None:
         sources = self.sources(value)
         homes = [group for source in sources if (group := self.group_of.get(source)) is not None]
         last = max(homes, key=lambda group: group.index, default=None)
-        # What a group binarises it stores as bits: who computes with their values comes after it.
+        # A group stores its binarised values as bits. An operation on those values needs a group of its own.
         bits = any(source in self.domains and self.group_of.get(source) is last for source in sources)
         if last is not None and last.open and last.extent == _extent(var) and not bits:
             self._join(last, var)
@@ -339,7 +342,7 @@ class _Former:
         self._open(self._layer(Elementwise, var, [data], is_open=True), var)
 
     def _host_of_reshape(self, var: Var, reshape: Call) -> _Group | None:
-        """The group of a feature map of single pixels that only loses or gets its pixel axes."""
+        """The open group that a reshape between [N, C] and [N, C, 1, 1] can join; None for any other reshape."""
         source = reshape.args[0]
         host = self.group_of.get(source)
         if host is None or not host.open or source in self.domains or len(shape(var)) not in (2, 4):
@@ -347,7 +350,7 @@ class _Former:
         return host if _extent(source) == _extent(var) else None
 
     def leaves(self, group: _Group, var: Var) -> bool:
-        """Whether a value of a group is read outside of it."""
+        """Whether a value of a group is read outside of the group, or is a result of ``main``."""
         return var in self.graph.results or any(self.group_of.get(user) is not group for user in self._readers(var))
 
     def _readers(self, var: Var) -> Iterable[Var]:
@@ -358,7 +361,7 @@ class _Former:
                 yield user
 
     def rematerialise(self, writer: Writer, variables: Iterable[Var]) -> None:
-        """Emit inline values for an operator that is left to TVM."""
+        """Emit the inline values that an operator reads which is left to TVM."""
         for var in variables:
             if var in self.inline:
                 value = self.graph.values[var]
@@ -367,7 +370,7 @@ class _Former:
 
 
 def _outline(graph: Graph, former: _Former, group: _Group, outputs: list[Var]) -> tuple[relax.Function, list[Var]]:
-    """The function of a group, and what it is called with: the anchor's data, then the tensor operands."""
+    """The function of a group, and the arguments of its call: the data of the anchor, then the tensor operands."""
     data = {var: relax.Var("data" if not i else f"data_{i}", var.ty) for i, var in enumerate(group.data)}
     params, args = list(data.values()), list(data)
     new: dict[Var, Var] = {}
@@ -411,7 +414,7 @@ def _outline(graph: Graph, former: _Former, group: _Group, outputs: list[Var]) -
 
 
 def _is_of_samples(mean: Call) -> bool:
-    """Whether a mean is over all axes but the batch's."""
+    """Whether a mean is over all axes except the batch axis."""
     rank = len(shape(mean.args[0]))
     axes = sorted(int(axis) % rank for axis in mean.attrs.axis) if mean.attrs.axis is not None else []
     return rank in (2, 4) and axes == list(range(1, rank))

@@ -1,4 +1,4 @@
-"""Move binarisers towards the layer that makes their input, so that bits are what travels between layers."""
+"""Move binarisers towards the layer that computes their input, so that layers exchange bits instead of floats."""
 
 from __future__ import annotations
 
@@ -18,25 +18,36 @@ from ..relax.graph import (
     channel_axis,
     constant,
     drop_dead,
-    one_a_channel,
+    is_per_channel,
     op_name,
     shape,
     without_pixels,
 )
 from ..relax.quantisers import Quantiser, emit_quantiser, quantisers
 
-# Operations of one tensor and constants that move along with the binariser behind them.
+# Operations of one tensor and constants, which can move together with the binariser after them.
 _WITH_CONSTANT = {"add", "subtract", "multiply", "divide", "maximum", "minimum", "nn.prelu"}
 _UNARY = {"nn.relu", "nn.leakyrelu", "clip", "negative"}
 
 
 def keep_bits(mod: IRModule) -> IRModule:
-    """A binariser moves before what only moves values: max pooling, selections of channels, reshapes.
+    """Move binarisers before operations that only move values: max pooling, selections of channels, reshapes.
 
-    ``binarize(f(max_pool(x)))`` becomes ``max_pool(binarize(f(x)))``, where ``f`` is what lies between, batch norm or
-    PReLU for example, as long as it is monotone in every channel; where it falls (a negative scale) the maximum becomes
-    a minimum. This is exact, since rounding is monotone too. It applies where nothing else reads the values between.
-    Quantisers move before max pooling likewise.
+    ``binarize(f(max_pool(x)))`` becomes ``max_pool(binarize(f(x)))``, for any ``f`` that is monotone in every channel,
+    batch norm or PReLU for example. This is exact: float32 rounding is monotone too, so ``binarize(f(x))`` is monotone,
+    and a monotone function commutes with a maximum.
+
+    1. From each binariser, walk back over operations with constants until a mover is reached (``_find``). No value on
+       the way may have another reader.
+    2. For a max pooling, find the direction of ``f`` in each channel. Where it falls (a negative scale), the maximum
+       becomes a minimum, which is written ``s * max_pool2d(s * bits)`` with s = -1.
+    3. Emit ``f`` and the binariser on each source of the mover, then the mover on the bits (``_moved``).
+    4. Repeat until nothing moves. Then merge equal binarisers of the same value.
+
+    Example: ``max_pool2d(x) * -2 > 1`` with x = [-3, 4] in one window: the maximum is 4, and -8 > 1 is false. Moved:
+    the bits are [6 > 1, -8 > 1] = [true, false], and their minimum is false.
+
+    Quantisers move before max pooling in the same way.
     """
     while (moved := _move_one(mod)) is not None:
         mod = moved
@@ -45,11 +56,12 @@ def keep_bits(mod: IRModule) -> IRModule:
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """What a mover reads.
+    """An operand of a mover.
 
     Attributes:
-        var: The value.
-        channels: For each of its channels one of the mover's result that holds it; None if there is no such thing.
+        var: The operand.
+        channels: For each channel of the operand, the channel of the mover's result that holds it, integers [C]; None
+            if channels do not correspond one to one.
     """
 
     var: Var
@@ -58,16 +70,16 @@ class _Source:
 
 @dataclass(frozen=True, eq=False)
 class _Move:
-    """A binariser that can go before the operation that moves its values.
+    """A binariser or quantiser that can move before a mover, an operation that only moves values.
 
     Attributes:
-        mover: The result of that operation.
-        sources: What it reads.
-        chain: The operations behind it, of one reader each; the last one is a binariser's comparison, or what a
-            quantiser reads.
+        mover: The result of the mover.
+        sources: The operands of the mover.
+        chain: The results of the operations between the mover and the binariser, with one reader each. The last one is
+            the binariser's comparison, or the input of the quantiser.
         binarised: The result of the binariser or quantiser.
-        quantiser: If it is one.
-        signs: Of a pooling: -1 in the channels where the chain falls, else +1.
+        quantiser: The quantiser; None for a binariser.
+        signs: float32 [C], -1 in the channels where the chain falls, else +1; None if the mover is not a pooling.
     """
 
     mover: Var
@@ -81,7 +93,7 @@ class _Move:
 def _move_one(mod: IRModule) -> IRModule | None:
     graph = Graph(mod["main"])
     found = quantisers(graph)
-    inside = {var for each in found.values() for var in each.chain}  # codes whose levels come later
+    inside = {var for each in found.values() for var in each.chain}  # codes before the arithmetic that makes levels
     for var in domains(graph):
         if op_name(graph.values[var]) != "where" and (var not in found or var in inside):
             continue
@@ -139,12 +151,13 @@ def _sources(graph: Graph, mover: Expr, extent: tuple[int, ...]) -> tuple[_Sourc
     channels = np.argsort(taken)
     if len(taken) == shape(source)[channel_axis(extent)] and np.array_equal(taken[channels], np.arange(len(taken))):
         return (_Source(source, channels),)
-    # To binarise more than is taken costs nothing in the epilogue of a layer, but a kernel where there is none.
+    # Channels that are not taken are binarised in vain. That costs nothing in the epilogue of a layer, but an input
+    # of the model has no layer and would need a kernel of its own.
     return (_Source(source, None),) if source in graph.values else None
 
 
 def _operand(value: Expr, extent: tuple[int, ...]) -> Var | None:
-    """The only tensor that an elementwise operation reads, if its other operands are one constant a channel."""
+    """The only tensor operand of an elementwise operation, if its other operand is one constant, or one per channel."""
     name = op_name(value)
     if name in _UNARY:
         return value.args[0] if isinstance(value.args[0], Var) else None
@@ -156,7 +169,7 @@ def _operand(value: Expr, extent: tuple[int, ...]) -> Var | None:
         return None
     if name == "nn.prelu":
         return variables[0] if int(value.attrs.axis) == channel_axis(extent) else None
-    return variables[0] if one_a_channel(constants[0], extent) else None
+    return variables[0] if is_per_channel(constants[0], extent) else None
 
 
 def _is_uniform(step: Call) -> bool:
@@ -165,7 +178,7 @@ def _is_uniform(step: Call) -> bool:
 
 
 def _directions(steps: Sequence[Call], channels: int) -> np.ndarray | None:
-    """Whether a chain of operations rises (+1) or falls (-1), by channel; None if it does neither everywhere."""
+    """Direction of a chain in each channel, float32 [C]: +1 rises, -1 falls; None if a channel is not monotone."""
     signs = np.ones(channels, np.float32)
     for step in steps:
         name = op_name(step)
@@ -199,7 +212,7 @@ def _moved(mod: IRModule, graph: Graph, move: _Move) -> IRModule:
 
 
 def _binarised(graph: Graph, writer: Writer, move: _Move, source: _Source) -> Var:
-    """The chain and the binariser on one of the sources."""
+    """Emit the chain and the binariser on one source."""
     extent = shape(source.var)
     x = writer[source.var]
     for var in move.chain:
@@ -213,17 +226,17 @@ def _binarised(graph: Graph, writer: Writer, move: _Move, source: _Source) -> Va
 
 
 def _quantised(graph: Graph, writer: Writer, result: Var, quantised: Quantiser, x: Expr) -> Var:
-    """The levels of x, which is of the new function."""
+    """Emit the levels of x, a value of the new function."""
     name = f"{result.name}_early"
     value = emit_quantiser(writer, x, quantised.thresholds, name)
-    for var in [*quantised.chain, result][4:]:  # the arithmetic behind the sum
+    for var in [*quantised.chain, result][4:]:  # the arithmetic after the sum
         call, codes = graph.values[var], writer.emit(value, f"{name}_code")
         value = Call(call.op, [codes if isinstance(arg, Var) else arg for arg in call.args], call.attrs)
     return writer.emit(value, name)
 
 
 def _picked(arg: Expr, source: _Source, extent: tuple[int, ...], operation: str) -> Expr:
-    """A constant of the chain for the channels of a source."""
+    """A constant of the chain, reduced to the channels of a source."""
     values = constant(arg)
     if values is None or (values.size == 1 and operation != "nn.prelu"):
         return arg if values is None else relax.const(values.reshape(()))
@@ -236,7 +249,7 @@ def _picked(arg: Expr, source: _Source, extent: tuple[int, ...], operation: str)
 
 
 def _applied(graph: Graph, writer: Writer, move: _Move, parts: Sequence[Var]) -> Expr:
-    """What moves the values, on bits."""
+    """The mover, applied to the binarised sources."""
     mover, name = graph.values[move.mover], move.binarised.name
     if op_name(mover) == "concat":
         return op.concat(list(parts), channel_axis(shape(move.mover)))
@@ -249,7 +262,7 @@ def _applied(graph: Graph, writer: Writer, move: _Move, parts: Sequence[Var]) ->
 
 
 def _merge_equal(mod: IRModule) -> IRModule:
-    """Binarisers that say the same of the same value become one."""
+    """Merge binarisers of the same value with equal thresholds and equal results."""
     graph = Graph(mod["main"])
     known = domains(graph)
     writer = Writer(graph)

@@ -1,4 +1,4 @@
-"""Bring roundings to a few levels into the one form of a quantiser."""
+"""Rewrite roundings to a few levels to the one form of a quantiser (relax/quantisers.py)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ _BOUNDS = ("clip", "nn.relu", "maximum", "minimum")
 
 
 def normalize_quantisers(mod: IRModule) -> IRModule:
-    """Roundings become comparisons with thresholds.
+    """Replace roundings between clips by comparisons with thresholds.
 
-    ``round(clip(x * s, 0, 3))``, or with the clip behind the rounding, is a monotone function of x with a few values.
-    Its thresholds are not solved for: they are the last float32 numbers before each step, ties to even included.
+    1. ``round(clip(x * s, 0, 3))``, or the clip after the rounding, is a monotone function of x with a few values.
+    2. The threshold of a level is the last float32 number below the step to it. It is found by bisection over all
+       float32 numbers, with the reference's own operations. So ties to even are right.
+    3. The value is the lowest level plus the number of thresholds that x exceeds.
+
+    Example: ``round(clip(x, 0, 3))`` has the thresholds 0.5, 1.5 less one unit in the last place, and 2.5. The ties 0.5
+    and 2.5 round down to even, the tie 1.5 rounds up.
     """
     graph = Graph(mod["main"])
     roundings = {var: each for var, value in graph.bindings if (each := _rounding(graph, value)) is not None}
@@ -39,10 +44,10 @@ def normalize_quantisers(mod: IRModule) -> IRModule:
 
 @dataclass(frozen=True, eq=False)
 class _Rounding:
-    """``lo + (how many thresholds x exceeds)``.
+    """A rounding as ``lo`` plus the number of thresholds that x exceeds.
 
     Attributes:
-        x: What is rounded.
+        x: The input.
         thresholds: float32 [1, 3, 7 or 15, 1].
         lo: The lowest value.
     """
@@ -62,7 +67,7 @@ def _written(writer: Writer, rounding: _Rounding, name: str) -> Expr:
 
 
 def _rounding(graph: Graph, value: Expr) -> _Rounding | None:
-    """A rounding with bounds before or behind it."""
+    """Match one rounding, with bounds and rising arithmetic before or after it; None for any other value."""
     if op_name(value) not in ("round", *_BOUNDS):
         return None
     chain: list[Callable[[np.ndarray], np.ndarray]] = []
@@ -78,7 +83,7 @@ def _rounding(graph: Graph, value: Expr) -> _Rounding | None:
 
 
 def _thresholds(x: Var, chain: Sequence[Callable[[np.ndarray], np.ndarray]]) -> _Rounding | None:
-    """Find the steps of a chain of monotone operations, if there are few."""
+    """Find the thresholds of a chain of rising operations; None if it has too many levels or skips one."""
 
     def function(values: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
@@ -92,7 +97,7 @@ def _thresholds(x: Var, chain: Sequence[Callable[[np.ndarray], np.ndarray]]) -> 
     if not (np.isfinite([least, most]).all() and 0 < steps < 1 << MOST_BITS and steps == int(steps)):
         return None
     targets = least + np.arange(1, int(steps) + 1, dtype=np.float32)
-    # Bisection over all float32 numbers in their order: the last one whose value is below each target.
+    # Bisection over all float32 numbers in order finds the last one whose value is below each target.
     below = np.full(len(targets), _ordinal(-largest), np.int64)
     above = np.full(len(targets), _ordinal(largest), np.int64)
     while (above - below > 1).any():
@@ -100,7 +105,7 @@ def _thresholds(x: Var, chain: Sequence[Callable[[np.ndarray], np.ndarray]]) -> 
         reached = function(_float(middle)) >= targets
         above, below = np.where(reached, middle, above), np.where(reached, below, middle)
     if not np.array_equal(function(_float(above)), targets):
-        return None  # it jumps over a level
+        return None  # a step skips a level
     bits = len(targets).bit_length()
     missing = (1 << bits) - 1 - len(targets)
     thresholds = np.concatenate([_float(below), np.full(missing, np.inf, np.float32)])[:, None]
@@ -108,7 +113,7 @@ def _thresholds(x: Var, chain: Sequence[Callable[[np.ndarray], np.ndarray]]) -> 
 
 
 def _ordinal(value: float) -> int:
-    """The place of a float32 number among all of them; both zeros have the same."""
+    """The position of a float32 number in the order of all float32 numbers; 0 for both zeros."""
     bits = int(np.float32(value).view(np.int32))
     return bits if bits >= 0 else -(bits & 0x7FFFFFFF)
 
@@ -119,7 +124,7 @@ def _float(ordinals: np.ndarray) -> np.ndarray:
 
 
 def _step(call: Call) -> Callable[[np.ndarray], np.ndarray] | None:
-    """An operation of one tensor and numbers, if it never falls, in float32 numpy."""
+    """An operation of one tensor and numbers as a numpy function of float32; None if it can fall."""
     name = op_name(call)
     if name == "round":
         return np.rint
@@ -135,6 +140,6 @@ def _step(call: Call) -> Callable[[np.ndarray], np.ndarray] | None:
         ]
         bound, function = numbers[0] if numbers else None, np.maximum if name == "maximum" else np.minimum
         return None if bound is None else lambda x: function(x, bound)
-    # A falling one would need other thresholds: there is no network that rounds that way.
+    # A falling operation would need other thresholds. No known network rounds after a negative scale.
     rising = step is not None and bool(np.diff(step(np.array([1, 2], np.float32)))[0] > 0)
     return step if rising else None

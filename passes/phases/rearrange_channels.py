@@ -1,4 +1,4 @@
-"""Bring every rearrangement of channels into one form: a concatenation, and a ``take`` of some of its channels."""
+"""Rewrite every rearrangement of channels to one form: a concatenation, then a ``take`` of some of its channels."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from ..relax.channels import concatenated_channels, taken_channels
 from ..relax.graph import Graph, Writer, channel_axis, drop_dead, op_name, shape
 
 Channels = tuple[tuple[Var, int], ...]
-"""For each channel of a value the variable and the channel that it is."""
+"""The origin of each channel of a value: a variable, and the index of a channel of it."""
 
 
 def rearrange_channels(mod: IRModule) -> IRModule:
-    """Splits, slices, shuffles and nested concatenations become a ``concat`` and a ``take`` with constant indices.
+    """Rewrite splits, slices, shuffles and nested concatenations to a ``concat`` and a ``take`` with constant indices.
 
-    Whatever moves whole channels reads the values that hold them, directly. A shuffle is a ``reshape``, a
-    ``permute_dims`` and a ``reshape``. Where ``concat`` or ``take`` would do nothing it is left out.
+    1. Trace each channel of such a value back to a channel of the value that computes it (``_origin``).
+    2. Concatenate the values found, and take the channels in order (``_select``). A ``concat`` or ``take`` that would
+       change nothing is left out.
+
+    Example: a, b with 2 channels each. The shuffle ``reshape(permute_dims(reshape(concat(a, b), [N, 2, 2, H, W])))``
+    becomes ``take(concat(a, b), [0, 2, 1, 3])``. A split of ``concat(a, b)`` into halves becomes a and b themselves.
     """
     graph = Graph(mod["main"])
     writer = Writer(graph)
@@ -39,7 +43,7 @@ def _select(writer: Writer, var: Var, channels: Channels) -> Expr:
     axis = channel_axis(shape(var))
     sources = list(dict.fromkeys(source for source, _ in channels))
     sizes = [shape(source)[axis] for source in sources]
-    # A variable that comes whole, and perhaps more than once, is easier to see as a concatenation.
+    # If every source occurs whole, perhaps repeatedly, a concatenation suffices.
     whole: list[Var] = []
     while sum(shape(source)[axis] for source in whole) < len(channels):
         whole.append(channels[sum(shape(source)[axis] for source in whole)][0])
@@ -58,7 +62,7 @@ def _all_channels(sources: Sequence[Var], axis: int) -> Channels:
 
 
 def _origin(graph: Graph, origins: dict[Var, Channels], var: Var, value: Expr) -> Channels | None:
-    """The channels that a value is made of, if it is nothing but channels of others."""
+    """The origins of the channels of a value; None if the value does more than move channels."""
     if not isinstance(var.ty, relax.TensorType) or len(shape(var)) < 2:
         return None
     extent = shape(var)
@@ -91,7 +95,7 @@ def _origin(graph: Graph, origins: dict[Var, Channels], var: Var, value: Expr) -
 
 
 def _sliced_channels(value: Call, extent: tuple[int, ...]) -> range | None:
-    """The channels that a slice takes, if it takes all of every other axis."""
+    """The channels that a slice takes; None if it also cuts another axis."""
     whole = shape(value.args[0])
     axis = channel_axis(extent)
     if any(size != old for i, (size, old) in enumerate(zip(extent, whole, strict=True)) if i != axis):
@@ -108,7 +112,7 @@ def _sliced_channels(value: Call, extent: tuple[int, ...]) -> range | None:
 
 
 def _shuffled(graph: Graph, var: Var, channels_of: Callable[[Var], Channels]) -> Channels | None:
-    """Reshapes and transpositions that leave images and pixels alone permute the channels."""
+    """The origins of a channel shuffle: reshapes and transpositions that only permute channels; None for others."""
     extent = shape(var)
     if len(extent) not in (2, 4):
         return None
@@ -125,7 +129,7 @@ def _shuffled(graph: Graph, var: Var, channels_of: Callable[[Var], Channels]) ->
     order = np.arange(extent[1])
     for result in chain[1:]:
         step, new = graph.values[result], shape(result)
-        split = len(new) - pixels  # behind the axes that the channels are split into
+        split = len(new) - pixels  # the first axis after those that hold the channels
         if new[0] != extent[0] or new[split:] != extent[2:]:
             return None
         if op_name(step) == "reshape":

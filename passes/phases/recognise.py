@@ -1,7 +1,7 @@
-"""Find the binary layers of any graph: two-valued activations times weights of two values a channel.
+"""Find the binary layers of a graph: two-valued activations times weights with two values per output channel.
 
-Graphs made with the ai.sbnn operators and graphs of standard operators only take the same way: what counts is what a
-tensor provably holds, not which tool wrote it.
+Recognition depends on the values that a tensor provably has, not on the tool that wrote the graph. So graphs of ai.sbnn
+operators and graphs of standard operators are treated alike.
 """
 
 from __future__ import annotations
@@ -18,10 +18,18 @@ from ..relax.weights import BinaryWeight, all_ones, linear_weight
 
 
 def recognise(mod: IRModule) -> IRModule:
-    """Rewrite every binary layer so that its weights are -1 and +1, and scale and offset follow.
+    """Rewrite every binary layer so that its weights are -1 and +1, followed by a scale and an offset.
 
-    ``conv(x, tau * S + phi)`` becomes ``tau * conv(x, S) + phi * conv(x, 1)``, where the first sum is one popcount an
-    output and the second one popcount a window.
+    1. Write the weights as ``tau * S + phi``, with signs S and one tau and phi per output channel. A layer stays as it
+       is if its weights are -1 and +1 already.
+    2. Replace ``conv(x, tau * S + phi)`` by ``tau * conv(x, S) + phi * conv(x, 1)``. The first sum costs one popcount
+       per output, the second one popcount per window. It is left out if phi is 0.
+    3. Rewrite a sum over the rows of two-valued activations to a product with ones, which is a window sum too.
+    4. Move the window sums before the layers that read them.
+
+    Example: weights [0.3, -0.1] and x = [1, -1]. tau = 0.2, phi = 0.1, S = [1, -1]; ``0.2 * 2 + 0.1 * 0 = 0.4``.
+
+    The module records which integer sums replace float sums (relax/facts.py).
     """
     graph = Graph(mod["main"])
     known = domains(graph)
@@ -42,7 +50,7 @@ def recognise(mod: IRModule) -> IRModule:
 
 
 def _with_signs(writer: Writer, var: Var, call: Call, binary: BinaryWeight, sums: dict[str, str]) -> Expr:
-    """The value of a linear call by signs; ``sums`` gets the name of the integer sum, and of the value."""
+    """Emit a linear call as signs, scale and offset; ``sums`` maps the name of the integer sum to that of the value."""
     x = writer[call.args[0]]
     if op_name(call) == "matmul":
         rank: tuple[int, ...] = (1, -1)
@@ -77,7 +85,7 @@ def _sums_rows(call: Call) -> bool:
 
 
 def _window_sums_first(mod: IRModule) -> IRModule:
-    # The sum of a window (of a group) is an operand of the epilogue of the layer beside it, so it must come first.
+    # A window sum is an operand of the epilogue of the layer on the same windows, so it must come before that layer.
     graph = Graph(mod["main"])
     known = domains(graph)
     early = {var for var, value in graph.bindings if all_ones(linear_weight(value)) and value.args[0] in known}

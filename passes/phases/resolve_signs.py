@@ -1,4 +1,4 @@
-"""Make a binariser of each plain Sign, where the user allows it."""
+"""Replace each Sign operator by a binariser, if the user allows it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ SignZero = Literal["exact", "positive", "negative"]
 
 
 def resolve_signs(mod: IRModule, sign_zero: SignZero) -> IRModule:
-    """A Sign gives 0 at 0, a third value; with ``sign_zero`` other than ``"exact"`` it sends 0 to +1 or -1 instead."""
+    """Replace Sign, which gives a third value 0 at 0, by a binariser with the values -1 and +1.
+
+    Args:
+        mod: The module.
+        sign_zero: The result at 0: ``"positive"`` is +1, ``"negative"`` is -1; ``"exact"`` changes nothing.
+    """
     if sign_zero == "exact":
         return mod
     graph = Graph(mod["main"])

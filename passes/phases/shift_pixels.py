@@ -1,4 +1,4 @@
-"""Recognise shifts of channels over the image, as slices and concatenations write them, where they move bits."""
+"""Recognise circular shifts of two-valued channels over the image, written as slices and concatenations."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ _MOVING = ("concat", "strided_slice", "take")
 
 
 def shift_pixels(mod: IRModule) -> IRModule:
-    """A circular shift of two-valued channels becomes one gather, which one kernel does on packed bits.
+    """Replace a circular shift of two-valued channels by one gather, which one kernel computes on packed bits.
 
     ``torch.roll`` of groups of channels, each in its own direction, is exported as slices and concatenations along
-    channels, rows and columns. Each value that they move is traced to its source, and where all channels are shifts of
-    channels of one map of the same size, that is written as ``reshape(take(reshape(x), indices))``, behind a selection
-    of channels if their order changes.
+    channels, rows and columns.
+
+    1. Trace every element of such a value to its source and its index there (``_trace``).
+    2. Check that every channel is a circular shift of one channel of a single source of the same size.
+    3. Write the shift as ``reshape(take(reshape(x), indices))``. If the order of channels changes, a ``take`` of
+       channels comes first.
+
+    Example: ``concat(x[..., 3:], x[..., :3])`` of rows with 4 pixels has the source columns [3, 0, 1, 2]. This is a
+    shift by one column to the right.
     """
     graph = Graph(mod["main"])
     known = domains(graph)
@@ -35,14 +41,14 @@ def shift_pixels(mod: IRModule) -> IRModule:
 
 
 def _ends(graph: Graph, var: Var) -> bool:
-    """Whether a value is the last one that such operations make."""
+    """Whether a value is the last one of a sequence of moving operations."""
     moves = op_name(graph.values[var]) in _MOVING and len(shape(var)) == 4
     others = any(op_name(graph.values[user]) not in _MOVING for user in graph.users[var])
     return moves and (others or var in graph.results)
 
 
 def _shift(graph: Graph, var: Var) -> tuple[Var, np.ndarray, np.ndarray] | None:
-    """The source of a shifted map, its channels in order, int64 [C], and their shifts, int64 [C, 2]."""
+    """The source of a shifted map, the source channel of each channel, int64 [C], and its shift, int64 [C, 2]."""
     traced = _trace(graph, var, {})
     if traced is None or shape(traced[0]) != shape(var):
         return None
@@ -55,7 +61,7 @@ def _shift(graph: Graph, var: Var) -> tuple[Var, np.ndarray, np.ndarray] | None:
 
 
 def _trace(graph: Graph, var: Expr, known: dict[Expr, tuple[Var, np.ndarray] | None]) -> tuple[Var, np.ndarray] | None:
-    """The variable that moving operations start from, and for each element its index there: [C, H, W] of one sample."""
+    """The source of moving operations, and for each element of one sample its flat index there, [C, H, W]."""
     if not isinstance(var, Var) or len(shape(var)) != 4:
         return None
     if var not in known:
@@ -67,10 +73,8 @@ def _trace_value(
     graph: Graph, var: Var, known: dict[Expr, tuple[Var, np.ndarray] | None]
 ) -> tuple[Var, np.ndarray] | None:
     value = graph.values.get(var)
-    name = op_name(value) if value is not None else ""
-    if name not in _MOVING:
+    if not isinstance(value, Call) or (name := op_name(value)) not in _MOVING:
         return var, np.arange(int(np.prod(shape(var)[1:]))).reshape(shape(var)[1:])
-    assert isinstance(value, Call)
     if name == "concat":
         axis = int(value.attrs.axis) % 4
         fields = value.args[0].fields if isinstance(value.args[0], relax.Tuple) else []

@@ -1,1 +1,1 @@
-"""Relax functions as data: reading and writing them, and what their pieces provably are."""
+"""Relax functions as data: read and write bindings, and prove facts about values (domains, shifts, quantisers)."""

@@ -1,4 +1,4 @@
-"""Selections of whole channels, as ``take`` and ``concat`` write them."""
+"""Recognise selections of whole channels: a ``take`` or a ``concat`` along the channel axis."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from .graph import channel_axis, constant, op_name, shape
 
 
 def taken_channels(value: Expr, extent: Sequence[int]) -> np.ndarray | None:
-    """The indices of a ``take`` of whole channels; None for anything else.
+    """The indices of a ``take`` along the channel axis.
 
     Args:
         value: A bound value.
         extent: Shape of its result.
+
+    Returns:
+        Channel of the source for each channel of the result, integers [C]; None for any other value.
     """
     if op_name(value) != "take" or value.attrs.axis is None:
         return None
@@ -27,11 +30,14 @@ def taken_channels(value: Expr, extent: Sequence[int]) -> np.ndarray | None:
 
 
 def concatenated_channels(value: Expr, extent: Sequence[int]) -> list[Var] | None:
-    """What a concatenation along the channels puts together; None for anything else.
+    """The operands of a concatenation along the channel axis.
 
     Args:
         value: A bound value.
         extent: Shape of its result.
+
+    Returns:
+        The operands in order; None for any other value.
     """
     if op_name(value) != "concat" or len(extent) < 2 or not isinstance(value.args[0], relax.Tuple):
         return None

@@ -1,4 +1,8 @@
-"""Which values of a Relax function provably take two values, or the levels of a few bits."""
+"""Find the domains of variables: which tensors provably take only two values, or only the levels of a few bits.
+
+For example, ``where(x > 0, 1, -1)`` has the domain {-1, +1}, and so does a max pooling of it. A sum of two such tensors
+has no known domain.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +18,12 @@ from sbnn_tvm.algebra.domain import BinaryDomain, Domain, code_of
 from .graph import Graph, constant, op_name, shape
 from .quantisers import quantiser
 
-# A tensor keeps its two values through these, whatever their attributes.
+# These operators return only values of their input, whatever their attributes are.
 _VALUE_PRESERVING = {"reshape", "permute_dims", "nn.max_pool2d", "squeeze", "expand_dims", "take", "strided_slice"}
 
 
 def domains(graph: Graph) -> dict[Var, Domain]:
-    """Which variables provably take two values, or the levels of a few bits, and which."""
+    """The domain of every variable that provably takes two values, or the levels of a few bits."""
     known: dict[Var, Domain] = {}
     for var, value in graph.bindings:
         if (domain := domain_of(graph, value, known)) is not None:
@@ -28,7 +32,16 @@ def domains(graph: Graph) -> dict[Var, Domain]:
 
 
 def domain_of(graph: Graph, value: Expr, known: Mapping[Var, Domain]) -> Domain | None:
-    """The two values or levels of a bound value, given those of the variables before it; None if it has others."""
+    """The domain of one bound value.
+
+    Args:
+        graph: The function.
+        value: The value.
+        known: The domains of the variables before it.
+
+    Returns:
+        The two values or the levels that it takes; None if no domain can be proved.
+    """
     if (quantised := quantiser(graph, value)) is not None:
         return quantised.levels
     name = op_name(value)
@@ -60,10 +73,10 @@ def _binariser_domain(graph: Graph, where: Call) -> BinaryDomain | None:
 
 
 def signed_max_pool(graph: Graph, value: Expr) -> tuple[Var, np.ndarray] | None:
-    """``x`` and ``s`` of ``s * max_pool2d(s * x)``: a minimum in the channels where s is -1, a maximum where it is +1.
+    """Match ``s * max_pool2d(s * x)``: a max pooling where s is +1, a min pooling in the channels where s is -1.
 
     Returns:
-        x, and s as float32 [C]; None for anything else.
+        x, and s as float32 [C]; None for any other value.
     """
     signs = constant(value.args[1]) if op_name(value) == "multiply" else None
     if signs is None or not np.all(np.abs(signs) == 1):

@@ -1,4 +1,4 @@
-"""Facts that one phase finds about values and a later phase needs: typed attributes of the module."""
+"""Facts about values that one phase finds and a later phase needs, stored as attributes of the module."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _INTEGER_SUMS = "sbnn.integer_sums"
 def with_integer_sums(mod: IRModule, sums: Mapping[str, str]) -> IRModule:
     """Record which integer sums replace sums of float products.
 
-    The reference rounds such a float sum, the integer sum is exact. So bits computed from it may differ from the
-    reference within rounding.
+    The reference rounds the float sum; the integer sum is exact. A bit computed from the integer sum may therefore
+    differ from the reference if the value is within rounding of the threshold.
 
     Args:
         mod: The module that computes the integer sums.
-        sums: Name of each integer sum, and name of the float sum that it replaces.
+        sums: For the name of each integer sum, the name of the float sum that it replaces.
     """
     return mod.with_attr(_INTEGER_SUMS, dict(sums))
 
 
 def integer_sums(mod: IRModule) -> dict[str, str]:
-    """What :func:`with_integer_sums` recorded."""
+    """Read the record of :func:`with_integer_sums`; empty if there is none."""
     recorded = (mod.attrs or {}).get(_INTEGER_SUMS, {})
     return {str(key): str(value) for key, value in recorded.items()}

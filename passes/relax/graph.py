@@ -1,7 +1,12 @@
-"""A Relax function as a list of bindings, to be read, and a writer that makes the next one from it.
+"""Read a Relax function as a list of bindings (``Graph``), and write the next version of it (``Writer``).
 
-Every pass has the same shape: read the ``Graph``, walk its bindings in order, and ``Writer.keep`` or ``Writer.bind``
-each of them. Variables keep their names, which is what traces a kernel back to the ONNX value that it computes.
+Every pass has the same structure:
+
+1. Read the function as a ``Graph``.
+2. Walk its bindings in order. Copy each with ``Writer.keep``, or replace it with ``Writer.bind``.
+3. Return ``Writer.module``.
+
+Variables keep their names through all passes. So a kernel can be traced back to the ONNX value that it computes.
 """
 
 from __future__ import annotations
@@ -16,14 +21,16 @@ from tvm.relax import Expr, Var
 
 
 class Graph:
-    """The bindings of a function with one straight line of them.
+    """The bindings of a function without control flow.
 
     Attributes:
         params: The parameters.
-        bindings: (variable, value) in order of execution; those that only rename a variable or constant are resolved
-            away.
+        bindings: (variable, value) in order of execution. A binding that only renames a variable or constant is left
+            out; its readers refer to the original.
         results: The variables (or constants) that are returned.
-        users: The bindings that read each variable, by their variable.
+        returns_tuple: Whether the function returns a tuple of the results, rather than one tensor.
+        values: The value of each bound variable.
+        users: For each variable the variables whose bindings read it, each once.
     """
 
     def __init__(self, func: relax.Function) -> None:
@@ -84,15 +91,15 @@ class Writer:
         self._names = {var.name for var in graph.users}
 
     def __getitem__(self, expr: Expr) -> Expr:
-        """What an expression of the old function is in the new one."""
+        """An expression of the old function, with its variables replaced by those of the new function."""
         return substitute(expr, self._new)
 
     def keep(self, var: Var, value: Expr) -> Var:
-        """Bind ``var`` to the value that it had."""
+        """Copy a binding of the old function."""
         return self.bind(var, self[value])
 
     def bind(self, var: Var, value: Expr) -> Var:
-        """Bind what was ``var`` to a value of the new function."""
+        """Replace the old variable ``var`` by a value of the new function."""
         if isinstance(value, Var):
             self._new[var] = value
             return value
@@ -102,7 +109,7 @@ class Writer:
         return new
 
     def emit(self, value: Expr, name: str) -> Var:
-        """Bind a value of the new function to a new variable; a name that is taken gets a number."""
+        """Bind a value of the new function to a new variable. If the name is taken, a number is appended."""
         value = self._builder.normalize(value)
         stem, count = name, 0
         while name in self._names:
@@ -114,17 +121,17 @@ class Writer:
         return new
 
     def alias(self, var: Var, value: Expr) -> None:
-        """Let uses of ``var`` see a value of the new function."""
+        """Let all later readers of the old variable ``var`` read this value of the new function."""
         self._new[var] = value
 
     def function(self, attrs: dict[str, object] | None = None, more: Sequence[Var] = ()) -> relax.Function:
-        """The new function, with the results of the old one, and with more parameters behind its own."""
+        """The new function. It returns the results of the old one; the parameters ``more`` follow the old ones."""
         results = [self[result] for result in self._graph.results]
         out = relax.Tuple(results) if self._graph.returns_tuple else results[0]
         return make_function([*self._graph.params, *more], self._bindings, out, attrs)
 
     def module(self, mod: IRModule, more: Sequence[Var] = ()) -> IRModule:
-        """``mod`` with its main function replaced, by one with more parameters behind those of the old one."""
+        """``mod`` with ``main`` replaced by the new function; the parameters ``more`` follow the old ones."""
         others = {gvar: func for gvar, func in mod.functions.items() if gvar.name_hint != "main"}
         new = IRModule(others, attrs=mod.attrs)
         new["main"] = self.function({"global_symbol": "main"}, more)
@@ -143,7 +150,7 @@ def make_function(
 
 
 def substitute(expr: Expr, mapping: dict[Var, Expr]) -> Expr:
-    """A value with other variables."""
+    """A value whose variables are replaced as ``mapping`` gives; variables that it does not name stay."""
     if isinstance(expr, Var):
         return mapping.get(expr, expr)
     if isinstance(expr, relax.Tuple):
@@ -169,14 +176,14 @@ def operands(value: Expr) -> list[Var]:
 
 
 def op_name(value: Expr) -> str:
-    """The operator of a call without its ``relax.`` prefix, such as ``"nn.conv2d"``; empty if it is no such call."""
+    """The operator of a call without its ``relax.`` prefix, such as ``"nn.conv2d"``; empty if it calls no operator."""
     if isinstance(value, Call) and isinstance(value.op, tvm.ir.Op):
         return str(value.op.name).removeprefix("relax.")
     return ""
 
 
 def constant(expr: Expr) -> np.ndarray | None:
-    """The value of a constant, or None."""
+    """The numbers of a constant; None for any other expression."""
     return expr.value.numpy() if isinstance(expr, GenericConst) else None
 
 
@@ -186,17 +193,17 @@ def shape(expr: Expr) -> tuple[int, ...]:
 
 
 def without_pixels(extent: tuple[int, ...]) -> tuple[int, ...]:
-    """``[N, C]`` for a feature map ``[N, C, 1, 1]`` of single pixels, which lies in memory alike; else the shape."""
+    """``[N, C]`` for a feature map ``[N, C, 1, 1]``, which has the same memory layout; else the shape unchanged."""
     return extent[:2] if len(extent) == 4 and extent[2:] == (1, 1) else extent
 
 
 def channel_axis(extent: Sequence[int]) -> int:
-    """The axis of the channels: the second of a feature map [N, C, H, W], else the last."""
+    """The axis of the channels: axis 1 of a feature map [N, C, H, W], else the last axis."""
     return 1 if len(extent) == 4 else len(extent) - 1
 
 
-def one_a_channel(values: np.ndarray, extent: Sequence[int]) -> bool:
-    """Whether a constant is one number, or one a channel of a tensor of shape ``extent``."""
+def is_per_channel(values: np.ndarray, extent: Sequence[int]) -> bool:
+    """Whether a constant is one number, or one number per channel of a tensor of shape ``extent``."""
     if values.size == 1:
         return values.ndim <= len(extent)
     padded = (1,) * (len(extent) - values.ndim) + values.shape
@@ -204,31 +211,31 @@ def one_a_channel(values: np.ndarray, extent: Sequence[int]) -> bool:
     return len(padded) == len(extent) and values.size == extent[axis] == padded[axis]
 
 
-def is_a_pixel(of: Sequence[int], extent: Sequence[int]) -> bool:
-    """Whether a tensor has one value for all channels of each pixel of a tensor of shape ``extent``."""
+def is_per_pixel(of: Sequence[int], extent: Sequence[int]) -> bool:
+    """Whether the shape ``of`` has one value per pixel, for example [N, 1, H, W] beside ``extent`` [N, C, H, W]."""
     axis = channel_axis(extent)
     return tuple(of) == tuple(1 if i == axis else size for i, size in enumerate(extent))
 
 
-def is_a_sample(of: Sequence[int], extent: Sequence[int]) -> bool:
-    """Whether a tensor [N, 1, 1, 1] has one value for each sample of a feature map of shape ``extent``."""
+def is_per_sample(of: Sequence[int], extent: Sequence[int]) -> bool:
+    """Whether the shape ``of`` has one value per sample: [N, 1, 1, 1] beside ``extent`` [N, C, H, W]."""
     return len(extent) == 4 and tuple(of) == (extent[0], 1, 1, 1)
 
 
-def is_a_sample_channel(of: Sequence[int], extent: Sequence[int]) -> bool:
-    """Whether a tensor [N, C, 1, 1] has one value for each channel of a sample of a feature map."""
+def is_per_sample_channel(of: Sequence[int], extent: Sequence[int]) -> bool:
+    """Whether the shape ``of`` has one value per sample and channel: [N, C, 1, 1] beside ``extent`` [N, C, H, W]."""
     return len(extent) == 4 and tuple(of) == (*extent[:2], 1, 1)
 
 
-def spreads(of: Sequence[int], extent: Sequence[int]) -> bool:
-    """Whether kernels read a tensor beside one of shape ``extent``: it is as large, or one of the three above."""
+def broadcasts_to(of: Sequence[int], extent: Sequence[int]) -> bool:
+    """Whether an epilogue of shape ``extent`` can read a tensor of shape ``of``: equal, or one of the three above."""
     return tuple(of) == tuple(extent) or any(
-        is_a(of, extent) for is_a in (is_a_pixel, is_a_sample, is_a_sample_channel)
+        fits(of, extent) for fits in (is_per_pixel, is_per_sample, is_per_sample_channel)
     )
 
 
 def channels_last(extent: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a map [N, C, H, W] with its channels last, or of rows [..., C] as a matrix: as kernels see them."""
+    """The shape that kernels read: [N, H, W, C] for a feature map [N, C, H, W], a matrix [rows, C] for [..., C]."""
     if len(extent) == 4:
         batch, channels, height, width = extent
         return (batch, height, width, channels)

@@ -1,12 +1,17 @@
-"""Quantisers: what makes an activation of n bits, in the one form that the passes know.
+"""Recognise and write quantisers, which compute activations of n bits, in the one form that the passes use.
+
+The code of x is the number of thresholds that x exceeds. In Relax::
 
     column   = expand_dims(x, -1)
     above    = greater(column, thresholds)          thresholds [..., 2^n - 1], ascending
     counted  = where(above, 1, 0)
     code     = sum(counted, -1)
-    value    = add(multiply(code, step), lo)        or any arithmetic with numbers that keeps the levels evenly spaced
+    value    = add(multiply(code, step), lo)        or other arithmetic with numbers, if the levels stay evenly spaced
 
-That is the body of ai.sbnn's Quantize. ``normalize_quantisers`` brings roundings of standard operators into it.
+For example, thresholds [0.5, 1.5, 2.5] map x = 1.7 to code 2. With step 0.1 and lo -0.1 the value is 0.1.
+
+This is the body of the ai.sbnn operator Quantize. ``normalize_quantisers`` rewrites roundings of standard operators to
+this form.
 """
 
 from __future__ import annotations
@@ -33,13 +38,13 @@ _ARITHMETIC: dict[str, Callable[..., np.ndarray]] = {
 
 @dataclass(frozen=True, eq=False)
 class Quantiser:
-    """The level whose code is the number of thresholds that x exceeds.
+    """A quantiser: its result is ``levels[k]``, where x exceeds k of the thresholds.
 
     Attributes:
-        x: What is quantised.
-        thresholds: float32 [2^n - 1, C] or [2^n - 1, 1], ascending.
-        levels: The values.
-        chain: The variables between x and the result; nothing else reads them.
+        x: The input.
+        thresholds: float32 [2^n - 1, C] or [2^n - 1, 1], ascending along the first axis.
+        levels: The values of the result, one per code.
+        chain: The variables between x and the result, in order; nothing else reads them.
     """
 
     x: Var
@@ -49,22 +54,23 @@ class Quantiser:
 
 
 def quantisers(graph: Graph) -> dict[Var, Quantiser]:
-    """The quantisers of a function, by their results."""
+    """All quantisers of a function, keyed by the variable of the result."""
     found = {var: quantiser(graph, value) for var, value in graph.bindings}
     return {var: each for var, each in found.items() if each is not None}
 
 
 def quantiser(graph: Graph, value: Expr) -> Quantiser | None:
-    """The quantiser whose result is a bound value; None for anything else."""
+    """Match the quantiser that computes a bound value; None if the value is not the result of one."""
     chain: list[Var] = []
 
-    def before(call: Expr | None) -> Expr | None:
-        """What computes the only variable that a call reads, if nobody else reads that."""
+    def before(call: Expr | None) -> Call | None:
+        """The call that computes the only variable that ``call`` reads, if that variable has no other reader."""
         variables = [arg for arg in call.args if isinstance(arg, Var)] if isinstance(call, Call) else []
         if len(variables) != 1 or len(graph.users[variables[0]]) > 1 or variables[0] in graph.results:
             return None
         chain.insert(0, variables[0])
-        return graph.values.get(variables[0])
+        producer = graph.values.get(variables[0])
+        return producer if isinstance(producer, Call) else None
 
     total: Expr | None = value
     arithmetic: list[Callable[[np.ndarray], np.ndarray]] = []
@@ -76,9 +82,10 @@ def quantiser(graph: Graph, value: Expr) -> Quantiser | None:
     counted = before(total)
     above = before(counted)
     column = before(above)
+    if counted is None or above is None or column is None:
+        return None
     if [op_name(each) for each in (counted, above, column)] != ["where", "greater", "expand_dims"]:
         return None
-    assert isinstance(counted, Call) and isinstance(above, Call) and isinstance(column, Call)
     x, thresholds = column.args[0], constant(above.args[1])
     if not isinstance(x, Var) or thresholds is None or shape(above.args[0]) != (*shape(x), 1):
         return None
@@ -91,16 +98,14 @@ def quantiser(graph: Graph, value: Expr) -> Quantiser | None:
             values = step(values)
     try:
         return Quantiser(x, rows, Levels(tuple(values.tolist())), tuple(chain))
-    except ValueError:  # not evenly spaced, or falling
+    except ValueError:  # the levels are not evenly spaced, or they fall
         return None
 
 
 def arithmetic_with_number(call: Expr | None) -> Callable[[np.ndarray], np.ndarray] | None:
-    """What an operation of one tensor and a number does, in float32 numpy; None for others."""
-    function = _ARITHMETIC.get(op_name(call)) if call is not None else None
-    if function is None:
+    """An operation of one tensor and one number as a numpy function of float32; None for any other call."""
+    if not isinstance(call, Call) or (function := _ARITHMETIC.get(op_name(call))) is None:
         return None
-    assert isinstance(call, Call)
     numbers = [_number(arg) for arg in call.args]
     if (numbers[0] is None) == (numbers[1] is None):
         return None
@@ -111,7 +116,17 @@ def arithmetic_with_number(call: Expr | None) -> Callable[[np.ndarray], np.ndarr
 
 
 def emit_quantiser(writer: Writer, x: Expr, thresholds: np.ndarray, name: str) -> Expr:
-    """Write the codes of x, which is of the new function; thresholds are float32 [2^n - 1, C] or [.., 1], n > 1."""
+    """Write the quantiser that computes the codes of x.
+
+    Args:
+        writer: The writer of the new function.
+        x: A value of the new function.
+        thresholds: float32 [2^n - 1, C] or [2^n - 1, 1], n > 1, ascending along the first axis.
+        name: Prefix of the names of the new variables.
+
+    Returns:
+        The codes, not yet bound to a variable.
+    """
     last, rank = np.ascontiguousarray(thresholds.T), len(shape(x))
     if len(last) == 1:
         thresholds = last.reshape(-1)
@@ -129,7 +144,7 @@ def _sums_last_axis(call: Call) -> bool:
 
 
 def _by_channel(thresholds: np.ndarray, extent: tuple[int, ...]) -> np.ndarray | None:
-    """Thresholds [..., L] as [L, C] or [L, 1], if there are at most C of them for each level."""
+    """Thresholds [..., L] as [L, C] or [L, 1]; None unless there is one per level, or one per level and channel."""
     count = thresholds.shape[-1]
     if count not in [(1 << bits) - 1 for bits in range(2, MOST_BITS + 1)] or len(extent) < 2:
         return None

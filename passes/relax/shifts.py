@@ -1,4 +1,7 @@
-"""Circular shifts of channels over the image, in the one form that the phase ``shift_pixels`` writes."""
+"""Recognise circular shifts of channels over the image, in the one form that the phase ``shift_pixels`` writes.
+
+The form is ``reshape(take(reshape(x, [N, C * H * W]), indices), [N, C, H, W])``.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ from .graph import Graph, constant, op_name, shape
 
 @dataclass(frozen=True, eq=False)
 class Shift:
-    """A gather that ``shift_pixels`` wrote.
+    """A circular shift of each channel of a feature map.
 
     Attributes:
-        source: What is shifted.
-        shifts: Rows and columns by which each channel moves down and right, int64 [C, 2].
+        source: The feature map that is shifted.
+        shifts: How many rows down and columns right each channel moves, int64 [C, 2].
     """
 
     source: Var
@@ -24,7 +27,7 @@ class Shift:
 
 
 def shift_of(graph: Graph, value: Expr) -> Shift | None:
-    """The shift behind a ``reshape``, None if it is another one."""
+    """Match the ``reshape`` that ends a shift; None for any other value."""
     take = graph.producer(value.args[0], "take") if op_name(value) == "reshape" else None
     flat = graph.producer(take.args[0], "reshape") if take is not None else None
     if take is None or flat is None or not isinstance(flat.args[0], Var):
@@ -39,11 +42,16 @@ def shift_of(graph: Graph, value: Expr) -> Shift | None:
 
 
 def shifts_of(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """What indices of elements [C, H, W] into a map of that size say, if each channel is a circular shift of one.
+    """Decompose a gather of elements into a source channel and a circular shift for each channel.
+
+    For one channel of 1 x 4 pixels, the indices [3, 0, 1, 2] are a shift by 0 rows and 1 column.
+
+    Args:
+        indices: For each element of the result its flat index in a feature map of the same size, [C, H, W].
 
     Returns:
-        The source of each channel, int64 [C], and by how many rows and columns it moves down and right, int64 [C, 2];
-        None if they are no shifts.
+        The source channel of each channel, int64 [C], and how many rows down and columns right it moves, int64 [C, 2];
+        None if a channel is not a circular shift of one channel.
     """
     _, height, width = indices.shape
     source, rest = np.divmod(indices, height * width)

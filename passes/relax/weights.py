@@ -1,4 +1,4 @@
-"""The constant weights of convolutions and dense layers, and whether they take two values per output channel."""
+"""Read the constant weights of convolutions and dense layers; find those with two values per output channel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from .graph import constant, op_name
 
 @dataclass(frozen=True, eq=False)
 class BinaryWeight:
-    """Weights of two values a channel: ``tau * signs + phi``.
+    """Weights with at most two values per output channel, as ``tau * signs + phi``.
+
+    For example, a channel with the values {-0.1, 0.3} has tau = 0.2 and phi = 0.1.
 
     Attributes:
         signs: float32 of -1 and +1, in the shape of the weights, output channels first.
@@ -26,14 +28,14 @@ class BinaryWeight:
 
     @classmethod
     def of(cls, weight: np.ndarray) -> BinaryWeight | None:
-        """Read weights [out channels, ...]; None if a channel takes more than two values, or one that is not finite."""
+        """Decompose weights [OC, ...]; None if a channel has more than two values, or any that is not finite."""
         if not np.isfinite(weight).all():
             return None
         flat = weight.reshape(len(weight), -1)
         lo, hi = flat.min(axis=1), flat.max(axis=1)
         if not np.all((flat == lo[:, None]) | (flat == hi[:, None])):
             return None
-        # A channel of one value a is a * (+1) or -a * (-1); a zero channel has tau = 0.
+        # A channel with a single value a is |a| * (+1) or |a| * (-1), phi = 0; a zero channel has tau = 0.
         single = lo == hi
         bits = np.where(single[:, None], flat > 0, flat == hi[:, None])
         tau = np.where(single, np.abs(hi), (hi.astype(np.float64) - lo) / 2).astype(np.float32)
@@ -43,12 +45,15 @@ class BinaryWeight:
 
     @staticmethod
     def telling(weight: np.ndarray) -> bool:
-        """Whether weights [out channels, ...] are two-valued on purpose: two weights a channel always are."""
+        """Whether weights [out channels, ...] have two values per channel, and more than two weights per channel.
+
+        One or two weights per channel always have at most two values, which says nothing about the network.
+        """
         return weight[0].size > 2 and BinaryWeight.of(weight) is not None
 
     @property
     def plain(self) -> bool:
-        """Whether the weights are -1 and +1 themselves."""
+        """Whether the weights are -1 and +1 already: tau = 1 and phi = 0 in every channel."""
         return bool(np.all(self.tau == 1) and not self.phi.any())
 
 
@@ -64,7 +69,7 @@ def linear_weight(call: Expr) -> np.ndarray | None:
 
 
 def is_window_sum(call: Expr) -> bool:
-    """Whether a linear call only sums its windows: one output channel, all weights 1."""
+    """Whether a linear call only sums its input over each window: one output channel, all weights 1."""
     weight = linear_weight(call)
     return weight is not None and len(weight) == 1 and all_ones(weight)
 

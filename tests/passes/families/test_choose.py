@@ -1,4 +1,4 @@
-"""Candidates: which there are, that all of them compute the same, and how a user overrules the cost model."""
+"""Candidates of a layer: the full list, equal results of all families, and forced choices by the user."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def layers(model):
 @pytest.mark.parametrize(
     "isa, fewest", [(AVX512_VPOPCNTDQ, 3), (NEON, 3), (AVX2, 9)], ids=lambda each: getattr(each, "name", each)
 )
-def test_popcounts_pay_from_a_few_channels_a_group_on(isa: Isa, fewest: int) -> None:
+def test_popcounts_pay_from_a_few_channels_per_group_on(isa: Isa, fewest: int) -> None:
     def pays(channels: int, bits: int = 1) -> bool:
         conv = Conv2dShape(1, 14, 14, 16 * channels, 16 * channels, (3, 3), (1, 1), (1, 1, 1, 1), groups=16)
         return popcount_cost(conv, isa, floats=False, bits=bits) <= binary_float_cost(conv, isa, floats=False)
@@ -78,7 +78,7 @@ def test_families_compute_the_same(model, family):
     assert module.verify(samples=1).passed
 
 
-def test_patterns_take_what_is_possible_and_the_last_counts(model):
+def test_the_last_matching_pattern_with_a_possible_family_counts(model):
     names = [layer.name for layer in explain(model).layers if layer.kind.startswith("binary conv")]
     report = explain(model, kernels={"*": "float", names[0]: "counters"})
     families_ = {layer.name: layer.kernel.split()[0] for layer in report.layers if layer.name in names}

@@ -1,4 +1,4 @@
-"""Binarisers whose threshold is computed: the mean of a sample, one a channel of a sample, another tensor."""
+"""Binarisers with a computed threshold: the mean of a sample, one per sample and channel, or another tensor."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def by_evaluation(program: Program, sums: np.ndarray) -> np.ndarray:
 
 @st.composite
 def programs(draw: Any) -> Program:
-    """Chains of operations with one constant each, as batch norms, activations and scales are."""
+    """Chains of operations with one constant each, like batch norms, activations and scales."""
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     steps: list[Step] = []
     for _ in range(draw(st.integers(0, 5))):
@@ -85,7 +85,7 @@ def test_channels_are_folded_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ties_negative_scales_and_scales_of_zero() -> None:
-    """``D * s + o > 0`` with the zero exactly on an integer, falling, and constant."""
+    """``D * s + o > 0`` in channels with the zero exactly on an integer, rising and falling, and with scale 0."""
     scale, offset = Channel(np.float32([0.5, -0.5, 0, 0, 0.1])), Channel(np.float32([-1, 1, 1, 0, -0.3]))
     steps = (Step("multiply", Ref(0), scale), Step("add", Ref(1), offset))
     sums = np.arange(-9, 10)

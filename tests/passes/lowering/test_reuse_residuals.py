@@ -1,4 +1,4 @@
-"""Residual sums stored where the residual was: only where nobody misses it, and with the same numbers."""
+"""Residual sums reuse the memory of the shortcut: only if nothing reads it later, and with equal results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class Residual(nn.Module):
     """Two binary layers with shortcuts.
 
     Args:
-        more: What else becomes of the stem's map r, the first sum y and the second sum z.
+        more: Another use of the stem's map r or the first sum y: ``"late"`` also returns r, ``"output"`` also returns
+            y, ``"twice"`` multiplies y by r. With ``"input"``, r is the input of the model.
     """
 
     def __init__(self, more: str) -> None:
@@ -39,7 +40,7 @@ class Residual(nn.Module):
 
 
 def in_place(module: sbnn_tvm.CompiledModule) -> int:
-    """How many calls store into an operand; every kernel must have a call."""
+    """The number of kernel calls that store their result in an operand; every kernel must have a call."""
     steps = [relax.transform.ToNonDataflow(), relax.transform.RemovePurityChecking(), relax.transform.CallTIRRewrite()]
     mod = reuse_residuals(transform.Sequential(steps)(module.lowered.mod))
     functions = [func for func in mod.functions.values() if isinstance(func, relax.Function)]
@@ -61,7 +62,7 @@ def in_place(module: sbnn_tvm.CompiledModule) -> int:
         ("late", "counters", "native", 1),
         ("output", "counters", "native", 1),
         ("twice", "counters", "native", 1),
-        ("input", "counters", "native", 2),  # which is a copy, channels last
+        ("input", "counters", "native", 2),  # the kernels read a channels-last copy of the input
     ],
 )
 def test_residuals(more: str, family: str, target: str, count: int) -> None:
@@ -74,7 +75,7 @@ def test_residuals(more: str, family: str, target: str, count: int) -> None:
 
 
 def test_inputs_stay_as_they_are(rng: np.random.Generator) -> None:
-    """A map of one pixel is the same in both layouts, so that the kernel gets the caller's own memory."""
+    """A map of one pixel needs no layout conversion, so the kernel reads the caller's own memory."""
     model = Residual("input").eval()
     module = sbnn_tvm.compile(model, input_shape=(1, 24, 1, 1), kernels={"first": "counters", "second": "counters"})
     x = rng.standard_normal((1, 24, 1, 1)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Layers whose bits depend on their set weights alone: the bits are the reference's for every sum that can occur."""
+"""Layers that compare the sum over their set weights: the bits equal the reference's for every possible sum."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CHANNELS = 6
 
 
 def program_of(scale: np.ndarray, offset: np.ndarray, *more: Step, threshold: Channel | Scalar) -> Program:
-    """``D * scale + T * offset``, then more steps, compared with a threshold."""
+    """A program that computes ``D * scale + T * offset``, then more steps, and compares with a threshold."""
     own = (
         Step("multiply", Ref(0), Channel(scale.astype(np.float32))),
         Step("multiply", Pixel(0), Channel(offset.astype(np.float32))),
@@ -68,7 +68,7 @@ def test_folds_exactly_where_the_sum_over_the_window_does_not_matter(
     (output,) = program.outputs
     assert isinstance(output, BitsOutput) and isinstance(output.threshold, Channel)
     for c, n in enumerate(counts):
-        # Every pair of sums over set and other weights, of signs, or of signs and zeros.
+        # All pairs of sums over set and over other weights. Activations are signs; padded windows have zeros as well.
         step = 1 if padded else 2
         e, other = np.meshgrid(np.arange(-n, n + 1, step), np.arange(n - taps, taps - n + 1, step))
         e, t = e.reshape(-1), (e + other).reshape(-1)
@@ -85,7 +85,7 @@ def test_folds_exactly_where_the_sum_over_the_window_does_not_matter(
 
 
 def test_a_rounding_that_matters_is_not_folded() -> None:
-    """At E = 5 the reference's sum of two roundings lies on either side of 1.0000001, depending on T."""
+    """At E = 5, the reference's sum of two rounded products is below or above 1.0000001, depending on T."""
     scale = np.full(CHANNELS, 0.1, np.float32)
     program = program_of(scale, scale, threshold=Scalar(1.0))
     assert fold_window_sum(program, np.full(CHANNELS, 9), 300, 0, True) is None
@@ -105,7 +105,7 @@ def test_what_does_not_fold(scale: float, offset: float, more: tuple[Step, ...])
 
 @given(st.sampled_from([-0.33, 0.9, 0.1]), st.integers(5, 30), st.booleans(), st.integers(0, 2**16))
 @settings(max_examples=50, deadline=None, derandomize=True, database=None)
-def test_two_sums_say_the_bits(offset: float, taps: int, padded: bool, seed: int) -> None:
+def test_two_sums_give_the_bits(offset: float, taps: int, padded: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)
     scale, counts = np.full(CHANNELS, np.float32(0.37)), rng.integers(0, taps // 2, CHANNELS)
     more = Step("multiply", Ref(3), Channel(rng.choice(np.float32([-0.7, 0.01, 1.3, 0]), CHANNELS)))
@@ -177,7 +177,7 @@ def test_networks_of_set_weights(options: dict[str, Any], target: str) -> None:
 
 
 @pytest.mark.parametrize("density", [0.05, 0.95])
-def test_counters_take_the_sum_over_the_window_where_it_is_there(density: float) -> None:
+def test_counters_use_the_window_sum_if_it_exists(density: float) -> None:
     module = sbnn_tvm.compile(network(density=density, float_end=True), "native", input_shape=(2, 64, 9, 9))
     assert module.verify().passed
     conv = next(each for each in module.lowered.layers if isinstance(each.layer, kinds.BinaryConv2d))
@@ -192,6 +192,6 @@ def test_counters_of_any_two_values_sum_windows_themselves(options: dict[str, An
     assert module.verify().passed
     conv = next(each for each in module.lowered.layers if isinstance(each.layer, kinds.BinaryConv2d))
     assert conv.choice.kernel.name.startswith("counters of two values")
-    assert sum("window" in layer.kind for layer in module.report.layers) == 1  # that of the last layer
+    assert sum("window" in layer.kind for layer in module.report.layers) == 1  # only the last layer still needs one
     popcounts = sbnn_tvm.compile(model, "native", input_shape=(2, 64, 9, 9), kernels={"*": "popcount"})
     assert sum("window" in layer.kind for layer in popcounts.report.layers) == 2

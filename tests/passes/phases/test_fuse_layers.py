@@ -1,4 +1,4 @@
-"""Which operators become one layer."""
+"""The groups of operators that become one layer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.small_models import small_model
 
 @dataclass
 class Fused:
-    """A graph, and the kinds of layers that it becomes; operators that are left to TVM count too."""
+    """A graph, and the kinds of its layers after fusion, including operators that are left to TVM."""
 
     text: str
     constants: Mapping[str, Any]
@@ -37,7 +37,7 @@ class Fused:
 
 
 def fused_graphs(rng: np.random.Generator) -> dict[str, Fused]:
-    """Graphs of every way to fuse."""
+    """One graph for each rule of fusion."""
     w1, w2 = normal(rng, 8, 8, 1, 1), signs(rng, 8, 8, 1, 1)
     return {
         "an epilogue": Fused(
@@ -106,13 +106,13 @@ def fused_graphs(rng: np.random.Generator) -> dict[str, Fused]:
             ["elementwise", "nn.pad", "binary_conv2d", "elementwise"],
             outputs=("y", "z"),
         ),
-        "one value a pixel": Fused(
+        "one value per pixel": Fused(
             "d = Conv(x, w)\nm = Mul(p, v)\nn = Mul(d, p)\ny = Add(n, m)",
             {"w": w1, "v": normal(rng, 8, 1, 1)},
             ["conv2d"],
             {**IMAGE, "p": (2, 1, 6, 6)},
         ),
-        "one value a pixel, convolved": Fused(
+        "one value per pixel, convolved": Fused(
             "m = Mul(p, v)\nd = Conv(m, w)\ny = Add(d, m)",
             {"w": w1, "v": normal(rng, 8, 1, 1)},
             ["multiply", "conv2d"],
@@ -122,7 +122,7 @@ def fused_graphs(rng: np.random.Generator) -> dict[str, Fused]:
         "an input and itself": Fused("a = Add(x, x)\ny = Mul(a, x)", {}, ["elementwise"]),
         "an input that is returned": Fused("y = Identity(x)\nz = Relu(x)", {}, ["elementwise"], outputs=("y", "z")),
         "constants first": Fused("d = Conv(x, w)\ne = Sub(o, d)\ny = Div(e, o)", {"w": w1, "o": 2.0}, ["conv2d"]),
-        "pools and what is behind them": Fused(
+        "pools and the steps after them": Fused(
             "m = MaxPool<kernel_shape=[2, 2]>(x)\nr = Relu(m)\na = AveragePool<kernel_shape=[2, 2]>(r)\nb = Mul(a, s)\n"
             "g = GlobalAveragePool(b)\nf = Flatten(g)\ny = Add(f, s2)",
             {"s": normal(rng, 8, 1, 1), "s2": normal(rng, 8)},
@@ -147,7 +147,7 @@ FUSED = fused_graphs(np.random.default_rng(0))
 
 
 def kinds_of(mod: IRModule) -> list[str]:
-    """The composites, and the operators between them, in order."""
+    """The kinds of the composites, and the names of the operators between them, in order."""
     found = []
     for _, value in Graph(mod["main"]).bindings:
         if isinstance(value, Call) and isinstance(value.op, GlobalVar):
@@ -170,7 +170,7 @@ def test_fused_layers(name: str) -> None:
 
 
 def check_layer(func: Function, layer: Layer) -> None:
-    """What was read back has the operands and outputs of the function."""
+    """Check that a layer has the operands and outputs of the function that it was read from."""
     results = func.ret_ty.fields if len(layer.outputs) > 1 else [func.ret_ty]
     assert len(results) == len(layer.outputs) == len(layer.program.outputs) or layer.kind in (
         "max_pool2d_bits",

@@ -1,4 +1,4 @@
-"""Binarisers move before poolings and selections of channels, with whatever monotone operations lie between."""
+"""Binarisers move before poolings and selections of channels, together with monotone operations between them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,27 @@ from tests.support.small_models import small_model
 
 
 def any_sign(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """Negative, zero and positive numbers, exact in sums and products."""
+    """Negative, zero and positive numbers whose sums and products are exact in float32."""
     return rng.choice(np.float32([-2, -0.5, 0, 0.25, 1]), shape)
 
 
 @dataclass
 class Case:
-    """What lies between a convolution (``d``) and a binariser (of ``f``), their channels, and what it becomes."""
+    """Operations between a convolution, which computes ``d``, and a binariser, which reads ``f``.
+
+    Attributes:
+        text: The operations.
+        constants: Their constants.
+        kinds: The kinds of layer that result.
+        before: Channels of ``d``.
+        after: Channels of ``f``.
+    """
 
     text: str
     constants: Mapping[str, object]
     kinds: Sequence[str]
     before: int = 20
-    behind: int = 20
+    after: int = 20
 
 
 def scale(rng: np.random.Generator, channels: int) -> dict[str, np.ndarray]:
@@ -70,13 +78,13 @@ def cases(rng: np.random.Generator) -> dict[str, Case]:
             "k = Conv(b0, w2)\nm = Concat<axis=1>(d, k)\n" + NORM,
             {**scale(rng, 33), "w2": signs(rng, 13, 30, 3, 3)},
             ["binary conv 3x3", "binary conv 3x3", "channels of bits: concatenation", "binary conv 1x1"],
-            behind=33,
+            after=33,
         ),
         "a slice": Case(
             "f = Slice(d, from, to, axis)\n",
             {"from": np.array([3]), "to": np.array([20]), "axis": np.array([1])},
             ["binary conv 3x3", "channels of bits: 3 to 19", "binary conv 1x1"],
-            behind=17,
+            after=17,
         ),
     }
 
@@ -96,7 +104,7 @@ def test_binarisers_move_on_arm(name: str, rng: np.random.Generator) -> None:
 
 def check_case(rng: np.random.Generator, case: Case, target: str) -> None:
     text = binarized("b0", "x") + "d = Conv(b0, w0)\n" + case.text + binarized("b", "f") + "y = Conv(b, w1)"
-    weights = {"w0": signs(rng, case.before, 30, 3, 3), "w1": signs(rng, 7, case.behind, 1, 1)}
+    weights = {"w0": signs(rng, case.before, 30, 3, 3), "w1": signs(rng, 7, case.after, 1, 1)}
     constants = {**BINARIZE, "t": 0.5, **weights, **case.constants}
     module = check_exactly(small_model(text, {"x": (2, 30, 11, 11)}, constants), target)
     assert kinds(module) == ["elementwise", *case.kinds]

@@ -1,4 +1,4 @@
-"""Networks that put channels together, take them apart and shuffle them: nothing is unpacked or transposed for it."""
+"""Networks that concatenate, split and shuffle channels: no kernel unpacks or transposes values for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.small_models import small_model
 
 @dataclass
 class Case:
-    """A graph over bits ``b`` (and ``d``) of c and e channels, and what becomes of it."""
+    """A graph that rearranges channels of bits or floats, and the kinds of layer that result."""
 
     text: str
     inputs: Mapping[str, Sequence[int]]
@@ -29,7 +29,7 @@ class Case:
 
 
 def narrow(conv: Conv2dShape) -> str:
-    """The kind of a layer of few channels, which only some CPUs compute on bits."""
+    """The kind of a 3x3 convolution with few channels per group: only some CPUs compute it on bits."""
     isa = resolve("native").isa
     pays = popcount_cost(conv, isa, floats=False) <= binary_float_cost(conv, isa, floats=False)
     return "binary conv 3x3" if pays else "conv 3x3"

@@ -21,9 +21,9 @@ def weights(rng: np.random.Generator) -> dict[str, tuple[np.ndarray, bool]]:
     """Weights, and whether every channel takes two values."""
     return {
         "signs": (signs(rng, 5, 6), True),
-        "a symmetric pair a channel": (signs(rng, 5, 6) * np.abs(normal(rng, 5, 1)), True),
-        "a pair a channel": (np.where(rng.random((5, 6)) < 0.5, normal(rng, 5, 1), normal(rng, 5, 1)), True),
-        "one value a channel": (np.repeat(normal(rng, 5, 1), 6, axis=1), True),
+        "a symmetric pair per channel": (signs(rng, 5, 6) * np.abs(normal(rng, 5, 1)), True),
+        "a pair per channel": (np.where(rng.random((5, 6)) < 0.5, normal(rng, 5, 1), normal(rng, 5, 1)), True),
+        "one value per channel": (np.repeat(normal(rng, 5, 1), 6, axis=1), True),
         "a channel of zeros": (signs(rng, 5, 6) * np.float32([1, 0, 2, 0, 3])[:, None], True),
         "{0, 1}": (two_valued(rng, 0, 1, 5, 6), True),
         "neighbouring floats": (two_valued(rng, 0.1, np.nextafter(np.float32(0.1), 1), 5, 6), True),
@@ -54,7 +54,7 @@ CONV = "y = Conv<pads=[1, 1, 1, 1], strides=[1, 2]>(b, w)"
 
 
 def linear_layers(rng: np.random.Generator) -> list[tuple[str, tuple[int, ...], np.ndarray, int]]:
-    """A layer on bits ``b``, the shape of x, its weight, and how many window sums it needs."""
+    """A layer on bits ``b``, the shape of x, its weight, and the number of window sums that it needs."""
     return [
         (CONV, (2, 8, 6, 6), signs(rng, 5, 8, 3, 3), 0),
         (CONV, (2, 8, 6, 6), signs(rng, 5, 8, 3, 3) * np.abs(normal(rng, 5, 1, 1, 1)), 0),
@@ -74,7 +74,7 @@ def linear_layers(rng: np.random.Generator) -> list[tuple[str, tuple[int, ...], 
 def test_layers_become_signs_with_scales(
     text: str, shape: tuple[int, ...], weight: np.ndarray, sums: int, domain: BinaryDomain
 ) -> None:
-    """All weights that meet bits become -1 and +1; offsets become sums of windows, one for all channels of a group."""
+    """Weights that multiply bits become -1 and +1. Offsets become window sums, one per group for all its channels."""
     model = small_model(BITS + text, {"x": shape}, {"t": 0.0, "hi": domain.hi, "lo": domain.lo, "w": weight})
     mod = recognise(canonicalize(imported(model)))
     graph = Graph(mod["main"])

@@ -235,7 +235,7 @@ def test_an_unknown_option_or_choice_is_an_error_of_the_user(model: Path) -> Non
 
 def test_debug_shows_where_an_error_comes_from() -> None:
     _, error = run("--debug", "inspect", "missing.onnx", code=2)
-    assert "Traceback" in error and "loading.py" in error
+    assert "Traceback" in error and "load_model.py" in error
 
 
 def test_an_interrupt_and_a_defect(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ def layers_and_reasons(rng: np.random.Generator) -> list[tuple[str, np.ndarray, 
         (
             "r = Conv(x, v)\ny = Conv(r, w)",
             normal(rng, 4, 2, 1, 1),
-            "it has no more than 2 weights an output channel, and its activations are not two-valued: "
+            "it has no more than 2 weights per output channel, and its activations are not two-valued: "
             "they come from 'r' (conv2d)",
         ),
     ]
