@@ -25,6 +25,7 @@ from sbnn_tvm.frontends.torch import (
     binarize_,
     to_onnx,
 )
+from tests.support.small_models import run_reference
 
 INTERVALS = ("one-sided", "two-sided")
 
@@ -178,13 +179,14 @@ ACTIVATIONS = {
 def test_torch_is_onnxruntime_is_compiled(bits):
     model = network(ACTIVATIONS[bits])
     proto = to_onnx(model)
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     module = sbnn_tvm.compile(model)
     assert module.verify().passed
     for image in torch.randn(20, 1, 1, 8, 8):
         with torch.no_grad():
             scores = model(image).numpy()
-        np.testing.assert_allclose(session.run(None, {"input": image.numpy()})[0], scores, rtol=1e-4, atol=1e-4)
+        # No graph optimisations: a batch norm fused into its convolution rounds differently and flips codes at ties.
+        (reference,) = run_reference(proto, {"input": image.numpy()}).values()
+        np.testing.assert_allclose(reference, scores, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(module.run(image.numpy()), scores, rtol=1e-4, atol=1e-4)
     sparse = [layer for layer in module.report.layers if layer.kernel.startswith("sparse_float")]
     assert len(sparse) >= 1
