@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from sbnn_tvm.algebra.domain import SIGN
 from sbnn_tvm.deploy.targets import resolve
+from sbnn_tvm.passes.families.counters import counters_cost
 from sbnn_tvm.passes.families.float32 import binary_float_cost
 from sbnn_tvm.passes.families.popcount import popcount_cost
 from sbnn_tvm.schedules.shapes import Conv2dShape
@@ -28,19 +30,19 @@ class Case:
     outputs: Sequence[str] = field(default=("y",))
 
 
-def narrow(conv: Conv2dShape) -> str:
+def narrow(conv: Conv2dShape, weight: np.ndarray) -> str:
     """The kind of a 3x3 convolution with few channels per group: only some CPUs compute it on bits."""
     isa = resolve("native").isa
-    pays = popcount_cost(conv, isa, floats=False) <= binary_float_cost(conv, isa, floats=False)
-    return "binary conv 3x3" if pays else "conv 3x3"
+    on_bits = popcount_cost(conv, isa, floats=True), counters_cost(conv, weight > 0, isa, floats=True, domain=SIGN)
+    return "binary conv 3x3" if min(on_bits) <= binary_float_cost(conv, isa, floats=True) else "conv 3x3"
 
 
 def concatenated_bits(rng: np.random.Generator, first: int, second: int) -> Case:
     text = binarized("b", "x") + binarized("d", "z") + "j = Concat<axis=1>(b, d)\ny = Conv<pads=[1, 1, 1, 1]>(j, w)"
     inputs = {"x": (2, first, 4, 5), "z": (2, second, 4, 5)}
     constants = {**BINARIZE, "w": signs(rng, 9, first + second, 3, 3)}
-    wide = first + second > 16
-    last = "binary conv 3x3" if wide else narrow(Conv2dShape(2, 4, 5, first + second, 9, (3, 3), (1, 1), (1, 1, 1, 1)))
+    conv = Conv2dShape(2, 4, 5, first + second, 9, (3, 3), (1, 1), (1, 1, 1, 1))
+    last = "binary conv 3x3" if first + second > 16 else narrow(conv, constants["w"])
     return Case(text, inputs, constants, ["elementwise"] * 2 + ["channels of bits: concatenation", last])
 
 
@@ -60,7 +62,7 @@ def shuffled_bits(rng: np.random.Generator, channels: int, groups: int) -> Case:
         "whole": np.array([2, channels, 4, 4]),
     }
     grouped = Conv2dShape(2, 4, 4, channels, groups * 2, (3, 3), groups=groups)
-    last = "binary conv 3x3" if channels // groups > 16 else narrow(grouped)
+    last = "binary conv 3x3" if channels // groups > 16 else narrow(grouped, constants["w"])
     return Case(
         text,
         {"x": (2, 40, 4, 4)},
