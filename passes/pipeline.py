@@ -34,8 +34,8 @@ class Phase:
     """One step from Relax to Relax.
 
     Attributes:
-        name: The name of the file that describes it, where there is one.
-        apply: Takes a module and the value of a plain Sign at 0.
+        name: Name of the phase, and of its file in phases/ if it has one.
+        apply: The pass. Its arguments are the module and the result of the operator Sign at 0.
     """
 
     name: str
@@ -68,13 +68,16 @@ PHASES: tuple[Phase, ...] = (
 
 
 def to_composites(mod: IRModule, sign_zero: SignZero = "exact", dump: Path | None = None) -> IRModule:
-    """Run the phases from an imported module to one whose layers are composites.
+    """Run all phases on an imported module.
 
     Args:
-        mod: As imported.
-        sign_zero: The value of a plain Sign at 0. ``"exact"`` keeps ONNX's 0, and with it a layer in float;
+        mod: The imported module.
+        sign_zero: The result of the operator Sign at 0. ``"exact"`` keeps ONNX's 0, so the layer after it stays float.
             ``"positive"`` and ``"negative"`` replace it by +1 or -1, so that the layer can become binary.
-        dump: A folder for the module after each phase, as TVMScript.
+        dump: A folder to which the module is written after each phase, as TVMScript; None writes nothing.
+
+    Returns:
+        ``main``, which calls composite functions, and these functions.
     """
     _dump(mod, dump, "0_imported")
     for number, phase in enumerate(PHASES, 1):

@@ -91,7 +91,7 @@ def popcount_steps(shape: Conv2dShape, isa: Isa, floats: bool, bits: int = 1) ->
     if popcount_by_lookup(shape, isa):
         steps = float(-(-shape.group_in_channels // 8))  # steps on bytes, each for 8 times as many outputs
     else:
-        # If an ISA looks bytes up, the table has the cost of a step with look-ups, 4 instructions; this step has 5.
+        # If an ISA can look bytes up, the table has the cost of a step with look-ups, 4 instructions; this step has 5.
         steps = isa.words(shape.group_in_channels) * (5 / 4 if isa.popcount == PopcountMethod.LOOKUP else 1)
     if popcount_by_threes(shape, isa):
         steps *= THREE_INSTRUCTIONS / (3 * THREE)

@@ -4,7 +4,7 @@ In a residual network, each addition is the last reader of the shortcut. If the 
 it needs no memory of its own, and less data passes through the caches. The kernel's attribute schedules.kernel.IN_PLACE
 lists the pairs of parameters for which that is allowed.
 
-Example: ``y = alloc(); add(conv, shortcut, y)`` becomes ``add_in_place(conv, shortcut, shortcut)``.
+Example: ``y = alloc(); add(conv, shortcut, y)`` becomes ``add(conv, shortcut, shortcut)``.
 
 The pass expects a module after relax.transform.CallTIRRewrite, where outputs are the last arguments of kernel calls.
 """
@@ -61,13 +61,13 @@ def reuse_residuals(mod: IRModule) -> IRModule:
 
 
 def _in_place_kernels(mod: IRModule, in_place: Counter[str]) -> dict[str, tuple[GlobalVar, tirx.PrimFunc]]:
-    """The kernels whose output may be one of their operands, by the name of the kernel that each is made from.
+    """The variants of kernels whose output may be one of their operands, by the name of the original kernel.
 
-    A kernel without other calls keeps its name, so that no machine code is made for a kernel that nothing calls.
+    A kernel without other calls keeps its name, so that no machine code is generated for a kernel that nothing calls.
 
     Args:
         mod: The module.
-        in_place: How many calls of each kernel are in place.
+        in_place: For the name of each kernel, its number of calls in place.
     """
     bindings = (
         binding.value

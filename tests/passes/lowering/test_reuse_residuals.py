@@ -40,7 +40,7 @@ class Residual(nn.Module):
 
 
 def in_place(module: sbnn_tvm.CompiledModule) -> int:
-    """The number of kernel calls that store their result in an operand; every kernel must have a call."""
+    """The number of kernel calls that store into an operand. Checks that every kernel has a call."""
     steps = [relax.transform.ToNonDataflow(), relax.transform.RemovePurityChecking(), relax.transform.CallTIRRewrite()]
     mod = reuse_residuals(transform.Sequential(steps)(module.lowered.mod))
     functions = [func for func in mod.functions.values() if isinstance(func, relax.Function)]
