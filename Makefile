@@ -18,7 +18,7 @@ help:
 	@echo 'make fuzz    compile random networks for half an hour'
 	@echo 'make bench   measure kernels and networks against the limits of this machine and against onnxruntime'
 	@echo 'make methods train every method on digits; draw accuracy against bytes and time, for docs/methods.md'
-	@echo 'make lint    check style and types'
+	@echo 'make lint    check style, types, dead code, and which folder may import which'
 	@echo 'make format  apply the style'
 	@echo 'make clean   remove everything made here'
 
@@ -27,7 +27,10 @@ demo: $(INSTALLED)
 
 # One process a core, each with one thread for what it trains: the longest test decides little then.
 WORKERS ?= auto
-PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
+# The order is random; ORDER=2 is another one.
+ORDER ?= 1
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal \
+	--randomly-seed $(ORDER)
 
 test: $(INSTALLED)
 	$(PARALLEL)
@@ -55,15 +58,17 @@ methods: $(INSTALLED)
 	$(BIN)/python benchmarks/plots.py out/methods.json
 	cp out/plots/methods.png docs/pictures/methods.png
 
-# mypy does not know that passes/ is sbnn_tvm.passes: show it the package as it is installed.
-TYPED := build/typed/sbnn_tvm
+# mypy and import-linter do not know that passes/ is sbnn_tvm.passes: show them the package as it is installed.
+TYPED := build/typed
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/vulture
 	rm -rf $(TYPED) && mkdir -p $(TYPED)
-	ln -s $(CURDIR)/sbnn_tvm/* $(CURDIR)/frontends $(CURDIR)/passes $(CURDIR)/schedules $(TYPED)/
-	MYPYPATH=build/typed $(BIN)/mypy
+	cp -r sbnn_tvm $(TYPED)/ && cp -r frontends passes schedules $(TYPED)/sbnn_tvm/
+	MYPYPATH=$(TYPED) $(BIN)/mypy
+	cd $(TYPED) && $(CURDIR)/$(BIN)/lint-imports --no-cache $(CURDIR)/pyproject.toml
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix

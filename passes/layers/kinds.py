@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 import numpy as np
 
@@ -338,6 +338,3 @@ class SampleMean(Layer):
 
     kind = "sample_mean"
     values: int
-
-
-Pooling: TypeAlias = MaxPool2d | AvgPool2d | GlobalAvgPool2d

@@ -16,7 +16,6 @@ from tests.support.random_arrays import normal, signs
 from tests.support.small_models import grid_inputs, run_reference, small_model
 
 UNSIGNED = np.float32([0.25, 0.75, 1.5])
-SYMMETRIC = np.float32([-1, 0, 1])
 
 
 def packed(rng: np.random.Generator, *shape: int) -> np.ndarray:
