@@ -18,7 +18,7 @@ from sbnn_tvm.schedules.layouts.bit_planes import PlaneLayout, plane_layout
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
 from ..layers.forms import Form
-from ..layers.kinds import BinaryConv2d, Layer
+from ..layers.kinds import BinaryConvolution, Layer
 from .costs import Steps, cost_of, fetched
 from .family import Bound, BuiltKernel, Family, Member, Resource
 
@@ -26,28 +26,28 @@ _ENTRY = 2  # bytes per entry of most weight lists
 
 
 @dataclass(frozen=True)
-class Counters(Family):
+class CountersFamily(Family):
     """Binary convolutions on bit planes. Their time is proportional to the number of set weights."""
 
     name: ClassVar[str] = "counters"
 
     def members(self, layer: Layer, isa: Isa) -> Sequence[Member]:
         """One member per cut of the weight lists. Counters neither read nor store codes of several bits."""
-        if not isinstance(layer, BinaryConv2d) or layer.input_domain.bits > 1 or layer.fitted.thresholds > 1:
+        if not isinstance(layer, BinaryConvolution) or layer.input_domain.bits > 1 or layer.fitted.thresholds > 1:
             return ()
         fitted = layer.fitted_counters
         return cuts(layer.shape, fitted.counted, isa, fitted.domain)
 
     def cost(self, layer: Layer, isa: Isa, member: Member) -> float:
         """Cost of the kernel, of conversions from words and back, and of fetching the lists; the same for all cuts."""
-        if not isinstance(layer, BinaryConv2d):
+        if not isinstance(layer, BinaryConvolution):
             raise TypeError(f"no {self} layer: {layer}")
         fitted = layer.fitted_counters
         return counters_cost(layer.shape, fitted.counted, isa, not fitted.folded, fitted.domain)
 
     def build(self, layer: Layer, isa: Isa, member: Member) -> BuiltKernel:
         """Build a kernel of schedules.counters.conv2d."""
-        if not isinstance(layer, BinaryConv2d) or not isinstance(member, Cut):
+        if not isinstance(layer, BinaryConvolution) or not isinstance(member, Cut):
             raise TypeError(f"no {self} layer and cut: {layer}, {member}")
         fitted = layer.fitted_counters
         kernel = sparse_conv2d(
@@ -58,12 +58,12 @@ class Counters(Family):
 
     def bound(self, layer: Layer) -> Bound | None:
         """One full adder per counted weight and output pixel; None for layers that only sum windows."""
-        if not isinstance(layer, BinaryConv2d) or layer.sums_windows:
+        if not isinstance(layer, BinaryConvolution) or layer.sums_windows:
             return None
         return Bound(Resource.FULL_ADDER, layer.macs * layer.counted_density)
 
 
-COUNTERS = Counters()
+COUNTERS = CountersFamily()
 
 
 def counters_cost(shape: Conv2dShape, counted: np.ndarray, isa: Isa, floats: bool, domain: BinaryDomain) -> float:

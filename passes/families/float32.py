@@ -26,15 +26,15 @@ from sbnn_tvm.schedules.windows.template import WindowTile, window_tiles
 
 from ..layers.kinds import (
     AvgPool2d,
-    BinaryConv2d,
-    BinaryLinear,
+    BinaryConvolution,
+    BinaryLinearLayer,
     ChannelSelection,
     Elementwise,
-    FloatConv2d,
-    FloatLinear,
+    FloatConvolution,
+    FloatLinearLayer,
     GlobalAvgPool2d,
     Layer,
-    Linear,
+    LinearLayer,
     MaxPool2d,
     SampleMean,
 )
@@ -48,7 +48,7 @@ POOLED_BYTES = 512 * 1024
 
 
 @dataclass(frozen=True)
-class Float32(Family):
+class Float32Family(Family):
     """All layers on float32 values, and binary layers that pad with 0."""
 
     name: ClassVar[str] = "float"
@@ -56,13 +56,13 @@ class Float32(Family):
     def members(self, layer: Layer, isa: Isa) -> Sequence[Member]:
         """One member per register tile of linear layers, depthwise convolutions and poolings; else a single one."""
         match layer:
-            case BinaryConv2d() if layer.pad_value:
+            case BinaryConvolution() if layer.pad_value:
                 return ()
             case MaxPool2d() | AvgPool2d():
                 return window_tiles(layer.shape, isa)
-            case FloatConv2d() | BinaryConv2d() if layer.shape.depthwise:
+            case FloatConvolution() | BinaryConvolution() if layer.shape.depthwise:
                 return window_tiles(layer.shape, isa)
-            case Linear():
+            case LinearLayer():
                 return tiles(layer.shape, isa, "float32")
             case GlobalAvgPool2d() | ChannelSelection() | Elementwise() | SampleMean():
                 return (None,)
@@ -75,13 +75,13 @@ class Float32(Family):
         so its cost includes unpacking the data and fetching the weights. A float layer competes with sparse float
         kernels, whose costs are fitted without fetching weights.
         """
-        if not isinstance(layer, Linear):
+        if not isinstance(layer, LinearLayer):
             return cost_of(isa, Steps(element=int(np.prod(layer.extent))))
         shape, slower = layer.shape, 1.0
         if isinstance(member, Tile):
             best = default_tile(shape, isa, "float32")
             slower = tile_cost(member, shape, isa, "float32") / tile_cost(best, shape, isa, "float32")
-        if isinstance(layer, BinaryLinear):
+        if isinstance(layer, BinaryLinearLayer):
             return slower * binary_float_cost(shape, isa, not layer.fitted.folded)
         return slower * cost_of(isa, float_steps(shape, isa))
 
@@ -91,12 +91,12 @@ class Float32(Family):
 
     def bound(self, layer: Layer) -> Bound | None:
         """One multiply-add per weight and output pixel; None without weights, or if all of them are +1."""
-        if not isinstance(layer, Linear) or (isinstance(layer, BinaryLinear) and layer.sums_windows):
+        if not isinstance(layer, LinearLayer) or (isinstance(layer, BinaryLinearLayer) and layer.sums_windows):
             return None
         return Bound(Resource.MULTIPLY_ADD, layer.macs)
 
 
-FLOAT = Float32()
+FLOAT = Float32Family()
 
 
 def binary_float_cost(shape: Conv2dShape, isa: Isa, floats: bool) -> float:
@@ -139,18 +139,18 @@ def _kernel(layer: Layer, isa: Isa, member: Member) -> Kernel:
             return avg_pool2d(layer.shape, program, isa, layer.counted_padding or False, window_tile)
         case MaxPool2d():
             return max_pool2d(layer.shape, program, isa, window_tile)
-        case FloatConv2d() | BinaryConv2d() if layer.shape.depthwise:
+        case FloatConvolution() | BinaryConvolution() if layer.shape.depthwise:
             return depthwise_conv2d(layer.shape, layer.weight, program, isa, window_tile)
-        case FloatConv2d() | BinaryConv2d():
+        case FloatConvolution() | BinaryConvolution():
             return float_conv2d(layer.shape, layer.weight, program, isa, tile)
-        case FloatLinear() | BinaryLinear():
+        case FloatLinearLayer() | BinaryLinearLayer():
             return float_dense(layer.shape.width, layer.weight, program, isa, tile)
     raise TypeError(f"no {FLOAT} layer: {layer}")
 
 
 def pools_at_once(conv: Layer, pool: Layer) -> bool:
     """Whether one kernel should compute a float convolution and a max pooling that is its only reader."""
-    if not isinstance(conv, FloatConv2d) or not isinstance(pool, MaxPool2d):
+    if not isinstance(conv, FloatConvolution) or not isinstance(pool, MaxPool2d):
         return False
     between = pool.shape.height * pool.shape.width * pool.shape.in_channels * 4
     return between > POOLED_BYTES and can_pool(conv.shape, conv.program, pool.shape)
@@ -170,7 +170,7 @@ def build_pooled(
         minimal_filters: Whether wide windows of few channels may use minimal filters: fewer multiplications, with
             more rounding.
     """
-    if not isinstance(conv, FloatConv2d) or not isinstance(pool, MaxPool2d):
+    if not isinstance(conv, FloatConvolution) or not isinstance(pool, MaxPool2d):
         raise TypeError(f"no convolution and max pooling: {conv}, {pool}")
     tile = member if isinstance(member, Tile) else None
     with one_thread() if serial else nullcontext():

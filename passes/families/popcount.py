@@ -23,24 +23,24 @@ from sbnn_tvm.schedules.isa import Isa, PopcountMethod
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
 from ..layers.forms import Form
-from ..layers.kinds import BinaryConv2d, BinaryLinear, Layer
+from ..layers.kinds import BinaryConvolution, BinaryLinearLayer, Layer
 from .costs import Steps, cost_of, fetched
 from .family import Bound, BuiltKernel, Family, Member, Resource
 
 
 @dataclass(frozen=True)
-class Popcount(Family):
+class PopcountFamily(Family):
     """Binary convolutions and dense layers on packed words."""
 
     name: ClassVar[str] = "popcount"
 
     def members(self, layer: Layer, isa: Isa) -> Sequence[Member]:
         """One member per register tile, for any binary linear layer."""
-        return tiles(layer.shape, isa, "popcount") if isinstance(layer, BinaryLinear) else ()
+        return tiles(layer.shape, isa, "popcount") if isinstance(layer, BinaryLinearLayer) else ()
 
     def cost(self, layer: Layer, isa: Isa, member: Member) -> float:
         """Cost of the word steps (for each bit of the activations), a float epilogue, and fetching the weights."""
-        if not isinstance(layer, BinaryLinear) or not isinstance(member, Tile):
+        if not isinstance(layer, BinaryLinearLayer) or not isinstance(member, Tile):
             raise TypeError(f"no {self} layer and tile: {layer}, {member}")
         shape, best = layer.shape, default_tile(layer.shape, isa, "popcount")
         slower = tile_cost(member, shape, isa, "popcount") / tile_cost(best, shape, isa, "popcount")
@@ -48,10 +48,10 @@ class Popcount(Family):
 
     def build(self, layer: Layer, isa: Isa, member: Member) -> BuiltKernel:
         """Build a kernel of schedules.direct.conv2d or schedules.direct.dense."""
-        if not isinstance(layer, BinaryLinear) or not isinstance(member, Tile):
+        if not isinstance(layer, BinaryLinearLayer) or not isinstance(member, Tile):
             raise TypeError(f"no {self} layer and tile: {layer}, {member}")
         fitted, signs, bits, domain = layer.fitted, layer.weight > 0, layer.input_domain.bits, layer.weight_domain
-        if isinstance(layer, BinaryConv2d):
+        if isinstance(layer, BinaryConvolution):
             kernel = popcount_conv2d(
                 layer.shape, signs, fitted.padding, fitted.epilogue, isa, tile=member, bits=bits, weight_domain=domain
             )
@@ -62,12 +62,12 @@ class Popcount(Family):
 
     def bound(self, layer: Layer) -> Bound | None:
         """One multiply-accumulate per bit of an activation and weight; None for layers that only sum windows."""
-        if not isinstance(layer, BinaryLinear) or layer.sums_windows:
+        if not isinstance(layer, BinaryLinearLayer) or layer.sums_windows:
             return None
         return Bound(Resource.POPCOUNT, layer.macs * layer.input_domain.bits)
 
 
-POPCOUNT = Popcount()
+POPCOUNT = PopcountFamily()
 
 
 def popcount_cost(shape: Conv2dShape, isa: Isa, floats: bool, bits: int = 1) -> float:

@@ -12,13 +12,13 @@ from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.sparse_float.kernel import sparse_float_conv2d, sparse_float_dense, vector_steps
 
 from ..layers.forms import Form
-from ..layers.kinds import FloatConv2d, FloatDense, FloatLinear, Layer
+from ..layers.kinds import FloatConvolution, FloatDense, FloatLinearLayer, Layer
 from .costs import Steps, cost_of
 from .family import Bound, BuiltKernel, Family, Member, Resource
 
 
 @dataclass(frozen=True)
-class SparseFloat(Family):
+class SparseFloatFamily(Family):
     """Convolutions and dense layers with float32 weights, most of them 0."""
 
     name: ClassVar[str] = "sparse_float"
@@ -26,11 +26,11 @@ class SparseFloat(Family):
 
     def members(self, layer: Layer, isa: Isa) -> Sequence[Member]:
         """A single member, for float linear layers that are not depthwise."""
-        return (None,) if isinstance(layer, FloatLinear) and not layer.shape.depthwise else ()
+        return (None,) if isinstance(layer, FloatLinearLayer) and not layer.shape.depthwise else ()
 
     def cost(self, layer: Layer, isa: Isa, member: Member) -> float:
         """Cost of the multiply-adds of nonzero weights, and of converting the layouts of input and output."""
-        if not isinstance(layer, FloatLinear):
+        if not isinstance(layer, FloatLinearLayer):
             raise TypeError(f"no {self} layer: {layer}")
         shape, domain = layer.shape, layer.input_domain
         pixels = shape.out_height * shape.out_width
@@ -48,7 +48,7 @@ class SparseFloat(Family):
         match layer:
             case FloatDense():
                 kernel = sparse_float_dense(layer.shape.width, layer.weight, layer.program, isa, domain)
-            case FloatConv2d():
+            case FloatConvolution():
                 kernel = sparse_float_conv2d(layer.shape, layer.weight, layer.program, isa, domain)
             case _:
                 raise TypeError(f"no {self} layer: {layer}")
@@ -56,9 +56,9 @@ class SparseFloat(Family):
 
     def bound(self, layer: Layer) -> Bound | None:
         """One multiply-add per nonzero weight and output pixel."""
-        if not isinstance(layer, FloatLinear):
+        if not isinstance(layer, FloatLinearLayer):
             return None
         return Bound(Resource.MULTIPLY_ADD, layer.macs * layer.counted_density)
 
 
-SPARSE_FLOAT = SparseFloat()
+SPARSE_FLOAT = SparseFloatFamily()

@@ -23,7 +23,7 @@ from .family import BuiltKernel, Family, Member
 
 
 @dataclass(frozen=True)
-class Words(Family):
+class WordsFamily(Family):
     """Layers without weights that move or combine packed words. No other family computes them."""
 
     name: ClassVar[str] = "words"
@@ -41,7 +41,7 @@ class Words(Family):
         return BuiltKernel(_kernel(layer, isa), Form.BITS)
 
 
-WORDS = Words()
+WORDS = WordsFamily()
 
 
 def _kernel(layer: Layer, isa: Isa) -> Kernel:

@@ -2,13 +2,13 @@
 
 Every kind has the fields of :class:`Layer`, and its own fields::
 
-    Layer                              an anchor, and the epilogue after it
-      FloatConv2d   FloatDense         weights float32
-      BinaryConv2d  BinaryDense        weights -1 and +1, or 0 and 1; data of one or a few bits
-      WindowSum                        sum of signs over each window, without weights
+    Layer                               an anchor, and the epilogue after it
+      FloatConvolution   FloatDense     weights float32
+      BinaryConvolution  BinaryDense    weights -1 and +1, or 0 and 1; data of one or a few bits
+      WindowSum                         sum of signs over each window, without weights
       MaxPool2d  AvgPool2d  GlobalAvgPool2d  BitMaxPool2d
-      ChannelSelection  BitSelection   channels of other values, of floats or of bits
-      BitShift                         circular shifts of channels over the image
+      ChannelSelection  BitSelection    channels of other values, of floats or of bits
+      BitShift                          circular shifts of channels over the image
       Elementwise  SampleMean
 """
 
@@ -80,7 +80,7 @@ class BitLayer(Layer):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Linear(Layer):
+class LinearLayer(Layer):
     """A convolution or dense layer.
 
     Attributes:
@@ -115,7 +115,7 @@ class Linear(Layer):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class FloatLinear(Linear):
+class FloatLinearLayer(LinearLayer):
     """A linear layer with float32 weights.
 
     Attributes:
@@ -126,21 +126,21 @@ class FloatLinear(Linear):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class FloatConv2d(FloatLinear):
+class FloatConvolution(FloatLinearLayer):
     """A convolution with float32 weights."""
 
     kind = "conv2d"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class FloatDense(FloatLinear):
+class FloatDense(FloatLinearLayer):
     """A dense layer with float32 weights."""
 
     kind = "dense"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class BinaryLinear(BitLayer, Linear):
+class BinaryLinearLayer(BitLayer, LinearLayer):
     """A linear layer with weights -1 and +1, or 0 and 1, whose anchor is an integer sum.
 
     Attributes:
@@ -203,7 +203,7 @@ class BinaryLinear(BitLayer, Linear):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class BinaryConv2d(BinaryLinear):
+class BinaryConvolution(BinaryLinearLayer):
     """A binary convolution.
 
     Attributes:
@@ -223,7 +223,7 @@ class BinaryConv2d(BinaryLinear):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class BinaryDense(BinaryLinear):
+class BinaryDense(BinaryLinearLayer):
     """A binary dense layer."""
 
     kind = "binary_dense"

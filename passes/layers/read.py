@@ -39,14 +39,14 @@ from ..relax.weights import linear_weight
 from .facts import LayerFacts
 from .kinds import (
     AvgPool2d,
-    BinaryConv2d,
+    BinaryConvolution,
     BinaryDense,
     BitMaxPool2d,
     BitSelection,
     BitShift,
     ChannelSelection,
     Elementwise,
-    FloatConv2d,
+    FloatConvolution,
     FloatDense,
     GlobalAvgPool2d,
     Layer,
@@ -183,11 +183,11 @@ class _Reader:
         binary = {"window_sum": facts.window_sum, "window_test": facts.window_test, "factors": facts.factors}
         match self.composite:
             case "conv2d":
-                return _Anchor(result, FloatConv2d, {**own, "why_float": facts.why_float}, used)
+                return _Anchor(result, FloatConvolution, {**own, "why_float": facts.why_float}, used)
             case "dense":
                 return _Anchor(result, FloatDense, {**own, "why_float": facts.why_float}, used)
             case "binary_conv2d":
-                return _Anchor(result, BinaryConv2d, {**own, **binary, "pad_value": _pad_value(pad)}, used)
+                return _Anchor(result, BinaryConvolution, {**own, **binary, "pad_value": _pad_value(pad)}, used)
             case "binary_dense":
                 return _Anchor(result, BinaryDense, {**own, **binary}, used)
         raise _unreadable(facts)

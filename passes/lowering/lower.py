@@ -40,7 +40,7 @@ from ..families.choose import Choice, Decisions, choose, named
 from ..families.family import BuiltKernel
 from ..families.float32 import FLOAT, build_pooled, pools_at_once
 from ..layers.forms import Form
-from ..layers.kinds import BinaryLinear, BitMaxPool2d, BitSelection, BitShift, Layer, WindowSum
+from ..layers.kinds import BinaryLinearLayer, BitMaxPool2d, BitSelection, BitShift, Layer, WindowSum
 from ..layers.read import read_layer
 from ..relax.domains import domain_of
 from ..relax.graph import Graph, Writer, channels_last, make_function, op_name, operands, shape, without_pixels
@@ -63,6 +63,13 @@ class Physical:
     extent: tuple[int, ...]
     domain: Domain | None = None
     groups: int = 1
+
+    @property
+    def bits_domain(self) -> Domain:
+        """The domain of a variable that holds packed bits or planes."""
+        if self.domain is None:
+            raise AssertionError(f"'{self.value}' is stored as {self.form.value}, but its values are not known")
+        return self.domain
 
 
 @dataclass(frozen=True, eq=False)
@@ -346,7 +353,7 @@ class _Lowering:
     def _unread(self, var: Var) -> bool:
         """Whether a value is a window sum that the kernels of all its readers compute themselves."""
         users, layer = self.graph.users[var], self.choices[var][0]
-        sums_windows = isinstance(layer, WindowSum) or (isinstance(layer, BinaryLinear) and layer.sums_windows)
+        sums_windows = isinstance(layer, WindowSum) or (isinstance(layer, BinaryLinearLayer) and layer.sums_windows)
         return (
             sums_windows
             and var not in self.graph.results

@@ -48,7 +48,7 @@ from sbnn_tvm.schedules.epilogue.program import (
 
 from ..layers.epilogues import after
 from ..layers.facts import LayerFacts, WindowTest
-from ..layers.kinds import BinaryConv2d, BinaryDense, BinaryLinear, Layer, WindowSum
+from ..layers.kinds import BinaryConvolution, BinaryDense, BinaryLinearLayer, Layer, WindowSum
 from ..layers.read import read_layer
 from ..layers.thresholds import AT_ONCE
 from ..relax.graph import Graph, Writer, drop_dead, make_function, op_name, shape
@@ -79,8 +79,8 @@ def fold_window_sums(mod: IRModule) -> IRModule:
     functions: dict[tvm.ir.GlobalVar, relax.Function] = {}
     for var, value in graph.bindings:
         layer = layers.get(var)
-        found = _window_sum(graph, layers, layer, value) if isinstance(layer, BinaryLinear) else None
-        if found is None or not isinstance(layer, BinaryLinear):
+        found = _window_sum(graph, layers, layer, value) if isinstance(layer, BinaryLinearLayer) else None
+        if found is None or not isinstance(layer, BinaryLinearLayer):
             writer.keep(var, value)
             continue
         window, operand = found
@@ -113,14 +113,14 @@ def _is_binary(func: relax.Function) -> bool:
     return str(func.attrs.get("Composite", "")) in _BINARY
 
 
-_BINARY = {f"sbnn.{kind.kind}" for kind in (BinaryConv2d, BinaryDense, WindowSum)}
+_BINARY = {f"sbnn.{kind.kind}" for kind in (BinaryConvolution, BinaryDense, WindowSum)}
 
-WindowSumLayer: TypeAlias = WindowSum | BinaryLinear
+WindowSumLayer: TypeAlias = WindowSum | BinaryLinearLayer
 """A layer that sums its windows: a layer without weights, or one whose weights are all +1."""
 
 
 def _window_sum(
-    graph: Graph, layers: dict[Var, Layer], layer: BinaryLinear, call: Call
+    graph: Graph, layers: dict[Var, Layer], layer: BinaryLinearLayer, call: Call
 ) -> tuple[WindowSumLayer, int] | None:
     """Find the operand of a layer that is the sum over the layer's own window.
 
@@ -133,7 +133,7 @@ def _window_sum(
         return None
     for index, operand in enumerate(call.args[1:]):
         of = layers.get(operand)
-        if not isinstance(of, WindowSum | BinaryLinear) or not _sums_windows(of):
+        if not isinstance(of, WindowSum | BinaryLinearLayer) or not _sums_windows(of):
             continue
         stored = of.program.outputs
         if graph.values[operand].args[0] != call.args[0] or of.input_domain not in (None, SIGN):
@@ -151,18 +151,18 @@ def _sums_windows(layer: WindowSumLayer) -> bool:
 
 
 def _window(layer: WindowSumLayer) -> tuple[object, ...]:
-    conv, pad_value = layer.shape, layer.pad_value if isinstance(layer, WindowSum | BinaryConv2d) else 0.0
+    conv, pad_value = layer.shape, layer.pad_value if isinstance(layer, WindowSum | BinaryConvolution) else 0.0
     return conv.kernel, conv.strides, conv.padding, conv.dilation, pad_value
 
 
-def _set_weights(layer: BinaryLinear) -> np.ndarray:
+def _set_weights(layer: BinaryLinearLayer) -> np.ndarray:
     """Number of set weights of each output channel, integers [OC]."""
     return np.count_nonzero(layer.weight > 0, axis=tuple(range(1, layer.weight.ndim)))
 
 
-def _fixed_parity(layer: BinaryLinear) -> bool:
+def _fixed_parity(layer: BinaryLinearLayer) -> bool:
     """Whether every window has all its taps, so that E and T have a known parity."""
-    return not isinstance(layer, BinaryConv2d) or not any(layer.shape.padding) or layer.pad_value != 0
+    return not isinstance(layer, BinaryConvolution) or not any(layer.shape.padding) or layer.pad_value != 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +199,7 @@ def fold_window_sum(
     return None if found is None else SetThreshold(found.least, found.inverted)
 
 
-def _window_test(layer: BinaryLinear, operand: int, window: WindowSumLayer) -> WindowTest | None:
+def _window_test(layer: BinaryLinearLayer, operand: int, window: WindowSumLayer) -> WindowTest | None:
     """Fold the epilogue of a layer into one comparison of E and T; None if no comparison is found."""
     counts, taps, program = _set_weights(layer), layer.taps, layer.program
     of_set = 2 * int(counts.sum()) <= taps * len(counts)
@@ -372,7 +372,7 @@ def _common(first: np.ndarray, last: np.ndarray, sums: np.ndarray, shift: int, f
 
 
 def _counting(
-    func: relax.Function, layer: BinaryLinear, folded: SetThreshold, factors: tuple[np.ndarray, np.ndarray]
+    func: relax.Function, layer: BinaryLinearLayer, folded: SetThreshold, factors: tuple[np.ndarray, np.ndarray]
 ) -> relax.Function:
     """The new composite: its anchor sums over the set weights, its epilogue is the integer comparison."""
     graph = Graph(func)
@@ -398,7 +398,7 @@ def _counting(
             break
         x = bind(var.name, Call(value.op, [x, *value.args[1:]], value.attrs))
     weight = (layer.weight > 0).astype(np.float32)
-    constant = relax.const(weight if isinstance(layer, BinaryConv2d) else np.ascontiguousarray(weight.T))
+    constant = relax.const(weight if isinstance(layer, BinaryConvolution) else np.ascontiguousarray(weight.T))
     counted = bind(names[id(anchor)], Call(anchor.op, [x, constant], anchor.attrs))
     if shape(counted) != shape(result):
         counted = bind(f"{counted.name}_reshaped", op.reshape(counted, shape(result)))
@@ -418,7 +418,7 @@ def _counting(
     return facts.attach(make_function([data], bindings, bits, attrs))
 
 
-def _factors(layer: BinaryLinear, operand: int, window: WindowSumLayer) -> tuple[np.ndarray, np.ndarray]:
+def _factors(layer: BinaryLinearLayer, operand: int, window: WindowSumLayer) -> tuple[np.ndarray, np.ndarray]:
     """The factors of D and T, float32 [OC] each: scale and offset of the weights, for the report."""
     channels = layer.out_channels
 

@@ -22,14 +22,14 @@ from sbnn_tvm.algebra.domain import SIGN, Domain
 from ..layers.facts import LayerFacts
 from ..layers.kinds import (
     AvgPool2d,
-    BinaryConv2d,
+    BinaryConvolution,
     BinaryDense,
     BitMaxPool2d,
     BitSelection,
     BitShift,
     ChannelSelection,
     Elementwise,
-    FloatConv2d,
+    FloatConvolution,
     FloatDense,
     GlobalAvgPool2d,
     Layer,
@@ -280,11 +280,11 @@ class _Former:
         data, domain, dense = self._unpadded(call.args[0]), self.domains.get(call.args[0]), op_name(call) == "matmul"
         if not self._is_binary(call):
             why = why_float(self.graph, self.domains, call, weight)
-            kind = FloatDense if dense else FloatConv2d
+            kind = FloatDense if dense else FloatConvolution
             return self._layer(kind, var, [data], is_open=True, domain=domain, why_float=why)
         if is_window_sum(call) and domain == SIGN:
             return self._layer(WindowSum, var, [data])
-        return self._layer(BinaryDense if dense else BinaryConv2d, var, [data], is_open=True, domain=domain)
+        return self._layer(BinaryDense if dense else BinaryConvolution, var, [data], is_open=True, domain=domain)
 
     def _selection(self, var: Var, value: Expr) -> _Group | None:
         """The group of a selection of channels. If the result has a domain, bits are selected, without an epilogue."""

@@ -74,8 +74,7 @@ def bench(
             loaded = load(module.export(Path(folder) / "model.so"), threads)
         inputs = random_inputs(loaded.inputs, np.random.default_rng(0))
         functions: dict[str, Callable[[], object]] = {file.name: lambda: loaded.run(*inputs)}
-        if against == "onnxruntime":
-            assert module is not None
+        if against == "onnxruntime" and module is not None:
             functions["onnxruntime"] = _onnxruntime(module, inputs, threads)
         elif against is not None:
             other = _same_interface(load(against, threads), loaded)

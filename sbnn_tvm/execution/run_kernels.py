@@ -45,27 +45,29 @@ class NativeKernels:
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class ComputedValue:
     """One value that was computed.
 
     Attributes:
         name: The variable of the lowered module.
         physical: The value that it holds and its layout; None for values that the lowered module does not describe.
         array: The value as it is stored in memory.
+        is_result: Whether it is an output of the function.
     """
 
     name: str
     physical: Physical | None
     array: np.ndarray
+    is_result: bool = False
 
 
 def run_kernels(
     lowered: Lowered,
     runner: KernelRunner,
     inputs: Sequence[np.ndarray],
-    replace: Callable[[Step], np.ndarray | None] | None = None,
+    replace: Callable[[ComputedValue], np.ndarray | None] | None = None,
     function: str = "main",
-) -> Iterator[Step]:
+) -> Iterator[ComputedValue]:
     """Run ``main`` kernel by kernel.
 
     Args:
@@ -76,45 +78,39 @@ def run_kernels(
         function: The function to run.
 
     Yields:
-        Each value in order, then the results as steps named ``"output 0"``, ``"output 1"`` and so on.
+        Each value in order, then the results, named ``"output 0"``, ``"output 1"`` and so on.
     """
     graph = Graph(lowered.mod[function])
-    values: dict[Var, np.ndarray | tuple[np.ndarray, ...]] = {}
+    values: dict[Var, np.ndarray] = {}
+    tuples: dict[Var, tuple[np.ndarray, ...]] = {}
 
     def read(expr: Expr) -> np.ndarray:
-        if isinstance(expr, GenericConst):
-            return expr.value.numpy()
-        value = values[expr]
-        assert isinstance(value, np.ndarray)
-        return value
+        return expr.value.numpy() if isinstance(expr, GenericConst) else values[expr]
 
-    def record(var: Var, array: np.ndarray) -> Step:
-        step = Step(var.name, lowered.physical.get(var.name), array)
+    def record(var: Var, array: np.ndarray) -> ComputedValue:
+        step = ComputedValue(var.name, lowered.physical.get(var.name), array)
         other = replace(step) if replace is not None else None
-        values[var] = (
-            array if other is None else other.reshape(array.shape)
-        )  # nested rows are stored as one list of rows
+        # Nested rows are stored as one list of rows.
+        values[var] = array if other is None else other.reshape(array.shape)
         return step
 
     for param, array in zip(graph.params, inputs, strict=True):
         yield record(param, np.asarray(array, order="C"))
     for var, value in graph.bindings:
         if isinstance(value, relax.TupleGetItem):
-            fields = values[value.tuple_value]
-            assert isinstance(fields, tuple)
-            yield record(var, fields[value.index])
+            yield record(var, tuples[value.tuple_value][value.index])
         elif op_name(value) == "call_tir":
             outputs = _call(runner, value, var, read)
             if isinstance(var.ty, relax.TensorType):
                 yield record(var, outputs[0])
             else:
-                values[var] = outputs
+                tuples[var] = outputs
         elif op_name(value) == "reshape":
             yield record(var, read(value.args[0]).reshape([int(extent) for extent in var.ty.shape]))
         else:
             raise NotImplementedError(f"'{var.name}' calls {op_name(value)}, which is no kernel")
     for i, result in enumerate(graph.results):
-        yield Step(f"output {i}", None, read(result))
+        yield ComputedValue(f"output {i}", None, read(result), is_result=True)
 
 
 def prepare(lowered: Lowered, runner: KernelRunner) -> tuple[np.ndarray, ...]:
@@ -129,6 +125,6 @@ def _call(runner: KernelRunner, call: Call, var: Var, read: Callable[[Expr], np.
     return outputs
 
 
-def outputs_of(steps: Iterator[Step]) -> tuple[np.ndarray, ...]:
+def outputs_of(steps: Iterator[ComputedValue]) -> tuple[np.ndarray, ...]:
     """The results among the steps of a run."""
-    return tuple(step.array for step in steps if step.physical is None and step.name.startswith("output "))
+    return tuple(step.array for step in steps if step.is_result)

@@ -20,12 +20,12 @@ def encode(value: np.ndarray, physical: Physical, isa: Isa) -> np.ndarray:
     last = np.moveaxis(value, 1, -1) if value.ndim == 4 else value
     if physical.form == Form.CHANNELS_LAST:
         return np.ascontiguousarray(last)
-    assert physical.domain is not None
-    code = codes(physical.domain, last.reshape(-1, last.shape[-1]) if value.ndim != 4 else last)
+    domain = physical.bits_domain
+    code = codes(domain, last.reshape(-1, last.shape[-1]) if value.ndim != 4 else last)
     if physical.form == Form.PLANES:
         return planes_of(physical.extent, isa).encode(code > 0)
     groups = np.split(code, physical.groups, axis=-1)
-    return np.concatenate([pack_codes(group, physical.domain.bits, isa) for group in groups], axis=-1)
+    return np.concatenate([pack_codes(group, domain.bits, isa) for group in groups], axis=-1)
 
 
 def decode(array: np.ndarray, physical: Physical, isa: Isa) -> np.ndarray:
@@ -44,8 +44,7 @@ def decode(array: np.ndarray, physical: Physical, isa: Isa) -> np.ndarray:
 
 
 def _unpack(words: np.ndarray, physical: Physical) -> np.ndarray:
-    assert physical.domain is not None
     *pixel, channels = channels_last(physical.extent)
-    bits = physical.domain.bits
+    bits = physical.bits_domain.bits
     planes = words.reshape(pixel[0], *([bits] if bits > 1 else []), *pixel[1:], physical.groups, -1)
     return unpack_codes(planes, channels // physical.groups, bits).reshape(*pixel, channels)

@@ -12,20 +12,20 @@ from sbnn_tvm.passes.families.choose import Choice
 from sbnn_tvm.passes.layers.forms import Form
 from sbnn_tvm.passes.layers.kinds import (
     AvgPool2d,
-    BinaryConv2d,
+    BinaryConvolution,
     BinaryDense,
-    BinaryLinear,
+    BinaryLinearLayer,
     BitMaxPool2d,
     BitSelection,
     BitShift,
     ChannelSelection,
     Elementwise,
-    FloatConv2d,
+    FloatConvolution,
     FloatDense,
-    FloatLinear,
+    FloatLinearLayer,
     GlobalAvgPool2d,
     Layer,
-    Linear,
+    LinearLayer,
     MaxPool2d,
     SampleMean,
     WindowSum,
@@ -40,7 +40,7 @@ from ..tuning_database.lookup import TuningLookup, known_machines
 from .report import COST_MODEL, TUNED, UNSCHEDULED, YOU, LayerReport, Report
 
 _KINDS: dict[type[Layer], str] = {
-    BinaryConv2d: "binary conv", BinaryDense: "binary dense", FloatConv2d: "conv", FloatDense: "dense",
+    BinaryConvolution: "binary conv", BinaryDense: "binary dense", FloatConvolution: "conv", FloatDense: "dense",
     WindowSum: "window sum", MaxPool2d: "max pool", BitMaxPool2d: "max pool on bits",
     AvgPool2d: "average pool", GlobalAvgPool2d: "global average pool", Elementwise: "elementwise",
     SampleMean: "mean of each sample", ChannelSelection: "channels", BitSelection: "channels of bits",
@@ -102,10 +102,10 @@ def _entry(entry: LoweredLayer | UnscheduledOperator, imported: Imported) -> Lay
 def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
     layer, choice, nodes = entry.layer, entry.choice, imported.nodes
     family, built = choice.candidate.family, choice.built
-    linear = layer if isinstance(layer, Linear) and not _sums_windows(layer) else None
+    linear = layer if isinstance(layer, LinearLayer) and not _sums_windows(layer) else None
     kind = ("window sum" if _sums_windows(layer) else _KINDS[type(layer)]) + _geometry(layer)
-    why = layer.why_float if isinstance(layer, FloatLinear) else ""
-    if isinstance(layer, BinaryLinear) and built.reads == Form.CHANNELS_LAST:
+    why = layer.why_float if isinstance(layer, FloatLinearLayer) else ""
+    if isinstance(layer, BinaryLinearLayer) and built.reads == Form.CHANNELS_LAST:
         kind = kind.removeprefix("binary ")
         why = f"it is binary, but {_why_float(choice)}: it runs in float with the same result"
     values = None if linear is None else _two_values(linear, nodes)
@@ -133,7 +133,7 @@ def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
 
 
 def _sums_windows(layer: Layer) -> bool:
-    return isinstance(layer, WindowSum) or (isinstance(layer, BinaryLinear) and layer.sums_windows)
+    return isinstance(layer, WindowSum) or (isinstance(layer, BinaryLinearLayer) and layer.sums_windows)
 
 
 def _stored_bytes(constant: np.ndarray | Expansion) -> int:
@@ -169,7 +169,7 @@ def _geometry(layer: Layer) -> str:
     match layer:
         case ChannelSelection() | BitSelection():
             return f": {layer.selection}"
-        case FloatConv2d() | BinaryConv2d() | MaxPool2d() | AvgPool2d() | BitMaxPool2d():
+        case FloatConvolution() | BinaryConvolution() | MaxPool2d() | AvgPool2d() | BitMaxPool2d():
             conv = layer.shape
         case WindowSum() if len(layer.extent) == 4:
             conv = layer.shape
@@ -178,7 +178,7 @@ def _geometry(layer: Layer) -> str:
     text = f" {conv.kernel[0]}x{conv.kernel[1]}"
     if conv.strides != (1, 1):
         text += f"/{conv.strides[0]}" if conv.strides[0] == conv.strides[1] else f"/{conv.strides[0]}x{conv.strides[1]}"
-    if isinstance(layer, Linear) and conv.groups > 1:
+    if isinstance(layer, LinearLayer) and conv.groups > 1:
         text += f", {conv.groups} groups"
     return text
 
@@ -212,9 +212,9 @@ class _Values:
         return "{a, b} per channel" if self.offset.any() else "{-a, +a} per channel"
 
 
-def _two_values(layer: Linear, nodes: Mapping[str, str]) -> _Values | None:
+def _two_values(layer: LinearLayer, nodes: Mapping[str, str]) -> _Values | None:
     """The values of two-valued weights; None for other weights."""
-    if not isinstance(layer, BinaryLinear):
+    if not isinstance(layer, BinaryLinearLayer):
         binary = BinaryWeight.of(layer.weight) if BinaryWeight.telling(layer.weight) else None
         return None if binary is None else _Values(binary.signs, binary.tau, binary.phi)
     if layer.factors is not None:
@@ -241,7 +241,7 @@ def _numbers(constant: Channel | Scalar) -> np.ndarray | float:
     return constant.values if isinstance(constant, Channel) else constant.value
 
 
-def _own(layer: Linear, name: str, nodes: Mapping[str, str]) -> bool:
+def _own(layer: LinearLayer, name: str, nodes: Mapping[str, str]) -> bool:
     """Whether a step comes from the ONNX node of the anchor; the recogniser derives the names of what it adds."""
     origin = nodes.get(name)
     if origin is None:

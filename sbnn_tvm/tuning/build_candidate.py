@@ -14,7 +14,7 @@ import tvm
 from sbnn_tvm.passes.families.choose import Candidate
 from sbnn_tvm.passes.families.family import BuiltKernel
 from sbnn_tvm.passes.layers.forms import Form
-from sbnn_tvm.passes.layers.kinds import BinaryDense, FloatDense, Layer, Linear
+from sbnn_tvm.passes.layers.kinds import BinaryDense, FloatDense, Layer, LinearLayer
 from sbnn_tvm.passes.lowering.lower import planes_of
 from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
 from sbnn_tvm.passes.relax.graph import channels_last
@@ -130,7 +130,7 @@ def kernels_of(layer: Layer, candidate: Candidate, isa: Isa) -> list[Kernel]:
 
 
 def _from_words(layer: Layer, built: BuiltKernel, isa: Isa) -> list[Kernel]:
-    if not isinstance(layer, Linear):
+    if not isinstance(layer, LinearLayer):
         return []
     conv, dense = layer.shape, isinstance(layer, FloatDense | BinaryDense)
     if built.reads == Form.PLANES:

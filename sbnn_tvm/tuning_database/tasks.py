@@ -15,16 +15,16 @@ import numpy as np
 from sbnn_tvm.passes.families.choose import Candidate, candidates
 from sbnn_tvm.passes.layers.kinds import (
     AvgPool2d,
-    BinaryConv2d,
+    BinaryConvolution,
     BinaryDense,
-    BinaryLinear,
+    BinaryLinearLayer,
     BitMaxPool2d,
     BitSelection,
     ChannelSelection,
     FloatDense,
     GlobalAvgPool2d,
     Layer,
-    Linear,
+    LinearLayer,
     MaxPool2d,
     WindowSum,
 )
@@ -97,14 +97,14 @@ def title_of(layer: Layer, isa: Isa) -> str:
             words.append(f"in {conv.groups} groups")
         if conv.batch > 1:
             words.append(f"batch {conv.batch}")
-    elif isinstance(layer, Linear):
+    elif isinstance(layer, LinearLayer):
         words.append(f"{layer.shape.width} x {layer.shape.in_channels} -> {layer.out_channels}")
     else:
         words.append("x".join(map(str, layer.extent)))
     text = " ".join(words)
-    if isinstance(layer, Linear) and layer.counted_density < 1:
+    if isinstance(layer, LinearLayer) and layer.counted_density < 1:
         text += f", {layer.counted_density:.2g} set"
-    if isinstance(layer, BinaryLinear) and layer.fitted.folded:
+    if isinstance(layer, BinaryLinearLayer) and layer.fitted.folded:
         return f"{text}, threshold"
     steps, outputs = len(layer.program.steps), len(layer.program.outputs)
     return f"{text}, {steps} step{'s' * (steps != 1)}" + (f", {outputs} outputs" if outputs > 1 else "")
@@ -114,16 +114,16 @@ def _windows(layer: Layer) -> Conv2dShape | None:
     """The shape of a layer over a feature map; None for rows and elementwise layers."""
     if isinstance(layer, FloatDense | BinaryDense) or (isinstance(layer, WindowSum) and len(layer.extent) != 4):
         return None
-    if isinstance(layer, Linear | WindowSum | MaxPool2d | AvgPool2d | GlobalAvgPool2d | BitMaxPool2d):
+    if isinstance(layer, LinearLayer | WindowSum | MaxPool2d | AvgPool2d | GlobalAvgPool2d | BitMaxPool2d):
         return layer.shape
     return None
 
 
 def _signature(layer: Layer, isa: Isa) -> dict[str, Any]:
-    folded = isinstance(layer, BinaryLinear) and layer.fitted.folded
+    folded = isinstance(layer, BinaryLinearLayer) and layer.fitted.folded
     shape = _windows(layer)
     selection = layer.selection if isinstance(layer, ChannelSelection | BitSelection) else None
-    domain = layer.weight_domain if isinstance(layer, BinaryLinear) else None
+    domain = layer.weight_domain if isinstance(layer, BinaryLinearLayer) else None
     return {
         "isa": isa.name,
         "kind": layer.kind,
@@ -131,9 +131,9 @@ def _signature(layer: Layer, isa: Isa) -> dict[str, Any]:
         "extent": layer.extent,
         "inputs": layer.in_channels,
         "selection": _described(selection),
-        "weight": layer.weight.shape if isinstance(layer, Linear) else None,
-        "density": round(_CLASSES * log2(layer.counted_density)) if isinstance(layer, Linear) else None,
-        "padding": layer.pad_value if isinstance(layer, BinaryConv2d | WindowSum) else 0.0,
+        "weight": layer.weight.shape if isinstance(layer, LinearLayer) else None,
+        "density": round(_CLASSES * log2(layer.counted_density)) if isinstance(layer, LinearLayer) else None,
+        "padding": layer.pad_value if isinstance(layer, BinaryConvolution | WindowSum) else 0.0,
         "minima": isinstance(layer, BitMaxPool2d) and layer.minima is not None,
         "counted padding": layer.counted_padding if isinstance(layer, AvgPool2d) else None,
         "domains": [_described(layer.input_domain), _described(domain)],

@@ -18,12 +18,12 @@ import onnx
 from onnx import numpy_helper
 
 from sbnn_tvm.passes.layers.forms import Form
-from sbnn_tvm.passes.layers.kinds import BinaryLinear
+from sbnn_tvm.passes.layers.kinds import BinaryLinearLayer
 from sbnn_tvm.passes.lowering.lower import Physical
 
 from ..algebra.domain import codes
 from ..errors import InputError, ModelError, VerificationError
-from ..execution.run_kernels import Step, outputs_of, run_kernels
+from ..execution.run_kernels import ComputedValue, outputs_of, run_kernels
 from ..execution.runnable_model import RunnableModel
 from ..execution.value_layout import decode, encode
 
@@ -318,10 +318,10 @@ def _compare_layers(
 ) -> Iterable[LayerComparison]:
     trace, isa = module.imported.trace, module.target.isa
 
-    def expected(step: Step) -> np.ndarray | None:
+    def expected(step: ComputedValue) -> np.ndarray | None:
         return _expected(step, values, trace)
 
-    def of_reference(step: Step) -> np.ndarray | None:
+    def of_reference(step: ComputedValue) -> np.ndarray | None:
         value = expected(step)
         return None if value is None or step.physical is None else encode(value, step.physical, isa)
 
@@ -329,7 +329,7 @@ def _compare_layers(
     exact = {
         name
         for low in module.lowered.layers
-        if isinstance(low.layer, BinaryLinear) and low.layer.exact
+        if isinstance(low.layer, BinaryLinearLayer) and low.layer.exact
         for name in low.outputs
     }
     seen: set[str] = set()
@@ -385,15 +385,14 @@ def _only_behind_flips(
     return False
 
 
-def _expected(step: Step, values: Mapping[str, np.ndarray], trace: Mapping[str, str]) -> np.ndarray | None:
+def _expected(step: ComputedValue, values: Mapping[str, np.ndarray], trace: Mapping[str, str]) -> np.ndarray | None:
     """The reference's value for a step, if it has the same shape."""
     value = values.get(trace.get(step.physical.value, "")) if step.physical is not None else None
     return value if value is not None and step.physical and value.shape == step.physical.extent else None
 
 
 def _bits(value: np.ndarray, physical: Physical) -> np.ndarray:
-    assert physical.domain is not None
-    return codes(physical.domain, value)
+    return codes(physical.bits_domain, value)
 
 
 def _bound_of_mean(reference: _Reference, name: str, values: Mapping[str, np.ndarray]) -> float:

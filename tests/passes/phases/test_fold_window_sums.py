@@ -172,7 +172,7 @@ def test_networks_of_set_weights(options: dict[str, Any], target: str) -> None:
     assert conv.kernel.startswith("popcount" if options else "counters of bits")
     assert conv.density == pytest.approx(options.get("density", 0.05), abs=0.01)
     assert [
-        each.layer.weight_domain for each in module.lowered.layers if isinstance(each.layer, kinds.BinaryLinear)
+        each.layer.weight_domain for each in module.lowered.layers if isinstance(each.layer, kinds.BinaryLinearLayer)
     ] == [BIT] * 2
 
 
@@ -180,8 +180,8 @@ def test_networks_of_set_weights(options: dict[str, Any], target: str) -> None:
 def test_counters_use_the_window_sum_if_it_exists(density: float) -> None:
     module = sbnn_tvm.compile(network(density=density, float_end=True), "native", input_shape=(2, 64, 9, 9))
     assert module.verify().passed
-    conv = next(each for each in module.lowered.layers if isinstance(each.layer, kinds.BinaryConv2d))
-    assert isinstance(conv.layer, kinds.BinaryConv2d) and conv.layer.weight_domain == SIGN
+    conv = next(each for each in module.lowered.layers if isinstance(each.layer, kinds.BinaryConvolution))
+    assert isinstance(conv.layer, kinds.BinaryConvolution) and conv.layer.weight_domain == SIGN
     assert conv.choice.kernel.name.startswith("counters of bits")
 
 
@@ -190,7 +190,7 @@ def test_counters_of_any_two_values_sum_windows_themselves(options: dict[str, An
     model = network(offset=-0.2, **options)
     module = sbnn_tvm.compile(model, "native", input_shape=(2, 64, 9, 9), kernels={"1": "counters"})
     assert module.verify().passed
-    conv = next(each for each in module.lowered.layers if isinstance(each.layer, kinds.BinaryConv2d))
+    conv = next(each for each in module.lowered.layers if isinstance(each.layer, kinds.BinaryConvolution))
     assert conv.choice.kernel.name.startswith("counters of two values")
     assert sum("window" in layer.kind for layer in module.report.layers) == 1  # only the last layer still needs one
     popcounts = sbnn_tvm.compile(model, "native", input_shape=(2, 64, 9, 9), kernels={"*": "popcount"})

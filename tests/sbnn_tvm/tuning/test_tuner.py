@@ -25,7 +25,7 @@ from sbnn_tvm.options import CompileOptions
 from sbnn_tvm.passes.families.choose import candidates
 from sbnn_tvm.passes.families.float32 import FLOAT
 from sbnn_tvm.passes.families.popcount import POPCOUNT
-from sbnn_tvm.passes.layers.kinds import BinaryConv2d, BinaryLinear
+from sbnn_tvm.passes.layers.kinds import BinaryConvolution, BinaryLinearLayer
 from sbnn_tvm.schedules.epilogue.program import Program
 from sbnn_tvm.schedules.isa import AVX2
 from sbnn_tvm.tuning import worker_process
@@ -61,7 +61,9 @@ def tasks(front) -> list[Task]:
 
 
 def binary_task(tasks: list[Task]) -> Task:
-    return next(task for task in tasks if isinstance(task.layer, BinaryConv2d) and task.layer.shape.kernel == (3, 3))
+    return next(
+        task for task in tasks if isinstance(task.layer, BinaryConvolution) and task.layer.shape.kernel == (3, 3)
+    )
 
 
 def test_tasks_have_something_to_choose(front, tasks):
@@ -175,7 +177,7 @@ def test_compile_takes_what_was_measured(model, front, tasks, tmp_path):
 def test_a_forced_family_is_tuned_within_itself(model, front, tasks, tmp_path):
     path = tmp_path / "tuning.jsonl"
     filled(path, tasks, native(front))
-    names = {name for task in tasks if isinstance(task.layer, BinaryLinear) for name in task.names}
+    names = {name for task in tasks if isinstance(task.layer, BinaryLinearLayer) for name in task.names}
     report = explain(model, tuning=path, kernels=dict.fromkeys(names, "float"))
     assert {layer.chosen for layer in report.layers if layer.name in names} == {"chosen by you"}
     report = explain(model, tuning=path, kernels=dict.fromkeys(names, "popcount"))
