@@ -110,7 +110,7 @@ def _shift(word: tirx.Expr, moves: Sequence[_Move], distance: int, valid: int) -
 def _rising(moves: Sequence[_Move]) -> list[list[_Move]]:
     """Split moves into sequences with ascending sources and targets."""
     sequences: list[list[_Move]] = []
-    for move in moves:  # by target
+    for move in moves:  # in ascending order of the target
         fitting = (sequence for sequence in sequences if sequence[-1][0] < move[0])
         best = max(fitting, key=lambda sequence: sequence[-1][0], default=None)
         if best is None:
