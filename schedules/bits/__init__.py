@@ -1,1 +1,1 @@
-"""Kernels on packed words without weights: packing, shifts, sums over windows."""
+"""Kernels without weights on packed words: packing, channel selection, shifts, max pooling, window sums."""

@@ -1,4 +1,4 @@
-"""Selections of channels from packed words: whole words, shifts, or a network of shifts."""
+"""Selection of channels from packed words, by copies of whole words, shifts, or a network of shifts."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ..tir.loops import parallel_rows
 
 
 def select_channels_bits(pixels: tuple[int, ...], selection: Selection, isa: Isa) -> Kernel:
-    """Put packed feature maps together from channels of others: whole words, shifts, or a network of shifts.
+    """Assemble a packed feature map from selected channels of others: by whole words, shifts, or a network of shifts.
 
     Args:
-        pixels: (N, H, W), or (N,) of tensors [N, C].
-        selection: The channels.
+        pixels: (N, H, W), or (N,) for tensors [N, C].
+        selection: The source of each output channel.
         isa: The instruction set.
 
     Returns:
@@ -31,7 +31,7 @@ def select_channels_bits(pixels: tuple[int, ...], selection: Selection, isa: Isa
     """
     channels = len(selection.sources)
     stored = [isa.words(count) * isa.word_bits for count in (*selection.inputs, channels)]
-    width = gcd(64, *stored)  # memory holds the same bytes whatever the word
+    width = gcd(64, *stored)  # the bytes in memory are the same for every word size
     word, count = f"uint{width}", int(np.prod(pixels))
     with KernelBuilder("select_channels_bits") as builder:
         inputs = enumerate(selection.inputs)
@@ -54,11 +54,11 @@ def select_channels_bits(pixels: tuple[int, ...], selection: Selection, isa: Isa
 
 
 _Move = tuple[int, int]
-"""From a bit to a bit."""
+"""Source bit and target bit."""
 
 
 def _moves(sources: Sequence[InputChannel], width: int) -> dict[tuple[int, int], list[_Move]]:
-    """The bits that a word of the result gets from each word (input, number) of the inputs."""
+    """The moves into one word of the result, grouped by source word: (input, index of the word)."""
     moves: dict[tuple[int, int], list[_Move]] = {}
     for bit, source in enumerate(sources):
         moves.setdefault((source.input, source.channel // width), []).append((source.channel % width, bit))
@@ -66,11 +66,19 @@ def _moves(sources: Sequence[InputChannel], width: int) -> dict[tuple[int, int],
 
 
 def _moved(word: tirx.Expr, moves: Sequence[_Move], valid: int) -> list[tirx.Expr]:
-    """Words to be ORed that hold the moved bits of a word, of which only the lowest ``valid`` bits can be 1.
+    """Move bits of a word; the result is the OR of the returned words.
 
-    Bits of one distance move by one shift. Bits that keep their order can also move together, each by a sum of powers
-    of two: first to the lowest bits, short distances first, then to where they belong, long distances first; no two of
-    them ever meet. Whichever needs fewer instructions is taken.
+    There are two ways, and the one with fewer instructions is used:
+
+    * One shift for each distance between source and target.
+    * A network of shifts for bits that keep their order: each bit moves by a sum of powers of two. It first compacts
+      the bits to the lowest positions, short distances first. It then expands them to their targets, long distances
+      first. No two bits collide.
+
+    Args:
+        word: The source word.
+        moves: The bits to move, in ascending order of the target.
+        valid: Only the lowest ``valid`` bits of the word can be 1.
     """
     distances: dict[int, list[_Move]] = {}
     for source, target in moves:
@@ -100,9 +108,9 @@ def _shift(word: tirx.Expr, moves: Sequence[_Move], distance: int, valid: int) -
 
 
 def _rising(moves: Sequence[_Move]) -> list[list[_Move]]:
-    """Cut moves into sequences in which later targets have later sources."""
+    """Split moves into sequences with ascending sources and targets."""
     sequences: list[list[_Move]] = []
-    for move in moves:  # by target
+    for move in moves:  # in ascending order of the target
         fitting = (sequence for sequence in sequences if sequence[-1][0] < move[0])
         best = max(fitting, key=lambda sequence: sequence[-1][0], default=None)
         if best is None:

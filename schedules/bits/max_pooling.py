@@ -21,19 +21,21 @@ from .rows import WideWords, accumulate_rows
 
 
 def max_pool2d_bits(shape: Conv2dShape, isa: Isa, minima: np.ndarray | None = None, bits: int = 1) -> Kernel:
-    """Maximum over windows of packed bits or codes; or minimum, which is NOT max NOT. The padding takes no part.
+    """Maximum or minimum over windows of packed bits or codes; the padding is ignored.
+
+    The minimum is computed as NOT max(NOT x).
 
     Args:
-        shape: Input and windows; as many output channels as input channels.
+        shape: Shape of the pooling, with ``in_channels == out_channels``.
         isa: The instruction set.
-        minima: bool [C], which channels take the minimum; None for none.
-        bits: Of a code.
+        minima: bool [C], True for channels that take the minimum; None if all take the maximum.
+        bits: Bits per code.
 
     Returns:
         ``func(words of words.packed_shape, *constants, out words of the pooled map)``.
 
     Raises:
-        ValueError: If a window lies in the padding altogether.
+        ValueError: If a window is entirely in the padding.
     """
     check_windows(shape)
     wide = WideWords.of(shape.in_channels, isa)
@@ -65,7 +67,15 @@ def max_pool2d_bits(shape: Conv2dShape, isa: Isa, minima: np.ndarray | None = No
 
 
 def _larger(first: Sequence[tirx.Expr], second: Sequence[tirx.Expr]) -> list[tirx.Expr]:
-    """Of two codes in every bit of words the larger one: digits, the lowest first, compared from the highest on."""
+    """The larger of two codes, for every bit position of the words.
+
+    Args:
+        first: The digits of the first code, one word per digit, the lowest digit first.
+        second: The digits of the second code.
+
+    Returns:
+        The digits of the larger code. Digits are compared from the highest to the lowest.
+    """
     digits: list[tirx.Expr] = []
     greater: tirx.Expr | None = None
     less: tirx.Expr | None = None

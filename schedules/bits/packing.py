@@ -1,4 +1,4 @@
-"""Kernels around packed bits: unpacking, regrouping for grouped convolutions, sums over windows."""
+"""Kernels on packed bits: unpacking, regrouping for grouped convolutions, sums over windows."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from .rows import WideWords, accumulate_rows
 
 
 def unpack(shape: tuple[int, ...], domain: Domain, isa: Isa) -> Kernel:
-    """Packed bits or codes as the float32 values that they stand for.
+    """Convert packed bits or codes to the float32 values that they represent.
 
     Args:
         shape: (N, H, W, C) or (N, C) of the result.
-        domain: The values.
+        domain: The values that bits or codes represent.
         isa: The instruction set.
 
     Returns:
@@ -43,7 +43,7 @@ def unpack(shape: tuple[int, ...], domain: Domain, isa: Isa) -> Kernel:
     def value_of(planes: Sequence[tirx.Expr]) -> tirx.Expr:
         if isinstance(domain, BinaryDomain):
             return function(*planes, const(domain.hi), const(domain.lo))
-        # The lowest digit chooses between neighbouring levels, each further one between what was chosen so far.
+        # The lowest digit selects between neighbouring levels; each higher digit selects between pairs of results.
         pairs = zip(domain.levels[::2], domain.levels[1::2], strict=True)
         chosen = [T.bind(function(planes[0], const(high), const(low))) for low, high in pairs]
         for word in planes[1:]:
@@ -68,11 +68,11 @@ def unpack(shape: tuple[int, ...], domain: Domain, isa: Isa) -> Kernel:
 
 
 def regroup(shape: tuple[int, ...], channels: int, groups: int, isa: Isa) -> Kernel:
-    """Move the channels of every group to words of their own.
+    """Move the channels of every group to separate words.
 
     Args:
         shape: (N, H, W, C) of the feature map.
-        channels: C, which ``groups`` divides.
+        channels: C, a multiple of ``groups``.
         groups: Number of groups.
         isa: The instruction set.
 
@@ -99,8 +99,8 @@ def regroup(shape: tuple[int, ...], channels: int, groups: int, isa: Isa) -> Ker
             for i in range(group_words):
                 first = T.bind(group * size + i * bits)
                 word, shift = T.bind(first // bits), T.bind(T.cast(first % bits, isa.word))
-                # The next word moves up by bits - shift, in two steps since a shift by all bits is undefined. Behind
-                # the last word there is none, nor any channel of this group.
+                # The next word is shifted up by bits - shift, in two steps because a shift by the full width is
+                # undefined. After the last word there is none, but then the mask removes the bits read instead.
                 low = source[pixel, word] >> shift
                 high = (source[pixel, tirx.min(word + 1, words - 1)] << const(1)) << (const(bits - 1) - shift)
                 mask = (1 << min(bits, size - i * bits)) - 1
@@ -109,18 +109,18 @@ def regroup(shape: tuple[int, ...], channels: int, groups: int, isa: Isa) -> Ker
 
 
 def window_sum(shape: Conv2dShape, pad_value: int, isa: Isa) -> Kernel:
-    """The sum of the signs -1 and +1 of packed bits over every window and all channels; exact.
+    """The exact sum of packed signs, -1 and +1, over each window and all channels.
 
     Args:
-        shape: The windows; a dense layer is a 1x1 convolution over N images of one pixel.
-        pad_value: What every channel of a pixel beyond the border counts: -1, 0 or +1.
+        shape: Shape of the layer; a dense layer is a 1x1 convolution over N images of one pixel.
+        pad_value: The value of each channel outside the image: -1, 0 or +1.
         isa: The instruction set.
 
     Returns:
         ``func(words [N, H, W, isa.words(C)], out float32 [N, OH, OW, 1])``.
 
     Raises:
-        ValueError: If there are several groups, which have a sum each, or ``pad_value`` is another number.
+        ValueError: If there are several groups, or ``pad_value`` is another number.
     """
     if shape.groups != 1:
         raise ValueError(f"a window sum is over all channels, but this layer has {shape.groups} groups")
@@ -137,7 +137,7 @@ def window_sum(shape: Conv2dShape, pad_value: int, isa: Isa) -> Kernel:
             ones, valid_taps = accumulate_rows(
                 data, shape, row, isa, lambda totals, words: [totals[0] + tirx.popcount(words[0])]
             )
-            # Of every column the sum over the taps, for the columns of the padding too.
+            # The sum over the tap rows for each column, including the columns of the padding.
             columns = T.alloc_buffer((shape.padded_width,), "int32")
             outside = pad_value * channels * kernel_height
             for x in (*range(shape.padding[1]), *range(shape.padding[1] + shape.width, shape.padded_width)):

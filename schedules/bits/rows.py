@@ -1,4 +1,4 @@
-"""Rows of a packed feature map, seen in the widest words that fit."""
+"""Rows of a packed feature map, accessed in the widest words that fit."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ..tir.vectors import Index, VectorType, load, store
 
 @dataclass(frozen=True)
 class WideWords:
-    """How the packed channels of a pixel are grouped, since memory holds the same bytes whatever the word.
+    """A view of a pixel's packed channels as wider words. The bytes in memory are the same for every word size.
 
     Attributes:
-        bits: Of a wide word, at most 64.
-        count: Wide words a pixel.
+        bits: Bits per wide word, at most 64.
+        count: Wide words per pixel.
     """
 
     bits: int
@@ -30,14 +30,14 @@ class WideWords:
 
     @classmethod
     def of(cls, channels: int, isa: Isa) -> WideWords:
-        """The widest words that divide a pixel."""
+        """The widest words that divide a pixel of ``channels`` packed channels."""
         pixel = isa.words(channels) * isa.word_bits
         bits = gcd(pixel, 64)
         return cls(bits, pixel // bits)
 
     @property
     def dtype(self) -> str:
-        """Of a wide word."""
+        """dtype of a wide word."""
         return f"uint{self.bits}"
 
     def rows(self, packed: tirx.Buffer) -> tirx.Buffer:
@@ -61,14 +61,15 @@ def accumulate_rows(
     Args:
         data: Packed [N, H, W, words], or [N, digits, H, W, words].
         shape: The windows.
-        row: Number of the output row, of all images.
+        row: Index of the output row, counted over all images.
         isa: The instruction set.
-        combine: The new accumulators, one a digit, from the old ones, at first 0, and the digits of the input: vectors.
-        flip: Wide words [W * count] that are XORed onto every row of the input first.
-        digits: Of a code, the lowest first.
+        combine: Computes the new accumulators from the old ones and the input. Both are vectors of wide words, one per
+            digit. Accumulators start at 0.
+        flip: Wide words [W * count] that are XORed with every input row first.
+        digits: Binary digits per code; the lowest digit is stored first.
 
     Returns:
-        A buffer of one row of accumulators, wide words [digits, W * count], and how many taps were inside the image.
+        A buffer of one row of accumulators, wide words [digits, W * count], and the number of taps inside the image.
     """
     wide = WideWords.of(shape.in_channels, isa)
     rows = wide.rows(data)

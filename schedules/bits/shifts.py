@@ -1,4 +1,4 @@
-"""Circular shifts of packed channels over the image: every word gathers the channels of each shift with a mask."""
+"""Circular shifts of packed channels over the image: each word is assembled from masked words, one per shift."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ..tir.loops import parallel_rows
 
 
 def shift_bits(shape: tuple[int, int, int, int], shifts: np.ndarray, isa: Isa) -> Kernel:
-    """Move each channel down and right by its own number of pixels; what leaves the image comes in on the other side.
+    """Shift each channel down and right by its own number of pixels; pixels that leave the image wrap around.
 
-    A word costs a load, and a mask where its channels move differently, for each of their shifts.
+    A word costs one load per distinct shift of its channels. With several shifts, each load is followed by a mask.
 
     Args:
         shape: (N, H, W, C) of the feature map.
@@ -30,7 +30,7 @@ def shift_bits(shape: tuple[int, int, int, int], shifts: np.ndarray, isa: Isa) -
         ``func(words [N, H, W, isa.words(C)], masks, out [N, H, W, isa.words(C)])``.
 
     Raises:
-        ValueError: If ``shifts`` is not of the channels.
+        ValueError: If the shape of ``shifts`` is not [C, 2].
     """
     batch, height, width, channels = shape
     if shifts.shape != (channels, 2):
@@ -64,6 +64,10 @@ def _before(at: tirx.Expr, shift: int, extent: int) -> tirx.Expr:
 
 
 def _runs(used: np.ndarray) -> list[tuple[int, int]]:
-    """Neighbouring words whose channels have the same shifts: the first word, and how many; bool [shifts, words]."""
+    """Runs of neighbouring words with the same set of shifts, as (first word, number of words).
+
+    Args:
+        used: bool [shifts, words], whether a word has a channel with this shift.
+    """
     starts = [0, *(w for w in range(1, used.shape[1]) if not np.array_equal(used[:, w], used[:, w - 1]))]
     return [(start, end - start) for start, end in zip(starts, [*starts[1:], used.shape[1]], strict=True)]

@@ -1,4 +1,4 @@
-"""Dense layers as kernels: 1x1 convolutions over one row, whose pixels are the batch."""
+"""Kernels for dense layers: 1x1 convolutions over one row, whose pixels are the samples of the batch."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def popcount_dense(
     bits: int = 1,
     weight_domain: BinaryDomain = SIGN,
 ) -> Kernel:
-    """A dense layer of {-1, +1} activations and weights: data [batch, isa.words(K)], results of rank 2.
+    """A dense layer of {-1, +1} activations and weights: data [batch, isa.words(K)], outputs of rank 2.
 
-    Codes of n bits and {0, 1} weights are as in conv2d.popcount_conv2d: data [batch, n, isa.words(K)].
+    Codes of n bits, with data [batch, n, isa.words(K)], and {0, 1} weights work as in conv2d.popcount_conv2d.
 
     Args:
         batch: Rows of the data.
         signs: bool [OC, K], True for +1.
-        epilogue: Its Ref(0) is the sum of products, as float32.
-        isa: What to generate code for.
+        epilogue: Ref(0) is the sum of products, as float32.
+        isa: The instruction set.
         tile: One of tiles.tiles(dense_shape(batch, K, OC), isa, "popcount"); by default the first.
         bits: n.
         weight_domain: The values of the weights, domain.SIGN or domain.BIT.
@@ -65,8 +65,8 @@ def float_dense(batch: int, weight: np.ndarray, epilogue: Program, isa: Isa, til
     Args:
         batch: Rows of the data.
         weight: float32 [OC, K].
-        epilogue: Its Ref(0) is the sum of products.
-        isa: What to generate code for.
+        epilogue: Ref(0) is the sum of products.
+        isa: The instruction set.
         tile: One of tiles.tiles(dense_shape(batch, K, OC), isa, "float32"); by default the first.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Rows of a float convolution of few channels and wide windows, by minimal filtering along the row.
+"""Rows of a float convolution with few channels and wide windows, by minimal filtering along the row.
 
-A filter of kw taps and stride s is s filters of about kw / s taps, one for each phase of the columns; the sum over the
-rows of the window and the channels is between the transforms of inputs and outputs, which cost little therefore::
+A filter of kw taps and stride s consists of s filters of about kw / s taps, one per phase of the columns. The sum over
+window rows and channels is computed between the transforms of inputs and outputs, so the transforms cost little::
 
     for row of the image:                                        begin
         for phase, product, channel, vector of tiles:
@@ -13,7 +13,7 @@ rows of the window and the channels is between the transforms of inputs and outp
                 products[...] += broadcast(image[...]) * weights
         outputs = to_outputs @ products
 
-The 7x7 filter with stride 2 takes 13 products for 4 outputs instead of 28.
+Example: a 7x7 filter with stride 2 needs 13 products per window row for 4 outputs, instead of 28.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from .loop_nest import Store
 from .minimal_filters import MOST_TAPS, OUTPUTS, MinimalFilter, minimal_filter
 from .tiles import Tile, default_tile
 
-# The share of the direct way's multiply-adds that must suffice: transforms move data, too.
+# Minimal filters are used below this share of the direct convolution's multiply-adds: transforms also move data.
 _WORTHWHILE = 0.75
 
 
 def filters_pay(shape: Conv2dShape) -> bool:
-    """Whether a convolution should take minimal filters."""
+    """Whether minimal filters are expected to be faster than the direct convolution."""
     taps = _taps(shape)
     if shape.groups > 1 or shape.dilation[1] > 1 or max(taps) > MOST_TAPS:
         return False
@@ -49,20 +49,20 @@ def filters_pay(shape: Conv2dShape) -> bool:
 
 
 def _taps(shape: Conv2dShape) -> list[int]:
-    """Of the filter of each phase; there are no more phases than taps."""
+    """The number of taps of each phase's filter; there are no more phases than taps."""
     stride, width = shape.strides[1], shape.kernel[1]
     return [len(range(phase, width, stride)) for phase in range(min(stride, width))]
 
 
 @dataclass(frozen=True, eq=False)
 class FilteredRows:
-    """The convolution, while its code is written.
+    """Emits the rows of a convolution.
 
     Attributes:
-        shape: The layer.
-        filters: One a phase.
-        tile: Tiles of 4 outputs that are computed together, and vectors of output channels.
-        lanes: Of a vector.
+        shape: Shape of the layer.
+        filters: One filter per phase.
+        tile: The register tile. Its pixels are tiles of 4 outputs; its vectors are of output channels.
+        lanes: float32 values per vector.
     """
 
     shape: Conv2dShape
@@ -72,7 +72,7 @@ class FilteredRows:
 
     @classmethod
     def of(cls, shape: Conv2dShape, isa: Isa) -> FilteredRows:
-        """For a layer for which filters_pay."""
+        """The rows of a layer for which ``filters_pay`` is True."""
         tiles = -(-shape.out_width // OUTPUTS)
         column = replace(
             shape, width=tiles, kernel=(shape.kernel[0], 1), strides=(shape.strides[0], 1),
@@ -83,7 +83,7 @@ class FilteredRows:
 
     @property
     def block(self) -> int:
-        """Output channels in a block."""
+        """Output channels per block."""
         return self.lanes * self.tile.vectors
 
     @property
@@ -93,21 +93,21 @@ class FilteredRows:
 
     @property
     def tiles(self) -> int:
-        """Tiles in a row; they may hang over its end."""
+        """Tiles per row; the last one may extend past its end."""
         return -(-self.shape.out_width // OUTPUTS)
 
     @property
     def width(self) -> int:
-        """Outputs of a row with those that hang over its end."""
+        """Outputs per row, including those past its end."""
         return self.tiles * OUTPUTS
 
     @property
     def products(self) -> int:
-        """Of all phases."""
+        """Products of all phases."""
         return sum(each.products for each in self.filters)
 
     def packed_weights(self, weight: np.ndarray) -> np.ndarray:
-        """From float32 [OC, Cin, kh, kw] to [blocks, products, kh * Cin, block]."""
+        """Transform weights float32 [OC, Cin, kh, kw] to float32 [blocks, products, kh * Cin, block]."""
         shape, stride = self.shape, self.shape.strides[1]
         padded = np.pad(weight.astype(np.float64), [(0, self.blocks * self.block - shape.out_channels), *[(0, 0)] * 3])
         phases = [
@@ -140,7 +140,7 @@ class FilteredRows:
         return image
 
     def _fetch(self, data: tirx.Buffer, row: tirx.Expr, line: tirx.Buffer, length: int) -> None:
-        """Copy a row of the padded image."""
+        """Emit the copy of a row of the padded image."""
         shape, channels = self.shape, self.shape.in_channels
         n, y = tirx.floordiv(row, shape.padded_height), tirx.floormod(row, shape.padded_height) - shape.padding[0]
         source = T.decl_buffer((shape.batch, shape.height, shape.width * channels), "float32", data=data.data)
@@ -163,7 +163,7 @@ class FilteredRows:
     def _transform(
         self, pixels: tirx.Buffer, image: tirx.Buffer, row: tirx.Expr, first: tirx.Expr, channel: tirx.Expr
     ) -> None:
-        """All products of a vector of tiles, in one channel."""
+        """Emit the input transform of a vector of tiles in one channel: all its products."""
         channels, stride = self.shape.in_channels, self.shape.strides[1]
         product = 0
         for phase, each in enumerate(self.filters):
@@ -185,7 +185,7 @@ class FilteredRows:
     ) -> None:
         """Emit the row of outputs at ``position`` (n, y).
 
-        Calls ``keep(x, vectors)`` for each x below ``width``, for some more than once.
+        Calls ``keep(x, vectors)`` at least once for each x below ``width``.
         """
         shape, tile, lanes, (n, y) = self.shape, self.tile, self.lanes, position
         top = T.bind(n * shape.padded_height + y * shape.strides[0])
@@ -215,7 +215,7 @@ class FilteredRows:
         block: tirx.Expr,
         product: int,
     ) -> None:
-        """One product of all tiles of a register tile, summed over the window's rows and the channels."""
+        """Emit one product for all tiles of a register tile, summed over window rows and channels."""
         shape, tile, lanes = self.shape, self.tile, self.lanes
         sums, vector_type = T.alloc_buffer((tile.pixels, self.block), "float32"), VectorType("float32", lanes)
         runs = [(p, v) for p in range(tile.pixels) for v in range(0, self.block, lanes)]
@@ -234,7 +234,7 @@ class FilteredRows:
 
 
 def _combination(factors: Sequence[float], values: Sequence[tirx.Expr]) -> tirx.Expr:
-    """The sum of products of vectors with numbers."""
+    """A linear combination of vectors."""
     total: tirx.Expr | None = None
     for factor, value in zip(factors, values, strict=True):
         if factor:

@@ -1,4 +1,4 @@
-"""The direct convolution on float32: one multiply-add a step and vector."""
+"""The direct convolution on float32: one multiply-add per step and vector."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .tiles import Tile, default_tile, lanes
 def float_convolution(
     name: str, shape: Conv2dShape, weight: np.ndarray, isa: Isa, *, data_shape: tuple[int, ...], tile: Tile | None
 ) -> DirectConv2d:
-    """The convolution that direct_float builds a kernel of."""
+    """The convolution, without its epilogue; the arguments are those of ``direct_float``."""
     channels_last = np.moveaxis(weight.astype(np.float32), 1, -1)
     return DirectConv2d(
         name=name,
@@ -40,11 +40,11 @@ def direct_float(
     data_shape: tuple[int, ...],
     tile: Tile | None,
 ) -> Kernel:
-    """The kernel behind conv2d.float_conv2d and dense.float_dense, which describe the arguments.
+    """Implements conv2d.float_conv2d and dense.float_dense; see these for the other arguments.
 
     Args:
         name: Symbol of the function.
-        data_shape: Shape of the activations; of rank 2 for a dense layer.
+        data_shape: Shape of the activations: rank 4, or rank 2 for a dense layer.
     """
     conv = float_convolution(name, shape, weight, isa, data_shape=data_shape, tile=tile)
     classes = shape.border_classes() if len(data_shape) == 4 else None

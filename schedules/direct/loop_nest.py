@@ -1,20 +1,20 @@
-"""The loop nest of every direct convolution, for floats and for packed bits.
+"""The loop nest of all direct convolutions, for float32 and for packed bits.
 
-Layouts: data [N, H, W, elements], weights [groups * blocks, steps of a window, lanes of a block], where a
-block is ``tile.vectors`` vectors of output channels::
+Layouts: data [N, H, W, elements], weights [groups * blocks, steps per window, lanes per block]. A block is
+``tile.vectors`` vectors of output channels::
 
     copy the image into a padded workspace
-    parallel for block, row (or row, block):                  what is larger is outside: weights or image
-        for tile of pixels in row:                            the last one overlaps its neighbour
+    parallel for block, row (or row, block):                  outer loop: the larger of weights and image
+        for tile of pixels in row:                            the last tile overlaps the one before
             accumulators[pixels][vectors] = 0                 registers
-            for plane of the image, the last one first:       the digits of codes: one where there are none
+            for plane of the image, the last one first:       one plane per digit of a code; otherwise one plane
                 accumulators *= 2
                 for step in window:
                     weight[vectors] = load                    contiguous
                     for pixel: accumulators[pixel] += broadcast(input[pixel]) * weight
             epilogue
 
-A :class:`MultiplyAccumulate` defines ``+=``, ``*`` and ``broadcast``. Budget of a step: ``pixels * vectors``
+A :class:`MultiplyAccumulate` defines ``+=``, ``*`` and ``broadcast``. Instructions per step: ``pixels * vectors``
 multiply-adds, ``vectors`` loads, ``pixels`` broadcasts (memory operands on AVX-512).
 """
 
@@ -37,17 +37,17 @@ from ..tir.loops import parallel_rows
 from ..tir.vectors import Index, VectorType, load, store
 from .tiles import Tile
 
-# Channels that are stored at once after a row was collected: a multiple of 8 and a divisor of every word.
+# Channels per store once a row is collected: a multiple of 8 that divides every word size.
 _COLLECTED_RUN = 16
 
-# Columns of taps that may be written out one by one.
+# Kernels with at most this many columns of taps may have the column loop unrolled.
 _UNROLLED = 5
 
 Store = Callable[[tirx.Expr, Sequence[tirx.Expr]], None]
 
 
 class Sink(Protocol):
-    """Where a kernel's accumulators go: declares parameters and outputs, and stores runs of channels."""
+    """Turns accumulators into outputs: declares the parameters it needs and stores runs of channels."""
 
     def declare(self, builder: KernelBuilder) -> None:
         """Declare the tensor operands, the constants and the outputs."""
@@ -58,7 +58,7 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class ReductionLoop:
-    """A loop of the reduction: ``extent`` elements of the image, ``stride`` elements and ``rows`` rows apart."""
+    """A loop of the reduction: ``extent`` iterations; each advances ``stride`` elements and ``rows`` rows."""
 
     extent: int
     stride: int
@@ -67,11 +67,11 @@ class ReductionLoop:
 
 @dataclass(frozen=True)
 class Partial:
-    """Narrow accumulators for a few steps, before they are added to the real ones.
+    """Narrow accumulators for a few steps. They are then added to the full-width accumulators.
 
     Attributes:
-        dtype: Of the narrow accumulators.
-        steps: So many steps cannot overflow them.
+        dtype: The dtype of the narrow accumulators.
+        steps: The number of steps that cannot overflow them.
     """
 
     dtype: str
@@ -80,12 +80,12 @@ class Partial:
 
 @dataclass(frozen=True, eq=False)
 class MultiplyAccumulate:
-    """What a step of the reduction does: float32 as it stands here; popcount.py has those of packed bits.
+    """The arithmetic of one step of the reduction. This class is float32; popcount.py has subclasses for packed bits.
 
     Attributes:
         element: dtype of the data.
         accumulator: dtype of the accumulators.
-        lanes: Output channels in a vector.
+        lanes: Output channels per vector.
     """
 
     element: str
@@ -99,31 +99,31 @@ class MultiplyAccumulate:
 
     @property
     def partial(self) -> Partial | None:
-        """Narrow accumulators, if there are any."""
+        """The narrow accumulators, or None if steps add to the full-width accumulators."""
         return None
 
     @property
     def together(self) -> int:
-        """Neighbouring elements of a row of the image that one step takes. Instead of the first it takes ``joined``."""
+        """Neighbouring elements of an image row that one step reads. ``joined`` replaces the first of them."""
         return 1
 
     def declare(self, builder: KernelBuilder) -> None:
-        """Declare the constants beside the weights."""
+        """Declare the constants other than the weights."""
 
     def spread(self, element: tirx.Expr) -> tuple[tirx.Expr, ...]:
-        """What the workspace holds instead of an element of the data, with the same dtype."""
+        """The elements of the workspace, of the same dtype, that replace one element of the data."""
         return (element,)
 
     def joined(self, elements: Sequence[tirx.Expr]) -> tirx.Expr:
-        """What a step takes instead of the first of its elements; the weights have it already."""
+        """The combination that replaces the first element of a step. The weights are already stored this way."""
         return elements[0]
 
     def input(self, image: tirx.Buffer, at: list[tirx.Expr]) -> tuple[tirx.Expr, ...]:
-        """An element of the input, for all lanes."""
+        """Read an element of the image and broadcast it to all lanes."""
         return (T.bind(VectorType(self.image_element, self.lanes).broadcast(image[tuple(at)])),)
 
     def weight(self, vector: tirx.Expr) -> tuple[tirx.Expr, ...]:
-        """What every pixel needs of the weights of an element."""
+        """Preprocess a loaded weight vector once, for all pixels of the tile."""
         return (vector,)
 
     def accumulate(self, sums: tirx.Expr, x: tuple[tirx.Expr, ...], w: tuple[tirx.Expr, ...]) -> tirx.Expr:
@@ -133,20 +133,21 @@ class MultiplyAccumulate:
 
 @dataclass(frozen=True, eq=False)
 class DirectConv2d:
-    """One direct convolution, complete but for its epilogue.
+    """A direct convolution without its epilogue.
 
     Attributes:
-        name: The symbol of the function.
-        shape: The layer.
-        data_shape: Shape of the first parameter: (N, H, W, groups * depth), or (N, depth) for a dense layer, which is
-            a convolution over one row of N pixels; with several planes behind N.
-        arithmetic: What a step does.
+        name: Symbol of the function.
+        shape: Shape of the layer.
+        data_shape: Shape of the first parameter: (N, H, W, groups * depth). A dense layer is a convolution over one
+            row of N pixels: (N, depth). With several planes, the plane axis follows N.
+        arithmetic: The arithmetic of one step.
         tile: The register tile.
-        weights: [groups, out channels of a group, kh, kw, steps of a pixel].
-        loops: How these steps walk through a group's elements of a pixel of the image, as the inner loop reads them.
-        border: A pixel outside of the image, as the data has it: [planes, elements].
-        planes: The result is the sum of 2^j times that of the j-th plane of the data.
-        skippable: Whether taps outside of the image may be left out, which the sink then takes into account.
+        weights: [groups, output channels per group, kh, kw, steps per pixel].
+        loops: The loops over one group's elements of a pixel, as the inner loop reads the image; one iteration per
+            step.
+        border: A pixel outside the image, in the layout of the data: [planes, elements].
+        planes: Planes of the data. The result is the sum over planes j of 2^j times the result for plane j.
+        skippable: Whether taps outside the image may be skipped. The sink then accounts for them.
     """
 
     name: str
@@ -169,17 +170,20 @@ class DirectConv2d:
 
     @property
     def dense(self) -> bool:
-        """Whether it is a dense layer."""
+        """Whether this is a dense layer."""
         return len(self.data_shape) < 4
 
     @property
     def skips_rows(self) -> bool:
-        """Whether rows of taps outside of the image are left out."""
+        """Whether rows of taps outside the image are skipped."""
         return self.skippable and bool(self.shape.padding[0] or self.shape.padding[2])
 
     @property
     def skips_columns(self) -> bool:
-        """Whether columns of taps outside are left out: in tiles of whole rows, where each knows its pixel."""
+        """Whether columns of taps outside the image are skipped.
+
+        This needs tiles of a whole row, so that the column of every pixel is known at compile time.
+        """
         left, right = self.shape.padding[1], self.shape.padding[3]
         whole = self.tile.pixels == self.shape.out_width
         whole = whole and self.arithmetic.partial is None and self.arithmetic.together == 1
@@ -187,22 +191,22 @@ class DirectConv2d:
 
     @property
     def block(self) -> int:
-        """Output channels in a block."""
+        """Output channels per block."""
         return self.arithmetic.lanes * self.tile.vectors
 
     @property
     def blocks(self) -> int:
-        """Blocks in a group."""
+        """Blocks per group."""
         return -(-self.shape.group_out_channels // self.block)
 
     @property
     def collected(self) -> bool:
-        """Whether blocks cannot be stored where they are computed, since groups begin in the middle of a byte."""
+        """Whether a row is first collected in a buffer, because groups may start in the middle of a byte or block."""
         return self.shape.groups > 1 and (self.block % 8 > 0 or self.shape.group_out_channels % self.block > 0)
 
     @property
     def run(self) -> int:
-        """Output channels that the sink gets at once, from a multiple of their number."""
+        """Output channels per call of the sink. The first channel of a run is a multiple of this number."""
         return _COLLECTED_RUN if self.collected else self.block
 
     @property
@@ -224,7 +228,7 @@ class DirectConv2d:
         """Generate the kernel.
 
         Args:
-            sink: Takes runs of ``self.run`` accumulators.
+            sink: Stores runs of ``self.run`` accumulators.
         """
         weights, arithmetic = self.packed_weights(), self.arithmetic
         with KernelBuilder(self.name) as builder:
@@ -249,10 +253,10 @@ class DirectConv2d:
 
 
 def padded_image(conv: DirectConv2d, data: tirx.Buffer) -> tirx.Buffer:
-    """The image with its padding as the inner loop reads it, [N, rows, elements of a row]; a copy if need be.
+    """The padded image as the inner loop reads it, [N, rows, elements per row]; the data itself if no copy is needed.
 
-    The planes of a map follow each other as images do, those of a dense layer lie within a pixel. Where several
-    elements are taken together, what is joined lies behind every row.
+    The planes of a feature map are stored like images, one after the other. The planes of a dense layer are stored
+    within a pixel. If a step reads several elements together, each row is followed by its joined elements.
     """
     shape, arithmetic = conv.shape, conv.arithmetic
     borders = [
@@ -314,14 +318,14 @@ def padded_image(conv: DirectConv2d, data: tirx.Buffer) -> tirx.Buffer:
 
 @dataclass(frozen=True, eq=False)
 class Nest:
-    """The main loops, while they are written."""
+    """Emits the main loops."""
 
     conv: DirectConv2d
     image: tirx.Buffer
     weights: tirx.Buffer
 
     def row(self, row: tirx.Expr, block: tirx.Expr, sink: Sink) -> None:
-        """One row of one block of channels, straight into the sink."""
+        """Emit one row of one block of channels, stored directly by the sink."""
         conv = self.conv
         n, y = self._image_row(row)
         group, block = T.bind(tirx.floordiv(block, conv.blocks)), T.bind(tirx.floormod(block, conv.blocks))
@@ -329,14 +333,14 @@ class Nest:
         self.tiles((n, y), group, block, lambda x, values: sink.store(values, self._position(n, y, x), first))
 
     def collected_row(self, row: tirx.Expr, sink: Sink) -> None:
-        """One row of all groups, through memory."""
+        """Emit one row of all groups, collected in a buffer before the sink stores it."""
         conv, shape = self.conv, self.conv.shape
         n, y = self._image_row(row)
         accumulator, lanes = conv.arithmetic.accumulator, conv.arithmetic.lanes
         collected = T.alloc_buffer((shape.out_width, shape.out_channels + max(conv.block, conv.run)), accumulator)
         with T.serial(0, shape.out_width) as x:
             store(collected, VectorType(accumulator, conv.run).constant(0), (x,), shape.out_channels)
-        # A block may hang over the end of its group: the next group, written later, overwrites that.
+        # A block may extend past the end of its group. The next group is written later and overwrites the excess.
         with T.serial(0, shape.groups) as group, T.serial(0, conv.blocks) as block:
             first = T.bind(group * shape.group_out_channels + block * conv.block)
 
@@ -351,7 +355,7 @@ class Nest:
             sink.store([value], self._position(n, y, x), first)
 
     def tiles(self, row: tuple[tirx.Expr, tirx.Expr], group: tirx.Expr, block: tirx.Expr, keep: Store) -> None:
-        """All tiles of a row (image, row) of a block."""
+        """Emit all tiles of a row (image, row) of one block."""
         conv, tile = self.conv, self.conv.tile
         width = conv.shape.out_width
         with T.serial(0, -(-width // tile.pixels)) as i:
@@ -369,7 +373,7 @@ class Nest:
         group: tirx.Expr,
         block: tirx.Expr,
     ) -> None:
-        """Sum over the planes and the window of every pixel of the tile that begins at ``position`` (n, y, x)."""
+        """Emit the sums over planes and window for every pixel of the tile that starts at ``position`` (n, y, x)."""
         conv, shape, (n, y, x) = self.conv, self.conv.shape, position
         pixel = self._row_elements // shape.padded_width
         start = T.bind(x * (shape.strides[1] * pixel) + group * (pixel // shape.groups))
@@ -377,7 +381,7 @@ class Nest:
         if conv.planes == 1:
             self._reduce_plane(accumulators, n, _Place(row, start, tirx.const(0, "int32")), pixel, block)
             return
-        # The last plane counts most: what it gives is doubled with every plane that follows.
+        # The last plane is the most significant: its sum is doubled once for each plane that follows.
         for plane in reversed(range(conv.planes)):
             for k in range(conv.tile.pixels * conv.tile.vectors if plane < conv.planes - 1 else 0):
                 store(accumulators, self._vector(accumulators, k) + self._vector(accumulators, k), (k,), 0)
@@ -390,7 +394,7 @@ class Nest:
     def _reduce_plane(
         self, accumulators: tirx.Buffer, n: tirx.Expr, place: _Place, pixel: int, block: tirx.Expr
     ) -> None:
-        """Sum over the window of every pixel of the tile, in one plane; a pixel has ``pixel`` elements."""
+        """Emit the sums over the window in one plane for every pixel of the tile; a pixel has ``pixel`` elements."""
         shape, partial = self.conv.shape, self.conv.arithmetic.partial
         column = ReductionLoop(shape.kernel[1], shape.dilation[1] * pixel)
         columns = _fuse([column, *self.conv.loops])
@@ -435,13 +439,13 @@ class Nest:
             _walk_in_chunks([rows, *columns], place, partial.steps, chunk)
 
     def _pixels_inside(self, tap: int) -> list[int]:
-        """The pixels of a row for which a column of taps is inside of the image."""
+        """The output pixels of a row for which tap column ``tap`` is inside the image."""
         shape = self.conv.shape
         columns = [x * shape.strides[1] + tap * shape.dilation[1] - shape.padding[1] for x in range(shape.out_width)]
         return [x for x, column in enumerate(columns) if 0 <= column < shape.width]
 
     def _inside(self, row: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
-        """The first row of taps inside of the image and the one behind the last, for a window that starts at a row."""
+        """The tap rows [first, end) inside the image, for a window that starts at ``row``."""
         shape, down = self.conv.shape, self.conv.shape.dilation[0]
         first, end = (
             T.bind(tirx.floordiv(border - row + (down - 1), down))
@@ -451,11 +455,11 @@ class Nest:
 
     @property
     def _row_elements(self) -> int:
-        """Elements of a row of the image, as the inner loop reads it."""
+        """Elements per image row, as the inner loop reads it, without the joined elements."""
         return int(self.image.shape[-1]) // (1 if self.conv.arithmetic.together == 1 else 2)
 
     def _step_weights(self, block: tirx.Expr, step: tirx.Expr) -> list[tuple[tirx.Expr, ...]]:
-        """For each vector of the tile's channels, the weights of the elements of one step."""
+        """The weights of one step, for each vector of the tile's channels."""
         arithmetic = self.conv.arithmetic
 
         def vectors(first: int) -> tuple[tirx.Expr, ...]:
@@ -473,7 +477,7 @@ class Nest:
         weights: Sequence[tuple[tirx.Expr, ...]],
         pixels: Sequence[int],
     ) -> None:
-        """Add the products of one element (or of several) of some pixels of the tile with all its weights."""
+        """Emit one step for the given pixels of the tile: multiply their elements with all weights and accumulate."""
         arithmetic, tile = self.conv.arithmetic, self.conv.tile
         elements = list(range(arithmetic.together))
         places = elements if arithmetic.together == 1 else [self._row_elements, *elements[1:]]
@@ -492,7 +496,7 @@ class Nest:
         return (x,) if self.conv.dense else (n, y, x)
 
     def _zeros(self, dtype: str) -> tirx.Buffer:
-        """Accumulators of the tile."""
+        """Accumulators of the tile, set to 0."""
         tile, lanes = self.conv.tile, self.conv.arithmetic.lanes
         accumulators = T.alloc_buffer((tile.pixels * tile.vectors, lanes), dtype)
         for k in range(tile.pixels * tile.vectors):
@@ -505,19 +509,19 @@ class Nest:
 
 @dataclass(frozen=True, eq=False)
 class _Place:
-    """Where a step of the reduction is: row and element of the image, and its number among the weights."""
+    """The position of a reduction step: row and element of the image, and its index in the weights."""
 
     line: tirx.Expr
     element: tirx.Expr
     step: tirx.Expr
 
     def moved(self, loop: ReductionLoop, i: tirx.Expr, inner: int) -> _Place:
-        """``i`` steps along a loop, each of ``inner`` weights."""
+        """The position after ``i`` iterations of a loop, each of which covers ``inner`` steps of the weights."""
         return _Place(self.line + i * loop.rows, self.element + i * loop.stride, self.step + i * inner)
 
 
 def _fuse(loops: Sequence[ReductionLoop]) -> list[ReductionLoop]:
-    """The same walk with fewer loops: taps of a row lie behind one another, where neither dilation nor groups do."""
+    """Merge loops that together walk contiguous elements, such as the taps of a row without dilation and groups."""
     fused = [loops[-1]]
     for loop in reversed(loops[:-1]):
         if loop.extent == 1:
@@ -530,7 +534,7 @@ def _fuse(loops: Sequence[ReductionLoop]) -> list[ReductionLoop]:
 
 
 def _walk(loops: Sequence[ReductionLoop], place: _Place, body: Callable[[_Place], None]) -> None:
-    """Loops over all steps."""
+    """Emit the loops over all steps."""
     if not loops:
         body(place)
         return
@@ -540,7 +544,7 @@ def _walk(loops: Sequence[ReductionLoop], place: _Place, body: Callable[[_Place]
 
 
 def _walk_in_chunks(loops: Sequence[ReductionLoop], place: _Place, steps: int, chunk: Callable[..., None]) -> None:
-    """Loops over all steps, where ``chunk(walk)`` is called to wrap every ``walk(body)`` of at most ``steps``."""
+    """Emit the loops over all steps in chunks: ``chunk(walk)`` is called for each, ``walk`` has at most ``steps``."""
     loop, *rest = loops
     inner = prod(each.extent for each in rest)
     if inner > steps:

@@ -1,15 +1,15 @@
-"""A float convolution and the max pooling behind it in one kernel: the map between them never lies in memory.
+"""A float convolution and the max pooling after it in one kernel: the feature map between them is never stored.
 
-It is the largest map of many a network, larger than the second-level cache. Here a row of it lives for as long as it
-takes to pool it along the row; as many pooled rows as a window has wait for the others::
+This feature map is often the largest of a network and larger than the second-level cache. Here a row of it is kept only
+until it is pooled along the row. A ring buffer holds the pooled rows, one per row of the pooling window::
 
     copy the image into a padded workspace, or transform it
     parallel for band of output rows, block of channels:
         for output row in band:
-            for row of the convolution that is new:          the first window of a band needs all of its own
+            for row of the convolution not yet computed:     all rows of the window at the start of a band
                 convolve into a buffer of one row            loop_nest.py, filtered_rows.py
-                maxima of neighbours into the ring
-            maxima of the rows in the ring, to the epilogue
+                maxima of neighbours in the row into the ring
+            maxima over the rows of the ring into the epilogue
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from .float32 import float_convolution
 from .loop_nest import DirectConv2d, Nest, Store, padded_image
 from .tiles import Tile
 
-# Of the rows of the convolution so many are computed twice at most, by bands that meet.
+# At most this share of the rows of the convolution is computed twice, where two bands meet.
 _TWICE = 1 / 50
 
 
 class Rows(Protocol):
-    """A convolution row by row."""
+    """A convolution that is computed row by row."""
 
     @property
     def tile(self) -> Tile:
@@ -51,11 +51,11 @@ class Rows(Protocol):
 
     @property
     def lanes(self) -> int:
-        """Output channels in a vector."""
+        """Output channels per vector."""
 
     @property
     def block(self) -> int:
-        """Output channels in a block."""
+        """Output channels per block."""
 
     @property
     def blocks(self) -> int:
@@ -63,13 +63,13 @@ class Rows(Protocol):
 
     @property
     def width(self) -> int:
-        """Outputs of a row, and those behind its end that are computed with them."""
+        """Outputs per row, including those past its end that are computed with it."""
 
     def packed_weights(self, weight: np.ndarray) -> np.ndarray:
-        """The constant that the code reads, from float32 [OC, Cin, kh, kw]."""
+        """The weight constant of the kernel, from float32 [OC, Cin, kh, kw]."""
 
     def begin(self, data: tirx.Buffer) -> tirx.Buffer:
-        """Emit what comes before all rows: a copy of the image as ``row`` reads it."""
+        """Emit the code before all rows: it prepares the image in the layout that ``row`` reads."""
 
     def row(
         self,
@@ -79,7 +79,7 @@ class Rows(Protocol):
         block: tirx.Expr,
         keep: Store,
     ) -> None:
-        """Emit the row of outputs at ``position`` (n, y): ``keep(x, vectors)`` for each x, maybe more than once."""
+        """Emit the row of outputs at ``position`` (n, y). Calls ``keep(x, vectors)`` at least once for each x."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +126,7 @@ class _DirectRows:
 
 
 def can_pool(shape: Conv2dShape, epilogue: Program, pool: Conv2dShape) -> bool:
-    """Whether pooled_conv2d takes a convolution with its epilogue, and the pooling behind it."""
+    """Whether pooled_conv2d supports a convolution with this epilogue, followed by this pooling."""
     operands = [operand for step in epilogue.steps for operand in (step.a, step.b)]
     reads = any(isinstance(operand, TensorOperand) for operand in operands)
     stores = len(epilogue.outputs) == 1 and isinstance(epilogue.outputs[0], FloatOutput)
@@ -147,20 +147,21 @@ def pooled_conv2d(
     """A float32 convolution of an NHWC feature map, padded with zeros, and a max pooling of its result.
 
     Args:
-        shape: The convolution.
+        shape: Shape of the convolution.
         weight: float32 [OC, Cin, kh, kw].
-        epilogue: Of the convolution, as can_pool wants it.
-        pool: The pooling; its input is the convolution's output, and its padding takes no part.
-        pool_epilogue: Its anchor is the maximum.
-        isa: What to generate code for.
-        tile: Of the convolution: one of tiles.tiles(shape, isa, "float32"); by default the first.
-        filtered: Whether it may multiply sums of pixels where that pays (filtered_rows.py), and round more.
+        epilogue: Epilogue of the convolution, accepted by can_pool.
+        pool: Shape of the pooling. Its input is the output of the convolution; its padding is ignored by the maximum.
+        pool_epilogue: Epilogue of the pooling; Ref(0) is the maximum.
+        isa: The instruction set.
+        tile: Register tile of the convolution: one of tiles.tiles(shape, isa, "float32"); by default the first.
+        filtered: Whether minimal filters may be used where they are faster (filtered_rows.py). Their rounding error
+            is larger.
 
     Returns:
         ``func(data [N, H, W, C], *tensors of pool_epilogue, weights, *constants, *outputs)``.
 
     Raises:
-        ValueError: If can_pool refuses it, or a window of the pooling lies in its padding altogether.
+        ValueError: If can_pool is False, or a window of the pooling is entirely in the padding.
     """
     if not can_pool(shape, epilogue, pool):
         raise ValueError("a convolution with tensor operands, several outputs or groups cannot be pooled as it runs")
@@ -209,7 +210,7 @@ def pooled_conv2d(
 
 
 def _bands(pool: Conv2dShape) -> int:
-    """Into how many bands the output rows are cut."""
+    """The number of bands into which the output rows are divided."""
     twice = pool.kernel[0] - pool.strides[0]
     if twice <= 0:
         return pool.out_height
@@ -218,16 +219,16 @@ def _bands(pool: Conv2dShape) -> int:
 
 @dataclass(frozen=True, eq=False)
 class _Band:
-    """A band of output rows of one block of channels, while its code is written.
+    """Emits the code for a band of output rows of one block of channels.
 
     Attributes:
-        pool: The pooling.
-        convolve: Emits a row of the convolution with its epilogue, into ``line``.
-        after: Stores the pooled rows.
-        maximum: Of two vectors.
+        pool: Shape of the pooling.
+        convolve: Emits a row of the convolution with its epilogue, stored in ``line``.
+        after: Writes the epilogue of the pooling.
+        maximum: The maximum of two vectors.
         line: A row of the convolution: float32 [W, block].
-        ring: Its rows, pooled along the row; row y is in slot y % kh: float32 [kh, OW, block].
-        lanes: Of a vector.
+        ring: Rows of the convolution, pooled along the row: float32 [kh, OW, block]. Row y is in slot y % kh.
+        lanes: Channels per vector.
     """
 
     pool: Conv2dShape
@@ -244,14 +245,14 @@ class _Band:
         return range(0, int(self.line.shape[-1]), self.lanes)
 
     def row(self, position: tuple[tirx.Expr, tirx.Expr], alone: tirx.Expr, channel: tirx.Expr) -> None:
-        """One output row (n, y); ``alone`` if the ring does not hold the rows that it shares with the one before."""
+        """Emit the output row (n, y); ``alone`` if the ring lacks the rows shared with the output row before."""
         pool, taps = self.pool, self.pool.kernel[0]
         top = T.bind(position[1] * pool.strides[0] - pool.padding[0])
         shared = T.bind(tirx.Select(alone, 0, max(taps - pool.strides[0], 0)))
         with T.serial(tirx.max(top + shared, 0), tirx.min(top + taps, pool.height)) as source:
             self.convolve(source)
             self._pool_line(T.bind(tirx.floormod(source, taps)))
-        # Rows outside of the image take no part: the nearest one inside counts twice instead.
+        # Rows outside the image must not affect the maximum: they are replaced by the nearest row inside.
         inside = [tirx.min(tirx.max(top + ky, 0), pool.height - 1) for ky in range(taps)]
         slots = [T.bind(tirx.floormod(source, taps)) for source in inside]
         with T.serial(0, pool.out_width) as x:
@@ -262,7 +263,7 @@ class _Band:
             self.after.store(vectors, (*position, x), channel)
 
     def _pool_line(self, slot: tirx.Expr) -> None:
-        """The maxima of neighbours in a row of the convolution."""
+        """Emit the maxima along a row of the convolution, stored in a slot of the ring."""
         pool = self.pool
 
         def pixel(x: Index, left: Index) -> None:

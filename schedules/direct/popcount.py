@@ -1,14 +1,17 @@
-"""The direct convolution on packed bits: D, the sum of sign products (sbnn_tvm.algebra.domain), by popcount.
+"""The direct convolution on packed bits: computes D, the sum of sign products (sbnn_tvm.algebra.domain), by popcount.
 
-A direct convolution (loop_nest.py) whose step is ``counter += popcount(input ^ weight)``. Budget for a vector full
-of multiply-accumulates: 3 vector instructions where the ISA has a vector popcount, or 8 for three of them
-(popcount_threes.py), 4 where it has a byte shuffle (popcount_lookup.py), about 10 elsewhere.
+It uses the loop nest of loop_nest.py with the step ``counter += popcount(input ^ weight)``. Instructions per vector of
+multiply-accumulates:
 
-Codes of n bits take n times as many: their digits are planes, whose popcounts add up with weights 2^j. The epilogue is
-the same, but for larger sums.
+* 3 with a vector popcount, or 8 for three of them (popcount_threes.py)
+* 4 with a byte shuffle (popcount_lookup.py)
+* about 10 otherwise
 
-With {0, 1} weights (domain.BIT) a step is ``counter += popcount(input & weight)``, at the same cost: it counts the set
-weights that meet a set bit.
+Codes of n bits cost n times as much. Each binary digit is a plane, and the popcount of plane j has weight 2^j. The
+epilogue is the same, for larger sums.
+
+With {0, 1} weights (domain.BIT) the step is ``counter += popcount(input & weight)``, at the same cost. It counts the
+set weights whose input bit is set.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from .popcount_lookup import PopcountLookup
 from .popcount_threes import PopcountThrees, join_weights
 from .tiles import Tile, default_tile, lanes, popcount_by_lookup, popcount_by_threes
 
-# Tables of thresholds up to this size, in bytes, are stored as the kernel compares them.
+# Tables of thresholds up to this size, in bytes, are stored in the dtype that the kernel compares in.
 _SMALL_TABLE = 16 * 1024
 
 
@@ -55,11 +58,12 @@ def direct_popcount(
     bits: int,
     weight_domain: BinaryDomain,
 ) -> Kernel:
-    """The kernel behind conv2d.popcount_conv2d and dense.popcount_dense, which describe the arguments.
+    """Implements conv2d.popcount_conv2d and dense.popcount_dense; see these for the other arguments.
 
     Args:
         name: Symbol of the function.
-        data_shape: Shape of the packed activations; of rank 2 (3 with planes) for a dense layer.
+        data_shape: Shape of the packed activations: rank 4 (5 with planes), or rank 2 (3 with planes) for a dense
+            layer.
     """
     highest = (1 << bits) - 1
     if not -highest <= pad_value <= highest or (pad_value and pad_value % 2 == 0):
@@ -74,14 +78,14 @@ def direct_popcount(
             if array.shape[-1:] != (shape.out_channels,):
                 raise ValueError(f"the {kind} of an integer threshold is {array.shape}, not ({shape.out_channels},)")
         if signed:
-            # With the signs of a flipped channel negated, D <= t becomes D >= -t: one direction for all.
+            # Negate the weights of flipped channels: D <= t becomes D >= -t, and all channels compare the same way.
             signs = signs ^ epilogue.flip[:, None, None, None]
     words, largest = pack_channels(np.moveaxis(signs, 1, -1), isa), highest * signs[0].size
     arithmetic: MultiplyAccumulate
     loops: tuple[ReductionLoop, ...]
     if popcount_by_lookup(shape, isa):
         arithmetic = PopcountLookup(isa.word, _counter("uint16", largest), lanes(shape, isa, "popcount"), signed)
-        # All bytes of many words, or those of the only word that are in use.
+        # With several words, all bytes of each; with one word, only the bytes in use.
         used = isa.word_bits // 8 if words.shape[-1] > 1 else -(-shape.group_in_channels // 8)
         loops = (ReductionLoop(words.shape[-1], 16), ReductionLoop(used, 1))
         weights = words.view(np.uint8)[..., : words.shape[-1] * used]
@@ -125,16 +129,16 @@ def direct_popcount(
 
 
 def _counter(dtype: str, largest: int) -> str:
-    """The dtype, or a wider one that counts to ``largest`` and one more."""
+    """``dtype`` if it can hold ``largest + 1``, otherwise uint32."""
     return dtype if largest + 1 < 1 << tvm.DataType(dtype).bits else "uint32"
 
 
 @dataclass(frozen=True, eq=False)
 class _PopcountWords(MultiplyAccumulate):
-    """A vector popcount: an element is a word, and so is a lane.
+    """Popcounts of vectors of words: each element and each lane is one word.
 
     Attributes:
-        signed: Whether weights are -1 and +1, not 0 and 1.
+        signed: True for {-1, +1} weights, False for {0, 1} weights.
     """
 
     signed: bool
@@ -145,10 +149,10 @@ class _PopcountWords(MultiplyAccumulate):
 
 
 def _base(conv: DirectConv2d, signs: np.ndarray, pad_value: int) -> np.ndarray:
-    """``D = base - 2 * P`` for a window with P differing bits in a plane: int64 [border classes, OC].
+    """The base in ``D = base - 2 * P``, for a window with P differing bits in a plane: int64 [border classes, OC].
 
-    Outside of the image the bits are 0, so a weight +1 there is counted in P though it adds nothing to D; but not in
-    rows and columns that are left out.
+    Bits outside the image are 0. A weight +1 there is counted in P but adds nothing to D, so the base corrects for it.
+    Rows and columns of taps that are skipped need no correction.
     """
     shape = conv.shape
     if pad_value != 0 or not any(shape.padding):
@@ -169,49 +173,56 @@ def _base(conv: DirectConv2d, signs: np.ndarray, pad_value: int) -> np.ndarray:
 
 
 def _taps_of_kinds(kind: np.ndarray, size: int, taps: int, axis: int, shape: Conv2dShape) -> np.ndarray:
-    """Which taps of an axis are inside of the image for every kind of row (or column): bool [kinds, taps]."""
+    """Whether each tap of an axis is inside the image, for every kind of row (or column): bool [kinds, taps]."""
     _, pixels = np.unique(kind, return_index=True)  # one of each kind
     at = pixels[:, None] * shape.strides[axis] + np.arange(taps) * shape.dilation[axis] - shape.padding[axis]
     return (at >= 0) & (at < size)
 
 
 def _set(shape: Conv2dShape, bits: np.ndarray, pad_value: int) -> np.ndarray:
-    """n of ``E = 2 * P - n`` for a window where P set weights meet a set bit of a plane: int64 [border classes, OC]."""
+    """n in ``E = 2 * P - n``, where P set weights of a window have a set input bit: int64 [border classes, OC]."""
     if pad_value != 0 or not any(shape.padding):
         return np.count_nonzero(bits, axis=(1, 2, 3))[None]
     return np.einsum("kyx,oyx->ko", shape.border_classes().valid, np.count_nonzero(bits, axis=1))
 
 
 def _limits(base: np.ndarray, epilogue: IntegerThreshold, largest: int) -> np.ndarray:
-    """The comparisons of D as ``P < limit``: [thresholds, border classes, OC], from 0 (never) to largest + 1 (always).
+    """The thresholds on D as limits on P, ``P < limit``.
 
     Args:
-        base: Of the sum over all planes.
-        epilogue: The thresholds.
-        largest: Bound of |D| and of P.
+        base: The base of the sum over all planes: int64 [border classes, OC].
+        epilogue: The thresholds on D.
+        largest: Upper bound of |D| and of P.
+
+    Returns:
+        [thresholds, border classes, OC], from 0 (never true) to largest + 1 (always true).
     """
-    # Clipped to the range of D first, since thresholds may be as large as an int64.
+    # Clip to the range of D first: thresholds may be as large as int64 allows.
     reachable = np.clip(np.atleast_2d(epilogue.threshold), -largest - 1, largest + 1)
     least = np.where(epilogue.flip, -reachable, reachable)
     return np.clip((base - least[:, None]) // 2 + 1, 0, largest + 1)
 
 
 def _least_counts(inside: np.ndarray, epilogue: IntegerThreshold, largest: int) -> np.ndarray:
-    """The comparisons of E as ``P >= least``, inverted where flipped: [thresholds, border classes, OC].
+    """The thresholds on E as least counts, ``P >= least``; the kernel inverts the bits of flipped channels.
 
     Args:
-        inside: n of the sum over all planes.
-        epilogue: The thresholds.
-        largest: Bound of |E| and of P.
+        inside: n of the sum over all planes: int64 [border classes, OC].
+        epilogue: The thresholds on E.
+        largest: Upper bound of |E| and of P.
+
+    Returns:
+        [thresholds, border classes, OC], from 0 (always true) to largest + 1 (never true).
     """
     reachable = np.clip(np.atleast_2d(epilogue.threshold), -largest - 1, largest + 1) + epilogue.flip
     return np.clip(-((-inside - reachable[:, None]) // 2), 0, largest + 1)
 
 
 class _Table:
-    """Integers [rows, border classes, OC], a constant of the kernel in the smallest dtype that holds them.
+    """A table of integers [rows, border classes, OC], stored as a constant of the kernel.
 
-    A small table comes in ``preferred`` instead, which saves a conversion. Behind the last channel it holds ``fill``.
+    It is stored in the smallest dtype that holds its values. A small table is stored as ``preferred`` instead, which
+    saves a conversion. Channels are padded with ``fill`` to a multiple of the run length.
     """
 
     def __init__(self, conv: DirectConv2d, values: np.ndarray, preferred: str, fill: int = 0) -> None:
@@ -232,14 +243,14 @@ class _Table:
         self._buffers: list[tirx.Buffer] = []
 
     def declare(self, builder: KernelBuilder) -> None:
-        """Declare the table and, where there are border classes, those of rows and columns."""
+        """Declare the table and, with several border classes, the classes of rows and columns."""
         for name, array in zip(("table", "row_class", "column_class"), self._arrays, strict=False):
             self._buffers.append(builder.constant(f"count_{name}", array))
 
     def load(
         self, position: Sequence[Index], first: Index, lanes: int, count: int, dtype: str
     ) -> list[list[tirx.Expr]]:
-        """For every row the values for ``count`` vectors of channels of a pixel."""
+        """For every row of the table, the values for ``count`` vectors of channels of the pixel at ``position``."""
         table, border = self._buffers[0], tirx.const(0, "int32")
         if len(self._buffers) > 1:
             border = T.bind(self._buffers[1][position[-2]] + self._buffers[2][position[-1]])
@@ -250,17 +261,17 @@ class _Table:
 
 
 def _cast(value: tirx.Expr, dtype: str) -> tirx.Expr:
-    """The value with another element type and the same lanes."""
+    """Convert to another element type, with the same number of lanes."""
     return VectorType(dtype, value.ty.dtype.lanes).cast(value)
 
 
 def _joins(counter: str, lanes: int, vectors: int, isa: Isa) -> bool:
-    """Whether two vectors of counters fill one as int32."""
+    """Whether two vectors of 64-bit counters fit exactly into one int32 vector."""
     return tvm.DataType(counter).bits == 64 and 2 * lanes == isa.float_lanes and vectors % 2 == 0
 
 
 def _joined(values: Sequence[tirx.Expr], isa: Isa) -> list[tirx.Expr]:
-    """Counters as they are, or the low halves of two vectors in one, int32."""
+    """The counters unchanged, or the low halves of each two vectors joined into one int32 vector."""
     dtype = values[0].ty.dtype
     if not _joins(str(dtype), dtype.lanes, len(values), isa):
         return list(values)
@@ -271,7 +282,7 @@ def _joined(values: Sequence[tirx.Expr], isa: Isa) -> list[tirx.Expr]:
 
 @dataclass(eq=False)
 class _PopcountFloats:
-    """Counters become ``base + factor * counter``, D or E, as float32, for an epilogue program."""
+    """Passes D or E, ``base + factor * counter`` as float32, to an epilogue program."""
 
     writer: EpilogueWriter
     base: _Table
@@ -292,10 +303,11 @@ class _PopcountFloats:
 
 @dataclass(eq=False)
 class _PopcountThreshold:
-    """Counters are compared with integers, and the bits stored.
+    """Compares counters with integer limits and stores the packed bits.
 
     Attributes:
-        inverted: None: bits are ``counter < limit``. Otherwise ``counter >= limit``, or not where inverted, bool [OC].
+        inverted: None if bits are ``counter < limit``. Otherwise bool [OC]: bits are ``counter >= limit``, negated
+            where ``inverted`` is True.
     """
 
     conv: DirectConv2d
@@ -314,7 +326,7 @@ class _PopcountThreshold:
 
     @property
     def _flips(self) -> np.ndarray | None:
-        """The channels to invert as the parts of words that are stored at once; None if there are none."""
+        """The mask of inverted channels, in the word parts that are stored at once; None if no channel is inverted."""
         if self.inverted is None or not self.inverted.any():
             return None
         part = gcd(self.conv.run, self.isa.word_bits)
@@ -324,12 +336,12 @@ class _PopcountThreshold:
         values = _joined(values, self.isa)
         dtype = values[0].ty.dtype
         limits = self.limits.load(position, first_channel, dtype.lanes, len(values), str(dtype.with_lanes(1)))
-        # A run may be a part of a word or several words. Memory is little endian, so a part is stored as it is.
+        # A run may be a part of a word or several words. Memory is little-endian, so a part needs no shift.
         run, channels = len(values) * dtype.lanes, self.conv.shape.out_channels
         bits = gcd(run, self.isa.word_bits)
         total = self.isa.words(channels) * self.isa.word_bits // bits
         parts = T.decl_buffer((*self._out.shape[:-1], total), f"uint{bits}", data=self._out.data)
-        # Signed where the counter has room: AVX2 has no unsigned comparison.
+        # Compare as signed if all limits fit: AVX2 has no unsigned comparison.
         sign = "s" if self.limits.largest < 1 << (dtype.bits - 1) else "u"
         predicate = sign + ("lt" if self.inverted is None else "ge")
         compare = pack(predicate, VectorType.of(values[0]), bits // dtype.lanes)  # type: ignore[arg-type]
@@ -340,7 +352,7 @@ class _PopcountThreshold:
                 compared = [word ^ self._flip_words[at] for word in compared]
             store_code(parts, compared, position, at)
 
-        # The last run may end before the last word does, or behind it.
+        # The last run may end before or after the end of the last word.
         left = total - -(-channels // run) * (run // bits)
         for part in range(run // bits):
             vectors = slice(part * bits // dtype.lanes, (part + 1) * bits // dtype.lanes)

@@ -1,10 +1,10 @@
 """Popcounts of three words at once, for AVX-512: 8 instructions instead of 9.
 
-A full adder takes the differences of three words to two: ``popcount(d0) + popcount(d1) + popcount(d2)`` is
-``popcount(s) + 2 * popcount(carry)``, with ``s = d0 ^ d1 ^ d2``. And s, made of ``x ^ w`` throughout, is the xor of
-three words of the image and the xor of three weights, each of which is taken once, not for each output. So a row of a
-window is cut into threes; the first weight of each is replaced by the xor of all, and behind every row of the image are
-those of all neighbouring words::
+A full adder reduces the differences d0, d1, d2 of three words to two words: ``popcount(d0) + popcount(d1) +
+popcount(d2)`` equals ``popcount(s) + 2 * popcount(carry)``, with ``s = d0 ^ d1 ^ d2``. Each d is ``x ^ w``, so s is the
+xor of three image words and of three weights. Both xors are computed in advance, once for all outputs. A row of a
+window is split into groups of three words. The first weight of each group is replaced by the xor of the three. Each
+row of the image is followed by the xors of all its triples of neighbouring words::
 
     s = (x0 ^ x1 ^ x2) ^ (w0 ^ w1 ^ w2)         1 xor
     d1, d2 = x1 ^ w1, x2 ^ w2                   2 xors
@@ -29,11 +29,11 @@ from .tiles import THREE
 
 @dataclass(frozen=True, eq=False)
 class PopcountThrees(MultiplyAccumulate):
-    """Popcounts of 64-bit words, three neighbours in a step."""
+    """Popcounts of 64-bit words, three neighbouring words per step."""
 
     @property
     def together(self) -> int:
-        """Words of a step."""
+        """Words per step."""
         return THREE
 
     def joined(self, elements: Sequence[tirx.Expr]) -> tirx.Expr:
@@ -41,12 +41,19 @@ class PopcountThrees(MultiplyAccumulate):
         return elements[0] ^ elements[1] ^ elements[2]
 
     def accumulate(self, sums: tirx.Expr, x: tuple[tirx.Expr, ...], w: tuple[tirx.Expr, ...]) -> tirx.Expr:
-        """Add the popcounts of a step."""
+        """Add the popcounts of one step."""
         return COUNT(sums, *x, *w)
 
 
 def join_weights(words: np.ndarray) -> np.ndarray:
-    """The weights as the steps want them, [OC, kh, kw, words of a tap]: the first of every three is the xor of all."""
+    """Replace the first of every three weights of a row by the xor of the three.
+
+    Args:
+        words: Packed weights [OC, kh, kw, words per tap].
+
+    Returns:
+        The weights for PopcountThrees, of the same shape.
+    """
     threes = words.reshape(*words.shape[:2], -1, THREE).copy()
     threes[..., 0] = np.bitwise_xor.reduce(threes, axis=-1)
     return threes.reshape(words.shape)
@@ -65,7 +72,7 @@ def _count() -> LlvmFunction:
         f"%s = xor {kind} %x, %w",
         f"%d1 = xor {kind} %x1, %w1",
         f"%d2 = xor {kind} %x2, %w2",
-        # Bit 4 * d1 + 2 * d2 + s is the result.
+        # The result for bits d1, d2, s is bit 4 * d1 + 2 * d2 + s of the truth table.
         f"%carry = call {kind} {ternary}({kind} %d1, {kind} %d2, {kind} %s, i32 {0b11010100})",
         f"%ones = call {kind} @llvm.ctpop.v8i64({kind} %s)",
         f"%twos = call {kind} @llvm.ctpop.v8i64({kind} %carry)",
@@ -78,4 +85,4 @@ def _count() -> LlvmFunction:
 
 
 COUNT = _count()
-"""The counter with a step added: of the counter, x0 ^ x1 ^ x2, x1, x2, w0 ^ w1 ^ w2, w1 and w2."""
+"""One step: the new counter from the arguments counter, x0 ^ x1 ^ x2, x1, x2, w0 ^ w1 ^ w2, w1, w2."""

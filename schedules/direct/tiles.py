@@ -1,4 +1,4 @@
-"""Register tiles of the direct convolutions: the tunable space, and the rule that picks one without tuning."""
+"""Register tiles of the direct convolutions: the tuning space, and the cost model that picks a tile without tuning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from ..isa import Isa, PopcountMethod
 from ..shapes import Conv2dShape
 
-# The weights of a block are read again for every tile: they should stay in a part of the second-level cache.
+# Bytes. The weights of a block are read again for every tile, so they should fit in a part of the second-level cache.
 _CACHED_WEIGHTS = 640 * 1024
 
 Arithmetic = Literal["popcount", "float32"]
@@ -17,7 +17,7 @@ Arithmetic = Literal["popcount", "float32"]
 
 @dataclass(frozen=True)
 class Tile:
-    """The block of results that a direct convolution keeps in registers.
+    """The block of outputs that a direct convolution keeps in registers.
 
     Attributes:
         pixels: Neighbouring output pixels of a row.
@@ -32,26 +32,26 @@ class Tile:
 
 
 def popcount_by_lookup(shape: Conv2dShape, isa: Isa) -> bool:
-    """Whether a layer's popcounts are looked up by a byte shuffle: lanes are bytes, and those of a group fill 16."""
+    """Whether a layer counts bits by a byte shuffle. Lanes are bytes; the channels of a group must fill 16 lanes."""
     return isa.popcount == PopcountMethod.LOOKUP and (shape.groups == 1 or shape.group_out_channels % 16 == 0)
 
 
 THREE = 3
-"""Words of a step of popcount_threes.py."""
+"""Words per step in popcount_threes.py."""
 
 THREE_INSTRUCTIONS = 8
-"""Its instructions; one word after the other takes 9."""
+"""Instructions per step in popcount_threes.py. Processing the three words one by one takes 9."""
 
 
 def popcount_by_threes(shape: Conv2dShape, isa: Isa) -> bool:
-    """Whether the popcounts of {-1, +1} weights are taken of three words at once, neighbours in a row of a window."""
+    """Whether a layer with {-1, +1} weights counts three words at once, neighbours in a row of a window."""
     row = shape.kernel[1] * isa.words(shape.in_channels)
     contiguous = shape.groups == 1 and (shape.dilation[1] == 1 or shape.kernel[1] == 1)
     return isa.popcount_of_threes and contiguous and row % THREE == 0
 
 
 def lanes(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> int:
-    """Output channels in a vector: a full register, or less where that suits the channels of a group better."""
+    """Output channels per vector: a full register, or fewer if that fits the channels of a group better."""
     full = isa.word_lanes if arithmetic == "popcount" else isa.float_lanes
     channels = shape.group_out_channels
     filled = 1 << (channels - 1).bit_length()
@@ -64,14 +64,15 @@ def lanes(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> int:
 
 
 def tiles(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> list[Tile]:
-    """Every tile worth trying for a layer, the one that the rule picks first.
+    """All tiles worth measuring for a layer, in ascending order of estimated cost.
 
     Args:
-        shape: The layer; a dense layer is a 1x1 convolution over a row of ``batch`` pixels.
-        isa: Gives the number of registers.
-        arithmetic: What the kernel accumulates.
+        shape: Shape of the layer; a dense layer is a 1x1 convolution over a row of ``batch`` pixels.
+        isa: The instruction set, which gives the number of registers.
+        arithmetic: The arithmetic of the kernel.
     """
-    # Beside the accumulators: weights (halves of bytes, if looked up), the input, the xor or a mask, the number 2.
+    # Registers besides the accumulators: weights (two halves of bytes for a lookup), the input, the xor or a mask, the
+    # constant 2.
     weights, others = 1, 1 if arithmetic == "float32" else 2
     if arithmetic == "popcount" and popcount_by_lookup(shape, isa):
         weights, others = 2, 3
@@ -81,18 +82,18 @@ def tiles(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> list[Tile]:
         Tile(pixels, vectors)
         for vectors in _vectors(shape.groups, shape.group_out_channels, lanes(shape, isa, arithmetic))
         for pixels in range(1, min(shape.out_width, (isa.registers - weights * vectors - others) // vectors) + 1)
-        if pixels == 1 or -(-shape.out_width // pixels) < -(-shape.out_width // (pixels - 1))  # else: as many tiles
+        if pixels == 1 or -(-shape.out_width // pixels) < -(-shape.out_width // (pixels - 1))  # else: no fewer tiles
     ]
     return sorted(candidates, key=lambda tile: (tile_cost(tile, shape, isa, arithmetic), -tile.pixels))
 
 
 def default_tile(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> Tile:
-    """The tile that the rule picks."""
+    """The tile of the lowest estimated cost."""
     return tiles(shape, isa, arithmetic)[0]
 
 
 def _vectors(groups: int, channels: int, lanes: int) -> list[int]:
-    """Numbers of vectors whose channels are whole bytes of the packed output, if the groups' channels allow it."""
+    """Vectors per tile whose channels fill whole bytes of the packed output, if the channels of a group allow it."""
     useful = [vectors for vectors in (1, 2, 4, 8) if vectors == 1 or vectors * lanes < 2 * channels]
     if groups > 1 and channels % 8:
         return useful
@@ -103,18 +104,18 @@ def _vectors(groups: int, channels: int, lanes: int) -> list[int]:
 
 
 def tile_cost(tile: Tile, shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> float:
-    """Vector instructions of the layer, up to a factor, with penalties found by measuring.
+    """Estimated vector instructions of the layer, up to a constant factor, with penalties found by measurement.
 
-    The last tile of a row overlaps its neighbour, and the last vectors of a group may be padding: both count in full.
+    The last tile of a row overlaps the one before, and the last vectors of a group may be padding. Both count in full.
     """
     results = tile.pixels * tile.vectors
-    # AVX-512 broadcasts for free, as a memory operand.
+    # On AVX-512 a broadcast is a memory operand and almost free.
     pixel, vector = (0.1 if isa.vector_bits == 512 else 0.5), 0.3
     if arithmetic == "float32":
-        # Latency: fewer accumulators than this leave the multiply-add pipes idle.
+        # Latency: with fewer than 8 accumulators the multiply-add pipes are idle at times.
         channels, work = 1, float(max(results, 8))
     elif popcount_by_lookup(shape, isa):
-        # Two lookups of a byte and the additions; two loads of a table for each pixel, two halves of the weights.
+        # Per byte: two lookups and their additions. Per pixel: two table loads. Per weight vector: two halves.
         channels, work, pixel, vector = 8, 4 * results, 1.0, 3.0
     elif popcount_by_threes(shape, isa):
         channels, work = isa.word_bits, results * THREE_INSTRUCTIONS / THREE
@@ -125,7 +126,7 @@ def tile_cost(tile: Tile, shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) 
     tiles_ = -(-shape.out_width // tile.pixels) * -(-shape.group_out_channels // width)
     cost = tiles_ * (steps * (work + vector * tile.vectors + pixel * tile.pixels + 0.5) + 4 * results + 20)
     if isa.vector_bits == 512 and results >= 16 and channels != 8:
-        cost *= 1.1  # LLVM loads the inputs of several unrolled steps ahead, and spills
+        cost *= 1.1  # LLVM loads the inputs of several unrolled steps in advance, and spills registers
     if steps * width * (4 if arithmetic == "float32" else channels / 8) > _CACHED_WEIGHTS:
         cost *= 1.3
     return cost

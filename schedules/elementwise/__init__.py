@@ -1,1 +1,1 @@
-"""Kernels without a window: elementwise maps, selections of channels, means."""
+"""Kernels without a window: elementwise maps, channel selection, sample means."""

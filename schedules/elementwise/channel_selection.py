@@ -1,4 +1,4 @@
-"""Selections of channels from float32 maps, with an epilogue."""
+"""Selection of channels from float32 feature maps, with an epilogue."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ..tir.loops import parallel_rows
 from ..tir.vectors import Index, VectorType, load
 
 MAX_GAP = 4
-"""Unused channels that are loaded along with their neighbours, rather than to load twice."""
+"""Sources at most this many channels apart are loaded together with the channels between them."""
 
 
 def select_channels(pixels: tuple[int, ...], selection: Selection, epilogue: Program, isa: Isa) -> Kernel:
-    """Put feature maps together from channels of others.
+    """Assemble a feature map from selected channels of others.
 
     Args:
-        pixels: (N, H, W), or (N,) of tensors [N, C].
-        selection: The channels.
-        epilogue: Its anchor is the selected channels.
+        pixels: (N, H, W), or (N,) for tensors [N, C].
+        selection: The source of each output channel.
+        epilogue: Ref(0) is the selected channel.
         isa: The instruction set.
 
     Returns:
@@ -60,13 +60,15 @@ def select_channels(pixels: tuple[int, ...], selection: Selection, epilogue: Pro
 
 @dataclass(frozen=True)
 class _Blocks:
-    """Runs of channels that are alike: the sources of each are those of the one before, ``step`` channels further.
+    """Consecutive blocks of output channels that one loop can compute.
+
+    The sources of each block are those of the block before, moved by ``step`` channels.
 
     Attributes:
-        first: Channel of the result where they begin.
-        count: How many.
-        step: From block to block, in channels of the inputs.
-        sources: Of the first one.
+        first: First output channel.
+        count: Number of blocks.
+        step: Distance between the sources of neighbouring blocks, in channels of the inputs.
+        sources: Sources of the first block.
     """
 
     first: int
@@ -75,7 +77,7 @@ class _Blocks:
     sources: tuple[InputChannel, ...]
 
     def follows(self, sources: Sequence[InputChannel]) -> int | None:
-        """The step to a next block of these sources; None if it is not like the others."""
+        """The step if a block with these sources continues the run; None if it does not."""
         if len(sources) != len(self.sources):
             return None
         pairs = zip(self.sources, sources, strict=True)
@@ -102,7 +104,7 @@ def _blocks(sources: Sequence[InputChannel], run: int) -> list[_Blocks]:
 def _gather(
     data: Sequence[tirx.Buffer], position: tuple[Index, ...], sources: Sequence[InputChannel], moved: Index, lanes: int
 ) -> tirx.Expr:
-    """A vector of channels, each ``moved`` channels behind its source; 0 behind the last one."""
+    """Load a vector of channels, each ``moved`` channels after its source; lanes without a source are 0."""
     if not sources:
         return VectorType("float32", lanes).constant(0)
     pieces: list[tirx.Expr] = []
@@ -115,12 +117,12 @@ def _gather(
     if len(pieces) == 1 and size == lanes and [*place] == [*sources]:
         return pieces[0]
     order = [place[source] for source in sources] + [size] * (lanes - len(sources))
-    zeros = max(1, lanes - size)  # a shuffle has no more lanes than what it shuffles
+    zeros = max(1, lanes - size)  # a shuffle cannot have more lanes than its operands
     return tirx.Shuffle(pieces + [tirx.const(0, "float32")] * zeros, order)
 
 
 def _pieces(sources: Sequence[InputChannel], lanes: int) -> list[list[InputChannel]]:
-    """Contiguous channels, a power of two of them at a time, that contain all sources."""
+    """Runs of contiguous channels that contain all sources; the length of each run is a power of two."""
     spans: list[list[InputChannel]] = []
     for source in sorted(set(sources), key=lambda each: (each.input, each.channel)):
         last = spans[-1][-1] if spans else None

@@ -1,4 +1,4 @@
-"""Elementwise kernels: an epilogue over a tensor that lies in memory; also binarise-and-pack on its own."""
+"""Elementwise kernels: an epilogue applied to a stored tensor, for example to binarise and pack it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def elementwise(shape: tuple[int, ...], epilogue: Program, isa: Isa) -> Kernel:
 
     Args:
         shape: (N, H, W, C) or (N, C) of the tensor.
-        epilogue: Its anchor is the tensor's value.
+        epilogue: Ref(0) is the value of the tensor.
         isa: The instruction set.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The mean of every sample of a batch, over all of its values."""
+"""The mean over all values of each sample of a batch."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ..tir.loops import parallel_rows
 from ..tir.vectors import Index, VectorType, load, store
 
 _SUMS = 64
-"""Partial sums of a sample: value i belongs to sum i mod 64."""
+"""Partial sums per sample: value i is added to partial sum i mod 64."""
 
 
 def sample_mean(batch: int, values: int, isa: Isa) -> Kernel:
     """The mean of each row of a matrix.
 
-    The order is the same on every target and for any number of threads: value i of a sample is added to partial sum
-    i mod 64, in ascending order of i; then partial sums 2^k apart are added for k = 5, 4, ... 0. With 64 sums and that
-    tree the error is that of a sum of values / 64 + 6 terms.
+    The order of additions is the same on every target and for any number of threads. Value i of a sample is added to
+    partial sum i mod 64, in ascending order of i. Then partial sums 2^k apart are added, for k = 5, 4, ... 0. The
+    rounding error is that of a sum of values / 64 + 6 terms.
 
     Args:
-        batch: Samples.
-        values: Of each sample.
+        batch: Number of samples.
+        values: Values per sample.
         isa: The instruction set.
 
     Returns:

@@ -1,1 +1,1 @@
-"""What happens to a layer's result before it is stored: the program, its meaning in numpy, its code."""
+"""Epilogues, the operations between a layer's result and its stores: program, numpy interpreter, code generator."""

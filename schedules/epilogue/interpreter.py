@@ -1,4 +1,4 @@
-"""The meaning of an epilogue in numpy: the reference for the code that writer.py emits."""
+"""A numpy interpreter for epilogues: the reference for the code that writer.py emits."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ def evaluate(
         program: Steps and outputs.
         result: The anchor's result, float32 [N, H, W, C] or [N, C].
         tensors: The tensor operands, in the order of their indices.
-        isa: Gives the word of packed outputs, if there are any.
-        classes: The border classes, if the program has Border operands.
+        isa: The instruction set, which gives the word size. Required for packed outputs.
+        classes: The border classes. Required for Border operands.
 
     Returns:
         The outputs: float32 of the result's shape, or packed codes (words.packed_shape).
+
+    Raises:
+        ValueError: If ``isa`` or ``classes`` is required and None.
     """
     values = [np.asarray(result, np.float32)]
 
@@ -84,7 +87,7 @@ def _apply(op: epilogue.Op, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         case "divide":
             return a / b
         case "maximum":
-            return np.where(a > b, a, b)  # llvm.extremum: NaN is special
+            return np.where(a > b, a, b)  # as in llvm.extremum on x86: with a NaN the result is b
         case "minimum":
             return np.where(a < b, a, b)
         case "prelu":

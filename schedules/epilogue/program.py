@@ -1,8 +1,8 @@
-"""What happens to a layer's result before it is stored: a small program over vectors of channels.
+"""Epilogues: the operations between a layer's result and its stores, as a small program over vectors of channels.
 
-An anchor (convolution, dense, pooling, or a plain load) produces one value per output element; the epilogue is a
-straight-line program over it. Values are float32. The program is data: passes write it, kernels of every family
-emit it, and tests interpret it with numpy.
+An anchor (convolution, dense, pooling, or a plain load) produces one value per output element. The epilogue is a
+straight-line program over this value, in float32. The program is data: passes build it, kernels of every family
+generate code from it, and tests interpret it in numpy.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ Word = TypeVar("Word")
 
 @dataclass(frozen=True)
 class Ref:
-    """A value computed earlier: 0 is the anchor's result, i + 1 the result of step i."""
+    """A reference to an earlier value: 0 is the anchor's result, i + 1 the result of step i."""
 
     index: int
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """The index-th tensor operand of the kernel: float32 of the output's own shape, NHWC (or [N, C])."""
+    """The index-th tensor operand of the kernel, of the output's shape: float32 [N, H, W, C] (or [N, C])."""
 
     index: int
 
 
 @dataclass(frozen=True)
 class Pixel:
-    """The index-th tensor operand of the kernel, with one channel for all: float32 [N, H, W, 1] (or [N, 1])."""
+    """The index-th tensor operand of the kernel, one value per pixel: float32 [N, H, W, 1] (or [N, 1])."""
 
     index: int
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The index-th tensor operand of the kernel, with one value for each sample of the batch: float32 [N, 1]."""
+    """The index-th tensor operand of the kernel, one value per sample of the batch: float32 [N, 1]."""
 
     index: int
 
 
 @dataclass(frozen=True)
 class SampleChannel:
-    """The index-th tensor operand of the kernel, with one value for each channel of a sample: float32 [N, C]."""
+    """The index-th tensor operand of the kernel, one value per sample and channel: float32 [N, C]."""
 
     index: int
 
@@ -69,7 +69,7 @@ class Border:
 
 @dataclass(frozen=True)
 class Scalar:
-    """One constant."""
+    """One constant for all elements."""
 
     value: float
 
@@ -98,11 +98,11 @@ class FloatOutput:
 
 @dataclass(frozen=True)
 class BitsOutput:
-    """Store ``value > threshold`` as one bit a channel, packed into words (isa.Isa.word_bits); tail bits are 0.
+    """Store ``value > threshold`` as one bit per channel, packed into words (isa.Isa.word_bits); tail bits are 0.
 
     Attributes:
-        value: What is binarised.
-        threshold: Anything but a Border.
+        value: The value to binarise.
+        threshold: Any operand except a Border.
         inclusive: Compare with ``>=`` instead.
     """
 
@@ -112,17 +112,19 @@ class BitsOutput:
 
     @property
     def thresholds(self) -> tuple[Operand, ...]:
-        """The only one."""
+        """The threshold, as a tuple of length 1."""
         return (self.threshold,)
 
 
 @dataclass(frozen=True)
 class LevelsOutput:
-    """Store how many of 2^n - 1 thresholds a value exceeds: an n-bit code, packed as planes of its binary digits.
+    """Store the number of thresholds, out of 2^n - 1, that a value exceeds: an n-bit code.
+
+    The code is packed as one plane per binary digit.
 
     Attributes:
-        value: What is quantised.
-        thresholds: Channels or Scalars, ascending.
+        value: The value to quantise.
+        thresholds: Channels or Scalars, in ascending order.
     """
 
     value: Operand
@@ -134,10 +136,10 @@ Output = FloatOutput | BitsOutput | LevelsOutput
 
 
 def code_bits(thresholds: int) -> int:
-    """Bits of the code that so many thresholds make.
+    """Bits of a code that is quantised by ``thresholds`` thresholds. Example: 3 thresholds give 2 bits.
 
     Raises:
-        ValueError: If their number is not 1, 3, 7, ...
+        ValueError: If the number of thresholds is not 1, 3, 7, ...
     """
     bits = thresholds.bit_length()
     if not thresholds or thresholds != (1 << bits) - 1:
@@ -148,10 +150,10 @@ def code_bits(thresholds: int) -> int:
 def digits(thermometer: Sequence[Word]) -> list[Word]:
     """The binary digits of a code, lowest first, from the comparisons with its thresholds in ascending order.
 
-    Digit j flips at every 2^j-th threshold: it is the parity of those that are exceeded.
+    Digit j flips at every 2^j-th threshold, so it is the parity of the exceeded thresholds among these.
 
     Args:
-        thermometer: For each threshold packed bits, or whatever else knows XOR.
+        thermometer: One value per threshold: packed bits, or any other type with XOR.
     """
     every = [thermometer[(1 << j) - 1 :: 1 << j] for j in range(code_bits(len(thermometer)))]
     return [reduce(xor, words) for words in every]  # type: ignore[arg-type]
@@ -159,7 +161,7 @@ def digits(thermometer: Sequence[Word]) -> list[Word]:
 
 @dataclass(frozen=True)
 class Program:
-    """Steps in order, then the outputs in the order of the kernel's output buffers."""
+    """An epilogue: steps in order of execution, and outputs in the order of the kernel's output buffers."""
 
     steps: tuple[Step, ...]
     outputs: tuple[Output, ...]
@@ -167,13 +169,14 @@ class Program:
 
 @dataclass(frozen=True, eq=False)
 class IntegerThreshold:
-    """Only for popcount anchors, with one packed output: comparisons of the integer sum D (sbnn_tvm.algebra.domain).
+    """An epilogue that compares the integer sum D (sbnn_tvm.algebra.domain); one packed output, popcount anchors only.
 
-    Bit c is ``D >= threshold[c]``, or ``D <= threshold[c]`` where ``flip[c]``. An n-bit code counts 2^n - 1 such bits.
+    Bit c is ``D >= threshold[c]``, or ``D <= threshold[c]`` where ``flip[c]``. An n-bit code is the number of 2^n - 1
+    such bits that are set.
 
     Attributes:
-        threshold: int64 [C], or [2^n - 1, C] in the order in which the code counts them; beyond the range of D it makes
-            a constant bit.
+        threshold: int64 [C], or [2^n - 1, C] in the order in which the code counts them. A threshold beyond the range
+            of D gives a constant bit.
         flip: bool [C].
     """
 
@@ -182,21 +185,21 @@ class IntegerThreshold:
 
     @property
     def bits(self) -> int:
-        """Of the code."""
+        """Bits of the code."""
         return 1 if self.threshold.ndim == 1 else code_bits(len(self.threshold))
 
 
 @dataclass(frozen=True, eq=False)
 class WindowThreshold:
-    """Only for counters of {0, 1} weights, with one packed output: comparisons of two integer sums.
+    """An epilogue that compares two integer sums; one packed output, only for counters of {0, 1} weights.
 
-    E is the sum of the activations' signs at the set weights, T that of all signs in the window. Bit c is
-    ``2^shift * E + factor * T >= least[c]``, or not where ``inverted[c]``.
+    E is the sum of the activations' signs at the set weights. T is the sum of all signs in the window. Bit c is
+    ``2^shift * E + factor * T >= least[c]``, negated where ``inverted[c]``.
 
     Attributes:
         shift: At least 1.
         factor: Not 0.
-        least: int64 [C]; beyond the range of the sum it makes a constant bit.
+        least: int64 [C]. A bound beyond the range of the sum gives a constant bit.
         inverted: bool [C].
     """
 
@@ -209,4 +212,4 @@ class WindowThreshold:
 Epilogue = Program | IntegerThreshold
 
 STORE = Program((), (FloatOutput(Ref(0)),))
-"""Store the anchor's result as it is."""
+"""The epilogue that stores the anchor's result unchanged."""

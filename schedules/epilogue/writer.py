@@ -1,6 +1,6 @@
-"""From an epilogue to TIR: a kernel hands over the vectors of its result, the writer stores what the program says.
+"""Code generation for epilogues: a kernel passes vectors of its result, and the writer emits the program's TIR.
 
-How a kernel uses it: tir/kernel_builder.py.
+For an example of its use in a kernel see tir/kernel_builder.py.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _COMPUTED = epilogue.Ref | epilogue.TensorOperand
 
 
 def store_code(words: tirx.Buffer, compared: Sequence[tirx.Expr], position: Sequence[Index], word: Index) -> None:
-    """Emit stores of the packed comparisons with the thresholds of a code, in ascending order, as its digits.
+    """Emit the stores of the binary digits of a code, from the packed comparisons with its thresholds.
 
     Args:
-        words: Of shape words.packed_shape, or with the words cut into parts.
-        compared: One word for each threshold.
+        words: The output, of shape words.packed_shape, or with each word split into parts.
+        compared: One word (or part) for each threshold, in ascending order of the thresholds.
         position: Indices of the pixel.
-        word: Index of the word, or of the part.
+        word: Index of the word (or part).
     """
     if len(compared) == 1:
         T.buffer_store(words, compared[0], [*position, word])
@@ -43,15 +43,15 @@ def store_code(words: tirx.Buffer, compared: Sequence[tirx.Expr], position: Sequ
 
 @dataclass(eq=False)
 class EpilogueWriter:
-    """Writes the code of one epilogue into the kernel under construction.
+    """Emits the code of one epilogue into the kernel under construction.
 
     Attributes:
-        program: What to compute and store.
-        shape: The result's shape, (N, H, W, C) or (N, C).
-        isa: Gives the packed words.
-        classes: The border classes, if the program has Border operands.
-        tile: The per-channel constants are padded to a multiple of it; every run of channels that is stored has a
-            length that divides it and starts at a multiple of its length.
+        program: The epilogue.
+        shape: Shape of the result, (N, H, W, C) or (N, C).
+        isa: The instruction set, which gives the size of packed words.
+        classes: The border classes. Required for Border operands.
+        tile: Per-channel constants are padded to a multiple of ``tile`` channels. The length of every stored run of
+            channels divides ``tile``, and a run starts at a multiple of its length.
     """
 
     program: epilogue.Program
@@ -84,9 +84,9 @@ class EpilogueWriter:
 
     @property
     def in_place(self) -> tuple[tuple[int, int], ...]:
-        """Which outputs may be stored where a tensor operand is: its place among the tensors, the output's number.
+        """Outputs that may share the memory of a tensor operand: pairs (index of the tensor, index of the output).
 
-        Of such an operand each element is read once, before the same element of the output is stored.
+        Each element of such an operand is read once, before the same element of the output is stored.
         """
         read = [each for each in (*self._operands(), *self._compared()) if isinstance(each, epilogue.TensorOperand)]
         indices = sorted({each.index for each in read})
@@ -114,7 +114,7 @@ class EpilogueWriter:
             self._outputs.append(builder.output(shape, dtype, f"out{index}"))
 
     def declare_constants(self, builder: KernelBuilder) -> None:
-        """Declare the per-channel constants alone, for :meth:`values`."""
+        """Declare only the per-channel constants, for use with :meth:`values`."""
         for operand in self._operands():
             if isinstance(operand, epilogue.Channel | epilogue.Border) and operand not in self._vectors:
                 self._vectors[operand] = self._declare_constant(builder, operand.values, fill=0.0)
@@ -131,11 +131,11 @@ class EpilogueWriter:
         """Emit the epilogue for a run of channels of one output pixel.
 
         Args:
-            values: float32 vectors of L lanes each, consecutive channels. With a packed output the run must have a
-                multiple of 8 channels; less than a word is stored as a part of the word.
+            values: float32 vectors of consecutive channels, all with the same number of lanes. With a packed output the
+                run must have a multiple of 8 channels; a run shorter than a word is stored as a part of the word.
             position: Indices (n, y, x) or (n,) of the pixel.
-            first_channel: A multiple of the run's length. The run may hang over the last channel, or lie behind it:
-                nothing is stored there but the 0 bits that fill up the last word.
+            first_channel: A multiple of the run's length. The run may extend past the last channel or start after it.
+                Only the 0 bits that fill the last word are stored there.
         """
         run = len(values) * values[0].ty.dtype.lanes
         if self.tile % run:
@@ -157,9 +157,9 @@ class EpilogueWriter:
                     self._store_run(values, position, first_channel, in_last, last=True)
 
     def values(self, results: Sequence[tirx.Expr], first_channel: Index) -> list[tirx.Expr]:
-        """What a program without tensor operands, which stores one float, makes of a run of channels.
+        """Evaluate a program for a run of channels, for kernels that process the result further.
 
-        For kernels that go on with it. Behind the last channel it may be anything.
+        The program must have one float output and no tensor operands. Values after the last channel are undefined.
 
         Args:
             results: float32 vectors of consecutive channels.
@@ -177,17 +177,17 @@ class EpilogueWriter:
         return made
 
     def _operands(self) -> list[epilogue.Operand]:
-        """Every operand of a step and every output's value."""
+        """The operands of all steps and the values of all outputs."""
         steps = [operand for step in self.program.steps for operand in (step.a, step.b)]
         return steps + [output.value for output in self.program.outputs]
 
     def _compared(self) -> list[epilogue.Operand]:
-        """Every threshold of a packed output."""
+        """The thresholds of all packed outputs."""
         packed = [each for each in self.program.outputs if not isinstance(each, epilogue.FloatOutput)]
         return [threshold for output in packed for threshold in output.thresholds]
 
     def _words_left(self, run: int) -> bool:
-        """Whether the last word of a pixel goes on behind the last run."""
+        """Whether the last word of a pixel extends past the last run."""
         packed = any(not isinstance(output, epilogue.FloatOutput) for output in self.program.outputs)
         return packed and -self.channels % self.isa.word_bits > -self.channels % run
 
@@ -199,7 +199,7 @@ class EpilogueWriter:
         return builder.constant(name, array, Role.EPILOGUE_CONSTANT)
 
     def _declare_threshold(self, builder: KernelBuilder, threshold: epilogue.Operand) -> None:
-        # NaN behind the last channel compares false: the tail bits are 0 at no cost.
+        # Pad with NaN after the last channel: it compares false, so the tail bits are 0 without further code.
         if isinstance(threshold, epilogue.Channel):
             self._thresholds[threshold] = self._declare_constant(builder, threshold.values, fill=np.nan)
         elif isinstance(threshold, epilogue.Scalar):
@@ -212,7 +212,7 @@ class EpilogueWriter:
     def _store_run(
         self, values: Sequence[tirx.Expr], position: Sequence[Index], first: Index, valid: int, last: bool
     ) -> None:
-        """Store a run whose first ``valid`` channels exist; ``last`` if no channels follow."""
+        """Emit the stores of a run of which the first ``valid`` channels exist; ``last`` if no channels follow."""
         lanes = values[0].ty.dtype.lanes
         border = None
         if self.classes is not None and self._border_class:
@@ -269,7 +269,7 @@ class EpilogueWriter:
             store_code(words, compared, head.position, tirx.floordiv(head.first, bits) + i)
 
     def _feeds_sum(self, index: int) -> bool:
-        """Whether a value is a product (or the anchor's result) that a step adds or subtracts."""
+        """Whether value ``index`` is a product (or the anchor's result) that a step adds or subtracts."""
         if index > 0 and self.program.steps[index - 1].op != "multiply":
             return False
         used = epilogue.Ref(index)
@@ -278,7 +278,10 @@ class EpilogueWriter:
 
 @dataclass(eq=False, kw_only=True)
 class _Vector:
-    """One vector of the result on its way through the steps; ``valid`` lanes of it exist (maybe more than lanes)."""
+    """Evaluates the steps for one vector of the result.
+
+    ``valid`` is the number of channels of the run that exist from the first lane on. It may exceed ``lanes``.
+    """
 
     writer: EpilogueWriter
     position: Sequence[Index]
@@ -290,11 +293,11 @@ class _Vector:
 
     @property
     def type(self) -> VectorType:
-        """float32 of its lanes."""
+        """The vector type: float32, ``lanes`` lanes."""
         return VectorType("float32", self.lanes)
 
     def run(self, result: tirx.Expr) -> None:
-        """Evaluate all steps; behind the last channel there is nothing to evaluate."""
+        """Evaluate all steps. A vector after the last channel is filled with 0 instead."""
         if self.valid <= 0:
             self.values = [self.type.constant(0.0)] * (1 + len(self.writer.program.steps))
             return
@@ -325,13 +328,13 @@ class _Vector:
         raise TypeError(f"not an operand of an epilogue: {operand!r}")
 
     def threshold(self, operand: epilogue.Operand) -> tirx.Expr:
-        """The threshold of a packed output, NaN behind the last channel."""
+        """The threshold of a packed output, with NaN after the last channel."""
         buffer = self.writer._thresholds.get(operand)
         return self.fetch(operand) if buffer is None else load(buffer, (), self.first, self.lanes)
 
     def _append(self, value: tirx.Expr) -> None:
         if self.writer._feeds_sum(len(self.values)):
-            # Fused multiply-adds would differ from the reference by a rounding, and flip bits.
+            # A fused multiply-add rounds once instead of twice, which could flip bits against the reference.
             value = fence(self.type)(value)
         self.values.append(T.bind(value))
 
@@ -344,7 +347,7 @@ class _Vector:
             case "multiply":
                 return a * b
             case "divide":
-                # TVM folds x - x and x * 0 to 0, and then refuses to divide by it.
+                # TVM folds x - x and x * 0 to 0 and then raises an error for a division by it.
                 number = isinstance(b, tirx.Broadcast) and isinstance(b.value, tirx.FloatImm) and b.value.value != 0
                 return a / (b if number else fence(self.type)(b))
             case "maximum" | "minimum":

@@ -1,1 +1,1 @@
-"""Writing TIR: functions, loops, vectors, and LLVM functions for what TIR cannot say."""
+"""Building blocks for TIR: functions, loops, vectors, and LLVM functions for operations that TIR lacks."""

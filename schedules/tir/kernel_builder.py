@@ -1,4 +1,4 @@
-"""A kernel under construction: the frame of its function, and its parameters in the order that all kernels share."""
+"""A builder for kernels: it creates the TIR function, with parameters in the order that all kernels share."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .llvm import collect_functions, link
 
 
 class Role(IntEnum):
-    """Kinds of parameters, in the order in which every kernel takes them."""
+    """Kinds of parameters, in the order of the parameters of every kernel."""
 
     DATA = 0
     TENSOR = 1  # operands of the epilogue
-    CONSTANT = 2  # of the kernel: weights, tables
+    CONSTANT = 2  # weights and tables of the kernel
     EPILOGUE_CONSTANT = 3
     OUTPUT = 4
 
@@ -28,8 +28,8 @@ class Role(IntEnum):
 class KernelBuilder:
     """Builds one kernel.
 
-    Parameters may be declared in any order, before all other code; those of one role keep their order. LLVM functions
-    that the code calls are linked into the kernel::
+    Parameters must be declared before all other code. They may be declared in any order and are then sorted by role;
+    parameters of the same role keep their order. LLVM functions that the code calls are linked into the kernel::
 
         with KernelBuilder("elementwise") as builder:
             data = builder.data(shape, "float32")
@@ -40,14 +40,14 @@ class KernelBuilder:
     """
 
     def __init__(self, name: str) -> None:
-        """Nothing is emitted before the builder is entered.
+        """Emits nothing until the builder is entered.
 
         Args:
             name: Symbol of the function.
         """
         self.name = name
         self.in_place: tuple[tuple[int, int], ...] = ()
-        """Outputs that may be stored where a tensor operand is: (number of the tensor, number of the output)."""
+        """Outputs that may share the memory of a tensor operand: (index of the tensor, index of the output)."""
         self._constants: list[tuple[Role, np.ndarray]] = []
         self._outputs: list[tuple[tuple[int, ...], str]] = []
         self._roles: list[Role] = []
@@ -67,7 +67,7 @@ class KernelBuilder:
         self._frames.__exit__(kind, error, trace)
 
     def data(self, shape: tuple[int, ...], dtype: str, name: str = "data") -> tirx.Buffer:
-        """Declare what the kernel computes from."""
+        """Declare an input of the kernel."""
         return self._declare(Role.DATA, name, shape, dtype)
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> tirx.Buffer:
@@ -80,10 +80,10 @@ class KernelBuilder:
         """Declare a constant.
 
         Args:
-            name: Of the parameter.
+            name: Name of the parameter.
             array: The constant.
             role: CONSTANT or EPILOGUE_CONSTANT.
-            shape: Of the parameter, where the code serves arrays of several sizes.
+            shape: Shape of the parameter, if the code is shared by arrays of several sizes; by default the array's.
         """
         self._constants.append((role, array))
         return self._declare(role, name, array.shape if shape is None else shape, str(array.dtype))
@@ -98,19 +98,20 @@ class KernelBuilder:
         """Declare an output.
 
         Args:
-            shape: Of the array that the kernel makes.
-            dtype: Of its elements.
-            name: Of the parameter.
-            parameter_shape: Of the parameter, where the code serves arrays of several sizes.
+            shape: Shape of the output array.
+            dtype: dtype of its elements.
+            name: Name of the parameter.
+            parameter_shape: Shape of the parameter, if the code is shared by arrays of several sizes; by default
+                ``shape``.
         """
         self._outputs.append((shape, dtype))
         return self._declare(Role.OUTPUT, name, shape if parameter_shape is None else parameter_shape, dtype)
 
     def kernel(self, name: str | None = None) -> Kernel:
-        """The kernel, once its code is complete.
+        """Finish the kernel. Call it after the ``with`` block, when the code is complete.
 
         Args:
-            name: As the report shows it; by default the function's.
+            name: Name of the kernel in the report; by default the symbol of the function.
         """
         func = self._ir.get()
         order = sorted(range(len(self._roles)), key=self._roles.__getitem__)

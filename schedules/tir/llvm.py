@@ -1,8 +1,8 @@
-"""Small LLVM functions for what TIR cannot say: packing compares into words, and a fence against fused multiply-adds.
+"""Small LLVM functions for operations that TIR lacks, such as packing comparisons into words.
 
 A kernel calls a :class:`LlvmFunction` while it is built. The text of all functions that were called within
-:func:`collect_functions` is then linked into the finished kernel. They are inlined. The code generator turns
-``bitcast <64 x i1> to i64`` into ``kmov`` on AVX-512, ``vpmovmskb`` on AVX2 and ``and`` + ``addp`` on NEON.
+:func:`collect_functions` is then linked into the finished kernel, where LLVM inlines them. LLVM compiles
+``bitcast <64 x i1> to i64`` to ``kmov`` on AVX-512, ``vpmovmskb`` on AVX2, and ``and`` + ``addp`` on NEON.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _called: ContextVar[set[LlvmFunction] | None] = ContextVar("_called", default=No
 
 @contextmanager
 def collect_functions() -> Iterator[set[LlvmFunction]]:
-    """Collect the functions that the code written inside calls."""
+    """Collect the LLVM functions that are called by code built within this context."""
     functions: set[LlvmFunction] = set()
     token = _called.set(functions)
     try:
@@ -38,12 +38,12 @@ def collect_functions() -> Iterator[set[LlvmFunction]]:
 
 @dataclass(frozen=True)
 class LlvmFunction:
-    """A function in LLVM IR; calling it makes a TIR expression.
+    """A function in LLVM IR. Calling it gives a TIR expression.
 
     Attributes:
-        name: Its symbol; the same name always has the same text.
+        name: Symbol of the function. Functions of the same name have the same text.
         result: Type of the result.
-        text: The definition, ``linkonce_odr`` so that many kernels of one module may bring it.
+        text: The definition. Its linkage is ``linkonce_odr``, so several kernels of a module may contain it.
     """
 
     name: str
@@ -54,32 +54,33 @@ class LlvmFunction:
     def of(
         cls, name: str, result: VectorType, arguments: Sequence[str], lines: Sequence[str], declare: str = ""
     ) -> LlvmFunction:
-        """A function that is inlined everywhere.
+        """A function that is always inlined.
 
         Args:
-            name: Its symbol.
+            name: Symbol of the function.
             result: Type of the result.
-            arguments: With their types, for example ``"i64 %word"``.
-            lines: Its instructions.
-            declare: Declarations of the intrinsics that they call, a line each.
+            arguments: Arguments with their types, for example ``"i64 %word"``.
+            lines: The instructions.
+            declare: Declarations of the intrinsics that the instructions call, one per line.
         """
         body = "\n  ".join(lines)
         head = f"define linkonce_odr {result.llvm} @{name}({', '.join(arguments)}) alwaysinline"
         return cls(name, result, f"{declare}{head} {{\n  {body}\n}}\n")
 
     def __call__(self, *args: tirx.Expr) -> tirx.Expr:
-        """An expression of type ``result``."""
+        """A call, as an expression of type ``result``."""
         self._collect()
         return T.call_pure_extern(str(self.result), self.name, *args)
 
     def call_once(self, *args: tirx.Expr) -> tirx.Expr:
-        """The result of one call: TIR copies what is pure to all its uses, and a tree of adders explodes.
+        """A call that is evaluated exactly once, however often its result is used.
 
-        It is stored to memory, which LLVM keeps in a register. TVM's code generator simplifies the value of a variable
-        together with all that it is made of, which takes exponential time in such a tree.
+        TIR copies a pure call to each use of its result; a tree of adders would grow exponentially. The result is
+        therefore stored to a buffer, which LLVM keeps in a register. A bound variable is not enough: TVM's code
+        generator simplifies its value together with all values it depends on, which takes exponential time here.
         """
         self._collect()
-        # The default layout is None too in s_tir, but TVM would search for the enclosing function each time.
+        # In s_tir the default layout is also None, but TVM would search for the enclosing function on each call.
         cell = T.alloc_buffer((self.result.lanes,), self.result.element, layout=None)
         store(cell, T.call_extern(str(self.result), self.name, *args), (), 0)
         return load(cell, (), 0, self.result.lanes)
@@ -92,7 +93,7 @@ class LlvmFunction:
 
 
 def link(func: tirx.PrimFunc, functions: Iterable[LlvmFunction]) -> tirx.PrimFunc:
-    """The kernel with the text of the LLVM functions that it calls."""
+    """Attach the text of LLVM functions to the kernel that calls them."""
     body = func.body
     for function in sorted(set(functions), key=lambda each: each.name, reverse=True):
         body = tirx.AttrStmt(tirx.IntImm("int32", 0), "pragma_import_llvm", ir.StringImm(function.text), body)
@@ -104,12 +105,12 @@ def pack(predicate: Predicate, vector: VectorType, count: int) -> LlvmFunction:
     """Compare ``count`` pairs of vectors and pack the results into one word, the first lane in the lowest bit.
 
     Args:
-        predicate: LLVM's name: ``"ogt"`` (false for NaN) and so on for floats, ``"ult"``, ``"slt"`` ... for integers.
+        predicate: Predicate in LLVM: ``"ogt"`` (false for NaN) etc. for floats, ``"ult"``, ``"slt"`` etc. for integers.
         vector: Type of the vectors.
-        count: Vectors; ``count * lanes`` must be 8, 16, 32 or 64.
+        count: Number of pairs; ``count * lanes`` must be 8, 16, 32 or 64.
 
     Returns:
-        A function of ``count`` left sides followed by ``count`` right sides.
+        A function of ``count`` left operands followed by ``count`` right operands.
     """
     bits = vector.lanes * count
     if bits not in (8, 16, 32, 64):
@@ -133,7 +134,10 @@ def pack(predicate: Predicate, vector: VectorType, count: int) -> LlvmFunction:
 
 @cache
 def fence(vector: VectorType) -> LlvmFunction:
-    """The value itself, rounded: the code generator must not fuse what made it with what uses it."""
+    """The identity on float32 vectors, as a fence against fused multiply-adds.
+
+    The value is rounded: LLVM may not fuse the operation that computes it with an operation that uses it.
+    """
     kind, intrinsic = vector.llvm, f"@llvm.arithmetic.fence.v{vector.lanes}f32"
     return LlvmFunction.of(
         f"sbnn_fence_{vector}",
@@ -146,10 +150,10 @@ def fence(vector: VectorType) -> LlvmFunction:
 
 @cache
 def extremum(which: Literal["maximum", "minimum"], vector: VectorType, architecture: Architecture) -> LlvmFunction:
-    """The larger or the smaller of two float32 vectors, in one instruction.
+    """The elementwise maximum or minimum of two float32 vectors, in one instruction.
 
-    With a NaN the result is the second operand on x86 (``maxps``), and NaN on ARM (``fmax``). Of two zeros with
-    different signs it is either.
+    If an operand is NaN, the result is the second operand on x86 (``maxps``) and NaN on ARM (``fmax``). For two zeros
+    of different sign it may be either zero.
     """
     kind, lanes, declare = vector.llvm, vector.lanes, ""
     if architecture == "x86":
@@ -165,7 +169,11 @@ def extremum(which: Literal["maximum", "minimum"], vector: VectorType, architect
 
 @cache
 def spread(bits: int) -> LlvmFunction:
-    """A float32 vector of ``bits`` lanes from a word and the values of its 1 and its 0 bits."""
+    """Convert the bits of a word to a float32 vector of ``bits`` lanes.
+
+    Returns:
+        A function of the word, the float32 value of a 1 bit, and the float32 value of a 0 bit.
+    """
     floats = f"<{bits} x float>"
     lines = _mask_of_word(bits)
     for value in ("one", "zero"):
@@ -177,7 +185,11 @@ def spread(bits: int) -> LlvmFunction:
 
 @cache
 def choose(bits: int) -> LlvmFunction:
-    """Lanes of one float32 vector where a word of ``bits`` bits has 1, of another one where it has 0."""
+    """Select between two float32 vectors of ``bits`` lanes by the bits of a word.
+
+    Returns:
+        A function of the word, the vector for its 1 bits, and the vector for its 0 bits.
+    """
     floats = f"<{bits} x float>"
     lines = [
         *_mask_of_word(bits),
@@ -188,7 +200,7 @@ def choose(bits: int) -> LlvmFunction:
 
 
 def _mask_of_word(bits: int) -> list[str]:
-    # Every lane tests its own bit of a copy of the word: on NEON a bit mask does not become a mask of lanes by itself.
+    # Every lane tests its own bit in a copy of the word: NEON has no instruction from a bit mask to a lane mask.
     part = min(bits, 32)
     words, parts = f"<{bits} x i{part}>", f"<{bits // part} x i{part}>"
     order = ", ".join(f"i32 {i // part}" for i in range(bits))
@@ -202,6 +214,6 @@ def _mask_of_word(bits: int) -> list[str]:
 
 
 def _on_word(name: str, bits: int, values: str, lines: list[str]) -> LlvmFunction:
-    """A function of a word and two values of an LLVM type that gives a float32 vector."""
+    """A function of a word and two values of LLVM type ``values``, with a float32 vector as its result."""
     arguments = [f"i{bits} %word", f"{values} %one", f"{values} %zero"]
     return LlvmFunction.of(name, VectorType("float32", bits), arguments, lines)

@@ -1,4 +1,4 @@
-"""Loops that every kernel needs: over rows, perhaps on several threads, and over blocks with a rest at the end."""
+"""Loops for all kernels: over rows, possibly on several threads, and over blocks with a remainder at the end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 from tvm.tirx.script.builder.frame import ForFrame
 
-# Waking the other threads takes about as long as moving this many float32 values through a core.
+# Starting the other threads takes about as long as one core needs to load and store this many float32 values.
 GRAIN = 16384
 
 
@@ -19,7 +19,7 @@ _one_thread: ContextVar[bool] = ContextVar("_one_thread", default=False)
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Kernels that are written inside run on one thread, however much they do."""
+    """Kernels that are built within this context run on one thread, whatever their amount of work."""
     token = _one_thread.set(True)
     try:
         yield
@@ -28,13 +28,13 @@ def one_thread() -> Iterator[None]:
 
 
 def parallel_rows(rows: int, elements: int) -> ForFrame:
-    """A loop over ``rows``, parallel if all of them together touch enough ``elements``."""
+    """A loop over ``rows`` rows, parallel if all rows together process at least ``GRAIN`` elements."""
     parallel = rows > 1 and elements >= GRAIN and not _one_thread.get()
     return T.parallel(0, rows) if parallel else T.serial(0, rows)
 
 
 def for_blocks(length: int, step: int, body: Callable[[tirx.Expr | int, int], None]) -> None:
-    """Emit ``body(first, valid)`` for every block of [0, length): a loop over full ones, then the rest."""
+    """Emit ``body(first, valid)`` for all blocks of [0, length): a loop over full blocks, then the remainder."""
     if length >= step:
         with T.serial(0, length // step) as block:
             body(block * step, step)
@@ -43,7 +43,7 @@ def for_blocks(length: int, step: int, body: Callable[[tirx.Expr | int, int], No
 
 
 def one_block(block: tirx.Expr, length: int, step: int, body: Callable[[tirx.Expr | int, int], None]) -> None:
-    """Emit ``body(first, valid)`` for the block of a number that is only known when the kernel runs."""
+    """Emit ``body(first, valid)`` for one block whose index is known only at run time."""
     rest = length % step
     if rest == 0:
         body(block * step, step)

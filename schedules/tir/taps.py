@@ -1,4 +1,4 @@
-"""Sliding windows in loops: the taps inside the image, and output columns whose windows are alike."""
+"""Loop bounds for sliding windows: the taps inside the image, and runs of output columns with equal windows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .vectors import Index
 
 
 def taps_inside(start: Index, kernel: int, dilation: int, low: int, high: int) -> tuple[Index, Index]:
-    """The taps [first, end) of a window that begins at ``start`` and whose positions lie in [low, high)."""
+    """The taps [first, end) with positions in [low, high), for a window that starts at position ``start``."""
     first, end = (low - start + dilation - 1) // dilation, (high - start + dilation - 1) // dilation
     if isinstance(start, int):
         first = max(first, 0)
@@ -22,10 +22,10 @@ def taps_inside(start: Index, kernel: int, dilation: int, low: int, high: int) -
 
 
 def check_windows(shape: Conv2dShape) -> None:
-    """Refuse a pooling of which a window lies in the padding altogether.
+    """Check that no window of a pooling is entirely in the padding.
 
     Raises:
-        ValueError: If the padding is too large for the kernel.
+        ValueError: If a window is entirely in the padding.
     """
     classes = shape.border_classes()
     if not classes.valid.any(axis=(1, 2)).all():
@@ -36,9 +36,9 @@ def check_windows(shape: Conv2dShape) -> None:
 
 
 def for_columns(shape: Conv2dShape, emit: Callable[[Index, Index], None]) -> None:
-    """Emit ``emit(x, left)`` for every output column and the leftmost column of its window, one at a time.
+    """Call ``emit(x, left)`` for all output columns, where ``left`` is the leftmost column of the window of column x.
 
-    ``left`` is a number where columns of the window may lie outside of the image.
+    ``left`` is an int for windows that extend outside the image. The other columns share one loop.
     """
     for start, _, count in column_spans(shape, 1):
         left = start * shape.strides[1] - shape.padding[1]
@@ -50,10 +50,11 @@ def for_columns(shape: Conv2dShape, emit: Callable[[Index, Index], None]) -> Non
 
 
 def column_spans(shape: Conv2dShape, pixels: int) -> list[tuple[int, int, int]]:
-    """Cut a row of outputs into tiles, given as (first column, columns of a tile, tiles).
+    """Cut a row of outputs into tiles.
 
-    Tiles with a window that hangs over the border, and the narrower last one, stand alone: they know their columns
-    when the code is written. The others are alike.
+    Returns:
+        Runs of tiles with equal code: (first column, columns per tile, number of tiles). A tile with a window that
+        extends past the border, and a narrower last tile, is a run of its own, whose columns are constants.
     """
     inside: list[tuple[int, int, int]] = []
     alone: list[tuple[int, int, int]] = []

@@ -1,7 +1,7 @@
 """Vectors in TIR: their types, constants, loads, stores, and transposes in registers.
 
-TIR has no vector of one lane. Such a vector is a scalar: its index is no ramp, and its constants are not broadcast.
-Everything here treats it like the others.
+TIR has no vector of one lane: it is a scalar, without a ramp as its index and without broadcasts. The functions here
+accept one lane like any other number of lanes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Index: TypeAlias = tirx.Expr | int
 
 @dataclass(frozen=True)
 class VectorType:
-    """``lanes`` values of a dtype. Its text is the dtype in TIR, for example ``"uint64x4"``, or ``"uint64"`` for one.
+    """A vector type: ``lanes`` values of a dtype. ``str`` gives the dtype in TIR, for example ``"uint64x4"``.
 
     Attributes:
         element: dtype of a lane.
@@ -40,7 +40,7 @@ class VectorType:
 
     @property
     def bits(self) -> int:
-        """Bits of a lane."""
+        """Bits per lane."""
         return int(tvm.DataType(self.element).bits)
 
     @property
@@ -50,33 +50,33 @@ class VectorType:
         return f"<{self.lanes} x {scalar}>" if self.lanes > 1 else scalar
 
     def constant(self, value: float) -> tirx.Expr:
-        """A number in every lane."""
+        """A vector with the same number in every lane."""
         return self.broadcast(tirx.const(value, self.element))
 
     def broadcast(self, scalar: tirx.Expr) -> tirx.Expr:
-        """An expression of dtype ``element`` in every lane."""
+        """A vector with the same scalar, of dtype ``element``, in every lane."""
         return tirx.Broadcast(scalar, self.lanes) if self.lanes > 1 else scalar
 
     def cast(self, value: tirx.Expr) -> tirx.Expr:
-        """A vector of as many lanes, converted."""
+        """Convert a vector with the same number of lanes to this type."""
         return tirx.Cast(str(self), value)
 
     def reinterpret(self, value: tirx.Expr) -> tirx.Expr:
-        """A vector of as many bits, read as this type."""
+        """Reinterpret the bits of a vector of the same size as this type."""
         return tirx.reinterpret(str(self), value)
 
 
 def load(
     buffer: tirx.Buffer, position: Sequence[Index], first: Index, lanes: int, valid: int | None = None
 ) -> tirx.Expr:
-    """A vector from the last axis; only ``valid`` lanes are read, the others are 0.
+    """Load a vector from the last axis; only the first ``valid`` lanes are read, the others are 0.
 
     Args:
-        buffer: Its last axis is contiguous.
+        buffer: A buffer with a contiguous last axis.
         position: Indices of the other axes.
         first: Index of the first lane.
         lanes: Lanes of the result.
-        valid: Lanes that may be read, by default all; below 1 nothing is read.
+        valid: Number of lanes that may be read; by default all. Below 1 nothing is read.
     """
     vector = VectorType(str(buffer.dtype), lanes)
     if valid is None or valid >= lanes:
@@ -102,7 +102,7 @@ def store(
 
 
 def powers_of_two(length: int) -> list[tuple[int, int]]:
-    """Cut [0, length) into (start, size) with sizes that are powers of two."""
+    """Split [0, length) into pieces (start, size) whose sizes are powers of two, largest first."""
     pieces, start = [], 0
     for bit in reversed(range(length.bit_length())):
         if length >> bit & 1:
@@ -112,7 +112,7 @@ def powers_of_two(length: int) -> list[tuple[int, int]]:
 
 
 def transposed(vectors: list[tirx.Expr]) -> list[tirx.Expr]:
-    """Transpose a square of vectors: swap the off-diagonal blocks of 1, 2, 4 ... lanes."""
+    """Transpose a square matrix of vectors in registers, by swapping off-diagonal blocks of 1, 2, 4, ... lanes."""
     lanes = len(vectors)
     block = 1
     while block < lanes:

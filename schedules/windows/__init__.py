@@ -1,1 +1,1 @@
-"""Sliding windows that keep channels apart: poolings and the depthwise convolution."""
+"""Sliding windows that process each channel separately: poolings and the depthwise convolution."""

@@ -1,4 +1,4 @@
-"""Depthwise convolution: every channel has its own kernel."""
+"""Depthwise convolution: each channel is convolved with its own kernel."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .template import WindowOperation, WindowTile, window_kernel
 def depthwise_conv2d(
     shape: Conv2dShape, weight: np.ndarray, epilogue: Program, isa: Isa, tile: WindowTile | None = None
 ) -> Kernel:
-    """Convolve every channel with its own kernel.
+    """Convolve each channel with its own kernel.
 
     Args:
-        shape: The layer, with ``groups == in_channels == out_channels``.
+        shape: Shape of the layer, with ``groups == in_channels == out_channels``.
         weight: float32 [C, 1, kh, kw].
-        epilogue: Its anchor is the convolution without bias.
+        epilogue: Ref(0) is the convolution without bias.
         isa: The instruction set.
         tile: One of ``template.window_tiles(shape, isa)``; by default the first.
 
@@ -28,7 +28,7 @@ def depthwise_conv2d(
         ``func(data float32 [N, H, W, C], *tensors, weights, *constants, *outputs)``.
 
     Raises:
-        ValueError: If the layer has another number of groups or output channels, or the weight another shape.
+        ValueError: If the groups, the output channels or the shape of the weight differ from the above.
     """
     if not shape.groups == shape.in_channels == shape.out_channels:
         raise ValueError(

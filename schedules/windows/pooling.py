@@ -1,4 +1,4 @@
-"""Poolings over NHWC feature maps of float32."""
+"""Poolings over float32 NHWC feature maps."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from .template import WindowOperation, WindowTile, window_kernel
 
 
 def max_pool2d(shape: Conv2dShape, epilogue: Program, isa: Isa, tile: WindowTile | None = None) -> Kernel:
-    """Maximum over windows; the padding takes no part.
+    """Maximum over windows; the padding is ignored.
 
     Args:
-        shape: Input and windows; as many output channels as input channels.
-        epilogue: Its anchor is the maximum.
+        shape: Shape of the pooling, with ``in_channels == out_channels``.
+        epilogue: Ref(0) is the maximum.
         isa: The instruction set.
         tile: One of ``template.window_tiles(shape, isa)``; by default the first.
 
@@ -34,7 +34,7 @@ def max_pool2d(shape: Conv2dShape, epilogue: Program, isa: Isa, tile: WindowTile
         ``func(data float32 [N, H, W, C], *tensors, *constants, *outputs)``.
 
     Raises:
-        ValueError: If a window lies in the padding altogether.
+        ValueError: If a window is entirely in the padding.
     """
     check_windows(shape)
     maximum = extremum("maximum", VectorType("float32", isa.float_lanes), isa.architecture)
@@ -52,18 +52,18 @@ def avg_pool2d(
     """Mean over windows.
 
     Args:
-        shape: Input and windows; as many output channels as input channels.
-        epilogue: Its anchor is the mean.
+        shape: Shape of the pooling, with ``in_channels == out_channels``.
+        epilogue: Ref(0) is the mean.
         isa: The instruction set.
-        count_include_pad: Whether the zeros of the padding count; or how much of it does (top, left, bottom, right),
-            for windows that ceil_mode lets hang over the padded input.
+        count_include_pad: Whether the divisor counts the zeros of the padding. A tuple (top, left, bottom, right) gives
+            the counted part of the padding, for windows that extend past the padded input (ceil_mode).
         tile: Same as in max_pool2d.
 
     Returns:
         ``func(data float32 [N, H, W, C], *tensors, *constants, *outputs)``.
 
     Raises:
-        ValueError: If a window lies in the padding altogether.
+        ValueError: If a window is entirely in the padding.
     """
     check_windows(shape)
     if isinstance(count_include_pad, tuple):
@@ -88,7 +88,7 @@ def global_avg_pool2d(shape: tuple[int, int, int, int], epilogue: Program, isa: 
 
     Args:
         shape: (N, H, W, C) of the input.
-        epilogue: Its anchor is the mean, of shape [N, 1, 1, C].
+        epilogue: Ref(0) is the mean, of shape [N, 1, 1, C].
         isa: The instruction set.
 
     Returns:
@@ -96,7 +96,7 @@ def global_avg_pool2d(shape: tuple[int, int, int, int], epilogue: Program, isa: 
     """
     batch, height, width, channels = shape
     lanes = isa.float_lanes
-    vectors = max(4, 8 // lanes)  # as many chains of additions hide their latency
+    vectors = max(4, 8 // lanes)  # independent chains of additions, to hide their latency
     run = vectors * lanes
     blocks = -(-channels // run)
     writer = EpilogueWriter(epilogue, (batch, 1, 1, channels), isa)

@@ -1,12 +1,12 @@
-"""Sliding windows that keep channels apart: the one template of the poolings and the depthwise convolution.
+"""The shared template of poolings and the depthwise convolution: sliding windows over separate channels.
 
-Lanes over channels, a register tile over the pixels of a row::
+Lanes are channels; the register tile covers neighbouring pixels of a row::
 
     parallel (image, output row)
-      tiles of output pixels: where they touch the border each on its own, those between in a loop
+      tiles of output pixels: unrolled where they touch the border, otherwise in a loop
         blocks of channels
-          taps of a column that lie inside the image (a loop, its bounds depend on the row)
-            columns of the tile: load once, combine with every accumulator whose window it is in
+          rows of taps inside the image (a loop with bounds that depend on the output row)
+            columns of the tile: load once, combine with every accumulator whose window contains it
           store through the epilogue
 """
 
@@ -31,27 +31,27 @@ from ..tir.loops import for_blocks, parallel_rows
 from ..tir.taps import column_spans, taps_inside
 from ..tir.vectors import Index, VectorType, load, store
 
-MAX_TILE = 8  # pixels; beyond that loads are amortised and code only grows
+MAX_TILE = 8  # pixels; larger tiles save hardly any loads and only increase the code size
 
 
 class Combine(Protocol):
-    """The new accumulator from the old one, a vector of the input, and the tap's weights (None without weights)."""
+    """Computes the new accumulator from the old one, an input vector, and the weights of the tap (None without)."""
 
     def __call__(self, accumulator: tirx.Expr, value: tirx.Expr, weight: tirx.Expr | None) -> tirx.Expr:
-        """All are float32 vectors."""
+        """All arguments and the result are float32 vectors."""
 
 
 @dataclass(frozen=True, eq=False)
 class WindowOperation:
-    """What a kernel does with its windows.
+    """The operation that a kernel applies to each window.
 
     Attributes:
-        name: Of the kernel.
-        initial: The accumulator before the first tap.
-        combine: Adds a tap.
-        finish: The result from the accumulator and the first pixel of the window (y and x, which may be negative);
-            None if it is the accumulator.
-        weights: float32 [kh, kw, C], if ``combine`` wants them.
+        name: Name of the kernel.
+        initial: The initial value of the accumulator.
+        combine: Combines the accumulator with one tap.
+        finish: Computes the result from the accumulator and the first pixel of the window (y and x, which may be
+            negative). None if the result is the accumulator.
+        weights: float32 [kh, kw, C], or None if ``combine`` uses no weights.
     """
 
     name: str
@@ -63,11 +63,11 @@ class WindowOperation:
 
 @dataclass(frozen=True)
 class WindowTile:
-    """The block of results that a window kernel keeps in registers.
+    """The block of outputs that a window kernel keeps in registers.
 
     Attributes:
         pixels: Neighbouring output pixels of a row.
-        channels: As the instruction set wants them.
+        channels: Channels, a multiple of the vector length.
     """
 
     pixels: int
@@ -78,14 +78,15 @@ class WindowTile:
 
 
 def window_tiles(shape: Conv2dShape, isa: Isa) -> list[WindowTile]:
-    """Every tile worth trying, the one that the rule picks first.
+    """All tiles worth measuring, the default first.
 
-    Those that cut a row into fewest pieces come first, but where windows share no columns those of about two pixels.
+    Larger tiles, which cut a row into fewer pieces, come first. If windows share no columns, tiles of about two pixels
+    come first.
     """
     vectors = max(1, 8 // isa.float_lanes)  # packed outputs need 8 channels at a time
     most = min(MAX_TILE, isa.registers // 2 // vectors)
     fewest = -(-shape.out_width // most)
-    # Tiles of a row are of about the same size.
+    # All tiles of a row have about the same size.
     sizes = dict.fromkeys(-(-shape.out_width // count) for count in range(fewest, shape.out_width + 1))
     ranked = sorted(sizes, key=lambda pixels: abs(pixels - 2)) if shape.strides[1] >= shape.kernel[1] else sizes
     return [WindowTile(pixels, vectors * isa.float_lanes) for pixels in ranked]
@@ -94,12 +95,12 @@ def window_tiles(shape: Conv2dShape, isa: Isa) -> list[WindowTile]:
 def window_kernel(
     operation: WindowOperation, shape: Conv2dShape, epilogue: Program, isa: Isa, tile: WindowTile | None = None
 ) -> Kernel:
-    """A kernel over sliding windows, channel by channel.
+    """A kernel over sliding windows that processes each channel separately.
 
     Args:
-        operation: What happens in a window.
-        shape: Input and windows; as many output channels as input channels.
-        epilogue: Its anchor is the operation's result.
+        operation: The operation on each window.
+        shape: Shape of the layer, with ``in_channels == out_channels``.
+        epilogue: Ref(0) is the result of the operation.
         isa: The instruction set.
         tile: One of ``window_tiles(shape, isa)``; by default the first.
 
@@ -139,7 +140,7 @@ def window_kernel(
 
 
 class _Row(NamedTuple):
-    """One row of the output: image, row, first row of its windows, and their taps [first, end) inside the image."""
+    """An output row: image n, row y, first input row of its windows, and the tap rows [first, end) inside the image."""
 
     n: Index
     y: Index
@@ -157,7 +158,7 @@ class _Row(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _RegisterTile:
-    """Emits the code of register tiles: ``pixels`` neighbouring outputs of a row times ``vectors`` of channels."""
+    """Emits the code of register tiles: neighbouring outputs of a row times ``vectors`` vectors of channels."""
 
     operation: WindowOperation
     shape: Conv2dShape
@@ -168,7 +169,7 @@ class _RegisterTile:
     vectors: int
 
     def emit(self, row: _Row, start: Index, pixels: int) -> None:
-        """All channels of a tile, from output column ``start``."""
+        """Emit all channels of a tile of ``pixels`` outputs that starts at output column ``start``."""
         run = self.lanes * self.vectors
         for_blocks(self.shape.in_channels, run, partial(self._emit_block, row, start, pixels))
 
@@ -205,14 +206,14 @@ class _RegisterTile:
             self.writer.store(values, (row.n, row.y, start + pixel), channel)
 
     def _weights(self, ky: Index, first_channel: Index) -> Sequence[tirx.Expr | None]:
-        """The weights of a row of taps."""
+        """The weights of tap row ``ky``, one vector per tap; None for each tap without weights."""
         taps = range(self.shape.kernel[1])
         if self.weights is None:
             return [None for _ in taps]
         return [T.bind(load(self.weights, (ky, kx), first_channel, self.lanes)) for kx in taps]
 
     def _columns(self, left: Index, pixels: int) -> list[tuple[int, list[tuple[int, int]]]]:
-        """The input columns of a tile, from its left edge, each with the (pixel, tap) pairs that read it."""
+        """The input columns of a tile, relative to its left edge, each with the (pixel, tap) pairs that read it."""
         uses: dict[int, list[tuple[int, int]]] = {}
         for pixel in range(pixels):
             for kx in range(self.shape.kernel[1]):
