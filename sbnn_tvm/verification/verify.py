@@ -1,7 +1,7 @@
 """Compare a compiled model with onnxruntime, output by output and layer by layer.
 
-A threshold amplifies rounding: one rounding before a binariser can flip a bit, and then everything after it differs.
-So each layer also runs on the reference's inputs, where a flip in one layer cannot affect another. A bit that differs
+A threshold amplifies rounding: one rounding before a binariser can flip a bit, and then all later values differ. So
+each layer also runs on the reference's inputs, where a flip in one layer cannot affect another. A bit that differs
 is accepted only if the reference's value is within the rounding bound of its threshold. Such flips are counted. Outputs
 may differ only if, when the kernels run one after the other, the first bits that differ are such flips.
 """
@@ -120,7 +120,7 @@ class Verification:
 
     @property
     def first_difference(self) -> LayerComparison | None:
-        """The first layer that is wrong, given the reference's inputs."""
+        """The first layer that is wrong when it runs on the reference's inputs."""
         return next((layer for layer in self.layers if layer.wrong), None)
 
     @property
@@ -281,7 +281,7 @@ class _Reference:
         return _Compared(first[..., None] if node.op_type == "Quantize" else first, second, _largest(first))
 
     def _rounded(self, name: str, values: dict[str, np.ndarray]) -> _Compared | None:
-        """The operand of a rounding, and its nearest tie. The largest number is that before clips, which hide it."""
+        """The operand of a rounding, and its nearest tie. ``largest`` covers the values before clips, which hide it."""
         value = values.get(name)
         if value is None:
             return None
@@ -397,7 +397,7 @@ def _bits(value: np.ndarray, physical: Physical) -> np.ndarray:
 
 
 def _bound_of_mean(reference: _Reference, name: str, values: Mapping[str, np.ndarray]) -> float:
-    """The rounding bound of a mean, which may be far smaller than its terms; 0 for other values."""
+    """The rounding bound of a mean, from the largest of its terms; 0 for other values. The mean may be far smaller."""
     node = reference.producers[name]
     terms = values.get(node.input[0]) if node.op_type == "ReduceMean" else None
     if terms is None:
@@ -406,7 +406,7 @@ def _bound_of_mean(reference: _Reference, name: str, values: Mapping[str, np.nda
 
 
 def _near_threshold(compared: _Compared | None, shape: tuple[int, ...]) -> np.ndarray:
-    """Where a value is within the rounding bound of its threshold, or of one of several along the last axis."""
+    """Mask of the values within the rounding bound of their threshold, or of one of several along the last axis."""
     if compared is None:
         return np.zeros(shape, bool)
     value, threshold = compared.value, compared.threshold
