@@ -25,7 +25,7 @@ help:
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
-# One process a core, each with one thread for what it trains: the longest test decides little then.
+# One process per core, with one thread each for training, so that the longest test delays the end little.
 WORKERS ?= auto
 # The order is random; ORDER=2 is another one.
 ORDER ?= 1
@@ -41,7 +41,7 @@ test-slow: $(INSTALLED)
 fuzz: $(INSTALLED)
 	$(BIN)/python -m pytest -m fuzz
 
-# A missed bar is an exit code of 1, and no reason not to measure the rest.
+# A missed bar gives exit code 1. The other benchmarks still run.
 bench: $(INSTALLED)
 	mkdir -p out
 	$(BIN)/python benchmarks/probes.py --output out/probes.json

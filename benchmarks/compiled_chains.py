@@ -93,7 +93,7 @@ def measure(layer: Layer, target: CpuTarget, densities: Sequence[float], seconds
 
 
 def table(measured: Sequence[Record], target: CpuTarget, machine: Machine) -> Table:
-    """One row per layer, weight domain and density: the chosen kernels beside popcounts."""
+    """One row per layer, weight domain and density: the chosen kernels compared with popcounts."""
     out = Table(title=f"Compiled chains, us per layer, one thread, {target}, {machine}")
     for heading in ("layer", "weights", "density", "us", "by popcounts", "faster"):
         out.add_column(heading, justify="left" if heading in ("layer", "weights") else "right")

@@ -114,7 +114,7 @@ METHODS = (
     Method("SBNN, 2 %", lambda seed, epochs: sbnn.train_sparse(0.02, seed=seed, epochs=epochs)),
     Method("SiMaN", lambda seed, epochs: siman.train(siman.Magnitudes(), seed, epochs)),
     Method("AdaBin", lambda seed, epochs: adabin.train(seed=seed, epochs=epochs)),
-    Method("Sub-bit, 4/9 bit a weight", partial(with_domain, SubBit(4), Binarize)),
+    Method("Sub-bit, 4/9 bit per weight", partial(with_domain, SubBit(4), Binarize)),
     Method("APB, weight decay 0.001", partial(few_in_float, 1e-3)),
     Method("2-bit activations", partial(with_domain, ScaledSigns(), partial(Symmetric, 2, 0.4, learned=True))),
     Method("2-bit activations and weights", partial(with_domain, TwoBits(), partial(Symmetric, 2, 0.4, learned=True))),

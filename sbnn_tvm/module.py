@@ -109,7 +109,7 @@ class CompiledModule:
     ) -> Verification:
         """Compare every output, and every layer, with onnxruntime on the same ONNX model.
 
-        A build for this machine runs as ``export`` writes it. A build for another CPU runs in an emulator.
+        A build for this machine runs as ``export`` writes it. A build for an ARM CPU runs in an emulator.
 
         Args:
             inputs: The model's inputs, instead of random ones. If the first dimension is larger than the model's batch,

@@ -1,1 +1,1 @@
-"""TIR kernels: one family a file."""
+"""Schedules: generators of TIR kernels, grouped by method."""

@@ -1,4 +1,4 @@
-"""The instruction sets: every fact about one that a kernel or its cost depends on."""
+"""The instruction sets, with all properties that kernels and the cost model depend on."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Isa:
     """One instruction set.
 
     Attributes:
-        name: Shown in reports and used as a key of measurements, for example ``"avx512-vpopcntdq"``.
+        name: Name in reports and key of measurements, for example ``"avx512-vpopcntdq"``.
         architecture: The architecture.
-        vector_bits: Width of a vector register.
+        vector_bits: Width of a vector register, in bits.
         registers: Number of vector registers.
-        word_bits: Channels in one packed word. Activations are packed along channels, channel ``c`` of a pixel in bit
-            ``c % word_bits`` of word ``c // word_bits``; the unused high bits of the last word are 0. Words are
-            little endian, so memory holds the same bytes whatever ``word_bits`` is, up to the padding of a pixel.
-        popcount: How bits are counted.
+        word_bits: Channels per packed word. Activations are packed along channels: channel ``c`` of a pixel is bit
+            ``c % word_bits`` of word ``c // word_bits``, and the unused high bits of the last word are 0. Words are
+            little endian, so the bytes in memory do not depend on ``word_bits``, except for the padding of a pixel.
+        popcount: The method that counts set bits.
         ternary_logic: Whether one instruction computes any function of three bits (AVX-512's vpternlog).
     """
 
@@ -46,21 +46,21 @@ class Isa:
 
     @property
     def float_lanes(self) -> int:
-        """float32 values in a vector."""
+        """float32 values per vector."""
         return self.vector_bits // 32
 
     @property
     def word_lanes(self) -> int:
-        """Packed words in a vector."""
+        """Packed words per vector."""
         return self.vector_bits // self.word_bits
 
     @property
     def popcount_of_threes(self) -> bool:
-        """Whether the popcounts of three vectors are faster together (direct/popcount_threes.py)."""
+        """Whether it is faster to count the bits of three vectors together (direct/popcount_threes.py)."""
         return self.popcount == PopcountMethod.VECTOR and self.ternary_logic
 
     def words(self, channels: int) -> int:
-        """Packed words that hold ``channels`` bits."""
+        """Number of packed words that hold ``channels`` bits."""
         return -(-channels // self.word_bits)
 
     @property

@@ -1,4 +1,4 @@
-"""A kernel as the schedules hand it over: a TIR function and the constants packed for it."""
+"""The result of a schedule: a TIR function and the constants packed for it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 from tvm import tirx
 
 IN_PLACE = "sbnn.in_place"
-"""Attribute of a kernel's function: pairs of parameters, a tensor operand and an output that may take its place.
+"""Attribute of a kernel's function: pairs of parameters (tensor operand, output) that may share memory.
 
-Of such an operand each element is read once, before the same element of the output is stored.
+The function reads each element of such an operand once, before it stores the same element of the output.
 """
 
 
@@ -19,8 +19,8 @@ class Kernel:
     """A scheduled kernel.
 
     Attributes:
-        name: Family and tile, as the report shows it, for example ``"popcount 7x4"``.
-        func: ``func(data, *tensor operands, *constants, *outputs)``; tensor operands in the order of the epilogue's
+        name: Family and tile, shown in the report, for example ``"popcount 7x4"``.
+        func: ``func(data, *tensor operands, *constants, *outputs)``. Tensor operands are in the order of the epilogue's
             Tensor and Pixel indices, outputs in the order of the epilogue's outputs.
         constants: Packed weights, tables and per-channel vectors.
         outputs: Shape and dtype of each output.
@@ -33,5 +33,5 @@ class Kernel:
 
     @property
     def constant_bytes(self) -> int:
-        """Bytes of the constants, as they are stored in the library."""
+        """Total size of the constants in bytes."""
         return sum(array.nbytes for array in self.constants)

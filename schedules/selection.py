@@ -1,4 +1,7 @@
-"""Concatenation, split and shuffle of channels are one thing: every output channel is a channel of some input."""
+"""Selections of channels: each output channel is a channel of one of the inputs.
+
+Concatenation, split and shuffle of channels are special cases.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,14 @@ class InputChannel:
 
 @dataclass(frozen=True)
 class Selection:
-    """Where the channels of a result come from.
+    """The source of each channel of a result.
 
     Attributes:
-        inputs: Channels of each input.
-        sources: One for each channel of the result.
+        inputs: Number of channels of each input.
+        sources: The input channel of each channel of the result.
 
     Raises:
-        ValueError: If there is no such channel.
+        ValueError: If a source does not exist in the inputs.
     """
 
     inputs: tuple[int, ...]
@@ -36,7 +39,7 @@ class Selection:
 
     @classmethod
     def concatenation(cls, channels: Sequence[int]) -> Selection:
-        """All channels of all inputs in order."""
+        """The selection of all channels of all inputs, in order."""
         return cls(tuple(channels), tuple(InputChannel(i, c) for i, count in enumerate(channels) for c in range(count)))
 
     def __str__(self) -> str:
@@ -48,5 +51,5 @@ class Selection:
         return "permutation" if len(set(self.sources)) == sum(self.inputs) == len(channels) else "selection"
 
     def take(self, indices: Sequence[int]) -> Selection:
-        """Some channels of what this one selects."""
+        """The selection of some channels of this one's result."""
         return Selection(self.inputs, tuple(self.sources[index] for index in indices))

@@ -1,4 +1,4 @@
-"""Shapes of the layers that the schedules know, and the border classes of a padded convolution."""
+"""Shapes of convolutions, pooling and dense layers, and the border classes of a padded convolution."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Conv2dShape:
 
     @property
     def group_in_channels(self) -> int:
-        """Input channels that one output channel sees."""
+        """Input channels of one group."""
         return self.in_channels // self.groups
 
     @property
@@ -64,12 +64,12 @@ class Conv2dShape:
 
     @property
     def depthwise(self) -> bool:
-        """Whether every channel has a kernel of its own."""
+        """Whether each channel has its own kernel."""
         return self.groups == self.in_channels == self.out_channels > 1
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates, counting those with padding."""
+        """Number of multiply-accumulates, including those with padding."""
         taps = self.kernel[0] * self.kernel[1] * self.group_in_channels
         return self.batch * self.out_height * self.out_width * self.out_channels * taps
 
@@ -78,7 +78,7 @@ class Conv2dShape:
         return replace(self, padding=padding)
 
     def border_classes(self) -> BorderClasses:
-        """Which output pixels see which taps of the kernel inside the image."""
+        """Group the output pixels by the set of taps that are inside the image."""
         rows = self._valid_taps(0, self.height, self.out_height)
         cols = self._valid_taps(1, self.width, self.out_width)
         row_kinds, row_class = np.unique(rows, axis=0, return_inverse=True)
@@ -91,27 +91,27 @@ class Conv2dShape:
         )
 
     def _valid_taps(self, axis: int, size: int, out: int) -> np.ndarray:
-        """Which taps of an axis lie inside the image for each output row (or column): bool [out, taps]."""
+        """Whether each tap of an axis is inside the image, per output row (or column): bool [out, taps]."""
         first = np.arange(out)[:, None] * self.strides[axis] - self.padding[axis]
         position = first + np.arange(self.kernel[axis]) * self.dilation[axis]
         return (position >= 0) & (position < size)
 
 
 def dense_shape(batch: int, depth: int, channels: int) -> Conv2dShape:
-    """A dense layer as a 1x1 convolution over one row, whose pixels are the batch."""
+    """The shape of a dense layer as a 1x1 convolution: one row whose pixels are the rows of the batch."""
     return Conv2dShape(1, 1, batch, depth, channels)
 
 
 @dataclass(frozen=True, eq=False)
 class BorderClasses:
-    """Output pixels grouped by the taps that fall inside the image; at most kh * kw classes matter.
+    """Classes of output pixels with the same taps inside the image. At most kh * kw classes matter.
 
-    Pixel (y, x) is of class ``row_class[y] * (col_class.max() + 1) + col_class[x]``.
+    Pixel (y, x) has class ``row_class[y] * (col_class.max() + 1) + col_class[x]``.
 
     Attributes:
         row_class: int32 [out_height].
         col_class: int32 [out_width].
-        valid: bool [classes, kh, kw], whether a tap is inside the image.
+        valid: bool [classes, kh, kw], whether each tap is inside the image.
     """
 
     row_class: np.ndarray

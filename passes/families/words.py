@@ -37,7 +37,7 @@ class WordsFamily(Family):
         return cost_of(isa, Steps(element=int(np.prod(layer.extent)) / isa.word_bits))
 
     def build(self, layer: Layer, isa: Isa, member: Member) -> BuiltKernel:
-        """Build a kernel of schedules.bits, schedules.windows or schedules.elementwise."""
+        """Build a kernel of schedules.bits."""
         return BuiltKernel(_kernel(layer, isa), Form.BITS)
 
 

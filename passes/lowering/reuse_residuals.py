@@ -95,7 +95,7 @@ def _typed(expr: Expr, like: Expr) -> Expr:
 
 
 class _Memory:
-    """The allocations behind each variable, and the number of the last binding that uses each allocation."""
+    """The allocations that hold each variable, and the number of the last binding that uses each allocation."""
 
     def __init__(self, main: relax.Function) -> None:
         self._of: dict[Var, tuple[Var, ...]] = {}
@@ -110,7 +110,7 @@ class _Memory:
             self.last[var] = number + 1
 
     def of(self, value: Expr) -> tuple[Var, ...]:
-        """The allocations behind a value."""
+        """The allocations that hold a value."""
         if isinstance(value, Var):
             return self._of.get(value, ())
         if isinstance(value, relax.TupleGetItem) and value.tuple_value in self._fields:

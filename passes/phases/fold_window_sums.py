@@ -85,7 +85,12 @@ def fold_window_sums(mod: IRModule) -> IRModule:
             continue
         window, operand = found
         folded = fold_window_sum(
-            layer.program, _set_weights(layer), layer.taps, operand, _fixed_parity(layer), window.program
+            layer.program,
+            _set_weights(layer),
+            taps=layer.taps,
+            operand=operand,
+            fixed_parity=_fixed_parity(layer),
+            window=window.program,
         )
         if folded is None:
             facts = replace(LayerFacts.of(composites[var]), window_test=_window_test(layer, operand, window))
@@ -179,7 +184,7 @@ class SetThreshold:
 
 
 def fold_window_sum(
-    program: Program, counts: np.ndarray, taps: int, operand: int, fixed_parity: bool, window: Program = STORE
+    program: Program, counts: np.ndarray, *, taps: int, operand: int, fixed_parity: bool, window: Program = STORE
 ) -> SetThreshold | None:
     """Fold a program into one comparison of E, the sum over the set weights.
 
@@ -195,7 +200,9 @@ def fold_window_sum(
         The comparison. None if the program stores anything but one bit per channel, is not monotone in E, or flips the
         bit at an E that depends on T.
     """
-    found = compare_two_sums(program, counts, taps, operand, fixed_parity, window, [(0, 0)])
+    found = compare_two_sums(
+        program, counts, taps=taps, operand=operand, fixed_parity=fixed_parity, window=window, tried=[(0, 0)]
+    )
     return None if found is None else SetThreshold(found.least, found.inverted)
 
 
@@ -212,13 +219,22 @@ def _window_test(layer: BinaryLinearLayer, operand: int, window: WindowSumLayer)
     slope = float(np.median((offset.astype(np.float64) / scale - 1) / 2))
     factors = [(shift, round(slope * 2**shift)) for shift in _SHIFTS]
     tried = [(shift, factor) for shift, factor in factors if factor % 2 or (shift == 1 and factor)]
-    found = compare_two_sums(program, counts, taps, operand, _fixed_parity(layer), window.program, tried)
+    found = compare_two_sums(
+        program,
+        counts,
+        taps=taps,
+        operand=operand,
+        fixed_parity=_fixed_parity(layer),
+        window=window.program,
+        tried=tried,
+    )
     return None if found is None else WindowTest(operand, of_set, found)
 
 
 def compare_two_sums(
     program: Program,
     counts: np.ndarray,
+    *,
     taps: int,
     operand: int,
     fixed_parity: bool,
@@ -250,7 +266,16 @@ def compare_two_sums(
     size = max(1, AT_ONCE // len(sums))
     for start in range(0, channels, size):
         block = slice(start, min(start + size, channels))
-        flips = _flips(program, output, sums, taps, block, operand, window, rises[block] < 0)
+        flips = _flips(
+            program,
+            output,
+            sums,
+            taps=taps,
+            block=block,
+            operand=operand,
+            window=window,
+            inverted=rises[block] < 0,
+        )
         first, last = _neighbours(flips, counts[block], taps, sums, fixed_parity)
         for each in tuple(left):
             found = _common(first, last, sums, *each)
@@ -318,6 +343,7 @@ def _flips(
     program: Program,
     output: BitsOutput,
     sums: np.ndarray,
+    *,
     taps: int,
     block: slice,
     operand: int,

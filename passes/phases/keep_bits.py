@@ -151,8 +151,8 @@ def _sources(graph: Graph, mover: Expr, extent: tuple[int, ...]) -> tuple[_Sourc
     channels = np.argsort(taken)
     if len(taken) == shape(source)[channel_axis(extent)] and np.array_equal(taken[channels], np.arange(len(taken))):
         return (_Source(source, channels),)
-    # Channels that are not taken are binarised in vain. That costs nothing in the epilogue of a layer, but an input
-    # of the model has no layer and would need a kernel of its own.
+    # Channels that are not taken are binarised although nothing reads them. That costs nothing in the epilogue of a
+    # layer, but an input of the model has no layer and would need a kernel of its own.
     return (_Source(source, None),) if source in graph.values else None
 
 

@@ -106,7 +106,7 @@ def verify(
 ) -> None:
     """Compile a model and compare every output and every layer with onnxruntime.
 
-    A build for another CPU runs in an emulator.
+    A build for an ARM CPU runs in an emulator.
 
     A bit whose value is within the rounding error of its threshold counts as flipped, not as wrong.
     """

@@ -30,10 +30,10 @@ class KernelTime:
     Attributes:
         layer: The ONNX node; for a conversion between layers, the value.
         kernel: The kernel's name in the report; for a conversion, its symbol.
-        seconds: Seconds of the fastest run.
+        seconds: Time of the fastest run, in seconds.
         macs: Multiply-accumulates; 0 without weights.
-        bytes: Bytes of all its arguments.
-        limit: Name of the probe that it is compared with, from sbnn_tvm.profiling.limits.
+        bytes: Total size of its arguments in bytes.
+        limit: Name of the probe (sbnn_tvm.profiling.limits) that it is compared with.
         share: Time of the probe's instructions alone for the same work, over the kernel's time.
     """
 
@@ -47,7 +47,7 @@ class KernelTime:
 
 
 class _Recorder:
-    """Runs the kernels in the model's order, and times each."""
+    """Runs the kernels in the order of the model and times each one."""
 
     def __init__(self, library: LoadedModule, seconds: float) -> None:
         self.library = library
@@ -106,5 +106,5 @@ def _layers(module: RunnableModel) -> dict[str, tuple[LoweredLayer, LayerReport]
     found: dict[str, tuple[LoweredLayer, LayerReport]] = {}
     for entry, report in zip(module.lowered.entries, module.report.layers, strict=True):
         if isinstance(entry, LoweredLayer):
-            found.setdefault(entry.call, (entry, report))  # of two layers in one kernel, the first has the weights
+            found.setdefault(entry.call, (entry, report))  # of two layers in one kernel, the first has weights
     return found

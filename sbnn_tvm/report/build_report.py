@@ -1,4 +1,4 @@
-"""Build the report that a user reads from the lowered layers."""
+"""Build the compilation report from the lowered layers."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def _stored_bytes(constant: np.ndarray | Expansion) -> int:
 
 
 def _coding(entry: LoweredLayer) -> str:
-    """The codings of the constants that are stored coded, that of most bytes first."""
+    """The codings of the coded constants, the one of the largest constant first."""
     coded = [constant for constant in entry.constants if isinstance(constant, Expansion)]
     return ", ".join(dict.fromkeys(each.coding for each in sorted(coded, key=_stored_bytes, reverse=True)))
 
@@ -188,9 +188,9 @@ class _Values:
     """The two values of a layer's weights: ``scale * sign + offset``.
 
     Attributes:
-        signs: The weights' signs, output channels first; positive is +1.
+        signs: The signs of the weights, output channels first; +1 where positive.
         scale: float32 [out channels].
-        offset: float32 [out channels]; None if there is one, but the epilogue does not show it.
+        offset: float32 [out channels]; None if the offset cannot be read from the epilogue.
     """
 
     signs: np.ndarray
@@ -242,7 +242,10 @@ def _numbers(constant: Channel | Scalar) -> np.ndarray | float:
 
 
 def _own(layer: LinearLayer, name: str, nodes: Mapping[str, str]) -> bool:
-    """Whether a step comes from the ONNX node of the anchor; the recogniser derives the names of what it adds."""
+    """Whether a step comes from the layer's own ONNX node.
+
+    Steps that the recogniser adds have no node; their names begin with the name of the layer.
+    """
     origin = nodes.get(name)
     if origin is None:
         return name.startswith(layer.integer_sum_of or layer.name)

@@ -1,9 +1,9 @@
 """Choose the candidate of a task to measure next, and decide when to stop.
 
-The cost model's expectation is a straight line through the logarithms of the costs, off by a constant for each family
-and with an error for each candidate; both are learnt from what was measured. So every candidate has a normal
-distribution, and the one with the largest expected improvement over the best so far is next (Jones, Schonlau, Welch,
-Efficient Global Optimization, 1998, eq. 15). The search ends when no candidate promises enough.
+The search models the logarithm of a candidate's time as the logarithm of its cost, plus an offset per family, plus a
+normally distributed error per candidate. The offset and the standard deviation of the error are estimated from the
+measurements. The next candidate is the one with the largest expected improvement over the best so far (Jones, Schonlau,
+Welch, Efficient Global Optimization, 1998, eq. 15). The search ends when the largest expected improvement is too small.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ ENOUGH = 0.003
 """A candidate with a smaller expected improvement (of the logarithm of the time) is not measured."""
 
 FEWEST = 6
-"""Number of candidates that are measured even if the cost model expects no gain: it may be wrong."""
+"""Minimum number of measured candidates, even if no gain is expected: the cost model may be wrong."""
 
 HOPELESS = 3.0
 """A family is not tried if it is expected to be this many times slower than the untuned candidate."""
 
 _ERROR, _COUNT = 0.12, 3
-"""Prior of a candidate's error: its standard deviation, and how many measurements it counts as."""
+"""Prior of a candidate's error: its standard deviation, and its weight as a number of measurements."""
 
 _FAMILY_ERROR = 0.35
 """Prior standard deviation of the error between families."""
@@ -37,9 +37,9 @@ class Search:
     """The search of one task.
 
     Attributes:
-        space: The candidates by name, the untuned one first, without those of hopeless families.
-        expected: The logarithm of the cost of each, relative to the untuned one.
-        measured: The logarithm of the measured cost, relative to the untuned one.
+        space: The candidates by name, the untuned one first. Candidates of hopeless families are left out.
+        expected: The logarithm of each candidate's cost, relative to the untuned one.
+        measured: The logarithm of each measured time, relative to the untuned one.
         failed: Candidates that could not be measured.
         pending: Candidates that are being measured.
     """
@@ -52,7 +52,7 @@ class Search:
 
     @classmethod
     def of(cls, task: Task) -> Search:
-        """Begin a search."""
+        """Start the search of a task."""
         costs = expectations(task)
         hopeful = {candidate.family for candidate, cost in costs.items() if cost < HOPELESS}
         space = [candidate for candidate in task.space if candidate.family in hopeful]
@@ -62,7 +62,7 @@ class Search:
 
     @property
     def best(self) -> tuple[str, float]:
-        """The fastest so far, and how many times faster it is than the untuned one."""
+        """The fastest candidate so far, and its speedup over the untuned one."""
         name = min(self.measured, key=lambda each: self.measured[each])
         return name, exp(-self.measured[name])
 
@@ -91,7 +91,7 @@ class Search:
         return name, promises[name]
 
     def worth_measuring(self) -> int:
-        """Number of candidates that will still be measured, judging by the measurements so far."""
+        """Estimated number of candidates still to measure, from the measurements so far."""
         left = [each for each in self.space if each not in self.measured and each not in self.failed]
         fewest = min(len(left), FEWEST - len(self.measured))
         return max(fewest, sum(self._improvement(name) >= ENOUGH for name in left))
@@ -110,7 +110,7 @@ class Search:
 
 
 def _kind(candidate: Candidate) -> tuple[Family, bool]:
-    """What the cost model's errors have in common."""
+    """The group of candidates that share an offset of the cost model."""
     return candidate.family, candidate.serial
 
 

@@ -20,7 +20,7 @@ from .database import Database, TunedMachine
 from .tasks import task_key
 
 NOISE = 1.03
-"""The smallest gain that counts as one."""
+"""The smallest gain that counts; smaller ones may be noise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class TuningLookup:
         return cls(database, min(fitting, key=lambda each: each.threads, default=None))
 
     def __call__(self, layer: Layer, isa: Isa, space: Sequence[Candidate]) -> Tuned | None:
-        """The best of a layer's candidates, as choose_kernel wants it."""
+        """The best candidate of a layer; None to use the untuned one. Serves as ``Decisions.tuned``."""
         return self.best(task_key(layer, isa), space) if self.machine is not None and len(space) > 1 else None
 
     def best(self, task: str, space: Sequence[Candidate]) -> Tuned | None:
@@ -86,7 +86,7 @@ class TuningLookup:
         return Tuned(best, found[best]) if found[best] >= NOISE else None
 
     def slower(self, layers: Iterable[LoweredLayer], isa: Isa) -> bool:
-        """Whether a network of these layers was measured, and was slower than the untuned network."""
+        """Whether the network of these layers was measured and found slower than the untuned network."""
         if self.machine is None:
             return False
         verdict = self.database.verdict(choices_key(layers, isa), self.machine)

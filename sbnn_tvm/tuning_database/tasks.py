@@ -1,4 +1,4 @@
-"""The distinct tasks of a network: layers for which the same kernels are equally fast are one task."""
+"""The distinct tuning tasks of a network. Layers whose kernels take the same time form one task."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
 _CLASSES = 4
-"""Classes of density to a factor of two."""
+"""Number of density classes per factor of two."""
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Layers of a network that are tuned as one.
+    """Layers of a network that are tuned together.
 
     Attributes:
-        key: The same in every process, for every network that has such a layer.
-        title: In words.
-        layer: One of the layers: its weights and epilogue are as good as those of the others.
+        key: Identifies the task; equal in all processes and networks.
+        title: Description for people.
+        layer: A representative layer; its weights and epilogue are used for the measurements.
         isa: The instruction set.
-        names: The layers, as the report calls them.
+        names: Names of the layers in the report.
         space: The candidates, the untuned one first.
     """
 
@@ -58,13 +58,13 @@ class Task:
 
 
 def tasks_of(layers: Iterable[Layer], nodes: Mapping[str, str], isa: Isa, threads: int = 1) -> list[Task]:
-    """The tasks of a network in which there is something to choose, in the order of its layers.
+    """The tasks of a network that have several candidates, in the order of its layers.
 
     Args:
-        layers: As read by passes.layer.
+        layers: The layers of the network.
         nodes: The ONNX node of each variable.
         isa: The instruction set.
-        threads: With one, it does not matter whether loops are parallel.
+        threads: Number of threads. With one thread, serial variants of candidates are left out.
     """
     groups: dict[str, list[Layer]] = {}
     for layer in layers:
@@ -79,13 +79,13 @@ def tasks_of(layers: Iterable[Layer], nodes: Mapping[str, str], isa: Isa, thread
 
 
 def task_key(layer: Layer, isa: Isa) -> str:
-    """What layers of the same task share: everything that the time of a kernel depends on but the CPU."""
+    """The key of a layer's task: a hash of everything that a kernel's time depends on, except the CPU."""
     text = json.dumps(_signature(layer, isa), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def title_of(layer: Layer, isa: Isa) -> str:
-    """A task in words, for example ``"binary conv2d 3x3 56x56x64 -> 56x56x64, 50 % set, 2 outputs"``."""
+    """A description of a task, for example ``"binary conv2d 3x3 56x56x64 -> 56x56x64, 50 % set, 2 outputs"``."""
     words = [layer.kind.replace("_", " ")]
     conv = _windows(layer)
     if conv is not None:
@@ -142,7 +142,7 @@ def _signature(layer: Layer, isa: Isa) -> dict[str, Any]:
 
 
 def _described(value: Any) -> Any:
-    """Data as JSON has it; of numbers that differ from layer to layer only where they are read."""
+    """A value as JSON data. Constants that differ between layers are described by their type and rank only."""
     if isinstance(value, Channel | Scalar):
         return type(value).__name__
     if is_dataclass(value):

@@ -1,7 +1,7 @@
 """Compare a compiled model with onnxruntime, output by output and layer by layer.
 
-A threshold amplifies rounding: one rounding before a binariser can flip a bit, and then everything after it differs.
-So each layer also runs on the reference's inputs, where a flip in one layer cannot affect another. A bit that differs
+A threshold amplifies rounding: one rounding before a binariser can flip a bit, and then all later values differ. So
+each layer also runs on the reference's inputs, where a flip in one layer cannot affect another. A bit that differs
 is accepted only if the reference's value is within the rounding bound of its threshold. Such flips are counted. Outputs
 may differ only if, when the kernels run one after the other, the first bits that differ are such flips.
 """
@@ -99,7 +99,7 @@ class Verification:
         outputs: Comparisons of the outputs, end to end.
         layers: Comparisons of the layers on the reference's inputs, in order. They cover the first input, and inputs
             whose outputs differ.
-        behind_flips: Number of inputs whose outputs differ only after bits flipped by rounding.
+        after_flips: Number of inputs whose outputs differ only after bits flipped by rounding.
         unexplained: Number of inputs whose outputs differ for another reason.
     """
 
@@ -110,7 +110,7 @@ class Verification:
     tolerance: float
     outputs: tuple[OutputComparison, ...]
     layers: tuple[LayerComparison, ...]
-    behind_flips: int = 0
+    after_flips: int = 0
     unexplained: int = 0
 
     @property
@@ -120,7 +120,7 @@ class Verification:
 
     @property
     def first_difference(self) -> LayerComparison | None:
-        """The first layer that is wrong, given the reference's inputs."""
+        """The first layer that is wrong when it runs on the reference's inputs."""
         return next((layer for layer in self.layers if layer.wrong), None)
 
     @property
@@ -140,8 +140,8 @@ class Verification:
         flips = f"{self.flipped} bits flipped within the rounding bound of a threshold"
         if self.passed:
             which = "all outputs"
-            if self.behind_flips:
-                which += f" (for {self.behind_flips} of the inputs except values after bits flipped by rounding)"
+            if self.after_flips:
+                which += f" (for {self.after_flips} of the inputs except values after bits flipped by rounding)"
             return f"{head}: agrees with onnxruntime in {len(self.layers)} layers and {which}; {outputs}; {flips}"
         first = self.first_difference
         if first is None:
@@ -166,7 +166,7 @@ def verify(module: RunnableModel, batches: Iterable[tuple[np.ndarray, ...]], tol
     native = module.target.native
     max_abs, max_rel = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     layers: dict[str, LayerComparison] = {}
-    samples = behind_flips = unexplained = 0
+    samples = after_flips = unexplained = 0
     for arrays in batches:
         feeds = dict(zip((spec.name for spec in module.imported.inputs), arrays, strict=True))
         expected = reference.run(feeds, names)
@@ -185,14 +185,14 @@ def verify(module: RunnableModel, batches: Iterable[tuple[np.ndarray, ...]], tol
             for layer in _compare_layers(module, reference, values, arrays, tolerance):
                 layers[layer.name] = layers[layer.name].and_also(layer) if layer.name in layers else layer
             if not agrees:
-                explained = _only_behind_flips(module, reference, values, arrays, outputs)
-                behind_flips, unexplained = behind_flips + explained, unexplained + (not explained)
+                explained = _only_after_flips(module, reference, values, arrays, outputs)
+                after_flips, unexplained = after_flips + explained, unexplained + (not explained)
         samples += 1
     compared = tuple(OutputComparison(n, max_abs[n], max_rel[n], max_rel[n] <= tolerance) for n in names)
     method = "run on this machine" if native else "kernels run in an emulator (unicorn)"
     found = tuple(layers.values())
     return Verification(
-        module.report.model, module.target.name, method, samples, tolerance, compared, found, behind_flips, unexplained
+        module.report.model, module.target.name, method, samples, tolerance, compared, found, after_flips, unexplained
     )
 
 
@@ -281,7 +281,7 @@ class _Reference:
         return _Compared(first[..., None] if node.op_type == "Quantize" else first, second, _largest(first))
 
     def _rounded(self, name: str, values: dict[str, np.ndarray]) -> _Compared | None:
-        """The operand of a rounding, and its nearest tie. The largest number is that before clips, which hide it."""
+        """The operand of a rounding, and its nearest tie. ``largest`` covers the values before clips, which hide it."""
         value = values.get(name)
         if value is None:
             return None
@@ -358,7 +358,7 @@ def _compare_layers(
             yield LayerComparison(name, node, False, relative, 0, wrong, got.size)
 
 
-def _only_behind_flips(
+def _only_after_flips(
     module: RunnableModel,
     reference: _Reference,
     values: dict[str, np.ndarray],
@@ -396,7 +396,7 @@ def _bits(value: np.ndarray, physical: Physical) -> np.ndarray:
 
 
 def _bound_of_mean(reference: _Reference, name: str, values: Mapping[str, np.ndarray]) -> float:
-    """The rounding bound of a mean, which may be far smaller than its terms; 0 for other values."""
+    """The rounding bound of a mean, from the largest of its terms; 0 for other values. The mean may be far smaller."""
     node = reference.producers[name]
     terms = values.get(node.input[0]) if node.op_type == "ReduceMean" else None
     if terms is None:
@@ -405,7 +405,7 @@ def _bound_of_mean(reference: _Reference, name: str, values: Mapping[str, np.nda
 
 
 def _near_threshold(compared: _Compared | None, shape: tuple[int, ...]) -> np.ndarray:
-    """Where a value is within the rounding bound of its threshold, or of one of several along the last axis."""
+    """Mask of the values within the rounding bound of their threshold, or of one of several along the last axis."""
     if compared is None:
         return np.zeros(shape, bool)
     value, threshold = compared.value, compared.threshold

@@ -1,4 +1,4 @@
-"""Reading streams of bits in TIR. sbnn_tvm.algebra.coding packs them, the first bit in the lowest of the first byte."""
+"""Read bit streams in TIR. sbnn_tvm.algebra.coding packs them; the first bit is the lowest bit of the first byte."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def expanding_kernel(
     """A kernel ``func(*constants, out)`` on flat arrays of any length.
 
     Args:
-        name: Of the function.
+        name: Name of the function.
         constants: The coded arrays.
-        out: Elements and dtype of what it makes.
-        body: Emits the code for the buffers of the constants, by name, and of the output.
+        out: Number of elements and dtype of the output.
+        body: Emits the code. It gets the buffers of the constants, by name, and the buffer of the output.
     """
 
     def size(key: str) -> tuple[tirx.Var]:
@@ -41,7 +41,7 @@ def expanding_kernel(
 
 
 def length(buffer: tirx.Buffer) -> tirx.Expr:
-    """Elements of a flat buffer, int64."""
+    """Number of elements of a flat buffer, int64."""
     return buffer.shape[0]
 
 
@@ -52,7 +52,7 @@ def as_bytes(buffer: tirx.Buffer) -> tirx.Buffer:
 
 
 class Variables:
-    """Integers (int64) that code assigns to; LLVM keeps them in registers."""
+    """Mutable int64 variables of the emitted code, initially 0; LLVM keeps them in registers."""
 
     def __init__(self, count: int) -> None:
         self._memory = T.alloc_buffer((count,), "int64")
@@ -77,7 +77,7 @@ def bit(stream: tirx.Buffer, at: tirx.Expr) -> tirx.Expr:
 
 
 def field(stream: tirx.Buffer, at: tirx.Expr, width: tirx.Expr, value: Variables, index: int) -> None:
-    """Read ``width`` bits from bit ``at`` on into a variable."""
+    """Read ``width`` bits from bit ``at`` on into variable ``index``, the lowest bit first."""
     value[index] = 0
     with T.serial(int64(0), width) as i:
         value[index] = value[index] | (bit(stream, at + i) << i)
@@ -89,8 +89,8 @@ def positions(
     remainder_bits: tirx.Expr,
     put: Callable[[tirx.Expr, tirx.Expr], None],
 ) -> None:
-    """Walk through a Rice code (sbnn_tvm.algebra.coding.Rice): ``put(number, position)`` for each set bit, in order."""
-    state = Variables(3)  # the next position, its number, and the remainder
+    """Decode a Rice code (sbnn_tvm.algebra.coding.Rice): emit ``put(number, position)`` for each set bit, in order."""
+    state = Variables(3)  # the next position, its index, and the remainder
     with T.serial(int64(0), length(quotients) * int64(8)) as at, T.If(bit(quotients, at) != 0):
         with T.Then():
             field(remainders, state[1] * remainder_bits, remainder_bits, state, 2)

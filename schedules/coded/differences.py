@@ -1,7 +1,8 @@
-"""Integers that grow in small steps, the offsets in weight lists for example, from a Rice code of their differences.
+"""Code integers that grow in small steps, such as the offsets in weight lists, by a Rice code of their differences.
 
-A number is the one ``stride`` places before it plus a difference; a difference that is too large (or negative, unless
-all are coded with their signs) is an escape, which is followed by the number itself. All are multiples of one factor.
+A number is the sum of the number ``stride`` places before it and a difference. If a difference is too large, the stream
+has an escape followed by the number itself. The same is done for negative differences, unless all differences are coded
+with their signs. All numbers are divided by a common factor.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from tvm.tirx.script import builder as T
 from ..kernel import Kernel
 from .bit_stream import Variables, bit, expanding_kernel, field, int64, length
 
-_ESCAPE = 20  # zeros in unary that announce a number
-_WIDEST = 32  # bits of a number
+_ESCAPE = 20  # zeros of the unary part that mark an escape
+_WIDEST = 32  # maximum bits of a number
 
 
 def encode(array: np.ndarray) -> Kernel | None:
-    """The kernel that makes an array of integers; None if they are negative or have more than 32 bits."""
+    """The kernel that expands an array of integers; None if they are negative or have more than 32 bits."""
     if array.size == 0 or array.min() < 0 or int(array.max()) >= 1 << _WIDEST:
         return None
     flat = array.reshape(-1).astype(np.int64)
     factor = max(1, int(np.gcd.reduce(flat)))
-    factor = factor if factor < 1 << 31 else 1  # a parameter of 32 bits
+    factor = factor if factor < 1 << 31 else 1  # stored as an int32 parameter
     numbers = flat // factor
     width = max(1, int(numbers.max()).bit_length())
     strides = {1, array.shape[-1]} if array.ndim > 1 and array.shape[-1] <= 8 else {1}
@@ -40,17 +41,17 @@ def encode(array: np.ndarray) -> Kernel | None:
     return expanding_kernel(f"expand_differences_{array.dtype}", constants, (array.size, str(array.dtype)), _body)
 
 
-_SIGNED = -1  # instead of the least difference: differences of either sign, as 0, -1, 1, -2, 2 ...
+_SIGNED = -1  # in place of the least difference: symbols 0, 1, 2, 3, 4, ... are differences 0, -1, 1, -2, 2, ...
 
 
 def _symbols(numbers: np.ndarray, stride: int, least: int) -> np.ndarray:
-    """The differences as numbers from 0 on; negative where they need an escape."""
+    """The symbols of the differences, from 0 on; negative where a number needs an escape."""
     differences = numbers - np.concatenate([np.zeros(stride, np.int64), numbers])[: len(numbers)]
     return np.where(differences < 0, -2 * differences - 1, 2 * differences) if least == _SIGNED else differences - least
 
 
 def _cheapest(symbols: np.ndarray, width: int) -> tuple[int, int, np.ndarray]:
-    """Bits, the best k, and the symbols with escapes negative for it."""
+    """Length in bits, the best Rice parameter k, and the symbols, -1 where k needs an escape."""
     best: tuple[int, int, np.ndarray] | None = None
     for k in range(width + 1):
         quotients = symbols >> k
@@ -80,7 +81,7 @@ def _stream(numbers: np.ndarray, symbols: np.ndarray, k: int, width: int) -> np.
 def _body(buffers: dict[str, tirx.Buffer], out: tirx.Buffer) -> None:
     stream, dtype = buffers["stream"], str(out.dtype)
     k, width, stride, least, factor = (T.bind(int64(buffers["parameters"][i])) for i in range(5))
-    state = Variables(3)  # the place in the stream, the quotient, the number
+    state = Variables(3)  # the position in the stream, the quotient, the number
     with T.serial(int64(0), length(out)) as i:
         state[1] = 0
         with T.While(tirx.all(bit(stream, state[0]) == 0, state[1] < _ESCAPE)):

@@ -1,9 +1,9 @@
-"""Constants that lie in the library in a shorter coding, and are expanded once when it is loaded.
+"""Choose a coding for a constant. The library stores the coded form and expands it once, when it is loaded.
 
-What a kernel wants to read is often several times larger than what it says: lists of offsets, planes of thresholds,
-words with few set bits. :func:`expansion` looks at nothing but the array, so kernels need not know of it: each coding
-is tried, and the smallest taken where it is worth a call. The code of an expanding kernel is independent of sizes, so
-that a library holds it once.
+The form that a kernel reads is often several times larger than its information: lists of offsets, planes of thresholds,
+or words with few set bits. :func:`expansion` looks at the array alone, so kernels are independent of codings. It tries
+each coding and takes the smallest result if the saving is worth a call. The code of an expanding kernel does not depend
+on sizes, so a library holds it once.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from . import sparse_floats as expand_floats
 from . import table as expand_table
 
 LEAST_SAVED = 1024
-"""Bytes that a coding must save, to be worth a call."""
+"""Minimum saving of a coding, in bytes, that is worth a call."""
 
 
 @dataclass(frozen=True, eq=False)
 class Expansion:
-    """A constant of a kernel as it is stored.
+    """A coded constant of a kernel.
 
     Attributes:
-        coding: Its name, for reports.
-        kernel: ``func(*constants, out)``: makes the constant, flat.
-        shape: Of the constant.
-        dtype: Of the constant.
+        coding: Name of the coding, for reports.
+        kernel: ``func(*constants, out)``, which expands the constant into a flat array.
+        shape: Shape of the expanded constant.
+        dtype: dtype of the expanded constant.
     """
 
     coding: str
@@ -41,7 +41,7 @@ class Expansion:
 
 
 def expansion(array: np.ndarray) -> Expansion | None:
-    """The smallest coding of a constant, or None if it is best stored as it is.
+    """The smallest coding of a constant; None if it should be stored unchanged.
 
     Args:
         array: The constant: float32 or integers, contiguous.

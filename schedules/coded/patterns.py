@@ -1,7 +1,7 @@
-"""Packed weights of few distinct kernels, from a codebook of the kernels and indices into it.
+"""Code packed weights with few distinct kernels, by a codebook of the kernels and indices into it.
 
-In packed weights [blocks, taps * words, lanes] the bits of a kernel, one for each tap, are ``words * lanes`` words
-apart.
+In packed weights [blocks, taps * words, lanes], a kernel has one bit per tap, and the bits of neighbouring taps are
+``words * lanes`` words apart.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from sbnn_tvm.algebra.coding import pack_fields
 from ..kernel import Kernel
 from .bit_stream import Variables, expanding_kernel, field, int64, length
 
-_TAPS = (9, 4, 25)  # of kernels that are looked for: 3x3, 2x2, 5x5
-_MOST_BITS = 12  # of an index
+_TAPS = (9, 4, 25)  # taps of the kernel sizes that are tried: 3x3, 2x2, 5x5
+_MOST_BITS = 12  # maximum bits of an index
 
 
 def encode(array: np.ndarray) -> Kernel | None:
-    """The kernel that makes an array of packed weights; None if its kernels are not few."""
+    """The kernel that expands an array of packed weights; None if it has too many distinct kernels."""
     if array.ndim < 3 or array.dtype.kind != "u":
         return None
     blocked = array.reshape(-1, *array.shape[-2:])

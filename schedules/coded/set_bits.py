@@ -1,6 +1,6 @@
-"""Words with few set bits, from a Rice code of their positions.
+"""Code words with few set bits, by a Rice code of the bits' positions.
 
-A lane of the last axis, an output channel of packed weights, may be inverted: most of its bits are set then.
+A lane of the last axis (an output channel of packed weights) is stored inverted if most of its bits are set.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from sbnn_tvm.algebra.coding import Rice
 from ..kernel import Kernel
 from .bit_stream import as_bytes, expanding_kernel, int64, positions
 
-_MOST_SET = 0.4  # of more bits a Rice code is no shorter than the bits
+_MOST_SET = 0.4  # with a larger share of set bits, a Rice code is not shorter than the bits
 
 
 def encode(array: np.ndarray) -> Kernel | None:
-    """The kernel that makes an array of integers; None if too many bits of it are set."""
+    """The kernel that expands an array of integers; None if too many of its bits are set."""
     *_, steps, lanes = (1, 1, *array.shape)
     blocked = array.reshape(-1, steps, lanes)
     octets = blocked.view(np.uint8).reshape(*blocked.shape, array.itemsize)

@@ -1,4 +1,4 @@
-"""float32 weights that are mostly 0, from a Rice code of the places of the others, and their values."""
+"""Code float32 weights that are mostly 0, by a Rice code of the positions of the nonzero weights, and their values."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _MOST_SET = 0.9
 
 
 def encode(array: np.ndarray) -> Kernel | None:
-    """The kernel that makes a float32 array; None if too few of its numbers are 0."""
+    """The kernel that expands a float32 array; None if too few of its numbers are 0."""
     flat = array.reshape(-1)
-    numbers = flat.view(np.uint32) != 0  # -0.0 is a number
+    numbers = flat.view(np.uint32) != 0  # -0.0 is stored as a value
     if numbers.mean() > _MOST_SET:
         return None
-    # Of numbers that are mostly not 0, the code would list the zeros.
+    # Append as many zeros: the code would list the zeros if more than half of the numbers were nonzero.
     code = Rice.encode(np.concatenate([numbers, np.zeros(flat.size, bool)])[None, :])
     constants = {
         "parameters": np.array([code.remainder_bits], np.int32),

@@ -1,4 +1,4 @@
-"""Integers of few distinct values, threshold planes for example, from a table and indices into it."""
+"""Code integers with few distinct values, such as threshold planes, by a table of the values and indices into it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sbnn_tvm.algebra.coding import pack_fields
 from ..kernel import Kernel
 from .bit_stream import Variables, expanding_kernel, field, int64, length
 
-_MOST_BITS = 12  # of an index
+_MOST_BITS = 12  # maximum bits of an index
 
 
 def encode(array: np.ndarray) -> Kernel | None:
-    """The kernel that makes an array of integers; None if it has too many values."""
+    """The kernel that expands an array of integers; None if it has too many distinct values."""
     table, indices = np.unique(array, return_inverse=True)
     width = max(1, (len(table) - 1).bit_length())
     if width > min(_MOST_BITS, 8 * array.itemsize - 1):

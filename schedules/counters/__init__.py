@@ -1,1 +1,1 @@
-"""Convolutions of sparse binary weights: bit planes are added into bit-sliced counters."""
+"""Convolutions with sparse binary weights: bit planes are added into bit-sliced counters."""

@@ -1,8 +1,11 @@
-"""Bit-sliced counters: many small integers, the l-th bit of all of them in one vector, and carry-save adders.
+"""Bit-sliced counters and carry-save adders.
 
-A full adder takes three planes of weight 2^l to one of weight 2^l and one of weight 2^(l + 1): two instructions with
-AVX-512's ternary logic, three on NEON (eor, eor, bsl), five elsewhere. Every adder takes one plane out of circulation,
-so that n planes cost about n adders whatever the tree; the one here (Harley's and Seal's) keeps few of them alive.
+Bit-sliced counters are many small integers whose l-th bits are stored together, in one vector (a *plane*).
+
+A full adder turns three planes of weight 2^l into one of weight 2^l and one of weight 2^(l + 1). It costs two
+instructions with AVX-512's ternary logic, three on NEON (eor, eor, bsl) and five elsewhere. Each full adder reduces the
+number of planes by one, so n planes cost about n adders, whatever the order of the additions. The tree used here (by
+Harley and Seal) keeps few planes live.
 """
 
 from __future__ import annotations
@@ -20,14 +23,14 @@ from ..tir.llvm import LlvmFunction
 from ..tir.vectors import VectorType, load, store
 
 Plane: TypeAlias = Callable[[], tirx.Expr]
-"""Makes a plane where it is needed: early ones would fill the registers."""
+"""Emits a plane at the point of use: planes that are loaded early would fill the registers."""
 
 Logic = Literal["xor", "and", "xor3", "majority", "carry_of_sum"]
 
-# Bit 4 * a + 2 * b + c is the result: AVX-512's vpternlogq.
+# Truth tables for AVX-512's vpternlogq: bit 4 * a + 2 * b + c is the result.
 _TABLES = {"xor3": 0x96, "majority": 0xE8, "carry_of_sum": 0x8E}
 
-# In general; LLVM finds what two of them have in common.
+# The generic instructions; LLVM removes common subexpressions.
 _STEPS = {
     "xor": ("%r = xor {t} %a, %b",),
     "and": ("%r = and {t} %a, %b",),
@@ -35,7 +38,8 @@ _STEPS = {
     "majority": ("%d = xor {t} %a, %b", "%x = and {t} %d, %c", "%y = and {t} %a, %b", "%r = or {t} %x, %y"),
 }
 
-# One instruction chooses c where a and b differ, and a elsewhere; LLVM would rewrite it to the three above.
+# bsl selects c where a and b differ, and a elsewhere. Inline assembly, because LLVM would rewrite it to the three
+# logic instructions of _STEPS.
 _BSL = ("%d = xor {t} %a, %b", '%r = call {t} asm "bsl $0.16b, $2.16b, $3.16b", "=w,0,w,w"({t} %d, {t} %c, {t} %a)')
 
 
@@ -45,7 +49,7 @@ class Adder:
 
     Attributes:
         isa: The instruction set.
-        words: 64-bit words in a vector.
+        words: 64-bit words per vector.
     """
 
     isa: Isa
@@ -53,7 +57,7 @@ class Adder:
 
     @property
     def vector(self) -> VectorType:
-        """Type of a plane."""
+        """The type of a plane."""
         return VectorType("uint64", self.words)
 
     def majority(self, a: tirx.Expr, b: tirx.Expr, c: tirx.Expr) -> tirx.Expr:
@@ -64,7 +68,7 @@ class Adder:
         """The sum of three bits and its carry."""
         total = self._apply("xor3", a, b, c)
         if self._has_ternary:
-            # From the sum, not from ``a``, which the sum may overwrite then: that saves copying a register.
+            # Compute the carry from the sum instead of ``a``. The sum may then overwrite ``a``, which saves a copy.
             return total, self._apply("carry_of_sum", total, b, c)
         return total, self._apply("majority", a, b, c)
 
@@ -73,7 +77,7 @@ class Adder:
         return self._apply("xor", a, b), self._apply("and", a, b)
 
     def halves(self, value: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
-        """The low and the high words of a vector twice as long."""
+        """The low and the high half of a vector of ``2 * words`` words."""
         low, high = list(range(self.words)), list(range(self.words, 2 * self.words))
         return T.bind(tirx.Shuffle([value], low)), T.bind(tirx.Shuffle([value], high))
 
@@ -88,13 +92,13 @@ class Adder:
 
 @cache
 def logic_function(logic: Logic, words: int, architecture: Architecture, ternary: bool) -> LlvmFunction:
-    """A function of two or three planes.
+    """A bitwise function of two or three planes.
 
     Args:
-        logic: Which one.
-        words: 64-bit words in a plane.
+        logic: The function.
+        words: 64-bit words per plane.
         architecture: The architecture.
-        ternary: Whether to take AVX-512's ternary logic.
+        ternary: Whether to use AVX-512's ternary logic.
     """
     vector = VectorType("uint64", words)
     kind = vector.llvm
@@ -113,11 +117,11 @@ def logic_function(logic: Logic, words: int, architecture: Architecture, ternary
 
 @dataclass(eq=False)
 class Counters:
-    """The counters of one channel: ``levels`` planes, in registers. What they cannot hold is lost.
+    """The counters of one channel: ``levels`` planes in registers. They wrap around on overflow.
 
     Attributes:
         adder: Adds planes.
-        levels: Planes of the counters.
+        levels: Number of planes.
     """
 
     adder: Adder
@@ -139,7 +143,7 @@ class Counters:
         return [self[level] for level in range(self.levels)]
 
     def start(self, planes: Sequence[tirx.Expr] = ()) -> None:
-        """Set the planes, by default to 0."""
+        """Initialise the counters, by default with 0."""
         for level in range(self.levels):
             self[level] = planes[level] if planes else self.adder.vector.constant(0)
 
@@ -147,8 +151,8 @@ class Counters:
         """Add planes of weight 1.
 
         Args:
-            planes: 1, 2, 4, 8 ... functions that make a plane where it is needed.
-            small: Whether the counters are known to be less than ``len(planes)``: then no carry has to ripple.
+            planes: 1, 2, 4, 8, ... functions, each of which emits a plane at the point of use.
+            small: Whether the counters are known to be less than ``len(planes)``. Carries then need not ripple.
         """
         end = min(len(planes).bit_length() - 1, self.levels)
         waiting: list[list[tirx.Expr]] = [[] for _ in range(self.levels + 1)]
@@ -162,7 +166,7 @@ class Counters:
 
         for plane in planes:
             push(0, plane())
-        # The counters come last: only one adder a level waits for the block before.
+        # Add the counters last: then only one adder per level depends on the previous block.
         for at in range(end):
             push(at, self[at])
             (self[at],) = waiting[at]
@@ -190,11 +194,11 @@ class Counters:
 
 @cache
 def load_plane(words: int, unit: int) -> LlvmFunction:
-    """A plane from a pointer and an offset: the pointer stays in a register, which TIR cannot say.
+    """Load a plane from a pointer and an offset. The pointer stays in a register, which TIR cannot express.
 
     Args:
-        words: 64-bit words in the plane.
-        unit: 64-bit words that an offset counts; what an addressing mode scales by costs nothing.
+        words: 64-bit words per plane.
+        unit: Unit of the offset, in 64-bit words; free if an addressing mode can scale by it.
     """
     vector = VectorType("uint64", words)
     lines = [
@@ -207,14 +211,15 @@ def load_plane(words: int, unit: int) -> LlvmFunction:
 
 @cache
 def load_pieces(count: int, unit: int) -> LlvmFunction:
-    """Words at ``count`` offsets from a pointer, side by side in a vector, by AVX-512.
+    """Load ``count`` words at given offsets from a pointer into one vector, with AVX-512.
 
-    All but the first come by masked broadcasts, an instruction each on any port. LLVM would shuffle pairs of words, for
-    which there is one port; so it must not know the masks.
+    Each word after the first is loaded by a masked broadcast: one instruction, on any load port. If LLVM knew the
+    masks, it would shuffle pairs of words instead, and only one port can shuffle. So the masks come from inline
+    assembly.
 
     Args:
-        count: Words, 2 or 4.
-        unit: 64-bit words that an offset counts.
+        count: Number of words, 2 or 4.
+        unit: Unit of the offsets, in 64-bit words.
     """
     kind, lanes = f"<{count} x i64>", f"<{count} x i1>"
     order = ", ".join(f"i32 {i}" for i in range(count))

@@ -1,19 +1,22 @@
-"""Convolutions with sparse binary weights on bit planes: count down the columns.
+"""Convolutions with sparse binary weights on bit planes, by bit-sliced counters.
 
-For every output channel the planes of its set weights are added into bit-sliced counters::
+For each output channel, the kernel adds the input planes of the channel's set weights into counters::
 
     make the window of shifted planes                           windows.py
+    count the set activations of every window                   window_counts.py, only if the result needs them
     parallel for vector of output pixels, chunk of channels:
-        for slice of the input channels:                        whose planes stay in the cache
-            for channel, those with most weights first:         weight_lists.py
+        for slice of the input channels:                        its planes stay in the cache
+            for channel, most set weights first:                weight_lists.py
                 counters = 0
-                for 4, 8 and so on, then blocks of 16 or 32 set weights:
+                for pieces of 4, 8, ... set weights, then blocks of 16 or 32:
                     counters += planes                          adders.py
-                counters += those of the slices before
-                after the last slice: sink                      threshold_result.py, float_result.py
+                counters += counters of the previous slices
+                after the last slice: sink                      threshold_result.py, or
+                                                                float_result.py with count_transpose.py
 
-The cost is proportional to the number of set weights, whatever their pattern. Budget of a set weight and a vector of
-pixels: a load of the offset, a load of the plane, and about one full adder. counting.py defines what is counted.
+The cost is proportional to the number of set weights and does not depend on their pattern. Budget per set weight and
+vector of pixels: one load of the offset, one load of the plane, and about one full adder. counting.py defines the
+quantity that is counted and how the result follows from it.
 """
 
 from __future__ import annotations
@@ -57,20 +60,20 @@ def sparse_conv2d(
 ) -> Kernel:
     """A convolution of {-1, +1} activations with sparse binary weights.
 
-    The kernel's data is in bit planes, uint64 of ``source.shape``; bit 1 is +1. With an integer threshold its output is
-    in bit planes too, uint64 of ``target.shape``; a Program's outputs are NHWC, float32 or packed along channels.
+    The input is in bit planes, uint64 of ``source.shape``; bit 1 stands for +1. With an integer threshold the output is
+    in bit planes too, uint64 of ``target.shape``. The outputs of a Program are NHWC, float32 or packed along channels.
 
     Args:
         shape: The layer.
         bits: bool [OC, Cin / groups, kh, kw], the set weights.
-        pad_value: What lies outside of the image: 0 adds nothing; -1 and +1 are bits like any other.
-        epilogue: Its Ref(0), or what it compares, is the sum of products: an integer, exact as float32. With
-            domain.BIT it may be a WindowThreshold.
-        isa: What to generate code for.
-        weight_domain: The values of the weights: domain.SIGN, where a set bit is +1 and another one -1, or domain.BIT,
-            +1 and 0.
-        source: Layout of the input; by default bit_planes.plane_layout's.
-        target: Layout of the output, or of the pixels that are computed together.
+        pad_value: The value of padding: 0 adds nothing; -1 and +1 are stored as bits, like activations.
+        epilogue: Its input (Ref(0) of a Program, or the compared number) is the sum of products: an integer, exact as
+            float32. With domain.BIT it may be a WindowThreshold.
+        isa: The instruction set to generate code for.
+        weight_domain: The values of the weights: +1 for a set bit and -1 for a clear one (domain.SIGN), or +1 and 0
+            (domain.BIT).
+        source: Layout of the input; by default the one that bit_planes.plane_layout returns.
+        target: Layout of the output. For a Program it gives the pixels that are computed together.
         cut: One of ``cuts``; by default the first.
 
     Raises:
@@ -111,7 +114,7 @@ def sparse_conv2d(
 
 
 def cuts(shape: Conv2dShape, bits: np.ndarray, isa: Isa, weight_domain: BinaryDomain = SIGN) -> list[Cut]:
-    """Every cut of the lists of set weights that is worth trying, the one that the rule picks first.
+    """Every cut of the lists of set weights that is worth measuring; the default of the rule comes first.
 
     Args:
         shape, bits, isa, weight_domain: Same as in ``sparse_conv2d``.
@@ -125,20 +128,26 @@ def cuts(shape: Conv2dShape, bits: np.ndarray, isa: Isa, weight_domain: BinaryDo
 
 
 class PlaneSink(Protocol):
-    """Where counters go: declares parameters and outputs, and stores the counters of channel after channel."""
+    """Consumer of the counters: declares parameters and outputs, and stores the result of one channel at a time."""
 
     @property
     def values(self) -> int:
-        """Results that it takes apart, 0 if none."""
+        """Number of results that are evaluated one by one, 0 if results stay in planes."""
 
     def declare(self, builder: KernelBuilder) -> None:
         """Declare the tensor operands, the constants and the outputs."""
 
     def begin(self, vector: tirx.Expr, chunk: tirx.Expr, windows: WindowCounts | None) -> None:
-        """Called before the first channel of a chunk; ``windows`` are counted for {-1, +1} weights."""
+        """Called before the first channel of a chunk; ``windows`` is None unless the result needs window counts."""
 
     def store(self, planes: list[tirx.Expr], number: tirx.Expr, channel: tirx.Expr) -> None:
-        """Store the planes of A (counting.py) of list ``number`` of the last slice."""
+        """Store the result of an output channel.
+
+        Args:
+            planes: The bit-sliced sum A (counting.py), the lowest plane first.
+            number: Number of the channel's list in the last slice.
+            channel: The output channel.
+        """
 
     def end(self) -> None:
         """Called after the last channel of a chunk."""
@@ -150,7 +159,7 @@ def _build(counting: PlaneCounting, sink: PlaneSink) -> Kernel:
     with threads, KernelBuilder("sparse_conv2d") as builder:
         data = builder.data(counting.source.shape, "uint64")
         channels, table = builder.constant("channels", lists.channels), builder.constant("table", lists.table)
-        # Nothing in the code depends on the number of entries, so that equal layers share it.
+        # The code does not depend on the number of entries, so layers of equal shape share one function.
         entries = builder.constant("entries", lists.entries, shape=(tirx.Var("entries", "int64"),))
         tables = [builder.constant(f"window{i}", array) for i, array in enumerate(window.constants())]
         sink.declare(builder)
@@ -174,11 +183,11 @@ def _build(counting: PlaneCounting, sink: PlaneSink) -> Kernel:
 
 
 def _parallel_work(counting: PlaneCounting, values: int) -> int:
-    """What several threads would save, in elements as of loops.GRAIN.
+    """The net gain of several threads, in elements of loops.GRAIN.
 
-    An addition of planes takes as long as an element, and a value of a float epilogue half of that. What threads lose
-    grows with the window, as if the others fetched what one core wrote of it, four bytes in the time of an element:
-    inferred from the times of benchmarks/scaling.py on one machine. Half of the work is saved at most.
+    One addition of planes costs as much as one element, and one value of a float epilogue half of that. The loss grows
+    with the window: the other threads fetch it from the core that wrote it, four bytes in the time of one element. This
+    rate was inferred from the times of benchmarks/scaling.py on one machine. Threads save at most half of the work.
     """
     additions = (int(counting.lists.mean) + 2 * counting.levels) * counting.shape.out_channels
     window = int(np.prod(counting.window.array_shape)) * 2
@@ -186,7 +195,7 @@ def _parallel_work(counting: PlaneCounting, values: int) -> int:
 
 
 class _CountingNest:
-    """The main loops, while they are written."""
+    """Emits the main loops."""
 
     def __init__(
         self,
@@ -209,7 +218,7 @@ class _CountingNest:
         self.load_pieces = load_pieces(self.pieces, counting.unit) if masks else None
 
     def task(self, vector: tirx.Expr, chunk: tirx.Expr) -> None:
-        """A chunk of channels for one vector of pixels."""
+        """Emit the work of one task: a chunk of channels for one vector of pixels."""
         counting, sink = self.counting, self.sink
         _, _, _, planes, words = counting.window.array_shape
         window = T.bind(counting.first_slab(vector) * (planes * words))
@@ -221,7 +230,7 @@ class _CountingNest:
                 number = T.bind(chunk * size + i)
                 sink.store(self.count(window, 0, number), number, T.bind(self.channels[0, number]))
         else:
-            # What the slices before have counted.
+            # Counters of the previous slices.
             counted = T.alloc_buffer((size, counting.levels, words), "uint64")
             with T.serial(0, counting.slices) as slice_, T.serial(0, left) as i:
                 number = T.bind(chunk * size + i)
@@ -240,15 +249,16 @@ class _CountingNest:
         sink.end()
 
     def count(self, window: tirx.Expr, slice_: tirx.Expr | int, number: tirx.Expr) -> list[tirx.Expr]:
-        """The planes of the sum over a list."""
+        """The bit-sliced sum over one list, the lowest plane first."""
         counters = Counters(self.adder, self.counting.levels)
         counters.start()
-        # In memory, that is in a register: of a chain of variables TVM would write out all wherever it meets one.
+        # A buffer of one element, which LLVM keeps in a register. TVM substitutes bound variables into each use, so a
+        # chain of them would be written out in full every time.
         at = T.alloc_buffer((1,), "int32")
         T.buffer_store(at, self.table[slice_, number, 0], [0])
         tails = T.bind(self.table[slice_, number, 1])
         steps, block = TAIL, self.counting.block
-        # Short pieces first: what they carry meets counters that are still 0.
+        # Short pieces first: the counters are still small, so their carries need not ripple.
         while steps < block:
             bit = steps // TAIL
             with T.If(tails & bit != 0), T.Then():
@@ -261,10 +271,10 @@ class _CountingNest:
         return self.sum_pieces(counters.planes)
 
     def plane(self, window: tirx.Expr, at: tirx.Expr, step: int) -> Plane:
-        """The planes of a step behind entry ``at``, side by side."""
+        """The planes of step ``step`` of the list that starts at entry ``at``, side by side in one vector."""
 
         def make() -> tirx.Expr:
-            # The address is taken here, each time: TIR reuses the memory of a buffer after its last mention.
+            # Take the address at each use: TIR reuses the memory of a buffer after the buffer's last mention.
             pointer = tirx.address_of(self.window[window])
             offsets = self.offsets(at, step)
             if self.load_pieces is not None:
@@ -277,12 +287,12 @@ class _CountingNest:
         return make
 
     def offsets(self, at: tirx.Expr, step: int) -> list[tirx.Expr]:
-        """The entries of a step behind entry ``at``, int64."""
+        """The entries of step ``step`` of the list that starts at entry ``at``, int64."""
         first = at + step * self.pieces
         if self.load_pieces is None or self.entries.dtype != "uint16":
             entries = [self.entries[first + i] for i in range(self.pieces)]
         else:
-            # Two at once: loads are what there are most of.
+            # Load two entries at once, since loads are the bottleneck.
             pairs = T.decl_buffer((self.entries.shape[0] // 2,), "uint32", data=self.entries.data)
             loaded = [T.bind(pairs[first // 2 + i]) for i in range(self.pieces // 2)]
             low = tirx.const(0xFFFF, "uint32")
@@ -290,7 +300,7 @@ class _CountingNest:
         return [tirx.Cast("int64", tirx.Cast("uint64", entry)) for entry in entries]
 
     def sum_pieces(self, planes: list[tirx.Expr]) -> list[tirx.Expr]:
-        """Add up the counters that lie side by side."""
+        """Add the counters of all pieces, which are side by side in each plane."""
         words = self.words * self.pieces
         while words > self.words:
             words //= 2

@@ -1,15 +1,17 @@
-"""Counts of pixels and channels in bytes, from channel after channel to pixel after pixel.
+"""Transpose the counts of pixels and channels: from channel-major to pixel-major order.
 
-Counts are stored as a sink makes them, and transposed in place, in squares of as many channels as a vector register has
-counts. With one byte a count::
+A sink stores the counts of one channel after the other. They are transposed in place, in squares: a square has as many
+channels as a vector register has counts. With one byte per count::
 
     before: counts[0][c0 + i][k][j] of channel c0 + i, pixel 8 j + k            c0 a multiple of octets
     after:  counts[0][c0 + j][k][i]
 
-First all 16-byte lanes of registers are transposed at once, each with those of as many registers as it has counts, then
-the lanes of some registers; both by interleaving the rows of one half of a square with those of the other half, as
-often as it takes. Counts of two bytes begin as two registers of bytes and become one of the first half of every lane's
-pixels, and one of the second half.
+There are two steps. The first transposes small squares inside the 16-byte lanes, in all lanes of the registers at once.
+Its rows are as many registers as a lane has counts. The second step transposes whole lanes between registers. Both
+interleave the rows of one half of a square with the rows of the other half, log2(rows) times.
+
+A count of two bytes is stored as two registers of bytes, the low bytes and the high bytes. They become two registers of
+16-bit counts: the first half of the pixels of each lane, and the second half.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from tvm.tirx.script import builder as T
 
 from ..tir.vectors import VectorType, load, store
 
-_LANE = 16  # bytes: in larger registers, too, an interleaving instruction stays within lanes of so many
+_LANE = 16  # bytes; interleaving instructions work within such lanes, in larger registers too
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class CountSquares:
     """An array of counts, uint8 [parts, channels, 8, octets].
 
     Attributes:
-        parts: Bytes of a count: 1, or a multiple of 2.
+        parts: Bytes per count: 1, or a multiple of 2.
         channels: A multiple of ``square``.
         octets: Groups of 8 pixels: 8, or 16 times a power of two.
     """
@@ -40,12 +42,12 @@ class CountSquares:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of the array."""
+        """Shape of the array."""
         return self.parts, self.channels, 8, self.octets
 
     @property
     def _size(self) -> int:
-        """Bytes that are moved together."""
+        """Bytes of one transposed element."""
         return min(self.parts, 2)
 
     @property
@@ -54,7 +56,7 @@ class CountSquares:
 
     @property
     def square(self) -> int:
-        """Channels that are transposed together."""
+        """Channels per square."""
         return self.octets // self._size
 
     def transpose(self, counts: tirx.Buffer, first: tirx.Expr, run: int) -> None:
@@ -70,7 +72,7 @@ class CountSquares:
         with T.serial(0, run // side) as square, T.serial(0, 8) as k:
             line = T.bind(first + square * side)
             rows = [[self._load(counts, part + i, line + j, k) for j in range(side)] for i in range(size)]
-            if size == 2:  # of every pixel both bytes side by side
+            if size == 2:  # put both bytes of a pixel side by side
                 pairs = list(zip(*rows, strict=True))
                 rows = [[_interleaved(low, high, half, self._lane, 1) for low, high in pairs] for half in (0, 1)]
             for i in range(size):
@@ -88,10 +90,10 @@ class CountSquares:
     def load(
         self, counts: tirx.Buffer, pixel: tuple[tirx.Expr, tirx.Expr], first: tirx.Expr, start: int, lanes: int
     ) -> tirx.Expr:
-        """The counts of a pixel in channels ``first + start`` and on, int32 of ``lanes``.
+        """The counts of one pixel in ``lanes`` channels from ``first + start`` on, a vector of int32.
 
         Args:
-            counts: Transposed.
+            counts: The transposed counts.
             pixel: (octet, k) of pixel ``8 octet + k``.
             first: Same as in ``transpose``.
             start: A multiple of ``lanes``.
@@ -122,7 +124,7 @@ class CountSquares:
 
 
 def _transposed_squares(rows: list[tirx.Expr], row: int, size: int) -> list[tirx.Expr]:
-    """Transpose squares of elements of ``size`` bytes: one in every ``row`` bytes of the vectors."""
+    """Transpose squares of elements of ``size`` bytes: one square in each ``row`` bytes of the vectors."""
     half = len(rows) // 2
     for _ in range(len(rows).bit_length() - 1):
         rows = [_interleaved(rows[i], rows[i + half], which, row, size) for i in range(half) for which in (0, 1)]
@@ -130,7 +132,7 @@ def _transposed_squares(rows: list[tirx.Expr], row: int, size: int) -> list[tirx
 
 
 def _interleaved(a: tirx.Expr, b: tirx.Expr, which: int, row: int, size: int) -> tirx.Expr:
-    """The lower (0) or the upper half (1) of the elements of a row of ``a`` and of ``b`` in turn, in every row."""
+    """Interleave the lower (0) or upper (1) halves of ``a`` and ``b``, separately in each row of ``row`` bytes."""
     octets = a.ty.dtype.lanes
     order = [
         of + start + which * row // 2 + element * size + byte

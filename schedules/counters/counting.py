@@ -1,4 +1,4 @@
-"""What the counters of a sparse convolution count, and how that becomes the layer's result."""
+"""The quantity that the counters of a sparse convolution count, and the formula from it to the layer's result."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from ..shapes import Conv2dShape
 from .weight_lists import TAIL, WeightLists
 from .windows import PlaneWindow
 
-_TASKS = 16  # what a kernel is cut into, about, if its output has fewer vectors
+_TASKS = 16  # approximate number of tasks of a kernel whose output has fewer vectors
 _WORD = 64
-_CACHED = 40 * 1024  # bytes of planes that stay in a first-level cache
-_COUNTS = 32 * 1024  # bytes of counts that become floats together, from a first-level cache
-_SLICED = 384  # counted weights of a channel for each slice, at least
+_CACHED = 40 * 1024  # bytes of planes that fit a first-level cache
+_COUNTS = 32 * 1024  # bytes of counts that are converted to floats together; they fit a first-level cache
+_SLICED = 384  # minimum of counted weights per channel and slice
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How the lists of set weights are cut up.
+    """How the lists of set weights are cut.
 
     Attributes:
-        slices: Into how many slices the input channels of a group are cut: the planes of one stay in the cache.
-        block: Steps of the main loop's body: a larger one carries less often into the upper planes.
+        slices: Number of slices of a group's input channels. The planes of one slice should fit the cache.
+        block: Steps in the body of the main loop. A larger block carries into the upper planes less often.
     """
 
     slices: int
@@ -40,10 +40,10 @@ class Cut:
 
 @dataclass(frozen=True)
 class WindowTerm:
-    """What a comparison adds to the counters A: ``F = 2^shift * A + |factor| * v``.
+    """The term of the window in a comparison: ``F = 2^shift * A + |factor| * v``, where A is in the counters.
 
-    With pc the number of set activations among the K of the window, of Q bits, v is pc, or where the factor is negative
-    ``2^Q - 1 - pc``.
+    Let pc be the number of set activations among the K activations of the window, a number of Q bits. Then v is pc for
+    a positive factor and ``2^Q - 1 - pc`` for a negative one.
 
     Attributes:
         shift: At least 1.
@@ -58,26 +58,28 @@ class WindowTerm:
 class PlaneCounting:
     """The counters ``F`` of a sparse convolution; the result is ``factor * F + base``.
 
-    With {0, 1} weights F is the number A of set weights that meet a set activation, and of those n that lie inside of
-    the image the result is ``E = 2 A - n``. With {-1, +1} weights only those of the rarer sign m are counted, and::
+    Let A be the number of counted weights whose activation is set, and n the number of counted weights inside the
+    image. With {0, 1} weights all set weights are counted, F is A, and the result is ``E = 2 A - n``.
+
+    With {-1, +1} weights only the weights of the rarer sign m are counted. Let pc be the number of set activations
+    among the K activations of the window, a number of Q bits. Then the result is::
 
         D = m (4 A - 2 n - 2 pc + K) = 2 m F + m (K - 2 n - 2 (2^Q - 1)),    F = 2 A + (2^Q - 1 - pc)
 
-    where pc is the number of set activations among the K of the window, of Q bits: the same for all channels of a group
-    (window_counts.py). The counters count A alone. Thresholds of other weights are compared with another F
-    (``term``).
+    pc is the same for all channels of a group and is computed separately (window_counts.py); the counters hold A only.
+    A WindowThreshold on {0, 1} weights defines another F (``term``).
 
     Attributes:
         shape: The layer.
         bits: bool [OC, Cin / groups, kh, kw], the set weights.
-        pad_value: What lies outside of the image: -1, 0 or +1.
+        pad_value: The value of padding: -1, 0 or +1.
         isa: The instruction set.
         signs: Whether weights are -1 and +1, not 0 and 1.
         source: Layout of the input.
         target: Layout of the output.
         cut: One of ``cuts``; None for the first.
-        other: What a comparison adds to the counters of {0, 1} weights.
-        floats: Whether the counters become floats.
+        other: The window term of a comparison on {0, 1} weights; None if there is none.
+        floats: Whether the counters are converted to floats.
     """
 
     shape: Conv2dShape
@@ -93,12 +95,12 @@ class PlaneCounting:
 
     @property
     def term(self) -> WindowTerm | None:
-        """What F has beside A, if anything."""
+        """The window term of F; None if F is A."""
         return WindowTerm(1, -1) if self.signs else self.other
 
     @property
     def cuts(self) -> list[Cut]:
-        """Every cut worth trying, the one that the rule picks first."""
+        """Every cut that is worth measuring; the default of the rule comes first."""
         slices = dict.fromkeys([self.best_slices, *(s for s in (1, 2, 4) if s <= self.shape.group_in_channels)])
         blocks = (32, 16) if self.best_block == 32 else (16, 32)
         return [Cut(each, block) for each in slices for block in blocks]
@@ -110,7 +112,7 @@ class PlaneCounting:
 
     @cached_property
     def sign(self) -> np.ndarray:
-        """m of every output channel, int64 [OC]: the sign that is rarer."""
+        """m: the rarer sign of each output channel, int64 [OC]."""
         rare = 2 * np.count_nonzero(self.bits, axis=(1, 2, 3)) <= self.bits[0].size
         return np.where(rare | (not self.signs), 1, -1)
 
@@ -126,7 +128,7 @@ class PlaneCounting:
 
     @property
     def chunk(self) -> int:
-        """Output channels that are one task: all, or less where the output has few vectors, or counts are floats."""
+        """Output channels per task: fewer than all if the output has few vectors or counts become floats."""
         channels = self.shape.out_channels
         if self.floats:
             channels = max(_WORD // 2, _COUNTS // (self.target.vector_bits * self.count_bytes))
@@ -136,34 +138,35 @@ class PlaneCounting:
 
     @property
     def chunks(self) -> int:
-        """Tasks of a vector."""
+        """Number of chunks, that is, of tasks per vector of pixels."""
         return -(-self.shape.out_channels // self.chunk)
 
     @property
     def pieces(self) -> int:
-        """Planes that are added at once, side by side, since one does not fill a register."""
+        """Planes that are added at once, side by side in one register; more than 1 if planes are narrow."""
         return max(1, min(256, self.isa.vector_bits) // self.target.vector_bits)
 
     @property
     def unit(self) -> int:
-        """64-bit words that an offset in the lists counts: what an address may be scaled by."""
+        """The unit of the offsets in the lists, in 64-bit words; addressing modes scale by it at no cost."""
         return 1 if self.isa.architecture == "x86" else self.target.words
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """Counted weights of every output channel, int64 [OC]."""
+        """Number of counted weights of each output channel, int64 [OC]."""
         return np.count_nonzero(self.counted, axis=(1, 2, 3))
 
     @property
     def slices(self) -> int:
-        """As of Cut."""
+        """Same as in ``Cut``."""
         return self.best_slices if self.cut is None else self.cut.slices
 
     @cached_property
     def best_slices(self) -> int:
-        """The slices that the rule picks.
+        """The default number of slices.
 
-        Each slice but the first adds up two numbers for every vector and channel, which short lists do not pay for.
+        Each slice after the first costs one addition of two numbers per vector and channel. Short lists do not save
+        enough to pay for it.
         """
         kh, kw = self.shape.kernel
         planes = kh * kw * self.shape.group_in_channels
@@ -171,7 +174,7 @@ class PlaneCounting:
 
     @cached_property
     def lists(self) -> WeightLists:
-        """The counted weights."""
+        """The offsets of the counted weights."""
         shape, offsets = self.shape, self.window.offsets() // self.unit
         grouped = offsets.reshape(shape.groups, shape.group_in_channels, *shape.kernel)
         borders = [i * shape.group_in_channels // self.slices for i in range(self.slices + 1)]
@@ -182,68 +185,68 @@ class PlaneCounting:
             ]
             for first, end in pairwise(borders)
         ]
-        # AArch64 loads two of 32 bits with one instruction.
+        # AArch64 loads two 32-bit offsets with one instruction.
         wide = self.isa.architecture == "aarch64"
         return WeightLists.of(slices, self.window.zero // self.unit, self.pieces, self.chunk, wide)
 
     @property
     def block(self) -> int:
-        """As of Cut."""
+        """Same as in ``Cut``."""
         return self.best_block if self.cut is None else self.cut.block
 
     @property
     def best_block(self) -> int:
-        """The block that the rule picks."""
+        """The default block."""
         steps = -(-self.counts // (self.best_slices * self.pieces * TAIL)) * TAIL
         return 32 if steps.mean() >= 64 else 16
 
     @property
     def window_levels(self) -> int:
-        """Q: planes of pc."""
+        """Q: number of planes of pc."""
         return int(self.bits[0].size).bit_length()
 
     @property
     def count_bytes(self) -> int:
-        """Bytes of a count: 1, or a multiple of 2."""
+        """Bytes per count: 1, or a multiple of 2."""
         return 1 if self.levels <= 8 else -(-self.levels // 16) * 2
 
     @property
     def levels(self) -> int:
-        """Planes of A, which is always less than their largest number."""
+        """Number of planes of A; A never reaches the largest number that they can hold."""
         return (int(self.counts.max()) + 1).bit_length()
 
     @cached_property
     def valid(self) -> np.ndarray:
-        """bool [classes, kh, kw]: which taps count, in every border class."""
+        """Whether a tap counts, per border class: bool [classes, kh, kw]."""
         if self.pad_value == 0 and any(self.shape.padding):
             return self.shape.border_classes().valid
         return np.ones((1, *self.shape.kernel), bool)
 
     @cached_property
     def factor(self) -> np.ndarray:
-        """int64 [OC]."""
+        """Factor of F in the result: int64 [OC]."""
         return 2 * self.sign
 
     @cached_property
     def inside(self) -> np.ndarray:
-        """n: int64 [classes, OC]."""
+        """n: counted weights inside the image, int64 [classes, OC]."""
         return np.einsum("kyx,oyx->ko", self.valid, np.count_nonzero(self.counted, axis=1))
 
     @cached_property
     def taps(self) -> np.ndarray:
-        """Activations of a window that are inside of the image: int64 [classes]."""
+        """Activations of a window that are inside the image: int64 [classes]."""
         return self.shape.group_in_channels * np.count_nonzero(self.valid, axis=(1, 2))
 
     @cached_property
     def base(self) -> np.ndarray:
-        """int64 [classes, OC]."""
+        """Constant term of the result: int64 [classes, OC]."""
         if not self.signs:
             return -self.inside
         return self.sign * (self.taps[:, None] - 2 * self.inside - 2 * ((1 << self.window_levels) - 1))
 
     @cached_property
     def classes(self) -> np.ndarray:
-        """The border class of every bit, -1 for those that are no pixel: int64 [vectors, vector_bits]."""
+        """The border class of each bit, -1 for bits that are no pixel: int64 [vectors, vector_bits]."""
         target = self.target
         of_pixel = np.zeros((target.height, target.width), np.int64)
         if len(self.valid) > 1:

@@ -1,13 +1,13 @@
-"""Results of sparse convolutions as floats: from bit-sliced counters to float32, and on to an epilogue program.
+"""Float results of sparse convolutions: bit-sliced counters become float32, the input of an epilogue program.
 
-The counters of a channel become bytes, a pixel in each, by transposes of 8x8 bits; when all channels of a chunk are
-counted, squares of channels and pixels are transposed in place, and the epilogue gets runs of channels, pixel by pixel
-along the rows of the image, as they follow each other in memory::
+Transposes of 8x8 bits turn the planes of a channel into bytes, one per pixel. When all channels of a chunk are counted,
+squares of channels and pixels are transposed in place (count_transpose.py). The epilogue then gets runs of channels,
+pixel by pixel along the rows of the image, in the order of the output in memory::
 
-    for channel: counts[part][channel][k][i] = counter of pixel 8 i + k     bytes, two where a counter needs more bits
+    for channel: counts[part][channel][k][i] = counter of pixel 8 i + k     several bytes if a counter has over 8 bits
     for run of channels:
         for square of channels, k: transpose channels x i                   in registers
-        for row of pixels, i, k: if there is such a pixel:
+        for row of pixels, i, k: if the pixel exists:
             epilogue(factor * count + base)                                 epilogue/writer.py
 """
 
@@ -29,11 +29,11 @@ from .count_transpose import CountSquares
 from .counting import PlaneCounting
 from .window_counts import WindowCounts
 
-_TILE = 64  # the constants of the epilogue have a multiple of so many channels
+_TILE = 64  # the constants of the epilogue are padded to a multiple of this many channels
 
 
 class FloatResult:
-    """Evaluates a program on the layer's result, NHWC.
+    """Evaluates a program on the layer's result and stores its outputs, NHWC.
 
     Raises:
         ValueError: If the program's constants do not fit the layer.
@@ -60,19 +60,19 @@ class FloatResult:
 
     @property
     def values(self) -> int:
-        """All results."""
+        """Number of results: all output elements."""
         shape = self.counting.shape
         return shape.batch * shape.out_height * shape.out_width * shape.out_channels
 
     def declare(self, builder: KernelBuilder) -> None:
-        """Declare the tables (factors, bases, and the border classes of rows and columns), then the epilogue's."""
+        """Declare the tables (factors, bases, border classes of rows and columns), then the epilogue's operands."""
         names = ("factor", "base", "row_border", "column_border")
         self._buffers = [builder.constant(*each) for each in zip(names, self._tables, strict=False)]
         self._writer.declare(builder)
-        builder.in_place = self._writer.in_place  # every pixel is stored once
+        builder.in_place = self._writer.in_place  # each pixel is stored once
 
     def begin(self, vector: tirx.Expr, chunk: tirx.Expr, windows: WindowCounts | None) -> None:
-        """Make room for the counts of a chunk; turn those of the windows into bytes."""
+        """Allocate the counts of a chunk; convert the counts of the windows into bytes."""
         counting = self.counting
         self._vector, self._first = vector, T.bind(chunk * counting.chunk)
         self._counts = T.alloc_buffer(self._squares.shape, "uint8")
@@ -85,7 +85,7 @@ class FloatResult:
                 self._store_bytes(self._windows, planes, group)
 
     def store(self, planes: Sequence[tirx.Expr], number: tirx.Expr, channel: tirx.Expr) -> None:
-        """Turn the planes of a channel into bytes."""
+        """Convert the planes of a channel into bytes."""
         self._store_bytes(self._counts, planes, channel - self._first)
 
     def _store_bytes(self, target: tirx.Buffer, planes: Sequence[tirx.Expr], line: tirx.Expr) -> None:
@@ -93,12 +93,12 @@ class FloatResult:
         padded = [*planes, *[VectorType("uint64", words).constant(0)] * (8 * int(target.shape[0]) - len(planes))]
         for part in range(int(target.shape[0])):
             for k, row in enumerate(transpose_bytes(padded[8 * part : 8 * part + 8])):
-                # Not as words: TVM tells LLVM that accesses of different types never touch the same memory.
+                # Store bytes, not words: TVM tells LLVM that accesses of different types never alias.
                 octets = VectorType("uint8", 8 * words).reinterpret(row)
                 store(target, octets, (part, line, k), 0)
 
     def end(self) -> None:
-        """Give the epilogue all channels of all pixels."""
+        """Evaluate the epilogue for all pixels and channels of the chunk."""
         counting, run, target = self.counting, self._run, self.counting.target
         channels, octets = counting.shape.out_channels, target.row_bits // 8
         left = tirx.min(counting.chunk, channels - self._first) if channels % counting.chunk else counting.chunk
@@ -124,7 +124,7 @@ class FloatResult:
         for v in range(0, self._run, lanes):
             count = self._squares.load(self._counts, (octet, k), first, v, lanes)
             value = load(bases, (border,), channel + v, lanes)
-            # Integers far below 2^24: exact, fused or not.
+            # All values are integers far below 2^24, so the result is exact with and without fused multiply-add.
             if windows is not None:
                 value = self._of_groups(windows, channel + v) * load(factors, (1,), channel + v, lanes) + value
             value = vector.cast(count) * load(factors, (0,), channel + v, lanes) + value
@@ -132,7 +132,7 @@ class FloatResult:
         self._writer.store(values, pixel, channel)
 
     def _window_numbers(self, octet: tirx.Expr, k: tirx.Expr) -> tirx.Buffer | None:
-        """The number of a pixel's window, for every group."""
+        """The window count of a pixel, per group, float32 [groups]; None without window counts."""
         if self._windows is None:
             return None
         numbers = T.alloc_buffer((self.counting.shape.groups,), "float32")
@@ -142,7 +142,7 @@ class FloatResult:
         return numbers
 
     def _of_groups(self, numbers: tirx.Buffer, first: tirx.Expr) -> tirx.Expr:
-        """For a vector of channels those of their groups."""
+        """The window counts for a vector of channels, each from the channel's group."""
         shape, lanes = self.counting.shape, self.counting.isa.float_lanes
         if shape.groups == 1 or shape.group_out_channels % lanes == 0:
             group = first // shape.group_out_channels if shape.groups > 1 else 0

@@ -1,12 +1,14 @@
-"""Results of sparse convolutions as bits: compare the counters with a threshold, and store planes.
+"""Binary results of sparse convolutions: compare the counters with thresholds, and store bit planes.
 
-``A >= t`` is the carry out of ``A + ~t + 1``: one majority a plane. Where the comparison has a term of the window
-(counting.py), ``2^shift * A`` and that term are summed with ``~t``, by one full adder more. The term may have
-many planes more than the thresholds of the channels differ by: it is clamped to their range first, once for all
-channels. At the border of the image thresholds differ from pixel to pixel, so that ``~t`` are planes, stored once for
-vectors with the same border. Where all words of a vector have the same ones, at the left and the right border for
-example, a word of each is stored; of others each different plane once, since a few classes of pixels make few planes,
-which then lie in the first-level cache.
+``A >= t`` is the carry out of ``A + ~t + 1``, which costs one majority per plane. If the comparison has a window term
+(counting.py), the kernel adds ``2^shift * A``, the term and ``~t``, which costs one more full adder per plane. The term
+may need many more planes than the range of the channels' thresholds. So it is first clamped to that range, once for all
+channels.
+
+At the border of the image, thresholds differ from pixel to pixel, so ``~t`` is stored as planes. A *kind* is a set of
+output vectors with the same border classes; they share their planes. If all words of a plane are equal (at the left and
+right border, for example), one word is stored. Otherwise each distinct plane is stored once, with an index for each
+use: few classes of pixels have few distinct planes, and these fit the first-level cache.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ from .window_counts import WindowCounts
 
 _Limit = Callable[[int], tirx.Expr]
 
-# Buffers of so many bytes TVM gets from its runtime, aligned to cache lines; the stack is aligned to 16 bytes only, and
-# a vector that lies in two lines takes two loads.
+# TVM allocates buffers of at least this many bytes from its runtime, aligned to cache lines. Smaller ones are on the
+# stack, aligned to 16 bytes only, and a vector that crosses a cache line takes two loads.
 _ALIGNED = 1024
 
 
@@ -36,7 +38,7 @@ class ThresholdResult:
     """Stores the comparisons of an epilogue in the layout of the output.
 
     Raises:
-        ValueError: If the threshold is not of the layer's channels.
+        ValueError: If the thresholds do not have the shape [OC].
     """
 
     def __init__(self, counting: PlaneCounting, epilogue: IntegerThreshold | WindowThreshold) -> None:
@@ -50,7 +52,7 @@ class ThresholdResult:
         kinds, kind_of = np.unique(counting.classes, axis=0, return_inverse=True)
         words = kinds.reshape(len(kinds), -1, 64)
         same = (words == words[:, :1]).all(axis=(1, 2))
-        # Kinds whose words are the same come first.
+        # Kinds whose words are all equal come first.
         order = np.argsort(~same, kind="stable")
         kinds, kind_of, self._same = kinds[order], np.argsort(order)[kind_of.reshape(-1)], int(same.sum())
         least, inverted = _least(counting, epilogue)
@@ -73,13 +75,13 @@ class ThresholdResult:
 
     @property
     def values(self) -> int:
-        """None: planes are compared as they are."""
+        """0: planes are compared directly."""
         return 0
 
     def declare(self, builder: KernelBuilder) -> None:
-        """Declare the kinds of vectors, their thresholds, the inverted channels, and a feature map in planes."""
+        """Declare the kinds of vectors, their thresholds, the inverted channels, and the output in planes."""
         for name, array in self._constants.items():
-            # Nothing in the code depends on the number of different planes, so that equal layers share it.
+            # The code does not depend on the number of distinct planes, so layers of equal shape share one function.
             shape = (tirx.Var("planes", "int64"), array.shape[1]) if name == "limits" else None
             self._buffers[name] = builder.constant(name, array, shape=shape)
         target = self.counting.target
@@ -87,7 +89,7 @@ class ThresholdResult:
         self._out = T.decl_buffer((target.vectors, target.channels, target.words), "uint64", data=out.data)
 
     def begin(self, vector: tirx.Expr, chunk: tirx.Expr, windows: WindowCounts | None) -> None:
-        """Find the kind of the vector, and the term of its windows."""
+        """Load the kind of the vector, and compute its window term."""
         self._vector, self._kind, self._term = vector, T.bind(self._buffers["kinds"][vector]), None
         if windows is None:
             return
@@ -99,7 +101,7 @@ class ThresholdResult:
                 store(self._term, plane, (group * self._range.window_levels + level,), 0)
 
     def _multiplied(self, windows: WindowCounts, group: tirx.Expr) -> list[tirx.Expr]:
-        """|factor| * v."""
+        """The planes of ``|factor| * v``."""
         assert self.counting.term is not None
         planes = [windows.load(self._vector, group, level) for level in range(self.counting.window_levels)]
         factor = abs(self.counting.term.factor)
@@ -113,7 +115,7 @@ class ThresholdResult:
         return product.planes
 
     def _clamped(self, planes: list[tirx.Expr]) -> list[tirx.Expr]:
-        """What is more than the lowest of the thresholds' range: 0 below, all planes 1 above."""
+        """The term minus the lowest value that matters: 0 if it is below the range, all ones if it is above."""
         if not self._range.clamped:
             return planes
         words, difference = self.counting.target.words, []
@@ -129,7 +131,7 @@ class ThresholdResult:
         return [(plane | beyond) & carry for plane in difference[: self._range.window_levels]]
 
     def store(self, planes: Sequence[tirx.Expr], number: tirx.Expr, channel: tirx.Expr) -> None:
-        """Store one plane."""
+        """Compare the counters of a channel, and store the plane of the results."""
         words = self.counting.target.words
 
         def same(level: int) -> tirx.Expr:
@@ -159,10 +161,10 @@ class ThresholdResult:
                     put(different)
 
     def end(self) -> None:
-        """Everything is stored."""
+        """Nothing to do: ``store`` has stored the results."""
 
     def _reaches(self, planes: Sequence[tirx.Expr], channel: tirx.Expr, limit: _Limit) -> tirx.Expr:
-        """The carry out of the counters, their term, ``limit`` and 1."""
+        """The carry out of the sum of the counters, the term, ``limit`` and 1."""
         adder, term = self._adder, self.counting.term
         group = T.bind(channel // self.counting.shape.group_out_channels)
         result: tirx.Expr | None = None
@@ -175,7 +177,7 @@ class ThresholdResult:
                 addends.append(T.bind(load(self._term, (of_term,), 0, adder.words)))
             addends.append(T.bind(limit(level)))
             if result is None:
-                result = T.bind(addends[0] | addends[1])  # with the 1
+                result = T.bind(addends[0] | addends[1])  # the carry of the lowest level, including the added 1
                 continue
             if saved is None and len(addends) == 2:
                 result = adder.majority(addends[0], addends[1], result)
@@ -195,14 +197,14 @@ class ThresholdResult:
 
 @dataclass(frozen=True, eq=False)
 class _Range:
-    """What is compared, with its term clamped to where that matters.
+    """The thresholds of a comparison, and the range that its window term is clamped to.
 
     Attributes:
-        limits: ``~t``, int64 [classes and one for bits that are no pixel, OC].
-        lowest: What is taken off the term, int64 [classes and one, 1].
-        levels: Planes of what is compared.
-        window_levels: Planes of the term once it is clamped.
-        term_levels: Planes of the term before that.
+        limits: ``~t``, int64 [classes + 1, OC]. The last row is for bits that are no pixel.
+        lowest: Subtracted from the term, int64 [classes + 1, 1].
+        levels: Planes of the compared number.
+        window_levels: Planes of the clamped term.
+        term_levels: Planes of the term before it is clamped.
     """
 
     limits: np.ndarray
@@ -228,7 +230,8 @@ class _Range:
         always, never = least <= 0, least > most + highest
         if term is not None:
             term_levels = window_levels
-            # Below ``bottom`` no counter reaches a threshold, from ``top`` on all do: only between them it matters.
+            # Below ``bottom`` no counter reaches its threshold, and from ``top`` on all do. Only the values between
+            # them matter.
             bottom = np.where(always | never, highest, least - most - 1).min(axis=1, keepdims=True).clip(0)
             top = np.where(always | never, 0, least).max(axis=1, keepdims=True)
             clamped = max(1, int((top - bottom).max())).bit_length()
@@ -243,7 +246,7 @@ class _Range:
 
 
 def _least(counting: PlaneCounting, epilogue: IntegerThreshold | WindowThreshold) -> tuple[np.ndarray, np.ndarray]:
-    """The comparison as ``F >= least``, int64 [classes, OC], and whether the answer is inverted, bool [OC]."""
+    """The comparison as ``F >= least``, int64 [classes, OC], and whether its result is inverted, bool [OC]."""
     if isinstance(epilogue, WindowThreshold):
         # With E = 2 A - n and T = 2 pc - K.
         scale, factor = 1 << epilogue.shift, epilogue.factor
@@ -251,7 +254,7 @@ def _least(counting: PlaneCounting, epilogue: IntegerThreshold | WindowThreshold
         threshold = np.clip(epilogue.least, -beyond, beyond)
         least = -(-(threshold + scale * counting.inside + factor * counting.taps[:, None]) // 2)
         return least - min(factor, 0) * ((1 << counting.window_levels) - 1), epilogue.inverted
-    # Clipped to the range of the result first, since thresholds may be as large as an int64.
+    # Clip to the range of the result first, to avoid overflow: thresholds may be as large as an int64.
     beyond = 2 * counting.bits[0].size + 1
     threshold = np.clip(epilogue.threshold, -beyond, beyond) + epilogue.flip  # x <= t is not (x >= t + 1)
     positive = counting.factor > 0
@@ -260,14 +263,14 @@ def _least(counting: PlaneCounting, epilogue: IntegerThreshold | WindowThreshold
 
 
 def _planes(numbers: np.ndarray, kinds: np.ndarray, levels: int) -> np.ndarray:
-    """Numbers [classes, C], of class -1 the last, for all kinds of vectors: uint64 [kinds, C, levels, words]."""
-    # Each [kinds, vector_bits, C].
+    """Bit planes of numbers [classes, C], the last for class -1: uint64 [kinds, C, levels, words]."""
+    # Each element has the shape [kinds, vector_bits, C].
     bits = [numbers[kinds] >> level & 1 for level in range(levels)]
     return _words(np.stack(bits, axis=1).transpose(0, 3, 1, 2).astype(bool))
 
 
 def _numbered(limits: np.ndarray) -> dict[str, np.ndarray]:
-    """Each different plane once, [planes, words], and the number of every one, [kinds, C, levels]."""
+    """The distinct planes [planes, words], and the index of each use [kinds, C, levels]."""
     planes, numbers = np.unique(limits.reshape(-1, limits.shape[-1]), axis=0, return_inverse=True)
     dtype = np.uint16 if len(planes) <= 1 << 16 else np.uint32
     return {"limits": planes, "limit_numbers": numbers.reshape(limits.shape[:-1]).astype(dtype)}

@@ -1,10 +1,11 @@
-"""The set weights of a sparse layer as lists of plane offsets, in the order in which a kernel walks them.
+"""The set weights of a sparse layer as lists of plane offsets, in the order in which a kernel reads them.
 
-The input channels may be cut into *slices*, so that the planes of one stay in the first-level cache: then every output
-channel has a list for each slice. In a slice the longest lists come first (in every chunk of output channels, which is
-the work of one thread), so that the loops of neighbouring lists have the same lengths and their branches are predicted.
-A list is cut into *steps*; in each step one vector of planes is added: one plane, or several narrow ones side by side.
-Lists are filled up to a multiple of ``TAIL`` steps with a plane of zeros.
+The input channels may be cut into *slices*, so that the planes of one slice fit the first-level cache. Each output
+channel then has one list per slice. A *chunk* is the output channels of one task. Within a slice, each chunk's lists
+are sorted from long to short: neighbouring lists have loops of the same length, so their branches are predicted.
+
+A list is cut into *steps*. Each step adds one vector of planes: one plane, or several narrow planes side by side. Lists
+are filled up to a multiple of ``TAIL`` steps with offsets of a plane of zeros.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 TAIL = 4
-"""Steps that the shortest piece of a list takes."""
+"""Steps of the shortest piece of a list."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,11 +24,11 @@ class WeightLists:
     """The lists of all output channels.
 
     Attributes:
-        channels: int32 [slices, OC], the output channel of every list.
-        table: int32 [slices, OC, 2]: the first entry of a list, and how many times ``TAIL`` steps it has.
-        entries: Offsets, uint16 or uint32, one list behind the other, and one more.
-        pieces: Entries of a step.
-        mean: Steps of a list, on average.
+        channels: int32 [slices, OC], the output channel of each list.
+        table: int32 [slices, OC, 2]: the first entry of a list, and its length in units of ``TAIL`` steps.
+        entries: Offsets, uint16 or uint32: all lists, one after the other, and one extra entry.
+        pieces: Entries per step.
+        mean: Mean number of steps per list.
     """
 
     channels: np.ndarray
@@ -41,11 +42,11 @@ class WeightLists:
         """Lay out lists of offsets.
 
         Args:
-            slices: For every slice and output channel the offsets of its set weights.
+            slices: The offsets of the set weights, per slice and output channel.
             zero: The offset of a plane of zeros.
-            pieces: Entries of a step.
-            chunk: Channels of a chunk.
-            wide: Take uint32 even where uint16 would do.
+            pieces: Entries per step.
+            chunk: Output channels per chunk.
+            wide: Whether to store uint32 even where uint16 suffices.
         """
         channels, table, entries, first = [], [], [], 0
         for lists in slices:

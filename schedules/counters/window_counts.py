@@ -1,4 +1,7 @@
-"""How many activations of a window are set, for all pixels: the same for all channels of a group."""
+"""The number of set activations in each window (pc of counting.py), for all output pixels, per group of channels.
+
+The number is the same for all output channels of a group, so it is counted once, before the main loops.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +17,25 @@ from ..tir.vectors import load, store
 from .adders import Adder, Counters, Plane, load_plane
 from .counting import PlaneCounting
 
-_CHANNELS = 16  # that are added at once
+_CHANNELS = 16  # channels that are added at once
 
 
 class WindowCounts:
-    """The numbers v of counting.py, bit-sliced, for every vector and group."""
+    """The numbers v of counting.py, bit-sliced: one for each vector of output pixels and group."""
 
     def __init__(
         self, counting: PlaneCounting, data: tirx.Buffer, window: tirx.Buffer, tables: list[tirx.Buffer]
     ) -> None:
-        """Emit the code that counts: sums over channels, shifted as the channels are, then sums over the taps.
+        """Emit the code that counts.
+
+        The bits of each pixel are first summed over the channels. The planes of these sums are then shifted to the
+        output pixels like planes of channels, and added over the taps.
 
         Args:
-            counting: Of what.
+            counting: The layer and what it counts.
             data: The planes of the input.
             window: The planes of all taps.
-            tables: The parameters of the window.
+            tables: The parameters that hold the window's constants.
         """
         self._words, self._levels = counting.target.words, counting.window_levels
         self._adder = Adder(counting.isa, self._words)
@@ -38,7 +44,7 @@ class WindowCounts:
         blocks, slabs_y, slabs_x, _, _ = counting.window.array_shape
         levels, negative = shape.group_in_channels.bit_length(), counting.term is None or counting.term.factor < 0
         numbers = shape.groups * levels
-        if counting.pad_value == 1:  # the sums outside of the image are not 0: of every slab
+        if counting.pad_value == 1:  # padding is counted too: sum over each slab
             parts, stride = self._sums(counting, window, counting.target, blocks * slabs_y * slabs_x), numbers
         else:
             of_sums = replace(
@@ -54,8 +60,8 @@ class WindowCounts:
         self._counts = T.alloc_buffer((target.vectors, shape.groups, self._levels, self._words), "uint64")
         work = target.vectors * shape.groups * kh * kw * self._levels * self._words * 4
         with parallel_rows(target.vectors, work) as vector, T.serial(0, shape.groups) as group:
-            # Read as what they were stored as: TVM tells LLVM that accesses of different types never touch the same
-            # memory. Declared here, since it also reuses the memory of a buffer after its last mention.
+            # Read with the stored type: TVM tells LLVM that accesses of different types never alias. Declared at each
+            # use: TVM reuses the memory of a buffer after the buffer's last mention.
             rows = T.decl_buffer((int(np.prod(parts.shape[:-1])), target.lanes), target.lane, data=parts.data)
             first = T.bind(counting.first_slab(vector))
             counters = Counters(self._adder, self._levels)
@@ -68,33 +74,33 @@ class WindowCounts:
                 store(self._counts, ~plane if negative else plane, (vector, group, level), 0)
 
     def keep(self) -> None:
-        """Mention the sums once more, behind everything else.
+        """Mention the buffers of the sums once more, after all other code.
 
-        TVM gives the memory of a buffer to another one after its last mention, and the counters would get that of the
-        sums. LLVM keeps counters in registers only where nobody else has seen their memory.
+        TVM reuses the memory of a buffer after the buffer's last mention, so the counters would get the memory of the
+        sums. LLVM keeps counters in registers only if their memory is used for nothing else.
         """
         for buffer in self._kept:
             T.evaluate(tirx.address_of(buffer[(0,) * len(buffer.shape)]))
 
     def load(self, vector: tirx.Expr, group: tirx.Expr | int, level: int) -> tirx.Expr:
-        """One plane of the number of a vector and group."""
+        """One plane of the number v of a vector and group."""
         return T.bind(load(self._counts, (vector, group, level), 0, self._words))
 
     def _sums(self, counting: PlaneCounting, planes: tirx.Buffer, layout: PlaneLayout, vectors: int) -> tirx.Buffer:
-        """How many channels of each group are set: [vectors, groups, levels, lanes].
+        """The number of set channels per pixel and group, bit-sliced: [vectors, groups, levels, lanes].
 
         Args:
-            counting: Of what.
-            planes: The channels' planes, [..., planes of a vector, words or lanes].
-            layout: How pixels lie in a vector.
-            vectors: Their number.
+            counting: The layer and what it counts.
+            planes: The planes of the channels, [..., planes per vector, words or lanes].
+            layout: The layout of the pixels in a vector.
+            vectors: Number of vectors.
         """
         shape, words, depth = counting.shape, layout.words, counting.shape.group_in_channels
         stride = int(planes.shape[-2])
         flat = T.decl_buffer((int(np.prod(planes.shape[:-1])) * words,), "uint64", data=planes.data)
         adder = Adder(counting.isa, words)
         plane_at = load_plane(words, counting.unit)
-        # As the lanes that PlaneWindow.emit reads.
+        # Stored as lanes, since PlaneWindow.emit reads lanes.
         sums = T.alloc_buffer((vectors, shape.groups, depth.bit_length(), layout.lanes), layout.lane)
         work = vectors * shape.in_channels * words * 4
         with parallel_rows(vectors, work) as vector, T.serial(0, shape.groups) as group:

@@ -1,15 +1,16 @@
-"""The windows of a convolution on bit planes: for every tap the planes, shifted to the pixels of the output.
+"""The windows of a convolution on bit planes: for each tap, the input planes aligned to the output pixels.
 
-An output with phases ``(a, b)`` (layouts/bit_planes.py) has its pixel of lane i and bit j of vector (p, q) at row
-``a * i + p`` and column ``b * j + q``. Its tap (ky, kx) is the input's row ``a * sy * i + r`` and column
-``b * sx * j + s``, with ``r = p * sy + ky * dy - top`` and ``s = q * sx + kx * dx - left``. So a *slab* for every
-(r, s) holds all that the taps need, once; neighbouring vectors of the output share most of them::
+In an output with phases ``(a, b)`` (layouts/bit_planes.py), bit j of lane i of vector (p, q) is the pixel at row
+``a * i + p`` and column ``b * j + q``. Tap (ky, kx) of this pixel reads the input at row ``a * sy * i + r`` and column
+``b * sx * j + s``, with ``r = p * sy + ky * dy - top`` and ``s = q * sx + kx * dx - left``. The *displacement* (r, s)
+determines the input bits of the whole vector. So the window stores one *slab* per displacement, with a plane for each
+channel; neighbouring output vectors share most slabs::
 
     window[block, r - r_min, s - s_min, channel, word]    channel C is a plane of zeros
 
-Tap (ky, kx) of channel c is ``(ky * dy * slabs_x + kx * dx) * (C + 1) + c`` vectors behind the first slab of the
-vector, whichever the vector. Where the phases of input and output agree (stride 1, and stride 2 where the input has
-twice as many), a slab is an input vector, shifted by whole lanes and some bits; otherwise rows are gathered one by one.
+For any output vector, tap (ky, kx) of channel c is stored ``(ky * dy * slabs_x + kx * dx) * (C + 1) + c`` planes after
+the vector's first slab. If the phases of input and output agree (at stride 1, or at stride 2 if the input has twice as
+many phases), a slab is an input vector, shifted by whole lanes and some bits. Otherwise rows are gathered one by one.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ class WindowAxis:
     """One axis of the window, rows or columns, for all taps.
 
     Attributes:
-        phases: Of the output.
-        stride, dilation, padding: Of the layer; the padding before the first pixel.
-        taps: Of the kernel.
-        size: Of the input.
-        input_phases: Of the input.
+        phases: Phases of the output.
+        stride, dilation: Of the layer.
+        padding: Padding before the first pixel.
+        taps: Taps of the kernel.
+        size: Pixels of the input.
+        input_phases: Phases of the input.
     """
 
     phases: int
@@ -54,17 +56,17 @@ class WindowAxis:
 
     @property
     def slabs(self) -> int:
-        """Displacements from the smallest to the largest."""
+        """Number of displacements from the smallest to the largest."""
         return (self.phases - 1) * self.stride + (self.taps - 1) * self.dilation + 1
 
     @property
     def step(self) -> int:
-        """Input pixels from a lane (or bit) of the output to the next."""
+        """Distance of neighbouring lanes (or bits) of the output, in input pixels."""
         return self.phases * self.stride
 
     @property
     def aligned(self) -> bool:
-        """Whether a lane (or bit) of the output is one of the input."""
+        """Whether neighbouring lanes (or bits) of the output read neighbouring lanes (or bits) of the input."""
         return self.step == self.input_phases
 
     def needed(self) -> list[int]:
@@ -73,7 +75,7 @@ class WindowAxis:
         return sorted({p * self.stride + k * self.dilation - self.padding for p in pixels for k in taps})
 
     def runs(self) -> Iterator[tuple[int, int, int]]:
-        """The needed displacements as (shift, first, count), consecutive ones with the same shift in lanes or bits."""
+        """Runs (shift, first, count) of consecutive needed displacements with the same shift, in lanes or bits."""
         needed = self.needed()
         start = 0
         for i in range(1, len(needed) + 1):
@@ -90,8 +92,8 @@ class PlaneWindow:
     Attributes:
         shape: The layer.
         source: Layout of the input.
-        target: Layout of the output; its vectors have the slabs' pixels.
-        pad_value: -1 and 0 are bit 0, and +1 is bit 1 outside of the image.
+        target: Layout of the output; slabs have the vectors of this layout.
+        pad_value: The value of padding: -1 and 0 are stored as bit 0, +1 as bit 1.
     """
 
     shape: Conv2dShape
@@ -129,28 +131,28 @@ class PlaneWindow:
 
     @property
     def planes(self) -> int:
-        """Planes in a slab: the channels and one of zeros."""
+        """Planes per slab: one for each channel and one of zeros."""
         return self.shape.in_channels + 1
 
     @property
     def array_shape(self) -> tuple[int, ...]:
-        """Shape of the window, uint64."""
+        """Shape of the window, uint64 [blocks, slabs_y, slabs_x, C + 1, words]."""
         return (self.target.blocks, self.rows.slabs, self.columns.slabs, self.planes, self.target.words)
 
     @property
     def zero(self) -> int:
-        """Offset of a plane of zeros, in words, from the first slab of a vector."""
+        """Offset of the plane of zeros from the first slab of a vector, in words."""
         return self.shape.in_channels * self.target.words
 
     def offsets(self) -> np.ndarray:
-        """Offsets of all taps, in words, from the first slab of a vector: int64 [Cin, kh, kw]."""
+        """Offsets of all taps from the first slab of a vector, in words: int64 [Cin, kh, kw]."""
         shape, words = self.shape, self.target.words
         c, ky, kx = np.indices((shape.in_channels, *shape.kernel))
         slab = ky * shape.dilation[0] * self.columns.slabs + kx * shape.dilation[1]
         return (slab * self.planes + c) * words
 
     def first_slab(self, block: Index, row_phase: Index, column_phase: Index) -> tirx.Expr:
-        """Number of the first slab of a vector of the output."""
+        """Index of the first slab of an output vector."""
         _, slabs_y, slabs_x, _, _ = self.array_shape
         row = block * slabs_y + row_phase * self.shape.strides[0]
         return row * slabs_x + column_phase * self.shape.strides[1]
@@ -163,12 +165,12 @@ class PlaneWindow:
             self.target.row_bits,
             self.target.images,
         )
-        # Several images in a vector: their first lanes must agree too.
+        # If a vector holds several images, their first lanes must agree too.
         lanes = self.source.images == 1 or self.source.rows == self.target.rows
         return same and lanes and self.rows.aligned and self.columns.aligned
 
     def constants(self) -> list[np.ndarray]:
-        """Tables for :meth:`emit`: where it gathers rows from, and which bits of a slab lie outside of the image."""
+        """The tables of :meth:`emit`: input rows and columns to gather, and masks of the bits outside the image."""
         tables = [] if self.direct else [self._row_table(), self._column_table()]
         if self.masked:
             tables += [self._inside(), self._padding_bits()]
@@ -176,23 +178,24 @@ class PlaneWindow:
 
     @property
     def masked(self) -> bool:
-        """Whether slabs need correction outside of the image: bits of 1, or no bits from the image beside."""
+        """Whether slabs need masks outside the image: to pad with 1, or to remove bits of the neighbouring image."""
         return self.pad_value == 1 or (self.direct and self.source.images > 1)
 
     def emit(self, data: tirx.Buffer, tables: list[tirx.Buffer]) -> tirx.Buffer:
-        """Emit the code that makes the window.
+        """Emit the code that computes the window.
 
-        It stores lanes, not words: read the window as lanes, or with adders.load_plane, since TVM tells LLVM that
-        accesses of different types never touch the same memory.
+        The window is stored as lanes, not words. Read it as lanes or with adders.load_plane: TVM tells LLVM that
+        accesses of different types never alias.
 
         Args:
             data: The planes of the input.
-            tables: The parameters for :meth:`constants`.
+            tables: The parameters that hold :meth:`constants`.
 
         Returns:
-            The window, ``array_shape`` with the lanes of a vector in place of its words.
+            The window, with ``array_shape`` but lanes of a vector in place of words.
         """
-        # Of the type that is stored: TVM makes a buffer of what all its accesses are, with as many elements.
+        # Allocated with the type that is stored: TVM retypes a buffer to the type of all its accesses, and keeps the
+        # number of elements.
         window = T.alloc_buffer((*self.array_shape[:-1], self.target.lanes), self.target.lane)
         if self.direct:
             self._shift_vectors(data, window, tables)
@@ -209,7 +212,7 @@ class PlaneWindow:
         def copy(r: tirx.Expr, s: tirx.Expr, block: tirx.Expr, down: int, right: int) -> None:
             phase_y, phase_x = r - down * rows.input_phases, s - right * columns.input_phases
             first = (block * source.row_phases + phase_y) * source.column_phases + phase_x
-            # Declared here: TIR reuses the memory of a buffer after its last mention.
+            # Declared at each use: TIR reuses the memory of a buffer after the buffer's last mention.
             inputs = T.decl_buffer((int(np.prod(source.shape[:-1])), lanes), lane, data=data.data)
             from_vector = T.bind(first * channels)
             slab = T.bind((block * slabs_y + r - rows.first) * slabs_x + s - columns.first)
@@ -235,7 +238,7 @@ class PlaneWindow:
                 store(outputs, value, (to_vector + c,), 0)
             store(outputs, const(0), (to_vector + channels,), 0)
 
-        # A loop over rows of slabs with the same shift.
+        # One loop for each run of slab rows with the same shift.
         for down, first_r, count_r in rows.runs():
             work = blocks * count_r * columns.slabs * channels * lanes
             with parallel_rows(blocks * count_r, work) as row:
@@ -255,13 +258,13 @@ class PlaneWindow:
         rows = source.row_phases * in_lanes
 
         slabs = blocks * slabs_y * slabs_x
-        # Lanes that are no row of an image are never written below.
+        # Clear all slabs, because the loops below do not write lanes without an image row.
         with parallel_rows(slabs, slabs * planes * words) as slab, T.serial(0, planes) as c:
             store(outputs, target.vector.constant(0), (slab * planes + c,), 0)
 
         work = target.batch * source.channels * (rows + len(needed_r) * target.rows) * len(needed_s) * 4
         with parallel_rows(source.channels, work) as c, T.serial(0, target.batch) as n:
-            # All rows of the channel, in the columns that displacement s needs; then rows of pad bits.
+            # All rows of the channel, with the columns that displacement s needs, followed by rows of pad bits.
             outside = source.images * source.rows
             columns = T.alloc_buffer((len(needed_s), rows + outside), element)
             for k, s in enumerate(needed_s):
@@ -293,7 +296,7 @@ class PlaneWindow:
         displacement: tuple[int, int],
         column_table: tirx.Buffer,
     ) -> tirx.Expr:
-        """The columns that displacement (number, s) needs, of all lanes of the vectors from number ``first`` on."""
+        """The columns that a displacement (index, s) needs, for all lanes of the input vectors from ``first`` on."""
         source, target, axis, (k, s) = self.source, self.target, self.columns, displacement
         width = max(source.row_bits, target.row_bits)
         inputs = T.decl_buffer((int(np.prod(source.shape[:-1])), source.lanes), source.lane, data=data.data)
@@ -315,7 +318,7 @@ class PlaneWindow:
 
         ratio = axis.step // axis.input_phases
         phase, shift = s % axis.input_phases, s // axis.input_phases
-        left = max(0, -(shift // ratio))  # bits of the output that lie before the image
+        left = max(0, -(shift // ratio))  # bits of the output before the image
         shift += left * ratio
         value = columns_of(phase)
         if shift:
@@ -328,12 +331,12 @@ class PlaneWindow:
 
     @property
     def _by_shifts(self) -> bool:
-        """Whether the columns of a displacement are every 1, 2, 4 ... bits of one input vector."""
+        """Whether the columns of a displacement are every 1st, 2nd, 4th, ... bit of one input vector."""
         ratio, rest = divmod(self.columns.step, self.columns.input_phases)
         return rest == 0 and ratio & (ratio - 1) == 0
 
     def _row_table(self) -> np.ndarray:
-        """Of every needed r and output lane the input row, in the order of the input's vectors; last the slab of r."""
+        """For each needed r: the input row of each output lane, in the input's vector order; last, the slab of r."""
         needed, axis, source = self.rows.needed(), self.rows, self.source
         y = np.asarray(needed)[:, None] + axis.step * np.arange(self.target.rows)[None, :]
         row = y % source.row_phases * source.lanes + y // source.row_phases
@@ -341,7 +344,7 @@ class PlaneWindow:
         return np.concatenate([row, np.asarray(needed)[:, None] - axis.first], axis=1).astype(np.int32)
 
     def _column_table(self) -> np.ndarray:
-        """Of every needed s and output bit the input's column phase (-1: outside) and bit."""
+        """For each needed s and output bit: the column phase of the input (-1 outside the image) and the bit."""
         needed, axis = self.columns.needed(), self.columns
         x = np.asarray(needed)[:, None] + axis.step * np.arange(self.target.columns)[None, :]
         phase, bit = x % axis.input_phases, x // axis.input_phases
@@ -349,7 +352,7 @@ class PlaneWindow:
         return np.stack([phase, bit], axis=-1).astype(np.int32)
 
     def _inside(self) -> np.ndarray:
-        """Which bits of a slab are pixels of the image: uint64 [slabs_y * slabs_x, words]."""
+        """Mask of the slab bits that are pixels of the image: uint64 [slabs_y * slabs_x, words]."""
         y = np.arange(self.rows.slabs)[:, None] + self.rows.first + self.rows.step * np.arange(self.target.rows)
         x = np.arange(self.columns.slabs)[:, None] + self.columns.first
         x = x + self.columns.step * np.arange(self.target.columns)
@@ -357,12 +360,12 @@ class PlaneWindow:
         return self._slab_bits(rows[:, None, :, None] & columns[None, :, None, :])
 
     def _padding_bits(self) -> np.ndarray:
-        """Which bits of a slab are 1 because they lie outside of the image: uint64 [slabs_y * slabs_x, words]."""
+        """Mask of the slab bits that padding sets to 1: uint64 [slabs_y * slabs_x, words]."""
         inside = self._inside()
         return ~inside if self.pad_value == 1 else np.zeros_like(inside)
 
     def _slab_bits(self, bits: np.ndarray) -> np.ndarray:
-        """[slabs_y, slabs_x, rows, columns] as words, the same for all images of a vector."""
+        """Pack bool [slabs_y, slabs_x, rows, columns] into words, repeated for all images of a vector."""
         target, slabs = self.target, self.rows.slabs * self.columns.slabs
         lanes = np.zeros((slabs, target.lanes, target.row_bits), bool)
         image = bits.reshape(slabs, target.rows, target.columns)
@@ -373,7 +376,7 @@ class PlaneWindow:
 
 
 def _even_bits(value: tirx.Expr, width: int, const: Callable[[int], tirx.Expr]) -> tirx.Expr:
-    """Bits 0, 2, 4 ... moved together."""
+    """Bits 0, 2, 4, ... compacted to the low half."""
 
     def mask(run: int) -> tirx.Expr:
         return const(sum(((1 << run) - 1) << first for first in range(0, width, 2 * run)))

@@ -1,1 +1,1 @@
-"""How feature maps lie in memory, and the kernels that convert between the layouts."""
+"""Memory layouts of feature maps, and the kernels that convert between them."""

@@ -1,14 +1,15 @@
-"""Bit planes: feature maps packed along pixels, one plane (a bit a pixel) for each channel.
+"""Bit planes: feature maps packed along pixels, one plane per channel, with one bit per pixel.
 
-A plane is cut into vectors, and neighbouring pixels into different vectors, so that a tap of a convolution is, for most
-vectors, just another vector: with ``a`` row phases and ``b`` column phases pixel (y, x) of an image is in vector
-``(y % a, x % b)``, there in bit ``x // b`` of lane ``y // a``. The lanes of a vector are ``row_bits`` wide; small maps
-have several images in one vector. Only taps that leave the phases need shifted copies (schedules/counters/windows.py)::
+A plane is cut into vectors so that neighbouring pixels are in different vectors. For most vectors, the pixels that a
+tap of a convolution reads are then just another vector. With ``a`` row phases and ``b`` column phases, pixel (y, x) of
+an image is stored in vector ``(y % a, x % b)``, at bit ``x // b`` of lane ``y // a``. The lanes of a vector are
+``row_bits`` wide; small maps have several images in one vector. Only taps that leave the range of the phases need
+shifted copies (schedules/counters/windows.py)::
 
     planes[block, y % a, x % b, channel, word]        block = image // images
     bit (image % images * rows + y // a) * row_bits + x // b of the vector, from the lowest of word 0 on
 
-All bits that are no pixel are 0: kernels rely on it and keep it so.
+All bits that are no pixel are 0. Kernels rely on this and preserve it.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ ROW_BITS = (8, 16, 32, 64)
 
 @dataclass(frozen=True)
 class PlaneLayout:
-    """How one feature map lies in bit planes.
+    """The layout of one feature map in bit planes.
 
     Attributes:
         batch, height, width, channels: The feature map.
-        vector_bits: Pixels in a vector, used or not: 64, or a multiple of it.
-        row_bits: Pixels in a lane: 8, 16, 32 or 64.
-        row_phases: ``a`` above; rows y, y + a, y + 2a ... are the lanes of a vector.
+        vector_bits: Pixels per vector, used or not: a multiple of 64.
+        row_bits: Pixels per lane: 8, 16, 32 or 64.
+        row_phases: ``a`` above. Rows y, y + a, y + 2a, ... are the lanes of a vector.
         column_phases: ``b`` above.
-        images: Images that share a vector.
+        images: Images per vector.
     """
 
     batch: int
@@ -56,7 +57,7 @@ class PlaneLayout:
 
     @property
     def lanes(self) -> int:
-        """Lanes of a vector."""
+        """Lanes per vector."""
         return self.vector_bits // self.row_bits
 
     @property
@@ -71,27 +72,27 @@ class PlaneLayout:
 
     @property
     def rows(self) -> int:
-        """Lanes that one image takes."""
+        """Lanes per image."""
         return -(-self.height // self.row_phases)
 
     @property
     def columns(self) -> int:
-        """Bits of a lane that may be pixels."""
+        """Bits of a lane that may hold pixels."""
         return -(-self.width // self.column_phases)
 
     @property
     def words(self) -> int:
-        """64-bit words of a vector."""
+        """64-bit words per vector."""
         return self.vector_bits // 64
 
     @property
     def blocks(self) -> int:
-        """Groups of images that share vectors."""
+        """Number of groups of images that share vectors."""
         return -(-self.batch // self.images)
 
     @property
     def vectors(self) -> int:
-        """Vectors of one channel."""
+        """Vectors per channel."""
         return self.blocks * self.row_phases * self.column_phases
 
     @property
@@ -100,7 +101,7 @@ class PlaneLayout:
         return (self.blocks, self.row_phases, self.column_phases, self.channels, self.words)
 
     def encode(self, bits: np.ndarray) -> np.ndarray:
-        """The planes of bool [N, H, W, C]."""
+        """Pack bool [N, H, W, C] into planes, uint64 of ``shape``."""
         grid = np.zeros(
             (self.blocks * self.images, self.rows * self.row_phases, self.row_bits * self.column_phases, self.channels),
             bool,
@@ -132,21 +133,24 @@ class PlaneLayout:
         return grid[: self.batch, : self.height, : self.width].astype(bool)
 
 
-# An addition of planes of less than a register, relative to one of a full register (measured on AVX-512: 0.54 to 0.65).
+# Cost of adding planes that do not fill a register, relative to full ones (measured on AVX-512: 0.54 to 0.65).
 _NARROW = 0.65
 
-# Making one vector of a window, relative to all additions of a channel's planes.
+# Cost of making one vector of a window, relative to all additions of one channel's planes.
 _HALO = 0.05
 
 
 @cache
 def plane_layout(batch: int, height: int, width: int, channels: int, isa: Isa) -> PlaneLayout:
-    """The layout that suits a feature map: few vectors, and few of them at the border between phases."""
+    """The default layout of a feature map: the one with the lowest estimated cost."""
     return plane_layouts(batch, height, width, channels, isa)[0]
 
 
 def plane_layouts(batch: int, height: int, width: int, channels: int, isa: Isa) -> list[PlaneLayout]:
-    """Every layout that is worth trying, the one that the rule picks first."""
+    """Every layout that is worth measuring, the one with the lowest estimated cost first.
+
+    The estimate prefers few vectors, and few vectors that are needed only as shifted copies.
+    """
     candidates: list[tuple[float, int, PlaneLayout]] = []
     for vector_bits in (bits for bits in (64, 128, 256, 512) if bits <= isa.vector_bits):
         for row_bits in (bits for bits in ROW_BITS if bits <= vector_bits):

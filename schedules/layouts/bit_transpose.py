@@ -1,4 +1,4 @@
-"""Transposes of bits in registers: squares of 8 or 64, as a network of swaps."""
+"""Transposes of bit squares, 8x8 or 64x64, in registers, by a network of swaps."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def transpose_bytes(rows: list[tirx.Expr]) -> list[tirx.Expr]:
     """Transpose the 8x8 bits in each byte position of 8 rows.
 
     Args:
-        rows: 8 vectors of 64-bit words, or words.
+        rows: 8 vectors of 64-bit words, or 8 words.
 
     Returns:
-        8 vectors; bit l of a byte of the k-th is bit k of that byte of row l.
+        8 vectors. Bit l of a byte in vector k is bit k of the same byte in row l.
     """
     rows = list(rows)
     for shift in (4, 2, 1):
@@ -30,13 +30,13 @@ def transpose_bytes(rows: list[tirx.Expr]) -> list[tirx.Expr]:
 
 
 def masks(shift: int) -> int:
-    """The 64-bit word whose bits are set where bit ``shift`` of their position is not."""
+    """The 64-bit word in which bit i is set if ``i & shift`` is 0."""
     return sum(1 << bit for bit in range(64) if not bit & shift)
 
 
 @cache
 def _swap(shift: int, high: bool, words: int) -> LlvmFunction:
-    """One of two rows whose off-diagonal blocks of ``shift`` bits are swapped."""
+    """One row of a pair after swapping the off-diagonal blocks of ``shift`` bits: the high or the low row."""
     vector = VectorType("uint64", words)
     kind = vector.llvm
 
@@ -68,7 +68,8 @@ def transpose_words(square: tirx.Buffer) -> None:
     Args:
         square: uint64 [64].
     """
-    # A vector of 8 neighbouring rows exchanges blocks of 32, 16 and 8 with another one; then one of every 8th row.
+    # Vectors of 8 neighbouring rows swap blocks of 32, 16 and 8 bits. Then vectors of every 8th row swap the smaller
+    # blocks.
     rows = [T.bind(load(square, (), 8 * i, 8)) for i in range(8)]
     for shift in (4, 2, 1):
         for low in (i for i in range(8) if not i & shift):

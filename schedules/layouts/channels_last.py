@@ -1,4 +1,4 @@
-"""Between channels first and channels last: blocked transposes of float32 feature maps."""
+"""Conversions between channels first and channels last: blocked transposes of float32 feature maps."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..tir.vectors import Index, VectorType, load, store, transposed
 
 Shape = tuple[int, int, int, int]
 
-# Up to so many channels are interleaved at once: the result of a block is one contiguous run.
+# Up to this many channels are interleaved in one step: the result of a block is one contiguous run.
 FEW_CHANNELS = 4
 
 
 def nchw_to_nhwc(shape: Shape, isa: Isa) -> Kernel:
-    """Channels last.
+    """Convert a feature map to channels last.
 
     Args:
         shape: (N, C, H, W).
@@ -34,7 +34,7 @@ def nchw_to_nhwc(shape: Shape, isa: Isa) -> Kernel:
 
 
 def nhwc_to_nchw(shape: Shape, isa: Isa) -> Kernel:
-    """Channels first.
+    """Convert a feature map to channels first.
 
     Args:
         shape: (N, C, H, W).

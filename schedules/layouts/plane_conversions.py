@@ -1,4 +1,4 @@
-"""Between packed words (along channels, words.py) and bit planes (along pixels): transposes of 64x64 bits."""
+"""Conversions between packed words (along channels, words.py) and bit planes (along pixels): 64x64 bit transposes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _SQUARE = 64
 
 
 def words_to_planes(layout: PlaneLayout, isa: Isa) -> Kernel:
-    """Pack along pixels what is packed along channels.
+    """Convert packed words, along channels, to bit planes, along pixels.
 
     Args:
-        layout: Of the result.
-        isa: Gives the packed words.
+        layout: Layout of the planes.
+        isa: The instruction set, which determines the packed words.
 
     Returns:
         ``func(words [N, H, W, isa.words(C)], planes uint64 layout.shape)``.
@@ -49,11 +49,11 @@ def words_to_planes(layout: PlaneLayout, isa: Isa) -> Kernel:
 
 
 def planes_to_words(layout: PlaneLayout, isa: Isa) -> Kernel:
-    """Pack along channels what is packed along pixels: the inverse of :func:`words_to_planes`.
+    """Convert bit planes to packed words: the inverse of :func:`words_to_planes`.
 
     Args:
-        layout: Of the data.
-        isa: Gives the packed words.
+        layout: Layout of the planes.
+        isa: The instruction set, which determines the packed words.
 
     Returns:
         ``func(planes uint64 layout.shape, words [N, H, W, isa.words(C)])``.
@@ -90,6 +90,6 @@ def _work(layout: PlaneLayout) -> int:
 
 
 def _parts(layout: PlaneLayout, isa: Isa, group: tirx.Expr) -> list[tuple[int, tirx.Expr]]:
-    """The packed words of 64 channels, and whether each exists."""
+    """Index and existence of each packed word in a group of 64 channels."""
     words = _SQUARE // isa.word_bits
     return [(part, group * words + part < isa.words(layout.channels)) for part in range(words)]

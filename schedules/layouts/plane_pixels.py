@@ -1,4 +1,4 @@
-"""Which pixel a bit of a plane is, while a kernel runs."""
+"""TIR expressions for the pixel that a bit of a plane holds."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ PixelPosition: TypeAlias = tuple[tirx.Expr, tirx.Expr, tirx.Expr]
 
 
 def pixel_of(layout: PlaneLayout, vector: tirx.Expr, bit: tirx.Expr) -> tuple[PixelPosition, tirx.Expr]:
-    """The pixel of a bit of a vector, and whether there is one.
+    """The pixel at a bit of a vector, and whether it exists.
 
     Args:
-        layout: Where the planes are.
-        vector: Number of the vector, of ``layout.vectors``.
-        bit: Number of the bit in it.
+        layout: The layout of the planes.
+        vector: Index of the vector, below ``layout.vectors``.
+        bit: Index of the bit in the vector.
     """
     lane, column = T.bind(bit // layout.row_bits), T.bind(bit % layout.row_bits)
     n, y, row_inside = row_of(layout, vector, lane)
@@ -29,7 +29,7 @@ def pixel_of(layout: PlaneLayout, vector: tirx.Expr, bit: tirx.Expr) -> tuple[Pi
 
 
 def row_of(layout: PlaneLayout, vector: tirx.Expr, lane: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr, tirx.Expr]:
-    """Image and row of a lane of a vector, below ``layout.images * layout.rows``, and whether there is such a row."""
+    """Image and row of a lane of a vector, and whether the row exists; ``lane`` < ``layout.images * layout.rows``."""
     a, b = layout.row_phases, layout.column_phases
     n = T.bind(vector // (a * b) * layout.images + lane // layout.rows)
     y = T.bind(lane % layout.rows * a + vector // b % a)
@@ -37,7 +37,7 @@ def row_of(layout: PlaneLayout, vector: tirx.Expr, lane: tirx.Expr) -> tuple[tir
 
 
 def column_of(layout: PlaneLayout, vector: tirx.Expr, bit: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
-    """Column of a bit of a lane, and whether there is such a column."""
+    """Column of a bit of a lane, and whether the column exists."""
     b = layout.column_phases
     x = T.bind(bit * b + vector % b)
     return x, x < layout.width

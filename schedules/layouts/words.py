@@ -16,26 +16,28 @@ def pack_channels(bits: np.ndarray, isa: Isa) -> np.ndarray:
 
 
 def packed_shape(extent: tuple[int, ...], bits: int, isa: Isa) -> tuple[int, ...]:
-    """Shape of packed codes of a map (N, H, W, C) or of rows (N, C): the plane of each binary digit after N.
+    """Shape of the packed codes of a map (N, H, W, C) or of rows (N, C).
+
+    Codes of several bits have one plane per binary digit, in an axis after N.
 
     Args:
-        extent: Channels last.
-        bits: Of a code. One bit has no axis of planes.
-        isa: Gives the words.
+        extent: Shape of the codes, channels last.
+        bits: Bits per code. Codes of one bit have no axis of planes.
+        isa: The instruction set, which determines the words.
     """
     first, *pixel, channels = extent
     return (first, *([bits] if bits > 1 else []), *pixel, isa.words(channels))
 
 
 def pack_codes(codes: np.ndarray, bits: int, isa: Isa) -> np.ndarray:
-    """Pack integer codes [N, ..., C] into the planes of their digits, the lowest first: ``packed_shape``."""
+    """Pack integer codes [N, ..., C] into planes of their binary digits, the lowest first, as in ``packed_shape``."""
     if bits == 1:
         return pack_channels(codes.astype(bool), isa)
     return np.stack([pack_channels((codes >> digit & 1).astype(bool), isa) for digit in range(bits)], axis=1)
 
 
 def unpack_codes(planes: np.ndarray, channels: int, bits: int) -> np.ndarray:
-    """Unpack codes [N, ..., channels], uint8: the inverse of :func:`pack_codes`."""
+    """Unpack planes into uint8 codes [N, ..., channels]: the inverse of :func:`pack_codes`."""
     digits = planes[:, None] if bits == 1 else planes
     values = [unpack_channels(digits[:, digit], channels).astype(np.uint8) << digit for digit in range(bits)]
     return np.asarray(np.sum(values, axis=0, dtype=np.uint8))

@@ -1,1 +1,1 @@
-"""Convolutions and dense layers of few float32 weights: a multiply-add for each."""
+"""Convolutions and dense layers with sparse float32 weights: one multiply-add per nonzero weight."""

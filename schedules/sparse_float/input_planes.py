@@ -1,12 +1,12 @@
-"""How a sparse float kernel reads its input: float32 planes, one a channel, where neighbouring pixels are neighbours.
+"""The input of a sparse float kernel: one float32 plane per channel, in which neighbouring pixels are adjacent.
 
-For one tap of the kernel the inputs of all output pixels lie one behind the other then, and a list of weights is a list
-of offsets. Where there is but one output pixel, the input is read as it lies, channels last.
+For each tap, the inputs of all output pixels of a row are then contiguous, and a list of weights becomes a list of
+offsets. If there is only one output pixel, the input is read as it is, channels last.
 
-The data is a float32 map, or packed codes (words.packed_shape), which are decoded on the way. The inner loop waits for
-planes, so those of codes hold the upper half of each float32 only (a bfloat16), where the lower half is 0, as it is of
-small integers. A vector of halves is two vectors of float32, of the pixels with even and with odd numbers, by a shift
-and a mask.
+The data is a float32 map or packed codes (words.packed_shape), which are decoded into planes. The inner loop is bound
+by loads of planes. So planes of codes store only the upper half of each float32 (a bfloat16) if the lower half of all
+values is 0, as for small integers. A shift and a mask turn a vector of halves into two vectors of float32: the pixels
+with even and with odd numbers.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from ..tir.vectors import Index, VectorType, load, store, transposed
 
 @dataclass(frozen=True, eq=False)
 class LayerData:
-    """The data of a layer.
+    """The input data of a layer.
 
     Attributes:
-        shape: The layer; of a dense one, shapes.dense_shape's.
+        shape: The layer. A dense layer has the shape that shapes.dense_shape returns.
         dense: Whether the data has the shape (N, K) instead of (N, H, W, C).
         domain: The values of packed codes; None for float32.
-        isa: Gives words and vectors.
+        isa: The instruction set, which determines words and vectors.
     """
 
     shape: Conv2dShape
@@ -59,7 +59,7 @@ class LayerData:
 
     @property
     def part_bits(self) -> int:
-        """Channels that are decoded at once: a word, or half of one."""
+        """Channels that are decoded at once: a word, or half a word."""
         return min(self.isa.word_bits, 32)
 
     @property
@@ -68,18 +68,18 @@ class LayerData:
         return self.domain is not None and not (self.domain.values.view(np.uint32) & 0xFFFF).any()
 
     def pixels(self, data: tirx.Buffer) -> tirx.Buffer:
-        """float32 data as [N, H, W, C], a dense layer's rows as the pixels of one row."""
+        """float32 data as [N, H, W, C]; the rows of a dense layer are the pixels of one row."""
         shape = self.shape
         return T.decl_buffer((shape.batch, shape.height, shape.width, shape.in_channels), "float32", data=data.data)
 
     def part(self, parts: tirx.Buffer, digit: int, position: tuple[Index, Index, Index], part: Index) -> tirx.Expr:
-        """One digit of ``part_bits`` channels of the pixel at ``position`` (n, y, x), uint32.
+        """One binary digit of ``part_bits`` channels of a pixel, uint32.
 
         Args:
             parts: The result of :meth:`parts`.
-            digit: Number of the digit.
-            position: The pixel.
-            part: Number of the part of the pixel.
+            digit: Index of the digit, 0 for the lowest.
+            position: The pixel, (n, y, x).
+            part: Index of the part within the pixel.
         """
         n, y, x = position
         shape, bits = self.shape, 1 if self.domain is None else self.domain.bits
@@ -96,11 +96,11 @@ class LayerData:
         return T.decl_buffer((size,), f"uint{self.part_bits}", data=data.data)
 
     def values(self, digits: Sequence[tirx.Expr], mask: tirx.Expr) -> tirx.Expr:
-        """Of every lane the value of the code whose digits are at the bits of a mask, as the bits of a float32.
+        """Decode one code per lane into the bits of a float32, uint32.
 
         Args:
-            digits: For each digit a vector of uint32, the lowest first.
-            mask: A vector of uint32 with one bit set a lane.
+            digits: One vector of uint32 per digit, the lowest digit first.
+            mask: A vector of uint32 with one set bit per lane: the position of the lane's code in each digit.
         """
         assert self.domain is not None
         constant = VectorType.of(mask).constant
@@ -112,13 +112,13 @@ class LayerData:
 
 
 class Input(Protocol):
-    """Where the inner loop reads the input from.
+    """The memory that the inner loop reads.
 
     Attributes:
-        halves: Whether the elements are the upper halves of float32, uint16.
-        lanes: Pixels that are read at once; at least 4 of halves.
-        row: Distance of two output rows.
-        image: Distance of two images.
+        halves: Whether the elements are uint16, the upper halves of float32.
+        lanes: Pixels per vector; at least 4 if the elements are halves.
+        row: Distance between output rows, in elements.
+        image: Distance between images, in elements.
     """
 
     halves: bool
@@ -127,21 +127,22 @@ class Input(Protocol):
     image: int
 
     def offsets(self) -> np.ndarray:
-        """int64 [groups, C / groups, kh, kw]: where the first output pixel meets a tap; -1 for one that is padding."""
+        """Offset of each tap for the first output pixel, -1 for padding: int64 [groups, C / groups, kh, kw]."""
 
     def emit(self, data: tirx.Buffer, slack: int) -> tirx.Buffer:
-        """Emit what makes the elements, a flat buffer; it may be read ``slack`` elements beyond their end."""
+        """Emit the code that computes the elements, a flat buffer with ``slack`` readable elements after the end."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PlaneAxis:
-    """The rows or columns of planes: those of the padded image that are congruent modulo the stride.
+    """The rows or columns of planes. Each phase holds those of the padded image that are congruent modulo the stride.
 
     Attributes:
-        size: Of the image.
-        out: Of the output.
-        taps: Of the kernel.
-        stride, dilation, padding: Of the layer; the padding in front.
+        size: Pixels of the image.
+        out: Pixels of the output.
+        taps: Taps of the kernel.
+        stride, dilation: Of the layer.
+        padding: Padding before the first pixel.
     """
 
     size: int
@@ -153,7 +154,7 @@ class PlaneAxis:
 
     @property
     def phases(self) -> list[int]:
-        """The remainders that taps need."""
+        """The remainders modulo the stride that some tap needs."""
         return sorted({k * self.dilation % self.stride for k in range(self.taps)})
 
     @property
@@ -162,12 +163,12 @@ class PlaneAxis:
         return self.out + (self.taps - 1) * self.dilation // self.stride
 
     def tap(self, k: int) -> tuple[int, int]:
-        """Index of the phase, and shift."""
+        """Index of the phase that tap ``k`` reads, and its shift within the phase."""
         shift, phase = divmod(k * self.dilation, self.stride)
         return self.phases.index(phase), shift
 
     def inside(self, phase: int) -> range:
-        """The places of a phase that lie in the image."""
+        """The positions of a phase that are inside the image."""
         places = [p for p in range(self.extent) if 0 <= p * self.stride + phase - self.padding < self.size]
         return range(places[0], places[-1] + 1) if places else range(0)
 
@@ -198,16 +199,16 @@ class Planes:
 
     @property
     def phases(self) -> int:
-        """Planes of a channel."""
+        """Planes per channel."""
         return len(self.y.phases) * len(self.x.phases)
 
     @property
     def plane(self) -> int:
-        """Distance of two planes. Behind each a vector may be stored: rows are written without looking at their end."""
+        """Distance between planes, in elements, with room for one more vector: stores may pass the end of a row."""
         return self.y.extent * self.x.extent + self.source.isa.float_lanes
 
     def offsets(self) -> np.ndarray:
-        """int64 [groups, C / groups, kh, kw]."""
+        """Same as in ``Input``, without -1: the planes hold the padding."""
         shape = self.source.shape
         taps = np.zeros(shape.kernel, np.int64)
         for ky, kx in np.ndindex(*shape.kernel):
@@ -217,12 +218,12 @@ class Planes:
         return channels * (self.phases * self.plane) + taps
 
     def emit(self, data: tirx.Buffer, slack: int) -> tirx.Buffer:
-        """Emit the code that makes the planes."""
+        """Emit the code that fills the planes."""
         source, shape = self.source, self.source.shape
         size = shape.batch * self.image
         dtype = "uint16" if self.halves else "float32"
         planes = T.alloc_buffer((size + slack,), dtype)
-        with T.serial(0, slack) as i:  # read for lanes that are no pixels: any number would do, but a slow one
+        with T.serial(0, slack) as i:  # read by lanes without a pixel; any value but a denormal, which is slow
             T.buffer_store(planes, tirx.const(0, dtype), [size + i])
         step = source.isa.float_lanes if source.domain is None else source.part_bits
         blocks = -(-shape.in_channels // step)
@@ -234,7 +235,7 @@ class Planes:
         return planes
 
     def _channels(self, data: tirx.Buffer, planes: tirx.Buffer, n: tirx.Expr, first: Index, valid: int) -> None:
-        """All planes of a few channels."""
+        """Fill all planes of ``valid`` channels from ``first`` on."""
         lanes = self.source.isa.float_lanes
         of_channel = self.phases * self.plane
         start = T.bind((n * self.source.shape.in_channels + first) * of_channel)
@@ -269,8 +270,8 @@ class Planes:
         (phase_y, rows), (phase_x, columns) = vertical, horizontal
         lanes, count = self.source.isa.float_lanes, len(columns)
         with T.serial(rows.start, rows.stop) as p, T.serial(0, -(-count // lanes)) as i:
-            # The last block of a row overlaps its neighbour. One that is wider than the row writes zeros behind it,
-            # where the next row comes later: so rows are written in their order.
+            # The last block of a row overlaps the block before it. A block that is wider than the row also writes
+            # zeros after the row, where the next row is stored later. So rows must be written in order.
             at = T.bind(columns.start + tirx.min(i * lanes, max(count - lanes, 0)))
             y = T.bind(p * self.y.stride + phase_y - self.y.padding)
             x = [T.bind((at + k) * self.x.stride + phase_x - self.x.padding) for k in range(min(lanes, count))]
@@ -282,7 +283,7 @@ class Planes:
     def _transposed(
         self, data: tirx.Buffer, row: tuple[tirx.Expr, tirx.Expr], x: Sequence[tirx.Expr], first: Index, valid: int
     ) -> list[tirx.Expr]:
-        """For each of ``valid`` channels a vector of the pixels ``x`` of a row (n, y)."""
+        """One vector per channel, for ``valid`` channels: the pixels ``x`` of row (n, y)."""
         pixels, lanes = self.source.pixels(data), self.source.isa.float_lanes
         zero = VectorType("float32", lanes).constant(0.0)
         loaded = [load(pixels, (*row, column), first, lanes, valid) for column in x]
@@ -312,7 +313,7 @@ class Planes:
 
 
 class Pixels:
-    """The input as it lies, for layers with one output pixel: a list of weights is a dot product."""
+    """The input in its own layout, for layers with one output pixel: a list of weights is a dot product."""
 
     halves = False
     lanes = 1
@@ -323,7 +324,7 @@ class Pixels:
         self.image = source.shape.height * source.shape.width * source.shape.in_channels
 
     def offsets(self) -> np.ndarray:
-        """int64 [groups, C / groups, kh, kw]."""
+        """Same as in ``Input``."""
         shape = self.source.shape
         y = np.arange(shape.kernel[0]) * shape.dilation[0] - shape.padding[0]
         x = np.arange(shape.kernel[1]) * shape.dilation[1] - shape.padding[1]
@@ -333,7 +334,7 @@ class Pixels:
         return np.where(inside, pixels * shape.in_channels + channels, -1)
 
     def emit(self, data: tirx.Buffer, slack: int) -> tirx.Buffer:
-        """The data itself, or decoded."""
+        """The data itself if it is float32; otherwise emit the code that decodes it."""
         source, shape = self.source, self.source.shape
         pixels, channels = shape.batch * shape.height * shape.width, shape.in_channels
         if source.domain is None:

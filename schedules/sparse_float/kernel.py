@@ -1,6 +1,7 @@
-"""Convolutions and dense layers with few float32 weights that are not 0: a multiply-add for each, whatever the pattern.
+"""Convolutions and dense layers with sparse float32 weights, at a cost of one multiply-add per nonzero weight.
 
-Lanes are pixels, accumulators are all pixels of a few rows. The weights are data, a list for each output channel::
+The cost does not depend on the pattern of the weights. The lanes of a vector are pixels, and the accumulators hold the
+pixels of a few rows. The nonzero weights are data, one list per output channel::
 
     make planes of the input                                    input_planes.py
     parallel for rows of pixels, 16 channels:
@@ -8,13 +9,14 @@ Lanes are pixels, accumulators are all pixels of a few rows. The weights are dat
             accumulators[vectors] = 0                           registers
             for weight, offset in list:
                 for v: accumulators[v] += weight * planes[offset + v]
-            collect
+            store the accumulators
         transpose to channels last, epilogue
 
-Budget of a weight: a load of the offset, a broadcast of the weight, and for each vector of pixels a multiply-add with a
-memory operand. Output rows lie as far apart as the planes' rows: the lanes between two of them compute nothing.
+Budget per weight: one load of the offset, one broadcast of the weight, and one multiply-add with a memory operand per
+vector of pixels. Output rows have the same distance as rows of the planes, so lanes between two output rows are unused.
 
-Products with weights that are 0 are left out: where an input is infinite or NaN, a dense layer would add a NaN.
+Products with zero weights are skipped. So the result differs from that of a dense layer if an input is infinite or NaN:
+the dense layer would add a NaN.
 """
 
 from __future__ import annotations
@@ -39,22 +41,22 @@ from ..tir.vectors import VectorType, load, store, transposed
 from .input_planes import Input, LayerData, Pixels, Planes
 
 RUN = 16
-"""Output channels of a task: what the epilogue gets at once."""
+"""Output channels per task, which the epilogue processes at once."""
 
-_CHAINS = 8  # accumulators that hide the latency of a multiply-add
+_CHAINS = 8  # independent accumulators that hide the latency of a multiply-add
 
 
 def sparse_float_conv2d(
     shape: Conv2dShape, weight: np.ndarray, epilogue: Program, isa: Isa, domain: Domain | None = None
 ) -> Kernel:
-    """A convolution, padded with zeros, at a cost proportional to its weights that are not 0.
+    """A convolution, padded with zeros, at a cost proportional to the number of nonzero weights.
 
     Args:
         shape: The layer.
         weight: float32 [OC, Cin / groups, kh, kw].
-        epilogue: Its Ref(0) is the sum of products; the order of the sum differs from other implementations.
-        isa: What to generate code for.
-        domain: The values behind data in packed codes, words.packed_shape((N, H, W, C), ...); None for float32 NHWC.
+        epilogue: Its Ref(0) is the sum of products. The order of the sum differs from other implementations.
+        isa: The instruction set to generate code for.
+        domain: The values of packed codes, if the data is words.packed_shape((N, H, W, C), ...); None for float32 NHWC.
 
     Raises:
         ValueError: If ``weight`` or the epilogue's constants do not fit the layer.
@@ -68,14 +70,14 @@ def sparse_float_conv2d(
 def sparse_float_dense(
     batch: int, weight: np.ndarray, epilogue: Program, isa: Isa, domain: Domain | None = None
 ) -> Kernel:
-    """A dense layer, at a cost proportional to its weights that are not 0.
+    """A dense layer, at a cost proportional to the number of nonzero weights.
 
     Args:
         batch: Rows of the data.
         weight: float32 [OC, K].
         epilogue: Its Ref(0) is the sum of products.
-        isa: What to generate code for.
-        domain: The values behind data in packed codes, words.packed_shape((batch, K), ...); None for float32.
+        isa: The instruction set to generate code for.
+        domain: The values of packed codes, if the data is words.packed_shape((batch, K), ...); None for float32.
 
     Raises:
         ValueError: If the epilogue's constants do not fit.
@@ -90,9 +92,9 @@ class PixelTile:
     """Output pixels that are computed together.
 
     Attributes:
-        rows: Whole rows, if there are several.
-        columns: Of each.
-        vectors: That hold them, with what lies between two rows, of a number of pixels that is given elsewhere.
+        rows: Number of rows. Several rows are always whole rows.
+        columns: Pixels per row.
+        vectors: Vectors that hold the tile, including the unused lanes between rows.
     """
 
     rows: int
@@ -104,13 +106,13 @@ class PixelTile:
 
 
 def pixel_tile(shape: Conv2dShape, row: int, lanes: int, most: int) -> PixelTile:
-    """The tile that needs the fewest instructions a weight.
+    """The tile that needs the fewest instructions per weight.
 
     Args:
         shape: The layer.
-        row: Distance of two rows of output pixels.
-        lanes: Pixels in a vector.
-        most: Vectors in a tile.
+        row: Distance between rows of output pixels, in elements.
+        lanes: Pixels per vector.
+        most: Maximum number of vectors in a tile.
     """
     whole = [
         PixelTile(rows, shape.out_width, -(-((rows - 1) * row + shape.out_width) // lanes))
@@ -122,7 +124,7 @@ def pixel_tile(shape: Conv2dShape, row: int, lanes: int, most: int) -> PixelTile
 
     def cost(tile: PixelTile) -> tuple[int, int]:
         tiles = -(-shape.out_height // tile.rows) * -(-shape.out_width // tile.columns)
-        # Beside its multiply-adds a weight takes about two instructions.
+        # Each weight takes about two instructions in addition to its multiply-adds.
         return tiles * (tile.vectors + 2), tile.vectors
 
     return min(possible, key=cost)
@@ -130,12 +132,12 @@ def pixel_tile(shape: Conv2dShape, row: int, lanes: int, most: int) -> PixelTile
 
 @dataclass(frozen=True, eq=False)
 class NonzeroWeights:
-    """The weights that are not 0, channel by channel.
+    """The nonzero weights, channel by channel.
 
     Attributes:
-        first: int32 [channels + 1]: where the list of a channel begins; channels are a multiple of RUN.
-        offsets: uint16 or uint32, where the input of a weight begins.
-        values: float32.
+        first: int32 [channels + 1], the first entry of each channel's list. Channels are padded to a multiple of RUN.
+        offsets: uint16 or uint32, offset of the input of each weight, for the first output pixel.
+        values: float32, the weights.
     """
 
     first: np.ndarray
@@ -144,7 +146,7 @@ class NonzeroWeights:
 
     @classmethod
     def of(cls, shape: Conv2dShape, weight: np.ndarray, offsets: np.ndarray) -> NonzeroWeights:
-        """The lists of weights [OC, C / groups, kh, kw] whose inputs are at ``offsets`` (Input.offsets)."""
+        """The lists of weights [OC, C / groups, kh, kw] with inputs at ``offsets`` (``Input.offsets``)."""
         of_channel = offsets.repeat(shape.group_out_channels, axis=0)  # [OC, C / groups, kh, kw]
         kept = (weight != 0) & (of_channel >= 0)
         channels = np.nonzero(kept)[0]
@@ -153,7 +155,7 @@ class NonzeroWeights:
         padded = -(-shape.out_channels // RUN) * RUN
         counts = np.bincount(channels, minlength=padded)
         dtype = np.uint32 if places.max(initial=0) >= 1 << 16 else np.uint16
-        # Kernels have no empty parameters.
+        # Parameters of a kernel must not be empty.
         tail = [0] if not len(values) else []
         return cls(
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
@@ -163,7 +165,7 @@ class NonzeroWeights:
 
 
 def vector_steps(shape: Conv2dShape, isa: Isa, domain: Domain | None) -> int:
-    """Vectors that a weight is multiplied with, for all pixels; what else it takes counts as some more."""
+    """The cost of one weight for all pixels: vectors it is multiplied with, plus 2 per tile for its other work."""
     source = LayerData(shape, False, domain, isa)
     tile = _tile(source)
     tiles = -(-shape.out_height // tile.rows) * -(-shape.out_width // tile.columns)
@@ -219,7 +221,7 @@ def _build(name: str, source: LayerData, weight: np.ndarray, epilogue: Program) 
 
 @dataclass(frozen=True, eq=False)
 class _SparseFloatNest:
-    """The main loops, while they are written."""
+    """Emits the main loops."""
 
     source: LayerData
     read: Input
@@ -231,10 +233,10 @@ class _SparseFloatNest:
     values: tirx.Buffer
 
     def task(self, position: tuple[tirx.Expr, tirx.Expr, tirx.Expr], channel: tirx.Expr) -> None:
-        """``RUN`` channels of the tile that begins at ``position`` (n, y, x)."""
+        """Emit one task: ``RUN`` channels of the tile that begins at ``position`` (n, y, x)."""
         n, y, x = position
         pixels = self.tile.vectors * self.read.lanes
-        # The transposition reads up to a vector behind the last pixel.
+        # The transpose reads up to one vector after the last pixel.
         collected = T.alloc_buffer((RUN, pixels + self.source.isa.float_lanes if pixels > 1 else 1), "float32")
         start = T.bind(n * self.read.image + y * self.read.row + x)
         with T.serial(0, RUN) as i:
@@ -248,16 +250,16 @@ class _SparseFloatNest:
 
     @property
     def lanes(self) -> int:
-        """Of an accumulator."""
+        """Lanes of an accumulator."""
         return self.read.lanes // 2 if self.read.halves else self.read.lanes
 
     @property
     def vector(self) -> VectorType:
-        """Type of an accumulator."""
+        """The type of an accumulator."""
         return VectorType("float32", self.lanes)
 
     def _sums(self, start: tirx.Expr, channel: tirx.Expr) -> list[tirx.Expr]:
-        """The sums of a channel, vectors of consecutive pixels."""
+        """The sums of a channel, as vectors of consecutive pixels."""
         lanes, count = self.lanes, self.tile.vectors * (2 if self.read.halves else 1)
         chains = max(1, _CHAINS // count)
         sums = T.alloc_buffer((chains * count, lanes), "float32")
@@ -282,7 +284,7 @@ class _SparseFloatNest:
         return [T.bind(tirx.Shuffle(list(pair), half)) for pair in pairs for half in (order[:lanes], order[lanes:])]
 
     def _add(self, sums: tirx.Buffer, first: int, start: tirx.Expr, entry: tirx.Expr) -> None:
-        """Add the products of a weight."""
+        """Add the products of one weight to the accumulators from ``first`` on."""
         entry = T.bind(entry)
         at = T.bind(start + tirx.Cast("int32", self.offsets[entry]))
         factor = self.vector.broadcast(T.bind(self.values[entry]))
@@ -291,7 +293,7 @@ class _SparseFloatNest:
             store(sums, self._get(sums, k) + x() * factor, (k,), 0)
 
     def _inputs(self, at: tirx.Expr) -> list[Callable[[], tirx.Expr]]:
-        """What makes the float32 vectors that begin at an element."""
+        """Functions that emit the float32 vectors of the pixels from element ``at`` on."""
         lanes = self.lanes
         if not self.read.halves:
             return [lambda: load(self.image, (), at, lanes)]
@@ -310,7 +312,7 @@ class _SparseFloatNest:
     def _store_rows(
         self, collected: tirx.Buffer, position: tuple[tirx.Expr, tirx.Expr, tirx.Expr], channel: tirx.Expr
     ) -> None:
-        """Transpose and store the pixels of every row."""
+        """Transpose the sums to channels last, and store the pixels of each row."""
         n, y, x = position
         lanes, columns = self.source.isa.float_lanes, self.tile.columns
         turned = T.alloc_buffer((lanes, RUN), "float32")

@@ -63,7 +63,7 @@ class Case:
     """A graph, and what the report must say about it.
 
     Attributes:
-        text, inputs, constants, outputs: As of small_model.
+        text, inputs, constants, outputs: Same as in small_model.
         kinds: The kinds of the layers that run in kernels of ours, in order.
         left: How many operators are left to TVM.
         exact: Whether all values are integers, so that outputs must be equal.
@@ -567,7 +567,7 @@ SEPARATE = TwoValues(per="channel", init="fit")
 
 
 def every_option() -> nn.Module:
-    """Odd channels and sizes, all paddings and their values, groups, dilations, biases, activations behind."""
+    """Odd channels and sizes, all paddings and their values, groups, dilations, biases, activations after them."""
     return nn.Sequential(
         nn.Conv2d(3, 33, 3, padding=1, bias=True),
         nn.Hardtanh(),

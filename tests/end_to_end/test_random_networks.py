@@ -393,7 +393,7 @@ class Network:
         raise AssertionError(operator)
 
     def grow(self) -> None:
-        """Add a layer behind the newest value, or now and then behind an older one."""
+        """Add a layer after the newest value, or sometimes after an older one."""
         x = self.values[-1] if self.choose(True, True, True, False) else self.choose(*self.values)
         rank = len(self.shapes[x])
         options = (*BINARIZE, *ELEMENTWISE, *LEFT_TO_TVM[: self.choose(0, 0, 3)])

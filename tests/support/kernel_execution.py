@@ -17,7 +17,7 @@ ARM = ["arm", "armv7"]
 TARGETS = ["native", *X86, *ARM]
 FEWER = ["native", "x86-64-v3", "arm"]
 
-_GUARD = 64  # bytes behind every output that must stay as they are
+_GUARD = 64  # bytes after every output that must stay as they are
 
 
 def target_for(name: str) -> CpuTarget:
@@ -42,7 +42,7 @@ def run(kernel: Kernel, target: CpuTarget, *arrays: np.ndarray) -> list[np.ndarr
     outputs = [output.reshape(shape) for output, (shape, _) in zip(outputs, kernel.outputs, strict=True)]
     library["kernel"](*[tvm.runtime.tensor(array) for array in inputs], *map(tvm.runtime.from_dlpack, outputs))
     for room in rooms:
-        assert (room[-_GUARD // room.itemsize :] == 77).all(), f"{kernel.name} writes behind its output"
+        assert (room[-_GUARD // room.itemsize :] == 77).all(), f"{kernel.name} writes beyond its output"
     return outputs
 
 

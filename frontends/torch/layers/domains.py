@@ -66,7 +66,7 @@ class Signs:
 
 @dataclass(frozen=True)
 class ScaledSigns:
-    """Weights are -a and +a, with one a per output channel.
+    """Weights are -a and +a, with one scale `a` per output channel.
 
     Attributes:
         learned: If False, a is the mean of |w| over the channel's latent weights at every forward pass, and no gradient

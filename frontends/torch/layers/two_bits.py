@@ -13,7 +13,7 @@ from .quantizers import rounded
 
 @dataclass(frozen=True)
 class TwoBits:
-    """A WeightDomain: weights are ``a * (2 * S1 + S0)`` with signs S1 and S0 and one a per output channel.
+    """A WeightDomain: weights are ``a * (2 * S1 + S0)`` with signs S1 and S0, and one scale `a` per output channel.
 
     Each latent weight takes the nearest of the four values; halfway between two it takes the lower one. The layer
     exports as two binary layers, an addition and a multiplication by a; all but the multiplication are exact. The

@@ -22,7 +22,7 @@ _BOUND = 3.0  # largest magnitude of latent patterns
 
 @dataclass(frozen=True)
 class SubBit:
-    """Weights are -a and +a, one a per channel same as in ScaledSigns, in kernels from a learned codebook.
+    """Weights are -a and +a, with one scale `a` per channel as in ScaledSigns, in kernels from a learned codebook.
 
     The latent weights get the gradient of the layer's estimator, as if their own signs were used. In one of ``every``
     training passes the patterns get a gradient too, from the kernels that use them. In the same pass, a pattern whose

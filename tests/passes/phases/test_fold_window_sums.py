@@ -63,7 +63,7 @@ def test_folds_exactly_where_the_sum_over_the_window_does_not_matter(
     program: Program, taps: int, padded: bool, seed: int
 ) -> None:
     counts = np.random.default_rng(seed).integers(0, taps + 1, CHANNELS)
-    folded = fold_window_sum(program, counts, taps, 0, not padded)
+    folded = fold_window_sum(program, counts, taps=taps, operand=0, fixed_parity=not padded)
     depends = False
     (output,) = program.outputs
     assert isinstance(output, BitsOutput) and isinstance(output.threshold, Channel)
@@ -88,8 +88,8 @@ def test_a_rounding_that_matters_is_not_folded() -> None:
     """At E = 5, the reference's sum of two rounded products is below or above 1.0000001, depending on T."""
     scale = np.full(CHANNELS, 0.1, np.float32)
     program = program_of(scale, scale, threshold=Scalar(1.0))
-    assert fold_window_sum(program, np.full(CHANNELS, 9), 300, 0, True) is None
-    assert fold_window_sum(program, np.full(CHANNELS, 4), 300, 0, True) is not None
+    assert fold_window_sum(program, np.full(CHANNELS, 9), taps=300, operand=0, fixed_parity=True) is None
+    assert fold_window_sum(program, np.full(CHANNELS, 4), taps=300, operand=0, fixed_parity=True) is not None
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_rounding_that_matters_is_not_folded() -> None:
 )  # fmt: skip
 def test_what_does_not_fold(scale: float, offset: float, more: tuple[Step, ...]) -> None:
     program = program_of(np.full(CHANNELS, scale), np.full(CHANNELS, offset), *more, threshold=Scalar(0.0))
-    assert fold_window_sum(program, np.full(CHANNELS, 5), 30, 0, True) is None
+    assert fold_window_sum(program, np.full(CHANNELS, 5), taps=30, operand=0, fixed_parity=True) is None
 
 
 @given(st.sampled_from([-0.33, 0.9, 0.1]), st.integers(5, 30), st.booleans(), st.integers(0, 2**16))
@@ -112,7 +112,7 @@ def test_two_sums_give_the_bits(offset: float, taps: int, padded: bool, seed: in
     program = program_of(scale, np.full(CHANNELS, offset), more, threshold=Channel(rng.standard_normal(CHANNELS)))
     slope = (offset / 0.37 - 1) / 2
     tried = [(shift, round(slope * 2**shift)) for shift in range(1, 21)]
-    found = compare_two_sums(program, counts, taps, 0, not padded, STORE, tried)
+    found = compare_two_sums(program, counts, taps=taps, operand=0, fixed_parity=not padded, window=STORE, tried=tried)
     assert found is not None and (found.shift, found.factor) in tried
     (output,) = program.outputs
     for c, n in enumerate(counts):
@@ -126,7 +126,12 @@ def test_two_sums_give_the_bits(offset: float, taps: int, padded: bool, seed: in
         answer = ((e << found.shift) + found.factor * t >= found.least[c]) ^ found.inverted[c]
         np.testing.assert_array_equal(answer, value[:, c] > output.thresholds[0].values[c])
     wrong = [(1, round(slope * 2) + 7)]
-    assert compare_two_sums(program, np.maximum(counts, 2), taps, 0, not padded, STORE, wrong) is None
+    assert (
+        compare_two_sums(
+            program, np.maximum(counts, 2), taps=taps, operand=0, fixed_parity=not padded, window=STORE, tried=wrong
+        )
+        is None
+    )
 
 
 def network(

@@ -65,7 +65,7 @@ def clear(c: T.Buffer((N,), "float32")):
 
 @T.prim_func(s_tir=True)
 def overrun(a: T.Buffer((N,), "float32"), c: T.Buffer((N,), "float32")):
-    """Reads behind its first argument."""
+    """Reads beyond its first argument."""
     for i in range(N):
         with T.sblock("overrun"):
             v = T.axis.spatial(N, i)

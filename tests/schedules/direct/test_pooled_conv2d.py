@@ -47,7 +47,7 @@ CASES = {
     "5x5/1, wide border": (CONV, ((5, 5), (1, 1), (2, 2, 2, 2))),
     "asymmetric": (CONV, ((3, 2), (2, 1), (0, 1, 2, 0))),
     "odd channels": (replace(CONV, in_channels=5, out_channels=19), THREE),
-    "1x1 behind it": (CONV, ((1, 1), (1, 1), (0, 0, 0, 0))),
+    "1x1 after it": (CONV, ((1, 1), (1, 1), (0, 0, 0, 0))),
     "narrow": (Conv2dShape(2, 9, 1, 4, 8, (3, 1)), ((3, 1), (2, 1), (1, 0, 1, 0))),
 }
 cases = pytest.mark.parametrize("shape, window", CASES.values(), ids=CASES.keys())

@@ -94,7 +94,7 @@ def test_operands_of_samples_and_computed_thresholds(target_name: str, channels:
     data, sizes = normal(rng, *shape), [(3, 1), (3, channels), shape, (*shape[:3], 1)]
     tensors = [
         normal(rng, *size) - 0.5 for size in sizes
-    ]  # below 0, which is what vectors hold behind the last channel
+    ]  # below 0, the value that vectors hold beyond the last channel
     outputs = run(elementwise(shape, program, target.isa), target, data, *tensors)
     assert_same(outputs, evaluate(program, data, tensors, target.isa))
 

@@ -59,7 +59,7 @@ def test_poolings_on_every_target(target_name: str, channels: int, rng: np.rando
 
 def test_windows_that_ceil_mode_lets_hang_over(rng: np.random.Generator) -> None:
     target = target_for("x86-64-v3")
-    # 3x3 at stride 2 with padding 1 over 6 pixels: ceil_mode adds a window that ends behind the padding.
+    # 3x3 at stride 2 with padding 1 over 6 pixels: ceil_mode adds a window that ends beyond the padding.
     shape = Conv2dShape(1, 6, 6, 4, 4, (3, 3), (2, 2), (1, 1, 2, 2))
     x = image(rng, shape)
     (output,) = run(avg_pool2d(shape, STORE, target.isa, count_include_pad=(1, 1, 1, 1)), target, x)

@@ -134,7 +134,7 @@ QUANTIZERS = {
 
 
 class Block(nn.Module):
-    """Values near ties enter a quantiser; behind it a convolution, a second one and a dense layer."""
+    """Values near ties enter a quantiser; after it come a convolution, a second one and a dense layer."""
 
     def __init__(self, quantizer, weights) -> None:
         super().__init__()
