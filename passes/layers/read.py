@@ -127,24 +127,24 @@ class _Reader:
         graph, bindings = self.graph, self.graph.bindings
         everything = len(bindings)
         match self.composite:
-            case "elementwise":
+            case Elementwise.kind:
                 return _Anchor(graph.params[0], Elementwise, {}, 0)
-            case "sample_mean":
+            case SampleMean.kind:
                 of_sample = int(np.prod(shape(graph.params[0])[1:]))
                 return _Anchor(bindings[0][0], SampleMean, {"values": of_sample})
-            case "select_channels":
+            case ChannelSelection.kind:
                 result, selection, used = self._selection(graph.params[: self.facts.data_inputs])
                 return _Anchor(result, ChannelSelection, {"selection": selection}, used)
-            case "select_channels_bits":
+            case BitSelection.kind:
                 result, selection, used = self._selection(graph.params[: self.facts.data_inputs])
                 return _Anchor(result, BitSelection, {"selection": selection}, used)
-            case "shift_bits":
+            case BitShift.kind:
                 result, moved = bindings[-1]
                 shift = shift_of(graph, moved)
                 if shift is None:
                     raise _unreadable(self.facts)
                 return _Anchor(result, BitShift, {"shifts": shift.shifts}, everything)
-            case "max_pool2d_bits" if everything > 1:
+            case BitMaxPool2d.kind if everything > 1:
                 result, signed = bindings[-1]
                 pooled = signed_max_pool(graph, signed)
                 if pooled is None:
@@ -156,18 +156,18 @@ class _Reader:
         result, call = bindings[used - 1]
         extent = shape(result)
         match self.composite:
-            case "max_pool2d_bits":
+            case BitMaxPool2d.kind:
                 return _Anchor(result, BitMaxPool2d, {"shape": self._windows(call, pad, extent), "minima": None})
-            case "max_pool2d":
+            case MaxPool2d.kind:
                 return _Anchor(result, MaxPool2d, {"shape": self._windows(call, pad, extent)})
-            case "avg_pool2d":
+            case AvgPool2d.kind:
                 # The padding that ceil_mode adds at the end is never counted.
                 counted = _padding(call) if call.attrs.count_include_pad else None
                 own = {"shape": self._windows(call, pad, extent), "counted_padding": counted}
                 return _Anchor(result, AvgPool2d, own)
-            case "global_avg_pool2d":
+            case GlobalAvgPool2d.kind:
                 return _Anchor(result, GlobalAvgPool2d, {"shape": self._whole_image()})
-            case "window_sum":
+            case WindowSum.kind:
                 rows = Conv2dShape(int(np.prod(extent[:-1])), 1, 1, _channels(shape(graph.params[0])), 1)
                 windows = rows if op_name(call) == "matmul" else self._windows(call, pad, extent)
                 return _Anchor(result, WindowSum, {"shape": windows, "pad_value": _pad_value(pad)}, used)
@@ -182,13 +182,13 @@ class _Reader:
         }
         binary = {"window_sum": facts.window_sum, "window_test": facts.window_test, "factors": facts.factors}
         match self.composite:
-            case "conv2d":
+            case FloatConvolution.kind:
                 return _Anchor(result, FloatConvolution, {**own, "why_float": facts.why_float}, used)
-            case "dense":
+            case FloatDense.kind:
                 return _Anchor(result, FloatDense, {**own, "why_float": facts.why_float}, used)
-            case "binary_conv2d":
+            case BinaryConvolution.kind:
                 return _Anchor(result, BinaryConvolution, {**own, **binary, "pad_value": _pad_value(pad)}, used)
-            case "binary_dense":
+            case BinaryDense.kind:
                 return _Anchor(result, BinaryDense, {**own, **binary}, used)
         raise _unreadable(facts)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..options import CompileOptions
 
 
-class SignZero(str, Enum):
+class SignZeroChoice(str, Enum):
     """The value of a plain Sign at 0."""
 
     exact = "exact"
@@ -50,12 +50,12 @@ class ModelFlags:
         ),
     ] = None
     sign_zero: Annotated[
-        SignZero,
+        SignZeroChoice,
         typer.Option(
             help="Value of a plain Sign at 0: exact is 0 and keeps a layer in float; positive is +1, negative is -1.",
             show_choices=True,
         ),
-    ] = SignZero.exact
+    ] = SignZeroChoice.exact
 
     def tvm_target(self) -> str | dict[str, Any]:
         """The name of the target, or the TVM target dict."""

@@ -77,9 +77,8 @@ def compare(reference: Mapping[str, Burst], candidate: Mapping[str, Burst], seco
             rounds[name] += [min(burst) for burst in bursts]
         if all(map(_reproduced, rounds.values())):
             break
-    cost, reference_cost = (
-        sum(min(rounds[name]) for name in rounds if name.startswith(side)) for side in ("candidate", "reference")
-    )
+    cost = sum(min(rounds[f"candidate {name}"]) for name in candidate)
+    reference_cost = sum(min(rounds[f"reference {name}"]) for name in reference)
     return Measurement(cost, reference_cost, all(map(_reproduced, rounds.values())))
 
 
