@@ -96,7 +96,7 @@ def test_a_good_module_passes(module: CompiledModule) -> None:
     verification = module.verify()
     assert verification.passed and verification.samples == 3
     assert [layer.name for layer in verification.layers] == ["b0", "b1", "y"]
-    assert verification.flipped == verification.behind_flips == verification.unexplained == 0
+    assert verification.flipped == verification.after_flips == verification.unexplained == 0
     assert "agrees with onnxruntime in 3 layers and all outputs" in str(verification)
 
 
@@ -199,7 +199,7 @@ def test_bits_flipped_by_rounding_are_counted_not_failed() -> None:
     x[:, ::2] = 1
     verification = mixed.verify(x)
     assert verification.passed and verification.flipped == 32
-    assert verification.behind_flips == 1 and not verification.outputs[0].within
+    assert verification.after_flips == 1 and not verification.outputs[0].within
     assert "32 bits flipped within the rounding bound of a threshold" in str(verification)
     assert "for 1 of the inputs except values after bits flipped by rounding" in str(verification)
 
@@ -210,7 +210,7 @@ def test_sums_that_the_reference_rounds_excuse_flips(rng: np.random.Generator) -
     constants = {"t": 0.0, "hi": 0.7, "lo": -0.3, "one": 1.0, "zero": 0.0}
     constants |= {"w": rng.choice([-1.0, 1.0], (32, 20, 1, 1))}
     verification = sbnn_tvm.compile(small_model(text, {"x": (4, 20, 9, 9)}, constants)).verify()
-    assert verification.flipped > 100 and verification.behind_flips == 3
+    assert verification.flipped > 100 and verification.after_flips == 3
 
 
 @pytest.mark.parametrize("largest, excused", [(1000.0, True), (1.0, False)])
