@@ -91,7 +91,7 @@ class Float32Family(Family):
 
     def bound(self, layer: Layer) -> Bound | None:
         """One multiply-add per weight and output pixel; None without weights, or if all of them are +1."""
-        if not isinstance(layer, LinearLayer) or (isinstance(layer, BinaryLinearLayer) and layer.sums_windows):
+        if not isinstance(layer, LinearLayer) or layer.sums_windows:
             return None
         return Bound(Resource.MULTIPLY_ADD, layer.macs)
 

@@ -59,6 +59,11 @@ class Layer:
     step_names: tuple[str, ...]
     outputs: tuple[Domain | None, ...]
 
+    @property
+    def sums_windows(self) -> bool:
+        """Whether the layer computes only the sum over each window."""
+        return False
+
     def node(self, nodes: Mapping[str, str]) -> str:
         """The name in reports: that of the first ONNX node that the layer computes.
 
@@ -241,6 +246,11 @@ class WindowSum(Layer):
     kind = "window_sum"
     shape: Conv2dShape
     pad_value: float
+
+    @property
+    def sums_windows(self) -> bool:
+        """Always: the layer has no weights."""
+        return True
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -40,7 +40,7 @@ from ..families.choose import Choice, Decisions, choose, named
 from ..families.family import BuiltKernel
 from ..families.float32 import FLOAT, build_pooled, pools_at_once
 from ..layers.forms import Form
-from ..layers.kinds import BinaryLinearLayer, BitMaxPool2d, BitSelection, BitShift, Layer, WindowSum
+from ..layers.kinds import BitMaxPool2d, BitSelection, BitShift, Layer
 from ..layers.read import read_layer
 from ..relax.domains import domain_of
 from ..relax.graph import Graph, Writer, channels_last, make_function, op_name, operands, shape, without_pixels
@@ -353,9 +353,8 @@ class _Lowering:
     def _unread(self, var: Var) -> bool:
         """Whether a value is a window sum that the kernels of all its readers compute themselves."""
         users, layer = self.graph.users[var], self.choices[var][0]
-        sums_windows = isinstance(layer, WindowSum) or (isinstance(layer, BinaryLinearLayer) and layer.sums_windows)
         return (
-            sums_windows
+            layer.sums_windows
             and var not in self.graph.results
             and all(user in self.choices and not self.choices[user][1].built.reads_operands for user in users)
         )

@@ -138,7 +138,7 @@ def _window_sum(
         return None
     for index, operand in enumerate(call.args[1:]):
         of = layers.get(operand)
-        if not isinstance(of, WindowSum | BinaryLinearLayer) or not _sums_windows(of):
+        if not isinstance(of, WindowSum | BinaryLinearLayer) or not of.sums_windows:
             continue
         stored = of.program.outputs
         if graph.values[operand].args[0] != call.args[0] or of.input_domain not in (None, SIGN):
@@ -149,10 +149,6 @@ def _window_sum(
         if own and _window(of) == _window(layer):
             return of, index
     return None
-
-
-def _sums_windows(layer: WindowSumLayer) -> bool:
-    return isinstance(layer, WindowSum) or layer.sums_windows
 
 
 def _window(layer: WindowSumLayer) -> tuple[object, ...]:

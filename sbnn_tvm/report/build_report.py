@@ -102,8 +102,8 @@ def _entry(entry: LoweredLayer | UnscheduledOperator, imported: Imported) -> Lay
 def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
     layer, choice, nodes = entry.layer, entry.choice, imported.nodes
     family, built = choice.candidate.family, choice.built
-    linear = layer if isinstance(layer, LinearLayer) and not _sums_windows(layer) else None
-    kind = ("window sum" if _sums_windows(layer) else _KINDS[type(layer)]) + _geometry(layer)
+    linear = layer if isinstance(layer, LinearLayer) and not layer.sums_windows else None
+    kind = ("window sum" if layer.sums_windows else _KINDS[type(layer)]) + _geometry(layer)
     why = layer.why_float if isinstance(layer, FloatLinearLayer) else ""
     if isinstance(layer, BinaryLinearLayer) and built.reads == Form.CHANNELS_LAST:
         kind = kind.removeprefix("binary ")
@@ -130,10 +130,6 @@ def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
         coding=_coding(entry),
         expanded_bytes=choice.kernel.constant_bytes,
     )
-
-
-def _sums_windows(layer: Layer) -> bool:
-    return isinstance(layer, WindowSum) or (isinstance(layer, BinaryLinearLayer) and layer.sums_windows)
 
 
 def _stored_bytes(constant: np.ndarray | Expansion) -> int:
