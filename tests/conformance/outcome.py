@@ -1,0 +1,69 @@
+"""Compile and run one conformance case: right, refused, wrong, or an exception that is not ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+import sbnn_tvm
+from sbnn_tvm.errors import SbnnError
+
+from .cases import Case
+
+
+class Verdict(Enum):
+    """What became of a case."""
+
+    RIGHT = "right"
+    REFUSED = "refused"
+    WRONG = "wrong"
+    EXCEPTION = "exception"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one case.
+
+    Attributes:
+        case: The name of the case.
+        operator: The operator under test.
+        verdict: What became of it.
+        reason: The sentence of a refusal, the difference, or the exception.
+    """
+
+    case: str
+    operator: str
+    verdict: Verdict
+    reason: str = ""
+
+
+def outcome(case: Case) -> Outcome:
+    """Compile and run a case on one thread."""
+    try:
+        module = sbnn_tvm.compile(case.model)
+        result = module.library.run(*case.inputs)
+    except SbnnError as error:
+        return Outcome(case.name, case.operator, Verdict.REFUSED, str(error))
+    except Exception as error:  # anything else is a defect of ours
+        return Outcome(case.name, case.operator, Verdict.EXCEPTION, f"{type(error).__name__}: {error}")
+    outputs = result if isinstance(result, tuple) else (result,)
+    problem = _difference(outputs, case)
+    return Outcome(case.name, case.operator, Verdict.WRONG if problem else Verdict.RIGHT, problem)
+
+
+def _difference(outputs: tuple[np.ndarray, ...], case: Case) -> str:
+    if len(outputs) != len(case.outputs):
+        return f"{len(outputs)} outputs instead of {len(case.outputs)}"
+    for got, expected in zip(outputs, case.outputs, strict=True):
+        want = np.asarray(expected)
+        if got.shape != want.shape or got.dtype != want.dtype:
+            return f"{got.dtype}{list(got.shape)} instead of {want.dtype}{list(want.shape)}"
+        if want.dtype == bool or np.issubdtype(want.dtype, np.integer):
+            wrong = got != want
+        else:
+            wrong = ~np.isclose(got, want, rtol=case.rtol, atol=case.atol, equal_nan=True)
+        if wrong.any():
+            return f"{wrong.sum()} of {wrong.size} values differ, such as {got[wrong][0]} instead of {want[wrong][0]}"
+    return ""
