@@ -13,8 +13,7 @@ from sbnn_tvm.algebra.coding import SparseArray
 from sbnn_tvm.algebra.domain import MOST_BITS
 
 from . import decoder_operators, opset
-from .node import Node, aligned, as_expr, per_channel, rank_of, shape_of
-from .standard_converters import Converter
+from .node import Converter, Node, aligned, as_expr, per_channel, rank_of, shape_of
 from .window_attributes import Window2d, check_channels
 
 

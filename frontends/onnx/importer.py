@@ -24,8 +24,8 @@ from sbnn_tvm.runtime.metadata import TensorSpec
 from . import opset
 from .binary_converters import BINARY_CONVERTERS
 from .fold_constants import fold, shape_like
-from .node import Node, Value, as_expr, describe, dtype_of, is_static, shape_of
-from .standard_converters import CONVERTERS, Converter
+from .node import Converter, Node, Value, as_expr, describe, dtype_of, is_static, shape_of
+from .operators.table import CONVERTERS
 from .static_shapes import check_element_type, model_inputs, tensor_spec, with_static_inputs
 
 _STANDARD = ("", "ai.onnx")

@@ -87,6 +87,10 @@ class Node:
         return ModelError(f"{self.where} {problem}")
 
 
+Converter: TypeAlias = Callable[[Node], "relax.Expr | None"]
+"""Turns a node into one expression (a tuple for several outputs), or into None to leave the case to TVM's converter."""
+
+
 def describe(node: NodeProto) -> str:
     """The name of a node for a message: its operator, and its name or the value that it computes."""
     operator = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
