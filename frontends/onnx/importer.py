@@ -8,29 +8,48 @@ alone are computed here and leave no node.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 import tvm
-from onnx import NodeProto, inliner, numpy_helper
+from onnx import GraphProto, NodeProto, inliner, numpy_helper
+from onnx.checker import ValidationError
+from onnx.shape_inference import InferenceError
 from tvm import relax
-from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter, _get_convert_map, onnx_input
 
 from sbnn_tvm.errors import ModelError
 from sbnn_tvm.runtime.metadata import TensorSpec
 
 from . import opset
 from .binary_converters import BINARY_CONVERTERS
+from .control_flow import CONTROL_FLOW
 from .fold_constants import fold, shape_like
-from .node import Converter, Node, Value, as_expr, describe, dtype_of, is_static, shape_of
+from .function_bodies import body, has_body, off_default, schema_of
+from .inferred_types import InferredType, contradiction, infer_types, type_proto
+from .node import STANDARD, Converter, Node, Value, as_expr, describe, dtype_of, is_static, shape_of
 from .operators.table import CONVERTERS
-from .static_shapes import check_element_type, model_inputs, tensor_spec, with_static_inputs
+from .refused_operators import REFUSED
+from .static_shapes import (
+    check_declared,
+    check_element_type,
+    check_numpy_type,
+    model_inputs,
+    tensor_spec,
+    with_static_inputs,
+)
+from .tvm_converters import HONOURED, TvmConverters
 
-_STANDARD = ("", "ai.onnx")
 _CONVERTERS = {"": CONVERTERS, "ai.onnx": CONVERTERS, opset.DOMAIN: BINARY_CONVERTERS}
-_TVM_OPERATORS = frozenset(_get_convert_map())
+_WINDOWED = frozenset(
+    {"Conv", "ConvTranspose", "AveragePool", "LpPool", "MaxPool"}
+)  # no output: the input is too small
+OLDEST_OPSET = 7
+"""The oldest version of the standard operators; before it, broadcasting was an attribute."""
+LARGEST_NODE_COUNT = 100_000
+"""Largest number of nodes, those of unrolled loops and of definitions included."""
 _NODES_SHOWN = 3  # number of nodes that a message names for each unsupported operator
 
 
@@ -73,6 +92,7 @@ def import_onnx(
             inconsistent.
     """
     _check_domain_version(model)
+    _check_standard_version(model)
     model = _inline_functions(with_static_inputs(model, input_shape))
     for output in model.graph.output:
         check_element_type("output", output)
@@ -97,24 +117,20 @@ def _check_domain_version(model: onnx.ModelProto) -> None:
             )
 
 
+def _check_standard_version(model: onnx.ModelProto) -> None:
+    versions = {entry.domain: entry.version for entry in model.opset_import if entry.domain in STANDARD}
+    version = versions.get("", versions.get("ai.onnx", 1))
+    if version < OLDEST_OPSET:
+        raise ModelError(
+            f"the model uses version {version} of the standard operators, but only versions from {OLDEST_OPSET} on are "
+            "supported; convert it with onnx.version_converter, or export it again"
+        )
+
+
 def _inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Replaces calls of model-local functions by their bodies, except the ai.sbnn operators.
-
-    Standard operators without a converter are replaced too, if ONNX defines them by other operators.
-    """
+    """Replaces calls of model-local functions by their bodies, except the ai.sbnn operators."""
     foreign = [(function.domain, function.name) for function in model.functions if function.domain != opset.DOMAIN]
-    if foreign:
-        model = inliner.inline_selected_functions(model, foreign)
-    unknown = sorted({node.op_type for node in model.graph.node if node.domain in _STANDARD and not _supports(node)})
-    if unknown:
-        standard = [("", operator) for operator in unknown]
-        model = inliner.inline_selected_functions(model, standard, inline_schema_functions=True)
-    return model
-
-
-def _supports(node: NodeProto) -> bool:
-    own = node.op_type in _CONVERTERS.get(node.domain, {})
-    return own or (node.domain in _STANDARD and node.op_type in _TVM_OPERATORS)
+    return inliner.inline_selected_functions(model, foreign) if foreign else model
 
 
 def _nodes_of_all(main: relax.Function, known: Mapping[str, str]) -> dict[str, str]:
@@ -126,6 +142,28 @@ def _nodes_of_all(main: relax.Function, known: Mapping[str, str]) -> dict[str, s
             current = known.get(binding.var.name, current)
             nodes[binding.var.name] = current
     return dict(reversed(nodes.items()))
+
+
+class _Unknown:
+    """The value of a node that is not supported; it only serves to find all such nodes before the import fails."""
+
+
+_UNKNOWN = _Unknown()
+
+
+@dataclass(frozen=True, eq=False)
+class _Scope:
+    """The values that a node can read, by name.
+
+    Attributes:
+        values: Values by ONNX name; None for an optional input of a function that is omitted.
+        opsets: The operator set versions that apply, by domain.
+        inside: The node of the model whose definition or subgraph this is; None for the model's own graph.
+    """
+
+    values: MutableMapping[str, Value | _Unknown | None]
+    opsets: Mapping[str, int]
+    inside: NodeProto | None = None
 
 
 class _GraphImport:
@@ -142,19 +180,16 @@ class _GraphImport:
         self.returned: list[relax.Var] = []
         self._graph = model.graph
         self._builder = relax.BlockBuilder()
-        self._values: dict[str, Value] = {}
-        self._unknown: set[str] = set()  # values that depend on an unsupported operator
-        self._unsupported: list[NodeProto] = []
+        self._unsupported: list[tuple[NodeProto, NodeProto]] = []  # a node of the model, and the one that it needs
         self._names: set[str] = set()
+        self._visits = 0
         versions = {entry.domain: entry.version for entry in model.opset_import}
-        self._opset = versions.get("", versions.get("ai.onnx", 1))
-        self._opsets = {**versions, "": self._opset}
+        self._scope = _Scope(ChainMap(), {**versions, "": versions.get("", versions.get("ai.onnx", 1))})
+        self._tvm = TvmConverters(self._builder)
         self._output_names = {output.name for output in self._graph.output}
         for node in reversed(self._graph.node):
             if node.op_type in ("Identity", "Dropout") and node.output[0] in self._output_names:
                 self._output_names.add(node.input[0])  # passes its input through, so the same variable is returned
-        self._tvm = ONNXGraphImporter({}, None)
-        self._tvm.bb, self._tvm.opset = self._builder, self._opset
 
     def run(self) -> tvm.IRModule:
         """Builds the module."""
@@ -162,14 +197,16 @@ class _GraphImport:
         for value in model_inputs(self._graph):
             spec = tensor_spec(value)
             parameters.append(relax.Var(self._fresh(spec.name), relax.TensorType(spec.shape, spec.dtype)))
-            self._values[spec.name] = parameters[-1]
-        failure: ModelError | None = None
+            self._scope.values[spec.name] = parameters[-1]
+        failure: Exception | None = None
         with self._builder.function("main", parameters, attrs={"num_input": len(parameters)}):
             with self._builder.dataflow():
                 try:
-                    self._walk(self._graph)
-                    self.returned = [self._output(output.name) for output in self._graph.output]
-                except ModelError as error:
+                    self._walk(self._graph, self._scope)
+                    if self._unsupported:
+                        raise ModelError(_unsupported_message(self._unsupported))
+                    self.returned = [self._output(output) for output in self._graph.output]
+                except Exception as error:
                     failure = error  # raised below: an unfinished builder prints to stderr
                     self.returned = [self._builder.emit_output(relax.Tuple([]))]
             self._builder.emit_func_output(self.returned[0] if len(self.returned) == 1 else relax.Tuple(self.returned))
@@ -177,81 +214,110 @@ class _GraphImport:
             raise failure
         return self._builder.get()
 
-    def _walk(self, graph: onnx.GraphProto) -> None:
+    def _walk(self, graph: GraphProto, scope: _Scope) -> None:
         for tensor in graph.initializer:
-            self._values[tensor.name] = _array(tensor)
+            scope.values[tensor.name] = _array(tensor)
         for sparse in graph.sparse_initializer:
-            self._values[sparse.values.name] = _dense(sparse)
+            scope.values[sparse.values.name] = _dense(sparse)
         for node in graph.node:
-            self._visit(node)
-        if graph is self._graph and self._unsupported:
-            raise ModelError(_unsupported_message(self._unsupported))
+            self._visit(node, scope)
 
-    def _visit(self, node: NodeProto) -> None:
-        if any(name in self._unknown for name in node.input):
-            if not _supports(node):
-                self._unsupported.append(node)
-            self._unknown.update(node.output)
+    def _visit(self, node: NodeProto, scope: _Scope) -> None:
+        self._visits += 1
+        if self._visits > LARGEST_NODE_COUNT:
+            raise ModelError(
+                f"{describe(scope.inside or node)} makes the model larger than {LARGEST_NODE_COUNT} nodes once its "
+                "loops are unrolled; export the model with fewer iterations"
+            )
+        read = [self._lookup(node, name, scope) if name else None for name in node.input]
+        if any(value is _UNKNOWN for value in read):
+            if not _supports(node, scope):
+                self._leave_out(node, scope)
+            scope.values.update(dict.fromkeys(node.output, _UNKNOWN))
             return
-        inputs = tuple(self._lookup(node, name) if name else None for name in node.input)
-        if self._fold(node, inputs):
+        inputs = tuple(value for value in read if not isinstance(value, _Unknown))
+        if self._fold(node, inputs, scope):
             return
-        if node.op_type == "If" and node.domain in _STANDARD and isinstance(inputs[0], np.ndarray):
-            self._take_branch(node, bool(inputs[0].item()))
-            return
-        if not _supports(node):
-            self._unsupported.append(node)
-            self._unknown.update(node.output)
+        if not _supports(node, scope):
+            self._leave_out(node, scope)
             return
         try:
-            results = self._convert(node, inputs)
+            types = self._infer(node, inputs, scope)
+            results = self._convert(node, inputs, types, scope)
         except ModelError:
             raise
         except Exception as error:  # TVM's converters and type inference raise any type
-            shapes = ", ".join(_shape_text(value) for value in inputs if value is not None)
-            raise ModelError(
-                f"{describe(node)} on inputs of shape {shapes} cannot be imported: {_reason(error)}"
-            ) from None
-        self._bind(node, results)
+            raise ModelError(f"{_on_inputs(node, inputs)} cannot be imported: {_reason(error)}") from error
+        if results is None:
+            self._leave_out(node, scope)
+        else:
+            self._bind(node, results, types, scope)
 
-    def _lookup(self, node: NodeProto, name: str) -> Value:
-        if name not in self._values:
+    def _leave_out(self, node: NodeProto, scope: _Scope) -> None:
+        if node.domain in STANDARD and node.op_type in REFUSED:
+            raise ModelError(f"{describe(scope.inside or node)} {REFUSED[node.op_type]}")
+        self._unsupported.append((scope.inside or node, node))
+        scope.values.update(dict.fromkeys(node.output, _UNKNOWN))
+
+    def _lookup(self, node: NodeProto, name: str, scope: _Scope) -> Value | _Unknown | None:
+        if name not in scope.values:
             raise ModelError(f"{describe(node)} reads {name!r}, which no earlier node computes")
-        return self._values[name]
+        return scope.values[name]
 
-    def _fold(self, node: NodeProto, inputs: tuple[Value | None, ...]) -> bool:
+    def _fold(self, node: NodeProto, inputs: Sequence[Value | None], scope: _Scope) -> bool:
         """Evaluates a node whose result depends on constants and static shapes alone."""
-        if node.op_type in ("Shape", "Size") and node.domain in _STANDARD:
-            inputs = tuple(value if value is None else shape_like(shape_of(value), dtype_of(value)) for value in inputs)
+        if node.op_type in ("Shape", "Size") and node.domain in STANDARD:
+            inputs = [value if value is None else shape_like(shape_of(value), dtype_of(value)) for value in inputs]
         constants = [value for value in inputs if value is None or isinstance(value, np.ndarray)]
         if len(constants) != len(inputs):
             return False
-        results = fold(node, constants, self._opsets)
+        results = fold(node, constants, scope.opsets)
         if results is None:
             return False
-        self._values.update(zip(node.output, results, strict=True))
+        scope.values.update(zip(node.output, results, strict=True))
         return True
 
-    def _take_branch(self, node: NodeProto, condition: bool) -> None:
-        wanted = "then_branch" if condition else "else_branch"
-        branch = next(attribute.g for attribute in node.attribute if attribute.name == wanted)
-        self._walk(branch)
-        for name, inner in zip(node.output, branch.output, strict=True):
-            if inner.name in self._unknown:
-                self._unknown.add(name)
-            else:
-                self._values[name] = self._lookup(node, inner.name)
+    def _infer(self, node: NodeProto, inputs: Sequence[Value | None], scope: _Scope) -> dict[str, InferredType]:
+        """The types that ONNX gives to the outputs of a standard node; none for those with subgraphs."""
+        if node.domain not in STANDARD or node.op_type in CONTROL_FLOW:
+            return {}
+        try:
+            types = infer_types(node, inputs, scope.opsets)
+        except (InferenceError, ValidationError) as error:
+            raise ModelError(f"{_on_inputs(node, inputs)} is not valid ONNX: {contradiction(error)}") from None
+        for name, found in types.items():
+            check_numpy_type(f"{describe(node)} computes {name!r}, which", found.dtype)
+        return types
 
-    def _convert(self, node: NodeProto, inputs: tuple[Value | None, ...]) -> list[relax.Expr]:
+    def _convert(
+        self, node: NodeProto, inputs: Sequence[Value | None], types: Mapping[str, InferredType], scope: _Scope
+    ) -> list[Value] | None:
         """The expressions of a node's outputs; all steps but the last are bound to variables already."""
+        named = [name for name in node.output if name]
+        if all(name in types and types[name].empty for name in named) and node.op_type not in _WINDOWED:
+            return [types[name].without_elements() if name else np.empty(0) for name in node.output]
+        version = scope.opsets["" if node.domain in STANDARD else node.domain]
+        if node.op_type in CONTROL_FLOW and node.domain in STANDARD:
+            unroll = CONTROL_FLOW[node.op_type]
+            return unroll(node, version, inputs, lambda graph, given: self._run(graph, given, node, scope))
         converter: Converter | None = _CONVERTERS[node.domain].get(node.op_type)
-        version = self._opset if node.domain in _STANDARD else self._opsets[node.domain]
         hint = f"{node.output[0]}_part"
         result = None
         if converter is not None:
-            result = converter(Node(node, inputs, version, lambda expr: self._emit(expr, hint)))
-        if result is None:
-            result = self._convert_by_tvm(node, inputs)
+            read = Node(node, tuple(inputs), version, lambda expr: self._emit(expr, hint))
+            result = converter(read)
+            unread = off_default(node, version, read.read) if result is not None and node.domain in STANDARD else ""
+            if unread:
+                raise read.error(f"has {unread}, which is not supported; export the model without it")
+        if result is None and node.domain in STANDARD:
+            problem = self._tvm.problem(node, inputs, version)
+            if problem is None:
+                result = self._tvm.convert(node, inputs, version)
+            else:
+                results = self._expand(node, inputs, scope)
+                if results is None and problem:
+                    raise ModelError(f"{describe(node)} {problem}")
+                return results
         result = self._builder.normalize(result)
         if isinstance(result, relax.Tuple):
             return list(result.fields)
@@ -260,53 +326,87 @@ class _GraphImport:
             return [relax.TupleGetItem(parts, index) for index in range(len(parts.ty.fields))]
         return [result]
 
-    def _convert_by_tvm(self, node: NodeProto, inputs: tuple[Value | None, ...]) -> relax.Expr:
-        attributes = self._tvm._parse_attr(node.attribute)
-        attributes["tvm_custom"] = {"name": node.name, "num_outputs": len(node.output)}
-        operands = onnx_input([value if value is None else as_expr(value) for value in inputs])
-        return self._tvm._convert_operator(node.op_type, operands, attributes, self._opset)
+    def _expand(self, node: NodeProto, inputs: Sequence[Value | None], scope: _Scope) -> list[Value] | None:
+        """The outputs of a node by ONNX's definition of it; None if it has none, or needs what is not supported."""
+        types = [None if value is None else type_proto(value) for value in inputs]
+        function = body(node, types, scope.opsets[""])
+        if function is None:
+            return None
+        given: dict[str, Value | _Unknown | None] = dict.fromkeys(function.input)
+        given.update(zip(function.input, inputs, strict=False))
+        inner = _Scope(given, scope.opsets, scope.inside or node)
+        for part in function.node:
+            self._visit(part, inner)
+        results = [inner.values[name] for name, _ in zip(function.output, node.output, strict=False)]
+        return None if any(value is _UNKNOWN for value in results) else results  # type: ignore[return-value]
 
-    def _bind(self, node: NodeProto, results: list[relax.Expr]) -> None:
+    def _run(self, graph: GraphProto, given: Mapping[str, Value], node: NodeProto, scope: _Scope) -> list[Value] | None:
+        """The outputs of a subgraph; None if it needs what is not supported."""
+        known = (np.ndarray, relax.Var)
+        local = {name: value if isinstance(value, known) else self._emit(value, name) for name, value in given.items()}
+        inner = _Scope(ChainMap(local, scope.values), scope.opsets, scope.inside or node)
+        self._walk(graph, inner)
+        results = [self._lookup(node, output.name, inner) for output in graph.output]
+        return None if any(value is _UNKNOWN for value in results) else results  # type: ignore[return-value]
+
+    def _bind(
+        self, node: NodeProto, results: Sequence[Value], types: Mapping[str, InferredType], scope: _Scope
+    ) -> None:
         """Binds each output of a node to a variable."""
         if len(node.output) > len(results):
             raise ModelError(f"{describe(node)} has {len(node.output)} outputs, of which {len(results)} are supported")
+        top = scope.inside is None
+        inputs = [value for value in map(scope.values.get, node.input) if isinstance(value, relax.Var)]
         for name, result in zip(node.output, results, strict=False):
             if not name:
                 continue
             if isinstance(result, tvm.ir.GenericConst):
-                self._values[name] = result.value.numpy()
+                result = result.value.numpy()
+            if isinstance(result, np.ndarray):
+                _check_type(node, name, result, types)
+                scope.values[name] = result
                 continue
-            if isinstance(result, relax.Var):
-                variable = result  # an input of the node, or bound by TVM's converter
-            elif name in self._output_names:
+            if isinstance(result, relax.Var) and not (top and name in self._output_names and not _is_output(result)):
+                variable = result  # an input of the node, or bound already
+            elif top and name in self._output_names and not any(result.same_as(value) for value in inputs):
                 variable = self._builder.emit_output(result, self._fresh(name))
             else:
-                variable = self._emit(result, name)
+                variable = result if isinstance(result, relax.Var) else self._emit(result, name)
             if not is_static(variable):
                 raise ModelError(
                     f"{describe(node)} has an output whose shape depends on the data, "
                     "which is not supported; every shape must follow from the input shapes"
                 )
-            if isinstance(variable.ty, relax.TensorType) and min(shape_of(variable), default=1) < 1:
-                shapes = ", ".join(_shape_text(value) for value in self._inputs_of(node))
-                raise ModelError(
-                    f"{describe(node)} has an output of shape {list(shape_of(variable))} for inputs of shape {shapes}; "
-                    "the model needs a larger input"
-                )
-            self._values[name] = variable
-            if not any(variable.same_as(value) for value in self._inputs_of(node)):
+            if isinstance(variable.ty, relax.TensorType):
+                shape = shape_of(variable)
+                if min(shape, default=1) == 0 and node.op_type not in _WINDOWED:
+                    scope.values[name] = np.empty(shape, dtype_of(variable))  # known, as it has no elements
+                    continue
+                if min(shape, default=1) < 1:
+                    shapes = ", ".join(_shape_text(value) for value in inputs)
+                    raise ModelError(
+                        f"{describe(node)} has an output of shape {list(shape)} for inputs of shape "
+                        f"{shapes}; the model needs a larger input"
+                    )
+                _check_type(node, name, variable, types)
+            scope.values[name] = variable
+            if top and not any(variable.same_as(value) for value in inputs):
                 self.trace[variable.name] = name
                 self.nodes[variable.name] = node.name or node.output[0]
 
-    def _inputs_of(self, node: NodeProto) -> Iterator[relax.Expr]:
-        return (value for value in map(self._values.get, node.input) if isinstance(value, relax.Var))
-
-    def _output(self, name: str) -> relax.Var:
+    def _output(self, declared: onnx.ValueInfoProto) -> relax.Var:
         """A variable that ``main`` may return; the result of a node is one already."""
-        value = self._values.get(name)
-        if value is None:
+        name = declared.name
+        value = self._scope.values.get(name)
+        if value is None or isinstance(value, _Unknown):
             raise ModelError(f"the model returns {name!r}, which no node computes")
-        if isinstance(value, relax.Var) and not isinstance(value, relax.DataflowVar) and value.name in self.trace:
+        check_declared(declared, dtype_of(value), shape_of(value))
+        if 0 in shape_of(value):
+            raise ModelError(
+                f"the model returns {name!r} of shape {list(shape_of(value))}, which has no elements; "
+                "remove that output"
+            )
+        if isinstance(value, relax.Var) and _is_output(value) and value.name in self.trace:
             return value
         variable = self._builder.emit_output(as_expr(value), self._fresh(name))
         self.trace[variable.name] = name
@@ -328,6 +428,31 @@ class _GraphImport:
         return name
 
 
+def _is_output(variable: relax.Var) -> bool:
+    return not isinstance(variable, relax.DataflowVar)
+
+
+def _supports(node: NodeProto, scope: _Scope) -> bool:
+    """Whether there may be a way to import a node; whether there is one depends on its attributes and inputs."""
+    if node.domain not in STANDARD:
+        return node.op_type in _CONVERTERS.get(node.domain, {})
+    version = scope.opsets[""]
+    if schema_of(node.op_type, version) is None:
+        return False
+    own = node.op_type in CONVERTERS or node.op_type in CONTROL_FLOW
+    return own or node.op_type in HONOURED or has_body(node, version)
+
+
+def _check_type(node: NodeProto, name: str, value: Value, types: Mapping[str, InferredType]) -> None:
+    """Raises ModelError if a value does not have the type that ONNX infers: no wrong converter goes unnoticed."""
+    inferred = types.get(name)
+    if inferred is not None and not inferred.holds(dtype_of(value), shape_of(value)):
+        raise ModelError(
+            f"{describe(node)} would be compiled to {dtype_of(value)}{list(shape_of(value))}, but ONNX says that "
+            f"{name!r} is {inferred}: this form of the operator is not supported; export the model without it"
+        )
+
+
 def _array(tensor: onnx.TensorProto) -> np.ndarray:
     try:
         return numpy_helper.to_array(tensor)
@@ -347,6 +472,11 @@ def _dense(sparse: onnx.SparseTensorProto) -> np.ndarray:
     return dense
 
 
+def _on_inputs(node: NodeProto, inputs: Iterable[Value | None]) -> str:
+    shapes = [_shape_text(value) for value in inputs if value is not None]
+    return f"{describe(node)} on inputs of shape {', '.join(shapes)}" if shapes else describe(node)
+
+
 def _shape_text(value: Value) -> str:
     return str(list(shape_of(value))) if isinstance(value, np.ndarray) or is_static(value) else str(value.ty)
 
@@ -359,11 +489,13 @@ def _reason(error: Exception) -> str:
     return re.split(r"\.\s", line)[0].rstrip(".")
 
 
-def _unsupported_message(nodes: Iterable[NodeProto]) -> str:
+def _unsupported_message(nodes: Iterable[tuple[NodeProto, NodeProto]]) -> str:
     by_operator: dict[str, list[str]] = {}
-    for node in nodes:
-        operator = node.op_type if node.domain in _STANDARD else f"{node.domain}::{node.op_type}"
+    for node, needed in nodes:
+        operator = node.op_type if node.domain in STANDARD else f"{node.domain}::{node.op_type}"
         place = f"node {node.name!r}" if node.name else "the node"
+        if needed is not node:
+            operator += f", which needs {needed.op_type},"
         by_operator.setdefault(operator, []).append(f"{place} that computes {next(filter(None, node.output), '')!r}")
     parts = []
     for operator, places in by_operator.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,8 +12,31 @@ from tvm import relax, tirx
 
 from sbnn_tvm.errors import ModelError
 
+STANDARD = ("", "ai.onnx")
+"""Names of the domain of the standard operators."""
+
 Value: TypeAlias = np.ndarray | relax.Expr
 """An ONNX value during the import: a constant, or an expression of the model's inputs."""
+
+
+class _Attributes(dict[str, Any]):
+    """Attribute values by name, which note in ``read`` what was asked for."""
+
+    def __init__(self, values: dict[str, Any], read: set[str]) -> None:
+        super().__init__(values)
+        self._read = read
+
+    def __getitem__(self, name: str) -> Any:
+        self._read.add(name)
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        self._read.add(str(name))
+        return super().__contains__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self._read.add(name)
+        return super().get(name, default)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +48,15 @@ class Node:
         inputs: Its inputs in order; None for an omitted optional input.
         opset: Version of the node's operator set.
         emit: Binds an intermediate expression to a variable. Converters return the last expression unbound.
+        read: The attributes that the converter has asked for, or knows to mean nothing. The importer refuses a node
+            with any other attribute off its default.
     """
 
     proto: NodeProto
     inputs: tuple[Value | None, ...]
     opset: int
     emit: Callable[[relax.Expr], relax.Var]
+    read: set[str] = field(default_factory=set)
 
     @property
     def where(self) -> str:
@@ -41,7 +67,12 @@ class Node:
     def attributes(self) -> dict[str, Any]:
         """Attribute values by name; strings are decoded."""
         values = {attribute.name: helper.get_attribute_value(attribute) for attribute in self.proto.attribute}
-        return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
+        decoded = {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
+        return _Attributes(decoded, self.read)
+
+    def ignore(self, *names: str) -> None:
+        """Says that these attributes mean nothing here."""
+        self.read.update(names)
 
     def attribute(self, name: str) -> Any:
         """The value of a required attribute."""
@@ -93,7 +124,7 @@ Converter: TypeAlias = Callable[[Node], "relax.Expr | None"]
 
 def describe(node: NodeProto) -> str:
     """The name of a node for a message: its operator, and its name or the value that it computes."""
-    operator = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+    operator = node.op_type if node.domain in STANDARD else f"{node.domain}::{node.op_type}"
     output = next((name for name in node.output if name), "")
     return f"{operator} node {node.name!r}" if node.name else f"the {operator} node that computes {output!r}"
 

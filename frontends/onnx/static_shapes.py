@@ -53,12 +53,37 @@ def model_inputs(graph: onnx.GraphProto) -> list[ValueInfoProto]:
 
 def check_element_type(role: str, value: ValueInfoProto) -> None:
     """Raises ModelError if a declared input or output has an element type that numpy lacks."""
-    element = value.type.tensor_type.elem_type
+    check_numpy_type(f"{role} {value.name!r}", value.type.tensor_type.elem_type)
+
+
+def check_numpy_type(what: str, element: int) -> None:
+    """Raises ModelError if numpy lacks an element type; ``what`` begins the sentence."""
     if element not in _NUMPY_TYPES:
+        known = element in TensorProto.DataType.values()
         raise ModelError(
-            f"{role} {value.name!r} has the element type {TensorProto.DataType.Name(element)}; "
-            "export the model with one that numpy has, such as float32 or int64"
+            f"{what} has the element type {TensorProto.DataType.Name(element) if known else element}, which is not "
+            "supported; export the model with one that numpy has, such as float32 or int64"
         )
+
+
+def check_declared(value: ValueInfoProto, dtype: str, shape: Sequence[int]) -> None:
+    """Raises ModelError if an output does not have the type that the model declares for it."""
+    tensor = value.type.tensor_type
+    declared = _declared(value)
+    same_type = not tensor.elem_type or onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name == dtype
+    if same_type and (
+        declared is None
+        or (
+            len(declared) == len(shape)
+            and all(not isinstance(dim, int) or dim == size for dim, size in zip(declared, shape, strict=True))
+        )
+    ):
+        return
+    wanted = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name if tensor.elem_type else "any type"
+    raise ModelError(
+        f"the model declares its output {value.name!r} as {wanted} of shape {_text(declared or ())}, but computes "
+        f"{dtype} of shape {list(shape)}; correct the declaration, or export the model again"
+    )
 
 
 def tensor_spec(value: ValueInfoProto) -> TensorSpec:

@@ -69,7 +69,7 @@ def _frozen(case: onnx.backend.test.case.test_case.TestCase) -> Case:
     given, expected = case.data_sets[0]
     remaining: list[onnx.ValueInfoProto] = []
     inputs: list[object] = []
-    for value, array in zip(case.model.graph.input, given, strict=True):
+    for value, array in zip(case.model.graph.input, map(_array, given), strict=True):
         if value.name in _FROZEN and isinstance(array, np.ndarray) and array.size <= _LARGEST_FROZEN:
             model.graph.initializer.append(numpy_helper.from_array(array, value.name))
         else:
@@ -78,8 +78,20 @@ def _frozen(case: onnx.backend.test.case.test_case.TestCase) -> Case:
     del model.graph.input[:]
     model.graph.input.extend(remaining)
     return Case(
-        case.name, _operator(case.name, case.model), model, tuple(inputs), tuple(expected), case.rtol, case.atol
+        case.name,
+        _operator(case.name, case.model),
+        model,
+        tuple(inputs),
+        tuple(map(_array, expected)),
+        case.rtol,
+        case.atol,
     )
+
+
+def _array(value: object) -> object:
+    if isinstance(value, onnx.TensorProto):
+        return numpy_helper.to_array(value)
+    return np.asarray(value) if isinstance(value, np.generic) else value
 
 
 def _operator(name: str, model: onnx.ModelProto) -> str:

@@ -42,7 +42,7 @@ class Outcome:
 def outcome(case: Case) -> Outcome:
     """Compile and run a case on one thread."""
     try:
-        module = sbnn_tvm.compile(case.model)
+        module = sbnn_tvm.compile(case.model, input_shape=_open_shapes(case))
         result = module.library.run(*case.inputs)
     except SbnnError as error:
         return Outcome(case.name, case.operator, Verdict.REFUSED, str(error))
@@ -51,6 +51,17 @@ def outcome(case: Case) -> Outcome:
     outputs = result if isinstance(result, tuple) else (result,)
     problem = _difference(outputs, case)
     return Outcome(case.name, case.operator, Verdict.WRONG if problem else Verdict.RIGHT, problem)
+
+
+def _open_shapes(case: Case) -> dict[str, tuple[int, ...]]:
+    """The shapes of the inputs that the model declares with open dimensions, as a user would give them."""
+    return {
+        value.name: array.shape
+        for value, array in zip(case.model.graph.input, case.inputs, strict=True)
+        if isinstance(array, np.ndarray)
+        and array.size
+        and any(not dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim)
+    }
 
 
 def _difference(outputs: tuple[np.ndarray, ...], case: Case) -> str:

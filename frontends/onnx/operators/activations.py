@@ -59,10 +59,40 @@ def sign(node: Node) -> relax.Expr:
     return relax.op.sign(node.expr(0))
 
 
+def softplus(node: Node) -> relax.Expr:
+    """``log(1 + exp(x))``, without overflow and exact for very negative x."""
+    return _softplus(node, node.expr(0))
+
+
+def _softplus(node: Node, x: relax.Expr) -> relax.Expr:
+    """``max(x, 0) + log1p(u)`` with ``u = exp(-abs(x))``.
+
+    ``log1p(u)`` is ``log(w) * u / (w - 1)`` with ``w = 1 + u`` in floating point, which cancels the rounding of w.
+    """
+    dtype, rank = dtype_of(x), rank_of(x)
+    zero, one = (aligned(np.array(value, dtype), rank) for value in (0, 1))
+    u = node.emit(relax.op.exp(node.emit(relax.op.negative(node.emit(relax.op.abs(x))))))
+    w = node.emit(relax.op.add(one, u))
+    gap = node.emit(relax.op.subtract(w, one))
+    lost = node.emit(relax.op.equal(gap, zero))
+    quotient = node.emit(relax.op.divide(u, node.emit(relax.op.where(lost, one, gap))))
+    logarithm = node.emit(relax.op.multiply(node.emit(relax.op.log(w)), quotient))
+    tail = node.emit(relax.op.where(lost, u, logarithm))
+    return relax.op.add(node.emit(relax.op.maximum(x, zero)), tail)
+
+
+def mish(node: Node) -> relax.Expr:
+    """``x * tanh(softplus(x))``."""
+    x = node.expr(0)
+    return relax.op.multiply(x, node.emit(relax.op.tanh(node.emit(_softplus(node, x)))))
+
+
 CONVERTERS: dict[str, Converter] = {
     "PRelu": prelu,
+    "Mish": mish,
     "Relu": relu,
     "LeakyRelu": leaky_relu,
     "Clip": clip,
     "Sign": sign,
+    "Softplus": softplus,
 }

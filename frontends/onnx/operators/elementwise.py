@@ -9,11 +9,12 @@ import numpy as np
 from onnx import helper
 from tvm import relax
 
-from ..node import Converter, Node, dtype_of, rank_of
+from ..node import Converter, Node, aligned, as_expr, dtype_of, rank_of, shape_of
 
 
 def cast(node: Node) -> relax.Expr | None:
     """The input itself for its own type, 0 and 1 from truth values; TVM converts all others."""
+    node.ignore("saturate", "round_mode")  # of float8 alone
     x, dtype = node.expr(0), helper.tensor_dtype_to_np_dtype(node.attribute("to")).name
     if dtype == dtype_of(x):
         return x
@@ -32,11 +33,15 @@ def identity(node: Node) -> relax.Expr:
 
 
 def dropout(node: Node) -> relax.Expr:
-    """The input itself, since inference drops nothing."""
+    """The input itself, since inference drops nothing; the mask says so."""
+    node.ignore("ratio", "seed", "is_test")
     training = node.value(2)
-    if node.uses_output(1) or not (training is None or (isinstance(training, np.ndarray) and not training.any())):
-        raise node.error("is in training mode or returns its mask; export the model in evaluation mode")
-    return node.expr(0)
+    if not (training is None or (isinstance(training, np.ndarray) and not training.any())):
+        raise node.error("is in training mode; export the model in evaluation mode")
+    x = node.expr(0)
+    if not node.uses_output(1):
+        return x
+    return relax.Tuple([x, as_expr(np.ones(shape_of(x), dtype_of(x) if node.opset < 10 else "bool"))])
 
 
 def _binary(operator: Callable[[relax.Expr, relax.Expr], relax.Expr]) -> Converter:
@@ -61,19 +66,93 @@ def divide(node: Node) -> relax.Expr | None:
     return _binary(relax.op.divide)(node) if dtype_of(node.required(0)).startswith("float") else None
 
 
+def power(node: Node) -> relax.Expr:
+    """``x ** y`` in the type of x, whatever the type of y."""
+    x, dtype = node.required(0), dtype_of(node.required(0))
+    rank = max(rank_of(x), rank_of(node.required(1)))
+    working = dtype if dtype.startswith("float") else "float64"  # exact below 2^53
+    base, exponent = (_as_type(node, node.aligned(index, rank), working) for index in (0, 1))
+    result = relax.op.power(base, exponent)
+    return result if working == dtype else relax.op.astype(node.emit(result), dtype)
+
+
+def _as_type(node: Node, x: relax.Expr, dtype: str) -> relax.Expr:
+    return x if dtype_of(node.emit(x)) == dtype else node.emit(relax.op.astype(x, dtype))
+
+
+def modulo(node: Node) -> relax.Expr:
+    """The remainder with the sign of the divisor, or with that of the dividend if ``fmod`` is 1."""
+    rank = max(rank_of(node.required(0)), rank_of(node.required(1)))
+    x, y = node.aligned(0, rank), node.aligned(1, rank)
+    dtype = dtype_of(node.required(0))
+    if dtype.startswith("float"):
+        return _float_modulo(node, x, y, dtype, rank)
+    return relax.op.mod(x, y) if node.attributes.get("fmod", 0) else relax.op.floor_mod(x, y)
+
+
+def _float_modulo(node: Node, x: relax.Expr, y: relax.Expr, dtype: str, rank: int) -> relax.Expr:
+    """C's fmod; without ``fmod`` the divisor is added where the signs differ, as numpy does."""
+    rest = node.emit(relax.op.mod(x, y))
+    if node.attributes.get("fmod", 0):
+        return rest
+    zero = aligned(np.zeros((), dtype), rank)
+    differ = node.emit(relax.op.not_equal(node.emit(relax.op.less(rest, zero)), node.emit(relax.op.less(y, zero))))
+    some = node.emit(relax.op.not_equal(rest, zero))
+    moved = node.emit(relax.op.add(rest, y))
+    return relax.op.where(node.emit(relax.op.logical_and(differ, some)), moved, rest)
+
+
+def is_infinite(node: Node) -> relax.Expr:
+    """Whether an element is infinite, of the signs that the attributes ask for."""
+    x = node.expr(0)
+    zero = aligned(np.zeros((), dtype_of(x)), rank_of(x))
+    found = node.emit(relax.op.isinf(x))
+    positive, negative = (node.attributes.get(f"detect_{sign}", 1) for sign in ("positive", "negative"))
+    if positive and negative:
+        return found
+    if not positive and not negative:
+        return relax.op.less(x, x)  # never
+    side = relax.op.greater(x, zero) if positive else relax.op.less(x, zero)
+    return relax.op.logical_and(found, node.emit(side))
+
+
+def bit_shift(node: Node) -> relax.Expr:
+    """Shifts of integers; a shift by the width or more gives 0 (or -1 to the right of a negative number)."""
+    dtype = dtype_of(node.required(0))
+    rank, bits = max(rank_of(node.required(0)), rank_of(node.required(1))), np.iinfo(dtype).bits
+    x, amount = node.aligned(0, rank), node.aligned(1, rank)
+    last = aligned(np.array(bits - 1, dtype), rank)
+    inside = node.emit(relax.op.less_equal(amount, last))
+    if not dtype.startswith("u"):
+        zero = aligned(np.array(0, dtype), rank)
+        inside = node.emit(relax.op.logical_and(inside, node.emit(relax.op.greater_equal(amount, zero))))
+    bounded = node.emit(relax.op.where(inside, amount, last))
+    if node.attribute("direction") == "RIGHT":
+        shifted = node.emit(relax.op.right_shift(x, bounded))
+        if not dtype.startswith("u"):
+            return shifted
+    else:
+        shifted = node.emit(relax.op.left_shift(x, bounded))
+    return relax.op.where(inside, shifted, aligned(np.array(0, dtype), rank))
+
+
 CONVERTERS: dict[str, Converter] = {
     "Add": _binary(relax.op.add),
+    "BitShift": bit_shift,
     "Cast": cast,
     "Div": divide,
     "Dropout": dropout,
     "Greater": _binary(relax.op.greater),
     "GreaterOrEqual": _binary(relax.op.greater_equal),
     "Identity": identity,
+    "IsInf": is_infinite,
     "Less": _binary(relax.op.less),
     "LessOrEqual": _binary(relax.op.less_equal),
     "Max": _variadic(relax.op.maximum),
     "Min": _variadic(relax.op.minimum),
+    "Mod": modulo,
     "Mul": _binary(relax.op.multiply),
+    "Pow": power,
     "Sub": _binary(relax.op.subtract),
     "Sum": _variadic(relax.op.add),
     "Where": where,

@@ -4,29 +4,68 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
 from tvm import relax
 
-from ..node import Converter, Node, rank_of, shape_of
+from ..node import Converter, Node, as_expr, dtype_of, rank_of, shape_of
 
 
-def pad(node: Node) -> relax.Expr | None:
-    """Padding with a constant; TVM converts other modes."""
+def pad(node: Node) -> relax.Expr:
+    """Padding of any mode; negative amounts crop."""
     x, attributes = node.expr(0), node.attributes
-    rank = rank_of(x)
-    if attributes.get("mode", "constant") != "constant":
-        return None
+    rank, mode = rank_of(x), attributes.get("mode", "constant")
     if node.opset < 11:
         amounts, fill = list(attributes["pads"]), float(attributes.get("value", 0.0))
     else:
         given = node.value(2)
-        amounts, fill = node.constant(1).tolist(), 0.0 if given is None else node.constant(2).item()
-    axes = range(rank) if node.value(3) is None else [axis % rank for axis in node.constant(3).tolist()]
-    if any(amount < 0 for amount in amounts):
-        raise node.error(f"has negative pads {amounts}, which is not supported; use Slice to crop")
-    widths = [0] * (2 * rank)
+        amounts = node.constant(1).tolist()
+        fill = 0.0 if given is None or mode != "constant" else node.constant(2).item()
+    axes = list(range(rank)) if node.value(3) is None else [axis % rank for axis in node.constant(3).tolist()]
+    if len(amounts) != 2 * len(axes):
+        raise node.error(f"has {len(amounts)} pads for {len(axes)} axes; expected two for each")
+    before, after = [0] * rank, [0] * rank
     for index, axis in enumerate(axes):
-        widths[2 * axis], widths[2 * axis + 1] = amounts[index], amounts[index + len(axes)]
+        before[axis], after[axis] = amounts[index], amounts[index + len(axes)]
+    if mode == "constant":
+        return _padded(node, x, before, after, fill)
+    for axis in range(rank):
+        if before[axis] or after[axis]:
+            picks = _mirrored(node, shape_of(x)[axis], before[axis], after[axis], mode)
+            x = node.emit(relax.op.take(x, as_expr(picks), axis, mode="clip"))
+    return x
+
+
+def _padded(node: Node, x: relax.Expr, before: list[int], after: list[int], fill: float) -> relax.Expr:
+    if min(*before, *after) < 0:
+        shape = shape_of(x)
+        cropped = [axis for axis in range(len(shape)) if min(before[axis], after[axis]) < 0]
+        starts = [max(-before[axis], 0) for axis in cropped]
+        ends = [shape[axis] - max(-after[axis], 0) for axis in cropped]
+        if any(end <= start for start, end in zip(starts, ends, strict=True)):
+            raise node.error(
+                f"crops an input of shape {list(shape)} by the pads {before} and {after}, which leaves none"
+            )
+        x = node.emit(relax.op.strided_slice(x, cropped, starts, ends, assume_inbound=True))
+    widths = [max(amount, 0) for pair in zip(before, after, strict=True) for amount in pair]
+    if dtype_of(x) == "bool":
+        numbers = node.emit(relax.op.astype(x, "uint8"))
+        padded = node.emit(relax.op.nn.pad(numbers, widths, pad_mode="constant", pad_value=int(fill)))
+        return relax.op.astype(padded, "bool")
     return relax.op.nn.pad(x, widths, pad_mode="constant", pad_value=fill)
+
+
+def _mirrored(node: Node, size: int, before: int, after: int, mode: str) -> np.ndarray:
+    """The elements along an axis of ``size`` that a padded axis shows."""
+    places = np.arange(-before, size + after)
+    if mode == "edge":
+        return np.clip(places, 0, size - 1)
+    if mode == "wrap":
+        return places % size
+    if mode != "reflect":
+        raise node.error(f"has mode={mode!r}; expected constant, edge, reflect or wrap")
+    period = max(2 * (size - 1), 1)
+    folded = places % period
+    return np.minimum(folded, period - folded) if size > 1 else np.zeros_like(places)
 
 
 def reshape(node: Node) -> relax.Expr:

@@ -1,0 +1,152 @@
+"""The operators that are left to TVM's own converters, and what these honour.
+
+TVM's converters ignore attributes and inputs that they do not know. So a node goes there only if all that it says is in
+this table; otherwise it is imported by ONNX's definition of the operator, or refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from onnx import NodeProto
+from tvm import relax
+from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter, onnx_input
+
+from .function_bodies import off_default
+from .node import Value, as_expr, dtype_of
+
+_FLOATS = frozenset({"float16", "float32", "float64"})
+_NUMBERS = _FLOATS | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+
+
+@dataclass(frozen=True)
+class Honoured:
+    """What TVM's converter of an operator reads.
+
+    Attributes:
+        attributes: Attributes that it honours; all others must have their defaults.
+        since: The first operator set whose form it reads.
+        constants: Inputs that must not depend on the model's inputs.
+        dtypes: Element types of the first input that it converts right.
+    """
+
+    attributes: frozenset[str] = field(default_factory=frozenset)
+    since: int = 1
+    constants: tuple[int, ...] = ()
+    dtypes: frozenset[str] = _NUMBERS
+
+
+def _honours(*attributes: str, since: int = 1, constants: tuple[int, ...] = (), **kinds: frozenset[str]) -> Honoured:
+    return Honoured(frozenset(attributes), since, constants, **kinds)
+
+
+_TRUTH = frozenset({"bool"})
+_ALL = _NUMBERS | _TRUTH
+
+HONOURED: dict[str, Honoured] = {
+    **dict.fromkeys(
+        ("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Cos", "Cosh", "Erf", "Exp", "Floor", "IsNaN"),
+        _honours(dtypes=_FLOATS),
+    ),
+    **dict.fromkeys(
+        ("HardSwish", "Log", "Reciprocal", "Round", "Sigmoid", "Sin", "Sinh", "Softsign", "Sqrt", "Tan", "Tanh"),
+        _honours(dtypes=_FLOATS),
+    ),
+    **dict.fromkeys(("And", "Not", "Or", "Xor"), _honours(since=7, dtypes=_TRUTH)),
+    **dict.fromkeys(("Abs", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Neg"), _honours()),
+    "ArgMax": _honours("axis", "keepdims", "select_last_index"),
+    "ArgMin": _honours("axis", "keepdims", "select_last_index"),
+    "AveragePool": _honours(
+        "auto_pad", "ceil_mode", "count_include_pad", "dilations", "kernel_shape", "pads", "strides", dtypes=_FLOATS
+    ),
+    "BatchNormalization": _honours("epsilon", "momentum", "spatial", since=9, dtypes=_FLOATS),
+    "Cast": _honours("to", "saturate", "round_mode", since=6, dtypes=_ALL),
+    "Concat": _honours("axis", since=4, dtypes=_ALL),
+    "Conv": _honours("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides", dtypes=_FLOATS),
+    "ConvTranspose": _honours(
+        *("auto_pad", "dilations", "group", "kernel_shape", "output_padding", "pads", "strides"), dtypes=_FLOATS
+    ),
+    "DepthToSpace": _honours("blocksize", "mode", since=11),
+    "Div": _honours(since=7),
+    "Einsum": _honours("equation"),
+    "Elu": _honours("alpha", dtypes=_FLOATS),
+    "Equal": _honours(since=7, dtypes=_ALL),
+    "Expand": _honours(constants=(1,), dtypes=_ALL),
+    "GatherElements": _honours("axis", dtypes=_ALL),
+    "GatherND": _honours("batch_dims", dtypes=_ALL),
+    "Gelu": _honours("approximate", dtypes=_FLOATS),
+    "GlobalAveragePool": _honours(dtypes=_FLOATS),
+    "GlobalLpPool": _honours("p", dtypes=_FLOATS),
+    "GlobalMaxPool": _honours(dtypes=_FLOATS),
+    "GridSample": _honours("align_corners", "mode", "padding_mode", dtypes=_FLOATS),
+    "GroupNormalization": _honours("epsilon", "num_groups", since=21, dtypes=_FLOATS),
+    "Hardmax": _honours("axis", dtypes=_FLOATS),
+    "HardSigmoid": _honours("alpha", "beta", dtypes=_FLOATS),
+    "InstanceNormalization": _honours("epsilon", since=6, dtypes=_FLOATS),
+    "LRN": _honours("alpha", "beta", "bias", "size", dtypes=_FLOATS),
+    "LogSoftmax": _honours("axis", dtypes=_FLOATS),
+    "MatMulInteger": _honours(),
+    "MaxPool": _honours("auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "strides", dtypes=_FLOATS),
+    "MaxUnpool": _honours("kernel_shape", "pads", "strides", constants=(2,)),
+    "Mean": _honours(since=8, dtypes=_FLOATS),
+    "MeanVarianceNormalization": _honours("axes", dtypes=_FLOATS),
+    "RoiAlign": _honours(
+        *("coordinate_transformation_mode", "output_height", "output_width", "sampling_ratio", "spatial_scale"),
+        dtypes=_FLOATS,
+    ),
+    "Scatter": _honours("axis", since=9, dtypes=_ALL),
+    "ScatterElements": _honours("axis", "reduction", dtypes=_ALL),
+    "ScatterND": _honours("reduction", dtypes=_ALL),
+    "Selu": _honours("alpha", "gamma", dtypes=_FLOATS),
+    "Shrink": _honours("bias", "lambd"),
+    "Slice": _honours(since=10, constants=(1, 2, 3, 4), dtypes=_ALL),
+    "Softmax": _honours("axis", dtypes=_FLOATS),
+    "SpaceToDepth": _honours("blocksize"),
+    "Split": _honours("axis", "num_outputs", "split", constants=(1,), dtypes=_ALL),
+    "ThresholdedRelu": _honours("alpha", dtypes=_FLOATS),
+    "Tile": _honours(since=6, constants=(1,), dtypes=_ALL),
+    "TopK": _honours("axis", "largest", "sorted", since=10, constants=(1,), dtypes=_NUMBERS - {"uint64"}),
+    "Transpose": _honours("perm", dtypes=_ALL),
+    "Trilu": _honours("upper", constants=(1,), dtypes=_ALL),
+}
+"""By operator, what TVM's converter of it honours."""
+
+
+class TvmConverters:
+    """TVM's converters, for nodes that say no more than these honour."""
+
+    def __init__(self, builder: relax.BlockBuilder) -> None:
+        self._importer = ONNXGraphImporter({}, None)
+        self._importer.bb = builder
+
+    def problem(self, node: NodeProto, inputs: Sequence[Value | None], version: int) -> str | None:
+        """What TVM's converter would ignore or get wrong, as the end of a sentence about the node.
+
+        Returns:
+            None if it honours all of the node; an empty text if TVM has no converter that is to be used.
+        """
+        honoured = HONOURED.get(node.op_type)
+        if honoured is None:
+            return ""
+        if version < honoured.since:
+            return f"of operator set {version} is not supported; export the model for a newer operator set"
+        attribute = off_default(node, version, honoured.attributes)
+        if attribute:
+            return f"has {attribute}, which is not supported; export the model without it"
+        for index in honoured.constants:
+            if index < len(inputs) and not (inputs[index] is None or isinstance(inputs[index], np.ndarray)):
+                return f"needs a constant as input {index}, but {node.input[index]!r} is computed at run time"
+        first = next((value for value in inputs if value is not None), None)
+        if first is not None and dtype_of(first) not in honoured.dtypes:
+            return f"reads {dtype_of(first)}, which is not supported; cast it to float32 or int64 before"
+        return None
+
+    def convert(self, node: NodeProto, inputs: Sequence[Value | None], version: int) -> relax.Expr:
+        """The expression that TVM's converter makes of a node; it raises errors of any type."""
+        self._importer.opset = version
+        attributes = self._importer._parse_attr(node.attribute)
+        attributes["tvm_custom"] = {"name": node.name, "num_outputs": len(node.output)}
+        operands = onnx_input([value if value is None else as_expr(value) for value in inputs])
+        return self._importer._convert_operator(node.op_type, operands, attributes, version)
