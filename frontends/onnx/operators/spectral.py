@@ -18,8 +18,8 @@ def dft(node: Node) -> relax.Expr:
         axis = -2 if node.value(2) is None else int(node.constant(2).item())
     if not -rank <= axis < rank or axis % rank == rank - 1 or shape[-1] not in (1, 2):
         raise node.error(
-            f"transforms axis {axis} of an input of shape {list(shape)}; expected an axis before the last, and along the "
-            "last 1 number (real) or 2 (complex)"
+            f"transforms axis {axis} of an input of shape {list(shape)}; expected an axis before the last, and 1 (real) "
+            "or 2 numbers (complex) along the last"
         )
     axis %= rank
     inverse, onesided = bool(node.attributes.get("inverse", 0)), bool(node.attributes.get("onesided", 0))
@@ -50,11 +50,11 @@ def stft(node: Node) -> relax.Expr:
     x = node.expr(0)
     batch, samples, parts = shape_of(x)
     dtype, step = dtype_of(x), int(node.constant(1).item())
-    window = None if node.value(2) is None else node.constant(2)
+    window = None if node.value(2) is None else node.expr(2)
     if node.value(3) is not None:
         length = int(node.constant(3).item())
     elif window is not None:
-        length = window.size
+        (length,) = shape_of(window)
     else:
         raise node.error("has neither a window nor a frame_length; expected one of them")
     if not 0 < length <= samples or step < 1:
@@ -64,7 +64,7 @@ def stft(node: Node) -> relax.Expr:
     cut = node.emit(relax.op.take(x, as_expr(places), 1, mode="clip"))  # [batch, frames, length, parts]
     matrix = _matrix(length, length, parts, False, bool(node.attributes.get("onesided", 1)), dtype)
     if window is not None:
-        matrix = np.repeat(window.astype(dtype), parts)[:, None] * matrix
+        cut = node.emit(relax.op.multiply(cut, node.emit(relax.op.reshape(window, (1, 1, length, 1)))))
     flat = node.emit(relax.op.reshape(cut, (batch, frames, length * parts)))
     spectrum = node.emit(relax.op.matmul(flat, as_expr(matrix)))
     return relax.op.reshape(spectrum, (batch, frames, matrix.shape[1] // 2, 2))
