@@ -23,7 +23,7 @@ from .elf import ElfError, ElfHeader, find_note, header_of, note_object
 from .metadata import Metadata
 
 FORMAT = 2
-"""The version of the format; a runtime reads only its own version."""
+"""The version of the format, the record and its report; a runtime reads only its own version."""
 
 OWNER = "sbnn_tvm"
 """The owner of the ELF note."""
@@ -119,8 +119,7 @@ def read_library(path: str | os.PathLike[str]) -> Library:
     if digest != _digest(data, digest_at):
         raise _damaged(path, "some of its bytes are not those that were written")
     try:
-        text = data[note.offset + _SEAL.size : note.offset + note.size].decode()
-        metadata = Metadata.from_json(text)
+        metadata = Metadata.from_json(data[note.offset + _SEAL.size : note.offset + note.size])
     except ValueError as error:
         raise _damaged(path, str(error)) from None
     header = header_of(data)

@@ -78,7 +78,7 @@ class Metadata:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Metadata:
+    def from_json(cls, text: str | bytes) -> Metadata:
         """Read what ``to_json`` wrote. Every field is checked, so that nothing later has to.
 
         Raises:
@@ -123,10 +123,10 @@ def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
-def _json(text: str, what: str) -> Any:
+def _json(text: str | bytes, what: str) -> Any:
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):  # RecursionError: nested too deep
+    except (ValueError, RecursionError):  # no UTF-8, no JSON, or nested too deep
         raise ValueError(f"{what} is not JSON") from None
 
 
