@@ -215,10 +215,16 @@ def _zig() -> Path | None:
     return Path(spec.origin).with_name("zig")
 
 
+_SIGNALS = {-signal.SIGBUS: "the disk may be full", -signal.SIGXFSZ: "files may not become so large (ulimit -f)"}
+"""Signals that end a linker which maps the file that it writes, as LLD does."""
+
+
 def _reason(failed: subprocess.CompletedProcess[str]) -> str:
-    """What a linker said last; the compiler's driver only adds that its linker failed."""
-    if failed.returncode < 0:
-        return f"it was ended by {signal.Signals(-failed.returncode).name}"
+    """Why a linker failed: what it said last. The compiler's driver then adds that its linker failed."""
+    code = failed.returncode
+    ended = f"it was ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    if code in _SIGNALS:
+        return f"{ended}: {_SIGNALS[code]}"
     said = (failed.stderr.strip() or failed.stdout.strip()).splitlines()
-    said = [line for line in said if not line.startswith("collect2: error: ld returned")]
-    return said[-1] if said else f"exit code {failed.returncode}"
+    said = [line for line in said if not line.startswith(("collect2: error: ld returned", "compilation terminated"))]
+    return said[-1] if said else ended

@@ -1,7 +1,7 @@
 """Libraries as disks, networks and people damage them, from a seed.
 
-Run as a program, it loads them one after the other: ``python damaged_libraries.py LIBRARY FIRST_SEED COUNT``. It prints a
-line per library that ``load`` did not refuse with a sentence. Code that runs anyway may end this process.
+Run as a program, it loads them one after the other: ``python -m tests.support.damaged_libraries LIBRARY FIRST COUNT``.
+It prints a line per library that ``load`` did not refuse with a sentence. Code that runs anyway may end this process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from sbnn_tvm.errors import LibraryError
 from sbnn_tvm.runtime.elf import Note, find_note
 
-EXTREMES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF, 1 << 40, (1 << 63) - 1, (1 << 64) - 1)
+EXTREMES = (*range(3), 0x7F, 0x80, 0xFF, 0xFFFF, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 40, 2**63 - 1, 2**64 - 1)
 
 Rng = np.random.Generator
 
@@ -147,6 +147,7 @@ NO_SHAPE = (None, 3, "3", {}, [-1], [1.5], [True], ["3"], [None], [[1]], [1] * 3
 NO_DTYPE = (None, 3, "", "object", "float8", "U5", "float32 ", "<f4", ["float32"], "int4", "complex64", "V16")
 NO_FEATURE = (None, 1, "", "avx9", ["avx2"], {}, "AVX2", True)
 NO_LIST = (None, True, 1, "ab", {}, {"a": 1})
+NO_RECORD = (*(b"", b"null", b"[]", b"7", b'"text"', b"{", b"\xff\xfe", b"1" * 5000, b"NaN", b"{}{}"), bytes(9))
 NO_TENSOR = (None, 1, "x", [], {}, {"name": "x"}, {"name": "x", "shape": [1], "dtype": "float32", "more": 1})
 
 
@@ -160,8 +161,7 @@ def _with_another(record: dict[str, Any], rng: Rng) -> bytes:
 
 
 def _no_record(record: dict[str, Any], rng: Rng) -> bytes:
-    texts = b"", b"null", b"[]", b"7", b'"text"', b"{", b"\xff\xfe", b"[" * 100_000, b"1" * 5000, b"NaN", b"{}{}", bytes(9)
-    return texts[rng.integers(len(texts))]
+    return NO_RECORD[rng.integers(len(NO_RECORD))]
 
 
 def _no_text(record: dict[str, Any], rng: Rng) -> bytes:

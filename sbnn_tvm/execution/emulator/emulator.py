@@ -9,7 +9,6 @@ it imports are in sbnn_tvm.execution.emulator.imports. Kernels follow TVM's call
 from __future__ import annotations
 
 import struct
-import tempfile
 from collections.abc import Sequence
 from io import BytesIO
 from os import PathLike
@@ -29,9 +28,10 @@ from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
 
 from ...deploy.linking import write_library
 from ...deploy.targets import CpuTarget
-from ...errors import TargetError
+from ...errors import LibraryError, TargetError
 from ...runtime.elf import header_of
 from ...runtime.library_file import read_library
+from ...temporary_folder import temporary_folder
 from .arm_machines import MACHINES, ArmMachine, start
 from .imports import Imports, UnknownImportError
 from .memory import PAGE, GuardedMemory, NoRoomError, Slot
@@ -92,8 +92,8 @@ class Emulator:
             for variable, function in mod.functions.items()
             if isinstance(function, tvm.tirx.PrimFunc)
         }
-        with tempfile.TemporaryDirectory(prefix="sbnn_tvm-") as folder:
-            path = Path(folder) / "kernels.so"
+        with temporary_folder(LibraryError) as folder:
+            path = folder / "kernels.so"
             write_library(tvm.compile(IRModule(kernels), target.target, tir_pipeline=MACHINE_CODE), path, target)
             self._load(path.read_bytes(), str(target), target.features, cpu, num_tasks)
 

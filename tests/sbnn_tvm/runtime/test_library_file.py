@@ -136,7 +136,17 @@ def test_sparse_files(library, tmp_path):
 
 
 NAMES = [
-    *("model", "model.so.1", "model.dll", ".so", "-o", "@model.so", "two words.so", "line\nbreak.so", "tab\tquote'\".so"),
+    *(
+        "model",
+        "model.so.1",
+        "model.dll",
+        ".so",
+        "-o",
+        "@model.so",
+        "two words.so",
+        "line\nbreak.so",
+        "tab\tquote'\".so",
+    ),
     *("モデル.so", "%s{0}[bold]$HOME*.so", "x" * 255, os.fsdecode(b"\xff\xfe.so")),
 ]
 
