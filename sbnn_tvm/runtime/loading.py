@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import LibraryError
+from ..errors import LibraryError, SbnnError
 from .cpu import this_cpu
 from .hide_torch import hide_torch
 from .inputs import match_inputs
@@ -72,6 +72,8 @@ def load(path: str | PathLike[str], num_threads: int | None = None) -> LoadedMod
         main = machine["main"]
         constants = tuple(machine["prepare"]()) if library.metadata.prepares else ()
         return LoadedModule(library.metadata, module, main, constants, threads)
+    except SbnnError:
+        raise
     except Exception as error:  # TVM raises errors of many classes
         raise LibraryError(f"{library.path} cannot be loaded: {_first_line(error)}; compile the model again") from None
 
