@@ -56,8 +56,17 @@ class Library:
 
 
 def record_object(machine: str, metadata: Metadata) -> bytes:
-    """An object file with the record, to be linked into a library, which ``seal`` then completes."""
-    return note_object(machine, OWNER, FORMAT, _SEAL.pack(0, bytes(32)) + metadata.to_json().encode())
+    """An object file with the record, to be linked into a library, which ``seal`` then completes.
+
+    Raises:
+        LibraryError: If ``read_library`` would refuse the record.
+    """
+    record = metadata.to_json().encode()
+    try:
+        Metadata.from_json(record)
+    except ValueError as error:
+        raise LibraryError(f"the model {metadata.name} cannot be exported: {error}") from None
+    return note_object(machine, OWNER, FORMAT, _SEAL.pack(0, bytes(32)) + record)
 
 
 def seal(path: Path) -> None:

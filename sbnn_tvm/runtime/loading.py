@@ -74,6 +74,10 @@ def load(path: str | PathLike[str], num_threads: int | None = None) -> LoadedMod
         return LoadedModule(library.metadata, module, main, constants, threads)
     except SbnnError:
         raise
+    except OSError as error:  # too many open files, for example
+        raise LibraryError(f"{library.path} cannot be loaded: {error.strerror or error}") from None
+    except MemoryError:
+        raise LibraryError(f"{library.path} cannot be loaded: it does not fit in memory") from None
     except Exception as error:  # TVM raises errors of many classes
         raise LibraryError(f"{library.path} cannot be loaded: {_first_line(error)}; compile the model again") from None
 

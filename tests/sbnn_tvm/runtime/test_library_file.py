@@ -1,6 +1,7 @@
 """Files of libraries: a damaged one is refused, whatever file is named gives a sentence, and any name will do."""
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from sbnn_tvm.errors import LibraryError
 from sbnn_tvm.execution.emulator import Emulator
 from sbnn_tvm.runtime import elf
 from sbnn_tvm.runtime.loading import read_metadata
+from sbnn_tvm.runtime.metadata import TensorSpec
 from tests.support import damaged_libraries, tiny_model
 from tests.support.damaged_libraries import damaged, resealed
 from tests.support.paths import ROOT
@@ -92,6 +94,31 @@ def test_a_record_for_another_machine(tmp_path):
     linking.write_library(tiny_model.build(arm), tmp_path / "model.so", arm, record)
     with pytest.raises(LibraryError, match="its code is for aarch64, but its record for x86_64"):
         read_metadata(tmp_path / "model.so")
+
+
+def test_a_record_that_could_not_be_read_is_not_written(tmp_path):
+    target = targets.resolve("native")
+    deep = TensorSpec("x", (1,) * 33, "float32")
+    for record, message in [
+        (replace(tiny_model.metadata(target), inputs=(deep,)), r"tiny cannot be exported: inputs\[0\].shape must be a"),
+        (replace(tiny_model.metadata(target), report="{"), "tiny cannot be exported: report is not JSON"),
+    ]:
+        with pytest.raises(LibraryError, match=message):
+            linking.write_library(tiny_model.build(target), tmp_path / "model.so", target, record)
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_many_open_files(library):
+    """No memory file can be made then."""
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = os.open(library, os.O_RDONLY)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used, most))
+    try:
+        with pytest.raises(LibraryError, match=r"tiny\.so cannot be (read|loaded): Too many open files"):
+            sbnn_tvm.load(library)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+        os.close(used)
 
 
 def test_files_that_are_not_regular(library, tmp_path):
