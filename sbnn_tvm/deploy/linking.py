@@ -29,6 +29,7 @@ from ..errors import LibraryError
 from ..runtime.cpu import this_cpu
 from ..runtime.elf import ElfError, check_complete, read_header
 from ..runtime.library_file import record_object, seal
+from ..runtime.memory_file import memory_file, path_of
 from ..runtime.metadata import Metadata
 from .targets import CpuTarget
 
@@ -70,7 +71,7 @@ class Linker:
             LibraryError: If the linker fails.
         """
         files = [each for each in objects if isinstance(each, int)]
-        names = [f"/proc/self/fd/{each}" if isinstance(each, int) else os.path.abspath(each) for each in objects]
+        names = [path_of(each) if isinstance(each, int) else os.path.abspath(each) for each in objects]
         command = [*self.command, "-o", os.path.abspath(output), *names]  # a linker reads other meanings into - and @
         try:
             done = subprocess.run(
@@ -144,12 +145,12 @@ def _object_files(executable: Any) -> Iterator[BinaryIO]:
     for part in parts:
         file = _file_in_memory()
         with _largest_files():
-            part.write_to_file(f"/proc/self/fd/{file.fileno()}", "o")
+            part.write_to_file(path_of(file.fileno()), "o")
         yield file
 
 
 def _file_in_memory() -> BinaryIO:
-    return os.fdopen(os.memfd_create("object"), "wb")
+    return os.fdopen(memory_file("object"), "wb")
 
 
 @contextmanager

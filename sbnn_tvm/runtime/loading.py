@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.metadata
 import importlib.util
 import itertools
@@ -23,16 +22,12 @@ from .cpu import this_cpu
 from .hide_torch import hide_torch
 from .inputs import match_inputs
 from .library_file import Library, read_library
+from .memory_file import forbid_changes, memory_file, numbered_path_of
 from .metadata import Metadata, TensorSpec
 from .threads import check_num_threads, default_num_threads, use_threads
 
 _CPU = 1  # kDLCPU
 _POOLED = 2  # TVM's pooled allocator
-_ADD_SEALS = 1033  # F_ADD_SEALS, which Python's fcntl has from version 3.13 on
-_SEALED = 0x1 | 0x2 | 0x4 | 0x8  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE
-
-_numbers = itertools.count()
-
 _ALIGNMENT = 64  # kernels require this alignment of their buffers; numpy guarantees 16
 
 
@@ -191,6 +186,7 @@ def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
+_numbers = itertools.count()
 _loaded: dict[tuple[tuple[int, int], bytes], Any] = {}
 """The libraries in this process, by file and digest. None is ever unloaded: results of its code may live on."""
 
@@ -199,25 +195,16 @@ def _load_library(tvm_ffi: ModuleType, library: Library) -> Any:
     """Load the bytes that were checked: from a private copy in memory, which nobody can change or cut."""
     key = (library.file, library.digest)
     if key not in _loaded:
-        copy = os.memfd_create("sbnn_tvm", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        with os.fdopen(copy, "wb") as file:
-            file.write(library.data)
-            file.flush()
-            fcntl.fcntl(copy, _ADD_SEALS, _SEALED)
-            module = tvm_ffi.get_global_func("ffi.Module.load_from_file.so")(_new_name(copy), "so")
+        with os.fdopen(memory_file("sbnn_tvm"), "wb") as copy:
+            copy.write(library.data)
+            copy.flush()
+            forbid_changes(copy.fileno())
+            # The loader takes libraries of one name for the same, and descriptors are used again.
+            name = numbered_path_of(copy.fileno(), next(_numbers))
+            module = tvm_ffi.get_global_func("ffi.Module.load_from_file.so")(name, "so")
         tvm_ffi.get_global_func("ffi.ModuleGlobalsAdd")(module)  # as tvm_ffi.load_module does
         _loaded[key] = module
     return _loaded[key]
-
-
-def _new_name(descriptor: int) -> str:
-    """A name of an open file that no other library had.
-
-    The dynamic loader identifies libraries by name, and descriptors are used again. Empty parts of a path and dots have
-    no meaning, so they can write the number of the library.
-    """
-    digits = format(next(_numbers), "b").replace("0", "//").replace("1", "/.")
-    return f"/proc/self/fd{digits}/{descriptor}"
 
 
 @lru_cache(maxsize=1)
