@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
-from tvm import relax, te, tirx
+from tvm import te, tirx
 from tvm.ir import Call, Op
 from tvm.relax import BlockBuilder, Expr
 
@@ -145,9 +145,7 @@ def _position(better: _Better, worst: float) -> _Legalization:
                 position = position * extent[axis] + each.var.astype("int64")
             found, _ = te.compute(
                 shape(call),
-                lambda *index: first(
-                    (position, x(*_place(index, reduced, axes, len(extent), keepdims))), axis=reduced
-                ),
+                lambda *index: first((position, x(*_place(index, reduced, axes, len(extent), keepdims))), axis=reduced),
                 name="position",
             )
             return te.compute(shape(call), lambda *index: found(*index), name="found")
@@ -160,7 +158,9 @@ def _position(better: _Better, worst: float) -> _Legalization:
 def _max_pool(builder: BlockBuilder, call: Call) -> Expr:
     """The largest number of each window; -inf if it has none. NaN is ignored."""
     attrs, extent = call.attrs, shape(call.args[0])
-    kernel, strides, dilation = ([int(each) for each in values] for values in (attrs.pool_size, attrs.strides, attrs.dilation))
+    kernel, strides, dilation = (
+        [int(each) for each in values] for values in (attrs.pool_size, attrs.strides, attrs.dilation)
+    )
     padding = [int(each) for each in attrs.padding][: len(kernel)]
     largest = te.comm_reducer(
         lambda most, value: tirx.Select(value > most, value, most), lambda dtype: tirx.const(-np.inf, dtype), "largest"
@@ -203,6 +203,7 @@ NAN_RULES: Mapping[str, _Legalization] = {
         "argmax": _position(_greater, -np.inf),
         "argmin": _position(_less, np.inf),
         "nn.max_pool1d": _max_pool,
+        "nn.max_pool2d": _max_pool,
         "nn.max_pool3d": _max_pool,
     }.items()
 }
