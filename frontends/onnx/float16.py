@@ -17,12 +17,18 @@ from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, TypeProto, 
 _TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "output_datatype"})
 """The attributes that hold the element type of a node's result."""
 
+_FLOAT16_READERS = frozenset(
+    {"Cast", "Compress", "Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Reshape"}
+    | {"Scatter", "ScatterElements", "ScatterND", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+)
+"""Operators that onnxruntime runs on float16 and that do not change values."""
+
 
 def in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
     """A model that computes the same in float32, with float32 inputs and outputs.
 
-    A ``Cast`` to float16 rounds only if another ``Cast`` reads its result: that pair is there in order to round. Before
-    any other operator onnxruntime drops the rounding as well.
+    A ``Cast`` to float16 rounds if anything reads its result as float16: another ``Cast``, the caller, or an operator
+    that moves values. onnxruntime drops it if only operators that compute follow.
 
     Args:
         model: A model, with all its tensors in memory.
@@ -63,10 +69,11 @@ def _convert_graph(graph: GraphProto) -> None:
         _convert_type(value.type)
     for tensor in _initializers(graph):
         _convert_tensor(tensor)
-    narrowed = {node.output[0] for node in graph.node if _casts_to_float16(node)}
+    read_as_it_is = {name for node in graph.node if node.op_type in _FLOAT16_READERS for name in node.input}
+    read_as_it_is.update(output.name for output in graph.output)
+    roundings = [node for node in graph.node if _casts_to_float16(node) and node.output[0] in read_as_it_is]
     _convert_nodes(graph.node)
-    read_by_casts = [node for node in graph.node if node.op_type == "Cast" and node.input[0] in narrowed]
-    for node in read_by_casts:
+    for node in roundings:
         rounded = f"{node.output[0]}_rounded"
         rounding = helper.make_node("Cast", [node.input[0]], [rounded], node.name, to=TensorProto.FLOAT16)
         graph.node.insert(list(graph.node).index(node), rounding)
