@@ -17,6 +17,7 @@ from sbnn_tvm.schedules.isa import Isa
 from .families.choose import LEAST_COST, Decisions, check_forced
 from .lowering.lower import Lowered, lower
 from .lowering.machine_code import MACHINE_CODE
+from .lowering.nan_rules import NAN_RULES
 from .lowering.reuse_residuals import reuse_residuals
 from .phases.canonicalize import canonicalize
 from .phases.fold_window_sums import fold_window_sums
@@ -108,7 +109,7 @@ def to_kernels(composites: IRModule, isa: Isa, decisions: Decisions = LEAST_COST
     with Target({"kind": "llvm"}):  # the lowering of sorts and running sums depends on the target kind
         sorts = relax.backend.DispatchSortScan()(lowered.mod)
     # Keep reshapes: the virtual machine runs them as views, without a copy.
-    legal = relax.transform.LegalizeOps(skip_ops=["relax.reshape"])(sorts)
+    legal = relax.transform.LegalizeOps(dict(NAN_RULES), skip_ops=["relax.reshape"])(sorts)
     return replace(lowered, mod=legal)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import tvm
-from onnx import GraphProto, NodeProto, inliner, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, inliner, numpy_helper
 from onnx.checker import ValidationError
 from onnx.shape_inference import InferenceError
 from tvm import relax
@@ -26,6 +26,7 @@ from sbnn_tvm.runtime.metadata import TensorSpec
 from . import opset
 from .binary_converters import BINARY_CONVERTERS
 from .control_flow import CONTROL_FLOW
+from .float16 import in_float32
 from .fold_constants import fold, shape_like
 from .function_bodies import body, has_body, off_default, schema_of
 from .inferred_types import InferredType, contradiction, infer_types, type_proto
@@ -178,7 +179,8 @@ class _GraphImport:
         self.trace: dict[str, str] = {}
         self.nodes: dict[str, str] = {}
         self.returned: list[relax.Var] = []
-        self._graph = model.graph
+        self._declared = model.graph
+        self._graph = in_float32(model).graph
         self._builder = relax.BlockBuilder()
         self._unsupported: list[tuple[NodeProto, NodeProto]] = []  # a node of the model, and the one that it needs
         self._names: set[str] = set()
@@ -193,19 +195,24 @@ class _GraphImport:
 
     def run(self) -> tvm.IRModule:
         """Builds the module."""
-        parameters = []
-        for value in model_inputs(self._graph):
+        names, parameters = [], []
+        for value in model_inputs(self._declared):
             spec = tensor_spec(value)
+            names.append(spec.name)
             parameters.append(relax.Var(self._fresh(spec.name), relax.TensorType(spec.shape, spec.dtype)))
             self._scope.values[spec.name] = parameters[-1]
         failure: Exception | None = None
         with self._builder.function("main", parameters, attrs={"num_input": len(parameters)}):
             with self._builder.dataflow():
                 try:
+                    for name, parameter in zip(names, parameters, strict=True):
+                        if dtype_of(parameter) == "float16":
+                            wide = relax.op.astype(parameter, "float32")
+                            self._scope.values[name] = self._emit(wide, f"{name}_float32")
                     self._walk(self._graph, self._scope)
                     if self._unsupported:
                         raise ModelError(_unsupported_message(self._unsupported))
-                    self.returned = [self._output(output) for output in self._graph.output]
+                    self.returned = list(map(self._output, self._graph.output, self._declared.output))
                 except Exception as error:
                     failure = error  # raised below: an unfinished builder prints to stderr
                     self.returned = [self._builder.emit_output(relax.Tuple([]))]
@@ -395,19 +402,21 @@ class _GraphImport:
                 self.trace[variable.name] = name
                 self.nodes[variable.name] = node.name or node.output[0]
 
-    def _output(self, declared: onnx.ValueInfoProto) -> relax.Var:
-        """A variable that ``main`` may return; the result of a node is one already."""
-        name = declared.name
+    def _output(self, output: onnx.ValueInfoProto, declared: onnx.ValueInfoProto) -> relax.Var:
+        """A variable that ``main`` may return; the result of a node is one already, unless the model has float16."""
+        name = output.name
         value = self._scope.values.get(name)
         if value is None or isinstance(value, _Unknown):
             raise ModelError(f"the model returns {name!r}, which no node computes")
-        check_declared(declared, dtype_of(value), shape_of(value))
+        check_declared(output, dtype_of(value), shape_of(value))
         if 0 in shape_of(value):
             raise ModelError(
                 f"the model returns {name!r} of shape {list(shape_of(value))}, which has no elements; "
                 "remove that output"
             )
-        if isinstance(value, relax.Var) and _is_output(value) and value.name in self.trace:
+        if declared.type.tensor_type.elem_type == TensorProto.FLOAT16:
+            value = relax.op.astype(as_expr(value), "float16")
+        elif isinstance(value, relax.Var) and _is_output(value) and value.name in self.trace:
             return value
         variable = self._builder.emit_output(as_expr(value), self._fresh(name))
         self.trace[variable.name] = name

@@ -105,7 +105,6 @@ HONOURED: dict[str, Honoured] = {
     "Softmax": _honours("axis", dtypes=_FLOATS),
     "SpaceToDepth": _honours("blocksize"),
     "Split": _honours("axis", "num_outputs", "split", constants=(1,), dtypes=_ALL),
-    "ThresholdedRelu": _honours("alpha", dtypes=_FLOATS),
     "Tile": _honours(since=6, constants=(1,), dtypes=_ALL),
     "TopK": _honours("axis", "largest", "sorted", since=10, constants=(1,), dtypes=_NUMBERS - {"uint64"}),
     "Transpose": _honours("perm", dtypes=_ALL),

@@ -38,6 +38,7 @@ from ..layers.kinds import (
     WindowSum,
 )
 from ..relax.channels import concatenated_channels, taken_channels
+from ..relax.comparisons import COMPARISONS, comparison
 from ..relax.domains import domains, signed_max_pool
 from ..relax.facts import integer_sums
 from ..relax.graph import (
@@ -174,9 +175,15 @@ class _Former:
         name, users = op_name(value), [self.graph.values[user] for user in self.graph.users[var]]
         if var in self.graph.results or not users:
             return False
-        if name in ("greater", "greater_equal"):
-            sides = [shape(arg) for arg in value.args]
-            known = constant(value.args[1]) is not None or broadcasts_to(sides[1], sides[0])
+        if name in COMPARISONS and all(op_name(user) == "logical_not" for user in users):
+            return all(self._is_inline(user, self.graph.values[user]) for user in self.graph.users[var])
+        if name in COMPARISONS or name == "logical_not":
+            compared = comparison(self.graph, var)
+            if compared is None:
+                return False
+            known = constant(compared.threshold) is not None or broadcasts_to(
+                shape(compared.threshold), shape(compared.x)
+            )
             return known and all(op_name(user) == "where" and self._is_binariser(user) for user in users)
         if name == "nn.pad":
             return all(self._absorbs_padding(user, value) for user in users)
@@ -319,7 +326,8 @@ class _Former:
         constants = _constants(value)
         if op_name(value) == "where":
             variables = self.sources(value)
-            constants = _constants(self.graph.values[value.args[0]])
+            compared = comparison(self.graph, value.args[0])
+            constants = [] if compared is None else [c for c in [constant(compared.threshold)] if c is not None]
         elif op_name(value) == "nn.prelu":
             constants = []
             if int(value.attrs.axis) != channel_axis(out):

@@ -15,6 +15,7 @@ from tvm.relax import Expr, Var
 
 from sbnn_tvm.algebra.domain import BinaryDomain, Domain, code_of
 
+from .comparisons import comparison
 from .graph import Graph, constant, op_name, shape
 from .quantisers import quantiser
 
@@ -63,9 +64,8 @@ def domain_of(graph: Graph, value: Expr, known: Mapping[Var, Domain]) -> Domain 
 
 
 def _binariser_domain(graph: Graph, where: Call) -> BinaryDomain | None:
-    condition = graph.values.get(where.args[0])
     hi, lo = constant(where.args[1]), constant(where.args[2])
-    if condition is None or op_name(condition) not in ("greater", "greater_equal") or hi is None or lo is None:
+    if comparison(graph, where.args[0]) is None or hi is None or lo is None:
         return None
     if hi.size != 1 or lo.size != 1 or not lo.item() < hi.item():
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tvm import relax
 
-from ..node import Converter, Node, rank_of
+from ..node import Converter, Node, rank_of, shape_of
 from ..window_attributes import Window2d
 
 
@@ -18,6 +18,14 @@ def max_pool(node: Node) -> relax.Expr | None:
     window = Window2d.of(node, node.attribute("kernel_shape"))
     ceil_mode = bool(node.attributes.get("ceil_mode", 0))
     return relax.op.nn.max_pool2d(x, window.kernel, window.strides, window.padding, window.dilation, ceil_mode)
+
+
+def global_max_pool(node: Node) -> relax.Expr | None:
+    """The maximum of each feature map, as a pooling whose window is the whole map."""
+    x = node.expr(0)
+    pools = {3: relax.op.nn.max_pool1d, 4: relax.op.nn.max_pool2d, 5: relax.op.nn.max_pool3d}
+    extent = shape_of(x)
+    return pools[len(extent)](x, extent[2:]) if len(extent) in pools else None
 
 
 def average_pool(node: Node) -> relax.Expr | None:
@@ -41,5 +49,6 @@ def global_average_pool(node: Node) -> relax.Expr | None:
 CONVERTERS: dict[str, Converter] = {
     "AveragePool": average_pool,
     "GlobalAveragePool": global_average_pool,
+    "GlobalMaxPool": global_max_pool,
     "MaxPool": max_pool,
 }
