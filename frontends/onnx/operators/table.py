@@ -17,6 +17,7 @@ from . import (
     pooling,
     recurrent,
     reductions,
+    resize,
     shapes,
     spectral,
 )
@@ -30,6 +31,7 @@ CONVERTERS: dict[str, Converter] = {
     **pooling.CONVERTERS,
     **recurrent.CONVERTERS,
     **reductions.CONVERTERS,
+    **resize.CONVERTERS,
     **shapes.CONVERTERS,
     **spectral.CONVERTERS,
 }
