@@ -13,6 +13,7 @@ from . import (
     convolutions,
     elementwise,
     indexing,
+    max_positions,
     normalization,
     pooling,
     recurrent,
@@ -20,6 +21,7 @@ from . import (
     resize,
     shapes,
     spectral,
+    transposed_convolution,
 )
 
 CONVERTERS: dict[str, Converter] = {
@@ -27,6 +29,7 @@ CONVERTERS: dict[str, Converter] = {
     **convolutions.CONVERTERS,
     **elementwise.CONVERTERS,
     **indexing.CONVERTERS,
+    **max_positions.CONVERTERS,
     **normalization.CONVERTERS,
     **pooling.CONVERTERS,
     **recurrent.CONVERTERS,
@@ -34,5 +37,6 @@ CONVERTERS: dict[str, Converter] = {
     **resize.CONVERTERS,
     **shapes.CONVERTERS,
     **spectral.CONVERTERS,
+    **transposed_convolution.CONVERTERS,
 }
 """Converters by operator name, for the standard domain."""
