@@ -60,6 +60,7 @@ def rows(node: Node, value: Value) -> Value:
 
 
 def biased(node: Node, y: relax.Expr, bias: Value | None) -> relax.Expr:
+    """``y`` [N, C, ...] with one number added to each channel, if there is a bias."""
     if bias is None:
         return y
     y = node.emit(y)

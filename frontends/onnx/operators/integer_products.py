@@ -58,7 +58,7 @@ def qlinear_matmul(node: Node) -> relax.Expr:
 
 
 def _requantized(node: Node, y: relax.Expr, scale: Value, other_scale: Value, index: int) -> relax.Expr:
-    """``y * (scale * other_scale / y_scale)``, in float32, rounded; inputs ``index`` and the next describe the result."""
+    """``y * (scale * other_scale / y_scale)`` in float32, rounded; inputs ``index`` and ``index + 1`` describe it."""
     y_scale, zero_point = _scalar(node, node.required(index)), _scalar(node, node.required(index + 1))
     scale, other_scale, y_scale = (cast(node, value, "float32") for value in (scale, other_scale, y_scale))
     if all(isinstance(value, np.ndarray) for value in (scale, other_scale, y_scale)):

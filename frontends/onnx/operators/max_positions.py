@@ -78,7 +78,9 @@ def max_unpool(node: Node) -> relax.Expr:
     inferred = (*shape[:2], *sizes)
     wanted = inferred if node.value(2) is None else tuple(int(size) for size in node.constant(2))
     if len(wanted) != len(inferred) or any(new < old for new, old in zip(wanted, inferred, strict=True)):
-        raise node.error(f"has output_shape {list(wanted)}; expected at least {list(inferred)}, which its attributes give")
+        raise node.error(
+            f"has output_shape {list(wanted)}; expected at least {list(inferred)}, which its attributes give"
+        )
     zeros = node.emit(relax.op.zeros((prod(inferred),), dtype_of(x)))
     flat_places, flat = (node.emit(relax.op.reshape(value, (prod(shape),))) for value in (places, x))
     scattered = node.emit(relax.op.scatter_elements(zeros, flat_places, flat, axis=0))

@@ -74,7 +74,9 @@ def _window(node: Node) -> Window:
     window = Window.of(node, node.attribute("kernel_shape"))
     sizes = shape_of(node.expr(0))[2:]
     if min(window.outputs(sizes)) < 1 and not node.attributes.get("ceil_mode", 0):
-        raise node.error(f"has windows of {list(window.spans)} pixels on an input of shape {[*sizes]}; use a larger input")
+        raise node.error(
+            f"has windows of {list(window.spans)} pixels on an input of shape {[*sizes]}; use a larger input"
+        )
     return window
 
 

@@ -1,7 +1,7 @@
 """Pooling of regions of interest, and their selection.
 
-Regions are data, so they may be anything: numbers that are not finite count as 0, and samples are taken from the nearest
-sample of the batch, so that no other memory is read.
+Regions are data, so they may be anything: numbers that are not finite count as 0, and an index that no sample has counts
+as the nearest one, so that no other memory is read.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def roi_align(node: Node) -> relax.Expr:
     transformation = attributes.get("coordinate_transformation_mode", default)
     if mode not in ("avg", "max") or transformation not in ("half_pixel", "output_half_pixel") or ratio < 0:
         raise node.error(
-            f"has mode {mode!r}, coordinate_transformation_mode {transformation!r} and sampling_ratio {ratio}; expected "
-            "avg or max, half_pixel or output_half_pixel, and a number that is not negative"
+            f"has mode {mode!r}, coordinate_transformation_mode {transformation!r} and sampling_ratio {ratio}; "
+            "expected avg or max, half_pixel or output_half_pixel, and a number that is not negative"
         )
     size = (attributes.get("output_height", 1), attributes.get("output_width", 1))
     scale, half_pixel = attributes.get("spatial_scale", 1.0), transformation == "half_pixel"
@@ -43,13 +43,13 @@ def roi_align(node: Node) -> relax.Expr:
     count, dtype = shape_of(regions)[0], dtype_of(regions)
     empty: relax.Expr | None = None
     if half_pixel:
-        first, last = (
-            node.emit(relax.op.strided_slice(regions, [1], [start], [start + 2])) for start in (0, 2)
-        )
+        first, last = (node.emit(relax.op.strided_slice(regions, [1], [start], [start + 2])) for start in (0, 2))
         if ratio == 0:  # regions without area have no samples
             flat = node.emit(relax.op.less_equal(last, first))
             flat = node.emit(relax.op.max(node.emit(relax.op.astype(flat, "int8")), axis=1))
-            empty = node.emit(relax.op.equal(node.emit(relax.op.reshape(flat, (count, 1, 1, 1))), relax.const(1, "int8")))
+            empty = node.emit(
+                relax.op.equal(node.emit(relax.op.reshape(flat, (count, 1, 1, 1))), relax.const(1, "int8"))
+            )
             above = node.emit(relax.op.add(first, relax.const(1.0, dtype)))
             last = node.emit(relax.op.where(node.emit(relax.op.less_equal(last, first)), above, last))
             regions = node.emit(relax.op.concat([first, last], axis=1))

@@ -47,9 +47,12 @@ def resize(node: Node) -> relax.Expr:
         return _resize(node, _scaled(node, node.constant(1), None), "asymmetric", "simple")
     given = _region(node)
     scales, sizes = _optional(node, 2), _optional(node, 3)
-    if (scales is None) == (sizes is None):
+    if scales is not None and sizes is None:
+        axes = _scaled(node, scales, given)
+    elif sizes is not None and scales is None:
+        axes = _sized(node, sizes, given)
+    else:
         raise node.error("needs either scales or sizes")
-    axes = _scaled(node, scales, given) if scales is not None else _sized(node, sizes, given)
     attributes = node.attributes
     return _resize(
         node,
@@ -84,7 +87,9 @@ def _region(node: Node) -> np.ndarray | None:
         return None
     roi, count = _optional(node, 1), len(_axes_of(node))
     if roi is None or roi.size != 2 * count:
-        raise node.error(f"crops with a region of interest of {0 if roi is None else roi.size} numbers, not {2 * count}")
+        raise node.error(
+            f"crops with a region of interest of {0 if roi is None else roi.size} numbers, not {2 * count}"
+        )
     return roi.astype(np.float32).reshape(2, count)
 
 

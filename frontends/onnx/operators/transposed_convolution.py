@@ -1,7 +1,7 @@
 """Transposed convolution, as one ordinary convolution and a rearrangement of its channels.
 
-With stride s, the outputs at the positions r, r + s, r + 2s ... (phase r) are a convolution of the input with every s-th
-weight, in reverse order. One convolution computes the phases of all axes as channels. So no multiplication with an
+With stride s, the outputs at the positions r, r + s, r + 2s ... (phase r) are a convolution of the input with every
+s-th weight, in reverse order. One convolution computes the phases of all axes as channels. So no multiplication with an
 inserted zero remains, and the kernels for convolutions do the work.
 """
 
@@ -54,17 +54,16 @@ def _geometry(
     counts = (len(strides), len(dilations), len(extra), len(pads), len(wanted or kernel))
     if counts != (axes, axes, axes, 2 * axes, axes) or min(*strides, *dilations) < 1 or min(*extra, *pads) < 0:
         raise node.error(
-            f"has strides {list(strides)}, dilations {list(dilations)}, output_padding {list(extra)}, pads {list(pads)} "
-            f"and output_shape {wanted}; expected {axes} numbers each, and {2 * axes} pads, none of them negative"
+            f"has strides {list(strides)}, dilations {list(dilations)}, output_padding {list(extra)}, "
+            f"pads {list(pads)} and output_shape {wanted}; expected {axes} numbers each, and {2 * axes} pads, none of them negative"
         )
     if mode not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
         raise node.error(f"has the unknown auto_pad {mode!r}; expected NOTSET, VALID, SAME_UPPER or SAME_LOWER")
     before, outputs = [], []
     for axis, size in enumerate(sizes):
         full = strides[axis] * (size - 1) + extra[axis] + (kernel[axis] - 1) * dilations[axis] + 1
-        same = wanted is None and mode.startswith("SAME")
-        if wanted is not None or same:
-            output = size * strides[axis] if same else wanted[axis]
+        if wanted is not None or mode.startswith("SAME"):
+            output = size * strides[axis] if wanted is None else wanted[axis]
             total = full - output
             # an odd pixel is dropped at the end (UPPER), or at the beginning
             first = total // 2 if mode == "SAME_UPPER" else total - total // 2
@@ -91,7 +90,7 @@ def _phase_weights(
     # dilation: zeros between the taps; then zeros at the end, up to a multiple of the stride
     spread = [size for kernel in shape[2:] for size in (kernel, 1)]
     weight = _reshape(node, weight, (inputs, outputs, *spread))
-    weight = _pad(node, weight, [0, 0] + list(chain.from_iterable((0, step - 1) for step in dilations)))
+    weight = _pad(node, weight, [0, 0, *chain.from_iterable((0, step - 1) for step in dilations)])
     sizes = [kernel * step for kernel, step in zip(shape[2:], dilations, strict=True)]
     weight = _reshape(node, weight, (inputs, outputs, *sizes))
     taps = tuple(-(-size // stride) for size, stride in zip(sizes, strides, strict=True))
@@ -123,7 +122,9 @@ def _cropped(node: Node, y: relax.Var, before: Sequence[int], outputs: Sequence[
     sizes = shape_of(y)[2:]
     ends = [min(start + count, size) for start, count, size in zip(before, outputs, sizes, strict=True)]
     axes = [
-        axis for axis, (start, end, size) in enumerate(zip(before, ends, sizes, strict=True)) if (start, end) != (0, size)
+        axis
+        for axis, (start, end, size) in enumerate(zip(before, ends, sizes, strict=True))
+        if (start, end) != (0, size)
     ]
     if axes:
         y = node.emit(

@@ -15,24 +15,24 @@ PLANES = (
     "kernel_shape = [3, 2], strides = [2, 3], pads = [1, 0, 1, 1]",
     "kernel_shape = [2, 4], strides = [2, 3], ceil_mode = 1",
     "kernel_shape = [2, 2], strides = [3, 3], pads = [1, 1, 0, 1], ceil_mode = 1",
-    "kernel_shape = [3, 2], strides = [2, 2], auto_pad = \"SAME_UPPER\"",
-    "kernel_shape = [3, 4], strides = [2, 3], auto_pad = \"SAME_LOWER\"",
-    "kernel_shape = [3, 3], strides = [2, 2], auto_pad = \"VALID\"",
+    'kernel_shape = [3, 2], strides = [2, 2], auto_pad = "SAME_UPPER"',
+    'kernel_shape = [3, 4], strides = [2, 3], auto_pad = "SAME_LOWER"',
+    'kernel_shape = [3, 3], strides = [2, 2], auto_pad = "VALID"',
 )
 DILATED = (
     "kernel_shape = [2, 3], dilations = [3, 2], pads = [1, 2, 0, 1], strides = [2, 1]",
     "kernel_shape = [2, 3], dilations = [2, 2], pads = [1, 0, 1, 2], strides = [2, 3], ceil_mode = 1",
 )
 LINES = (
-    "kernel_shape = [3], strides = [2], auto_pad = \"SAME_LOWER\"",
-    "kernel_shape = [2], strides = [3], auto_pad = \"SAME_LOWER\"",
-    "kernel_shape = [4], strides = [3], auto_pad = \"SAME_UPPER\"",
+    'kernel_shape = [3], strides = [2], auto_pad = "SAME_LOWER"',
+    'kernel_shape = [2], strides = [3], auto_pad = "SAME_LOWER"',
+    'kernel_shape = [4], strides = [3], auto_pad = "SAME_UPPER"',
     "kernel_shape = [2], strides = [3], pads = [1, 1], ceil_mode = 1",
 )
 VOLUMES = (
     "kernel_shape = [2, 3, 2], strides = [2, 1, 2], pads = [1, 1, 0, 0, 1, 1]",
     "kernel_shape = [2, 2, 3], strides = [2, 3, 2], pads = [1, 0, 1, 0, 1, 1], ceil_mode = 1",
-    "kernel_shape = [3, 2, 2], strides = [2, 2, 2], auto_pad = \"SAME_LOWER\"",
+    'kernel_shape = [3, 2, 2], strides = [2, 2, 2], auto_pad = "SAME_LOWER"',
 )
 
 

@@ -189,7 +189,10 @@ def test_aligned_corners_use_the_given_scale_as_onnx_defines_them() -> None:
         ("y = Resize(x, , tiny)", "resizes axis 2 from 7 to 0"),
         ("y = Resize(x, , negative)", "expected positive numbers"),
         ("y = Resize(x, , computed)", "needs a constant as input 2"),
-        ('y = Resize<coordinate_transformation_mode = "tf_crop_and_resize">(x, , s)', "region of interest of 0 numbers"),
+        (
+            'y = Resize<coordinate_transformation_mode = "tf_crop_and_resize">(x, , s)',
+            "region of interest of 0 numbers",
+        ),
     ],
 )
 def test_refusals(text: str, message: str) -> None:
