@@ -1,7 +1,7 @@
-"""Pooling of regions of interest, and their selection.
+"""Pooling of regions of interest.
 
-Regions are data, so they may be anything: numbers that are not finite count as 0, and an index that no sample has counts
-as the nearest one, so that no other memory is read.
+Regions are data, so they may be anything. Numbers that are not finite count as 0, and an index that no sample has
+counts as the nearest one, so that no other memory is read.
 """
 
 from __future__ import annotations
@@ -160,16 +160,7 @@ def max_roi_pool(node: Node) -> relax.Expr:
     return relax.op.vision.roi_pool(x, regions, size, attributes.get("spatial_scale", 1.0), layout="NCHW")
 
 
-def non_max_suppression(node: Node) -> relax.Expr:
-    """Refused: the number of boxes depends on the data. With constant inputs it is evaluated earlier."""
-    raise node.error(
-        "selects a number of boxes that depends on the data, but every shape must follow from the input shapes; "
-        "export the model without it, and select the boxes after the run"
-    )
-
-
 CONVERTERS: dict[str, Converter] = {
     "MaxRoiPool": max_roi_pool,
-    "NonMaxSuppression": non_max_suppression,
     "RoiAlign": roi_align,
 }

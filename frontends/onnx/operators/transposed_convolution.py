@@ -55,7 +55,8 @@ def _geometry(
     if counts != (axes, axes, axes, 2 * axes, axes) or min(*strides, *dilations) < 1 or min(*extra, *pads) < 0:
         raise node.error(
             f"has strides {list(strides)}, dilations {list(dilations)}, output_padding {list(extra)}, "
-            f"pads {list(pads)} and output_shape {wanted}; expected {axes} numbers each, and {2 * axes} pads, none of them negative"
+            f"pads {list(pads)} and output_shape {wanted}; expected {axes} numbers each, and {2 * axes} pads, "
+            "none of them negative"
         )
     if mode not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
         raise node.error(f"has the unknown auto_pad {mode!r}; expected NOTSET, VALID, SAME_UPPER or SAME_LOWER")
