@@ -145,10 +145,9 @@ def wrong_nodes(rng: np.random.Generator) -> list[tuple[str, dict[str, np.ndarra
             {"w": normal(rng, 3)},
             r"Add node 'Add:y' .* \[3\] is not valid ONNX: Incompatible dimensions",
         ),
-        ("y = MaxPool<kernel_shape = [20, 3]>(x)", {}, r"an output of shape \[2, 4, -12, 7\] .* larger input"),
+        ("y = MaxPool<kernel_shape = [20, 3]>(x)", {}, r"windows of \[20, 3\] pixels .* larger input"),
         ("y = Reshape(x, s)", {"s": np.int64([5, 5])}, r"cannot make shape \[5, 5\]"),
         ("y = NonZero(x)", {}, "NonZero:y' has an output whose shape depends on the data"),
-        ("y, i = MaxPool<kernel_shape = [2, 2]>(x)", {}, "indices of the maxima"),
         ("y = Gather<axis = 1>(x, p)", {"p": np.int64([4])}, "picks elements 4 to 4 of axis 1, which has 4"),
     ]
 
