@@ -24,7 +24,8 @@ from .report.report import Report
 from .runtime.inputs import match_inputs, random_inputs, split_batches
 from .runtime.loading import LoadedModule, load
 from .runtime.metadata import Metadata, TensorSpec
-from .verification.verify import Verification, verify
+from .verification.result import Verification
+from .verification.verify import verify
 
 if TYPE_CHECKING:
     from .profiling.profile import KernelTime
@@ -104,7 +105,7 @@ class CompiledModule:
         *,
         samples: int = 3,
         seed: int = 0,
-        tolerance: float = 1e-4,
+        tolerance: float | None = None,
         check: bool = True,
     ) -> Verification:
         """Compare every output, and every layer, with onnxruntime on the same ONNX model.
@@ -116,7 +117,8 @@ class CompiledModule:
                 they run batch by batch.
             samples: Number of random inputs if ``inputs`` is None.
             seed: Seed of the random inputs.
-            tolerance: Largest difference of a float output, relative to the largest value of that output.
+            tolerance: Largest difference of a float output, relative to the largest value of that output. The default
+                follows the type: 1e-4 for float32, four units in the last place for float16, 1e-9 for float64.
             check: Whether to raise an error on a mismatch.
 
         Returns:
@@ -127,7 +129,7 @@ class CompiledModule:
             InputError: If the inputs do not match the model, or there is nothing to compare.
             TargetError: If the target can be neither run nor emulated here.
         """
-        if not tolerance >= 0:
+        if tolerance is not None and not tolerance >= 0:
             raise InputError(f"the tolerance must be a number from 0 on, but got {tolerance}")
         if inputs is None and samples < 1:
             raise InputError(f"at least one random input is needed to compare anything, but samples={samples}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..profiling.profile import KernelTime
     from ..profiling.timing import Timing
     from ..runtime.metadata import Metadata
-    from ..verification.verify import LayerComparison, OutputComparison, Verification
+    from ..verification.result import LayerComparison, OutputComparison, Verification
 
 _VERIFICATION = ("elements", "largest difference", "flipped", "wrong")
 _OK, _FLIPPED, _WRONG = "[green]agrees[/]", "[yellow]rounding[/]", "[bold red]differs[/]"

@@ -17,7 +17,7 @@ from sbnn_tvm.errors import InputError, VerificationError
 from sbnn_tvm.module import CompiledModule
 from sbnn_tvm.passes.pipeline import to_executable
 from sbnn_tvm.passes.relax.graph import Graph, Writer, op_name
-from sbnn_tvm.verification.verify import Verification
+from sbnn_tvm.verification.result import Verification
 from tests.support import foreign_models
 from tests.support.small_models import small_model
 
