@@ -21,9 +21,10 @@ from .deploy.targets import CpuTarget
 from .errors import InputError, TargetError
 from .execution.run_kernels import KernelRunner, NativeKernels, outputs_of, prepare, run_kernels
 from .report.report import Report
-from .runtime.inputs import match_inputs, random_inputs, split_batches
+from .runtime.inputs import match_inputs, split_batches
 from .runtime.loading import LoadedModule, load
 from .runtime.metadata import Metadata, TensorSpec
+from .verification.inputs import RandomInputs
 from .verification.result import Verification
 from .verification.verify import verify
 
@@ -135,9 +136,8 @@ class CompiledModule:
             raise InputError(f"at least one random input is needed to compare anything, but samples={samples}")
         if seed < 0:
             raise InputError(f"the seed must be a number from 0 on, but got {seed}")
-        rng = np.random.default_rng(seed)
-        random = (random_inputs(self.inputs, rng) for _ in range(samples))
-        result = verify(self, random if inputs is None else split_batches(self.inputs, inputs), tolerance)
+        batches = RandomInputs(samples, seed) if inputs is None else split_batches(self.inputs, inputs)
+        result = verify(self, batches, tolerance)
         if check:
             result.check()
         return result

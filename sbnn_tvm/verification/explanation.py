@@ -15,7 +15,7 @@ import numpy as np
 from ..execution.run_kernels import outputs_of, run_kernels
 from .differences import differing, largest_value, tolerance_of
 from .layers import StoredValues, Values, compare_layers, settle_floats
-from .reference import NotInFloat64
+from .reference import Float64Error
 from .result import LayerComparison
 from .thresholds import compared
 
@@ -26,13 +26,13 @@ class Explanation:
 
     Attributes:
         wrong: Comparisons of the layers that are wrong on the values that the library computed.
-        after_flips: Whether the outputs differ only after bits flipped by rounding.
+        first_flip: The first value that rounding made different where the model decides, if that explains the outputs.
         less_exact: By output, the number of values where onnxruntime is the less exact side.
         reason: What is wrong; empty if rounding explains the difference.
     """
 
     wrong: tuple[LayerComparison, ...] = ()
-    after_flips: bool = False
+    first_flip: str = ""
     less_exact: dict[str, int] = field(default_factory=dict)
     reason: str = ""
 
@@ -57,12 +57,15 @@ def explain(
     steps = list(run_kernels(module.lowered, module.kernel_runner, (*arrays, *module.constants)))
     for alone, (name, output) in zip(outputs_of(iter(steps)), outputs.items(), strict=True):
         if not np.array_equal(alone, output, equal_nan=np.issubdtype(output.dtype, np.floating)):
-            return Explanation(reason=f"the library's '{name}' differs from that of its kernels run one after the other")
-    computed = {}
+            return Explanation(reason=f"the library gives another '{name}' than its kernels run one after the other")
+    computed: dict[str, np.ndarray] = {}
     for step in steps:
-        name = stored.name(step)
-        if name is not None and name in values and (value := stored.decoded(step)).shape == values[name].shape:
-            computed[name] = value
+        value_name = stored.name(step)
+        if value_name is None or value_name not in values:
+            continue
+        value = stored.decoded(step)
+        if value.shape == values[value_name].shape:
+            computed[value_name] = value
     known = {**stored.known(values), **computed}
     wanted = [name for name in reference.graph.producers if name not in reference.graph.fixed]
     local = reference.from_values(known, wanted)
@@ -73,7 +76,7 @@ def explain(
     if flipped is not None:
         name, excused = flipped
         far = f"the first bits that differ, of '{name}', are farther from their thresholds than rounding explains"
-        return Explanation(after_flips=excused, reason="" if excused else far)
+        return Explanation(first_flip=name) if excused else Explanation(reason=far)
     return _summed(stored, values, outputs, tolerance)
 
 
@@ -130,7 +133,7 @@ def _summed(
             continue
         try:
             less, as_inexact = settle_floats(stored.reference, name, output, value, bound, known)
-        except NotInFloat64 as error:
+        except Float64Error as error:
             return Explanation(reason=f"{adds_up} ({error})")
         if (differ & ~less & ~as_inexact).any():
             return Explanation(reason=adds_up)

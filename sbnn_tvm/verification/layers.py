@@ -21,7 +21,7 @@ from ..execution.run_kernels import ComputedValue
 from ..execution.runnable_model import RunnableModel
 from ..execution.value_layout import decode
 from .differences import differing, largest_difference, largest_value, mismatch, tolerance_of
-from .reference import NotInFloat64, Reference
+from .reference import Float64Error, Reference
 from .result import LayerComparison
 from .thresholds import Compared, compared, rounding_unit
 
@@ -60,8 +60,12 @@ class StoredValues:
     @cached_property
     def exact(self) -> frozenset[str]:
         """Variables of layers that compute the same integers and roundings as the reference."""
-        layers = (low for low in self.module.lowered.layers if isinstance(low.layer, BinaryLinearLayer))
-        return frozenset(name for low in layers if low.layer.exact for name in low.outputs)
+        return frozenset(
+            name
+            for low in self.module.lowered.layers
+            if isinstance(low.layer, BinaryLinearLayer) and low.layer.exact
+            for name in low.outputs
+        )
 
     @cached_property
     def siblings(self) -> dict[str, tuple[str, ...]]:
@@ -140,7 +144,7 @@ def _compare(
                         rest & mask for mask in settle_floats(stored.reference, name, got, value, bound, boundary)
                     )
                     as_inexact = as_inexact & ~less_exact
-            except NotInFloat64 as error:
+            except Float64Error as error:
                 note = str(error)
     wrong_mask = differ & ~flipped & ~less_exact & ~as_inexact
     counts = (int(mask.sum()) for mask in (flipped, wrong_mask, less_exact, as_inexact))
@@ -162,11 +166,11 @@ def settle_floats(
         known: The values that both were computed from.
 
     Raises:
-        NotInFloat64: If the value cannot be computed in float64.
+        Float64Error: If the value cannot be computed in float64.
     """
     exact = reference.in_float64(known, [name])[name]
     if exact.shape != value.shape or exact.dtype != np.float64:
-        raise NotInFloat64(f"onnx's reference implementation gives '{name}' another shape or type")
+        raise Float64Error(f"onnx's reference implementation gives '{name}' another shape or type")
     with np.errstate(invalid="ignore"):
         error = np.abs(value.astype(np.float64) - exact)
     error = np.where(np.isfinite(error), error, 0.0)

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, TensorProto, helper, inliner, numpy_helper
 
 _GIVEN = "given/"
 """Prefix of the inputs of a part of a model. The part may also compute the values that they replace."""
@@ -94,7 +94,7 @@ class ModelGraph:
 
 def in_float64(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of a model that computes float64 wherever the model computes floats; its functions are inlined."""
-    model = onnx.inliner.inline_local_functions(model)
+    model = inliner.inline_local_functions(model)
     for value in model.graph.input:
         if value.type.tensor_type.elem_type in _FLOATS:
             value.type.tensor_type.elem_type = TensorProto.DOUBLE

@@ -55,7 +55,7 @@ class Reference:
         """The same as ``from_values`` with all sums and roundings in float64, in onnx's reference implementation.
 
         Raises:
-            NotInFloat64: If that has no implementation of an operator in float64.
+            Float64Error: If that has no implementation of an operator in float64.
         """
         from onnx.reference import ReferenceEvaluator
 
@@ -66,14 +66,14 @@ class Reference:
                 feeds = {new: _widened(given[name]) for name, new in names.items()}
                 found = dict(zip(evaluator.output_names, evaluator.run(None, feeds), strict=True))
         except Exception as error:  # whatever an operator's implementation raises
-            raise NotInFloat64(f"onnx's reference implementation fails in float64: {_first_line(error)}") from None
+            raise Float64Error(f"onnx's reference implementation fails in float64: {_first_line(error)}") from None
         rounded = [name for name, value in found.items() if np.asarray(value).dtype in (np.float32, np.float16)]
         if rounded:
-            raise NotInFloat64(f"onnx's reference implementation does not compute '{rounded[0]}' in float64")
+            raise Float64Error(f"onnx's reference implementation does not compute '{rounded[0]}' in float64")
         return {name: np.asarray(value) for name, value in found.items()}
 
 
-class NotInFloat64(Exception):
+class Float64Error(Exception):
     """A value that cannot be computed in float64; the message says why."""
 
 
@@ -86,7 +86,7 @@ def _session(model: onnx.ModelProto) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, not printed
     try:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base but Exception

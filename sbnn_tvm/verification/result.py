@@ -98,6 +98,7 @@ class Verification:
         layers: Comparisons of the layers on the reference's inputs, in order. They cover the first input, and inputs
             whose outputs differ; for these also layers that are wrong on the values that the library computed.
         after_flips: Number of inputs whose outputs differ only after bits flipped by rounding.
+        first_flip: The ONNX value in which the first of these bits are, for the first such input; often empty.
         unexplained: Number of inputs whose outputs differ for another reason.
         reason: What was found about the first of these; empty if there are none.
         drawn: What is to be known about the inputs that ``verify`` drew; often empty.
@@ -111,6 +112,7 @@ class Verification:
     outputs: tuple[OutputComparison, ...]
     layers: tuple[LayerComparison, ...]
     after_flips: int = 0
+    first_flip: str = ""
     unexplained: int = 0
     reason: str = ""
     drawn: str = ""
@@ -152,7 +154,8 @@ class Verification:
         if self.passed:
             which = "all outputs"
             if self.after_flips:
-                which += f" (for {self.after_flips} of the inputs except values after bits flipped by rounding)"
+                which += f" (for {self.after_flips} of the inputs except values after bits flipped by rounding, "
+                which += f"first in '{self.first_flip}')"
             text = f"{head}: agrees with onnxruntime in {len(self.layers)} layers and {which}; {found}"
         else:
             text = f"{head}: differs from onnxruntime: {found}; {self._where()}"

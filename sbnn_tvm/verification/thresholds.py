@@ -141,7 +141,7 @@ def _gain(
         return factor.reshape(shape), (factor * np.abs(mean)).reshape(shape)
     if node.op_type in ("Mul", "Div") and constants and constants[0] is not None:
         constant = np.abs(constants[0].astype(np.float64))
-        if constant.ndim > values[source].ndim or node.input[0] != source and node.op_type == "Div":
+        if constant.ndim > values[source].ndim or (node.input[0] != source and node.op_type == "Div"):
             return np.ones(()), np.zeros(())
         with np.errstate(divide="ignore"):
             factor = constant if node.op_type == "Mul" else 1 / constant

@@ -18,21 +18,21 @@ from ..execution.runnable_model import RunnableModel
 from ..execution.value_layout import encode
 from .differences import largest_difference, mismatch, tolerance_of
 from .explanation import explain
+from .inputs import DrawnInputs, RandomInputs
 from .layers import StoredValues, compare_layers
 from .reference import Reference
 from .result import LayerComparison, OutputComparison, Verification
 
 
 def verify(
-    module: RunnableModel, batches: Iterable[tuple[np.ndarray, ...]], tolerance: float | None = None, drawn: str = ""
+    module: RunnableModel, batches: Iterable[tuple[np.ndarray, ...]] | RandomInputs, tolerance: float | None = None
 ) -> Verification:
     """Run a compiled model and onnxruntime on the same inputs.
 
     Args:
         module: The compiled model.
-        batches: Inputs, one tuple per run.
+        batches: Inputs, one tuple per run, or how to draw them.
         tolerance: Largest difference of floats, relative to the largest value; None for the default of their type.
-        drawn: What is to be known about the inputs.
     """
     reference = Reference(module.imported.model)
     stored = StoredValues(module, reference)
@@ -40,12 +40,14 @@ def verify(
     outputs: dict[str, OutputComparison] = {}
     layers: dict[str, LayerComparison] = {}
     samples = after_flips = unexplained = 0
-    reason = ""
+    reason = first_flip = ""
 
     def add(found: Sequence[LayerComparison]) -> None:
         for layer in found:
             layers[layer.name] = layers[layer.name].and_also(layer) if layer.name in layers else layer
 
+    if isinstance(batches, RandomInputs):
+        batches = batches.draw(reference, module.imported.inputs)
     for arrays in batches:
         feeds = dict(zip((spec.name for spec in module.imported.inputs), arrays, strict=True))
         expected = reference.run(feeds, names)
@@ -64,7 +66,8 @@ def verify(
         elif not agrees:
             found = explain(stored, values, arrays, got, tolerance)
             add(found.wrong)
-            after_flips += found.after_flips
+            after_flips += bool(found.first_flip)
+            first_flip = first_flip or found.first_flip
             unexplained += bool(found.reason)
             reason = reason or found.reason
             for name, count in found.less_exact.items():
@@ -82,9 +85,10 @@ def verify(
         tuple(outputs.values()),
         tuple(layers.values()),
         after_flips,
+        first_flip,
         unexplained,
         reason,
-        drawn,
+        batches.note if isinstance(batches, DrawnInputs) else "",
     )
 
 

@@ -201,7 +201,7 @@ def test_bits_flipped_by_rounding_are_counted_not_failed() -> None:
     assert verification.passed and verification.flipped == 32
     assert verification.after_flips == 1 and not verification.outputs[0].within
     assert "32 bits flipped within the rounding bound of a threshold" in str(verification)
-    assert "for 1 of the inputs except values after bits flipped by rounding" in str(verification)
+    assert "for 1 of the inputs except values after bits flipped by rounding, first in 'b')" in str(verification)
 
 
 def test_sums_that_the_reference_rounds_excuse_flips(rng: np.random.Generator) -> None:
