@@ -30,6 +30,10 @@ _SMALL_FACTOR = 2
 _MEDIANS = 8
 """And this many times the median of onnxruntime's errors: single errors of onnxruntime may be 0 by luck."""
 
+_EXACT_ULPS = 4
+"""The largest difference of floats from a layer that computes the same integers and roundings as the reference, in
+units in the last place of the largest. It is far below one step of an integer."""
+
 Values = Mapping[str, np.ndarray]
 
 
@@ -120,6 +124,8 @@ def _compare(
         expected, relative = value, largest_difference(got, value)[1]
         bound = tolerance_of(value.dtype, tolerance) * largest_value(value)
         bound = max(bound, _bound_of_mean(stored.reference, name, values))
+        if physical.value in stored.exact and tolerance is None:
+            bound = _EXACT_ULPS * float(np.finfo(value.dtype).eps) * largest_value(value)
     differ = differing(got, expected, bound)
     if not differ.any():
         return LayerComparison(name, node, bits, relative, 0, 0, got.size)
@@ -127,7 +133,7 @@ def _compare(
     flipped = less_exact = as_inexact = nothing
     note = ""
     if not (bits and physical.value in stored.exact):
-        decision = compared(graph, name, values)
+        decision = compared(graph, name, {**values, **known})
         one_step = np.abs(got.astype(np.int64) - expected) <= 1 if bits else ~nothing
         if decision is not None:
             flipped = differ & one_step & decision.near(differ.shape)
@@ -189,11 +195,11 @@ def _settle_bits(
     known: Values,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Masks of the bits that are right in float64, and of those that onnxruntime's own error could flip."""
-    sides = [side for side in (decision.sides if decision else ()) if side not in known]
-    exact = reference.in_float64(known, [name, *sides])
+    sources = [source for source in (decision.sources if decision else ()) if source not in known]
+    exact = reference.in_float64(known, [name, *sources])
     right = got == codes(physical.bits_domain, exact[name])
-    ideal = compared(reference.graph, name, {**values, **exact})
-    if decision is None or ideal is None:
+    ideal = compared(reference.graph, name, {**values, **known, **exact})
+    if decision is None or ideal is None or rounding_unit(decision.dtype) == 0:
         return right, np.zeros_like(right)
     with np.errstate(invalid="ignore", divide="ignore"):
         moved = (decision.value - decision.threshold) - (ideal.value - ideal.threshold)

@@ -2,7 +2,8 @@
 
 A bit is a comparison of a value with a threshold. Rounding flips it only if the value is near the threshold. How near
 depends on the largest number that was rounded on the way to the value, times the factors that followed: a batch norm
-after a convolution multiplies the convolution's rounding error, and a clip after it hides how large the values were.
+after a convolution multiplies the convolution's rounding error. A clip between them hides how large the values were,
+and how far from the threshold: both are measured as if there were no clip.
 """
 
 from __future__ import annotations
@@ -23,10 +24,8 @@ on the way to it. float16 is summed in float32, so that only single operations r
 
 _COMPARISONS = ("Quantize", "Binarize", "Sign", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 _ROUNDINGS = ("Round", "Floor", "Ceil")
-_STEPWISE = (
-    *("Cast", "Identity", "Neg", "Abs", "Add", "Sub", "Mul", "Div", "Clip", "Relu", "LeakyRelu", "Max", "Min"),
-    "BatchNormalization",
-)
+_CLIPS = ("Clip", "Relu", "Max", "Min")
+_STEPS = ("Cast", "Identity", "Neg", "Add", "Sub", "Mul", "Div", "BatchNormalization", *_CLIPS)
 """Elementwise operators with constants that may be before or after a comparison or a rounding."""
 
 
@@ -35,13 +34,16 @@ class Compared:
     """The operands of the comparison that made a value of a few bits, or of a rounding.
 
     Attributes:
-        sides: Names of the compared value, and of the threshold if it has one.
-        value: The elements of the compared value; if there are several thresholds, with an additional last axis.
-        threshold: The threshold of every element, or the nearest of several.
+        sources: Names of all values that ``value`` and ``threshold`` come from.
+        dtype: The type of the compared value.
+        value: What was compared, float64, and as if it had not been clipped; if there are several thresholds, with an
+            additional last axis.
+        threshold: The threshold of every element, or the nearest of several, float64.
         scale: The largest of the numbers whose rounding can flip bits, in the unit of ``value``.
     """
 
-    sides: tuple[str, ...]
+    sources: tuple[str, ...]
+    dtype: np.dtype
     value: np.ndarray
     threshold: np.ndarray
     scale: np.ndarray
@@ -49,11 +51,8 @@ class Compared:
     @property
     def bound(self) -> np.ndarray:
         """The rounding bound of each element."""
-        dtype = self.value.dtype
-        if dtype.name not in ROUNDING_ULPS:
-            return np.zeros(())
         finite = np.where(np.isfinite(self.threshold), np.abs(self.threshold), 0)
-        return rounding_unit(dtype) * np.maximum(self.scale, finite)
+        return rounding_unit(self.dtype) * np.maximum(self.scale, finite)
 
     def near(self, shape: tuple[int, ...]) -> np.ndarray:
         """Mask of the elements within the rounding bound of their threshold, or of one of several."""
@@ -62,12 +61,14 @@ class Compared:
     def within(self, bound: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Mask of the elements whose distance from a threshold is at most ``bound``."""
         with np.errstate(invalid="ignore"):
-            near = np.abs(self.value.astype(np.float64) - self.threshold) <= bound
+            near = np.abs(self.value - self.threshold) <= bound
         return np.broadcast_to(near.any(axis=-1) if near.ndim > len(shape) else near, shape)
 
 
 def rounding_unit(dtype: np.dtype) -> float:
-    """The rounding bound of values of a float type, relative to the largest number that was rounded."""
+    """The rounding bound of values of a type, relative to the largest number that was rounded; 0 for integers."""
+    if dtype.name not in ROUNDING_ULPS:
+        return 0.0
     return ROUNDING_ULPS[dtype.name] * float(np.finfo(dtype).eps)
 
 
@@ -80,73 +81,108 @@ def compared(graph: ModelGraph, name: str, values: Mapping[str, np.ndarray]) -> 
         values: All values of a run.
     """
     node = graph.producers.get(name)
-    while node is not None and not _is_rounding(node, values) and node.op_type in ("Where", *_STEPWISE):
+    while node is not None and not _is_rounding(node, values) and node.op_type in ("Where", *_STEPS):
         chosen = node.input[0] if node.op_type == "Where" else _only_variable(graph, node)
         node = graph.producers.get(chosen) if chosen is not None else None
     if node is None:
         return None
+    operand = _operand(graph, node.input[0], values)
+    if operand is None:
+        return None
     if _is_rounding(node, values):
-        value = graph.value(node.input[0], values)
-        if value is None:
-            return None
+        rounded = np.asarray(values[node.input[0]], np.float64)
         with np.errstate(invalid="ignore"):
-            ties = np.floor(value) + value.dtype.type(0.5) if node.op_type == "Round" else np.rint(value)
-        return Compared((node.input[0],), value, ties, rounding_scale(graph, node.input[0], values))
+            ties = np.floor(rounded) + 0.5 if node.op_type == "Round" else np.rint(rounded)
+        return Compared(operand.sources, operand.dtype, operand.value, ties, operand.scale)
     if node.op_type not in _COMPARISONS:
         return None
-    sides = [graph.value(side, values) for side in node.input]
-    if len(sides) == 1:
-        sides.append(np.zeros((), sides[0].dtype if sides[0] is not None else np.float32))
-    first, second = sides
-    if first is None or second is None or first.dtype == bool:
+    if node.op_type == "Sign":
+        return Compared(operand.sources, operand.dtype, operand.value, np.zeros(()), operand.scale)
+    constant = graph.value(node.input[1], values)
+    if constant is None:
         return None
-    scale = rounding_scale(graph, node.input[0], values)
-    if len(node.input) > 1 and node.input[1] not in graph.fixed:
-        scale = np.maximum(scale, rounding_scale(graph, node.input[1], values))
+    other = _operand(graph, node.input[1], values) if node.input[1] not in graph.fixed else None
+    threshold = constant.astype(np.float64)
     if node.op_type == "Quantize":
-        first, scale = first[..., None], scale[..., None] if scale.ndim else scale
-    return Compared(tuple(node.input), first, second, scale)
+        scale = operand.scale[..., None] if operand.scale.ndim else operand.scale
+        return Compared(operand.sources, operand.dtype, operand.value[..., None], threshold, scale)
+    if other is None:
+        return Compared(operand.sources, operand.dtype, operand.value, threshold, operand.scale)
+    sources, scale = operand.sources + other.sources, np.maximum(operand.scale, other.scale)
+    return Compared(sources, operand.dtype, operand.value, other.value, scale)
 
 
-def rounding_scale(graph: ModelGraph, name: str, values: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The largest number whose rounding a value may contain, in the unit of the value: a scalar, or one per channel.
+@dataclass(frozen=True, eq=False)
+class _Operand:
+    """A value and how it came about; the fields are those of ``Compared``."""
 
-    It is the largest of the value itself and of the values that it was computed from step by step, each times the
-    factors of the steps after it.
-    """
-    scale = np.asarray(largest_value(values[name]))
-    gain, node = np.ones(()), graph.producers.get(name)
-    while node is not None and node.op_type in _STEPWISE:
+    sources: tuple[str, ...]
+    dtype: np.dtype
+    value: np.ndarray
+    scale: np.ndarray
+
+
+def _operand(graph: ModelGraph, name: str, values: Mapping[str, np.ndarray]) -> _Operand | None:
+    """Walk back from a value through steps with constants: ``value = factor * source + shift``, were there no clips."""
+    value = graph.value(name, values)
+    if value is None or value.dtype == bool:
+        return None
+    sources, clipped = [name], False
+    factor, shift, scale = np.ones(()), np.zeros(()), np.asarray(largest_value(value))
+    node = graph.producers.get(name)
+    while node is not None and node.op_type in _STEPS and not _is_rounding(node, values):
         source = _only_variable(graph, node)
-        if source is None or source not in values:
+        if source is None or source not in values or values[source].shape != value.shape:
             break
-        factor, shift = _gain(graph, node, source, values)
-        scale = np.maximum(scale, gain * shift)
-        gain = gain * factor
-        scale = np.maximum(scale, gain * largest_value(values[source]))
+        step = _step(graph, node, source, values)
+        if step is None or values[source].dtype == bool:
+            break
+        shift, factor = factor * step[1] + shift, factor * step[0]
+        scale = np.maximum(scale, np.abs(factor) * np.maximum(largest_value(values[source]), step[2]))
+        clipped = clipped or node.op_type in _CLIPS
+        sources.append(source)
         node = graph.producers.get(source)
-    return scale
+    found = value.astype(np.float64)
+    if clipped:
+        with np.errstate(invalid="ignore"):
+            free = factor * values[sources[-1]].astype(np.float64) + shift
+            same = np.abs(free - found) <= rounding_unit(value.dtype) * scale
+        found = np.where(same, found, free)
+    return _Operand(tuple(sources), value.dtype, found, scale)
 
 
-def _gain(
-    graph: ModelGraph, node: onnx.NodeProto, source: str, values: Mapping[str, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The factor by which a step multiplies errors, and the largest of the other numbers that it rounds."""
-    constants = [graph.value(name, values) for name in node.input if name and name != source]
-    if node.op_type == "BatchNormalization" and all(constant is not None for constant in constants):
+_Step = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _step(graph: ModelGraph, node: onnx.NodeProto, source: str, values: Mapping[str, np.ndarray]) -> _Step | None:
+    """Factor and shift of a step, and the largest other number that it rounds, in the unit of its source."""
+    one, zero = np.ones(()), np.zeros(())
+    if node.op_type in ("Cast", "Identity", *_CLIPS):
+        return one, zero, zero
+    if node.op_type == "Neg":
+        return -one, zero, zero
+    known = [graph.value(name, values) for name in node.input if name and name != source]
+    numbers = [np.asarray(constant, np.float64) for constant in known if constant is not None]
+    if len(numbers) != len(known):
+        return None
+    if node.op_type == "BatchNormalization":
         epsilon = next((attribute.f for attribute in node.attribute if attribute.name == "epsilon"), 1e-5)
-        scale, _, mean, variance = (np.asarray(constant, np.float64) for constant in constants)
-        factor = np.abs(scale / np.sqrt(variance + epsilon))
         shape = (-1, *[1] * (values[source].ndim - 2))
-        return factor.reshape(shape), (factor * np.abs(mean)).reshape(shape)
-    if node.op_type in ("Mul", "Div") and constants and constants[0] is not None:
-        constant = np.abs(constants[0].astype(np.float64))
-        if constant.ndim > values[source].ndim or (node.input[0] != source and node.op_type == "Div"):
-            return np.ones(()), np.zeros(())
-        with np.errstate(divide="ignore"):
-            factor = constant if node.op_type == "Mul" else 1 / constant
-        return np.where(np.isfinite(factor), factor, 1.0), np.zeros(())
-    return np.ones(()), np.zeros(())
+        scale, bias, mean, variance = (number.reshape(shape) for number in numbers)
+        factor = scale / np.sqrt(variance + epsilon)
+        return factor, bias - mean * factor, np.abs(mean)
+    if len(numbers) != 1:
+        return None
+    first, (number,) = node.input[0] == source, numbers
+    if node.op_type == "Add":
+        return one, number, zero
+    if node.op_type == "Sub":
+        return (one, -number, zero) if first else (-one, number, zero)
+    if node.op_type == "Mul":
+        return number, zero, zero
+    if not first or not np.all(number):
+        return None
+    return 1 / number, zero, zero
 
 
 def _is_rounding(node: onnx.NodeProto, values: Mapping[str, np.ndarray]) -> bool:
