@@ -17,7 +17,7 @@ from .differences import differing, largest_value, tolerance_of
 from .layers import StoredValues, Values, compare_layers, settle_floats
 from .reference import Float64Error
 from .result import LayerComparison
-from .thresholds import compared
+from .thresholds import compared, is_decided
 
 
 @dataclass(frozen=True)
@@ -87,15 +87,12 @@ def _first_flipped(
     graph = stored.reference.graph
     for node in graph.model.graph.node:
         for name in node.output:
-            if name not in values or name not in mine or name in graph.fixed:
-                continue
-            decision = compared(graph, name, values)
-            if decision is None and np.issubdtype(values[name].dtype, np.floating):
+            if name not in values or name not in mine or name in graph.fixed or not is_decided(graph, name, values):
                 continue
             differ = _differs(mine[name], values[name], tolerance)
             if not differ.any():
                 continue
-            if decision is not None:
+            if (decision := compared(graph, name, values)) is not None:
                 return name, not (differ & ~decision.near(differ.shape)).any()
             sources = [source for source in graph.variables(node) if source in mine and source in values]
             return name, not any(_differs(mine[source], values[source], tolerance).any() for source in sources)
@@ -116,11 +113,7 @@ def _summed(
 ) -> Explanation:
     """No decision differs: compare both sides with float64 sums from the last decisions on."""
     graph = stored.reference.graph
-    decided = {
-        name
-        for name in graph.producers
-        if name in values and (not np.issubdtype(values[name].dtype, np.floating) or compared(graph, name, values))
-    }
+    decided = {name for name in graph.producers if name in values and is_decided(graph, name, values)}
     inputs = {spec.name for spec in stored.module.imported.inputs}
     known = {name: values[name] for name in decided | graph.fixed | inputs if name in values}
     less_exact = {}

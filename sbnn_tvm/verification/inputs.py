@@ -85,7 +85,7 @@ class DrawnInputs:
         for point in self.points.get(spec.name, ()):
             chosen = rng.random(array.shape) < _AT_DECISIONS
             steps = rng.integers(-1, 2, array.shape)
-            values = np.broadcast_to(_pick(point, rng), array.shape)
+            values = _pick(point, array.shape, rng)
             if array.dtype.kind == "f":
                 values = _neighbours(values.astype(array.dtype), steps)
             else:
@@ -96,10 +96,10 @@ class DrawnInputs:
         return np.asarray(array, spec.dtype)
 
 
-def _pick(point: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One of the alternatives along the last axis, for every element."""
-    index = rng.integers(0, point.shape[-1], point.shape[:-1])
-    return np.take_along_axis(point, index[..., None], -1)[..., 0]
+def _pick(points: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """One of the alternatives along the last axis, for every element of a shape."""
+    index = rng.integers(0, points.shape[-1], shape)
+    return np.take_along_axis(np.broadcast_to(points, (*shape, points.shape[-1])), index[..., None], -1)[..., 0]
 
 
 def _neighbours(values: np.ndarray, steps: np.ndarray) -> np.ndarray:

@@ -94,6 +94,7 @@ class ModelGraph:
 
 def in_float64(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of a model that computes float64 wherever the model computes floats; its functions are inlined."""
+    model = _with_default_attributes(model)
     model = inliner.inline_local_functions(model)
     for value in model.graph.input:
         if value.type.tensor_type.elem_type in _FLOATS:
@@ -103,6 +104,18 @@ def in_float64(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.graph.value_info[:]
     _graph_in_float64(model.graph)
     return model
+
+
+def _with_default_attributes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose calls of functions have all attributes. The inliner does not know their defaults."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    defaults = {(function.domain, function.name): function.attribute_proto for function in copy.functions}
+    nodes = [*copy.graph.node, *(node for function in copy.functions for node in function.node)]
+    for node in nodes:
+        present = {attribute.name for attribute in node.attribute}
+        node.attribute.extend(a for a in defaults.get((node.domain, node.op_type), ()) if a.name not in present)
+    return copy
 
 
 def _graph_in_float64(graph: onnx.GraphProto) -> None:

@@ -80,10 +80,7 @@ def compared(graph: ModelGraph, name: str, values: Mapping[str, np.ndarray]) -> 
         name: The value.
         values: All values of a run.
     """
-    node = graph.producers.get(name)
-    while node is not None and not _is_rounding(node, values) and node.op_type in ("Where", *_STEPS):
-        chosen = node.input[0] if node.op_type == "Where" else _only_variable(graph, node)
-        node = graph.producers.get(chosen) if chosen is not None else None
+    node = _decider(graph, name, values)
     if node is None:
         return None
     operand = _operand(graph, node.input[0], values)
@@ -94,8 +91,6 @@ def compared(graph: ModelGraph, name: str, values: Mapping[str, np.ndarray]) -> 
         with np.errstate(invalid="ignore"):
             ties = np.floor(rounded) + 0.5 if node.op_type == "Round" else np.rint(rounded)
         return Compared(operand.sources, operand.dtype, operand.value, ties, operand.scale)
-    if node.op_type not in _COMPARISONS:
-        return None
     if node.op_type == "Sign":
         return Compared(operand.sources, operand.dtype, operand.value, np.zeros(()), operand.scale)
     constant = graph.value(node.input[1], values)
@@ -110,6 +105,22 @@ def compared(graph: ModelGraph, name: str, values: Mapping[str, np.ndarray]) -> 
         return Compared(operand.sources, operand.dtype, operand.value, threshold, operand.scale)
     sources, scale = operand.sources + other.sources, np.maximum(operand.scale, other.scale)
     return Compared(sources, operand.dtype, operand.value, other.value, scale)
+
+
+def is_decided(graph: ModelGraph, name: str, values: Mapping[str, np.ndarray]) -> bool:
+    """Whether a value comes straight from a comparison or rounding, or is no float at all."""
+    return not np.issubdtype(values[name].dtype, np.floating) or _decider(graph, name, values) is not None
+
+
+def _decider(graph: ModelGraph, name: str, values: Mapping[str, np.ndarray]) -> onnx.NodeProto | None:
+    """The comparison or rounding that a value comes straight from."""
+    node = graph.producers.get(name)
+    while node is not None and node.op_type in ("Where", *_STEPS) and not _is_rounding(node, values):
+        chosen = node.input[0] if node.op_type == "Where" else _only_variable(graph, node)
+        node = graph.producers.get(chosen) if chosen is not None else None
+    if node is None or not (node.op_type in _COMPARISONS or _is_rounding(node, values)):
+        return None
+    return node
 
 
 @dataclass(frozen=True, eq=False)
