@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -285,22 +286,62 @@ def test_values_that_are_no_numbers(rng: np.random.Generator) -> None:
     assert np.isnan(module.run(x)[0][0]).all() and verification.flipped == 0
 
 
-def test_a_number_instead_of_nan_is_a_difference() -> None:
-    model = small_model("y = Mul(x, s)", {"x": (1, 4)}, {"s": 2.0})
-    module = sbnn_tvm.compile(model)
-    poisoned = onnx.ModelProto()
-    poisoned.CopyFrom(model)
-    poisoned.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.array(np.nan, np.float32), "s"))
-    mixed = CompiledModule(
-        replace(module.imported, model=poisoned),
+def against(module: CompiledModule, model: onnx.ModelProto) -> CompiledModule:
+    """The module, with another model as its reference."""
+    return CompiledModule(
+        replace(module.imported, model=model),
         module.composites,
         module.lowered,
         module._executable,
         module.target,
         module.report,
     )
-    verification = mixed.verify(check=False)
+
+
+def test_a_number_instead_of_nan_is_a_difference() -> None:
+    model = small_model("y = Mul(x, s)", {"x": (1, 4)}, {"s": 2.0})
+    poisoned = onnx.ModelProto()
+    poisoned.CopyFrom(model)
+    poisoned.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.array(np.nan, np.float32), "s"))
+    verification = against(sbnn_tvm.compile(model), poisoned).verify(check=False)
     assert not verification.passed and verification.outputs[0].max_rel == np.inf
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("y = Transpose(x)", r"has shape \[2, 3\] instead of \[3, 2\]"),
+        ("y = Cast<to=11>(x)", "has type float32 instead of float64"),
+    ],
+)
+def test_shapes_and_types_come_before_values(text: str, message: str) -> None:
+    """They are named as such, of the layer and of the output."""
+    module = sbnn_tvm.compile(small_model("y = Relu(x)", {"x": (2, 3)}))
+    bad = against(module, small_model(text, {"x": (2, 3)}))
+    verification = bad.verify(np.ones((2, 3), np.float32), check=False)
+    assert not verification.passed and verification.unexplained == 1
+    assert re.search(f"output 'y' {message}", verification.reason)
+    assert verification.outputs[0].mismatch and verification.first_difference is not None
+    assert verification.first_difference.note == verification.outputs[0].mismatch
+    assert verification.outputs[0].mismatch in str(verification)
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "dtype"),
+    [
+        ("y = ReduceMean<keepdims=0>(x)", (3, 4), "float32"),
+        ("m = Mul(x, x)\ny = Sqrt(m)", (3, 4), "float16"),
+        ("m = Mul(x, x)\ny = Exp(m)", (3, 4), "float64"),
+        ("y = Greater(x, z)", (3, 4), "float32"),
+        ("y = Not(x)", (3, 4), "bool"),
+        ("y = Relu(x)", (), "float32"),
+        ("y = Slice(x, i, i)", (3, 4), "float32"),
+        ("y = BitwiseNot(x)", (3, 4), "uint8"),
+    ],
+)
+def test_outputs_of_all_shapes_and_types(text: str, shape: tuple[int, ...], dtype: str) -> None:
+    verification = sbnn_tvm.compile(small_model(text, {"x": (shape, dtype)}, {"z": 0.0, "i": np.int64([0])})).verify()
+    assert verification.passed and verification.samples == 3
 
 
 def test_integers_and_truth_values() -> None:
