@@ -27,10 +27,12 @@ class RandomInputs:
     Attributes:
         samples: How many.
         seed: Seed of the generator.
+        denormals: Whether floats may be denormal. The vectors of 32-bit ARM take them for zeros.
     """
 
     samples: int
     seed: int
+    denormals: bool = True
 
     def draw(self, reference: Reference, specs: Sequence[TensorSpec]) -> DrawnInputs:
         """Decide from the model what to draw for each of its inputs."""
@@ -93,6 +95,9 @@ class DrawnInputs:
                 first, last = self.ranges.get(spec.name, (int(whole.min), int(whole.max)))
                 values = np.clip(np.rint(values) + steps, first, min(last, 2**62))
             array = np.where(chosen, values, array).astype(array.dtype)
+        if array.dtype.kind == "f" and not self.random.denormals:
+            tiny = np.finfo(array.dtype).tiny
+            array = np.where((array != 0) & (np.abs(array) < tiny), np.copysign(tiny, array), array)
         return np.asarray(array, spec.dtype)
 
 

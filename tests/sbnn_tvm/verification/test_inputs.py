@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -99,6 +100,13 @@ def test_floats_at_a_threshold_beside_it_and_at_zero() -> None:
         assert (np.abs(x[x != 0]) > 0).all() and (np.abs(x[x != 0]).min() < np.finfo(np.float32).tiny)
     first, *others = inputs
     assert np.abs(first).max() < 6 < max(np.abs(other).max() for other in others)
+
+
+def test_no_denormals_for_cpus_that_take_them_for_zeros() -> None:
+    inputs = drawn("y = Sign(x)", (1, 2, 20, 20), "float32", {})
+    values = all_of(replace(inputs, random=replace(inputs.random, denormals=False)))
+    tiny = np.finfo(np.float32).tiny
+    assert (values == 0).any() and (values == tiny).any() and np.abs(values[values != 0]).min() == tiny
 
 
 def test_thresholds_are_found_through_scales_shifts_and_types() -> None:
