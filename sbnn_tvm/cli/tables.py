@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from ..profiling.profile import KernelTime
     from ..profiling.timing import Timing
     from ..runtime.metadata import Metadata
-    from ..verification.verify import LayerComparison, OutputComparison, Verification
+    from ..verification.result import LayerComparison, OutputComparison, Verification
 
 _VERIFICATION = ("elements", "largest difference", "flipped", "wrong")
 _OK, _FLIPPED, _WRONG = "[green]agrees[/]", "[yellow]rounding[/]", "[bold red]differs[/]"
+_MORE_EXACT = "[yellow]more exact[/]"
 
 
 def verification_table(found: Verification) -> Group:
@@ -42,7 +43,12 @@ def _layer_cells(layer: LayerComparison) -> Iterator[str]:
     yield "bits" if layer.bits else f"{layer.max_rel:.1e}" if layer.max_rel else "0"
     yield f"{layer.flipped:,}" if layer.flipped else ""
     yield f"{layer.wrong:,}" if layer.wrong else ""
-    yield _WRONG if layer.wrong else _FLIPPED if layer.flipped else _OK
+    if layer.wrong:
+        yield escape(layer.note) if layer.note.startswith(("shape", "type")) else _WRONG
+    elif layer.flipped or layer.as_inexact:
+        yield _FLIPPED
+    else:
+        yield _MORE_EXACT if layer.less_exact else _OK
 
 
 def _output_cells(output: OutputComparison) -> Iterator[str]:
@@ -52,7 +58,7 @@ def _output_cells(output: OutputComparison) -> Iterator[str]:
     yield f"{output.max_rel:.1e}" if output.max_rel else "0"
     yield ""
     yield ""
-    yield _OK if output.within else _WRONG
+    yield _OK if output.within else _MORE_EXACT if output.less_exact else _WRONG
 
 
 def metadata_table(metadata: Metadata, size: int) -> Table:
