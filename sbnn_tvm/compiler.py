@@ -177,7 +177,7 @@ def _silent(step: str) -> None:
 
 def _is_torch_module(model: object) -> bool:
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(model, torch.nn.Module)
+    return torch is not None and isinstance(model, torch.nn.Module | torch.export.ExportedProgram)
 
 
 def _to_onnx(model: Any, input_shape: Any, compare_export: bool) -> Any:

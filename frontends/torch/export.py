@@ -82,6 +82,8 @@ def to_onnx(model: nn.Module, input_shape: Shape | None = None, *, compare_expor
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected a torch.nn.Module to export, but got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError("the model is a TorchScript module, which torch cannot export; pass the module it was made of")
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise ModelError(f"{name!r} of the model is {_dtype(tensor)}, not float32; call model.float() first")
@@ -162,9 +164,16 @@ def example_inputs(model: nn.Module, input_shape: Shape | None) -> tuple[Tensor,
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """While this context is open, the model is in eval mode; afterwards each module is in its previous mode."""
+    """While this context is open, the model is in eval mode; afterwards each module is in its previous mode.
+
+    Raises:
+        ModelError: If the model is a graph that torch.export made, which has no modes.
+    """
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    try:
+        model.eval()
+    except NotImplementedError:  # says torch.export of its graphs
+        raise ModelError("the model is a graph that torch.export made; pass the module it was made of") from None
     try:
         yield
     finally:
