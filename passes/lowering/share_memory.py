@@ -2,7 +2,7 @@
 
 ``StorageRewrite`` gives the memory of a buffer that is read no more to a later one, also if its elements have another
 type. But TVM tells LLVM that accesses of different types to one buffer never alias. LLVM may then move a store to the
-new buffer before a load of the old one. So the pass runs in the mode that TVM has for WebGPU, where the types must match.
+new buffer before a load of the old one. So the pass runs in TVM's mode for WebGPU, where the types must match.
 """
 
 from __future__ import annotations

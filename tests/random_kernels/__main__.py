@@ -1,4 +1,4 @@
-"""``python -m tests.random_kernels [FIRST [NUMBER]]``: check kernels FIRST, FIRST + 1, ...; 20,000 from 0 by default."""
+"""``python -m tests.random_kernels [FIRST [NUMBER]]``: check NUMBER kernels from FIRST on; by default 20,000 from 0."""
 
 from __future__ import annotations
 

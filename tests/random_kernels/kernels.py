@@ -345,7 +345,7 @@ FAMILIES: tuple[Callable[[Draw, CpuTarget], RandomKernel], ...] = (
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Kernels that are built within this context run on this many threads, one or two, whatever their amount of work."""
+    """Kernels that are built within this context run on one or two threads, whatever their amount of work."""
     if number == 1:
         with loops.one_thread():
             yield

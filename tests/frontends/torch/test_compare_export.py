@@ -88,7 +88,7 @@ def summed(x: torch.Tensor) -> torch.Tensor:
     "flipping",
     [
         [Function(summed), Function(lambda x: x * 1e5), Function(torch.sin), Binarize()],  # each alone does not flip
-        [Function(lambda x: torch.sign(torch.sin(summed(x) * 1e4)))],  # flips about one in a thousand
+        [Function(lambda x: torch.sign(torch.sin(summed(x) * 1e5)))],  # flips about one in a hundred
     ],
 )
 def test_a_difference_in_rounding_flips_bits_and_is_no_error(flipping: list[nn.Module]) -> None:
