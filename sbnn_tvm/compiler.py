@@ -52,13 +52,14 @@ def compile(
         options: How to compile; see :class:`sbnn_tvm.CompileOptions`.
         progress: Called with the name of each step of the compilation when it begins.
         keywords: The same options one by one: ``input_shape``, ``sign_zero``, ``kernels``, ``tuning``, ``tuning_cpu``,
-            ``strict``, ``name``, ``dump``. They replace the fields of ``options``.
+            ``strict``, ``name``, ``dump``, ``compare_export``. They replace the fields of ``options``.
 
     Returns:
         The compiled model: ``run``, ``verify``, ``report``, ``export``.
 
     Raises:
-        ModelError: If the model cannot be read, or has an operator or shape that is not supported.
+        ModelError: If the model cannot be read, or has an operator or shape that is not supported; if a PyTorch
+            module computes something else than the ONNX file that torch exports it to.
         TargetError: If the target is not known.
         CompileError: If an option has a value that is not allowed; if ``kernels`` names no layer, or a family that
             cannot compute the layer; or with ``strict``, if something would fall back.
@@ -145,7 +146,8 @@ def lower_model(
     tuned = None if options.tuning is None else TuningLookup.of(options.tuning, cpu, options.tuning_cpu)
     progress("importing the model")
     input_shape = options.input_shape
-    imported = import_onnx(load_model(_to_onnx(model, input_shape)), _shape_of_open_inputs(model, input_shape))
+    proto = _to_onnx(model, input_shape, options.compare_export)
+    imported = import_onnx(load_model(proto), _shape_of_open_inputs(model, input_shape))
     progress("recognising binary layers")
     dump = None if options.dump is None else _folder(options.dump)
     composites = to_composites(imported.mod, options.sign_zero, dump)
@@ -175,15 +177,15 @@ def _silent(step: str) -> None:
 
 def _is_torch_module(model: object) -> bool:
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(model, torch.nn.Module)
+    return torch is not None and isinstance(model, torch.nn.Module | torch.export.ExportedProgram)
 
 
-def _to_onnx(model: Any, input_shape: Any) -> Any:
+def _to_onnx(model: Any, input_shape: Any, compare_export: bool) -> Any:
     if not _is_torch_module(model):
         return model
     from sbnn_tvm.frontends.torch.export import to_onnx
 
-    return to_onnx(model, input_shape)
+    return to_onnx(model, input_shape, compare_export=compare_export)
 
 
 def _shape_of_open_inputs(model: Any, input_shape: Any) -> Any:

@@ -317,7 +317,9 @@ def _padding(call: Call) -> tuple[int, int, int, int]:
 
 def _tensor_operand(of: tuple[int, ...], extent: tuple[int, ...]) -> type[Tensor | Pixel | Sample | SampleChannel]:
     """The class of a tensor operand of shape ``of``: how it is broadcast to a result of shape ``extent``."""
-    if without_pixels(of) == without_pixels(extent):
+    if extent != without_pixels(extent):  # [N, C, 1, 1]: after a reshape the operand may have two axes, or four
+        of, extent = without_pixels(of), without_pixels(extent)
+    if without_pixels(of) == extent:
         return Tensor
     return Pixel if is_per_pixel(of, extent) else Sample if is_per_sample(of, extent) else SampleChannel
 

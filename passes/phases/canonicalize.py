@@ -10,7 +10,7 @@ from tvm.ir import Call, IRModule
 from tvm.relax import Expr, op
 
 from ..relax.comparisons import emit_comparison
-from ..relax.graph import Graph, Writer, broadcasts_to, constant, drop_dead, op_name, shape
+from ..relax.graph import Graph, Writer, broadcasts_to, constant, drop_dead, flattened_map, op_name, shape
 
 _SWAPPED = {"greater": "less", "greater_equal": "less_equal", "less": "greater", "less_equal": "greater_equal"}
 _ARITHMETIC: dict[str, Callable[..., np.float32]] = {
@@ -155,13 +155,10 @@ def _merge_zero_padding(graph: Graph, writer: Writer, conv: Call) -> Expr | None
 
 
 def _dense_on_a_map(graph: Graph, writer: Writer, var: relax.Var, matmul: Call) -> Expr | None:
-    flatten, weight = graph.producer(matmul.args[0], "reshape"), constant(matmul.args[1])
-    if flatten is None or weight is None or weight.ndim != 2:
+    feature_map, weight = flattened_map(graph, matmul.args[0]), constant(matmul.args[1])
+    if feature_map is None or weight is None or weight.ndim != 2:
         return None
-    feature_map = flatten.args[0]
-    extent, flat = shape(feature_map), shape(matmul.args[0])
-    if len(extent) != 4 or extent[2:] == (1, 1) or flat != (extent[0], int(np.prod(extent[1:]))):
-        return None
+    extent = shape(feature_map)
     kernel = np.ascontiguousarray(weight.T).reshape(-1, *extent[1:])
     conv = writer.emit(op.nn.conv2d(writer[feature_map], relax.const(kernel)), f"{var.name}_map")
     return op.reshape(conv, (extent[0], kernel.shape[0]))

@@ -350,10 +350,15 @@ class _Former:
         self._open(self._layer(Elementwise, var, [data], is_open=True), var)
 
     def _host_of_reshape(self, var: Var, reshape: Call) -> _Group | None:
-        """The open group that a reshape between [N, C] and [N, C, 1, 1] can join; None for any other reshape."""
+        """The open group that a reshape between [N, C] and [N, C, 1, 1] can join; None for any other reshape.
+
+        A sum over windows, which has no epilogue, takes it too: its readers then recognise their own windows.
+        """
         source = reshape.args[0]
         host = self.group_of.get(source)
-        if host is None or not host.open or source in self.domains or len(shape(var)) not in (2, 4):
+        if host is None or source in self.domains or len(shape(var)) not in (2, 4):
+            return None
+        if not host.open and host.composite != WindowSum.kind:
             return None
         return host if _extent(source) == _extent(var) else None
 
