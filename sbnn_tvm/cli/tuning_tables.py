@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from ..tuning_database.database import SECONDS, Database, Record, TunedMachine
+from ..tuning_database.database import Database
+from ..tuning_database.records import SECONDS, Record, TunedMachine
 from .tables import plain_table, readable_seconds
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from ..module import CompiledModule
 from ..profiling.timing import burst, interleave_bursts
 from ..runtime.inputs import random_inputs
 from ..runtime.loading import load, read_metadata
-from ..tuning_database.database import NetworkRecord, TunedMachine
 from ..tuning_database.lookup import choices_key
+from ..tuning_database.records import NetworkRecord, TunedMachine
 from .measure_candidate import burst_of
 from .runner import Runner, Turns
 

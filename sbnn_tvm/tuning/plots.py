@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import TuningError
-from ..tuning_database.database import Database, Record, TunedMachine
+from ..tuning_database.database import Database
 from ..tuning_database.lookup import NOISE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from ..tuning_database.records import Record, TunedMachine
 
 # Colours that most colour-blind readers can distinguish (Okabe and Ito).
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")

@@ -19,8 +19,8 @@ import tvm
 from ..deploy.targets import CpuTarget
 from ..errors import TuningError
 from ..runtime.cpu import CpuModel
-from ..tuning_database.database import SECONDS, TunedMachine
 from ..tuning_database.lookup import code_of
+from ..tuning_database.records import SECONDS, TunedMachine
 from .build_candidate import CandidateBuild
 from .compare_networks import time_remotely
 from .measure_candidate import Measurement, measure_remotely
@@ -67,7 +67,7 @@ class RpcRunner:
             try:
                 described = json.loads(session.get_function("sbnn_tvm.describe_cpu")())
                 model = CpuModel(str(described["name"]), tuple(described["caches"]))
-            except (AttributeError, ValueError, KeyError):
+            except (AttributeError, ValueError, KeyError, TypeError):
                 pass  # TVM's own server
         except (RuntimeError, OSError) as error:
             raise TuningError(f"the RPC server {self.key!r} does not answer: {last_line(error)}") from None

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from ..deploy.targets import CpuTarget
-from ..tuning_database.database import TunedMachine
+from ..tuning_database.records import TunedMachine
 from .build_candidate import CandidateBuild
 from .measure_candidate import Measurement
 
