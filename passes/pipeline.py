@@ -17,7 +17,9 @@ from sbnn_tvm.schedules.isa import Isa
 from .families.choose import LEAST_COST, Decisions, check_forced
 from .lowering.lower import Lowered, lower
 from .lowering.machine_code import MACHINE_CODE
+from .lowering.powers import use_powers_of_c_library
 from .lowering.reuse_residuals import reuse_residuals
+from .lowering.unknown_pragmas import remove_unknown_pragmas
 from .phases.canonicalize import canonicalize
 from .phases.fold_window_sums import fold_window_sums
 from .phases.fuse_layers import fuse_layers
@@ -27,6 +29,8 @@ from .phases.rearrange_channels import rearrange_channels
 from .phases.recognise import recognise
 from .phases.resolve_signs import SignZero, resolve_signs
 from .phases.shift_pixels import shift_pixels
+
+use_powers_of_c_library()
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def to_kernels(composites: IRModule, isa: Isa, decisions: Decisions = LEAST_COST
         sorts = relax.backend.DispatchSortScan()(lowered.mod)
     # Keep reshapes: the virtual machine runs them as views, without a copy.
     legal = relax.transform.LegalizeOps(skip_ops=["relax.reshape"])(sorts)
-    return replace(lowered, mod=legal)
+    return replace(lowered, mod=remove_unknown_pragmas(legal))
 
 
 def to_executable(lowered: Lowered, target: Target) -> Executable:
