@@ -9,7 +9,7 @@ import typer
 
 from ..errors import InputError
 from ..runtime.hide_torch import hide_torch
-from .console import examples, result_console, shown_steps, warn
+from .console import bold, examples, plain, result_console, shown_steps, warn
 from .flags import ModelFlags, expand_flags
 from .model_files import OnnxFile, check_is_model
 
@@ -66,7 +66,7 @@ def tune(
         )
     console = result_console()
     console.print(result_table(result))
-    console.print(f"\n[bold]{database}[/]: {result.machine}\n{result.summary()}")
+    console.print("\n", bold(database), plain(f": {result.machine}"), "\n", plain(result.summary()), sep="")
     for line in result.skipped:
         warn(line)
 
@@ -84,10 +84,10 @@ def show(database: DatabaseFile) -> None:
 
     console, found = result_console(), Database(database, must_exist=True)
     for machine in found.machines():
-        console.print(f"[bold]{machine}[/]", database_table(found, machine), "", sep="\n")
+        console.print(bold(machine), database_table(found, machine), "", sep="\n")
     for network in found.networks:
         verdict = "slower, not used" if network.slower else f"{network.gain:.3f}x"
-        console.print(f"{network.title} as a whole, tuned: {verdict} ({network.machine.cpu}, {network.when})")
+        console.print(plain(f"{network.title} as a whole, tuned: {verdict} ({network.machine.cpu}, {network.when})"))
     for line in found.complaints():
         warn(line)
 
@@ -103,7 +103,7 @@ def merge(
     count, skipped = merge_databases(output, databases)
     for line in skipped:
         warn(line)
-    result_console().print(f"[bold]{output}[/]: {count} records")
+    result_console().print(bold(output), f": {count} records", sep="")
 
 
 @tuning_app.command(epilog=examples("sbnn-tvm tuning export tuning.jsonl -o best.jsonl"))
@@ -121,7 +121,7 @@ def export(
     write(output, records)
     for line in found.complaints():
         warn(line)
-    result_console().print(f"[bold]{output}[/]: {len(records)} records")
+    result_console().print(bold(output), f": {len(records)} records", sep="")
 
 
 @tuning_app.command(epilog=examples("sbnn-tvm tuning plot tuning.jsonl -o pictures"))
@@ -134,7 +134,7 @@ def plot(
     from ..tuning_database.database import Database
 
     for file in draw(Database(database, must_exist=True), output):
-        result_console().print(f"[bold]{file}[/]")
+        result_console().print(bold(file))
 
 
 @tuning_app.command(

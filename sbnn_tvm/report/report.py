@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from ..printable import printable
+
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType
     from rich.table import Table
@@ -157,11 +159,11 @@ class Report:
         yield table
         yield ""
         yield from self._reasons()
-        yield Text(self.summary(), style="bold")
+        yield Text(printable(self.summary()), style="bold")
         if self.tuning:
-            yield Text(self.tuning)
+            yield Text(printable(self.tuning))
         for note in self.notes:
-            yield Text(f"note: {note}", style="yellow")
+            yield Text(printable(f"note: {note}"), style="yellow")
 
     def _table(self, width: int | None) -> Table:
         from rich.table import Table
@@ -179,7 +181,7 @@ class Report:
             )
         for layer in self.layers:
             style = "yellow" if layer.fallback else "" if layer.binary else "dim" if not layer.weights else ""
-            table.add_row(*(Text(column.cell(layer)) for column in columns), style=style)
+            table.add_row(*(Text(printable(column.cell(layer))) for column in columns), style=style)
         return table
 
     def _reasons(self) -> Iterable[RenderableType]:
@@ -194,7 +196,7 @@ class Report:
         if reasons:
             yield Text("Why not binary", style="bold")
             for why, names in reasons.items():
-                yield Padding(Text(f"{', '.join(names)}: {why}"), (0, 0, 0, 2))
+                yield Padding(Text(printable(f"{', '.join(names)}: {why}")), (0, 0, 0, 2))
             yield ""
 
 
