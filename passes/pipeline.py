@@ -93,7 +93,7 @@ def to_composites(mod: IRModule, sign_zero: SignZero = "exact", dump: Path | Non
 def _dump(mod: IRModule, folder: Path | None, name: str) -> None:
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.py").write_text(mod.script(show_meta=False))
+        (folder / f"{name}.py").write_text(mod.script(show_meta=False), "utf-8")
 
 
 def to_kernels(composites: IRModule, isa: Isa, decisions: Decisions = LEAST_COST) -> Lowered:

@@ -20,6 +20,7 @@ from .deploy.linking import write_library
 from .deploy.targets import CpuTarget
 from .errors import InputError, TargetError
 from .execution.run_kernels import KernelRunner, NativeKernels, outputs_of, prepare, run_kernels
+from .extras import needed_by
 from .report.report import Report
 from .runtime.inputs import match_inputs, random_inputs, split_batches
 from .runtime.loading import LoadedModule, load
@@ -204,7 +205,8 @@ class CompiledModule:
         Raises:
             TargetError: If there is no emulator for the target.
         """
-        from .execution.emulator import Emulator
+        with needed_by("the emulator"):
+            from .execution.emulator import Emulator
 
         return Emulator.from_library(self.export(Path(self._folder.name) / "model.so"))
 

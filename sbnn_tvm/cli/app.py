@@ -14,7 +14,7 @@ try:
     import typer
     from typer.core import TyperGroup
 
-    from .console import complain, error_console, examples
+    from .console import check_terminal_size, complain, error_console, examples
 except ModuleNotFoundError as error:  # where models are only run
     print(f'error: the command line needs {error.name}: pip install "sbnn-tvm[compile]"', file=sys.stderr)
     raise SystemExit(USER_ERROR) from None
@@ -127,6 +127,7 @@ def _root(
 def main() -> None:
     """The entry point."""
     guard_streams()
+    check_terminal_size()
     code: object = 0
     try:
         app(prog_name="sbnn-tvm")

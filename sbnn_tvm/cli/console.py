@@ -31,13 +31,24 @@ def error_console() -> Console:
 
 
 def _console(**options: Any) -> Console:
-    console = Console(highlight=False, markup=False, emoji=False, **options)
-    if console.width < _NARROWEST:  # rich cannot lay out tables in less
-        console.width = _NARROWEST
-    return console
+    return Console(highlight=False, markup=False, emoji=False, **options)
 
 
-_NARROWEST = 20
+_SIZES = (20, 2000)
+"""The smallest and the largest size of a terminal for which tables are laid out, in characters."""
+
+
+def check_terminal_size() -> None:
+    """Limit the size of the terminal that the environment gives, and ignore one that is no number."""
+    for name in ("COLUMNS", "LINES"):
+        try:
+            size = int(os.environ[name])
+        except KeyError:
+            continue
+        except ValueError:
+            del os.environ[name]
+            continue
+        os.environ[name] = str(min(max(size, _SIZES[0]), _SIZES[1]))
 
 
 def plain(text: object, style: str = "") -> Text:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from ..extras import needed_by
 from ..printable import printable
 
 if TYPE_CHECKING:
@@ -141,7 +142,8 @@ class Report:
         return cls(record["model"], record["target"], layers, tuple(record["notes"]), record.get("tuning", ""))
 
     def __str__(self) -> str:
-        from rich.console import Console
+        with needed_by("a report as text"):
+            from rich.console import Console
 
         text = io.StringIO()
         console = Console(file=text, width=200, color_system=None)

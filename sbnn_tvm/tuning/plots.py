@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import TuningError
+from ..extras import needed_by
 from ..tuning_database.database import Database
 from ..tuning_database.lookup import NOISE
 
@@ -34,7 +35,8 @@ def draw(database: Database, folder: str | os.PathLike[str]) -> list[Path]:
     Raises:
         TuningError: If there is nothing to plot, or the folder cannot be written.
     """
-    import matplotlib as mpl
+    with needed_by("plotting"):
+        import matplotlib as mpl
 
     mpl.use("Agg")
     mpl.rcParams["svg.fonttype"] = "none"  # text stays text: a tenth of the size

@@ -26,6 +26,7 @@ from ..errors import InputError, ModelError, VerificationError
 from ..execution.run_kernels import ComputedValue, outputs_of, run_kernels
 from ..execution.runnable_model import RunnableModel
 from ..execution.value_layout import decode, encode
+from ..extras import needed_by
 
 ROUNDING_ULPS = 256
 """The rounding bound: a float32 sum may differ by this many units in the last place of its largest value."""
@@ -230,7 +231,8 @@ class _Reference:
     """The model in onnxruntime, without graph optimisations, and with every value as an output."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        import onnxruntime
+        with needed_by("verify"):
+            import onnxruntime
 
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
