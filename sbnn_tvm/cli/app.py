@@ -135,6 +135,9 @@ def main() -> None:
         code = end.code
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except SbnnError as error:
+        complain(str(error))
+        code = USER_ERROR
     except Exception as error:
         complain(_defect(error))
         code = DEFECT
