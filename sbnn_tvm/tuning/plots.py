@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import TuningError
 from ..extras import needed_by
+from ..printable import printable
 from ..tuning_database.database import Database
 from ..tuning_database.lookup import NOISE
 
@@ -55,7 +56,7 @@ def draw(database: Database, folder: str | os.PathLike[str]) -> list[Path]:
             for kind, paint, height in (("progress", _progress, 4.0), ("tuned", _tuned, 1.2 + 0.26 * len(tasks))):
                 figure, axes = plt.subplots(figsize=(10, height), layout="constrained")
                 paint(axes, database, machine, tasks)
-                figure.suptitle(str(machine), fontsize=8)
+                figure.suptitle(printable(machine), fontsize=8, parse_math=False)
                 files.append(Path(folder) / f"{kind}-{name}.svg")
                 figure.savefig(files[-1])
                 plt.close(figure)
@@ -81,7 +82,7 @@ def _progress(axes: Axes, database: Database, machine: TunedMachine, tasks: dict
         for record in records:
             if not record.confirmed and record.gain is not None:
                 best.append(max(best[-1], record.gain))
-        lines[records[0].title] = best
+        lines[_label(records[0].title)] = best
     ranked = sorted(lines, key=lambda title: -lines[title][-1])
     shown = [title for title in ranked if lines[title][-1] >= NOISE][: len(_COLOURS)]
     for title in ranked:
@@ -112,7 +113,7 @@ def _tuned(axes: Axes, database: Database, machine: TunedMachine, tasks: dict[st
         axes.plot(untuned, position, "o", color="#999999", markersize=7, label=labels[0])
         axes.plot(tuned, position, "o", color=_COLOURS[0], markersize=4.5, label=labels[1])
         axes.annotate(
-            f"{best} {gains[best]:.2f}x",
+            _label(f"{best} {gains[best]:.2f}x"),
             (untuned, position),
             (8, 0),
             textcoords="offset points",
@@ -121,12 +122,17 @@ def _tuned(axes: Axes, database: Database, machine: TunedMachine, tasks: dict[st
         )
     axes.set_xscale("log")
     axes.margins(x=0.2)
-    axes.set_yticks(range(len(order)), [tasks[key][0].title for key in order], fontsize=7)
+    axes.set_yticks(range(len(order)), [_label(tasks[key][0].title) for key in order], fontsize=7)
     axes.invert_yaxis()
     axes.grid(axis="y", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel(label)
     axes.legend(frameon=False)
+
+
+def _label(text: str) -> str:
+    """Text that is drawn as it is: matplotlib would read formulas between dollar signs."""
+    return printable(text).replace("$", r"\$")
 
 
 def _untuned_cost(database: Database, machine: TunedMachine, task: str) -> float:
