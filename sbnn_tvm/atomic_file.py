@@ -16,7 +16,8 @@ def replacing(path: str | os.PathLike[str], error: type[SbnnError], mode: int = 
     """Create an empty file next to ``path`` to write to; when the ``with`` ends, it replaces ``path``.
 
     Args:
-        path: The destination. An existing file is replaced in one step, and kept if the body of the ``with`` fails.
+        path: The destination. An existing file is replaced in one step, and kept if the body of the ``with`` fails. Of
+            a symbolic link, the file that it names is replaced. Devices and FIFOs are refused, not replaced.
         error: The error to raise if ``path`` cannot be written.
         mode: Permissions of the file, before the umask.
 
@@ -30,7 +31,7 @@ def replacing(path: str | os.PathLike[str], error: type[SbnnError], mode: int = 
             mode = draft.stat().st_mode
             yield draft
             draft.chmod(mode)  # a linker replaces the file, and its permissions
-            draft.replace(path)
+            draft.replace(os.path.realpath(path))
         finally:
             draft.unlink(missing_ok=True)
     except OSError as reason:
@@ -50,6 +51,9 @@ def _create_draft(path: Path, error: type[SbnnError], mode: int) -> Path:
         raise error(f"cannot write {path}: it is a folder; give the name of a file in it")
     if not path.parent.is_dir():
         raise error(f"cannot write {path}: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        raise error(f"cannot write {path}: it is no regular file, and would be replaced")
+    path = Path(os.path.realpath(path))
     draft = path.with_name(f".sbnn_tvm-{secrets.token_hex(8)}.so")  # TVM checks the suffix of the library that it links
     os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
     return draft

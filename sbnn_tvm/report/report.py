@@ -120,7 +120,7 @@ class Report:
         binary = [layer for layer in self.linear if layer.binary]
         macs, binary_macs = (sum(layer.macs for layer in some) for some in (self.linear, binary))
         share = binary_macs / macs if macs else 0.0
-        return (
+        return printable(
             f"{self.model} for {self.target}: {len(binary)} of {len(self.linear)} layers with weights are binary "
             f"({share:.1%} of {macs / 1e6:.4g} M MACs), {self.bytes / 1024:.1f} KiB of constants"
         )
@@ -161,7 +161,7 @@ class Report:
         yield table
         yield ""
         yield from self._reasons()
-        yield Text(printable(self.summary()), style="bold")
+        yield Text(self.summary(), style="bold")
         if self.tuning:
             yield Text(printable(self.tuning))
         for note in self.notes:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import LibraryError
+from ..printable import printable
 from .cpu import normalize_machine, this_cpu
 from .elf import ElfError, read_header, read_note
 from .hide_torch import hide_torch
@@ -159,7 +160,7 @@ class LoadedModule:
 
     def __repr__(self) -> str:
         inputs, outputs = (", ".join(map(str, specs)) for specs in (self.inputs, self.outputs))
-        return f"<{self.metadata.name} for {self.target}: {inputs} -> {outputs}>"
+        return printable(f"<{self.metadata.name} for {self.target}: {inputs} -> {outputs}>")
 
 
 def _check_machine(path: Path, metadata: Metadata) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from ..printable import printable
+
 FORMAT = 1
 """The version of the metadata; a runtime reads only its own version."""
 
@@ -27,7 +29,7 @@ class TensorSpec:
     dtype: str
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}{list(self.shape)}"
+        return printable(f"{self.name}: {self.dtype}{list(self.shape)}")
 
 
 @dataclass(frozen=True)

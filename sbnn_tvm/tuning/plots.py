@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ def draw(database: Database, folder: str | os.PathLike[str]) -> list[Path]:
     Raises:
         TuningError: If there is nothing to plot, or the folder cannot be written.
     """
+    warnings.filterwarnings("ignore", "Glyph .* missing from", module=__name__)  # the text is stored, not its glyphs
     with needed_by("plotting"):
         import matplotlib as mpl
 

@@ -27,6 +27,7 @@ from ..execution.run_kernels import ComputedValue, outputs_of, run_kernels
 from ..execution.runnable_model import RunnableModel
 from ..execution.value_layout import decode, encode
 from ..extras import needed_by
+from ..printable import printable
 
 ROUNDING_ULPS = 256
 """The rounding bound: a float32 sum may differ by this many units in the last place of its largest value."""
@@ -143,7 +144,8 @@ class Verification:
             which = "all outputs"
             if self.after_flips:
                 which += f" (for {self.after_flips} of the inputs except values after bits flipped by rounding)"
-            return f"{head}: agrees with onnxruntime in {len(self.layers)} layers and {which}; {outputs}; {flips}"
+            text = f"{head}: agrees with onnxruntime in {len(self.layers)} layers and {which}; {outputs}; {flips}"
+            return printable(text)
         first = self.first_difference
         if first is None:
             where = "every layer alone agrees, so rounding adds up over the layers: allow a larger tolerance"
@@ -151,7 +153,7 @@ class Verification:
             what = "bits" if first.bits else f"values (relative difference {first.max_rel:.3g})"
             where = f"the first layer that differs is '{first.node}' (value '{first.name}'): "
             where += f"{first.wrong} of {first.elements} {what}"
-        return f"{head}: differs from onnxruntime: {outputs}; {flips}; {where}"
+        return printable(f"{head}: differs from onnxruntime: {outputs}; {flips}; {where}")
 
 
 def verify(module: RunnableModel, batches: Iterable[tuple[np.ndarray, ...]], tolerance: float = 1e-4) -> Verification:
