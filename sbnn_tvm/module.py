@@ -128,7 +128,7 @@ class CompiledModule:
             InputError: If the inputs do not match the model, or there is nothing to compare.
             TargetError: If the target can be neither run nor emulated here.
         """
-        if not tolerance >= 0:
+        if not 0 <= tolerance < float("inf"):
             raise InputError(f"the tolerance must be a number from 0 on, but got {tolerance}")
         if inputs is None and samples < 1:
             raise InputError(f"at least one random input is needed to compare anything, but samples={samples}")

@@ -61,6 +61,10 @@ class _Commands(TyperGroup):
                 raise _with_printable_message(error) from None
             if debug:
                 error_console().print_exception()
+            if isinstance(error, OSError) and error.strerror:  # of a disk, a permission, a name: not ours
+                name = "" if error.filename is None else f": {error.filename}"
+                complain(f"{error.strerror}{name}")
+                raise typer.Exit(USER_ERROR) from None
             complain(_defect(error))
             raise typer.Exit(DEFECT) from None
 

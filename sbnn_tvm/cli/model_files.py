@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,11 +16,22 @@ ModelOrLibrary = Annotated[Path, typer.Argument(metavar="MODEL.onnx|MODEL.so", h
 
 def is_library(path: Path) -> bool:
     """Whether a file is a compiled library; a file that cannot be read is judged by its name."""
+    check_is_file(path)
     try:
         with path.open("rb") as file:
             return file.read(4) == b"\x7fELF" or path.suffix == ".so"
     except OSError:
         return path.suffix == ".so"  # reading it later gives the error
+
+
+def check_is_file(path: Path) -> None:
+    """Refuse FIFOs and devices, which could block, never end, or be read only once."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # reading it later gives the error
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise InputError(f"{path} is no regular file: copy it to one first")
 
 
 def check_is_model(path: Path) -> None:
@@ -34,6 +46,7 @@ def read_arrays(path: Path) -> Any:
 
     import numpy as np
 
+    check_is_file(path)
     try:
         arrays = np.load(path, allow_pickle=False)
         return arrays if isinstance(arrays, np.ndarray) else dict(arrays)

@@ -110,10 +110,17 @@ def serve(host: str, port: int, tracker: tuple[str, int], key: str) -> tvm.rpc.S
     Anyone who reaches the tracker or the server can run any code on this machine: use it in a trusted network only.
 
     Raises:
-        TuningError: If cloudpickle is not installed.
+        TuningError: If cloudpickle is not installed, there is no tracker, or no port of the host is free.
     """
     check_cloudpickle()
-    return tvm.rpc.Server(host, port, port + 100, tracker_addr=tracker, key=key, server_init_callback=_register)
+    try:
+        socket.create_connection(tracker, timeout=10).close()  # TVM's server would print a traceback and go on
+    except (OSError, OverflowError) as error:
+        raise TuningError(f"there is no RPC tracker at {tracker[0]}:{tracker[1]} ({last_line(error)})") from None
+    try:
+        return tvm.rpc.Server(host, port, port + 100, tracker_addr=tracker, key=key, server_init_callback=_register)
+    except Exception as error:
+        raise TuningError(f"no server can listen on {host}:{port} ({last_line(error)})") from None
 
 
 def _register() -> None:

@@ -209,7 +209,9 @@ def tune(
     try:
         machine = own.machine(front.target)
         tasks = tasks_of(layers, front.imported.nodes, front.target.isa, machine.threads)
-        session = _Session(tasks, machine, front.target, own, Database(database), trials, time_budget, progress)
+        file = Database(database)
+        file.create()
+        session = _Session(tasks, machine, front.target, own, file, trials, time_budget, progress)
         session.run()
         try:
             return session.result(session.compare(front))

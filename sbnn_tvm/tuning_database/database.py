@@ -100,6 +100,17 @@ class Database:
         else:
             self.records.append(record)
 
+    def create(self) -> None:
+        """Create the file if it is missing, so that an unwritable place is known before the first measurement.
+
+        Raises:
+            TuningError: If the file cannot be written.
+        """
+        try:
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666))
+        except OSError as error:
+            raise TuningError(f"the tuning database {self.path} cannot be written: {error.strerror}") from None
+
     def add(self, record: AnyRecord) -> None:
         """Append a record; it is on the disk when this returns.
 

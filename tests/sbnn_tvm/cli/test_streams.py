@@ -13,6 +13,7 @@ import pytest
 from sbnn_tvm.tuning_database.database import Database
 from sbnn_tvm.tuning_database.records import Record, TunedMachine
 from tests.support import foreign_models
+from tests.support.command_line import run
 
 PROGRAM = f"{sys.executable} -m sbnn_tvm"
 
@@ -112,3 +113,15 @@ def test_a_missing_package_is_an_error_of_ours_in_python_too(folder: Path) -> No
         [sys.executable, "-c", _WITHOUT + program, "onnx"], cwd=folder, capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("sbnn_tvm.compile needs onnx, which is not installed: pip install")
+
+
+def test_fifos_are_refused_at_once(folder: Path) -> None:
+    os.mkfifo(folder / "fifo")
+    for command in ("inspect fifo", "compile fifo", "verify net.onnx --input fifo", "bench fifo"):
+        _, error = run(*command.split(" ")[:1], *_paths(folder, command), code=2)
+        assert "fifo is no regular file" in error and error.count("\n") == 1
+
+
+def _paths(folder: Path, command: str) -> list[str]:
+    """The arguments of a command, with files in the folder."""
+    return [word if word.startswith("--") else str(folder / word) for word in command.split(" ")[1:]]

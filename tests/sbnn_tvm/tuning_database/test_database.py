@@ -244,3 +244,9 @@ def test_a_server_listens_on_this_machine_alone_unless_told_otherwise(monkeypatc
     assert "warning: only this machine can connect" in run_cli(*arguments, "192.168.1.2:9190", code=2)[1]
     assert run_cli(*arguments, "192.168.1.2:9190", "--host", "0.0.0.0", code=2)[1] == "error: enough\n"
     assert hosts == ["127.0.0.1", "127.0.0.1", "0.0.0.0"]
+
+
+def test_a_server_without_tracker_is_one_sentence() -> None:
+    for tracker in ("127.0.0.1:1", "127.0.0.1:99999999"):
+        _, error = run_cli("tuning", "serve", "--key", "k", "--tracker", tracker, code=2)
+        assert error.startswith(f"error: there is no RPC tracker at {tracker} (") and error.count("\n") == 1
