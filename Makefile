@@ -9,12 +9,13 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help demo test test-slow fuzz bench methods lint format clean
+.PHONY: help demo test test-slow conformance fuzz bench methods lint format clean
 
 help:
 	@echo 'make demo    train a small binary network, compile it for this machine and for ARM, verify and benchmark it'
 	@echo 'make test    run the tests'
 	@echo 'make test-slow  run the long ones: the whole demo and the README'
+	@echo 'make conformance  compile and run all of ONNX'"'"'s cases for single operators; write docs/operators.md'
 	@echo 'make fuzz    compile random networks for half an hour'
 	@echo 'make bench   measure kernels and networks against the limits of this machine and against onnxruntime'
 	@echo 'make methods train every method on digits; draw accuracy against bytes and time, for docs/methods.md'
@@ -37,6 +38,9 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(PARALLEL) -m slow
+
+conformance: $(INSTALLED)
+	OMP_NUM_THREADS=1 TVM_NUM_THREADS=1 $(BIN)/python -m tests.conformance --docs docs/operators.md
 
 fuzz: $(INSTALLED)
 	$(BIN)/python -m pytest -m fuzz

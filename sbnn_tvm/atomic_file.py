@@ -1,14 +1,22 @@
-"""Write files atomically: the file appears complete or not at all."""
+"""Write files atomically: the file appears complete or not at all.
+
+A process that is killed leaves its draft beside the file. A later one that writes to this folder removes it after a
+day.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import SbnnError
+from .litter import old_litter
+
+_DRAFT = re.compile(r"\.sbnn_tvm-[0-9a-f]{16}\.so.*")  # linkers append to the name of the file that they write
 
 
 @contextmanager
@@ -54,6 +62,9 @@ def _create_draft(path: Path, error: type[SbnnError], mode: int) -> Path:
     if path.exists() and not path.is_file():
         raise error(f"cannot write {path}: it is no regular file, and would be replaced")
     path = Path(os.path.realpath(path))
-    draft = path.with_name(f".sbnn_tvm-{secrets.token_hex(8)}.so")  # TVM checks the suffix of the library that it links
+    for old in old_litter(path.parent, _DRAFT):
+        with suppress(OSError):
+            old.unlink()
+    draft = path.with_name(f".sbnn_tvm-{secrets.token_hex(8)}.so")
     os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
     return draft

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
@@ -18,13 +17,14 @@ from sbnn_tvm.passes.lowering.lower import Lowered
 
 from .deploy.linking import write_library
 from .deploy.targets import CpuTarget
-from .errors import InputError, TargetError
+from .errors import InputError, LibraryError, TargetError
 from .execution.run_kernels import KernelRunner, NativeKernels, outputs_of, prepare, run_kernels
 from .extras import needed_by
 from .report.report import Report
 from .runtime.inputs import match_inputs, random_inputs, split_batches
 from .runtime.loading import LoadedModule, load
 from .runtime.metadata import Metadata, TensorSpec
+from .temporary_folder import temporary_folder
 from .verification.verify import Verification, verify
 
 if TYPE_CHECKING:
@@ -196,7 +196,8 @@ class CompiledModule:
                 f"this model was compiled for {self.target} ({self.target.triple}), which is not this machine's CPU: "
                 f'export it and run it there, use emulate(), or compile with target="native"'
             )
-        return load(self.export(Path(self._folder.name) / "model.so"), num_threads)
+        with temporary_folder(LibraryError) as folder:
+            return load(self.export(folder / "model.so"), num_threads)
 
     @cached_property
     def emulator(self) -> KernelRunner:
@@ -208,7 +209,8 @@ class CompiledModule:
         with needed_by("the emulator"):
             from .execution.emulator import Emulator
 
-        return Emulator.from_library(self.export(Path(self._folder.name) / "model.so"))
+        with temporary_folder(LibraryError) as folder:
+            return Emulator.from_library(self.export(folder / "model.so"))
 
     @property
     def kernel_runner(self) -> KernelRunner:
@@ -223,10 +225,6 @@ class CompiledModule:
     @cached_property
     def _native_kernels(self) -> KernelRunner:
         return NativeKernels(self.library)
-
-    @cached_property
-    def _folder(self) -> tempfile.TemporaryDirectory[str]:
-        return tempfile.TemporaryDirectory(prefix="sbnn_tvm-")
 
     def __repr__(self) -> str:
         return f"<CompiledModule: {self.report.summary()}>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import cache
+from typing import Any
 
 import onnx
 from onnx import AttributeProto, FunctionProto, NodeProto, TypeProto, helper
@@ -58,7 +59,7 @@ def body(node: NodeProto, types: Sequence[TypeProto | None], version: int) -> Fu
     schema = schema_of(node.op_type, version)
     if schema is None:
         return None
-    complete = _with_defaults(node, schema)
+    complete = with_defaults(node, schema)
     found = _find(complete, schema, types, version)
     if found is None:
         return None
@@ -84,7 +85,8 @@ def _find(node: NodeProto, schema: Any, types: Sequence[TypeProto | None], versi
     return None
 
 
-def _with_defaults(node: NodeProto, schema: Any) -> NodeProto:
+def with_defaults(node: NodeProto, schema: Any) -> NodeProto:
+    """A copy of a node in which every attribute is given that has a default."""
     complete = NodeProto()
     complete.CopyFrom(node)
     given = {attribute.name for attribute in node.attribute}

@@ -337,7 +337,8 @@ class _GraphImport:
         inner = _Scope(given, scope.opsets, scope.inside or node)
         for part in function.node:
             self._visit(part, inner)
-        results = [inner.values[name] for name, _ in zip(function.output, node.output, strict=False)]
+        wanted = list(zip(function.output, node.output, strict=False))  # a body lacks outputs that nobody names
+        results = [inner.values[name] if used else np.empty(0) for name, used in wanted]
         return None if any(value is _UNKNOWN for value in results) else results  # type: ignore[return-value]
 
     def _run(self, graph: GraphProto, given: Mapping[str, Value], node: NodeProto, scope: _Scope) -> list[Value] | None:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 from onnx import NodeProto, TypeProto, helper, numpy_helper
 from onnx.shape_inference import infer_node_outputs
 
+from .function_bodies import schema_of, with_defaults
 from .node import Value, dtype_of, shape_of
 
 _LARGEST_READ = 1024  # elements of a constant that the inference may read, such as a shape; weights are larger
@@ -78,9 +78,10 @@ def infer_types(node: NodeProto, inputs: Sequence[Value | None], opsets: Mapping
         types[name] = type_proto(value)
         if isinstance(value, np.ndarray) and value.size <= _LARGEST_READ:
             data[name] = numpy_helper.from_array(np.asarray(value), name)
-    schema = onnx.defs.get_schema(node.op_type, opsets[""], "")
+    schema = schema_of(node.op_type, opsets[""])
     imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
-    found = infer_node_outputs(schema, node, types, data, opset_imports=imports)
+    complete = with_defaults(node, schema)  # the inference of STFT does not know its own default
+    found = infer_node_outputs(schema, complete, types, data, opset_imports=imports)
     return {name: inferred for name, proto in found.items() if (inferred := _inferred(proto)) is not None}
 
 

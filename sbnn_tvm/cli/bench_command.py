@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import InputError, TargetError
+from ..errors import InputError, LibraryError, TargetError
 from .console import examples, result_console, shown_steps
 from .flags import CompileFlags, expand_flags
 from .model_commands import compile_model
@@ -50,6 +49,7 @@ def bench(
     from ..profiling.timing import interleave
     from ..runtime.inputs import random_inputs
     from ..runtime.loading import load
+    from ..temporary_folder import temporary_folder
     from .tables import timing_table
 
     if not 0 < seconds < float("inf"):
@@ -61,7 +61,7 @@ def bench(
         return
     console = result_console()
     module: CompiledModule | None = None
-    with shown_steps() as step, tempfile.TemporaryDirectory(prefix="sbnn_tvm-") as folder:
+    with shown_steps() as step, temporary_folder(LibraryError) as folder:
         if is_library(file):
             if against == "onnxruntime":
                 raise InputError(f"onnxruntime cannot run {file}: name the ONNX model that it was compiled from")
@@ -71,7 +71,7 @@ def bench(
             if not module.target.native:
                 raise TargetError(f"code for {module.target} does not run on this machine, so it cannot be timed here")
             step("linking")
-            loaded = load(module.export(Path(folder) / "model.so"), threads)
+            loaded = load(module.export(folder / "model.so"), threads)
         inputs = random_inputs(loaded.inputs, np.random.default_rng(0))
         functions: dict[str, Callable[[], object]] = {file.name: lambda: loaded.run(*inputs)}
         if against == "onnxruntime" and module is not None:

@@ -129,8 +129,12 @@ def inspect(file: ModelOrLibrary, *, flags: CompileFlags) -> None:
         from .tables import metadata_table
 
         metadata = read_metadata(file)
+        try:
+            report = Report.from_json(metadata.report)
+        except ValueError as error:
+            raise LibraryError(f"{file} cannot be shown: {error}; compile the model again") from None
         console.print(metadata_table(metadata, file.stat().st_size), "")
-        console.print(Report.from_json(metadata.report))
+        console.print(report)
         return
     with shown_steps() as step:
         step("loading the compiler")

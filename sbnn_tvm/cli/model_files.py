@@ -15,13 +15,15 @@ ModelOrLibrary = Annotated[Path, typer.Argument(metavar="MODEL.onnx|MODEL.so", h
 
 
 def is_library(path: Path) -> bool:
-    """Whether a file is a compiled library; a file that cannot be read is judged by its name."""
+    """Whether a file is a compiled library; one that cannot be read is judged by its name."""
     check_is_file(path)
     try:
-        with path.open("rb") as file:
-            return file.read(4) == b"\x7fELF" or path.suffix == ".so"
-    except OSError:
-        return path.suffix == ".so"  # reading it later gives the error
+        if path.is_file():  # reading a pipe would wait, and take from what it holds
+            with path.open("rb") as file:
+                return file.read(4) == b"\x7fELF" or path.suffix == ".so"
+    except (OSError, ValueError):
+        pass  # reading it later gives the error
+    return path.suffix == ".so"
 
 
 def check_is_file(path: Path) -> None:

@@ -9,23 +9,28 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
+import signal
 import subprocess
-import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import tvm
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
 from ..atomic_file import replacing
 from ..errors import LibraryError
 from ..runtime.cpu import this_cpu
-from ..runtime.elf import note_object, read_header
-from ..runtime.metadata import OWNER, Metadata
+from ..runtime.elf import ElfError, check_complete, read_header
+from ..runtime.library_file import record_object, seal
+from ..runtime.memory_file import memory_file, path_of
+from ..runtime.metadata import Metadata
 from .targets import CpuTarget
 
 _LIBC = {"memcpy", "memmove", "memset", "memcmp"}
@@ -39,6 +44,7 @@ _LIBM = {
     )
     for suffix in ("", "f")
 }
+_ENOUGH = 1 << 30  # bytes of an object file
 _RUNTIME = re.compile(r"TVMFFI\w+|TVMBackend\w+|__aeabi_\w+")  # __aeabi: arithmetic of 32-bit ARM, in libgcc_s
 
 
@@ -54,20 +60,27 @@ class Linker:
     name: str
     command: tuple[str, ...]
 
-    def link(self, output: Path, objects: list[Path]) -> None:
-        """Link ``objects`` to the shared library ``output``.
+    def link(self, output: Path, objects: Sequence[Path | int]) -> None:
+        """Link object files to the shared library ``output``.
+
+        Args:
+            output: The file to write.
+            objects: The object files, as paths or as descriptors of open files.
 
         Raises:
             LibraryError: If the linker fails.
         """
-        command = [*self.command, "-o", str(output), *map(str, objects)]
+        files = [each for each in objects if isinstance(each, int)]
+        names = [path_of(each) if isinstance(each, int) else os.path.abspath(each) for each in objects]
+        command = [*self.command, "-o", os.path.abspath(output), *names]  # a linker reads other meanings into - and @
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, errors="backslashreplace", check=False, pass_fds=files
+            )
         except OSError as error:
             raise LibraryError(f"the linker {self.name} cannot be started: {error.strerror}") from None
         if done.returncode != 0:
-            reason = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
-            raise LibraryError(f"the linker {self.name} failed: {reason}")
+            raise LibraryError(f"the linker {self.name} failed in the folder {output.parent}: {_reason(done)}")
 
 
 def find_linker(target: CpuTarget) -> Linker:
@@ -106,13 +119,51 @@ def write_library(
         LibraryError: If the destination cannot be written, or the linker is missing or fails.
     """
     linker = find_linker(target)
-    with replacing(path, LibraryError, 0o777) as draft, tempfile.TemporaryDirectory(prefix="sbnn_tvm-") as folder:
-        notes = []
+    with replacing(path, LibraryError, 0o777) as draft, ExitStack() as files:
+        objects = [files.enter_context(file) for file in _object_files(executable)]
         if metadata is not None:
-            notes.append(f"{folder}/metadata.o")
-            Path(notes[0]).write_bytes(note_object(target.machine, OWNER, metadata.to_json().encode()))
-        executable.export_library(str(draft), fcompile=_fcompile(linker), addons=notes, workspace_dir=folder)
+            objects.append(files.enter_context(_file_in_memory()))
+            objects[-1].write(record_object(target.machine, metadata))
+            objects[-1].flush()
+        linker.link(draft, [file.fileno() for file in objects])
         check_library(draft, target)
+        if metadata is not None:
+            seal(draft)
+
+
+def _object_files(executable: Any) -> Iterator[BinaryIO]:
+    """The machine code and the constants of what ``tvm.compile`` returned, as object files in memory.
+
+    TVM's ``export_library`` makes the same files, but LLVM ends the process if it cannot write one, on a full disk for
+    example.
+    """
+    module = getattr(executable, "mod", executable)
+    parts = module._collect_dso_modules()
+    if module.imports:
+        target = parts[0].get_function("_get_target_string")()
+        parts.append(tvm.get_global_func("runtime.ModulePackImportsToLLVM")(module, False, target, ""))
+    for part in parts:
+        file = _file_in_memory()
+        with _largest_files():
+            part.write_to_file(path_of(file.fileno()), "o")
+        yield file
+
+
+def _file_in_memory() -> BinaryIO:
+    return os.fdopen(memory_file("object"), "wb")
+
+
+@contextmanager
+def _largest_files() -> Iterator[None]:
+    """Lift the limit on the size of files, which holds in memory too: LLVM would end the process at it."""
+    limit, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if most != resource.RLIM_INFINITY and most < _ENOUGH:
+        raise LibraryError(f"files may have at most {most} bytes here (ulimit -f), but LLVM needs {_ENOUGH}: raise it")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
 
 
 def check_library(path: Path, target: CpuTarget) -> None:
@@ -121,7 +172,12 @@ def check_library(path: Path, target: CpuTarget) -> None:
     Raises:
         LibraryError: If not.
     """
-    header = read_header(path)
+    try:
+        header = read_header(path)
+        with path.open("rb") as file:
+            check_complete(file)
+    except ElfError as error:
+        raise LibraryError(f"the linker made a damaged library: {error}") from None
     if header.machine != target.machine:
         raise LibraryError(f"the linker made a library for {header.machine} instead of {target.machine}")
     foreign = sorted(undefined_symbols(path) - _LIBC - _LIBM)
@@ -160,10 +216,16 @@ def _zig() -> Path | None:
     return Path(spec.origin).with_name("zig")
 
 
-def _fcompile(linker: Linker) -> Callable[..., None]:
-    def link(output: str, objects: list[str], options: list[str] | None = None) -> None:
-        linker.link(Path(output), [Path(name) for name in objects])
+_SIGNALS = {-signal.SIGBUS: "the disk may be full", -signal.SIGXFSZ: "files may not become so large (ulimit -f)"}
+"""Signals that end a linker which maps the file that it writes, as LLD does."""
 
-    link.object_format = "o"  # type: ignore[attr-defined]  # TVM reads the formats of input and output here
-    link.output_format = "so"  # type: ignore[attr-defined]
-    return link
+
+def _reason(failed: subprocess.CompletedProcess[str]) -> str:
+    """Why a linker failed: what it said last. The compiler's driver then adds that its linker failed."""
+    code = failed.returncode
+    ended = f"it was ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    if code in _SIGNALS:
+        return f"{ended}: {_SIGNALS[code]}"
+    said = (failed.stderr.strip() or failed.stdout.strip()).splitlines()
+    said = [line for line in said if not line.startswith(("collect2: error: ld returned", "compilation terminated"))]
+    return said[-1] if said else ended

@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from ..extras import needed_by
 from ..printable import printable
@@ -136,9 +136,19 @@ class Report:
 
     @classmethod
     def from_json(cls, text: str) -> Report:
-        """Read what ``to_json`` wrote."""
-        record = json.loads(text)
-        layers = tuple(LayerReport(**layer) for layer in record["layers"])
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            ValueError: If the text is anything else.
+        """
+        try:
+            record = json.loads(text)
+            layers = tuple(_layer(layer) for layer in record["layers"])
+            texts = [record["model"], record["target"], record.get("tuning", ""), *record["notes"]]
+            if not all(isinstance(each, str) for each in texts):
+                raise ValueError("its model, target, notes and tuning must be text")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"the report is not one of this version: {error}") from None
         return cls(record["model"], record["target"], layers, tuple(record["notes"]), record.get("tuning", ""))
 
     def __str__(self) -> str:
@@ -231,3 +241,11 @@ _COLUMNS = (
     _Column("coding", lambda layer: layer.coding, 0),
     _Column("M MACs", lambda layer: f"{layer.macs / 1e6:.3f}" if layer.macs else "", 8, True),
 )
+
+
+def _layer(fields: dict[str, Any]) -> LayerReport:
+    types = get_type_hints(LayerReport)
+    for name, value in fields.items():
+        if not isinstance(value, types.get(name, ())):
+            raise ValueError(f"a layer cannot have {name}={value!r}")
+    return LayerReport(**fields)

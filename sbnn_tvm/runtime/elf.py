@@ -1,15 +1,17 @@
-"""Read the header of an ELF file, and write and read an ELF note: the metadata of a library is stored in one.
+"""Read the header of an ELF file, and write and find an ELF note: the metadata of a library is stored in one.
 
 A note (section SHT_NOTE, segment PT_NOTE) is ELF's own place for metadata; build ids are notes, too. Writing one needs
-no compiler, and ``strip`` keeps it. It is read without loading the library, so also on a machine that could not load
-it. Sources: System V ABI, chapters 4 and 5; elf(5).
+no compiler. It is read without loading the library, so also on a machine that could not load it. Any file may be read
+here: every offset is checked, and the work has a limit. Sources: System V ABI, chapters 4 and 5; elf(5).
 """
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 _MACHINES = {3: "i386", 21: "ppc64", 22: "s390x", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv"}
 _CODES = {name: code for code, name in _MACHINES.items()}
@@ -19,11 +21,14 @@ _PT_NOTE = 4
 _SHT_PROGBITS, _SHT_STRTAB, _SHT_NOTE = 1, 3, 7
 _SHF_ALLOC = 2
 _ARM_FLAGS = 0x0500_0000  # EABI version 5; a linker refuses objects of another one
-_NOTE_TYPE = 1
+
+_HEADER_SIZE = 64  # 52 in 32-bit files
+_LARGEST_NOTES = 1 << 26
+_MOST_NOTES = 1000
 
 
 class ElfError(ValueError):
-    """The file is not an ELF file, or is of an unsupported kind."""
+    """The file is not an ELF file, is of an unsupported kind, or contradicts itself."""
 
 
 @dataclass(frozen=True)
@@ -41,45 +46,81 @@ class ElfHeader:
     shared: bool
 
 
+@dataclass(frozen=True)
+class Note:
+    """The place of a note's contents in a file.
+
+    Attributes:
+        kind: The type of the note, a number that its owner chooses.
+        offset, size: Where the contents are, in bytes.
+    """
+
+    kind: int
+    offset: int
+    size: int
+
+
 def read_header(path: Path) -> ElfHeader:
-    """Read the first 20 bytes of ``path``.
+    """Read the header of a file.
 
     Raises:
-        ElfError: If they do not belong to a little-endian ELF file.
+        ElfError: If it does not belong to a little-endian ELF file.
         OSError: If the file cannot be read.
     """
     with path.open("rb") as file:
-        return _header(file.read(20))
+        return header_of(file.read(_HEADER_SIZE))
 
 
-def read_note(path: Path, owner: str) -> bytes | None:
-    """The contents of the note of ``owner`` in a library, or None if there is no such note.
+def header_of(data: bytes) -> ElfHeader:
+    """The header of a file, from its first 20 bytes or more.
 
     Raises:
-        ElfError: If ``path`` is not an ELF file, or is truncated.
+        ElfError: If they do not belong to a little-endian ELF file.
+    """
+    if len(data) < 20 or data[:4] != b"\x7fELF":
+        raise ElfError("not an ELF file")
+    if data[4] not in (1, 2) or data[5] != 1:
+        raise ElfError("not a little-endian ELF file")
+    kind, machine = struct.unpack_from("<HH", data, 16)
+    return ElfHeader(_MACHINES.get(machine, f"machine {machine}"), 32 * data[4], kind == _ET_DYN)
+
+
+def find_note(file: BinaryIO, owner: str) -> Note | None:
+    """Find the note of ``owner`` in a library; only the headers and the notes are read.
+
+    Returns:
+        Where the note is, or None if there is none.
+
+    Raises:
+        ElfError: If ``file`` is not an ELF file, or if its headers or notes reach beyond its end.
         OSError: If the file cannot be read.
     """
-    data = path.read_bytes()
-    header = _header(data[:20])
-    try:
-        segments = _segments(data, header.bits)
-    except struct.error:
-        raise ElfError("the file is cut short") from None
+    segments = [segment for segment in _segments(file) if segment.kind == _PT_NOTE]
+    if sum(segment.size for segment in segments) > _LARGEST_NOTES:
+        raise ElfError(f"its notes are larger than {_LARGEST_NOTES} bytes")
     for segment in segments:
-        if segment.kind == _PT_NOTE:
-            notes = data[segment.offset : segment.offset + segment.size]
-            found = _find_note(notes, owner.encode() + b"\0", max(segment.align, 4))
-            if found is not None:
-                return found
+        note = _find_note(_read(file, segment.offset, segment.size), owner.encode() + b"\0", segment.align)
+        if note is not None:
+            return Note(note.kind, segment.offset + note.offset, note.size)
     return None
 
 
-def note_object(machine: str, owner: str, contents: bytes) -> bytes:
+def check_complete(file: BinaryIO) -> None:
+    """Check that a file has all the bytes that its headers speak of.
+
+    Raises:
+        ElfError: If not.
+    """
+    _segments(file)
+
+
+def note_object(machine: str, owner: str, kind: int, contents: bytes) -> bytes:
     """Make a relocatable object file that has only a note; link it to put the note into a library.
 
     Args:
         machine: ``"x86_64"``, ``"aarch64"`` or ``"arm"``.
         owner: Name of the note's owner.
+        kind: The type of the note, a number that its owner chooses.
         contents: Any bytes.
 
     Returns:
@@ -87,7 +128,7 @@ def note_object(machine: str, owner: str, contents: bytes) -> bytes:
     """
     wide = machine != "arm"
     name = owner.encode() + b"\0"
-    note = struct.pack("<III", len(name), len(contents), _NOTE_TYPE) + _padded(name) + _padded(contents)
+    note = struct.pack("<III", len(name), len(contents), kind) + _padded(name) + _padded(contents)
     names = b"\0.note." + name + b".note.GNU-stack\0.shstrtab\0"
     start = 64 if wide else 52
     table = start + len(note) + len(_padded(names))
@@ -111,15 +152,6 @@ def note_object(machine: str, owner: str, contents: bytes) -> bytes:
     return header + note + _padded(names) + b"".join(sections)
 
 
-def _header(data: bytes) -> ElfHeader:
-    if len(data) < 20 or data[:4] != b"\x7fELF":
-        raise ElfError("not an ELF file")
-    if data[4] not in (1, 2) or data[5] != 1:
-        raise ElfError("not a little-endian ELF file")
-    kind, machine = struct.unpack_from("<HH", data, 16)
-    return ElfHeader(_MACHINES.get(machine, f"machine {machine}"), 32 * data[4], kind == _ET_DYN)
-
-
 @dataclass(frozen=True)
 class _Segment:
     kind: int
@@ -128,33 +160,63 @@ class _Segment:
     align: int
 
 
-def _segments(data: bytes, bits: int) -> list[_Segment]:
-    """The segments of a complete file; refuses a truncated file, because the loader would crash on it."""
-    wide = bits == 64
-    table, sections = struct.unpack_from("<QQ" if wide else "<II", data, 32 if wide else 28)
-    size, count, section_size, section_count = struct.unpack_from("<HHHH", data, 54 if wide else 42)
+def _segments(file: BinaryIO) -> list[_Segment]:
+    """The segments of a file; they and the table of sections must lie inside of it."""
+    start = _read(file, 0, min(_HEADER_SIZE, _size(file)))
+    wide = header_of(start).bits == 64
+    if len(start) < (64 if wide else 52):
+        raise ElfError("the file is cut short")
+    table, sections = struct.unpack_from("<QQ" if wide else "<II", start, 32 if wide else 28)
+    entry_size, count, section_size, section_count = struct.unpack_from("<HHHH", start, 54 if wide else 42)
+    layout = struct.Struct("<IIQQQQQQ" if wide else "<IIIIIIII")
+    if count and entry_size != layout.size:
+        raise ElfError(f"its segments have headers of {entry_size} instead of {layout.size} bytes")
     segments = []
-    for at in range(table, table + count * size, size):
+    for fields in layout.iter_unpack(_read(file, table, count * layout.size)):
         if wide:
-            kind, _, offset, _, _, length, _, align = struct.unpack_from("<IIQQQQQQ", data, at)
+            kind, _, offset, _, _, length, _, align = fields
         else:
-            kind, offset, _, _, length, _, _, align = struct.unpack_from("<IIIIIIII", data, at)
+            kind, offset, _, _, length, _, _, align = fields
         segments.append(_Segment(kind, offset, length, align))
     ends = [segment.offset + segment.size for segment in segments]
-    if len(data) < max([sections + section_count * section_size, *ends]):
+    if _size(file) < max([sections + section_count * section_size, *ends]):
         raise ElfError("the file is cut short")
     return segments
 
 
-def _find_note(segment: bytes, name: bytes, align: int) -> bytes | None:
+def _find_note(segment: bytes, name: bytes, align: int) -> Note | None:
+    """The note of an owner; its offset counts from the beginning of the segment."""
+    align = 8 if align == 8 else 4
     at = 0
-    while at + 12 <= len(segment):
-        name_size, size, _ = struct.unpack_from("<III", segment, at)
-        begin = at + -(-(12 + name_size) // align) * align
+    for _ in range(_MOST_NOTES):
+        if at + 12 > len(segment):
+            return None
+        name_size, size, kind = struct.unpack_from("<III", segment, at)
+        begin = at + _up(12 + name_size, align)
         if segment[at + 12 : at + 12 + name_size] == name:
-            return segment[begin : begin + size]
-        at = begin + -(-size // align) * align
-    return None
+            if begin + size > len(segment):
+                raise ElfError("a note reaches beyond the end of its segment")
+            return Note(kind, begin, size)
+        at = begin + _up(size, align)
+    raise ElfError(f"it has more than {_MOST_NOTES} notes")
+
+
+def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+    if offset + size > _size(file):
+        raise ElfError("the file is cut short")
+    file.seek(offset)
+    data = file.read(size)
+    if len(data) < size:  # it became shorter just now
+        raise ElfError("the file is cut short")
+    return data
+
+
+def _size(file: BinaryIO) -> int:
+    return file.seek(0, os.SEEK_END)
+
+
+def _up(size: int, align: int) -> int:
+    return -(-size // align) * align
 
 
 def _padded(data: bytes) -> bytes:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import shutil
+import itertools
+import os
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from functools import lru_cache
@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import LibraryError
+from ..errors import LibraryError, SbnnError
 from ..printable import printable
-from .cpu import normalize_machine, this_cpu
-from .elf import ElfError, read_header, read_note
+from .cpu import this_cpu
 from .hide_torch import hide_torch
 from .inputs import match_inputs
-from .metadata import OWNER, Metadata, TensorSpec
+from .library_file import Library, read_library
+from .memory_file import forbid_changes, memory_file, numbered_path_of
+from .metadata import Metadata, TensorSpec
 from .threads import check_num_threads, default_num_threads, use_threads
 
 _CPU = 1  # kDLCPU
@@ -34,7 +35,8 @@ _ALIGNMENT = 64  # kernels require this alignment of their buffers; numpy guaran
 def load(path: str | PathLike[str], num_threads: int | None = None) -> LoadedModule:
     """Load a compiled model.
 
-    The library is checked before any of its code runs. Constants that are stored coded are decoded here, once.
+    Every byte of the library is checked before any of its code runs. What is loaded is a copy in memory, so the file
+    may be replaced, overwritten or deleted afterwards. Constants that are stored coded are decoded here, once.
 
     Args:
         path: A library written by ``CompiledModule.export``.
@@ -45,8 +47,8 @@ def load(path: str | PathLike[str], num_threads: int | None = None) -> LoadedMod
         The model, ready to run.
 
     Raises:
-        LibraryError: If the file is missing or not a compiled model; if it was made for another architecture, for CPU
-            features that this machine lacks, or by another version.
+        LibraryError: If the file is missing, damaged or not a compiled model; if it was made for another architecture,
+            for CPU features that this machine lacks, or by another version.
         InputError: If ``num_threads`` is not a positive integer.
 
     Example::
@@ -55,45 +57,34 @@ def load(path: str | PathLike[str], num_threads: int | None = None) -> LoadedMod
         scores = model.run(image)
     """
     threads = default_num_threads() if num_threads is None else check_num_threads(num_threads)
-    path = Path(path)
-    metadata = read_metadata(path)
-    _check_machine(path, metadata)
-    _check_versions(path, metadata)
+    library = read_library(path)
+    _check_machine(library)
+    _check_versions(library)
     tvm_ffi = _tvm_runtime()
     try:
-        library = _load_library(tvm_ffi, path)
-        machine = library["vm_load_executable"]()
+        module = _load_library(tvm_ffi, library)
+        machine = module["vm_load_executable"]()
         machine["vm_initialization"](_CPU, 0, _POOLED)
         main = machine["main"]
-        constants = tuple(machine["prepare"]()) if metadata.prepares else ()
-    except (RuntimeError, AttributeError, ValueError, KeyError) as error:
-        raise LibraryError(f"{path} cannot be loaded: {_first_line(error)}; compile the model again") from None
-    return LoadedModule(metadata, library, main, constants, threads)
+        constants = tuple(machine["prepare"]()) if library.metadata.prepares else ()
+        return LoadedModule(library.metadata, module, main, constants, threads)
+    except SbnnError:
+        raise
+    except OSError as error:  # too many open files, for example
+        raise LibraryError(f"{library.path} cannot be loaded: {error.strerror or error}") from None
+    except MemoryError:
+        raise LibraryError(f"{library.path} cannot be loaded: it does not fit in memory") from None
+    except Exception as error:  # TVM raises errors of many classes
+        raise LibraryError(f"{library.path} cannot be loaded: {_first_line(error)}; compile the model again") from None
 
 
 def read_metadata(path: str | PathLike[str]) -> Metadata:
     """Read the metadata of a compiled library for any architecture, without loading or running it.
 
     Raises:
-        LibraryError: If the file is missing, not a compiled model, or made by an incompatible version.
+        LibraryError: If the file is missing, damaged, not a compiled model, or made by an incompatible version.
     """
-    path = Path(path)
-    try:
-        if not read_header(path).shared:
-            raise ElfError("not a shared library")
-        note = read_note(path, OWNER)
-    except FileNotFoundError:
-        raise LibraryError(f"there is no file {path}: export a compiled model to it first") from None
-    except OSError as error:
-        raise LibraryError(f"{path} cannot be read: {error.strerror}") from None
-    except ElfError as error:
-        raise LibraryError(f"{path} is not a compiled model: {error}") from None
-    if note is None:
-        raise LibraryError(f"{path} is a shared library, but not a model compiled by sbnn_tvm")
-    try:
-        return Metadata.from_json(note.decode())
-    except ValueError as error:
-        raise LibraryError(f"{path} cannot be read: {error}; compile the model again with this version") from None
+    return read_library(path).metadata
 
 
 class LoadedModule:
@@ -163,33 +154,32 @@ class LoadedModule:
         return printable(f"<{self.metadata.name} for {self.target}: {inputs} -> {outputs}>")
 
 
-def _check_machine(path: Path, metadata: Metadata) -> None:
-    header = read_header(path)
-    cpu = this_cpu()
+def _check_machine(library: Library) -> None:
+    cpu, metadata = this_cpu(), library.metadata
     bits = 64 if sys.maxsize > 2**32 else 32
-    if header.machine != cpu.machine or header.bits != bits:
-        built = normalize_machine(metadata.triple.split("-")[0])
+    if library.header.machine != cpu.machine or library.header.bits != bits:
         raise LibraryError(
-            f"{path} is for {built} (target {metadata.target!r}), but this machine is {cpu.machine}: "
-            f'compile the model with target="native" to run it here'
+            f"{library.path} is for {metadata.machine} (target {metadata.target!r}), but this machine is "
+            f'{cpu.machine}: compile the model with target="native" to run it here'
         )
     missing = cpu.missing(metadata.features)
     if missing:
         raise LibraryError(
-            f"{path} is for target {metadata.target!r}, but this CPU lacks {', '.join(missing)}: "
+            f"{library.path} is for target {metadata.target!r}, but this CPU lacks {', '.join(missing)}: "
             f'compile the model for a target without them, or with target="native" on this machine'
         )
 
 
-def _check_versions(path: Path, metadata: Metadata) -> None:
+def _check_versions(library: Library) -> None:
     try:
         installed = importlib.metadata.version("apache-tvm")
     except importlib.metadata.PackageNotFoundError:  # built from source
         return
-    if _minor(installed) != _minor(metadata.tvm_version):
+    needed = library.metadata.tvm_version
+    if _minor(installed) != _minor(needed):
         raise LibraryError(
-            f"{path} needs TVM {_minor(metadata.tvm_version)}, but {installed} is installed: install "
-            f'"apache-tvm=={metadata.tvm_version}", or compile the model again'
+            f"{library.path} needs TVM {_minor(needed)}, but {installed} is installed: install "
+            f'"apache-tvm=={needed}", or compile the model again'
         )
 
 
@@ -197,23 +187,25 @@ def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-_loaded: dict[str, tuple[int, int, int]] = {}
+_numbers = itertools.count()
+_loaded: dict[tuple[tuple[int, int], bytes], Any] = {}
+"""The libraries in this process, by file and digest. None is ever unloaded: results of its code may live on."""
 
 
-def _load_library(tvm_ffi: ModuleType, path: Path) -> Any:
-    """Load a library, also if this process loaded an older file with the same name.
-
-    The dynamic loader identifies libraries by name and would return the old one, so a new file is copied to a new name.
-    """
-    name = str(path.resolve())  # absolute: the loader searches the system's folders for a bare name
-    status = path.stat()
-    identity = (status.st_dev, status.st_ino, status.st_mtime_ns)
-    if _loaded.setdefault(name, identity) == identity:
-        return tvm_ffi.load_module(name)
-    with tempfile.TemporaryDirectory(prefix="sbnn_tvm-") as folder:
-        copy = Path(folder) / path.name
-        shutil.copyfile(path, copy)
-        return tvm_ffi.load_module(str(copy))
+def _load_library(tvm_ffi: ModuleType, library: Library) -> Any:
+    """Load the bytes that were checked: from a private copy in memory, which nobody can change or cut."""
+    key = (library.file, library.digest)
+    if key not in _loaded:
+        with os.fdopen(memory_file("sbnn_tvm"), "wb") as copy:
+            copy.write(library.data)
+            copy.flush()
+            forbid_changes(copy.fileno())
+            # The loader takes libraries of one name for the same, and descriptors are used again.
+            name = numbered_path_of(copy.fileno(), next(_numbers))
+            module = tvm_ffi.get_global_func("ffi.Module.load_from_file.so")(name, "so")
+        tvm_ffi.get_global_func("ffi.ModuleGlobalsAdd")(module)  # as tvm_ffi.load_module does
+        _loaded[key] = module
+    return _loaded[key]
 
 
 @lru_cache(maxsize=1)

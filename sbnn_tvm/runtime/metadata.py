@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
 
 from ..printable import printable
+from .cpu import FLAGS, normalize_machine
 
-FORMAT = 1
-"""The version of the metadata; a runtime reads only its own version."""
+DTYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64"),
+)
+"""The dtypes of inputs and outputs, by numpy's names."""
 
-OWNER = "sbnn_tvm"
-"""The owner of the ELF note (sbnn_tvm.runtime.elf) that holds the metadata."""
+_MOST_DIMENSIONS = 32  # numpy's limit before version 2
+_LARGEST_TENSOR = 1 << 40  # bytes
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,6 @@ class Metadata:
         sbnn_version: The version of the compiler.
         tvm_version: The version of TVM, whose runtime the library needs.
         prepares: Whether it has a function ``prepare`` that decodes constants; ``main`` takes them after the inputs.
-        format: The version of this metadata.
     """
 
     name: str
@@ -60,29 +68,71 @@ class Metadata:
     sbnn_version: str
     tvm_version: str
     prepares: bool = False
-    format: int = FORMAT
+
+    @property
+    def machine(self) -> str:
+        """The architecture that the library is for, as in sbnn_tvm.runtime.cpu."""
+        return normalize_machine(self.triple.split("-")[0])
 
     def to_json(self) -> str:
         """The metadata as JSON text."""
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Metadata:
-        """Read what ``to_json`` wrote.
+    def from_json(cls, text: str | bytes) -> Metadata:
+        """Read what ``to_json`` wrote. Every field is checked, so that nothing later has to.
 
         Raises:
-            ValueError: If the text has another format version, or is damaged.
+            ValueError: If the text is anything else; the message says which field, and what it holds.
         """
-        record = json.loads(text)
-        if not isinstance(record, dict) or record.get("format") != FORMAT:
-            found = record.get("format") if isinstance(record, dict) else type(record).__name__
-            raise ValueError(f"its metadata has format {found}, but this runtime reads format {FORMAT}")
-        try:
-            for key in ("inputs", "outputs"):
-                record[key] = tuple(
-                    TensorSpec(spec["name"], tuple(spec["shape"]), spec["dtype"]) for spec in record[key]
-                )
-            record["features"] = tuple(record["features"])
-            return cls(**record)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"its metadata is damaged ({error})") from None
+        record = _json(text, "the record")
+        names = [field.name for field in fields(cls)]
+        _check(isinstance(record, dict) and sorted(record) == sorted(names), "the record", "an object of its fields")
+        for name in ("name", "target", "triple", "report", "sbnn_version", "tvm_version"):
+            _check(isinstance(record[name], str), name, "text", record[name])
+        _check(isinstance(record["prepares"], bool), "prepares", "true or false", record["prepares"])
+        for name in ("inputs", "outputs", "features"):
+            _check(isinstance(record[name], list), name, "a list", record[name])
+        for name in ("inputs", "outputs"):
+            record[name] = tuple(_tensor(spec, f"{name}[{index}]") for index, spec in enumerate(record[name]))
+        record["features"] = tuple(record["features"])
+        metadata = cls(**record)
+        _check(metadata.machine in FLAGS, "triple", f"one for {', '.join(FLAGS)}", metadata.triple)
+        known = FLAGS[metadata.machine]
+        for index, feature in enumerate(metadata.features):
+            valid = isinstance(feature, str) and feature in known
+            _check(valid, f"features[{index}]", f"a feature of {metadata.machine} that this version knows", feature)
+        _json(metadata.report, "report")
+        return metadata
+
+
+def _tensor(spec: object, where: str) -> TensorSpec:
+    names = {"name", "shape", "dtype"}
+    _check(isinstance(spec, Mapping) and spec.keys() == names, where, "an object of name, shape and dtype", spec)
+    assert isinstance(spec, Mapping)
+    name, shape, dtype = spec["name"], spec["shape"], spec["dtype"]
+    _check(isinstance(name, str), f"{where}.name", "text", name)
+    _check(isinstance(dtype, str) and dtype in DTYPES, f"{where}.dtype", f"one of {', '.join(DTYPES)}", dtype)
+    sizes = isinstance(shape, list) and len(shape) <= _MOST_DIMENSIONS and all(map(_is_size, shape))
+    _check(sizes, f"{where}.shape", f"a list of at most {_MOST_DIMENSIONS} sizes", shape)
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    _check(size <= _LARGEST_TENSOR, f"{where}.shape", f"one of at most {_LARGEST_TENSOR} bytes", shape)
+    return TensorSpec(name, tuple(shape), dtype)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
+def _json(text: str | bytes, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):  # no UTF-8, no JSON, or nested too deep
+        raise ValueError(f"{what} is not JSON") from None
+
+
+def _check(valid: bool, what: str, expected: str, found: object = None) -> None:
+    if not valid:
+        shown = repr(found)
+        but = "" if found is None else f", but is {shown if len(shown) <= 60 else shown[:60] + '...'}"
+        raise ValueError(f"{what} must be {expected}{but}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,10 +14,12 @@ from tvm.relax import VirtualMachine
 
 from sbnn_tvm.passes.lowering.lower import PREPARE
 
+from ..errors import TuningError
 from ..module import CompiledModule
 from ..profiling.timing import burst, interleave_bursts
 from ..runtime.inputs import random_inputs
 from ..runtime.loading import load, read_metadata
+from ..temporary_folder import temporary_folder
 from ..tuning_database.lookup import choices_key
 from ..tuning_database.records import NetworkRecord, TunedMachine
 from .measure_candidate import burst_of
@@ -46,13 +47,14 @@ def compare_networks(
 
     Raises:
         MeasurementError: If the runner cannot run these networks, or any.
+        TuningError: If there is no space for temporary files.
     """
-    with tempfile.TemporaryDirectory(prefix="sbnn_tvm-") as folder:
+    with temporary_folder(TuningError) as folder:
         libraries = {}
         for name, module in (("untuned", plain), ("tuned", tuned)):
-            libraries[name] = module.export(Path(folder) / f"{name}.so")
+            libraries[name] = module.export(folder / f"{name}.so")
             # Two copies of the same code show the noise of the measurement, including that of their places in memory.
-            libraries[f"{name} again"] = Path(shutil.copyfile(libraries[name], Path(folder) / f"{name} again.so"))
+            libraries[f"{name} again"] = Path(shutil.copyfile(libraries[name], folder / f"{name} again.so"))
         inputs = random_inputs(plain.inputs, np.random.default_rng(0))
         turns = runner.time_networks(libraries, inputs, seconds)
     # The fastest turn may be an outlier: take the 10th percentile.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from ..compiler import LoweredModel, lower_model
 from ..deploy.targets import CpuTarget
 from ..errors import TuningError
 from ..options import CompileOptions, ModelKeywords, options_of
+from ..temporary_folder import check_space, temporary_folder
 from ..tuning_database.database import Database
 from ..tuning_database.lookup import TuningLookup, choices_key
 from ..tuning_database.records import NetworkRecord, Record, TunedMachine
@@ -188,8 +188,8 @@ def tune(
         ModelError: Same as in ``compile``.
         TargetError: Same as in ``compile``.
         CompileError: Same as in ``compile``.
-        TuningError: If the runner cannot run code for the target, the database cannot be read or written, or the
-            package cloudpickle is missing.
+        TuningError: If the runner cannot run code for the target, the database cannot be read or written, there is no
+            space for temporary files, or the package cloudpickle is missing.
 
     Example::
 
@@ -267,8 +267,8 @@ class _Session:
 
     def run(self) -> None:
         """Search, then confirm."""
-        with tempfile.TemporaryDirectory(prefix="sbnn_tvm-") as folder:
-            self.folder = Path(folder)
+        with temporary_folder(TuningError) as folder:
+            self.folder = folder
             self.layers = {task.key: self._store(task) for task in self.tasks}
             # One thread more than there are parallel measurements: it builds while the others measure.
             self.measuring = threading.BoundedSemaphore(self.runner.parallel)
@@ -355,6 +355,7 @@ class _Session:
             untuned = self._build(worker, task, reference)
         except MeasurementError as error:
             # Without the untuned candidate there is nothing to compare with: skip the task.
+            check_space(self.folder, TuningError)  # a full disk says nothing about a candidate
             self.searches[task.key].failed.update(self.searches[task.key].space)
             self._note(task, reference.name, None, str(error), confirm)
             return
@@ -364,6 +365,7 @@ class _Session:
                 seconds = CONFIRM_SECONDS if confirm else SEARCH_SECONDS
                 measurement = self.runner.measure(untuned, build, seconds)
         except MeasurementError as error:
+            check_space(self.folder, TuningError)
             failure = str(error)
         self._note(task, name, measurement, failure, confirm)
 

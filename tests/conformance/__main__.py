@@ -11,8 +11,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
+from pathlib import Path
 
 from .cases import cases
+from .documentation import page
 from .outcome import Outcome, Verdict, outcome
 
 
@@ -48,6 +50,7 @@ def main() -> int:
     parser.add_argument("pattern", nargs="?", default="", help="run only the cases whose names contain this")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--output", help="write every outcome to this JSON file")
+    parser.add_argument("--docs", help="write docs/operators.md to this file")
     arguments = parser.parse_args()
     chosen = [index for index, case in enumerate(cases()) if arguments.pattern in case.name]
     outcomes = list(run(chosen, arguments.workers))
@@ -65,6 +68,8 @@ def main() -> int:
     if arguments.output:
         with open(arguments.output, "w") as file:
             json.dump([asdict(found) | {"verdict": found.verdict.value} for found in outcomes], file, indent=1)
+    if arguments.docs:
+        Path(arguments.docs).write_text(page(outcomes))
     return int(total[Verdict.WRONG] + total[Verdict.EXCEPTION] > 0)
 
 

@@ -1,14 +1,13 @@
-"""Destinations of files: what is replaced, and what is refused."""
-
-from __future__ import annotations
+"""Writing files atomically: what is replaced, what is refused, and removing what killed processes left beside them."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from sbnn_tvm.atomic_file import check_destination, replacing
-from sbnn_tvm.errors import LibraryError
+from sbnn_tvm.errors import LibraryError, ModelError
 
 
 def _write(path: Path) -> None:
@@ -37,3 +36,36 @@ def test_the_file_that_a_link_names_is_replaced(tmp_path: Path) -> None:
         _write(path)
         assert path.is_symlink() and path.read_text() == "new"
     assert sorted(path.name for path in target.parent.iterdir()) == ["file", "other"]
+
+
+YESTERDAY = time.time() - 25 * 3600
+DRAFT = ".sbnn_tvm-0123456789abcdef.so"
+
+
+def test_old_drafts_are_removed_and_nothing_else(tmp_path):
+    gone = [DRAFT, DRAFT.replace("0", "f"), DRAFT + ".tmp1a2b3c4"]
+    kept = [".sbnn_tvm-0123456789abcdef", ".sbnn_tvm-notes.so", "sbnn_tvm-0123456789abcdef.so", "model.so"]
+    for name in (*gone, *kept):
+        (tmp_path / name).write_text(name)
+        os.utime(tmp_path / name, (YESTERDAY, YESTERDAY))
+    folder, new = tmp_path / DRAFT.replace("0", "e"), tmp_path / DRAFT.replace("0", "d")
+    folder.mkdir()
+    os.utime(folder, (YESTERDAY, YESTERDAY))
+    new.touch()
+    with replacing(tmp_path / "file", ModelError) as draft:
+        draft.write_text("content")
+    check_destination(tmp_path / "other", ModelError)
+    assert sorted(os.listdir(tmp_path)) == sorted([*kept, folder.name, new.name, "file"])
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with (
+        pytest.raises(ModelError, match=r"cannot write .*/file: No space left on device"),
+        replacing(path, ModelError),
+        open("/dev/full", "w") as full,
+    ):
+        full.write("new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]

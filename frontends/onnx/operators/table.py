@@ -8,7 +8,18 @@ differs by channel.
 from __future__ import annotations
 
 from ..node import Converter
-from . import activations, convolutions, elementwise, indexing, normalization, pooling, reductions, shapes
+from . import (
+    activations,
+    convolutions,
+    elementwise,
+    indexing,
+    normalization,
+    pooling,
+    recurrent,
+    reductions,
+    shapes,
+    spectral,
+)
 
 CONVERTERS: dict[str, Converter] = {
     **activations.CONVERTERS,
@@ -17,7 +28,9 @@ CONVERTERS: dict[str, Converter] = {
     **indexing.CONVERTERS,
     **normalization.CONVERTERS,
     **pooling.CONVERTERS,
+    **recurrent.CONVERTERS,
     **reductions.CONVERTERS,
     **shapes.CONVERTERS,
+    **spectral.CONVERTERS,
 }
 """Converters by operator name, for the standard domain."""

@@ -9,8 +9,8 @@ it imports are in sbnn_tvm.execution.emulator.imports. Kernels follow TVM's call
 from __future__ import annotations
 
 import struct
-import tempfile
 from collections.abc import Sequence
+from io import BytesIO
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
 
 from ...deploy.linking import write_library
 from ...deploy.targets import CpuTarget
-from ...errors import EmulationError, TargetError
-from ...runtime.elf import read_header
-from ...runtime.loading import read_metadata
+from ...errors import EmulationError, LibraryError, TargetError
+from ...runtime.elf import header_of
+from ...runtime.library_file import read_library
+from ...temporary_folder import temporary_folder
 from .arm_machines import MACHINES, ArmMachine, start
 from .imports import Imports, UnknownImportError
 from .memory import PAGE, GuardedMemory, NoRoomError, Slot
@@ -87,10 +88,10 @@ class Emulator:
             for variable, function in mod.functions.items()
             if isinstance(function, tvm.tirx.PrimFunc)
         }
-        with tempfile.TemporaryDirectory(prefix="sbnn_tvm-") as folder:
-            path = Path(folder) / "kernels.so"
+        with temporary_folder(LibraryError) as folder:
+            path = folder / "kernels.so"
             write_library(tvm.compile(IRModule(kernels), target.target, tir_pipeline=MACHINE_CODE), path, target)
-            self._load(path, target.features, cpu, num_tasks)
+            self._load(path.read_bytes(), str(target), target.features, cpu, num_tasks)
 
     @classmethod
     def from_library(cls, path: str | PathLike[str], cpu: str | None = None, num_tasks: int = 1) -> Emulator:
@@ -102,11 +103,12 @@ class Emulator:
             num_tasks: Same as in the constructor.
 
         Raises:
-            LibraryError: If the file is not a compiled model.
+            LibraryError: If the file is damaged or not a compiled model.
             TargetError: If the library is not for ARM, or the CPU is unknown.
         """
         emulator = cls.__new__(cls)
-        emulator._load(Path(path), frozenset(read_metadata(path).features), cpu, num_tasks)
+        library = read_library(path)
+        emulator._load(library.data, str(path), frozenset(library.metadata.features), cpu, num_tasks)
         return emulator
 
     @classmethod
@@ -122,7 +124,7 @@ class Emulator:
             TargetError: If the library is not for ARM.
         """
         emulator = cls.__new__(cls)
-        emulator._load(Path(path), features, None, num_tasks)
+        emulator._load(Path(path).read_bytes(), str(path), features, None, num_tasks)
         return emulator
 
     @property
@@ -241,9 +243,9 @@ class Emulator:
             return f"uses an instruction that the {self.cpu} does not have, {where}"
         return f"cannot be emulated: {error}, {where}"
 
-    def _load(self, path: Path, features: frozenset[str], cpu: str | None, num_tasks: int) -> None:
-        name = read_header(path).machine
-        self._machine = machine = _machine(name, str(path))
+    def _load(self, library: bytes, what: str, features: frozenset[str], cpu: str | None, num_tasks: int) -> None:
+        name = header_of(library).machine
+        self._machine = machine = _machine(name, what)
         self.cpu = cpu or (machine.default_cpu if features <= _WITHOUT_EXTENSIONS else "max")
         if self.cpu not in machine.cpus:
             known = ", ".join(machine.cpus)
@@ -259,34 +261,33 @@ class Emulator:
         self._uc.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._note_invalid_access)
         self._kernels: dict[str, int] = {}
         self._image_end = _IMAGE
-        self._map(path)
+        self._map(library)
 
-    def _map(self, path: Path) -> None:
+    def _map(self, library: bytes) -> None:
         """Map the library, resolve its imports, and find its kernels."""
-        with path.open("rb") as file:
-            elf = ELFFile(file)
-            for segment in elf.iter_segments("PT_LOAD"):
-                begin = _IMAGE + segment["p_vaddr"]
-                first, last = begin // PAGE * PAGE, -(-(begin + segment["p_memsz"]) // PAGE) * PAGE
-                self._uc.mem_map(first, last - first, _protection(segment["p_flags"]))
-                self._uc.mem_write(begin, segment.data())
-                self._image_end = max(self._image_end, last)
-            table = elf.get_section_by_name(".dynsym")
-            assert isinstance(table, SymbolTableSection)
-            for segment in elf.iter_segments("PT_DYNAMIC"):
-                assert isinstance(segment, DynamicSegment)
-                for relocations in segment.get_relocation_tables().values():
-                    assert isinstance(relocations, RelocationTable)
-                    for relocation in relocations.iter_relocations():
-                        self._relocate(relocation.entry, table.get_symbol(relocation["r_info_sym"]))
-            for symbol in table.iter_symbols():
-                if symbol["st_shndx"] == "SHN_UNDEF":
-                    continue
-                service = self._imports.service(symbol.name)
-                if service is not None:  # a weak variable, which TVM's loader sets
-                    self._uc.mem_write(_IMAGE + symbol["st_value"], self._pointer(service))
-                elif symbol.name.startswith(_PREFIX) and symbol["st_info"]["type"] == "STT_FUNC":
-                    self._kernels[symbol.name.removeprefix(_PREFIX)] = _IMAGE + symbol["st_value"]
+        elf = ELFFile(BytesIO(library))
+        for segment in elf.iter_segments("PT_LOAD"):
+            begin = _IMAGE + segment["p_vaddr"]
+            first, last = begin // PAGE * PAGE, -(-(begin + segment["p_memsz"]) // PAGE) * PAGE
+            self._uc.mem_map(first, last - first, _protection(segment["p_flags"]))
+            self._uc.mem_write(begin, segment.data())
+            self._image_end = max(self._image_end, last)
+        table = elf.get_section_by_name(".dynsym")
+        assert isinstance(table, SymbolTableSection)
+        for segment in elf.iter_segments("PT_DYNAMIC"):
+            assert isinstance(segment, DynamicSegment)
+            for relocations in segment.get_relocation_tables().values():
+                assert isinstance(relocations, RelocationTable)
+                for relocation in relocations.iter_relocations():
+                    self._relocate(relocation.entry, table.get_symbol(relocation["r_info_sym"]))
+        for symbol in table.iter_symbols():
+            if symbol["st_shndx"] == "SHN_UNDEF":
+                continue
+            service = self._imports.service(symbol.name)
+            if service is not None:  # a weak variable, which TVM's loader sets
+                self._uc.mem_write(_IMAGE + symbol["st_value"], self._pointer(service))
+            elif symbol.name.startswith(_PREFIX) and symbol["st_info"]["type"] == "STT_FUNC":
+                self._kernels[symbol.name.removeprefix(_PREFIX)] = _IMAGE + symbol["st_value"]
 
     def _relocate(self, entry: Any, symbol: Symbol) -> None:
         machine, kind = self._machine, entry["r_info_type"]

@@ -296,6 +296,20 @@ def test_tune_records_everything_and_goes_on(model, front, tasks, tmp_path):
     assert tune(model, database=path, runner=runner).trials == 0 and len(runner.measured) == count
 
 
+def test_a_full_disk_ends_the_tuning(model, front, tmp_path, monkeypatch):
+    """It is no failure of a candidate."""
+
+    def measure(*arguments):
+        raise MeasurementError("No space left on device")
+
+    runner = FixedRunner(native(front))
+    monkeypatch.setattr(runner, "measure", measure)
+    monkeypatch.setattr("sbnn_tvm.temporary_folder._LITTLE", 1 << 62)
+    with pytest.raises(TuningError, match=r"cannot write temporary files in .*: only \d+ bytes are left"):
+        tune(model, database=tmp_path / "tuning.jsonl", runner=runner, trials=3)
+    assert not (tmp_path / "tuning.jsonl").exists()
+
+
 def program(tmp_path: Path, name: str, body) -> CandidateBuild:
     """A library with one function ``k0`` that does something harmful, or just sleeps."""
     target = resolve("native")
@@ -401,16 +415,22 @@ def test_killed_tuning_loses_nothing_and_two_tune_at_once(model, tmp_path):
     def lines() -> int:
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
-    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 90
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    env = {**os.environ, "TMPDIR": str(temporary)}
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
+    deadline = time.monotonic() + 240
     while lines() < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     before = Database(path)
     assert len(before.records) >= 3 and len(before.corrupt) <= 1
-    both = [subprocess.Popen([*command, "--trials", "3"], stdout=subprocess.DEVNULL) for _ in range(2)]
+    (left,) = temporary.glob("sbnn_tvm-*")
+    os.utime(left, (time.time() - 25 * 3600,) * 2)
+    both = [subprocess.Popen([*command, "--trials", "3"], stdout=subprocess.DEVNULL, env=env) for _ in range(2)]
     assert [process.wait(timeout=250) for process in both] == [0, 0]
+    assert not list(temporary.glob("sbnn_tvm-*"))
     after = Database(path)
     assert after.records[: len(before.records)] == before.records and len(after.corrupt) == len(before.corrupt)
     first = {(r.task, r.candidate) for r in before.records if not r.confirmed and r.gain is not None}

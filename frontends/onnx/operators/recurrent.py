@@ -1,0 +1,270 @@
+"""``RNN``, ``GRU`` and ``LSTM``, unrolled over the steps of the sequence.
+
+The product of all inputs with the weights is one matrix product; each step multiplies the state alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import relax
+
+from ..node import Converter, Node, aligned, as_expr, dtype_of, shape_of
+
+LARGEST_STEP_COUNT = 1000
+"""Longest sequence that is unrolled."""
+
+_GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
+_DEFAULTS = {"RNN": ("Tanh",), "GRU": ("Sigmoid", "Tanh"), "LSTM": ("Sigmoid", "Tanh", "Tanh")}
+_PARAMETERS = {  # defaults of alpha and beta
+    "Affine": (1.0, 0.0),
+    "Elu": (1.0, 0.0),
+    "HardSigmoid": (0.2, 0.5),
+    "LeakyRelu": (0.01, 0.0),
+    "ScaledTanh": (1.0, 1.0),
+    "ThresholdedRelu": (1.0, 0.0),
+}
+Activation = Callable[[relax.Expr], relax.Var]
+
+
+@dataclass(frozen=True, eq=False)
+class _Direction:
+    """One direction of a layer.
+
+    Attributes:
+        steps: Positions in the sequence, in the order in which they are read.
+        projected: The inputs times the input weights, with the input bias; [sequence, batch, gates * hidden].
+        recurrent: Recurrent weights, transposed; [hidden, gates * hidden].
+        bias: Recurrent bias, [1, gates * hidden]; None if there is none.
+        peepholes: Peephole weights of the LSTM's gates i, o and f, [1, hidden] each.
+        activations: Its activation functions, f, g and h.
+    """
+
+    steps: Sequence[int]
+    projected: relax.Expr
+    recurrent: relax.Expr
+    bias: relax.Expr | None
+    peepholes: tuple[relax.Expr, ...]
+    activations: tuple[Activation, ...]
+
+
+def recurrent(node: Node) -> relax.Expr:
+    """A recurrent layer in one or both directions, with all of its outputs."""
+    kind, attributes = node.proto.op_type, node.attributes
+    if attributes.get("input_forget", 0):
+        raise node.error("couples its input and forget gates (input_forget=1), which is not supported")
+    batch_first = bool(attributes.get("layout", 0))
+    x = node.expr(0)
+    if batch_first:
+        x = node.emit(relax.op.permute_dims(x, [1, 0, 2]))
+    length, batch, _ = shape_of(x)
+    if length > LARGEST_STEP_COUNT:
+        raise node.error(
+            f"has {length} steps, of which at most {LARGEST_STEP_COUNT} can be unrolled; export shorter sequences"
+        )
+    hidden = int(attributes.get("hidden_size", shape_of(node.required(2))[-1]))
+    directions = _directions(node, kind, x, hidden)
+    lengths = node.value(4)
+    everywhere = isinstance(lengths, np.ndarray) and bool((lengths == length).all())
+    masks = None if lengths is None or everywhere else _masks(node, lengths, length, batch)
+    sequences, lasts, cells = [], [], []
+    for index, direction in enumerate(directions):
+        h = _initial(node, 5, index, batch, hidden, batch_first)
+        c = _initial(node, 6, index, batch, hidden, batch_first) if kind == "LSTM" else None
+        outputs: dict[int, relax.Expr] = {}
+        for step in direction.steps:
+            new_h, new_c = _STEPS[kind](node, direction, step, h, c, hidden)
+            if masks is None:
+                h, c, outputs[step] = new_h, new_c, new_h
+                continue
+            zero = aligned(np.zeros((), dtype_of(h)), 2)
+            outputs[step] = node.emit(relax.op.where(masks[step], new_h, zero))
+            h = node.emit(relax.op.where(masks[step], new_h, h))
+            c = None if new_c is None else node.emit(relax.op.where(masks[step], new_c, c))
+        sequences.append(node.emit(relax.op.stack([outputs[step] for step in range(length)], 0)))
+        lasts.append(h)
+        cells.append(c)
+    axes = [2, 0, 1, 3] if batch_first else [0, 1, 2, 3]  # of [sequence, directions, batch, hidden]
+    y = node.emit(relax.op.stack(sequences, 1))
+    y = y if not batch_first else node.emit(relax.op.permute_dims(y, axes))
+    states = [node.emit(relax.op.stack(lasts, 1 if batch_first else 0))]
+    if kind == "LSTM":
+        states.append(node.emit(relax.op.stack(cells, 1 if batch_first else 0)))
+    return relax.Tuple([y, *states])
+
+
+def _directions(node: Node, kind: str, x: relax.Expr, hidden: int) -> list[_Direction]:
+    direction = node.attributes.get("direction", "forward")
+    count = {"forward": 1, "reverse": 1, "bidirectional": 2}.get(direction)
+    if count is None:
+        raise node.error(f"has direction={direction!r}; expected forward, reverse or bidirectional")
+    gates, (length, _, inputs) = _GATES[kind], shape_of(x)
+    shapes = shape_of(node.required(1)), shape_of(node.required(2))
+    if shapes != ((count, gates * hidden, inputs), (count, gates * hidden, hidden)):
+        raise node.error(
+            f"has weights of shape {list(shapes[0])} and {list(shapes[1])}; expected "
+            f"{[count, gates * hidden, inputs]} and {[count, gates * hidden, hidden]}"
+        )
+    activations = _activations(node, kind, count)
+    found = []
+    for index in range(count):
+        weights, state_weights = (node.emit(relax.op.permute_dims(_pick(node, i, index))) for i in (1, 2))
+        projected = node.emit(relax.op.matmul(x, weights))
+        bias = None
+        if node.value(3) is not None:
+            input_bias, bias = (_rows(node, 3, index, part * gates * hidden, gates * hidden) for part in (0, 1))
+            projected = node.emit(relax.op.add(projected, input_bias))
+        peepholes = () if node.value(7) is None else tuple(_rows(node, 7, index, i * hidden, hidden) for i in range(3))
+        backwards = direction == "reverse" or index == 1
+        steps = range(length)[::-1] if backwards else range(length)
+        found.append(_Direction(steps, projected, state_weights, bias, peepholes, activations[index]))
+    return found
+
+
+def _pick(node: Node, index: int, direction: int) -> relax.Expr:
+    """The part of an input that belongs to a direction; constants are folded later."""
+    return node.emit(relax.op.take(node.expr(index), relax.const(direction, "int64"), 0, mode="clip"))
+
+
+def _rows(node: Node, index: int, direction: int, begin: int, size: int) -> relax.Expr:
+    """A slice of a vector of parameters; [1, size]."""
+    part = node.emit(
+        relax.op.strided_slice(_pick(node, index, direction), [0], [begin], [begin + size], assume_inbound=True)
+    )
+    return node.emit(relax.op.reshape(part, (1, size)))
+
+
+def _activations(node: Node, kind: str, directions: int) -> list[tuple[Activation, ...]]:
+    attributes, defaults = node.attributes, _DEFAULTS[kind]
+    names = attributes.get("activations") or list(defaults) * directions
+    names = [name.decode() if isinstance(name, bytes) else name for name in names]
+    if len(names) < len(defaults) * directions:
+        raise node.error(f"has {len(names)} activations; expected {len(defaults) * directions}")
+    alphas, betas = iter(attributes.get("activation_alpha", ())), iter(attributes.get("activation_beta", ()))
+    limit = attributes.get("clip")
+    made = []
+    for name in names[: len(defaults) * directions]:
+        alpha, beta = _PARAMETERS.get(name, (0.0, 0.0))
+        if name in _PARAMETERS:
+            alpha = next(alphas, alpha)
+            if name in ("Affine", "HardSigmoid", "ScaledTanh"):
+                beta = next(betas, beta)
+        made.append(_activation(node, name, alpha, beta, limit))
+    return [tuple(made[i * len(defaults) : (i + 1) * len(defaults)]) for i in range(directions)]
+
+
+def _activation(node: Node, name: str, alpha: float, beta: float, limit: float | None) -> Activation:
+    def constant(value: float, x: relax.Expr) -> relax.Expr:
+        return aligned(np.array(value, dtype_of(x)), 2)
+
+    def affine(x: relax.Expr) -> relax.Var:
+        return node.emit(relax.op.add(node.emit(relax.op.multiply(x, constant(alpha, x))), constant(beta, x)))
+
+    functions: dict[str, Callable[[relax.Expr], relax.Expr]] = {
+        "Affine": affine,
+        "HardSigmoid": lambda x: relax.op.clip(affine(x), 0, 1),
+        "LeakyRelu": lambda x: relax.op.nn.leakyrelu(x, alpha),
+        "Relu": relax.op.nn.relu,
+        "ScaledTanh": lambda x: relax.op.multiply(
+            node.emit(relax.op.tanh(node.emit(relax.op.multiply(x, constant(beta, x))))), constant(alpha, x)
+        ),
+        "Sigmoid": relax.op.sigmoid,
+        "Tanh": relax.op.tanh,
+        "ThresholdedRelu": lambda x: relax.op.where(
+            node.emit(relax.op.greater(x, constant(alpha, x))), x, constant(0, x)
+        ),
+    }
+    if name not in functions:
+        raise node.error(f"has the activation {name!r}; supported are {', '.join(sorted(functions))}")
+
+    def apply(x: relax.Expr) -> relax.Var:
+        bounded = x if limit is None else node.emit(relax.op.clip(x, -limit, limit))
+        return node.emit(functions[name](bounded))
+
+    return apply
+
+
+def _masks(node: Node, lengths: relax.Expr | np.ndarray, length: int, batch: int) -> list[relax.Expr]:
+    """For every step, whether the sequence of each sample has it; [batch, 1]."""
+    column = node.emit(relax.op.reshape(as_expr(lengths), (batch, 1)))
+    dtype = dtype_of(lengths)
+    return [node.emit(relax.op.greater(column, relax.const(np.array(step, dtype), dtype))) for step in range(length)]
+
+
+def _initial(node: Node, index: int, direction: int, batch: int, hidden: int, batch_first: bool) -> relax.Expr:
+    value = node.value(index)
+    if value is None:
+        return as_expr(np.zeros((batch, hidden), dtype_of(node.required(0))))
+    if isinstance(value, np.ndarray):
+        return as_expr(value[:, direction] if batch_first else value[direction])
+    return node.emit(relax.op.take(value, relax.const(direction, "int64"), int(batch_first), mode="clip"))
+
+
+def _products(node: Node, direction: _Direction, step: int, h: relax.Expr, gates: int) -> tuple[relax.Expr, relax.Expr]:
+    """What the input and the state contribute to all gates of a step; [batch, gates * hidden] each."""
+    x = node.emit(relax.op.take(direction.projected, relax.const(step, "int64"), 0, mode="clip"))
+    state = node.emit(relax.op.matmul(h, direction.recurrent))
+    return x, state if direction.bias is None else node.emit(relax.op.add(state, direction.bias))
+
+
+def _gate(node: Node, x: relax.Expr, index: int, hidden: int) -> relax.Expr:
+    begin, end = index * hidden, (index + 1) * hidden
+    return node.emit(relax.op.strided_slice(x, [1], [begin], [end], assume_inbound=True))
+
+
+def _rnn_step(
+    node: Node, direction: _Direction, step: int, h: relax.Expr, c: relax.Expr | None, hidden: int
+) -> tuple[relax.Expr, relax.Expr | None]:
+    (f,) = direction.activations
+    x, state = _products(node, direction, step, h, 1)
+    return f(node.emit(relax.op.add(x, state))), None
+
+
+def _gru_step(
+    node: Node, direction: _Direction, step: int, h: relax.Expr, c: relax.Expr | None, hidden: int
+) -> tuple[relax.Expr, relax.Expr | None]:
+    f, g = direction.activations
+    x, state = _products(node, direction, step, h, 3)
+    update, reset = (
+        f(node.emit(relax.op.add(_gate(node, x, index, hidden), _gate(node, state, index, hidden)))) for index in (0, 1)
+    )
+    if node.attributes.get("linear_before_reset", 0):
+        inner = node.emit(relax.op.multiply(reset, _gate(node, state, 2, hidden)))
+    else:
+        kept = node.emit(relax.op.multiply(reset, h))
+        inner = node.emit(relax.op.matmul(kept, _gate(node, direction.recurrent, 2, hidden)))
+        if direction.bias is not None:
+            inner = node.emit(relax.op.add(inner, _gate(node, direction.bias, 2, hidden)))
+    new = g(node.emit(relax.op.add(_gate(node, x, 2, hidden), inner)))
+    rest = node.emit(relax.op.subtract(aligned(np.ones((), dtype_of(h)), 2), update))
+    mixed = node.emit(relax.op.multiply(rest, new))
+    return node.emit(relax.op.add(mixed, node.emit(relax.op.multiply(update, h)))), None
+
+
+def _lstm_step(
+    node: Node, direction: _Direction, step: int, h: relax.Expr, c: relax.Expr | None, hidden: int
+) -> tuple[relax.Expr, relax.Expr | None]:
+    f, g, last = direction.activations
+    x, state = _products(node, direction, step, h, 4)
+    total = node.emit(relax.op.add(x, state))
+
+    def gate(index: int, cell: relax.Expr | None) -> relax.Expr:
+        value = _gate(node, total, index, hidden)
+        if cell is None or not direction.peepholes:
+            return value
+        seen = node.emit(relax.op.multiply(cell, direction.peepholes[index]))
+        return node.emit(relax.op.add(value, seen))
+
+    entry, forget, candidate = f(gate(0, c)), f(gate(2, c)), g(gate(3, None))
+    kept = node.emit(relax.op.multiply(forget, c))
+    cell = node.emit(relax.op.add(kept, node.emit(relax.op.multiply(entry, candidate))))
+    leave = f(gate(1, cell))
+    return node.emit(relax.op.multiply(leave, last(cell))), cell
+
+
+_STEPS = {"RNN": _rnn_step, "GRU": _gru_step, "LSTM": _lstm_step}
+
+CONVERTERS: dict[str, Converter] = {"GRU": recurrent, "LSTM": recurrent, "RNN": recurrent}
+"""Recurrent layers by operator name."""
