@@ -18,7 +18,9 @@ from .families.choose import LEAST_COST, Decisions, check_forced
 from .lowering.lower import Lowered, lower
 from .lowering.machine_code import MACHINE_CODE
 from .lowering.nan_rules import NAN_RULES
+from .lowering.powers import use_powers_of_c_library
 from .lowering.reuse_residuals import reuse_residuals
+from .lowering.unknown_pragmas import remove_unknown_pragmas
 from .phases.canonicalize import canonicalize
 from .phases.fold_window_sums import fold_window_sums
 from .phases.fuse_layers import fuse_layers
@@ -28,6 +30,8 @@ from .phases.rearrange_channels import rearrange_channels
 from .phases.recognise import recognise
 from .phases.resolve_signs import SignZero, resolve_signs
 from .phases.shift_pixels import shift_pixels
+
+use_powers_of_c_library()
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ def to_composites(mod: IRModule, sign_zero: SignZero = "exact", dump: Path | Non
 def _dump(mod: IRModule, folder: Path | None, name: str) -> None:
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.py").write_text(mod.script(show_meta=False))
+        (folder / f"{name}.py").write_text(mod.script(show_meta=False), "utf-8")
 
 
 def to_kernels(composites: IRModule, isa: Isa, decisions: Decisions = LEAST_COST) -> Lowered:
@@ -110,7 +114,7 @@ def to_kernels(composites: IRModule, isa: Isa, decisions: Decisions = LEAST_COST
         sorts = relax.backend.DispatchSortScan()(lowered.mod)
     # Keep reshapes: the virtual machine runs them as views, without a copy.
     legal = relax.transform.LegalizeOps(dict(NAN_RULES), skip_ops=["relax.reshape"])(sorts)
-    return replace(lowered, mod=legal)
+    return replace(lowered, mod=remove_unknown_pragmas(legal))
 
 
 def to_executable(lowered: Lowered, target: Target) -> Executable:

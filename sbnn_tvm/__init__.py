@@ -67,7 +67,9 @@ def __getattr__(name: str) -> Any:
         missing = (error.name or "").partition(".")[0]
         if missing in ("", __name__):
             raise
-        raise ModuleNotFoundError(
+        from .errors import MissingPackageError
+
+        raise MissingPackageError(
             f"sbnn_tvm.{name} needs {missing}, which is not installed: pip install 'sbnn-tvm[compile,torch,verify]'",
             name=error.name,
         ) from None

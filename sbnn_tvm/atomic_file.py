@@ -24,7 +24,8 @@ def replacing(path: str | os.PathLike[str], error: type[SbnnError], mode: int = 
     """Create an empty file next to ``path`` to write to; when the ``with`` ends, it replaces ``path``.
 
     Args:
-        path: The destination. An existing file is replaced in one step, and kept if the body of the ``with`` fails.
+        path: The destination. An existing file is replaced in one step, and kept if the body of the ``with`` fails. Of
+            a symbolic link, the file that it names is replaced. Devices and FIFOs are refused, not replaced.
         error: The error to raise if ``path`` cannot be written.
         mode: Permissions of the file, before the umask.
 
@@ -38,7 +39,7 @@ def replacing(path: str | os.PathLike[str], error: type[SbnnError], mode: int = 
             mode = draft.stat().st_mode
             yield draft
             draft.chmod(mode)  # a linker replaces the file, and its permissions
-            draft.replace(path)
+            draft.replace(os.path.realpath(path))
         finally:
             draft.unlink(missing_ok=True)
     except OSError as reason:
@@ -58,6 +59,9 @@ def _create_draft(path: Path, error: type[SbnnError], mode: int) -> Path:
         raise error(f"cannot write {path}: it is a folder; give the name of a file in it")
     if not path.parent.is_dir():
         raise error(f"cannot write {path}: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        raise error(f"cannot write {path}: it is no regular file, and would be replaced")
+    path = Path(os.path.realpath(path))
     for old in old_litter(path.parent, _DRAFT):
         with suppress(OSError):
             old.unlink()

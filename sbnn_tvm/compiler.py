@@ -20,6 +20,7 @@ from sbnn_tvm.passes.pipeline import to_composites, to_executable, to_kernels
 
 from .deploy.targets import CpuTarget, resolve
 from .errors import CompileError
+from .extras import needed_by
 from .module import CompiledModule
 from .options import CompileKeywords, CompileOptions, options_of
 from .report.build_report import build_report, with_tuning
@@ -183,7 +184,8 @@ def _is_torch_module(model: object) -> bool:
 def _to_onnx(model: Any, input_shape: Any, compare_export: bool) -> Any:
     if not _is_torch_module(model):
         return model
-    from sbnn_tvm.frontends.torch.export import to_onnx
+    with needed_by("the export of a PyTorch model"):
+        from sbnn_tvm.frontends.torch.export import to_onnx
 
     return to_onnx(model, input_shape, compare_export=compare_export)
 

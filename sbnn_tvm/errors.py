@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from .printable import printable
+
 
 class SbnnError(Exception):
-    """The base of all errors that a user can cause; the command line prints them without a traceback."""
+    """The base of all errors that a user can cause; the command line prints them without a traceback.
+
+    Messages contain names of files and layers, which may hold any characters: as text, those of control are escaped.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+class ArgumentError(SbnnError, ValueError):
+    """An argument of a layer, a training method or a search has a value that is not allowed."""
+
+
+class MissingPackageError(SbnnError, ModuleNotFoundError):
+    """A package of an extra is not installed."""
 
 
 class ModelError(SbnnError):
@@ -29,6 +45,13 @@ class CompileError(SbnnError):
 
 class VerificationError(SbnnError):
     """The compiled model differs from the reference."""
+
+
+class EmulationError(SbnnError, RuntimeError):
+    """A kernel cannot be run alone: it refused its arguments, accessed memory outside them, or needs what is not there.
+
+    The emulator lacks TVM's runtime, for example.
+    """
 
 
 class TuningError(SbnnError):

@@ -19,6 +19,7 @@ from .deploy.linking import write_library
 from .deploy.targets import CpuTarget
 from .errors import InputError, LibraryError, TargetError
 from .execution.run_kernels import KernelRunner, NativeKernels, outputs_of, prepare, run_kernels
+from .extras import needed_by
 from .report.report import Report
 from .runtime.inputs import match_inputs, split_batches
 from .runtime.loading import LoadedModule, load
@@ -130,7 +131,7 @@ class CompiledModule:
             InputError: If the inputs do not match the model, or there is nothing to compare.
             TargetError: If the target can be neither run nor emulated here.
         """
-        if tolerance is not None and not tolerance >= 0:
+        if tolerance is not None and not 0 <= tolerance < float("inf"):
             raise InputError(f"the tolerance must be a number from 0 on, but got {tolerance}")
         if inputs is None and samples < 1:
             raise InputError(f"at least one random input is needed to compare anything, but samples={samples}")
@@ -207,7 +208,8 @@ class CompiledModule:
         Raises:
             TargetError: If there is no emulator for the target.
         """
-        from .execution.emulator import Emulator
+        with needed_by("the emulator"):
+            from .execution.emulator import Emulator
 
         with temporary_folder(LibraryError) as folder:
             return Emulator.from_library(self.export(folder / "model.so"))

@@ -99,3 +99,6 @@ NEON = Isa(  # eor, cnt, uadalp into 16-bit counters
 ARMV7_NEON = Isa(
     name="armv7-neon", architecture="arm", vector_bits=128, registers=16, word_bits=16, popcount=PopcountMethod.VECTOR
 )
+
+ISAS = {isa.name: isa for isa in (AVX512_VPOPCNTDQ, AVX512, AVX2, X86_BASELINE, NEON, ARMV7_NEON)}
+"""All instruction sets, by name."""

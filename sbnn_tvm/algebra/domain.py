@@ -23,6 +23,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import ArgumentError
+
 
 @dataclass(frozen=True)
 class BinaryDomain:
@@ -33,7 +35,7 @@ class BinaryDomain:
         hi: The value of bit 1; greater than ``lo``.
 
     Raises:
-        ValueError: If ``lo`` is not below ``hi``, or one of them is not finite.
+        ArgumentError: If ``lo`` is not below ``hi``, or one of them is not finite.
     """
 
     lo: float = -1.0
@@ -41,7 +43,7 @@ class BinaryDomain:
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.lo) and np.isfinite(self.hi) and self.lo < self.hi):
-            raise ValueError(f"a binary domain needs two finite values lo < hi, but got lo={self.lo}, hi={self.hi}")
+            raise ArgumentError(f"a binary domain needs two finite values lo < hi, but got lo={self.lo}, hi={self.hi}")
 
     @property
     def tau(self) -> float:
@@ -80,18 +82,18 @@ class Levels:
         levels: 2^n float32 numbers, ascending; n is from 2 to ``MOST_BITS``.
 
     Raises:
-        ValueError: If there are too few or too many, or they are not evenly spaced up to rounding.
+        ArgumentError: If there are too few or too many, or they are not evenly spaced up to rounding.
     """
 
     levels: tuple[float, ...]
 
     def __post_init__(self) -> None:
         if len(self.levels) not in [1 << bits for bits in range(2, MOST_BITS + 1)]:
-            raise ValueError(f"{len(self.levels)} levels are not 4, 8, ... or {1 << MOST_BITS}")
+            raise ArgumentError(f"{len(self.levels)} levels are not 4, 8, ... or {1 << MOST_BITS}")
         even = np.linspace(self.levels[0], self.levels[-1], len(self.levels))
         uneven = np.abs(even - self.levels).max() > 2**-21 * np.abs(self.levels).max()
         if not np.isfinite(self.levels).all() or not (np.diff(self.levels) > 0).all() or uneven:
-            raise ValueError(f"levels ascend evenly, but got {self.levels}")
+            raise ArgumentError(f"levels ascend evenly, but got {self.levels}")
 
     @property
     def bits(self) -> int:

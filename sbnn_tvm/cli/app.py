@@ -5,66 +5,81 @@ It starts fast because it imports little: each command imports what it needs whe
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
+
+from .exit_codes import DEFECT, INTERRUPTED, USER_ERROR
 
 try:
     import typer
-    from rich.console import Console
     from typer.core import TyperGroup
+
+    from .console import check_terminal_size, complain, error_console, examples
 except ModuleNotFoundError as error:  # where models are only run
-    raise SystemExit(f'error: the command line needs {error.name}: pip install "sbnn-tvm[compile]"') from None
+    print(f'error: the command line needs {error.name}: pip install "sbnn-tvm[compile]"', file=sys.stderr)
+    raise SystemExit(USER_ERROR) from None
 
 from .. import __version__
 from ..errors import SbnnError
+from ..extras import needed_by
+from ..printable import printable
 from .bench_command import BENCH_EXAMPLES, bench
-from .console import complain, examples
-from .exit_codes import DEFECT, INTERRUPTED, USER_ERROR
 from .export_demo_command import EXPORT_DEMO_EXAMPLES, export_demo
 from .model_commands import COMPILE_EXAMPLES, INSPECT_EXAMPLES, VERIFY_EXAMPLES, compile_, inspect, verify
+from .streams import flush, guard_streams
 from .targets_command import targets
 from .tuning_commands import TUNE_EXAMPLES, tune, tuning_app
-
-_EXTRAS = {
-    "onnx": "compile",
-    "elftools": "compile",
-    "onnxruntime": "verify",
-    "unicorn": "verify",
-    "cloudpickle": "tune",
-    "tornado": "tune",
-    "matplotlib": "tune",
-    "torch": "torch",
-    "onnxscript": "torch",
-}
-"""The extra of ``pip install`` that brings a package."""
 
 
 class _Commands(TyperGroup):
     """Ends every command with an exit code, and explains every error of the user in one sentence."""
 
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return super().make_context(*arguments, **options)
+        except KeyboardInterrupt:
+            complain("interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            raise _with_printable_message(error) from None
+
     def invoke(self, ctx: Any) -> Any:
         debug = ctx.params.get("debug", False)
         try:
-            return super().invoke(ctx)
+            with needed_by("this"):
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             complain("interrupted")
             raise typer.Exit(INTERRUPTED) from None
         except SbnnError as error:
             if debug:
-                Console(stderr=True).print_exception()
+                error_console().print_exception()
             complain(str(error))
             raise typer.Exit(USER_ERROR) from None
-        except ModuleNotFoundError as error:
-            extra = _EXTRAS.get((error.name or "").split(".")[0])
-            if extra is None or debug:
-                raise
-            complain(f'this needs {error.name}: pip install "sbnn-tvm[{extra}]"')
-            raise typer.Exit(USER_ERROR) from None
         except Exception as error:
-            if debug or isinstance(error, (typer.Exit, typer.Abort)) or hasattr(error, "exit_code"):
-                raise
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            complain(f"a defect of sbnn-tvm, not of your input: {reason}; `sbnn-tvm --debug ...` shows where")
+            if isinstance(error, (typer.Exit, typer.Abort)) or hasattr(error, "exit_code"):
+                raise _with_printable_message(error) from None
+            if debug:
+                error_console().print_exception()
+            if isinstance(error, OSError) and error.strerror:  # of a disk, a permission, a name: not ours
+                name = "" if error.filename is None else f": {error.filename}"
+                complain(f"{error.strerror}{name}")
+                raise typer.Exit(USER_ERROR) from None
+            complain(_defect(error))
             raise typer.Exit(DEFECT) from None
+
+
+def _defect(error: Exception) -> str:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"a defect of sbnn-tvm, not of your input: {reason}; `sbnn-tvm --debug ...` shows where"
+
+
+def _with_printable_message(error: Exception) -> Exception:
+    """The error; if it is one of typer's, it quotes arguments, which may hold characters of control."""
+    message = getattr(error, "message", None)
+    if isinstance(message, str):
+        error.message = "\n".join(map(printable, message.split("\n")))  # type: ignore[attr-defined]
+    return error
 
 
 app = typer.Typer(
@@ -115,4 +130,24 @@ def _root(
 
 def main() -> None:
     """The entry point."""
-    app(prog_name="sbnn-tvm")
+    guard_streams()
+    check_terminal_size()
+    code: object = 0
+    try:
+        app(prog_name="sbnn-tvm")
+    except SystemExit as end:
+        code = end.code
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except SbnnError as error:
+        complain(str(error))
+        code = USER_ERROR
+    except Exception as error:
+        complain(_defect(error))
+        code = DEFECT
+    try:
+        flush()
+    except SbnnError as error:
+        complain(str(error))
+        code = code or USER_ERROR
+    raise SystemExit(code)

@@ -52,7 +52,7 @@ def bench(
     from ..temporary_folder import temporary_folder
     from .tables import timing_table
 
-    if not seconds > 0:
+    if not 0 < seconds < float("inf"):
         raise InputError(f"the time to measure must be above 0, but --seconds is {seconds}")
     if against not in (None, "onnxruntime") and not Path(against or "").exists():
         raise InputError(f"--against takes onnxruntime or a compiled library, and there is no file {against}")

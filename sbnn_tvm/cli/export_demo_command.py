@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..errors import ModelError
-from .console import examples, result_console, shown_steps
+from .console import bold, examples, result_console, shown_steps
 from .flags import dimensions
 
 EXPORT_DEMO_EXAMPLES = examples(
@@ -44,4 +45,5 @@ def export_demo(
         step("exporting it")
         export_onnx(network, output)
     console = result_console()
-    console.print(f"[bold]{output}[/]: {readable_bytes(output.stat().st_size)}; try [bold]sbnn-tvm inspect {output}[/]")
+    size, command = readable_bytes(output.stat().st_size), f"sbnn-tvm inspect {shlex.quote(str(output))}"
+    console.print(bold(output), f": {size}; try ", bold(command), sep="")

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ..errors import LibraryError
 from ..runtime.hide_torch import hide_torch
-from .console import examples, result_console, shown_steps
+from .console import bold, examples, plain, result_console, shown_steps
 from .exit_codes import MISMATCH
 from .flags import CompileFlags, expand_flags
 from .model_files import ModelOrLibrary, OnnxFile, check_is_model, is_library, read_arrays
@@ -83,7 +83,8 @@ def compile_(
             draft.write_text(json.dumps(json.loads(module.report.to_json()), indent=2) + "\n")
     from .tables import readable_bytes
 
-    console.print(f"\n[bold]{output}[/]: {readable_bytes(output.stat().st_size)} for {module.target.triple}")
+    size = readable_bytes(output.stat().st_size)
+    console.print("\n", bold(output), plain(f": {size} for {module.target.triple}"), sep="")
 
 
 @expand_flags

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,8 @@ ModelOrLibrary = Annotated[Path, typer.Argument(metavar="MODEL.onnx|MODEL.so", h
 
 
 def is_library(path: Path) -> bool:
-    """Whether a file is a compiled library; one that cannot be read, or is no file, is judged by its name."""
+    """Whether a file is a compiled library; one that cannot be read is judged by its name."""
+    check_is_file(path)
     try:
         if path.is_file():  # reading a pipe would wait, and take from what it holds
             with path.open("rb") as file:
@@ -22,6 +24,16 @@ def is_library(path: Path) -> bool:
     except (OSError, ValueError):
         pass  # reading it later gives the error
     return path.suffix == ".so"
+
+
+def check_is_file(path: Path) -> None:
+    """Refuse FIFOs and devices, which could block, never end, or be read only once."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # reading it later gives the error
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise InputError(f"{path} is no regular file: copy it to one first")
 
 
 def check_is_model(path: Path) -> None:
@@ -36,6 +48,7 @@ def read_arrays(path: Path) -> Any:
 
     import numpy as np
 
+    check_is_file(path)
     try:
         arrays = np.load(path, allow_pickle=False)
         return arrays if isinstance(arrays, np.ndarray) else dict(arrays)

@@ -6,9 +6,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+from ..printable import printable
+from .console import bold, plain
 
 if TYPE_CHECKING:
     from ..deploy.targets import CpuTarget
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
     from ..verification.result import LayerComparison, OutputComparison, Verification
 
 _VERIFICATION = ("elements", "largest difference", "flipped", "wrong")
-_OK, _FLIPPED, _WRONG = "[green]agrees[/]", "[yellow]rounding[/]", "[bold red]differs[/]"
-_MORE_EXACT = "[yellow]more exact[/]"
+_OK, _FLIPPED, _WRONG = Text("agrees", "green"), Text("rounding", "yellow"), Text("differs", "bold red")
+_MORE_EXACT = Text("more exact", "yellow")
 
 
 def verification_table(found: Verification) -> Group:
@@ -32,27 +34,27 @@ def verification_table(found: Verification) -> Group:
     table.add_section()
     for output in found.outputs:
         table.add_row(*_output_cells(output))
-    verdict = Text(str(found), style="green" if found.passed else "bold red")
+    verdict = plain(found, "green" if found.passed else "bold red")
     return Group(table, "", verdict)
 
 
-def _layer_cells(layer: LayerComparison) -> Iterator[str]:
-    yield escape(layer.name)
-    yield escape(layer.node) if layer.node != layer.name else ""
+def _layer_cells(layer: LayerComparison) -> Iterator[str | Text]:
+    yield plain(layer.name)
+    yield plain(layer.node) if layer.node != layer.name else ""
     yield f"{layer.elements:,}"
     yield "bits" if layer.bits else f"{layer.max_rel:.1e}" if layer.max_rel else "0"
     yield f"{layer.flipped:,}" if layer.flipped else ""
     yield f"{layer.wrong:,}" if layer.wrong else ""
     if layer.wrong:
-        yield escape(layer.note) if layer.note.startswith(("shape", "type")) else _WRONG
+        yield plain(layer.note) if layer.note.startswith(("shape", "type")) else _WRONG
     elif layer.flipped or layer.as_inexact:
         yield _FLIPPED
     else:
         yield _MORE_EXACT if layer.less_exact else _OK
 
 
-def _output_cells(output: OutputComparison) -> Iterator[str]:
-    yield f"[bold]{escape(output.name)}[/]"
+def _output_cells(output: OutputComparison) -> Iterator[str | Text]:
+    yield bold(output.name)
     yield "output, end to end"
     yield ""
     yield f"{output.max_rel:.1e}" if output.max_rel else "0"
@@ -67,13 +69,13 @@ def metadata_table(metadata: Metadata, size: int) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     rows = {
-        "model": metadata.name,
-        "inputs": "\n".join(map(str, metadata.inputs)),
-        "outputs": "\n".join(map(str, metadata.outputs)),
-        "target": f"{metadata.target} ({metadata.triple})",
-        "needs": ", ".join(metadata.features) or "any CPU of this architecture",
+        "model": printable(metadata.name),
+        "inputs": "\n".join(map(printable, metadata.inputs)),
+        "outputs": "\n".join(map(printable, metadata.outputs)),
+        "target": printable(f"{metadata.target} ({metadata.triple})"),
+        "needs": printable(", ".join(metadata.features)) or "any CPU of this architecture",
         "size": readable_bytes(size),
-        "made by": f"sbnn_tvm {metadata.sbnn_version} with TVM {metadata.tvm_version}",
+        "made by": printable(f"sbnn_tvm {metadata.sbnn_version} with TVM {metadata.tvm_version}"),
     }
     for name, value in rows.items():
         table.add_row(name, Text(value))
@@ -86,10 +88,10 @@ def timing_table(times: Mapping[str, Timing]) -> Table:
     headings = ("", "minimum", "median", "runs") + (("times slower",) if len(times) > 1 else ())
     table = plain_table(*headings, right=headings[1:])
     for name, timing in times.items():
-        cells = [escape(name), readable_seconds(timing.minimum), readable_seconds(timing.median), f"{timing.runs:,}"]
+        cells = [readable_seconds(timing.minimum), readable_seconds(timing.median), f"{timing.runs:,}"]
         if len(times) > 1:
             cells.append("" if timing is reference else f"{timing.minimum / reference.minimum:.2f}")
-        table.add_row(*cells)
+        table.add_row(plain(name), *cells)
     return table
 
 
@@ -98,11 +100,12 @@ def profile_table(title: str, times: Sequence[KernelTime]) -> Table:
     total = sum(time.seconds for time in times)
     numbers = ("us", "%", "MAC/ns", "bytes/ns", "of the limit")
     table = plain_table("layer", "kernel", *numbers, "limit", right=numbers)
-    table.title, table.title_justify = f"{title}: every kernel alone, {readable_seconds(total)} together", "left"
+    table.title = plain(f"{title}: every kernel alone, {readable_seconds(total)} together")
+    table.title_justify = "left"
     for time in times:
         table.add_row(
-            escape(time.layer),
-            time.kernel,
+            plain(time.layer),
+            plain(time.kernel),
             f"{time.seconds * 1e6:.1f}",
             f"{time.seconds / total:.1%}",
             f"{time.macs / time.seconds * 1e-9:.0f}" if time.macs else "",
@@ -118,8 +121,8 @@ def targets_table(targets: Mapping[str, CpuTarget]) -> Table:
     table = plain_table("name", "kernels", "CPU", "triple", "here")
     for name, target in targets.items():
         cpu = str(target.tvm.get("mcpu", "any"))
-        here = "[green]runs[/]" if target.native else "emulated" if target.machine != "x86_64" else "no"
-        table.add_row(f"[bold]{name}[/]", target.isa.name, cpu, target.triple.replace("-unknown", ""), here)
+        here = Text("runs", "green") if target.native else "emulated" if target.machine != "x86_64" else "no"
+        table.add_row(bold(name), target.isa.name, cpu, target.triple.replace("-unknown", ""), here)
     return table
 
 

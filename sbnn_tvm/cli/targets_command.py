@@ -21,5 +21,4 @@ def targets() -> None:
         '\nFor any other CPU, pass a TVM target: --target \'{"kind": "llvm", "mtriple": "aarch64-linux-gnu", '
         '"mcpu": "cortex-a76"}\'',
         style="dim",
-        markup=False,
     )

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import InputError
 from ..runtime.hide_torch import hide_torch
-from .console import examples, result_console, shown_steps, warn
+from .console import bold, examples, plain, result_console, shown_steps, warn
 from .flags import ModelFlags, expand_flags
 from .model_files import OnnxFile, check_is_model
 
@@ -66,7 +66,9 @@ def tune(
         )
     console = result_console()
     console.print(result_table(result))
-    console.print(f"\n[bold]{database}[/]: {result.machine}\n{result.summary()}")
+    console.print("\n", bold(database), plain(f": {result.machine}"), "\n", plain(result.summary()), sep="")
+    for line in result.skipped:
+        warn(line)
 
 
 tuning_app = typer.Typer(help="Read tuning databases, and serve boards.", no_args_is_help=True)
@@ -82,12 +84,12 @@ def show(database: DatabaseFile) -> None:
 
     console, found = result_console(), Database(database, must_exist=True)
     for machine in found.machines():
-        console.print(f"[bold]{machine}[/]", database_table(found, machine), "", sep="\n")
+        console.print(bold(machine), database_table(found, machine), "", sep="\n")
     for network in found.networks:
         verdict = "slower, not used" if network.slower else f"{network.gain:.3f}x"
-        console.print(f"{network.title} as a whole, tuned: {verdict} ({network.machine.cpu}, {network.when})")
-    for line in found.corrupt:
-        warn(str(line))
+        console.print(plain(f"{network.title} as a whole, tuned: {verdict} ({network.machine.cpu}, {network.when})"))
+    for line in found.complaints():
+        warn(line)
 
 
 @tuning_app.command(epilog=examples("sbnn-tvm tuning merge all.jsonl mine.jsonl yours.jsonl"))
@@ -98,10 +100,10 @@ def merge(
     """Write the records of several databases to one, without duplicates."""
     from ..tuning_database.database import merge as merge_databases
 
-    count, corrupt = merge_databases(output, databases)
-    for line in corrupt:
-        warn(str(line))
-    result_console().print(f"[bold]{output}[/]: {count} records")
+    count, skipped = merge_databases(output, databases)
+    for line in skipped:
+        warn(line)
+    result_console().print(bold(output), f": {count} records", sep="")
 
 
 @tuning_app.command(epilog=examples("sbnn-tvm tuning export tuning.jsonl -o best.jsonl"))
@@ -117,9 +119,9 @@ def export(
     found = Database(database, must_exist=True)
     records = found.decisive()
     write(output, records)
-    for line in found.corrupt:
-        warn(str(line))
-    result_console().print(f"[bold]{output}[/]: {len(records)} records")
+    for line in found.complaints():
+        warn(line)
+    result_console().print(bold(output), f": {len(records)} records", sep="")
 
 
 @tuning_app.command(epilog=examples("sbnn-tvm tuning plot tuning.jsonl -o pictures"))
@@ -132,24 +134,27 @@ def plot(
     from ..tuning_database.database import Database
 
     for file in draw(Database(database, must_exist=True), output):
-        result_console().print(f"[bold]{file}[/]")
+        result_console().print(bold(file))
 
 
 @tuning_app.command(
     epilog=examples(
         "python -m tvm.exec.rpc_tracker --port 9190                          [dim]once[/]",
-        "sbnn-tvm tuning serve --tracker 192.168.1.2:9190 --key pi4     [dim]on every board[/]",
+        "sbnn-tvm tuning serve --host 0.0.0.0 --tracker 192.168.1.2:9190 --key pi4     [dim]on every board[/]",
     )
 )
 def serve(
     tracker: Annotated[str, typer.Option(metavar="HOST:PORT", help="TVM's RPC tracker.")],
     key: Annotated[str, typer.Option(help="A name for all boards of this kind.")],
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "0.0.0.0",
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; 0.0.0.0 for every address of this machine.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The first port to try.")] = 9090,
 ) -> None:
     """Run measurements of other machines on this one, until it is interrupted.
 
-    Anyone who reaches the tracker or this server can run any code here: use it in a trusted network only.
+    It executes code of whoever connects: anyone who reaches the tracker or this server can run any code here. Use it in
+    a trusted network only.
     """
     import time
 
@@ -158,10 +163,17 @@ def serve(
     name, _, number = tracker.rpartition(":")
     if not name or not number.isdigit():
         raise InputError(f"a tracker is written as in 192.168.1.2:9190, but got {tracker!r}")
+    if _is_local(host) and not _is_local(name):
+        warn(f"only this machine can connect to {host}: for other machines, give an address of this one, as --host")
     server = start(host, port, (name, int(number)), key)
-    result_console().print(f"serving as {key!r} on port {server.port} for the tracker at {tracker}")
+    result_console().print(f"serving as {key!r} on {host}:{server.port} for the tracker at {tracker}")
     try:
         while True:
             time.sleep(1)
     finally:
         server.terminate()
+
+
+def _is_local(host: str) -> bool:
+    """Whether other machines cannot reach an address of this machine."""
+    return host == "localhost" or host.startswith("127.") or host == "::1"

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from ..tuning_database.database import SECONDS, Database, Record, TunedMachine
+from ..printable import printable
+from ..tuning_database.database import Database
+from ..tuning_database.records import SECONDS, Record, TunedMachine
+from .console import error_console, plain
 from .tables import plain_table, readable_seconds
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 @contextmanager
 def shown_progress() -> Iterator[Callable[[TuningProgress], None]]:
     """Show the current measurement, the best gain so far and the remaining time on stderr, if stderr is a terminal."""
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
+    console = error_console()
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(20), TimeElapsedColumn())
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         row = bar.add_task("building the first kernels", total=None)
 
@@ -35,7 +36,7 @@ def shown_progress() -> Iterator[Callable[[TuningProgress], None]]:
                 f"network {progress.expected:.3f}x; {progress.seconds_left:.0f} s left"
             )
             total = progress.trials + progress.remaining
-            bar.update(row, description=escape(text), completed=progress.trials, total=total)
+            bar.update(row, description=printable(text), completed=progress.trials, total=total)
 
         yield show
 
@@ -48,7 +49,7 @@ def result_table(result: TuningResult) -> Table:
     for task in result.tasks:
         failed = str(task.failed) if task.failed else ""
         measured = f"{task.measured} of {task.space}"
-        found.add_row(escape(task.title), str(len(task.names)), task.best, f"{task.gain:.3f}", measured, failed)
+        found.add_row(plain(task.title), str(len(task.names)), plain(task.best), f"{task.gain:.3f}", measured, failed)
     return found
 
 
@@ -64,8 +65,8 @@ def database_table(database: Database, machine: TunedMachine) -> Table:
         costs = [r.reference_cost for r in database.records if (r.task, r.machine) == (key, machine)]
         cost = min((each for each in costs if each is not None), default=None)
         found.add_row(
-            escape(record.title),
-            best,
+            plain(record.title),
+            plain(best),
             f"{gains[best]:.3f}" if best else "",
             "" if cost is None else readable_cost(cost, record.unit),
             str(len(database.gains(key, machine))),

@@ -19,6 +19,7 @@ from tvm.relax import Expr, Var
 from sbnn_tvm.passes.lowering.lower import PREPARE, Lowered, Physical
 from sbnn_tvm.passes.relax.graph import Graph, op_name
 
+from ..errors import EmulationError
 from ..runtime.loading import LoadedModule
 
 
@@ -108,7 +109,7 @@ def run_kernels(
         elif op_name(value) == "reshape":
             yield record(var, read(value.args[0]).reshape([int(extent) for extent in var.ty.shape]))
         else:
-            raise NotImplementedError(f"'{var.name}' calls {op_name(value)}, which is no kernel")
+            raise EmulationError(f"'{var.name}' calls {op_name(value)}, which no kernel of the library computes")
     for i, result in enumerate(graph.results):
         yield ComputedValue(f"output {i}", None, read(result), is_result=True)
 

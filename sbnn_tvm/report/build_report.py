@@ -68,8 +68,7 @@ def with_tuning(report: Report, tuning: TuningLookup, slower: bool) -> Report:
         slower: Whether they were not used, because the whole network was slower with them.
     """
     database = tuning.database
-    notes = [*report.notes, *map(str, database.corrupt)]
-    sentence = ""
+    notes, sentence = list(report.notes), ""
     if tuning.machine is None:
         notes.append(
             f"{database.path} has no measurements for this target's CPU, and nothing is tuned; "
@@ -80,7 +79,7 @@ def with_tuning(report: Report, tuning: TuningLookup, slower: bool) -> Report:
     else:
         tuned = [layer for layer in report.layers if layer.gain is not None]
         sentence = f"{len(tuned)} kernels tuned by {database.path}, measured on {tuning.machine}"
-    return replace(report, notes=tuple(notes), tuning=sentence)
+    return replace(report, notes=(*notes, *tuning.complaints()), tuning=sentence)
 
 
 def _entry(entry: LoweredLayer | UnscheduledOperator, imported: Imported) -> LayerReport:

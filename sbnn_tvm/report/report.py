@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from ..extras import needed_by
+from ..printable import printable
+
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType
     from rich.table import Table
@@ -117,7 +120,7 @@ class Report:
         binary = [layer for layer in self.linear if layer.binary]
         macs, binary_macs = (sum(layer.macs for layer in some) for some in (self.linear, binary))
         share = binary_macs / macs if macs else 0.0
-        return (
+        return printable(
             f"{self.model} for {self.target}: {len(binary)} of {len(self.linear)} layers with weights are binary "
             f"({share:.1%} of {macs / 1e6:.4g} M MACs), {self.bytes / 1024:.1f} KiB of constants"
         )
@@ -149,7 +152,8 @@ class Report:
         return cls(record["model"], record["target"], layers, tuple(record["notes"]), record.get("tuning", ""))
 
     def __str__(self) -> str:
-        from rich.console import Console
+        with needed_by("a report as text"):
+            from rich.console import Console
 
         text = io.StringIO()
         console = Console(file=text, width=200, color_system=None)
@@ -169,9 +173,9 @@ class Report:
         yield from self._reasons()
         yield Text(self.summary(), style="bold")
         if self.tuning:
-            yield Text(self.tuning)
+            yield Text(printable(self.tuning))
         for note in self.notes:
-            yield Text(f"note: {note}", style="yellow")
+            yield Text(printable(f"note: {note}"), style="yellow")
 
     def _table(self, width: int | None) -> Table:
         from rich.table import Table
@@ -189,7 +193,7 @@ class Report:
             )
         for layer in self.layers:
             style = "yellow" if layer.fallback else "" if layer.binary else "dim" if not layer.weights else ""
-            table.add_row(*(Text(column.cell(layer)) for column in columns), style=style)
+            table.add_row(*(Text(printable(column.cell(layer))) for column in columns), style=style)
         return table
 
     def _reasons(self) -> Iterable[RenderableType]:
@@ -204,7 +208,7 @@ class Report:
         if reasons:
             yield Text("Why not binary", style="bold")
             for why, names in reasons.items():
-                yield Padding(Text(f"{', '.join(names)}: {why}"), (0, 0, 0, 2))
+                yield Padding(Text(printable(f"{', '.join(names)}: {why}")), (0, 0, 0, 2))
             yield ""
 
 

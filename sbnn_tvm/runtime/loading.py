@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import LibraryError, SbnnError
+from ..printable import printable
 from .cpu import this_cpu
 from .hide_torch import hide_torch
 from .inputs import match_inputs
@@ -150,7 +151,7 @@ class LoadedModule:
 
     def __repr__(self) -> str:
         inputs, outputs = (", ".join(map(str, specs)) for specs in (self.inputs, self.outputs))
-        return f"<{self.metadata.name} for {self.target}: {inputs} -> {outputs}>"
+        return printable(f"<{self.metadata.name} for {self.target}: {inputs} -> {outputs}>")
 
 
 def _check_machine(library: Library) -> None:

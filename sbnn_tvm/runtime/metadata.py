@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..printable import printable
 from .cpu import FLAGS, normalize_machine
 
 DTYPES = (
@@ -37,7 +38,7 @@ class TensorSpec:
     dtype: str
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}{list(self.shape)}"
+        return printable(f"{self.name}: {self.dtype}{list(self.shape)}")
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from ..profiling.timing import burst, interleave_bursts
 from ..runtime.inputs import random_inputs
 from ..runtime.loading import load, read_metadata
 from ..temporary_folder import temporary_folder
-from ..tuning_database.database import NetworkRecord, TunedMachine
 from ..tuning_database.lookup import choices_key
+from ..tuning_database.records import NetworkRecord, TunedMachine
 from .measure_candidate import burst_of
 from .runner import Runner, Turns
 

@@ -10,8 +10,8 @@ from tvm.support.popen_pool import PopenWorker
 
 from ..deploy.targets import CpuTarget
 from ..errors import TuningError
-from ..tuning_database.database import INSTRUCTIONS, TunedMachine
 from ..tuning_database.lookup import code_of
+from ..tuning_database.records import INSTRUCTIONS, TunedMachine
 from .build_candidate import CandidateBuild
 from .measure_candidate import Measurement
 from .runner import MeasurementError, Turns

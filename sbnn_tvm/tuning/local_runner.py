@@ -12,8 +12,8 @@ from ..deploy.targets import CpuTarget
 from ..errors import TuningError
 from ..runtime.cpu import this_cpu_model
 from ..runtime.threads import check_num_threads
-from ..tuning_database.database import SECONDS, TunedMachine
 from ..tuning_database.lookup import code_of
+from ..tuning_database.records import SECONDS, TunedMachine
 from .build_candidate import CandidateBuild
 from .compare_networks import time_locally
 from .measure_candidate import Measurement, measure_locally

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import TuningError
-from ..tuning_database.database import Database, Record, TunedMachine
+from ..extras import needed_by
+from ..printable import printable
+from ..tuning_database.database import Database
 from ..tuning_database.lookup import NOISE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from ..tuning_database.records import Record, TunedMachine
 
 # Colours that most colour-blind readers can distinguish (Okabe and Ito).
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
@@ -32,7 +37,9 @@ def draw(database: Database, folder: str | os.PathLike[str]) -> list[Path]:
     Raises:
         TuningError: If there is nothing to plot, or the folder cannot be written.
     """
-    import matplotlib as mpl
+    warnings.filterwarnings("ignore", "Glyph .* missing from", module=__name__)  # the text is stored, not its glyphs
+    with needed_by("plotting"):
+        import matplotlib as mpl
 
     mpl.use("Agg")
     mpl.rcParams["svg.fonttype"] = "none"  # text stays text: a tenth of the size
@@ -51,7 +58,7 @@ def draw(database: Database, folder: str | os.PathLike[str]) -> list[Path]:
             for kind, paint, height in (("progress", _progress, 4.0), ("tuned", _tuned, 1.2 + 0.26 * len(tasks))):
                 figure, axes = plt.subplots(figsize=(10, height), layout="constrained")
                 paint(axes, database, machine, tasks)
-                figure.suptitle(str(machine), fontsize=8)
+                figure.suptitle(printable(machine), fontsize=8, parse_math=False)
                 files.append(Path(folder) / f"{kind}-{name}.svg")
                 figure.savefig(files[-1])
                 plt.close(figure)
@@ -77,7 +84,7 @@ def _progress(axes: Axes, database: Database, machine: TunedMachine, tasks: dict
         for record in records:
             if not record.confirmed and record.gain is not None:
                 best.append(max(best[-1], record.gain))
-        lines[records[0].title] = best
+        lines[_label(records[0].title)] = best
     ranked = sorted(lines, key=lambda title: -lines[title][-1])
     shown = [title for title in ranked if lines[title][-1] >= NOISE][: len(_COLOURS)]
     for title in ranked:
@@ -108,7 +115,7 @@ def _tuned(axes: Axes, database: Database, machine: TunedMachine, tasks: dict[st
         axes.plot(untuned, position, "o", color="#999999", markersize=7, label=labels[0])
         axes.plot(tuned, position, "o", color=_COLOURS[0], markersize=4.5, label=labels[1])
         axes.annotate(
-            f"{best} {gains[best]:.2f}x",
+            _label(f"{best} {gains[best]:.2f}x"),
             (untuned, position),
             (8, 0),
             textcoords="offset points",
@@ -117,12 +124,17 @@ def _tuned(axes: Axes, database: Database, machine: TunedMachine, tasks: dict[st
         )
     axes.set_xscale("log")
     axes.margins(x=0.2)
-    axes.set_yticks(range(len(order)), [tasks[key][0].title for key in order], fontsize=7)
+    axes.set_yticks(range(len(order)), [_label(tasks[key][0].title) for key in order], fontsize=7)
     axes.invert_yaxis()
     axes.grid(axis="y", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel(label)
     axes.legend(frameon=False)
+
+
+def _label(text: str) -> str:
+    """Text that is drawn as it is: matplotlib would read formulas between dollar signs."""
+    return printable(text).replace("$", r"\$")
 
 
 def _untuned_cost(database: Database, machine: TunedMachine, task: str) -> float:

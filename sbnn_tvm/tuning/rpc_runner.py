@@ -19,8 +19,8 @@ import tvm
 from ..deploy.targets import CpuTarget
 from ..errors import TuningError
 from ..runtime.cpu import CpuModel
-from ..tuning_database.database import SECONDS, TunedMachine
 from ..tuning_database.lookup import code_of
+from ..tuning_database.records import SECONDS, TunedMachine
 from .build_candidate import CandidateBuild
 from .compare_networks import time_remotely
 from .measure_candidate import Measurement, measure_remotely
@@ -67,7 +67,7 @@ class RpcRunner:
             try:
                 described = json.loads(session.get_function("sbnn_tvm.describe_cpu")())
                 model = CpuModel(str(described["name"]), tuple(described["caches"]))
-            except (AttributeError, ValueError, KeyError):
+            except (AttributeError, ValueError, KeyError, TypeError):
                 pass  # TVM's own server
         except (RuntimeError, OSError) as error:
             raise TuningError(f"the RPC server {self.key!r} does not answer: {last_line(error)}") from None
@@ -110,10 +110,17 @@ def serve(host: str, port: int, tracker: tuple[str, int], key: str) -> tvm.rpc.S
     Anyone who reaches the tracker or the server can run any code on this machine: use it in a trusted network only.
 
     Raises:
-        TuningError: If cloudpickle is not installed.
+        TuningError: If cloudpickle is not installed, there is no tracker, or no port of the host is free.
     """
     check_cloudpickle()
-    return tvm.rpc.Server(host, port, port + 100, tracker_addr=tracker, key=key, server_init_callback=_register)
+    try:
+        socket.create_connection(tracker, timeout=10).close()  # TVM's server would print a traceback and go on
+    except (OSError, OverflowError) as error:
+        raise TuningError(f"there is no RPC tracker at {tracker[0]}:{tracker[1]} ({last_line(error)})") from None
+    try:
+        return tvm.rpc.Server(host, port, port + 100, tracker_addr=tracker, key=key, server_init_callback=_register)
+    except Exception as error:
+        raise TuningError(f"no server can listen on {host}:{port} ({last_line(error)})") from None
 
 
 def _register() -> None:

@@ -9,7 +9,8 @@ from typing import Protocol
 import numpy as np
 
 from ..deploy.targets import CpuTarget
-from ..tuning_database.database import TunedMachine
+from ..errors import SbnnError
+from ..tuning_database.records import TunedMachine
 from .build_candidate import CandidateBuild
 from .measure_candidate import Measurement
 
@@ -17,7 +18,7 @@ Turns = dict[str, list[Sequence[float]]]
 """For each library, by name: the seconds of its runs in each turn."""
 
 
-class MeasurementError(Exception):
+class MeasurementError(SbnnError):
     """A candidate crashed, hung, or could not be run."""
 
 

@@ -21,8 +21,9 @@ from ..deploy.targets import CpuTarget
 from ..errors import TuningError
 from ..options import CompileOptions, ModelKeywords, options_of
 from ..temporary_folder import check_space, temporary_folder
-from ..tuning_database.database import Database, NetworkRecord, Record, TunedMachine
+from ..tuning_database.database import Database
 from ..tuning_database.lookup import TuningLookup, choices_key
+from ..tuning_database.records import NetworkRecord, Record, TunedMachine
 from ..tuning_database.tasks import Task, tasks_of
 from .build_candidate import CandidateBuild, build_candidate, store_layer
 from .compare_networks import compare_networks
@@ -85,6 +86,7 @@ class TuningResult:
         network: The comparison of the whole network tuned and untuned. None if no layer changed, if it could not be
             run, or for estimates, which add up.
         not_compared: Why the whole network could not be run; empty if it was, or if no layer changed.
+        skipped: Sentences about lines of the database that cannot be read.
     """
 
     machine: TunedMachine
@@ -94,6 +96,7 @@ class TuningResult:
     finished: bool
     network: NetworkRecord | None
     not_compared: str = ""
+    skipped: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """One or two sentences."""
@@ -207,7 +210,9 @@ def tune(
     try:
         machine = own.machine(front.target)
         tasks = tasks_of(layers, front.imported.nodes, front.target.isa, machine.threads)
-        session = _Session(tasks, machine, front.target, own, Database(database), trials, time_budget, progress)
+        file = Database(database)
+        file.create()
+        session = _Session(tasks, machine, front.target, own, file, trials, time_budget, progress)
         session.run()
         try:
             return session.result(session.compare(front))
@@ -446,4 +451,7 @@ class _Session:
             counts = len(search.measured), len(search.failed), len(search.space)
             results.append(TaskResult(task.key, task.title, task.names, best, gain, *counts))
         seconds = time.monotonic() - self.begin
-        return TuningResult(self.machine, tuple(results), self.trials, seconds, self.finished, network, not_compared)
+        return TuningResult(
+            self.machine, tuple(results), self.trials, seconds, self.finished, network, not_compared,
+            tuple(self.database.complaints()),
+        )  # fmt: skip

@@ -1,129 +1,26 @@
-"""The tuning database: one JSON object per line, in a file to which several processes may append at once.
-
-TVM's own database in MetaSchedule stores traces of schedule primitives for TIR modules. Our kernels have parameters
-instead of schedules, are measured in pairs, and a measurement is valid for one CPU. So a line here states the cost of a
-candidate for a task, the cost of its reference, and the machine.
-"""
+"""The tuning database: one record per line, in a file to which several processes may append at once."""
 
 from __future__ import annotations
 
+import codecs
 import fcntl
-import json
-import math
 import os
+import stat
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime, timezone
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 from ..atomic_file import replacing
 from ..errors import TuningError
+from .records import AnyRecord, NetworkRecord, Record, TunedMachine, check, parse, render
 
-FORMAT, VERSION = "sbnn-tuning", 1
-"""The format and version at the beginning of every line."""
+_LONGEST_LINE, _LARGEST_FILE = 1 << 20, 1 << 32
+"""Bounds in bytes; a record has some hundred. They keep a file that is no database from filling the memory."""
 
-SECONDS, INSTRUCTIONS = "seconds", "instructions"
-
-
-@dataclass(frozen=True)
-class TunedMachine:
-    """The machine that a measurement is valid for.
-
-    Attributes:
-        cpu: Model of the CPU; ``"estimated (instructions)"`` if instructions were counted in an emulator.
-        caches: Bytes of its data caches, first level first; empty if unknown.
-        isa: Name of the instruction set of the kernels.
-        code: The CPU and features that LLVM generated code for, by LLVM's names.
-        threads: Number of threads that shared the work of a layer.
-    """
-
-    cpu: str
-    caches: tuple[int, ...]
-    isa: str
-    code: str
-    threads: int
-
-    @property
-    def estimated(self) -> bool:
-        """Whether instructions were counted, and nothing was timed."""
-        return self.cpu.startswith("estimated")
-
-    def __str__(self) -> str:
-        caches = ", ".join(f"{size >> 10} KiB" for size in self.caches)
-        threads = f"{self.threads} thread{'s' * (self.threads != 1)}"
-        return f"{self.cpu}{f' with {caches}' if caches else ''}, {self.isa} ({self.code}), {threads}"
-
-
-@dataclass(frozen=True)
-class Record:
-    """One candidate, measured in turns with a reference; or a failed attempt.
-
-    Attributes:
-        task: Key of the task.
-        title: The task in words.
-        machine: The machine that it was measured on.
-        candidate: Name of the candidate.
-        reference: Name of the candidate that it was compared with: the untuned one.
-        cost: Cost of the candidate, in ``unit``; None if it failed.
-        reference_cost: Cost of the reference; None if it failed.
-        unit: ``"seconds"`` or ``"instructions"``.
-        confirmed: Whether this is one of the longer measurements of a finalist, which decide.
-        steady: Whether the smallest times were reproduced; other measurements are not used.
-        failure: Why it failed; empty if it did not.
-        when: Time of the measurement: ISO 8601, UTC.
-    """
-
-    task: str
-    title: str
-    machine: TunedMachine
-    candidate: str
-    reference: str
-    cost: float | None
-    reference_cost: float | None
-    unit: str = SECONDS
-    confirmed: bool = False
-    steady: bool = True
-    failure: str = ""
-    when: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
-
-    @property
-    def gain(self) -> float | None:
-        """Cost of the reference over cost of the candidate; None if it failed or was not steady."""
-        if self.cost is None or self.reference_cost is None or not self.steady:
-            return None
-        return self.reference_cost / self.cost
-
-
-@dataclass(frozen=True)
-class NetworkRecord:
-    """A whole network with tuned kernels, timed in turns with the untuned network.
-
-    Attributes:
-        network: Key of its tasks and of the candidates that were chosen for them.
-        title: Name of the network.
-        machine: The machine that it was measured on.
-        gain: Time of the untuned network over time of the tuned one.
-        noise: Largest relative difference of the times of two equal libraries, at least 0.01.
-        when: Time of the measurement: ISO 8601, UTC.
-    """
-
-    network: str
-    title: str
-    machine: TunedMachine
-    gain: float
-    noise: float
-    when: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
-
-    @property
-    def slower(self) -> bool:
-        """Whether the tuned network is slower by more than the noise."""
-        return self.gain < 1 - self.noise
-
-
-AnyRecord = Record | NetworkRecord
-_KINDS: dict[str, type[Record] | type[NetworkRecord]] = {"task": Record, "network": NetworkRecord}
+SHOWN_LINES = 20
+"""Number of corrupt lines that are described one by one; the others are only counted."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +39,14 @@ class Database:
     """The records of one file.
 
     Every method sees the records that were in the file when it was opened, and those added through this object. Lines
-    that cannot be read are in ``corrupt``, and stay in the file.
+    that cannot be read are skipped, and stay in the file.
+
+    Attributes:
+        path: The file.
+        records: The measurements of single candidates, in the order of the file.
+        networks: The measurements of whole networks.
+        skipped: Number of lines that cannot be read.
+        corrupt: The first of these lines.
 
     Example::
 
@@ -161,20 +65,34 @@ class Database:
         self.records: list[Record] = []
         self.networks: list[NetworkRecord] = []
         self.corrupt: list[CorruptLine] = []
+        self.skipped = 0
         try:
-            text = self.path.read_bytes()
+            with _open(self.path) as file:
+                for number, line in enumerate(_lines(file), 1):
+                    self._read(number, line)
         except FileNotFoundError:
             if must_exist:
                 raise TuningError(f"there is no tuning database {self.path}: `sbnn-tvm tune` makes one") from None
+        except (OSError, ValueError) as error:  # a ValueError of a path that has a NUL byte
+            reason = getattr(error, "strerror", None) or error
+            raise TuningError(f"the tuning database {self.path} cannot be read: {reason}") from None
+
+    def _read(self, number: int, line: bytes) -> None:
+        if not line.strip():
             return
-        except OSError as error:
-            raise TuningError(f"the tuning database {self.path} cannot be read: {error.strerror}") from None
-        for number, line in enumerate(text.split(b"\n"), 1):
-            if line.strip():
-                try:
-                    self._keep(parse(line))
-                except ValueError as error:
-                    self.corrupt.append(CorruptLine(self.path, number, str(error)))
+        try:
+            if len(line) > _LONGEST_LINE:
+                raise ValueError(f"it is longer than {_LONGEST_LINE} bytes")
+            self._keep(parse(line))
+        except ValueError as error:
+            self.skipped += 1
+            if len(self.corrupt) < SHOWN_LINES:
+                self.corrupt.append(CorruptLine(self.path, number, str(error)))
+
+    def complaints(self) -> list[str]:
+        """One sentence per line that cannot be read; above ``SHOWN_LINES``, their number."""
+        more = self.skipped - len(self.corrupt)
+        return [*map(str, self.corrupt), *([f"{self.path}: {more} more lines are skipped"] if more else [])]
 
     def _keep(self, record: AnyRecord) -> None:
         if isinstance(record, NetworkRecord):
@@ -182,12 +100,27 @@ class Database:
         else:
             self.records.append(record)
 
-    def add(self, record: AnyRecord) -> None:
-        """Append a record; it is on the disk when this returns.
+    def create(self) -> None:
+        """Create the file if it is missing, so that an unwritable place is known before the first measurement.
 
         Raises:
             TuningError: If the file cannot be written.
         """
+        try:
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666))
+        except OSError as error:
+            raise TuningError(f"the tuning database {self.path} cannot be written: {error.strerror}") from None
+
+    def add(self, record: AnyRecord) -> None:
+        """Append a record; it is on the disk when this returns.
+
+        Raises:
+            TuningError: If the file cannot be written, or the record has a value that would not be read again.
+        """
+        try:
+            check(record)
+        except ValueError as error:
+            raise TuningError(f"a measurement of {record.title!r} cannot be stored: {error}") from None
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             try:
@@ -214,7 +147,14 @@ class Database:
         found = [each for each in self.networks if (each.network, each.machine) == (network, machine)]
         return max(found, key=lambda each: each.when, default=None)
 
-    def gains(self, task: str, machine: TunedMachine, deciding: bool = False) -> dict[str, float]:
+    def names(self, task: str, machine: TunedMachine) -> set[str]:
+        """The names of all candidates of a task in the database, failed ones included."""
+        found = (record for record in self.records if record.task == task and record.machine == machine)
+        return {name for record in found for name in (record.candidate, record.reference)}
+
+    def gains(
+        self, task: str, machine: TunedMachine, deciding: bool = False, without: Collection[str] = ()
+    ) -> dict[str, float]:
         """The gains of a task's candidates over their common reference, by name.
 
         If a candidate was measured several times, its gain is the median (the lower one of two), of confirmed
@@ -225,8 +165,10 @@ class Database:
             task: Key of the task.
             machine: The machine.
             deciding: Use only confirmed measurements, if the task has any.
+            without: Ignore measurements of candidates with these names.
         """
         found = [record for record in self.records if record.task == task and record.machine == machine]
+        found = [record for record in found if not {record.candidate, record.reference}.intersection(without)]
         references = [record.reference for record in found if record.gain is not None]
         if not references:
             return {}
@@ -260,65 +202,33 @@ class Database:
         return {r.candidate for r in self.records if r.task == task and r.machine == machine and r.failure}
 
 
-def render(record: AnyRecord) -> str:
-    """Write the line of a record."""
-    kind = next(kind for kind, type_ in _KINDS.items() if isinstance(record, type_))
-    return json.dumps({"format": FORMAT, "version": VERSION, "kind": kind, **asdict(record)}, allow_nan=False)
-
-
-def parse(line: bytes) -> AnyRecord:
-    """Read the record of a line.
-
-    Raises:
-        ValueError: If it is not a record, or has an unknown version.
-    """
+def _open(path: Path) -> BinaryIO:
+    """Open a regular file; a FIFO or a device could block or never end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        content = json.loads(line)
-    except ValueError:
-        raise ValueError("it is not JSON (a line cut short, perhaps)") from None
-    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-        raise ValueError(f'it is not an object with "format": "{FORMAT}"')
-    if (version := content.pop("version", None)) != VERSION:
-        raise ValueError(f"it has version {version}, and this program knows version {VERSION}")
-    kind = _KINDS.get(content.pop("kind", None))
-    if kind is None:
-        raise ValueError(f"its kind is not one of {', '.join(_KINDS)}")
-    machine = _fields(TunedMachine, content.get("machine"), "machine")
-    if not isinstance(machine["caches"], list) or not all(isinstance(size, int) for size in machine["caches"]):
-        raise ValueError("the sizes of the caches are not numbers")
-    values = _fields(kind, content, "record") | {
-        "machine": TunedMachine(**{**machine, "caches": tuple(machine["caches"])})
-    }
-    record = kind(**values)
-    for name in ("cost", "reference_cost", "gain"):
-        value = values.get(name)
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"its {name} is {value}, not above 0")
-    return record
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"it is {'a folder' if stat.S_ISDIR(status.st_mode) else 'no regular file'}")
+        if status.st_size > _LARGEST_FILE:
+            raise OSError(f"it has {status.st_size} bytes, and a database has at most {_LARGEST_FILE}")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
-_TYPES = {
-    "str": str, "int": int, "bool": bool, "float": (int, float), "float | None": (int, float, type(None)),
-    "tuple[int, ...]": list, "TunedMachine": dict,
-}  # fmt: skip
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file. Of a line that is too long, only its beginning is kept."""
+    first = True
+    while line := file.readline(_LONGEST_LINE + 1):
+        rest = line
+        while len(rest) > _LONGEST_LINE and not rest.endswith(b"\n"):
+            rest = file.readline(_LONGEST_LINE + 1)
+        yield line.removeprefix(codecs.BOM_UTF8) if first else line
+        first = False
 
 
-def _fields(kind: type, content: Any, what: str) -> dict[str, Any]:
-    """Check that ``content`` has all values of a dataclass, with the right types."""
-    if not isinstance(content, dict):
-        raise ValueError(f"its {what} is missing")
-    expected: dict[str, Any] = {each.name: _TYPES[str(each.type)] for each in fields(kind)}
-    if content.keys() != expected.keys():
-        wrong = ", ".join(sorted(content.keys() ^ expected.keys()))
-        raise ValueError(f"its {what} has other fields: {wrong}")
-    for name, types in expected.items():
-        value = content[name]
-        if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
-            raise ValueError(f"its {name} is {value!r}")
-    return content
-
-
-def merge(output: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]]) -> tuple[int, list[CorruptLine]]:
+def merge(output: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str]]) -> tuple[int, list[str]]:
     """Write the records of several databases to one, without duplicates, in the order of their times.
 
     Args:
@@ -326,7 +236,7 @@ def merge(output: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str
         inputs: The databases to read.
 
     Returns:
-        The number of records written, and the lines of the inputs that were skipped.
+        The number of records written, and sentences about the lines of the inputs that were skipped.
 
     Raises:
         TuningError: If a file cannot be read or written.
@@ -337,7 +247,7 @@ def merge(output: str | os.PathLike[str], inputs: Sequence[str | os.PathLike[str
         records += [*each.records, *each.networks]
     unique = sorted(dict.fromkeys(records), key=lambda record: record.when)
     write(output, unique)
-    return len(unique), [line for database in databases for line in database.corrupt]
+    return len(unique), [each for database in databases for each in database.complaints()]
 
 
 def write(path: str | os.PathLike[str], records: Iterable[AnyRecord]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 
-from sbnn_tvm.passes.families.choose import Candidate, Tuned
+from sbnn_tvm.passes.families.choose import Candidate, Tuned, candidates
 from sbnn_tvm.passes.layers.kinds import Layer
 from sbnn_tvm.passes.lowering.lower import LoweredLayer
 from sbnn_tvm.schedules.isa import Isa
@@ -16,8 +16,9 @@ from sbnn_tvm.schedules.isa import Isa
 from ..deploy.targets import CpuTarget
 from ..errors import CompileError
 from ..runtime.cpu import this_cpu_model
-from .database import Database, TunedMachine
-from .tasks import task_key
+from .database import Database
+from .records import TunedMachine
+from .tasks import task_key, title_of
 
 NOISE = 1.03
 """The smallest gain that counts; smaller ones may be noise."""
@@ -30,10 +31,12 @@ class TuningLookup:
     Attributes:
         database: The measurements.
         machine: The machine whose measurements are used; None if there are none for the target.
+        unknown: Names in the database that are no candidates of a layer, by title of its task; filled by calls.
     """
 
     database: Database
     machine: TunedMachine | None
+    unknown: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, path: str | os.PathLike[str], target: CpuTarget, cpu: str | None = None) -> TuningLookup:
@@ -71,19 +74,41 @@ class TuningLookup:
 
     def __call__(self, layer: Layer, isa: Isa, space: Sequence[Candidate]) -> Tuned | None:
         """The best candidate of a layer; None to use the untuned one. Serves as ``Decisions.tuned``."""
-        return self.best(task_key(layer, isa), space) if self.machine is not None and len(space) > 1 else None
+        if self.machine is None or len(space) < 2:
+            return None
+        task = task_key(layer, isa)
+        unknown = self.database.names(task, self.machine) - {each.name for each in space}
+        if unknown:  # a family that the user forced has not all candidates
+            unknown -= {each.name for each in candidates(layer, isa)}
+        if unknown:
+            self.unknown[title_of(layer, isa)] = sorted(unknown)
+        return self.best(task, space, unknown)
 
-    def best(self, task: str, space: Sequence[Candidate]) -> Tuned | None:
-        """The fastest candidate of a task; None if none is faster than the first by more than the noise."""
+    def best(self, task: str, space: Sequence[Candidate], unknown: Collection[str] = ()) -> Tuned | None:
+        """The fastest candidate of a task; None if none is faster than the first by more than the noise.
+
+        Args:
+            task: Key of the task.
+            space: The candidates to choose from.
+            unknown: Names that are no candidates of the task. Their measurements do not count.
+        """
         if self.machine is None:
             return None
-        gains = self.database.gains(task, self.machine, deciding=True)
+        gains = self.database.gains(task, self.machine, deciding=True, without=unknown)
         untuned = gains.get(space[0].name)
         if untuned is None:
             return None
         found = {each: gains[each.name] / untuned for each in space if each.name in gains}
         best = max(found, key=lambda each: found[each])
         return Tuned(best, found[best]) if found[best] >= NOISE else None
+
+    def complaints(self) -> list[str]:
+        """Sentences about lines of the database that cannot be used."""
+        named = (
+            f"{self.database.path}: measurements of {title} are skipped, since this version has no {', '.join(names)}"
+            for title, names in self.unknown.items()
+        )
+        return [*self.database.complaints(), *named]
 
     def slower(self, layers: Iterable[LoweredLayer], isa: Isa) -> bool:
         """Whether the network of these layers was measured and found slower than the untuned network."""

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from ..errors import InputError, ModelError
+from ..extras import needed_by
 from .model_graph import ModelGraph, in_float64
 
 
@@ -82,7 +83,8 @@ def _widened(value: np.ndarray) -> np.ndarray:
 
 
 def _session(model: onnx.ModelProto) -> Any:
-    import onnxruntime
+    with needed_by("verify"):
+        import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..errors import VerificationError
+from ..printable import printable
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class Verification:
             text = f"{head}: agrees with onnxruntime in {len(self.layers)} layers and {which}; {found}"
         else:
             text = f"{head}: differs from onnxruntime: {found}; {self._where()}"
-        return f"{text}; {self.drawn}" if self.drawn else text
+        return printable(f"{text}; {self.drawn}" if self.drawn else text)
 
     def _rounding(self) -> list[str]:
         """What differs, and how much of it rounding explains."""

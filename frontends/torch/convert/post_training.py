@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sbnn_tvm.algebra.domain import BinaryDomain
+from sbnn_tvm.errors import ArgumentError
 
 from ..layers.domains import TwoValues
 from ..layers.modules import BinaryLayer
@@ -88,7 +89,7 @@ def quantize_(
         The converted layers with their errors, and the others with the reason.
 
     Raises:
-        ValueError: If an argument is out of range, or there is calibration data and no batch norm.
+        ArgumentError: If an argument is out of range, or there is calibration data and no batch norm.
 
     References:
         The closed form is in sbnn.two_means.
@@ -99,7 +100,7 @@ def quantize_(
         1
     """
     if density is not None and not 0 < density < 1:
-        raise ValueError(f"a density is between 0 and 1, but got {density}")
+        raise ArgumentError(f"a density is between 0 and 1, but got {density}")
     conversion = binarize_(model, BinaryConfig(weights=TwoValues(per=per), activations=activations), skip)
     layers = []
     for note in conversion.converted:
@@ -127,7 +128,7 @@ def recalibrate_(model: nn.Module, batches: Tensor | Iterable[Tensor]) -> tuple[
         The names of the batch norms.
 
     Raises:
-        ValueError: If there is no batch norm with running statistics, or no batch.
+        ArgumentError: If there is no batch norm with running statistics, or no batch.
     """
     norms = {
         name: module
@@ -135,11 +136,11 @@ def recalibrate_(model: nn.Module, batches: Tensor | Iterable[Tensor]) -> tuple[
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
     }
     if not norms:
-        raise ValueError("the model has no batch norm to recalibrate")
+        raise ArgumentError("the model has no batch norm to recalibrate")
     data = iter([batches] if isinstance(batches, Tensor) else batches)
     first = next(data, None)
     if first is None:
-        raise ValueError("there is no calibration data: batches is empty")
+        raise ArgumentError("there is no calibration data: batches is empty")
     modes = [(module, module.training) for module in model.modules()]
     momenta = [(norm, norm.momentum) for norm in norms.values()]
     try:

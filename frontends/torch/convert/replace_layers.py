@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from sbnn_tvm.algebra.domain import SIGN, BinaryDomain
+from sbnn_tvm.errors import ArgumentError
 
 from ..layers.domains import ScaledSigns, WeightDomain
 from ..layers.estimators import Estimator
@@ -112,8 +113,8 @@ def binarize_(model: nn.Module, config: BinaryConfig = BinaryConfig(), skip: Ski
         The converted layers, and the others with the reason.
 
     Raises:
-        ValueError: If a name or pattern matches no linear layer, the model itself is a layer that would be replaced, or
-            weights are pruned and neither of the two values can stand for them.
+        ArgumentError: If a name or pattern matches no linear layer, the model itself is a layer that would be replaced,
+            or weights are pruned and neither of the two values can stand for them.
 
     Examples:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 10))
@@ -133,12 +134,12 @@ def binarize_(model: nn.Module, config: BinaryConfig = BinaryConfig(), skip: Ski
         if reason := reason_to_skip(name, module) or obstacle(module):
             kept.append(LayerNote(name, kind, reason))
         elif not name:
-            raise ValueError(f"the model itself is a {kind}; put it into an nn.Sequential to convert it in place")
+            raise ArgumentError(f"the model itself is a {kind}; put it into an nn.Sequential to convert it in place")
         else:
             try:
                 replacements[module] = binary_layer(module, config)
             except ValueError as error:
-                raise ValueError(f"layer {name!r}: {error}") from error
+                raise ArgumentError(f"layer {name!r}: {error}") from error
             converted.append(LayerNote(name, kind))
     for parent in list(model.modules()):  # a layer may be registered at several places
         for child_name, child in parent._modules.items():
@@ -152,11 +153,11 @@ def _skip_rule(skip: Skip, layers: Sequence[tuple[str, nn.Module]]) -> Callable[
     if callable(skip):
         return lambda name, module: "skipped by the given function" if skip(name, module) else ""
     if isinstance(skip, str):
-        raise ValueError(f"skip is a collection of names, but got the string {skip!r}; write ({skip!r},)")
+        raise ArgumentError(f"skip is a collection of names, but got the string {skip!r}; write ({skip!r},)")
     names = [name for name, _ in layers]
     for pattern in skip:
         if layers and pattern not in (FIRST, LAST) and not any(fnmatchcase(name, pattern) for name in names):
-            raise ValueError(f"skip={pattern!r} fits no linear layer of the model; they are {', '.join(names)}")
+            raise ArgumentError(f"skip={pattern!r} fits no linear layer of the model; they are {', '.join(names)}")
 
     def reason(name: str, module: nn.Module) -> str:
         if FIRST in skip and name == names[0]:

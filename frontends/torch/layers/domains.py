@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sbnn_tvm.algebra.domain import SIGN
+from sbnn_tvm.errors import ArgumentError
 
 from .estimators import Estimator, binarize
 
@@ -103,7 +104,7 @@ class TwoValues:
 
     def __post_init__(self) -> None:
         if self.per not in ("layer", "channel") or self.init not in ("unit", "fit"):
-            raise ValueError(
+            raise ArgumentError(
                 f"TwoValues takes per='layer' or 'channel' and init='unit' or 'fit', "
                 f"but got per={self.per!r}, init={self.init!r}"
             )
@@ -141,7 +142,7 @@ class ScaledBits:
 
     def __post_init__(self) -> None:
         if self.per not in ("layer", "channel"):
-            raise ValueError(f"ScaledBits takes per='layer' or 'channel', but got {self.per!r}")
+            raise ArgumentError(f"ScaledBits takes per='layer' or 'channel', but got {self.per!r}")
 
     def build(self, weight: Tensor) -> WeightValues:
         """Builds one parameter, [OC] with ``per="channel"``, otherwise [1]."""

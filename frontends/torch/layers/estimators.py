@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sbnn_tvm.algebra.domain import SIGN, BinaryDomain
+from sbnn_tvm.errors import ArgumentError
 
 
 class Estimator(ABC):
@@ -109,12 +110,12 @@ def estimator(choice: str | Estimator) -> Estimator:
         choice: A key of ``ESTIMATORS``, or an Estimator, which is returned unchanged.
 
     Raises:
-        ValueError: If no estimator has that name.
+        ArgumentError: If no estimator has that name.
     """
     if isinstance(choice, Estimator):
         return choice
     if choice not in ESTIMATORS:
-        raise ValueError(f"unknown estimator {choice!r}; pass {', '.join(ESTIMATORS)} or an Estimator object")
+        raise ArgumentError(f"unknown estimator {choice!r}; pass {', '.join(ESTIMATORS)} or an Estimator object")
     return ESTIMATORS[choice]()
 
 
@@ -128,10 +129,10 @@ def set_progress(model: nn.Module, progress: float) -> None:
         progress: From 0 (begin) to 1 (end).
 
     Raises:
-        ValueError: If the progress is not between 0 and 1.
+        ArgumentError: If the progress is not between 0 and 1.
     """
     if not 0 <= progress <= 1:
-        raise ValueError(f"progress is the share of training that is done, from 0 to 1, but got {progress}")
+        raise ArgumentError(f"progress is the share of training that is done, from 0 to 1, but got {progress}")
     for module in model.modules():
         for found in (module, getattr(module, "estimator", None)):
             if isinstance(found, Scheduled):

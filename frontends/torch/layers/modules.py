@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sbnn_tvm.algebra.domain import SIGN, BinaryDomain
+from sbnn_tvm.errors import ArgumentError
 
 from .domains import ScaledSigns, WeightDomain
 from .estimators import Estimator, binarize
@@ -84,7 +85,7 @@ class Binarize(nn.Module):
         if self.channels is not None:
             axis = self.channel_axis + (x.ndim if self.channel_axis < 0 else 0)
             if not 0 <= axis < x.ndim or x.shape[axis] != self.channels:
-                raise ValueError(
+                raise ArgumentError(
                     f"Binarize has {self.channels} thresholds along axis {self.channel_axis}, "
                     f"but its input has shape {list(x.shape)}"
                 )
@@ -166,7 +167,7 @@ class BinaryLayer(nn.Module):
         """
         mask = self._buffers.get("weight_mask")
         if mask is not None and not self.values.prunable:
-            raise ValueError(
+            raise ArgumentError(
                 f"weights of a layer with domain={self.domain} are pruned, but neither of its two values stands for "
                 f"a pruned weight; use TwoValues(), Bits() or ScaledBits()"
             )
@@ -250,7 +251,7 @@ class BinaryConv2d(BinaryLayer):
         float32 [N, in_channels, H, W] to float32 [N, out_channels, H', W'].
 
     Raises:
-        ValueError: If an argument is out of range.
+        ArgumentError: If an argument is out of range.
 
     Examples:
         >>> layer = BinaryConv2d(16, 32, 3, padding=1, binarize=Binarize())
@@ -276,11 +277,13 @@ class BinaryConv2d(BinaryLayer):
     ) -> None:
         super().__init__()
         if groups < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}")
+            raise ArgumentError(
+                f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}"
+            )
         if padding_value not in (-1, 0, 1):
-            raise ValueError(f"padding_value must be -1, 0 or 1, but got {padding_value}")
+            raise ArgumentError(f"padding_value must be -1, 0 or 1, but got {padding_value}")
         if padding_value and isinstance(binarize, Quantizer):
-            raise ValueError(f"a layer that quantises its input pads with 0, but got padding_value={padding_value}")
+            raise ArgumentError(f"a layer that quantises its input pads with 0, but got padding_value={padding_value}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride, self.dilation = _pair(kernel_size), _pair(stride), _pair(dilation)
         self.pads = _pads(padding, self.kernel_size, self.stride, self.dilation)
@@ -406,11 +409,11 @@ def binary_layers(model: nn.Module) -> list[BinaryLayer]:
     """The binary layers of a model, in the order in which it registers them.
 
     Raises:
-        ValueError: If there are none.
+        ArgumentError: If there are none.
     """
     layers = [module for module in model.modules() if isinstance(module, BinaryLayer)]
     if not layers:
-        raise ValueError("the model has no binary layers; make them with binarize_ or BinaryConv2d")
+        raise ArgumentError("the model has no binary layers; make them with binarize_ or BinaryConv2d")
     return layers
 
 
@@ -429,7 +432,7 @@ def clamp_latent_(model: nn.Module, bound: float = 1.0) -> None:
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
     pair = (value, value) if isinstance(value, int) else tuple(value)
     if len(pair) != 2 or min(pair) < 1:
-        raise ValueError(f"kernel_size, stride and dilation are one or two positive numbers, but got {value}")
+        raise ArgumentError(f"kernel_size, stride and dilation are one or two positive numbers, but got {value}")
     return pair[0], pair[1]
 
 
@@ -441,10 +444,10 @@ def _pads(
         return (0, 0, 0, 0)
     if padding == "same":
         if stride != (1, 1):
-            raise ValueError(f"padding='same' needs stride 1, but got {stride}")
+            raise ArgumentError(f"padding='same' needs stride 1, but got {stride}")
         vertical, horizontal = (d * (k - 1) for k, d in zip(kernel, dilation, strict=True))
         return (vertical // 2, horizontal // 2, vertical - vertical // 2, horizontal - horizontal // 2)
     amounts = (padding,) * 2 if isinstance(padding, int) else padding
     if isinstance(amounts, str) or len(amounts) not in (2, 4) or min(amounts) < 0:
-        raise ValueError(f"padding is 'same', 'valid', or one, two or four numbers from 0, but got {padding!r}")
+        raise ArgumentError(f"padding is 'same', 'valid', or one, two or four numbers from 0, but got {padding!r}")
     return (*amounts, *amounts)[:4]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sbnn_tvm.algebra.domain import MOST_BITS
+from sbnn_tvm.errors import ArgumentError
 
 from .operators import symbolic, traces_operators
 
@@ -40,7 +41,7 @@ class Quantizer(nn.Module):
     def __init__(self, bits: int) -> None:
         super().__init__()
         if not 1 <= bits <= MOST_BITS:
-            raise ValueError(f"{type(self).__name__} takes 1 to {MOST_BITS} bits, but got {bits}")
+            raise ArgumentError(f"{type(self).__name__} takes 1 to {MOST_BITS} bits, but got {bits}")
         self.bits, self.highest = bits, (1 << bits) - 1
 
     def thresholds(self) -> Tensor:
@@ -166,8 +167,8 @@ class EWGS(Quantizer):
         delta: 0 gives the plain straight-through estimator.
 
     Raises:
-        ValueError: In eval mode before the first batch, or if the first batch has u <= l (it is constant, or far from
-            0).
+        ArgumentError: In eval mode before the first batch, or if the first batch has u <= l (it is constant, or far
+            from 0).
 
     References:
         Lee, Kim, Ham, "Network Quantization with Element-wise Gradient Scaling", CVPR 2021, arXiv 2104.00903.
@@ -188,7 +189,7 @@ class EWGS(Quantizer):
         with torch.no_grad():
             lower, upper = x.min(), 3 * x.std() / math.sqrt(1 - 2 / math.pi)
             if not upper > lower:
-                raise ValueError(
+                raise ArgumentError(
                     f"EWGS starts with levels from min(x) to {3 / math.sqrt(1 - 2 / math.pi):.2f} deviations of x, but "
                     f"the first batch gives {lower:g} to {upper:g}: its values are equal or far from 0; put a "
                     "batch norm before it, or set lower, upper and initialised"
@@ -202,7 +203,7 @@ class EWGS(Quantizer):
         """The codes; the first batch in training mode initialises the quantiser."""
         if not traces_operators() and not self.initialised:
             if not self.training:
-                raise ValueError("EWGS takes its levels from the first batch: run one in training mode first")
+                raise ArgumentError("EWGS takes its levels from the first batch: run one in training mode first")
             self.initialise(x)
         return super().integers(x)
 
@@ -255,4 +256,4 @@ def _register(module: Quantizer, name: str, value: float, learned: bool) -> None
 
 def _check_positive(kind: str, name: str, value: float) -> None:
     if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{kind} takes a positive {name}, but got {value}")
+        raise ArgumentError(f"{kind} takes a positive {name}, but got {value}")

@@ -74,7 +74,7 @@ class AdaptiveBinarize(nn.Module):
         """Stores lo and hi as numbers, for an export.
 
         Raises:
-            ValueError: If they are not two different finite numbers.
+            ArgumentError: If they are not two different finite numbers.
         """
         lo, hi = (value.item() for value in self.domain())
         self._frozen = BinaryDomain(lo, hi).lo, hi

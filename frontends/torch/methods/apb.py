@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from sbnn_tvm.algebra.coding import SparseArray
+from sbnn_tvm.errors import ArgumentError
 
 from ..layers.domains import WeightValues
 from ..layers.estimators import Estimator
@@ -61,7 +62,7 @@ class APB:
 
     def __post_init__(self) -> None:
         if self.interval not in ("one-sided", "two-sided"):
-            raise ValueError(f"APB takes interval='one-sided' or 'two-sided', but got {self.interval!r}")
+            raise ArgumentError(f"APB takes interval='one-sided' or 'two-sided', but got {self.interval!r}")
 
     def build(self, weight: Tensor) -> WeightValues:
         """Builds two parameters: alpha and delta."""

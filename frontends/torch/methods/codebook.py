@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sbnn_tvm.algebra.domain import SIGN
+from sbnn_tvm.errors import ArgumentError
 
 from ..layers.domains import WeightValues
 from ..layers.estimators import Estimator, Identity, binarize
@@ -33,7 +34,7 @@ class SubBit:
         every: One of this many forward passes in training mode trains the codebook.
 
     Raises:
-        ValueError: If a number is out of range; in ``build``, if the layer's kernels are too small.
+        ArgumentError: If a number is out of range; in ``build``, if the layer's kernels are too small.
 
     References:
         Wang et al., "Sub-bit Neural Networks: Learning to Compress and Accelerate Binary Neural Networks", ICCV 2021,
@@ -51,7 +52,7 @@ class SubBit:
 
     def __post_init__(self) -> None:
         if self.index_bits < 1 or self.every < 1:
-            raise ValueError(
+            raise ArgumentError(
                 f"SubBit takes index_bits and every of 1 or more, but got {self.index_bits} and {self.every}"
             )
 
@@ -59,7 +60,7 @@ class SubBit:
         """Builds one parameter [2^t, kh * kw], the patterns."""
         taps = weight[0, 0].numel() if weight.ndim == 4 else 1
         if self.index_bits >= taps:
-            raise ValueError(
+            raise ArgumentError(
                 f"SubBit(index_bits={self.index_bits}) needs kernels of more than {self.index_bits} weights, "
                 f"but the layer's have {taps}: take fewer bits, or ScaledSigns()"
             )

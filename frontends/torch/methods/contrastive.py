@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sbnn_tvm.errors import ArgumentError
+
 from .distillation import Twin
 
 
@@ -35,9 +37,9 @@ def info_nce(queries: Tensor, keys: Tensor, others: Tensor | None = None, temper
         tensor(0.3133)
     """
     if queries.shape != keys.shape or queries.ndim != 2:
-        raise ValueError(f"queries and keys are [N, D] both, but got {list(queries.shape)} and {list(keys.shape)}")
+        raise ArgumentError(f"queries and keys are [N, D] both, but got {list(queries.shape)} and {list(keys.shape)}")
     if not temperature > 0:
-        raise ValueError(f"the temperature must be above 0, but is {temperature}")
+        raise ArgumentError(f"the temperature must be above 0, but is {temperature}")
     pool = keys if others is None else torch.cat([keys, others])
     similarities = functional.normalize(queries, dim=1) @ functional.normalize(pool, dim=1).T
     return functional.cross_entropy(similarities / temperature, torch.arange(len(queries), device=queries.device))
@@ -59,7 +61,7 @@ class ContrastiveLoss(nn.Module):
         temperature: Same as in info_nce.
 
     Raises:
-        ValueError: Same as in Twin, or if a number is out of range.
+        ArgumentError: Same as in Twin, or if a number is out of range.
     """
 
     memory: Tensor
@@ -80,9 +82,9 @@ class ContrastiveLoss(nn.Module):
         super().__init__()
         self.twin = Twin(student, teacher, places)  # not a module: the networks have their own checkpoints
         if missing := [name for name in self.twin.places if name not in features]:
-            raise ValueError(f"features has no channels for {missing[0]!r}")
+            raise ArgumentError(f"features has no channels for {missing[0]!r}")
         if dimensions < 1 or memory < 0:
-            raise ValueError(f"dimensions must be 1 or more and memory 0 or more, but got {dimensions} and {memory}")
+            raise ArgumentError(f"dimensions must be 1 or more and memory 0 or more, but got {dimensions} and {memory}")
         channels = [features[name] for name in self.twin.places]
         self.query_heads = nn.ModuleList(nn.Linear(ours, dimensions) for ours, _ in channels)
         self.key_heads = nn.ModuleList(nn.Linear(theirs, dimensions) for _, theirs in channels)

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
+from sbnn_tvm.errors import ArgumentError
+
 
 class Twin:
     """Runs a float teacher whenever the student runs in training mode, and keeps the features of both networks.
@@ -32,17 +34,17 @@ class Twin:
             names are equal. An empty name is the network itself.
 
     Raises:
-        ValueError: If there is no place, or no module of that name.
+        ArgumentError: If there is no place, or no module of that name.
     """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, places: Mapping[str, str] | Iterable[str]) -> None:
         self.places = dict(places) if isinstance(places, Mapping) else {name: name for name in places}
         if not self.places:
-            raise ValueError("there is nothing to compare: give the names of modules of the student and the teacher")
+            raise ArgumentError("there is nothing to compare: give the names of modules of the student and the teacher")
         for network, names, role in ((student, self.places, "student"), (teacher, self.places.values(), "teacher")):
             known = {name for name, _ in network.named_modules()}
             if missing := [name for name in names if name not in known]:
-                raise ValueError(f"the {role} has no module {missing[0]!r}")
+                raise ArgumentError(f"the {role} has no module {missing[0]!r}")
         self.student, self.teacher = student, teacher.eval().requires_grad_(False)
         self._student: dict[str, Tensor] = {}
         self._teacher: dict[str, Tensor] = {}
@@ -94,7 +96,7 @@ class BlockDistillation:
         weight: Factor of the loss.
 
     Raises:
-        ValueError: Same as in Twin; and in a call, if features differ in shape.
+        ArgumentError: Same as in Twin; and in a call, if features differ in shape.
 
     References:
         Ye, Zhang, Wang, "Distillation Guided Residual Learning for Binary Convolutional Neural Networks" (DGRL),
@@ -116,7 +118,7 @@ class BlockDistillation:
         errors = []
         for name, (ours, theirs) in self.twin.features().items():
             if ours.shape != theirs.shape:
-                raise ValueError(
+                raise ArgumentError(
                     f"at {name!r} the student gives {list(ours.shape)}, but the teacher {list(theirs.shape)}"
                 )
             errors.append(functional.mse_loss(ours, theirs) / theirs.square().mean().clamp_min(1e-12))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sbnn_tvm.errors import ArgumentError
+
 from ..layers.modules import binary_layers
 
 
@@ -30,7 +32,7 @@ class KurtosisPenalty:
         weight: Factor of the penalty.
 
     Raises:
-        ValueError: If the model has no binary layer, a target is below 1, or there is not one target per layer.
+        ArgumentError: If the model has no binary layer, a target is below 1, or there is not one target per layer.
 
     References:
         Xu et al., "Bimodal Distributed Binarized Neural Networks" (BD-BNN), Mathematics 10(21), 2022, arXiv 2204.02004.
@@ -46,9 +48,9 @@ class KurtosisPenalty:
         self.layers = binary_layers(model)
         self.targets = [target] * len(self.layers) if isinstance(target, int | float) else target
         if len(self.targets) != len(self.layers):
-            raise ValueError(f"target is one number, or one for each of {len(self.layers)} binary layers")
+            raise ArgumentError(f"target is one number, or one for each of {len(self.layers)} binary layers")
         if min(self.targets) < 1:
-            raise ValueError(f"no distribution has a kurtosis below 1, but got target={target}")
+            raise ArgumentError(f"no distribution has a kurtosis below 1, but got target={target}")
         self.weight = weight
 
     def __call__(self, loss: Tensor | None = None) -> Tensor:
@@ -77,7 +79,7 @@ class ReconstructionPenalty:
         weight: Factor of the penalty.
 
     Raises:
-        ValueError: If there is no such layer.
+        ArgumentError: If there is no such layer.
 
     References:
         Xu et al., "Recurrent Bilinear Optimization for Binary Neural Networks" (RBONN), ECCV 2022, arXiv 2209.01542.
@@ -86,7 +88,7 @@ class ReconstructionPenalty:
     def __init__(self, model: nn.Module, weight: float = 1e-4) -> None:
         self.layers = [layer for layer in binary_layers(model) if list(layer.values.parameters())]
         if not self.layers:
-            raise ValueError("no binary layer learns its scale; make them with domain=ScaledSigns(learned=True)")
+            raise ArgumentError("no binary layer learns its scale; make them with domain=ScaledSigns(learned=True)")
         self.weight = weight
 
     def __call__(self, loss: Tensor | None = None) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sbnn_tvm.algebra.domain import SIGN
+from sbnn_tvm.errors import ArgumentError
 
 from ..layers.domains import LearnedValues, TwoValues, WeightValues
 from ..layers.estimators import Identity, binarize
@@ -59,7 +60,7 @@ def two_means(rows: Tensor, members: int | None = None) -> TwoMeans:
         members: The size of one of the two sets; None for the best size.
 
     Raises:
-        ValueError: If there are fewer than two numbers, or ``members`` leaves one set empty.
+        ArgumentError: If there are fewer than two numbers, or ``members`` leaves one set empty.
 
     Examples:
         >>> fit = two_means(torch.tensor([[0.1, -0.1, 0.0, 1.0]]))
@@ -68,9 +69,9 @@ def two_means(rows: Tensor, members: int | None = None) -> TwoMeans:
     """
     n = rows.shape[1]
     if n < 2:
-        raise ValueError(f"two values need at least two numbers per row, but got {n}")
+        raise ArgumentError(f"two values need at least two numbers per row, but got {n}")
     if members is not None and not 1 <= members < n:
-        raise ValueError(f"one of two sets of {n} numbers has 1 to {n - 1} of them, but members={members}")
+        raise ArgumentError(f"one of two sets of {n} numbers has 1 to {n - 1} of them, but members={members}")
     ordered, order = rows.detach().double().sort(dim=1)
     mean = ordered.mean(1, keepdim=True)
     below = (ordered - mean).cumsum(1)[:, :-1]  # s of the 1, ..., n - 1 smallest; the others sum to -s
@@ -100,13 +101,13 @@ def fit_(layer: BinaryLayer, density: float | None = None) -> None:
             best.
 
     Raises:
-        ValueError: If the layer has another domain, or the density is not between 0 and 1.
+        ArgumentError: If the layer has another domain, or the density is not between 0 and 1.
     """
     domain = layer.domain
     if not isinstance(domain, TwoValues):
-        raise ValueError(f"the closed form is for domain=TwoValues(...), but the layer has {domain}")
+        raise ArgumentError(f"the closed form is for domain=TwoValues(...), but the layer has {domain}")
     if density is not None and not 0 < density < 1:
-        raise ValueError(f"a density is between 0 and 1, but got {density}")
+        raise ArgumentError(f"a density is between 0 and 1, but got {density}")
     with torch.no_grad():
         latent = layer.latent()
         mask = layer.mask()
@@ -136,7 +137,7 @@ def ones_ratio(model: nn.Module) -> Tensor:
     derivative of sign replaced by 1.
 
     Raises:
-        ValueError: If the model has no binary layer.
+        ArgumentError: If the model has no binary layer.
     """
     layers = _layers_of_latent_density(model)
     ones = []
@@ -167,7 +168,7 @@ class ExpectedConnections:
         weight: A constant weight, in place of gamma.
 
     Raises:
-        ValueError: If an argument is out of range, or not exactly one of gamma and weight is given.
+        ArgumentError: If an argument is out of range, or not exactly one of gamma and weight is given.
 
     Examples:
         >>> from sbnn_tvm.frontends.torch import BinaryLinear
@@ -180,11 +181,13 @@ class ExpectedConnections:
         self, model: nn.Module, expected: float, *, gamma: float | None = None, weight: float | None = None
     ) -> None:
         if not 0 <= expected <= 1:
-            raise ValueError(f"expected is a share of the weights, from 0 to 1, but got {expected}")
+            raise ArgumentError(f"expected is a share of the weights, from 0 to 1, but got {expected}")
         if (gamma is None) == (weight is None):
-            raise ValueError(f"give either gamma or weight, but got gamma={gamma}, weight={weight}")
+            raise ArgumentError(f"give either gamma or weight, but got gamma={gamma}, weight={weight}")
         if gamma is not None and not 0 <= gamma < 1:
-            raise ValueError(f"gamma is the penalty's share of the total loss, from 0 up to but not 1, but got {gamma}")
+            raise ArgumentError(
+                f"gamma is the penalty's share of the total loss, from 0 up to but not 1, but got {gamma}"
+            )
         self.model, self.expected, self.gamma, self.weight = model, expected, gamma, weight
 
     def __call__(self, loss: Tensor) -> Tensor:
@@ -210,12 +213,12 @@ def keep_densest_(model: nn.Module, density: float, per: Literal["layer", "model
         per: Whether the share holds in each layer, or in the model as a whole.
 
     Raises:
-        ValueError: If the model has no binary layer, or the density is not between 0 and 1.
+        ArgumentError: If the model has no binary layer, or the density is not between 0 and 1.
     """
     if not 0 < density < 1:
-        raise ValueError(f"a density is between 0 and 1, but got {density}")
+        raise ArgumentError(f"a density is between 0 and 1, but got {density}")
     if per not in ("layer", "model"):
-        raise ValueError(f"per is 'layer' or 'model', but got {per!r}")
+        raise ArgumentError(f"per is 'layer' or 'model', but got {per!r}")
     layers = _layers_of_latent_density(model)
     with torch.no_grad():
         for group in [layers] if per == "model" else [[layer] for layer in layers]:
@@ -271,7 +274,7 @@ def _layers_of_latent_density(model: nn.Module) -> list[BinaryLayer]:
     layers = binary_layers(model)
     for layer in layers:
         if type(layer.values).signs is not WeightValues.signs:
-            raise ValueError(
+            raise ArgumentError(
                 f"domain={layer.domain} does not take its signs from the latent weights' signs, "
                 f"so their density cannot be set"
             )

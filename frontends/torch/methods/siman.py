@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sbnn_tvm.algebra.domain import SIGN
+from sbnn_tvm.errors import ArgumentError
 
 from ..layers import modules
 from ..layers.domains import WeightValues
@@ -73,7 +74,7 @@ class Magnitudes:
 
     def __post_init__(self) -> None:
         if self.values not in ("signs", "bits") or self.rule not in ("half", "optimal") or not 0 <= self.clamp < 50:
-            raise ValueError(
+            raise ArgumentError(
                 f"Magnitudes takes values='signs' or 'bits', rule='half' or 'optimal' and a clamp from 0 to below 50 "
                 f"per cent, but got values={self.values!r}, rule={self.rule!r}, clamp={self.clamp}"
             )

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from sbnn_tvm.errors import ArgumentError
+
 from ..layers.modules import BinaryConv2d, RPReLU
 from .config import NetworkConfig, NetworkOptions
 from .reactnet import ReActBlock
@@ -45,10 +47,10 @@ def shift_quarters(x: Tensor, rows: int, columns: int) -> Tensor:
         columns: Pixels by which the last two quarters are shifted.
 
     Raises:
-        ValueError: If the number of channels is not a multiple of 4.
+        ArgumentError: If the number of channels is not a multiple of 4.
     """
     if x.shape[1] % 4:
-        raise ValueError(f"the channels are shifted in quarters, but there are {x.shape[1]} of them")
+        raise ArgumentError(f"the channels are shifted in quarters, but there are {x.shape[1]} of them")
     down, up, right, left = x.chunk(4, 1)
     return torch.cat([down.roll(rows, 2), up.roll(-rows, 2), right.roll(columns, 3), left.roll(-columns, 3)], 1)
 
@@ -90,7 +92,7 @@ class MLPBlock(nn.Module):
         float32 [N, channels, H, W] to the same.
 
     Raises:
-        ValueError: If the number of channels is not a multiple of 4.
+        ArgumentError: If the number of channels is not a multiple of 4.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class MLPBlock(nn.Module):
     ) -> None:
         super().__init__()
         if channels % 4:
-            raise ValueError(f"an MLP block shifts its channels in quarters, but has {channels} of them")
+            raise ArgumentError(f"an MLP block shifts its channels in quarters, but has {channels} of them")
 
         def conv() -> BinaryConv2d:
             return config.conv2d(channels, channels, 1, groups=groups)
@@ -140,7 +142,7 @@ class BCDNet(nn.Module):
         example_input_array: float32 [1, C, H, W], the input shape that an export assumes.
 
     Raises:
-        ValueError: If a block cannot have its channels or its stride.
+        ArgumentError: If a block cannot have its channels or its stride.
     """
 
     def __init__(
@@ -161,9 +163,9 @@ class BCDNet(nn.Module):
             if kind == "conv":
                 self.blocks.append(ReActBlock(config, channels, multiple * width, stride, odd_size=size % 2 == 1))
             elif kind != "mlp":
-                raise ValueError(f"a block is 'conv' or 'mlp', but got {kind!r}")
+                raise ArgumentError(f"a block is 'conv' or 'mlp', but got {kind!r}")
             elif (multiple * width, stride) != (channels, 1):
-                raise ValueError(
+                raise ArgumentError(
                     f"an MLP block keeps channels and size, but has {channels} to {multiple * width} channels "
                     f"and stride {stride}"
                 )
@@ -200,7 +202,7 @@ def bcdnet(
         options: Other attributes of NetworkConfig; by default the thresholds are learned.
 
     Raises:
-        ValueError: If a block cannot have its channels or its stride.
+        ArgumentError: If a block cannot have its channels or its stride.
 
     References:
         Xing et al., "Towards Accurate Binary Neural Networks via Modeling Contextual Dependencies", ECCV 2022,

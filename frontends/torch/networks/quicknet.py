@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from sbnn_tvm.errors import ArgumentError
+
 from ..layers.domains import Signs
 from .config import NetworkConfig, NetworkOptions
 
@@ -65,7 +67,7 @@ class QuickNet(nn.Module):
         example_input_array: float32 [1, C, H, W], the input shape that an export assumes.
 
     Raises:
-        ValueError: If widths and blocks differ in length.
+        ArgumentError: If widths and blocks differ in length.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class QuickNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(widths) != len(blocks) or not widths:
-            raise ValueError(
+            raise ArgumentError(
                 f"widths and blocks need one number per section each, but have {len(widths)} and {len(blocks)} numbers"
             )
         channels = widths[0]
@@ -123,7 +125,7 @@ def quicknet(
         options: Other attributes of NetworkConfig; the default domain is Signs, the default estimator ``"clip"``.
 
     Raises:
-        ValueError: If widths and blocks differ in length.
+        ArgumentError: If widths and blocks differ in length.
 
     References:
         Bannink et al., "Larq Compute Engine", MLSys 2021, arXiv 2011.09398.

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from sbnn_tvm.errors import ArgumentError
+
 from ..layers.modules import RPReLU
 from .config import NetworkConfig, NetworkOptions
 
@@ -33,7 +35,7 @@ class ReActBlock(nn.Module):
         groups: Groups of the 3x3 convolution.
 
     Raises:
-        ValueError: If the channels are neither kept nor doubled.
+        ArgumentError: If the channels are neither kept nor doubled.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class ReActBlock(nn.Module):
     ) -> None:
         super().__init__()
         if out_channels not in (in_channels, 2 * in_channels):
-            raise ValueError(f"a block keeps its channels or doubles them, but has {in_channels} to {out_channels}")
+            raise ArgumentError(f"a block keeps its channels or doubles them, but has {in_channels} to {out_channels}")
 
         def conv(size: int, stride: int, groups: int = 1) -> nn.Sequential:
             layer = config.conv2d(in_channels, in_channels, size, stride, groups=groups)
@@ -84,7 +86,7 @@ class ReActNet(nn.Module):
         example_input_array: float32 [1, C, H, W], the input shape that an export assumes.
 
     Raises:
-        ValueError: If a block neither keeps nor doubles its channels, or its groups do not divide them.
+        ArgumentError: If a block neither keeps nor doubles its channels, or its groups do not divide them.
     """
 
     def __init__(
@@ -98,7 +100,7 @@ class ReActNet(nn.Module):
         super().__init__()
         groups = [groups] * len(blocks) if isinstance(groups, int) else groups
         if len(groups) != len(blocks):
-            raise ValueError(f"groups is one number, or one for each of {len(blocks)} blocks, but got {len(groups)}")
+            raise ArgumentError(f"groups is one number, or one for each of {len(blocks)} blocks, but got {len(groups)}")
         self.stem = nn.Sequential(nn.Conv2d(config.in_channels, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width))
         channels, size = width, -(-config.image_size // 2)
         self.blocks = nn.Sequential()
@@ -131,7 +133,7 @@ def reactnet(
         options: Other attributes of NetworkConfig; by default the thresholds are learned.
 
     Raises:
-        ValueError: If a block neither keeps nor doubles its channels, or its groups do not divide them.
+        ArgumentError: If a block neither keeps nor doubles its channels, or its groups do not divide them.
 
     References:
         Liu et al., "ReActNet", ECCV 2020, arXiv 2003.03488.
@@ -160,7 +162,7 @@ def group_mobilenet(
         options: Same as in reactnet.
 
     Raises:
-        ValueError: Same as in reactnet.
+        ArgumentError: Same as in reactnet.
 
     References:
         Phan et al., "Binarizing MobileNet via Evolution-based Searching", CVPR 2020, arXiv 2005.06305.

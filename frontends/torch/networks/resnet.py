@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
+from sbnn_tvm.errors import ArgumentError
+
 from .config import NetworkConfig, NetworkOptions
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ class ResNet(nn.Module):
         example_input_array: float32 [1, C, H, W], the input shape that an export assumes.
 
     Raises:
-        ValueError: If widths and blocks differ in length, or the stem is unknown.
+        ArgumentError: If widths and blocks differ in length, or the stem is unknown.
     """
 
     def __init__(
@@ -83,11 +85,11 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(widths) != len(blocks) or not widths:
-            raise ValueError(
+            raise ArgumentError(
                 f"widths and blocks need one number per stage each, but have {len(widths)} and {len(blocks)} numbers"
             )
         if stem not in ("small", "imagenet"):
-            raise ValueError(f"stem is 'small' or 'imagenet', but got {stem!r}")
+            raise ArgumentError(f"stem is 'small' or 'imagenet', but got {stem!r}")
         channels, size = widths[0], config.image_size
         if stem == "small":
             first = nn.Conv2d(config.in_channels, channels, 3, padding=1, bias=False)
@@ -130,7 +132,7 @@ def resnet(
         options: Other attributes of NetworkConfig; the default image size is 32.
 
     Raises:
-        ValueError: If widths and blocks differ in length, or the stem is unknown.
+        ArgumentError: If widths and blocks differ in length, or the stem is unknown.
     """
     config = NetworkConfig(classes=classes, image_size=32)
     return ResNet(replace(config, **options), widths=widths, blocks=blocks, stem=stem, prelu=prelu)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from sbnn_tvm.errors import ArgumentError
+
 from .config import NetworkConfig, NetworkOptions
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class VGG(nn.Module):
         example_input_array: float32 [1, C, H, W], the input shape that an export assumes.
 
     Raises:
-        ValueError: If the image is too small for the number of poolings.
+        ArgumentError: If the image is too small for the number of poolings.
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class VGG(nn.Module):
     ) -> None:
         super().__init__()
         if config.image_size >> len(stages) < 1:
-            raise ValueError(f"image_size={config.image_size} cannot be halved {len(stages)} times, once per stage")
+            raise ArgumentError(f"image_size={config.image_size} cannot be halved {len(stages)} times, once per stage")
         features: list[nn.Module] = []
         channels, size = config.in_channels, config.image_size
         for stage in stages:
@@ -81,7 +83,7 @@ def vgg_small(
         options: Other attributes of NetworkConfig; the default image size is 32.
 
     Raises:
-        ValueError: If the image is too small for the number of poolings.
+        ArgumentError: If the image is too small for the number of poolings.
 
     References:
         Zhang et al., "LQ-Nets", ECCV 2018, arXiv 1807.10029 (VGG-Small).

@@ -8,6 +8,8 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from sbnn_tvm.errors import ArgumentError
+
 from ..convert.replace_layers import FIRST, LAST, obstacle
 from ..export import Shape
 from .costs import BITS_PER_WORD, layer_costs
@@ -55,11 +57,11 @@ class Components:
             input_shape: Same as in layer_costs.
 
         Raises:
-            ValueError: If no convolution is left, or some layer is binary already.
+            ArgumentError: If no convolution is left, or some layer is binary already.
         """
         layers = layer_costs(model, input_shape)
         if binary := [layer.name for layer in layers if layer.binary]:
-            raise ValueError(f"the search starts from a float model, but {binary[0]!r} is binary already")
+            raise ArgumentError(f"the search starts from a float model, but {binary[0]!r} is binary already")
         modules = dict(model.named_modules())
         ends = {FIRST: layers[:1], LAST: layers[-1:]}
         fixed = {layer.name for pattern in exclude for layer in ends.get(pattern, ())}
@@ -72,7 +74,7 @@ class Components:
             and not any(fnmatchcase(layer.name, pattern) for pattern in exclude)
         )
         if not choices:
-            raise ValueError(
+            raise ArgumentError(
                 f"no convolution is left to make binary: the layers are {', '.join(layer.name for layer in layers)}, "
                 f"and exclude={tuple(exclude)}"
             )

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sbnn_tvm.errors import ArgumentError
+
 from ..export import Shape, eval_mode, example_inputs
 from ..layers.modules import BinaryConv2d, BinaryLayer, BinaryLinear
 
@@ -47,12 +49,12 @@ def layer_costs(model: nn.Module, input_shape: Shape | None = None) -> tuple[Lay
 
     Raises:
         ModelError: If the input shape is unknown.
-        ValueError: If a layer has no known cost (recurrent, attention, transposed).
+        ArgumentError: If a layer has no known cost (recurrent, attention, transposed).
     """
     names = {module: name for name, module in model.named_modules()}
     for module, name in names.items():
         if isinstance(module, _NOT_COUNTED):
-            raise ValueError(f"layer {name!r} is a {type(module).__name__}, whose cost is not defined here")
+            raise ArgumentError(f"layer {name!r} is a {type(module).__name__}, whose cost is not defined here")
     inputs = example_inputs(model, input_shape)
     batch = len(inputs[0])
     macs: dict[nn.Module, int] = {}

@@ -17,7 +17,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from sbnn_tvm.atomic_file import replacing
-from sbnn_tvm.errors import ModelError
+from sbnn_tvm.errors import ArgumentError, ModelError
 
 from ..convert.replace_layers import BinaryConfig, Conversion, binarize_
 from .components import Components, Mask
@@ -61,14 +61,17 @@ def apply_mask_(model: nn.Module, binary: Collection[str], config: BinaryConfig 
     """Makes the named layers of a float model binary, in place, and no others.
 
     Raises:
-        ValueError: If the model has no such layers.
+        ArgumentError: If the model has no such layers.
     """
     modules = dict(model.named_modules())
     if missing := [name for name in binary if name not in modules]:
-        raise ValueError(f"the model has no layer {missing[0]!r}; the mask is of another model")
+        raise ArgumentError(f"the model has no layer {missing[0]!r}; the mask is of another model")
     conversion = binarize_(model, config, skip=lambda name, module: name not in binary)
     if len(conversion.converted) != len(set(binary)):
-        raise ValueError(f"not all of {', '.join(binary)} can become binary:\n{conversion}")
+        reasons = "; ".join(
+            f"{note.name} ({note.kind}): {note.reason}" for note in conversion.kept if note.name in binary
+        )
+        raise ArgumentError(f"not all of {', '.join(binary)} can become binary: {reasons}")
     return conversion
 
 
@@ -142,7 +145,7 @@ class MaskEvaluator:
             return model, 0
         record = torch.load(path, weights_only=True)
         if record["fingerprint"] != self._checkpoint_fingerprint():
-            raise ValueError(f"{path} belongs to another search; remove it, or pass another state")
+            raise ArgumentError(f"{path} belongs to another search; remove it, or pass another state")
         model.load_state_dict(record["model"])
         return model, record["stages"]
 
@@ -178,7 +181,7 @@ class MaskEvaluator:
                 f"{state} is not the state of a search: {error!r}; remove it, or pass another state"
             ) from None
         if fingerprint != self._fingerprint:
-            raise ValueError(
+            raise ArgumentError(
                 f"{state} belongs to another search (other weights, components, epochs, config or seed); "
                 f"remove it, or pass another state"
             )

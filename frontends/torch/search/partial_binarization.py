@@ -28,7 +28,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 
 from sbnn_tvm.atomic_file import check_destination, replacing
-from sbnn_tvm.errors import ModelError
+from sbnn_tvm.errors import ArgumentError, ModelError
 
 from ..convert.replace_layers import BinaryConfig, Conversion
 from ..export import Shape
@@ -63,7 +63,7 @@ class PartialBinarization:
         """Makes the chosen layers of a float model binary, in place; train it afterwards.
 
         Raises:
-            ValueError: If the model has no such layers.
+            ArgumentError: If the model has no such layers.
         """
         return apply_mask_(model, self.binary, config)
 
@@ -139,7 +139,7 @@ def search_partial_binarization(
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If the budget cannot be met, an argument is out of range, or the state is of another search.
+        ArgumentError: If the budget cannot be met, an argument is out of range, or the state is of another search.
         ModelError: If the state cannot be read or written, or the model's input shape is unknown.
 
     Examples:
@@ -147,13 +147,13 @@ def search_partial_binarization(
         >>> found.apply_(model)  # doctest: +SKIP
     """
     if isinstance(method, str) and method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; pass {', '.join(METHODS)} or a Method object")
+        raise ArgumentError(f"unknown method {method!r}; pass {', '.join(METHODS)} or a Method object")
     if epochs < 1:
-        raise ValueError(f"epochs must be 1 or more, but got {epochs}")
+        raise ArgumentError(f"epochs must be 1 or more, but got {epochs}")
     components = Components.of(model, exclude, input_shape)
     least = components.cost(components.names)
     if not least <= budget <= 1:
-        raise ValueError(
+        raise ArgumentError(
             f"budget={budget} must be between {least:.4f}, the cost with all {len(components.choices)} components "
             f"binary, and 1"
         )

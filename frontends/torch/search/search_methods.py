@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from sbnn_tvm.errors import ArgumentError
+
 from .components import Mask
 from .evaluate_masks import MaskEvaluator
 from .mixed_layer import MixedLayer
@@ -147,7 +149,7 @@ class Exhaustive:
         """Trains all masks within the budget."""
         names = evaluator.components.names
         if len(names) > self.limit:
-            raise ValueError(f"{len(names)} components have 2^{len(names)} masks; use 'greedy' or 'gradual'")
+            raise ArgumentError(f"{len(names)} components have 2^{len(names)} masks; use 'greedy' or 'gradual'")
         masks = itertools.chain.from_iterable(itertools.combinations(names, n) for n in range(len(names) + 1))
         return min((mask for mask in masks if evaluator.components.cost(mask) <= evaluator.budget), key=evaluator.loss)
 

@@ -1,5 +1,6 @@
 """Run ARM kernels on another machine in an emulator, with exact results and exact instruction counts."""
 
-from .emulator import EmulationError, Emulator
+from ...errors import EmulationError
+from .emulator import Emulator
 
 __all__ = ["EmulationError", "Emulator"]

@@ -28,7 +28,7 @@ from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
 
 from ...deploy.linking import write_library
 from ...deploy.targets import CpuTarget
-from ...errors import LibraryError, TargetError
+from ...errors import EmulationError, LibraryError, TargetError
 from ...runtime.elf import header_of
 from ...runtime.library_file import read_library
 from ...temporary_folder import temporary_folder
@@ -56,10 +56,6 @@ _ACCESSES = {
     unicorn.UC_MEM_WRITE_PROT: "writes protected memory,",
     unicorn.UC_MEM_FETCH_PROT: "jumps to data,",
 }
-
-
-class EmulationError(RuntimeError):
-    """A kernel refused its arguments, accessed memory outside them, or used an instruction that the CPU lacks."""
 
 
 class Emulator:

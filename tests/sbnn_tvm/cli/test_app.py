@@ -54,7 +54,7 @@ def test_the_help_needs_no_compiler() -> None:
 def test_without_the_packages_of_the_compiler() -> None:
     code = "import sys, runpy; sys.modules['typer'] = None; runpy.run_module('sbnn_tvm')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and done.stderr.startswith("error: the command line needs typer: pip install")
+    assert done.returncode == 2 and done.stderr.startswith("error: the command line needs typer: pip install")
     assert done.stderr.count("\n") == 1
 
 

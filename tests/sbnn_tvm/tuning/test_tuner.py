@@ -38,8 +38,9 @@ from sbnn_tvm.tuning.rpc_runner import RpcRunner, serve
 from sbnn_tvm.tuning.runner import MeasurementError
 from sbnn_tvm.tuning.search import FEWEST, Search
 from sbnn_tvm.tuning.tuner import tune
-from sbnn_tvm.tuning_database.database import Database, NetworkRecord, Record, TunedMachine, parse
+from sbnn_tvm.tuning_database.database import Database
 from sbnn_tvm.tuning_database.lookup import choices_key
+from sbnn_tvm.tuning_database.records import NetworkRecord, Record, TunedMachine, parse
 from sbnn_tvm.tuning_database.tasks import Task, task_key, tasks_of
 from tests.support import foreign_models
 from tests.support.command_line import run as run_cli
@@ -172,6 +173,18 @@ def test_compile_takes_what_was_measured(model, front, tasks, tmp_path):
             assert chosen[layer.name].split()[-1] in layer.kernel
     assert f"{len(chosen)} kernels tuned by {path}" in str(module.report)
     assert module.verify(samples=1).passed
+
+
+def test_candidates_that_this_version_lacks_are_reported_and_not_chosen(model, front, tasks, tmp_path):
+    path, machine, task = tmp_path / "tuning.jsonl", native(front), tasks[0]
+    filled(path, tasks, machine)
+    with_known = explain(model, tuning=path)
+    for candidate, reference in (("popcount 0x99", task.space[0].name), *[("float 1x1", "nonsense")] * 9):
+        Database(path).add(Record(task.key, "t", machine, candidate, reference, cost=1e-6, reference_cost=1e-3))
+    report = explain(model, tuning=path)
+    assert report.layers == with_known.layers
+    (note,) = report.notes
+    assert "measurements of" in note and "are skipped, since this version has no nonsense, popcount 0x99" in note
 
 
 def test_a_forced_family_is_tuned_within_itself(model, front, tasks, tmp_path):
