@@ -65,7 +65,7 @@ class LoadedModule:
     def run(self, *inputs: Any) -> np.ndarray | tuple[np.ndarray, ...]:
         """Run the model.
 
-        Calls from several threads run at the same time, as many as there are CPUs. ``num_threads`` threads share the
+        Calls from several threads run at the same time, at most four for each CPU. ``num_threads`` threads share the
         work of a call; with as many callers or more, each call runs on one thread.
 
         Args:
