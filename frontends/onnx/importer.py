@@ -26,6 +26,7 @@ from sbnn_tvm.runtime.metadata import TensorSpec
 from . import opset
 from .binary_converters import BINARY_CONVERTERS
 from .control_flow import CONTROL_FLOW
+from .decoder_operators import DECODER_OPERATORS, decoded_shape
 from .float16 import in_float32
 from .fold_constants import fold, shape_like
 from .function_bodies import body, has_body, off_default, schema_of
@@ -33,6 +34,7 @@ from .inferred_types import InferredType, contradiction, infer_types, type_proto
 from .node import STANDARD, Converter, Node, Value, as_expr, describe, dtype_of, is_static, shape_of
 from .operators.table import CONVERTERS
 from .refused_operators import REFUSED
+from .size_limits import ConstantMemory, check_shape
 from .static_shapes import (
     check_declared,
     check_element_type,
@@ -185,6 +187,7 @@ class _GraphImport:
         self._unsupported: list[tuple[NodeProto, NodeProto]] = []  # a node of the model, and the one that it needs
         self._names: set[str] = set()
         self._visits = 0
+        self._memory = ConstantMemory(model)
         versions = {entry.domain: entry.version for entry in model.opset_import}
         self._scope = _Scope(ChainMap(), {**versions, "": versions.get("", versions.get("ai.onnx", 1))})
         self._tvm = TvmConverters(self._builder)
@@ -225,7 +228,7 @@ class _GraphImport:
         for tensor in graph.initializer:
             scope.values[tensor.name] = _array(tensor)
         for sparse in graph.sparse_initializer:
-            scope.values[sparse.values.name] = _dense(sparse)
+            scope.values[sparse.values.name] = _dense(sparse, self._memory)
         for node in graph.node:
             self._visit(node, scope)
 
@@ -278,7 +281,7 @@ class _GraphImport:
         constants = [value for value in inputs if value is None or isinstance(value, np.ndarray)]
         if len(constants) != len(inputs):
             return False
-        results = fold(node, constants, scope.opsets)
+        results = fold(node, constants, scope.opsets, self._memory)
         if results is None:
             return False
         scope.values.update(zip(node.output, results, strict=True))
@@ -308,6 +311,8 @@ class _GraphImport:
             unroll = CONTROL_FLOW[node.op_type]
             return unroll(node, version, inputs, lambda graph, given: self._run(graph, given, node, scope))
         converter: Converter | None = _CONVERTERS[node.domain].get(node.op_type)
+        if node.domain == opset.DOMAIN and node.op_type in DECODER_OPERATORS:
+            self._memory.take(describe(node), decoded_shape(node), np.dtype(np.float32).itemsize)
         hint = f"{node.output[0]}_part"
         result = None
         if converter is not None:
@@ -397,6 +402,9 @@ class _GraphImport:
                         f"{shapes}; the model needs a larger input"
                     )
                 _check_type(node, name, variable, types)
+                check_shape(f"the result of {describe(node)}", shape)
+                if not inputs:  # TVM computes it, later in the compilation
+                    self._memory.take(describe(node), shape, np.dtype(dtype_of(variable)).itemsize)
             scope.values[name] = variable
             if top and not any(variable.same_as(value) for value in inputs):
                 self.trace[variable.name] = name
@@ -472,8 +480,9 @@ def _array(tensor: onnx.TensorProto) -> np.ndarray:
         ) from error
 
 
-def _dense(sparse: onnx.SparseTensorProto) -> np.ndarray:
+def _dense(sparse: onnx.SparseTensorProto, memory: ConstantMemory) -> np.ndarray:
     values, indices = _array(sparse.values), _array(sparse.indices)
+    memory.take(f"the sparse initializer {sparse.values.name!r}", sparse.dims, values.itemsize)
     dense = np.zeros(tuple(sparse.dims), values.dtype)
     if indices.ndim == 1:
         dense.reshape(-1)[indices] = values

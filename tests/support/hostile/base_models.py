@@ -163,7 +163,10 @@ def _branches() -> onnx.ModelProto:
                 then_branch = outer () => (float[2, 3] t) {
                     t = If (no) <
                         then_branch = inner () => (float[2, 3] i) { i = Relu(x) },
-                        else_branch = other () => (float[2, 3] j) { k = Constant<value = float[1] {2.0}>() j = Mul(x, k) }
+                        else_branch = other () => (float[2, 3] j) {
+                            k = Constant<value = float[1] {2.0}>()
+                            j = Mul(x, k)
+                        }
                     >
                 },
                 else_branch = never () => (float[2, 3] e) { e = Neg(x) }

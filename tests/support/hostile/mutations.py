@@ -1,4 +1,4 @@
-"""Seeded mutations of small models: of the bytes of a file, of the fields of its messages, and what an attacker writes."""
+"""Seeded mutations of small models: of bytes, of the fields of messages, and what an attacker would write."""
 
 from __future__ import annotations
 

@@ -82,16 +82,18 @@ def answers(seeds: Sequence[int], depth_of: Callable[[int], int]) -> Iterator[An
         worker.end()
 
 
+def depth_of(seed: int) -> int:
+    """Every fifth accepted file is compared with onnxruntime; machine code costs more than all before it."""
+    return 2 if seed % 5 == 0 else 0
+
+
 def main() -> None:
     """``python -m tests.support.hostile.run_files FIRST LAST``: print every failure, and a count of the verdicts."""
     first, last = int(sys.argv[1]), int(sys.argv[2])
-    share = int(sys.argv[3]) if len(sys.argv) > 3 else 5
     count: Counter[str] = Counter()
-    for answer in answers(range(first, last), lambda seed: 2 if seed % share == 0 else 0):
+    for answer in answers(range(first, last), depth_of):
         count[answer.verdict] += 1
         if answer.failed or answer.seconds > 5:
-            print(answer, flush=True)
-        elif len(sys.argv) > 4:
             print(answer, flush=True)
     print(count)
 
