@@ -10,6 +10,7 @@ import faulthandler
 import json
 import os
 import resource
+import signal
 import sys
 import time
 from typing import Any
@@ -24,7 +25,9 @@ from sbnn_tvm.options import CompileOptions
 from .mutations import mutated
 
 SECONDS = 20
-"""Time for a file."""
+"""CPU time for a file."""
+PATIENCE = 180
+"""Seconds until a file that needs no CPU time counts as hanging; other processes may keep this one waiting."""
 MEMORY = 2**30
 """Bytes that a file may take beyond what the process has."""
 
@@ -32,10 +35,13 @@ MEMORY = 2**30
 def main() -> None:
     """Answer requests until the input ends."""
     _limit_memory()
+    faulthandler.register(signal.SIGPROF, chain=True)  # says where it hangs, then ends, in C++ as well
     for line in sys.stdin:
         seed, depth = (int(word) for word in line.split())
-        faulthandler.dump_traceback_later(SECONDS, exit=True)
+        faulthandler.dump_traceback_later(PATIENCE, exit=True)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         answer = _try(seed, depth)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         faulthandler.cancel_dump_traceback_later()
         print(json.dumps(answer), flush=True)
 
