@@ -60,7 +60,7 @@ def check_outline(model: ModelProto, where: str) -> None:
 
 
 def check_model(model: ModelProto, where: str) -> None:
-    """Checks all parts of a model whose tensors are in memory, except for types, which the importer infers node by node.
+    """Checks all parts of a model whose tensors are in memory. The importer infers and checks types, node by node.
 
     Raises:
         ModelError: If a name, a constant or a node violates the ONNX specification.

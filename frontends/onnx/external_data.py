@@ -75,30 +75,35 @@ class _Files:
         path = self._path(problem, self.folder, span.location)
         needed = tensor_bytes(name, tensor)
         try:
-            # a FIFO or a device would block, or act, when it is opened otherwise
-            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-                status = os.fstat(file.fileno())
-                if not stat.S_ISREG(status.st_mode):
-                    raise ModelError(f"{problem}, which is no ordinary file; put the data into a file beside the model")
-                available = status.st_size - span.offset
-                if span.length is not None and span.length != needed:
-                    raise ModelError(f"{problem}, {span.length} bytes, but its shape and type need {needed}")
-                if available < needed:
-                    raise ModelError(
-                        f"{problem}, {needed} bytes from byte {span.offset} on, but that file has {status.st_size} "
-                        "bytes; it is cut short or belongs to another model"
-                    )
-                self.left -= needed
-                if self.left < 0:
-                    raise ModelError(f"{self.where} has more external data than this machine has memory")
-                self._check(problem, path, span.checksum)
-                file.seek(span.offset)
-                data = file.read(needed)
+            # without O_NONBLOCK, a FIFO or a device would block when it is opened
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                self._check_file(problem, os.fstat(descriptor), span, needed)
+                self._check_digest(problem, path, span.checksum)
+                with os.fdopen(descriptor, "rb", closefd=False) as file:
+                    file.seek(span.offset)
+                    data = file.read(needed)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise ModelError(self._unreadable(problem, error)) from error
         if len(data) != needed:
             raise ModelError(f"{problem}, which became shorter while it was read; copy it again")
         return data
+
+    def _check_file(self, problem: str, status: os.stat_result, span: _Span, needed: int) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelError(f"{problem}, which is no ordinary file; put the data into a file beside the model")
+        if span.length is not None and span.length != needed:
+            raise ModelError(f"{problem}, {span.length} bytes, but its shape and type need {needed}")
+        if status.st_size - span.offset < needed:
+            raise ModelError(
+                f"{problem}, {needed} bytes from byte {span.offset} on, but that file has {status.st_size} bytes; it is "
+                "cut short or belongs to another model"
+            )
+        self.left -= needed
+        if self.left < 0:
+            raise ModelError(f"{self.where} has more external data than this machine has memory")
 
     def _span(self, name: str, tensor: TensorProto) -> _Span:
         entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -132,7 +137,7 @@ class _Files:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return f"{problem}, which cannot be read from {str(self.folder)!r} ({reason}); put the file into that folder"
 
-    def _check(self, problem: str, path: Path, checksum: str | None) -> None:
+    def _check_digest(self, problem: str, path: Path, checksum: str | None) -> None:
         if checksum is None:
             return
         if path not in self.digests:

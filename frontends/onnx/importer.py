@@ -133,7 +133,10 @@ def _check_standard_version(model: onnx.ModelProto) -> None:
 def _inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     """Replaces calls of model-local functions by their bodies, except the ai.sbnn operators."""
     foreign = [(function.domain, function.name) for function in model.functions if function.domain != opset.DOMAIN]
-    return inliner.inline_selected_functions(model, foreign) if foreign else model
+    try:
+        return inliner.inline_selected_functions(model, foreign) if foreign else model
+    except Exception as error:  # ONNX raises any type
+        raise ModelError(f"the functions of the model cannot be replaced by their bodies: {_reason(error)}") from error
 
 
 def _nodes_of_all(main: relax.Function, known: Mapping[str, str]) -> dict[str, str]:
