@@ -114,13 +114,12 @@ def pixel_tile(shape: Conv2dShape, row: int, lanes: int, most: int) -> PixelTile
         lanes: Pixels per vector.
         most: Maximum number of vectors in a tile.
     """
-    whole = [
+    rows_of_pixels = (
         PixelTile(rows, shape.out_width, -(-((rows - 1) * row + shape.out_width) // lanes))
         for rows in range(1, shape.out_height + 1)
-    ]
-    parts = [PixelTile(1, min(vectors * lanes, shape.out_width), vectors) for vectors in range(1, most + 1)]
-
-    possible = (tile for tile in whole + parts if tile.vectors <= most)
+    )
+    whole = takewhile(lambda tile: tile.vectors <= most, rows_of_pixels)
+    parts = (PixelTile(1, min(vectors * lanes, shape.out_width), vectors) for vectors in range(1, most + 1))
 
     def cost(tile: PixelTile) -> tuple[int, int]:
         tiles = -(-shape.out_height // tile.rows) * -(-shape.out_width // tile.columns)

@@ -28,8 +28,8 @@ BOMBS: dict[str, tuple[str, dict[str, object]]] = {
         {"one": np.ones((1, 1, 1, 1), np.float32), "sizes": np.int64([1, 1, 30_000, 30_000])},
     ),
     "OneHot": (
-        "c = OneHot(hot, n, ends)",
-        {"hot": np.arange(99), "n": np.int64(9_000_000), "ends": np.float32([0, 1])},
+        "c = OneHot(hot, depth, ends)",
+        {"hot": np.arange(99), "depth": np.int64(9_000_000), "ends": np.float32([0, 1])},
     ),
     "Gather": ("c = Gather(one, picks)", {"one": np.ones((1, 999_999), np.float32), "picks": np.zeros(999, np.int64)}),
     "Where": (
