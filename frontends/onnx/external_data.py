@@ -98,8 +98,8 @@ class _Files:
             raise ModelError(f"{problem}, {span.length} bytes, but its shape and type need {needed}")
         if status.st_size - span.offset < needed:
             raise ModelError(
-                f"{problem}, {needed} bytes from byte {span.offset} on, but that file has {status.st_size} bytes; it is "
-                "cut short or belongs to another model"
+                f"{problem}, {needed} bytes from byte {span.offset} on, but that file has {status.st_size} bytes; it "
+                "is cut short or belongs to another model"
             )
         self.left -= needed
         if self.left < 0:

@@ -34,7 +34,7 @@ from .inferred_types import InferredType, contradiction, infer_types, type_proto
 from .node import STANDARD, Converter, Node, Value, as_expr, describe, dtype_of, is_static, shape_of
 from .operators.table import CONVERTERS
 from .refused_operators import REFUSED
-from .size_limits import ConstantMemory, check_shape
+from .size_limits import ConstantMemory, check_live_bytes, check_shape
 from .static_shapes import (
     check_declared,
     check_element_type,
@@ -51,8 +51,8 @@ _WINDOWED = frozenset(
 )  # no output: the input is too small
 OLDEST_OPSET = 7
 """The oldest version of the standard operators; before it, broadcasting was an attribute."""
-LARGEST_NODE_COUNT = 100_000
-"""Largest number of nodes, those of unrolled loops and of definitions included."""
+LARGEST_NODE_COUNT = 10_000
+"""Largest number of nodes that unrolled loops, branches and definitions of operators add: seconds of import."""
 _NODES_SHOWN = 3  # number of nodes that a message names for each unsupported operator
 
 
@@ -101,6 +101,7 @@ def import_onnx(
         check_element_type("output", output)
     graph_import = _GraphImport(model)
     mod = graph_import.run()
+    check_live_bytes(mod["main"])
     returned = graph_import.returned
     outputs = tuple(
         TensorSpec(output.name, shape_of(value), dtype_of(value))
@@ -236,11 +237,11 @@ class _GraphImport:
             self._visit(node, scope)
 
     def _visit(self, node: NodeProto, scope: _Scope) -> None:
-        self._visits += 1
+        self._visits += scope.inside is not None
         if self._visits > LARGEST_NODE_COUNT:
             raise ModelError(
-                f"{describe(scope.inside or node)} makes the model larger than {LARGEST_NODE_COUNT} nodes once its "
-                "loops are unrolled; export the model with fewer iterations"
+                f"{describe(scope.inside or node)} adds more than {LARGEST_NODE_COUNT} nodes to the model once loops are "
+                "unrolled; export the model with fewer iterations"
             )
         read = [self._lookup(node, name, scope) if name else None for name in node.input]
         if any(value is _UNKNOWN for value in read):

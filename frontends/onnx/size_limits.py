@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper
+from tvm import relax
 
 from sbnn_tvm.errors import ModelError
 
 from .inferred_types import infer_types
-from .node import describe
+from .node import describe, dtype_of, shape_of
 
 MOST_ELEMENTS = 2**30
 """Most elements of a tensor."""
@@ -80,6 +81,38 @@ def tensor_bytes(what: str, tensor: TensorProto) -> int:
 def type_name(element: int) -> str:
     """ONNX's name of an element type; its number if there is none."""
     return TensorProto.DataType.Name(element) if element in TensorProto.DataType.values() else f"number {element}"
+
+
+def check_live_bytes(main: relax.Function) -> None:
+    """Raises ModelError if the values that are needed at the same time take too much memory when the model runs.
+
+    Args:
+        main: A function of one dataflow block whose values have static shapes; values are views of others at most once,
+            so the sum is no more than twice what the memory plan allocates.
+    """
+    bindings = [binding for block in main.body.blocks for binding in block.bindings]
+    last: dict[relax.Var, int] = {}
+    for place, binding in enumerate(bindings):
+        last.update(dict.fromkeys((*relax.analysis.free_vars(binding.value), binding.var), place))
+    last.update(dict.fromkeys(relax.analysis.free_vars(main.body.body), len(bindings)))
+    ending: dict[int, int] = {}
+    for var, place in last.items():
+        ending[place] = ending.get(place, 0) + _bytes_of(var)
+    live = sum(_bytes_of(var) for var in main.params)
+    for place, binding in enumerate(bindings):
+        live += _bytes_of(binding.var)
+        if live > MOST_LIVE_BYTES:
+            raise ModelError(
+                f"the model needs more than {MOST_LIVE_BYTES:,} bytes for the values that it holds when it computes "
+                f"{binding.var.name!r}; make its input or its batch smaller"
+            )
+        live -= ending.get(place, 0)
+
+
+def _bytes_of(var: relax.Var) -> int:
+    if not isinstance(var.ty, relax.TensorType):
+        return 0  # a tuple, whose parts are values of their own
+    return math.prod(shape_of(var)) * np.dtype(dtype_of(var)).itemsize
 
 
 class ConstantMemory:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, takewhile
 
 import numpy as np
 from tvm import tirx
@@ -126,7 +127,7 @@ def pixel_tile(shape: Conv2dShape, row: int, lanes: int, most: int) -> PixelTile
         # Each weight takes about two instructions in addition to its multiply-adds.
         return tiles * (tile.vectors + 2), tile.vectors
 
-    return min(possible, key=cost)
+    return min(chain(whole, parts), key=cost)
 
 
 @dataclass(frozen=True, eq=False)

@@ -88,6 +88,16 @@ def test_large_inputs_and_results() -> None:
         import_onnx(load_model(far))
 
 
+def test_values_that_live_together() -> None:
+    text = "\n".join(f"y{index} = Mul(x, c{index})" for index in range(20))
+    constants = {f"c{index}": np.float32(index) for index in range(20)}
+    model = build(text, {"x": X}, constants, shapes={"x": [2**10, 2**10, 2**10]})
+    with pytest.raises(ModelError, match=r"more than 68,719,476,736 bytes for the values .* computes 'y15'"):
+        import_onnx(load_model(model))
+    in_order = "\n".join(f"{'y' if i == 19 else f'v{i}'} = Neg({'x' if i == 0 else f'v{i - 1}'})" for i in range(20))
+    import_onnx(load_model(build(in_order, {"x": X}, shapes={"x": [2**10, 2**10, 2**10]})))
+
+
 def test_what_a_file_holds_may_grow() -> None:
     packed = np.arange(2**18, dtype=np.uint32).view(np.uint8)  # 1 MB, and 32 times as much as float32 bits
     text = """
