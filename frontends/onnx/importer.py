@@ -240,8 +240,8 @@ class _GraphImport:
         self._visits += scope.inside is not None
         if self._visits > LARGEST_NODE_COUNT:
             raise ModelError(
-                f"{describe(scope.inside or node)} adds more than {LARGEST_NODE_COUNT} nodes to the model once loops are "
-                "unrolled; export the model with fewer iterations"
+                f"{describe(scope.inside or node)} adds more than {LARGEST_NODE_COUNT} nodes to the model once loops "
+                "are unrolled; export the model with fewer iterations"
             )
         read = [self._lookup(node, name, scope) if name else None for name in node.input]
         if any(value is _UNKNOWN for value in read):
