@@ -12,6 +12,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 
 from sbnn_tvm.errors import ModelError
 
+from . import opset
 from .model_parts import Part, parts, tensors
 from .node import describe
 from .size_limits import check_shape, tensor_bytes, type_name
@@ -50,12 +51,7 @@ def check_outline(model: ModelProto, where: str) -> None:
     for part in parts(model):
         if part.depth > MOST_NESTED:
             raise ModelError(f"{where} nests subgraphs more than {MOST_NESTED} deep, in {part.where}; flatten them")
-    for domain in _repeated(
-        d for d, _ in {("ai.onnx" if e.domain == "" else e.domain, e.version) for e in model.opset_import}
-    ):
-        raise ModelError(f"{where} has two versions of the operator set {domain!r}; export it again")
-    for domain, name, _ in _repeated((f.domain, f.name, f.overload) for f in model.functions):
-        raise ModelError(f"{where} has two functions {domain}::{name}; export it again")
+    _check_operator_sets(model, where)
     _check_calls(model, where)
 
 
@@ -76,6 +72,21 @@ def check_model(model: ModelProto, where: str) -> None:
         onnx.checker.check_model(_skeleton(model))
     except Exception as error:  # besides ValidationError, whatever C++ throws
         raise ModelError(f"{where} is not valid ONNX: {_first_line(error)}") from error
+
+
+def _check_operator_sets(model: ModelProto, where: str) -> None:
+    versions = {(entry.domain or "ai.onnx", entry.version) for entry in model.opset_import}
+    for domain in _repeated(domain for domain, _ in versions):
+        raise ModelError(f"{where} has two versions of the operator set {domain!r}; export it again")
+    for domain, name, _ in _repeated((f.domain, f.name, f.overload) for f in model.functions):
+        raise ModelError(f"{where} has two functions {domain}::{name}; export it again")
+    newer = any(domain == opset.DOMAIN and version > opset.VERSION for domain, version in versions)
+    for function in model.functions:
+        if function.domain == opset.DOMAIN and not newer and opset.has_other_body(function):
+            raise ModelError(
+                f"{where} defines {function.domain}::{function.name} otherwise than version {opset.VERSION} of the "
+                "operator set, which is what would be compiled; export the model again"
+            )
 
 
 def _check_calls(model: ModelProto, where: str) -> None:

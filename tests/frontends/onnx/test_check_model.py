@@ -177,6 +177,15 @@ def test_damage_is_named(damage: Callable[[onnx.ModelProto], None], message: str
     assert "\n" not in str(caught.value)
 
 
+def test_bodies_of_our_operators_are_those_of_the_specification() -> None:
+    good = build("y = ai.sbnn.Binarize(x, t)", {"x": X}, {"t": np.float32(0)})
+    good.functions[0].node[0].name = "another name"
+    assert load_model(good) is good
+    good.functions[0].node[-1].input[1] = "low"
+    with pytest.raises(ModelError, match=r"defines ai\.sbnn::Binarize otherwise than version 1"):
+        load_model(good)
+
+
 def test_names_that_are_no_text() -> None:
     data = model().SerializeToString().replace(b"\x01z", b"\x01\xff")
     with pytest.raises(ModelError, match=r"a name that is not UTF-8, b'\\xff'"):
