@@ -8,7 +8,7 @@ import numpy as np
 from onnx import AttributeProto, NodeProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from .size_limits import ConstantMemory
+from .size_limits import ConstantBudget
 
 _RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
@@ -16,7 +16,7 @@ _RANDOM = frozenset(
 
 
 def fold(
-    node: NodeProto, inputs: Sequence[np.ndarray | None], opsets: Mapping[str, int], memory: ConstantMemory
+    node: NodeProto, inputs: Sequence[np.ndarray | None], opsets: Mapping[str, int], budget: ConstantBudget
 ) -> tuple[np.ndarray, ...] | None:
     """Evaluates one standard node with ONNX's reference implementation.
 
@@ -24,7 +24,7 @@ def fold(
         node: The node.
         inputs: The values of its inputs in order; None for an omitted optional input.
         opsets: The operator set versions of the model, by domain.
-        memory: Counts what constants need.
+        budget: What computing constants may cost.
 
     Returns:
         Its outputs in order, or None if it is random, has subgraphs, or the reference cannot evaluate it, or not in
@@ -36,7 +36,7 @@ def fold(
     has_subgraph = any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute)
     if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM or has_subgraph:
         return None
-    if not memory.admits(node, inputs, opsets):
+    if not budget.admits(node, inputs, opsets):
         return None
     names = [name for name in node.input if name]
     function = helper.make_function(

@@ -34,7 +34,7 @@ from .inferred_types import InferredType, contradiction, infer_types, type_proto
 from .node import STANDARD, Converter, Node, Value, as_expr, describe, dtype_of, is_static, shape_of
 from .operators.table import CONVERTERS
 from .refused_operators import REFUSED
-from .size_limits import ConstantMemory, check_live_bytes, check_shape
+from .size_limits import ConstantBudget, check_live_bytes, check_shape
 from .static_shapes import (
     check_declared,
     check_element_type,
@@ -191,7 +191,7 @@ class _GraphImport:
         self._unsupported: list[tuple[NodeProto, NodeProto]] = []  # a node of the model, and the one that it needs
         self._names: set[str] = set()
         self._visits = 0
-        self._memory = ConstantMemory(model)
+        self._budget = ConstantBudget(model)
         versions = {entry.domain: entry.version for entry in model.opset_import}
         self._scope = _Scope(ChainMap(), {**versions, "": versions.get("", versions.get("ai.onnx", 1))})
         self._tvm = TvmConverters(self._builder)
@@ -232,7 +232,7 @@ class _GraphImport:
         for tensor in graph.initializer:
             scope.values[tensor.name] = _array(tensor)
         for sparse in graph.sparse_initializer:
-            scope.values[sparse.values.name] = _dense(sparse, self._memory)
+            scope.values[sparse.values.name] = _dense(sparse, self._budget)
         for node in graph.node:
             self._visit(node, scope)
 
@@ -285,7 +285,7 @@ class _GraphImport:
         constants = [value for value in inputs if value is None or isinstance(value, np.ndarray)]
         if len(constants) != len(inputs):
             return False
-        results = fold(node, constants, scope.opsets, self._memory)
+        results = fold(node, constants, scope.opsets, self._budget)
         if results is None:
             return False
         scope.values.update(zip(node.output, results, strict=True))
@@ -316,7 +316,7 @@ class _GraphImport:
             return unroll(node, version, inputs, lambda graph, given: self._run(graph, given, node, scope))
         converter: Converter | None = _CONVERTERS[node.domain].get(node.op_type)
         if node.domain == opset.DOMAIN and node.op_type in DECODER_OPERATORS:
-            self._memory.take(describe(node), decoded_shape(node), np.dtype(np.float32).itemsize)
+            self._budget.take(describe(node), decoded_shape(node), np.dtype(np.float32).itemsize)
         hint = f"{node.output[0]}_part"
         result = None
         if converter is not None:
@@ -408,7 +408,7 @@ class _GraphImport:
                 _check_type(node, name, variable, types)
                 check_shape(f"the result of {describe(node)}", shape)
                 if not inputs:  # TVM computes it, later in the compilation
-                    self._memory.take(describe(node), shape, np.dtype(dtype_of(variable)).itemsize)
+                    self._budget.take(describe(node), shape, np.dtype(dtype_of(variable)).itemsize)
             scope.values[name] = variable
             if top and not any(variable.same_as(value) for value in inputs):
                 self.trace[variable.name] = name
@@ -484,9 +484,9 @@ def _array(tensor: onnx.TensorProto) -> np.ndarray:
         ) from error
 
 
-def _dense(sparse: onnx.SparseTensorProto, memory: ConstantMemory) -> np.ndarray:
+def _dense(sparse: onnx.SparseTensorProto, budget: ConstantBudget) -> np.ndarray:
     values, indices = _array(sparse.values), _array(sparse.indices)
-    memory.take(f"the sparse initializer {sparse.values.name!r}", sparse.dims, values.itemsize)
+    budget.take(f"the sparse initializer {sparse.values.name!r}", sparse.dims, values.itemsize)
     dense = np.zeros(tuple(sparse.dims), values.dtype)
     if indices.ndim == 1:
         dense.reshape(-1)[indices] = values

@@ -1,7 +1,7 @@
 """Bounds on the sizes of values: a small file must not make the compiler allocate much.
 
 A value has at most ``MOST_ELEMENTS`` elements, since kernels count them in 32 bits. Constants may be as large as the
-file that holds them, and grow by constant folding up to ``ConstantMemory.allowance``. Sizes are known before memory
+file that holds them, and grow by constant folding up to ``ConstantBudget.allowance``. Sizes are known before memory
 is allocated: from ONNX's shape inference.
 """
 
@@ -34,7 +34,7 @@ _GROWTH = 64
 _SMALL = 4096
 """Most elements of an operand whose values shape inference looks at: a shape, a count, paddings."""
 _WORK = 2**33
-"""Most multiplications of one folded node; several seconds."""
+"""Most multiplications of constants; several seconds."""
 _INTERPRETED_ELEMENTS = 2**20
 """Most elements that ONNX's reference implementation visits one by one, in Python; several seconds."""
 
@@ -115,17 +115,19 @@ def _bytes_of(var: relax.Var) -> int:
     return math.prod(shape_of(var)) * np.dtype(dtype_of(var)).itemsize
 
 
-class ConstantMemory:
-    """Counts the bytes of the constants that import computes.
+class ConstantBudget:
+    """What computing constants at import may cost.
 
     Attributes:
-        allowance: Most bytes in all.
+        allowance: Most bytes of these constants.
         used: Bytes so far.
+        work: Multiplications so far.
+        interpreted: Elements so far that Python loops visit.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.allowance = _FROM_NOTHING + _GROWTH * model.ByteSize()
-        self.used = 0
+        self.used = self.work = self.interpreted = 0
 
     def take(self, what: str, shape: Sequence[int], itemsize: int) -> None:
         """Counts one array before it is allocated.
@@ -173,7 +175,10 @@ class ConstantMemory:
             self.take(describe(node), shape, itemsize)
             elements += math.prod(shape)
         self._check_work(node, given, [shape for shape, _ in outputs])
-        return node.op_type not in _INTERPRETED or (elements <= _INTERPRETED_ELEMENTS and _modest(node))
+        if node.op_type not in _INTERPRETED:
+            return True
+        self.interpreted += elements
+        return self.interpreted <= _INTERPRETED_ELEMENTS and _modest(node)
 
     def _check_work(self, node: NodeProto, inputs: Sequence[np.ndarray], outputs: Sequence[tuple[int, ...]]) -> None:
         results = sum(math.prod(shape) for shape in outputs)
@@ -186,10 +191,11 @@ class ConstantMemory:
             work = results * max(1, inputs[1].size // max(1, inputs[1].shape[0] if inputs[1].ndim else 1))
         else:
             return
-        if work > _WORK:
+        self.work += work
+        if self.work > _WORK:
             raise ModelError(
-                f"{describe(node)} multiplies constants {work:,} times, which import computes; at most {_WORK:,} are "
-                "allowed: store its result in the file instead"
+                f"{describe(node)} multiplies constants {work:,} times, which import computes; all nodes together may "
+                f"do that {_WORK:,} times: store its result in the file instead"
             )
 
 
