@@ -42,7 +42,8 @@ def check_outline(model: ModelProto, where: str) -> None:
         where: What messages call it.
 
     Raises:
-        ModelError: If there is no graph or output, if subgraphs are nested too deep, or functions call themselves.
+        ModelError: If there is no graph or output, if a name is no text or not unique, if subgraphs are nested too
+            deep, or functions call themselves.
     """
     if not model.HasField("graph") or not model.ir_version:
         raise ModelError(f"{where} holds no ONNX graph: it is truncated or not an ONNX file; export or copy it again")
@@ -51,6 +52,10 @@ def check_outline(model: ModelProto, where: str) -> None:
     for part in parts(model):
         if part.depth > MOST_NESTED:
             raise ModelError(f"{where} nests subgraphs more than {MOST_NESTED} deep, in {part.where}; flatten them")
+        try:
+            _check_names(part)
+        except ModelError as error:
+            raise ModelError(f"{where} is not valid ONNX: {error}") from None
     _check_operator_sets(model, where)
     _check_calls(model, where)
 
@@ -63,7 +68,6 @@ def check_model(model: ModelProto, where: str) -> None:
     """
     for part in parts(model):
         try:
-            _check_names(part)
             _check_constants(part)
             _check_nodes(part)
         except ModelError as error:
@@ -75,6 +79,8 @@ def check_model(model: ModelProto, where: str) -> None:
 
 
 def _check_operator_sets(model: ModelProto, where: str) -> None:
+    for entry in model.opset_import:
+        _check_name(entry.domain, where)
     versions = {(entry.domain or "ai.onnx", entry.version) for entry in model.opset_import}
     for domain in _repeated(domain for domain, _ in versions):
         raise ModelError(f"{where} has two versions of the operator set {domain!r}; export it again")
@@ -133,15 +139,16 @@ def _check_names(part: Part) -> None:
             if not info.name:
                 raise ModelError(f"{part.where} has an input or output without a name")
     else:
-        values += [body.name, body.domain, *body.attribute]
+        values += [body.name, body.domain, *body.attribute, *(default.name for default in body.attribute_proto)]
     for name in values:
         _check_name(name, part.where)
     for node in body.node:
         where = f"a node of {part.where}"
         for name in (node.name, node.op_type, node.domain, *node.input, *node.output):
             _check_name(name, where)
-        for name in (attribute.name for attribute in node.attribute):
-            _check_name(name, where)
+        for attribute in node.attribute:
+            _check_name(attribute.name, where)
+            _check_name(attribute.ref_attr_name, where)
 
 
 def _check_name(name: object, where: str) -> None:

@@ -109,6 +109,8 @@ class _Files:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         if len(entries) != len(tensor.external_data):
             raise ModelError(f"{self.where} says twice where {name} is stored; export the model again")
+        if not all(isinstance(text, str) for text in (*entries, *entries.values())):  # bytes are no UTF-8
+            raise ModelError(f"{self.where} says in no text where {name} is stored; export the model again")
         numbers: dict[str, int] = {}
         for key in ("offset", "length"):
             text = entries.get(key, "0")

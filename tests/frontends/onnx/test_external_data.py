@@ -136,6 +136,12 @@ def test_ambiguous_entries_and_huge_shapes(folder: Path) -> None:
     twice.external_data.add(key="location", value="other.bin")
     with pytest.raises(ModelError, match="says twice where"):
         load_model(saved(constant_model(twice), folder))
+    data = (
+        constant_model(external(location="weights.bix")).SerializeToString().replace(b"weights.bix", b"weights.bi\xff")
+    )
+    (folder / "model.onnx").write_bytes(data)
+    with pytest.raises(ModelError, match="says in no text where"):
+        load_model(folder / "model.onnx")
     huge = external()
     huge.dims[:] = [2**40]
     with pytest.raises(ModelError, match=r"has the shape \[1099511627776\], but at most"):
