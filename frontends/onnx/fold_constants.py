@@ -49,12 +49,22 @@ def fold(
     )
     feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if name}
     try:
+        if node.op_type == "OneHot":
+            return (_one_hot(node, *(np.asarray(value) for value in inputs)),)
         with np.errstate(all="ignore"):
             results = iter(ReferenceEvaluator(function).run(None, feeds, attributes={}))
     except Exception:  # the reference has gaps and raises any type; TVM's importer may still manage
         return None
     outputs = tuple(np.asarray(next(results)) if name else np.empty(0) for name in node.output)
     return outputs if all(value.dtype != object for value in outputs) else None
+
+
+def _one_hot(node: NodeProto, indices: np.ndarray, depth: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Picks one of two values; ONNX's reference multiplies and adds instead, which rounds, and makes infinity NaN."""
+    count = int(depth.item())
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), -1)
+    hot = np.where(indices < 0, indices + count, indices)[..., np.newaxis] == np.arange(count)
+    return np.moveaxis(np.where(hot, values[1], values[0]), -1, axis)
 
 
 def shape_like(shape: Sequence[int], dtype: str) -> np.ndarray:
