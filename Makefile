@@ -16,7 +16,7 @@ help:
 	@echo 'make test    run the tests'
 	@echo 'make test-slow  run the long ones: the whole demo and the README'
 	@echo 'make conformance  compile and run all of ONNX'"'"'s cases for single operators; write docs/operators.md'
-	@echo 'make fuzz    compile random networks for half an hour'
+	@echo 'make fuzz    compile random networks and hostile files for an hour'
 	@echo 'make fuzz-kernels  compare 20,000 random kernels with numpy, for an hour or two; FIRST=20000 takes others'
 	@echo 'make bench   measure kernels and networks against the limits of this machine and against onnxruntime'
 	@echo 'make methods train every method on digits; draw accuracy against bytes and time, for docs/methods.md'

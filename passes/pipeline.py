@@ -12,6 +12,7 @@ from tvm.ir import IRModule
 from tvm.runtime import Executable
 from tvm.target import Target
 
+from sbnn_tvm.errors import defects_named
 from sbnn_tvm.schedules.isa import Isa
 
 from .families.choose import LEAST_COST, Decisions, check_forced
@@ -86,7 +87,8 @@ def to_composites(mod: IRModule, sign_zero: SignZero = "exact", dump: Path | Non
     """
     _dump(mod, dump, "0_imported")
     for number, phase in enumerate(PHASES, 1):
-        mod = phase.apply(mod, sign_zero)
+        with defects_named(f"the phase {phase.name}"):
+            mod = phase.apply(mod, sign_zero)
         _dump(mod, dump, f"{number}_{phase.name}")
     return mod
 

@@ -19,7 +19,7 @@ from sbnn_tvm.passes.lowering.lower import Lowered
 from sbnn_tvm.passes.pipeline import to_composites, to_executable, to_kernels
 
 from .deploy.targets import CpuTarget, resolve
-from .errors import CompileError
+from .errors import CompileError, defects_named
 from .extras import needed_by
 from .module import CompiledModule
 from .options import CompileKeywords, CompileOptions, options_of
@@ -128,7 +128,8 @@ class LoweredModel:
 
     def build(self) -> CompiledModule:
         """Generate machine code."""
-        executable = to_executable(self.lowered, self.target.target)
+        with defects_named("generating machine code"):
+            executable = to_executable(self.lowered, self.target.target)
         return CompiledModule(self.imported, self.composites, self.lowered, executable, self.target, self.report)
 
 
@@ -147,21 +148,30 @@ def lower_model(
     tuned = None if options.tuning is None else TuningLookup.of(options.tuning, cpu, options.tuning_cpu)
     progress("importing the model")
     input_shape = options.input_shape
-    proto = _to_onnx(model, input_shape, options.compare_export)
-    imported = import_onnx(load_model(proto), _shape_of_open_inputs(model, input_shape))
+    source = _to_onnx(model, input_shape, options.compare_export)
+    with defects_named("importing the model"):
+        imported = import_onnx(load_model(source), _shape_of_open_inputs(model, input_shape))
     progress("recognising binary layers")
     dump = None if options.dump is None else _folder(options.dump)
     composites = to_composites(imported.mod, options.sign_zero, dump)
     progress("choosing kernels")
-    untuned = Decisions(options.forced_families, imported.nodes)
-    lowered = to_kernels(composites, cpu.isa, untuned if tuned is None else replace(untuned, tuned=tuned))
-    slower = tuned is not None and tuned.slower(lowered.layers, cpu.isa)
-    if slower:
-        lowered = to_kernels(composites, cpu.isa, untuned)
-    report = build_report(lowered, imported, options.name or _name_of(model), cpu.name, options.sign_zero)
-    if tuned is not None:
-        report = with_tuning(report, tuned, slower)
+    with defects_named("choosing kernels"):
+        lowered, slower = _lower(composites, cpu, Decisions(options.forced_families, imported.nodes), tuned)
+    with defects_named("writing the report"):
+        report = build_report(lowered, imported, options.name or _name_of(model), cpu.name, options.sign_zero)
+        if tuned is not None:
+            report = with_tuning(report, tuned, slower)
     return LoweredModel(imported, composites, lowered, cpu, report)
+
+
+def _lower(
+    composites: IRModule, cpu: CpuTarget, untuned: Decisions, tuned: TuningLookup | None
+) -> tuple[Lowered, bool]:
+    """The module of kernels, and whether it ignores measurements since the network would be slower with them."""
+    lowered = to_kernels(composites, cpu.isa, untuned if tuned is None else replace(untuned, tuned=tuned))
+    if tuned is None or not tuned.slower(lowered.layers, cpu.isa):
+        return lowered, False
+    return to_kernels(composites, cpu.isa, untuned), True
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:

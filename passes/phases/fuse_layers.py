@@ -39,7 +39,7 @@ from ..layers.kinds import (
 )
 from ..relax.channels import concatenated_channels, taken_channels
 from ..relax.comparisons import COMPARISONS, comparison
-from ..relax.domains import domains, signed_max_pool
+from ..relax.domains import binariser_domain, domains, signed_max_pool
 from ..relax.facts import integer_sums
 from ..relax.graph import (
     Graph,
@@ -232,8 +232,7 @@ class _Former:
         )
 
     def _is_binariser(self, where: Call) -> bool:
-        values = [constant(arg) for arg in where.args[1:]]
-        return all(value is not None and value.size == 1 for value in values)
+        return binariser_domain(self.graph, where) is not None
 
     def _is_binary(self, call: Call) -> bool:
         weight = linear_weight(call)

@@ -47,7 +47,7 @@ def domain_of(graph: Graph, value: Expr, known: Mapping[Var, Domain]) -> Domain 
         return quantised.levels
     name = op_name(value)
     if name == "where":
-        return _binariser_domain(graph, value)
+        return binariser_domain(graph, value)
     if name == "multiply":
         pooled = signed_max_pool(graph, value)
         return known.get(pooled[0]) if pooled is not None else None
@@ -63,11 +63,12 @@ def domain_of(graph: Graph, value: Expr, known: Mapping[Var, Domain]) -> Domain 
     return domain if inside else None
 
 
-def _binariser_domain(graph: Graph, where: Call) -> BinaryDomain | None:
+def binariser_domain(graph: Graph, where: Call) -> BinaryDomain | None:
+    """The two values of a ``where`` in the form that ``canonicalize`` writes; None if it has another form."""
     hi, lo = constant(where.args[1]), constant(where.args[2])
     if comparison(graph, where.args[0]) is None or hi is None or lo is None:
         return None
-    if hi.size != 1 or lo.size != 1 or not lo.item() < hi.item():
+    if hi.size != 1 or lo.size != 1 or not (np.isfinite([lo.item(), hi.item()]).all() and lo.item() < hi.item()):
         return None
     return BinaryDomain(lo.item(), hi.item())
 
