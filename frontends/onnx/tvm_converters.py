@@ -82,7 +82,6 @@ HONOURED: dict[str, Honoured] = {
     "ScatterND": _honours("reduction", dtypes=_ALL),
     "Selu": _honours("alpha", "gamma", dtypes=_FLOATS),
     "Shrink": _honours("bias", "lambd"),
-    "Slice": _honours(since=10, constants=(1, 2, 3, 4), dtypes=_ALL),
     "Softmax": _honours("axis", dtypes=_FLOATS),
     "Split": _honours("axis", "num_outputs", "split", constants=(1,), dtypes=_ALL),
     "Tile": _honours(since=6, constants=(1,), dtypes=_ALL),

@@ -75,9 +75,50 @@ def reverse_sequence(node: Node) -> relax.Expr:
     return relax.op.gather_elements(x, node.emit(relax.op.broadcast_to(places, shape)), axis=time)
 
 
+def slice_(node: Node) -> relax.Expr:
+    """A part of each axis: from a start to an end, forwards or backwards by a step."""
+    x = node.expr(0)
+    shape = shape_of(x)
+    if node.opset < 10:
+        starts, ends = list(node.attribute("starts")), list(node.attribute("ends"))
+        axes, steps = node.attributes.get("axes"), None
+    else:
+        starts, ends = (node.constant(index).reshape(-1).tolist() for index in (1, 2))
+        axes, steps = (
+            None if node.value(index) is None else node.constant(index).reshape(-1).tolist() for index in (3, 4)
+        )
+    axes = list(range(len(starts))) if axes is None else axes
+    steps = [1] * len(starts) if steps is None else steps
+    if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
+        raise node.error(
+            f"has starts {starts}, ends {ends}, axes {axes} and steps {steps}; expected as many of each, no step of 0"
+        )
+    if any(not -len(shape) <= axis < len(shape) for axis in axes):
+        raise node.error(f"slices the axes {axes} of an input with {len(shape)} dimensions")
+    picked = {}  # by axis, what Python's slices make of starts and ends out of range
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        last = None if step < 0 and end < -shape[axis] else end
+        picked[axis % len(shape)] = range(shape[axis])[slice(start, last, step)]
+    parts = {axis: part for axis, part in picked.items() if part != range(shape[axis])}
+    if not parts:
+        return x
+    if any(len(part) == 0 for part in parts.values()):
+        return as_expr(np.empty([len(picked.get(axis, range(dim))) for axis, dim in enumerate(shape)], dtype_of(x)))
+    backwards = [axis for axis, part in parts.items() if part.step < 0]
+    for axis in backwards:
+        picks = as_expr(np.array(parts.pop(axis)))
+        x = relax.op.take(x if not isinstance(x, relax.Call) else node.emit(x), picks, axis, mode="clip")
+    if not parts:
+        return x
+    x = node.emit(x) if backwards else x
+    begin, stop, stride = zip(*((part.start, part.stop, part.step) for part in parts.values()), strict=True)
+    return relax.op.strided_slice(x, list(parts), list(begin), list(stop), list(stride), assume_inbound=True)
+
+
 CONVERTERS: dict[str, Converter] = {
     "Compress": compress,
     "Gather": gather,
     "OneHot": one_hot,
     "ReverseSequence": reverse_sequence,
+    "Slice": slice_,
 }
