@@ -29,6 +29,7 @@ def max_pool(node: Node) -> relax.Expr:
     if node.uses_output(1):
         outputs = window.outputs(shape_of(node.expr(0))[2:], ceil_mode)
         return max_with_positions(node, window, outputs, column_major=bool(node.attributes.get("storage_order", 0)))
+    node.ignore("storage_order")
     return _pool(node, node.expr(0), "max", window, ceil_mode)
 
 

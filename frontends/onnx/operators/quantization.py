@@ -14,6 +14,7 @@ _INTEGERS = ("int8", "uint8", "int16", "uint16")
 def quantize_linear(node: Node) -> relax.Expr:
     """``saturate(round(x / scale) + zero_point)``, halves to even; a NaN becomes the smallest number."""
     x, scale, zero_point = node.expr(0), node.required(1), node.value(2)
+    node.ignore("saturate", *(() if zero_point is None else ("output_dtype",)))
     dtype = _element_type(node, "output_dtype") or "uint8" if zero_point is None else dtype_of(zero_point)
     if dtype not in _INTEGERS:
         raise node.error(f"quantises to {dtype}, which is not supported; supported are {', '.join(_INTEGERS)}")
@@ -81,6 +82,7 @@ def _spread(node: Node, value: Value) -> Value:
     block = node.attributes.get("block_size", 0)
     count = int(np.prod(given))
     if count == 1 and not block:
+        node.ignore("axis")
         return value.reshape(()) if isinstance(value, np.ndarray) else node.emit(relax.op.reshape(value, ()))
     axis = node.attributes.get("axis", 1)
     if not -len(shape) <= axis < len(shape):

@@ -48,6 +48,7 @@ def resize(node: Node) -> relax.Expr:
     given = _region(node)
     scales, sizes = _optional(node, 2), _optional(node, 3)
     if scales is not None and sizes is None:
+        node.ignore("keep_aspect_ratio_policy")
         axes = _scaled(node, scales, given)
     elif sizes is not None and scales is None:
         axes = _sized(node, sizes, given)
@@ -149,6 +150,10 @@ def _checked(node: Node, axes: list[_Axis]) -> list[_Axis]:
 def _resize(node: Node, axes: list[_Axis], transformation: str, rounding: str) -> relax.Expr:
     attributes, x = node.attributes, node.expr(0)
     mode, fill = attributes.get("mode", "nearest"), attributes.get("extrapolation_value", 0.0)
+    if mode == "nearest":
+        node.ignore("exclude_outside", "cubic_coeff_a")
+    else:
+        node.ignore("nearest_mode", *(() if mode == "cubic" else ("cubic_coeff_a",)))
     antialias, dtype = bool(attributes.get("antialias", 0)), dtype_of(x)
     if antialias and (mode == "nearest" or (dtype.startswith(("int", "uint")) and dtype != "uint8")):
         raise node.error(

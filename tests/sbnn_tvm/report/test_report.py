@@ -108,8 +108,8 @@ def test_a_group_of_few_channels_runs_in_float(rng: np.random.Generator) -> None
 
 
 def test_operators_without_a_kernel(rng: np.random.Generator) -> None:
-    first, second = layers("s = Sigmoid(x)\ny = Conv(s, w)", {"x": (1, 8, 9)}, {"w": normal(rng, 4, 8, 3)})
-    assert (first.kind, second.kind) == ("sigmoid", "conv1d")
+    first, second = layers("s = Sigmoid(x)\ny = Conv(s, w)", {"x": (1, 8, 4, 4, 4)}, {"w": normal(rng, 4, 8, 3, 3, 3)})
+    assert (first.kind, second.kind) == ("sigmoid", "conv3d")
     assert first.kernel == second.kernel == "TVM (unscheduled)" and first.fallback and not first.scheduled
     assert first.why == "there is no kernel of ours for this operator" and first.bytes == first.macs == 0
 

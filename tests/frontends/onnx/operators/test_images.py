@@ -87,7 +87,8 @@ def test_samples_at_positions(padding: str, rng: np.random.Generator) -> None:
     lines = [
         f'y{index} = GridSample<mode = "{mode}", padding_mode = "{padding}", align_corners = {corners}>({data})'
         for index, (mode, corners, data) in enumerate(product(("linear", "nearest", "cubic"), (0, 1), ("x, g", "v, h")))
-        if mode != "cubic" or (data == "x, g" and padding != "reflection")  # which TVM compiles for long
+        # TVM compiles the others for long
+        if (data == "x, g" and (padding, mode) != ("reflection", "cubic")) or (mode == "linear" and padding == "zeros")
     ]
     check("\n".join(lines), inputs)
 
@@ -142,7 +143,6 @@ def test_deformable_convolutions(rng: np.random.Generator) -> None:
     "text, message",
     [
         ("y = SpaceToDepth<blocksize = 4>(x)", "blocks of 4 x 4 do not divide"),
-        ("y = DepthToSpace<blocksize = 3>(x)", "has 4 channels"),
         ('y = DepthToSpace<blocksize = 2, mode = "ABC">(x)', "mode 'ABC'"),
         ('y = GridSample<mode = "area">(x, g)', "unknown mode 'area'"),
         ("y = NonMaxSuppression(s, s)", "shape depends on the data"),

@@ -54,7 +54,7 @@ def test_sizes_and_their_policies() -> None:
             product(
                 ("nearest", "linear"),
                 ("stretch", "not_larger", "not_smaller"),
-                ("2, 3", "3, 2"),
+                ("3, 2",),
                 ("half_pixel", "align_corners"),
                 ("larger", "smaller"),
             )
@@ -183,10 +183,6 @@ def test_aligned_corners_use_the_given_scale_as_onnx_defines_them() -> None:
         ('y = Resize<coordinate_transformation_mode = "middle">(x, , s)', "coordinate_transformation_mode 'middle'"),
         ('y = Resize<nearest_mode = "up">(x, , s)', "unknown nearest_mode 'up'"),
         ("y = Resize<antialias = 1>(x, , s)", "antialias with mode 'nearest'"),
-        ("y = Resize<axes = [2, 2, 3, 0]>(x, , s)", r"has axes \[2, 2, 3, 0\]"),
-        ("y = Resize<axes = [2]>(x, , s)", "one number for each of 1 axes"),
-        ("y = Resize(x)", "needs either scales or sizes"),
-        ("y = Resize(x, , tiny)", "resizes axis 2 from 7 to 0"),
         ("y = Resize(x, , negative)", "expected positive numbers"),
         ("y = Resize(x, , computed)", "needs a constant as input 2"),
         (
@@ -198,7 +194,6 @@ def test_aligned_corners_use_the_given_scale_as_onnx_defines_them() -> None:
 def test_refusals(text: str, message: str) -> None:
     constants = {
         "s": np.float32([1, 1, 2, 2]),
-        "tiny": np.float32([1, 1, 0.1, 1]),
         "negative": np.float32([1, 1, -2, 1]),
     }
     inputs = {"x": X} | ({"computed": constants["s"]} if "computed" in text else {})
