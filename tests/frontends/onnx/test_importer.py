@@ -116,7 +116,7 @@ def test_all_unsupported_operators_are_named() -> None:
     nodes = [
         helper.make_node("FusedConv", ["x"], ["a"], name="first", domain="com.vendor"),
         helper.make_node("Relu", ["a"], ["b"]),
-        helper.make_node("Det", ["b", "b", "b"], ["c"], name="second"),
+        helper.make_node("Det", ["b"], ["c"], name="second"),
     ]
     model = relu_model()
     model.graph.ClearField("node")
