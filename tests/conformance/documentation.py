@@ -18,15 +18,15 @@ from .outcome import Outcome, Verdict
 
 _HEAD = """# Operators
 
-Standard ONNX operators, of operator sets 7 to {newest}. This page is made by `make conformance`, which compiles and runs
-ONNX's own conformance cases: {right} of {all} give the right values, {refused} are refused with a sentence.
+Standard ONNX operators, of operator sets 7 to {newest}. This page is made by `make conformance`, which compiles and
+runs ONNX's own conformance cases: {right} of {all} give the right values, {refused} are refused with a sentence.
 
-*Imported by* says who turns the operator into Relax: **us** (`frontends/onnx/operators/`), **TVM**'s converter, for nodes
-that say no more than it honours (`frontends/onnx/tvm_converters.py`), ONNX's **definition** of the operator by others, or
-**unrolling** of its subgraph. An operator can have several of these; the first that knows the node is taken.
+*Imported by* says who turns the operator into Relax: **us** (`frontends/onnx/operators/`), **TVM**'s converter, for
+nodes that say no more than it honours (`frontends/onnx/tvm_converters.py`), ONNX's **definition** of the operator by
+others, or **unrolling** of its subgraph. An operator can have several of these; the first that knows the node is taken.
 
-Weights and other constants may have any shape that ONNX allows. The inputs that say what an operator does (axes, shapes,
-sizes, pads) must be constants, or follow from constants and shapes.
+The inputs that say what an operator does (axes, shapes, sizes, pads) must be constants, or follow from constants and
+shapes.
 
 ## All operators
 

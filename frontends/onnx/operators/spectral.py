@@ -18,8 +18,8 @@ def dft(node: Node) -> relax.Expr:
         axis = -2 if node.value(2) is None else int(node.constant(2).item())
     if not -rank <= axis < rank or axis % rank == rank - 1 or shape[-1] not in (1, 2):
         raise node.error(
-            f"transforms axis {axis} of an input of shape {list(shape)}; expected an axis before the last, and 1 (real) "
-            "or 2 numbers (complex) along the last"
+            f"transforms axis {axis} of an input of shape {list(shape)}; expected an axis before the last, and 1 "
+            "(real) or 2 (complex) numbers along the last"
         )
     axis %= rank
     inverse, onesided = bool(node.attributes.get("inverse", 0)), bool(node.attributes.get("onesided", 0))
