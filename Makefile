@@ -9,14 +9,15 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help demo test test-slow conformance fuzz bench methods lint format clean
+.PHONY: help demo test test-slow conformance fuzz fuzz-kernels bench methods lint format clean
 
 help:
 	@echo 'make demo    train a small binary network, compile it for this machine and for ARM, verify and benchmark it'
 	@echo 'make test    run the tests'
 	@echo 'make test-slow  run the long ones: the whole demo and the README'
 	@echo 'make conformance  compile and run all of ONNX'"'"'s cases for single operators; write docs/operators.md'
-	@echo 'make fuzz    compile random networks for half an hour'
+	@echo 'make fuzz    compile random networks and hostile files for an hour'
+	@echo 'make fuzz-kernels  compare 20,000 random kernels with numpy, for an hour or two; FIRST=20000 takes others'
 	@echo 'make bench   measure kernels and networks against the limits of this machine and against onnxruntime'
 	@echo 'make methods train every method on digits; draw accuracy against bytes and time, for docs/methods.md'
 	@echo 'make lint    check style, types, dead code, and which folder may import which'
@@ -44,6 +45,11 @@ conformance: $(INSTALLED)
 
 fuzz: $(INSTALLED)
 	$(BIN)/python -m pytest -m fuzz
+
+FIRST ?= 0
+NUMBER ?= 20000
+fuzz-kernels: $(INSTALLED)
+	$(BIN)/python -m tests.random_kernels $(FIRST) $(NUMBER)
 
 # A missed bar gives exit code 1. The other benchmarks still run.
 bench: $(INSTALLED)

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import records
-import tvm_ffi
 from chains import kernel_contestant
 from command_line import console, layer_parser
 from contestant import seconds_a_layer
@@ -130,7 +129,7 @@ def main() -> int:
     parser.add_argument("--bits", type=int, nargs="+", default=[1, 2], help="bits per activation")
     arguments = parser.parse_args()
     target, machine = resolve(arguments.target), Machine()
-    use_threads(tvm_ffi, 1)
+    use_threads(1)
     chosen = [(layer, bits) for bits in arguments.bits for layer in LAYERS if arguments.only in layer.name]
     layers = [measure(layer, target, bits, arguments.seconds) for layer, bits in chosen]
     out = console()

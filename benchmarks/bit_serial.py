@@ -14,7 +14,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import records
-import tvm_ffi
 from chains import compiled
 from command_line import console, layer_parser
 from contestant import Contestant, seconds_a_layer
@@ -89,7 +88,7 @@ def main() -> int:
     """Measure every layer; the exit code is 1 if two bits miss the bar."""
     arguments = layer_parser(__doc__, seconds=4.0).parse_args()
     target, machine = resolve(arguments.target), Machine()
-    use_threads(tvm_ffi, 1)
+    use_threads(1)
     layers = [measure(layer, target, arguments.seconds) for layer in BINARY_LAYERS if arguments.only in layer.name]
     console().print(table(layers, target, machine))
     if arguments.output:

@@ -16,7 +16,6 @@ from dataclasses import replace
 
 import numpy as np
 import records
-import tvm_ffi
 from command_line import console, layer_parser
 from contestant import Contestant, seconds_a_layer
 from layers import BINARY_LAYERS, Layer
@@ -112,7 +111,7 @@ def main() -> None:
     parser.add_argument("--densities", type=float, nargs="+", default=(0.05,), help="shares of set weights")
     arguments = parser.parse_args()
     target, machine = resolve(arguments.target), Machine()
-    use_threads(tvm_ffi, 1)
+    use_threads(1)
     measured: list[Record] = []
     for layer in BINARY_LAYERS:
         if arguments.only in layer.name:

@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 import tvm
-import tvm_ffi
 from chains import library_of, residual_epilogue
 from command_line import console, parser
 from layers import convolution
@@ -280,7 +279,7 @@ def main() -> None:
         machine, records = read(arguments.input)
         times = {Case(each.shape, each.kernel, each.epilogue, each.density): each.seconds for each in records}
     else:
-        use_threads(tvm_ffi, 1)
+        use_threads(1)
         wanted = cases([shape for shape in SHAPES if arguments.only in label(shape)])
         if target.native:
             bursts = {case: built(case, target) for case in track(wanted, "building", console=out, transient=True)}

@@ -25,7 +25,6 @@ from dataclasses import dataclass
 import numpy as np
 import openvino_peer
 import records
-import tvm_ffi
 from chains import BinaryChain, FloatChain, binary_contestant, float_contestant
 from command_line import console, layer_parser
 from contestant import Contestant, seconds_a_layer
@@ -157,7 +156,7 @@ def main() -> int:
         errors.print(openvino_peer.MISSING)
     if others:
         errors.print(LARQ)
-    use_threads(tvm_ffi, 1)
+    use_threads(1)
     layers = []
     for layer in (*BINARY_LAYERS, *FLOAT_LAYERS):
         if arguments.only in layer.name:

@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import records
-import tvm_ffi
 from chains import compiled
 from command_line import console, layer_parser
 from contestant import Contestant, seconds_a_layer
@@ -74,7 +73,7 @@ def main() -> None:
     """Measure every layer."""
     arguments = layer_parser(__doc__, seconds=2.0).parse_args()
     target, machine = resolve(arguments.target), Machine()
-    use_threads(tvm_ffi, 1)
+    use_threads(1)
     table = Table(title=f"Microseconds per layer and layout (vector x lane bits), {target.isa.name}, {machine}")
     for heading in ("layer", "picked", "next in the ranking", "gain of the fastest"):
         table.add_column(heading)

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import records
-import tvm_ffi
 from c_loops import compiled_c
 from chains import BinaryChain, binary_contestant
 from command_line import console, layer_parser
@@ -103,7 +102,7 @@ def main() -> None:
     target = resolve(arguments.target)
     library = compiled_c(Path(__file__).with_suffix(".c"), "-march=native", "-mprefer-vector-width=512")
     machine = Machine()
-    use_threads(tvm_ffi, 1)
+    use_threads(1)
     title = "Microseconds per layer (share of the binary operations by the published formula), one thread"
     measured: list[Record] = []
     table = Table(title=f"{title}, {target.isa}\n{machine}")

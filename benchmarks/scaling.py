@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import records
-import tvm_ffi
 from chains import binary_contestant
 from command_line import console, layer_parser
 from contestant import Contestant, seconds_a_layer
@@ -63,7 +62,7 @@ def measure(layer: Layer, target: CpuTarget, threads: Sequence[int], seconds: fl
 
 
 def _run(function: Callable[[], object], threads: int) -> None:
-    use_threads(tvm_ffi, threads)
+    use_threads(threads)
     function()
 
 

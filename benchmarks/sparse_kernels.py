@@ -21,7 +21,6 @@ from dataclasses import dataclass
 import numpy as np
 import openvino_peer
 import records
-import tvm_ffi
 from chains import BinaryChain, binary_contestant, compiled, kernel_contestant, residual_epilogue
 from command_line import console, layer_parser
 from contestant import Contestant, seconds_a_layer
@@ -196,7 +195,7 @@ def main() -> int:
     parser.add_argument("--densities", type=float, nargs="+", default=DENSITIES, help="shares of set weights")
     arguments = parser.parse_args()
     target, machine, out = resolve(arguments.target), Machine(), console()
-    use_threads(tvm_ffi, 1)
+    use_threads(1)
     measured: list[Record] = []
     for layer in BINARY_LAYERS:
         if arguments.only in layer.name:

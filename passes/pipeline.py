@@ -12,11 +12,13 @@ from tvm.ir import IRModule
 from tvm.runtime import Executable
 from tvm.target import Target
 
+from sbnn_tvm.errors import defects_named
 from sbnn_tvm.schedules.isa import Isa
 
 from .families.choose import LEAST_COST, Decisions, check_forced
 from .lowering.lower import Lowered, lower
 from .lowering.machine_code import MACHINE_CODE
+from .lowering.nan_rules import NAN_RULES
 from .lowering.powers import use_powers_of_c_library
 from .lowering.reuse_residuals import reuse_residuals
 from .lowering.unknown_pragmas import remove_unknown_pragmas
@@ -85,7 +87,8 @@ def to_composites(mod: IRModule, sign_zero: SignZero = "exact", dump: Path | Non
     """
     _dump(mod, dump, "0_imported")
     for number, phase in enumerate(PHASES, 1):
-        mod = phase.apply(mod, sign_zero)
+        with defects_named(f"the phase {phase.name}"):
+            mod = phase.apply(mod, sign_zero)
         _dump(mod, dump, f"{number}_{phase.name}")
     return mod
 
@@ -112,7 +115,7 @@ def to_kernels(composites: IRModule, isa: Isa, decisions: Decisions = LEAST_COST
     with Target({"kind": "llvm"}):  # the lowering of sorts and running sums depends on the target kind
         sorts = relax.backend.DispatchSortScan()(lowered.mod)
     # Keep reshapes: the virtual machine runs them as views, without a copy.
-    legal = relax.transform.LegalizeOps(skip_ops=["relax.reshape"])(sorts)
+    legal = relax.transform.LegalizeOps(dict(NAN_RULES), skip_ops=["relax.reshape"])(sorts)
     return replace(lowered, mod=remove_unknown_pragmas(legal))
 
 

@@ -19,7 +19,7 @@ from sbnn_tvm.passes.lowering.lower import Lowered
 from sbnn_tvm.passes.pipeline import to_composites, to_executable, to_kernels
 
 from .deploy.targets import CpuTarget, resolve
-from .errors import CompileError
+from .errors import CompileError, defects_named
 from .extras import needed_by
 from .module import CompiledModule
 from .options import CompileKeywords, CompileOptions, options_of
@@ -53,13 +53,14 @@ def compile(
         options: How to compile; see :class:`sbnn_tvm.CompileOptions`.
         progress: Called with the name of each step of the compilation when it begins.
         keywords: The same options one by one: ``input_shape``, ``sign_zero``, ``kernels``, ``tuning``, ``tuning_cpu``,
-            ``strict``, ``name``, ``dump``. They replace the fields of ``options``.
+            ``strict``, ``name``, ``dump``, ``compare_export``. They replace the fields of ``options``.
 
     Returns:
         The compiled model: ``run``, ``verify``, ``report``, ``export``.
 
     Raises:
-        ModelError: If the model cannot be read, or has an operator or shape that is not supported.
+        ModelError: If the model cannot be read, or has an operator or shape that is not supported; if a PyTorch
+            module computes something else than the ONNX file that torch exports it to.
         TargetError: If the target is not known.
         CompileError: If an option has a value that is not allowed; if ``kernels`` names no layer, or a family that
             cannot compute the layer; or with ``strict``, if something would fall back.
@@ -127,7 +128,8 @@ class LoweredModel:
 
     def build(self) -> CompiledModule:
         """Generate machine code."""
-        executable = to_executable(self.lowered, self.target.target)
+        with defects_named("generating machine code"):
+            executable = to_executable(self.lowered, self.target.target)
         return CompiledModule(self.imported, self.composites, self.lowered, executable, self.target, self.report)
 
 
@@ -146,20 +148,30 @@ def lower_model(
     tuned = None if options.tuning is None else TuningLookup.of(options.tuning, cpu, options.tuning_cpu)
     progress("importing the model")
     input_shape = options.input_shape
-    imported = import_onnx(load_model(_to_onnx(model, input_shape)), _shape_of_open_inputs(model, input_shape))
+    source = _to_onnx(model, input_shape, options.compare_export)
+    with defects_named("importing the model"):
+        imported = import_onnx(load_model(source), _shape_of_open_inputs(model, input_shape))
     progress("recognising binary layers")
     dump = None if options.dump is None else _folder(options.dump)
     composites = to_composites(imported.mod, options.sign_zero, dump)
     progress("choosing kernels")
-    untuned = Decisions(options.forced_families, imported.nodes)
-    lowered = to_kernels(composites, cpu.isa, untuned if tuned is None else replace(untuned, tuned=tuned))
-    slower = tuned is not None and tuned.slower(lowered.layers, cpu.isa)
-    if slower:
-        lowered = to_kernels(composites, cpu.isa, untuned)
-    report = build_report(lowered, imported, options.name or _name_of(model), cpu.name, options.sign_zero)
-    if tuned is not None:
-        report = with_tuning(report, tuned, slower)
+    with defects_named("choosing kernels"):
+        lowered, slower = _lower(composites, cpu, Decisions(options.forced_families, imported.nodes), tuned)
+    with defects_named("writing the report"):
+        report = build_report(lowered, imported, options.name or _name_of(model), cpu.name, options.sign_zero)
+        if tuned is not None:
+            report = with_tuning(report, tuned, slower)
     return LoweredModel(imported, composites, lowered, cpu, report)
+
+
+def _lower(
+    composites: IRModule, cpu: CpuTarget, untuned: Decisions, tuned: TuningLookup | None
+) -> tuple[Lowered, bool]:
+    """The module of kernels, and whether it ignores measurements since the network would be slower with them."""
+    lowered = to_kernels(composites, cpu.isa, untuned if tuned is None else replace(untuned, tuned=tuned))
+    if tuned is None or not tuned.slower(lowered.layers, cpu.isa):
+        return lowered, False
+    return to_kernels(composites, cpu.isa, untuned), True
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:
@@ -176,16 +188,16 @@ def _silent(step: str) -> None:
 
 def _is_torch_module(model: object) -> bool:
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(model, torch.nn.Module)
+    return torch is not None and isinstance(model, torch.nn.Module | torch.export.ExportedProgram)
 
 
-def _to_onnx(model: Any, input_shape: Any) -> Any:
+def _to_onnx(model: Any, input_shape: Any, compare_export: bool) -> Any:
     if not _is_torch_module(model):
         return model
     with needed_by("the export of a PyTorch model"):
         from sbnn_tvm.frontends.torch.export import to_onnx
 
-    return to_onnx(model, input_shape)
+    return to_onnx(model, input_shape, compare_export=compare_export)
 
 
 def _shape_of_open_inputs(model: Any, input_shape: Any) -> Any:

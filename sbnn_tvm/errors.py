@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from .printable import printable
 
 
@@ -43,6 +46,10 @@ class CompileError(SbnnError):
     """The compiler cannot build this model for this target."""
 
 
+class DefectError(CompileError):
+    """The compiler failed at something that it should either do or refuse; ``__cause__`` is the exception."""
+
+
 class VerificationError(SbnnError):
     """The compiled model differs from the reference."""
 
@@ -56,3 +63,28 @@ class EmulationError(SbnnError, RuntimeError):
 
 class TuningError(SbnnError):
     """A network cannot be tuned, or a tuning database cannot be used."""
+
+
+@contextmanager
+def defects_named(step: str) -> Iterator[None]:
+    """Turns an exception that is no ``SbnnError`` into a sentence that says where it happened.
+
+    Args:
+        step: What is being done, and to which layer: "lowering layer 'conv1'".
+
+    Raises:
+        DefectError: If the body raises anything but an ``SbnnError`` or an interruption.
+        CompileError: If the memory does not suffice.
+    """
+    try:
+        yield
+    except SbnnError:
+        raise
+    except MemoryError as error:
+        raise CompileError(f"the memory of this machine does not suffice for {step}; make the model smaller") from error
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        raise DefectError(
+            f"a defect of sbnn_tvm, not of your model: {step} failed ({reason[:300]}); please report it with the model"
+        ) from error

@@ -21,11 +21,13 @@ from .errors import InputError, LibraryError, TargetError
 from .execution.run_kernels import KernelRunner, NativeKernels, outputs_of, prepare, run_kernels
 from .extras import needed_by
 from .report.report import Report
-from .runtime.inputs import match_inputs, random_inputs, split_batches
+from .runtime.inputs import match_inputs, split_batches
 from .runtime.loading import LoadedModule, load
 from .runtime.metadata import Metadata, TensorSpec
 from .temporary_folder import temporary_folder
-from .verification.verify import Verification, verify
+from .verification.inputs import RandomInputs
+from .verification.result import Verification
+from .verification.verify import verify
 
 if TYPE_CHECKING:
     from .profiling.profile import KernelTime
@@ -105,7 +107,7 @@ class CompiledModule:
         *,
         samples: int = 3,
         seed: int = 0,
-        tolerance: float = 1e-4,
+        tolerance: float | None = None,
         check: bool = True,
     ) -> Verification:
         """Compare every output, and every layer, with onnxruntime on the same ONNX model.
@@ -117,7 +119,8 @@ class CompiledModule:
                 they run batch by batch.
             samples: Number of random inputs if ``inputs`` is None.
             seed: Seed of the random inputs.
-            tolerance: Largest difference of a float output, relative to the largest value of that output.
+            tolerance: Largest difference of a float output, relative to the largest value of that output. The default
+                follows the type: 1e-4 for float32, four units in the last place for float16, 1e-9 for float64.
             check: Whether to raise an error on a mismatch.
 
         Returns:
@@ -128,15 +131,14 @@ class CompiledModule:
             InputError: If the inputs do not match the model, or there is nothing to compare.
             TargetError: If the target can be neither run nor emulated here.
         """
-        if not 0 <= tolerance < float("inf"):
+        if tolerance is not None and not 0 <= tolerance < float("inf"):
             raise InputError(f"the tolerance must be a number from 0 on, but got {tolerance}")
         if inputs is None and samples < 1:
             raise InputError(f"at least one random input is needed to compare anything, but samples={samples}")
         if seed < 0:
             raise InputError(f"the seed must be a number from 0 on, but got {seed}")
-        rng = np.random.default_rng(seed)
-        random = (random_inputs(self.inputs, rng) for _ in range(samples))
-        result = verify(self, random if inputs is None else split_batches(self.inputs, inputs), tolerance)
+        batches = RandomInputs(samples, seed) if inputs is None else split_batches(self.inputs, inputs)
+        result = verify(self, batches, tolerance)
         if check:
             result.check()
         return result

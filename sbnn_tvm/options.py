@@ -35,6 +35,8 @@ class CompileOptions:
             unscheduled loops, or a value would be approximated. Only ``compile`` reads it.
         name: Name of the model in reports. The default is the name of the file or class.
         dump: A folder for the module after each phase, as TVMScript.
+        compare_export: Of a PyTorch module: run the module and the ONNX file that it is exported to once on the same
+            input, and refuse it if they differ. torch's exporter drops some arguments without a word.
 
     Raises:
         CompileError: If a value is not allowed.
@@ -53,6 +55,7 @@ class CompileOptions:
     strict: bool = False
     name: str | None = None
     dump: str | os.PathLike[str] | None = None
+    compare_export: bool = True
 
     def __post_init__(self) -> None:
         if self.sign_zero not in ("exact", "positive", "negative"):
@@ -79,6 +82,7 @@ class ModelKeywords(TypedDict, total=False):
     input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None
     sign_zero: SignZero
     name: str | None
+    compare_export: bool
 
 
 class CompileKeywords(ModelKeywords, total=False):

@@ -14,7 +14,7 @@ from sbnn_tvm.algebra.domain import MOST_BITS
 
 from . import decoder_operators, opset
 from .node import Converter, Node, aligned, as_expr, per_channel, rank_of, shape_of
-from .window_attributes import Window2d, check_channels
+from .window_attributes import Window, check_channels
 
 
 def binarize(node: Node) -> relax.Expr:
@@ -72,7 +72,7 @@ def binary_conv2d(node: Node) -> relax.Expr:
     signs = _signs(node, shape)
     scale, offset = _affine(node, shape[0])
     check_channels(node, x, shape, groups)
-    window = Window2d.of(node, shape[2:])
+    window = Window.of(node, shape[2:])
     padding = window.padding
     pad_value = attributes.get("pad_value", 0)
     if pad_value not in (-1, 0, 1):

@@ -16,7 +16,7 @@ from .node import Value, as_expr, describe, rank_of, shape_of
 Run: TypeAlias = Callable[[GraphProto, Mapping[str, Value]], "list[Value] | None"]
 """Imports a subgraph, given its inputs by name; returns its outputs, or None if it needs what is not supported."""
 
-LARGEST_TRIP_COUNT = 10_000
+LARGEST_TRIP_COUNT = 1_000
 """Largest number of iterations of a loop, which are unrolled."""
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from onnx import NodeProto
 
 from sbnn_tvm.algebra.coding import Codebook, Coding, Gaps, Rice, SparseArray
 
@@ -261,6 +262,14 @@ def coding_of(operator: str, inputs: Sequence[np.ndarray], attributes: Mapping[s
             pattern_bits = _positive(attributes, "pattern_bits", 2**31)
             return Codebook((rows, columns), inputs[0], inputs[1], index_bits, pattern_bits)
     raise KeyError(operator)
+
+
+def decoded_shape(node: NodeProto) -> tuple[int, ...]:
+    """The shape of the weights that a decoder node makes, as far as its attributes say; checked by ``coding_of``."""
+    sizes = {attribute.name: attribute for attribute in node.attribute}
+    if "shape" in sizes:
+        return tuple(max(0, size) for size in sizes["shape"].ints)
+    return tuple(max(0, sizes[name].i) for name in ("rows", "columns") if name in sizes)
 
 
 def _positive(attributes: Mapping[str, Any], name: str, most: int) -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import tvm
-from onnx import GraphProto, NodeProto, inliner, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, inliner, numpy_helper
 from onnx.checker import ValidationError
 from onnx.shape_inference import InferenceError
 from tvm import relax
@@ -26,12 +26,15 @@ from sbnn_tvm.runtime.metadata import TensorSpec
 from . import opset
 from .binary_converters import BINARY_CONVERTERS
 from .control_flow import CONTROL_FLOW
+from .decoder_operators import DECODER_OPERATORS, decoded_shape
+from .float16 import in_float32
 from .fold_constants import fold, shape_like
 from .function_bodies import body, has_body, off_default, schema_of
 from .inferred_types import InferredType, contradiction, infer_types, type_proto
 from .node import STANDARD, Converter, Node, Value, as_expr, describe, dtype_of, is_static, shape_of
 from .operators.table import CONVERTERS
 from .refused_operators import REFUSED
+from .size_limits import ConstantBudget, check_live_bytes, check_shape
 from .static_shapes import (
     check_declared,
     check_element_type,
@@ -48,8 +51,8 @@ _WINDOWED = frozenset(
 )  # no output: the input is too small
 OLDEST_OPSET = 7
 """The oldest version of the standard operators; before it, broadcasting was an attribute."""
-LARGEST_NODE_COUNT = 100_000
-"""Largest number of nodes, those of unrolled loops and of definitions included."""
+LARGEST_NODE_COUNT = 10_000
+"""Largest number of nodes that unrolled loops, branches and definitions of operators add: seconds of import."""
 _NODES_SHOWN = 3  # number of nodes that a message names for each unsupported operator
 
 
@@ -98,6 +101,7 @@ def import_onnx(
         check_element_type("output", output)
     graph_import = _GraphImport(model)
     mod = graph_import.run()
+    check_live_bytes(mod["main"])
     returned = graph_import.returned
     outputs = tuple(
         TensorSpec(output.name, shape_of(value), dtype_of(value))
@@ -130,7 +134,10 @@ def _check_standard_version(model: onnx.ModelProto) -> None:
 def _inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     """Replaces calls of model-local functions by their bodies, except the ai.sbnn operators."""
     foreign = [(function.domain, function.name) for function in model.functions if function.domain != opset.DOMAIN]
-    return inliner.inline_selected_functions(model, foreign) if foreign else model
+    try:
+        return inliner.inline_selected_functions(model, foreign) if foreign else model
+    except Exception as error:  # ONNX raises any type
+        raise ModelError(f"the functions of the model cannot be replaced by their bodies: {_reason(error)}") from error
 
 
 def _nodes_of_all(main: relax.Function, known: Mapping[str, str]) -> dict[str, str]:
@@ -178,11 +185,13 @@ class _GraphImport:
         self.trace: dict[str, str] = {}
         self.nodes: dict[str, str] = {}
         self.returned: list[relax.Var] = []
-        self._graph = model.graph
+        self._declared = model.graph
+        self._graph = in_float32(model).graph
         self._builder = relax.BlockBuilder()
         self._unsupported: list[tuple[NodeProto, NodeProto]] = []  # a node of the model, and the one that it needs
         self._names: set[str] = set()
         self._visits = 0
+        self._budget = ConstantBudget(model)
         versions = {entry.domain: entry.version for entry in model.opset_import}
         self._scope = _Scope(ChainMap(), {**versions, "": versions.get("", versions.get("ai.onnx", 1))})
         self._tvm = TvmConverters(self._builder)
@@ -193,19 +202,24 @@ class _GraphImport:
 
     def run(self) -> tvm.IRModule:
         """Builds the module."""
-        parameters = []
-        for value in model_inputs(self._graph):
+        names, parameters = [], []
+        for value in model_inputs(self._declared):
             spec = tensor_spec(value)
+            names.append(spec.name)
             parameters.append(relax.Var(self._fresh(spec.name), relax.TensorType(spec.shape, spec.dtype)))
             self._scope.values[spec.name] = parameters[-1]
         failure: Exception | None = None
         with self._builder.function("main", parameters, attrs={"num_input": len(parameters)}):
             with self._builder.dataflow():
                 try:
+                    for name, parameter in zip(names, parameters, strict=True):
+                        if dtype_of(parameter) == "float16":
+                            wide = relax.op.astype(parameter, "float32")
+                            self._scope.values[name] = self._emit(wide, f"{name}_float32")
                     self._walk(self._graph, self._scope)
                     if self._unsupported:
                         raise ModelError(_unsupported_message(self._unsupported))
-                    self.returned = [self._output(output) for output in self._graph.output]
+                    self.returned = list(map(self._output, self._graph.output, self._declared.output))
                 except Exception as error:
                     failure = error  # raised below: an unfinished builder prints to stderr
                     self.returned = [self._builder.emit_output(relax.Tuple([]))]
@@ -218,16 +232,16 @@ class _GraphImport:
         for tensor in graph.initializer:
             scope.values[tensor.name] = _array(tensor)
         for sparse in graph.sparse_initializer:
-            scope.values[sparse.values.name] = _dense(sparse)
+            scope.values[sparse.values.name] = _dense(sparse, self._budget)
         for node in graph.node:
             self._visit(node, scope)
 
     def _visit(self, node: NodeProto, scope: _Scope) -> None:
-        self._visits += 1
+        self._visits += scope.inside is not None
         if self._visits > LARGEST_NODE_COUNT:
             raise ModelError(
-                f"{describe(scope.inside or node)} makes the model larger than {LARGEST_NODE_COUNT} nodes once its "
-                "loops are unrolled; export the model with fewer iterations"
+                f"{describe(scope.inside or node)} adds more than {LARGEST_NODE_COUNT} nodes to the model once loops "
+                "are unrolled; export the model with fewer iterations"
             )
         read = [self._lookup(node, name, scope) if name else None for name in node.input]
         if any(value is _UNKNOWN for value in read):
@@ -271,7 +285,7 @@ class _GraphImport:
         constants = [value for value in inputs if value is None or isinstance(value, np.ndarray)]
         if len(constants) != len(inputs):
             return False
-        results = fold(node, constants, scope.opsets)
+        results = fold(node, constants, scope.opsets, self._budget)
         if results is None:
             return False
         scope.values.update(zip(node.output, results, strict=True))
@@ -301,6 +315,8 @@ class _GraphImport:
             unroll = CONTROL_FLOW[node.op_type]
             return unroll(node, version, inputs, lambda graph, given: self._run(graph, given, node, scope))
         converter: Converter | None = _CONVERTERS[node.domain].get(node.op_type)
+        if node.domain == opset.DOMAIN and node.op_type in DECODER_OPERATORS:
+            self._budget.take(describe(node), decoded_shape(node), np.dtype(np.float32).itemsize)
         hint = f"{node.output[0]}_part"
         result = None
         if converter is not None:
@@ -390,24 +406,29 @@ class _GraphImport:
                         f"{shapes}; the model needs a larger input"
                     )
                 _check_type(node, name, variable, types)
+                check_shape(f"the result of {describe(node)}", shape)
+                if not inputs:  # TVM computes it, later in the compilation
+                    self._budget.take(describe(node), shape, np.dtype(dtype_of(variable)).itemsize)
             scope.values[name] = variable
             if top and not any(variable.same_as(value) for value in inputs):
                 self.trace[variable.name] = name
                 self.nodes[variable.name] = node.name or node.output[0]
 
-    def _output(self, declared: onnx.ValueInfoProto) -> relax.Var:
-        """A variable that ``main`` may return; the result of a node is one already."""
-        name = declared.name
+    def _output(self, output: onnx.ValueInfoProto, declared: onnx.ValueInfoProto) -> relax.Var:
+        """A variable that ``main`` may return; the result of a node is one already, unless the model has float16."""
+        name = output.name
         value = self._scope.values.get(name)
         if value is None or isinstance(value, _Unknown):
             raise ModelError(f"the model returns {name!r}, which no node computes")
-        check_declared(declared, dtype_of(value), shape_of(value))
+        check_declared(output, dtype_of(value), shape_of(value))
         if 0 in shape_of(value):
             raise ModelError(
                 f"the model returns {name!r} of shape {list(shape_of(value))}, which has no elements; "
                 "remove that output"
             )
-        if isinstance(value, relax.Var) and _is_output(value) and value.name in self.trace:
+        if declared.type.tensor_type.elem_type == TensorProto.FLOAT16:
+            value = relax.op.astype(as_expr(value), "float16")
+        elif isinstance(value, relax.Var) and _is_output(value) and value.name in self.trace:
             return value
         variable = self._builder.emit_output(as_expr(value), self._fresh(name))
         self.trace[variable.name] = name
@@ -463,8 +484,9 @@ def _array(tensor: onnx.TensorProto) -> np.ndarray:
         ) from error
 
 
-def _dense(sparse: onnx.SparseTensorProto) -> np.ndarray:
+def _dense(sparse: onnx.SparseTensorProto, budget: ConstantBudget) -> np.ndarray:
     values, indices = _array(sparse.values), _array(sparse.indices)
+    budget.take(f"the sparse initializer {sparse.values.name!r}", sparse.dims, values.itemsize)
     dense = np.zeros(tuple(sparse.dims), values.dtype)
     if indices.ndim == 1:
         dense.reshape(-1)[indices] = values

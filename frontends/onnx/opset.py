@@ -152,6 +152,25 @@ def function(operator: str) -> FunctionProto:
     return copy
 
 
+def has_other_body(other: FunctionProto) -> bool:
+    """Whether a function of domain ai.sbnn computes anything else than version 1 says, or is no operator of it.
+
+    Names and descriptions of nodes, and declared types, do not count.
+    """
+    known = _functions().get(other.name)
+    return known is None or _computation(known) != _computation(other)
+
+
+def _computation(function: FunctionProto) -> FunctionProto:
+    copy = FunctionProto(input=function.input, output=function.output)
+    copy.attribute.extend(sorted((*function.attribute, *(default.name for default in function.attribute_proto))))
+    copy.attribute_proto.extend(sorted(function.attribute_proto, key=lambda default: default.name))
+    for node in function.node:
+        kept = copy.node.add(op_type=node.op_type, domain=node.domain, input=node.input, output=node.output)
+        kept.attribute.extend(sorted(node.attribute, key=lambda attribute: attribute.name))
+    return copy
+
+
 def add_functions(model: ModelProto) -> ModelProto:
     """Adds to a model the bodies and opset imports of the ai.sbnn operators that it uses, in place.
 

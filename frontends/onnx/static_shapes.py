@@ -11,6 +11,8 @@ from onnx import TensorProto, ValueInfoProto
 from sbnn_tvm.errors import ModelError
 from sbnn_tvm.runtime.metadata import TensorSpec
 
+from .size_limits import check_shape
+
 _NUMPY_TYPES = {
     *(TensorProto.BOOL, TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE),
     *(TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64),
@@ -32,7 +34,8 @@ def with_static_inputs(
         The copy.
 
     Raises:
-        ModelError: If a dimension stays open, or a given shape contradicts the model or names no input.
+        ModelError: If a dimension stays open, a given shape contradicts the model or names no input, or an input is too
+            large.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -41,6 +44,7 @@ def with_static_inputs(
     symbols: dict[str, int] = {}
     for value in inputs:
         _make_static(value, given.get(value.name), symbols)
+        check_shape(f"input {value.name!r}", [dim.dim_value for dim in value.type.tensor_type.shape.dim])
     return copy
 
 

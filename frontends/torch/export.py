@@ -28,6 +28,7 @@ from sbnn_tvm.errors import ModelError
 
 from ..onnx import opset
 from ..onnx.encode_weights import encode_weights
+from .compare_export import Probe, compare_with_module, module_calls
 from .layers.modules import BinaryLayer, Freezes
 from .layers.operators import traced_as_operators
 from .layers.quantizers import Quantizer
@@ -36,7 +37,13 @@ from .layers.two_bits import TwoBitValues
 Shape = Sequence[int]
 
 
-def export_onnx(model: nn.Module, path: str | os.PathLike[str], input_shape: Shape | None = None) -> None:
+def export_onnx(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    input_shape: Shape | None = None,
+    *,
+    compare_export: bool = True,
+) -> None:
     """Writes a torch model as an ONNX file that stock onnxruntime runs.
 
     Args:
@@ -44,24 +51,28 @@ def export_onnx(model: nn.Module, path: str | os.PathLike[str], input_shape: Sha
         path: Written in one step: an existing file stays whole if the export fails.
         input_shape: Shape of the single float32 input, with the batch. None uses ``model.example_input_array``, a
             tensor or a tuple of tensors.
+        compare_export: Run the model and the file once on the same input, and refuse a file that computes something
+            else (compare_export.py). onnxruntime runs it if it is installed, else onnx's reference implementation,
+            which takes some seconds for a ResNet-18.
 
     Raises:
-        ModelError: If the model cannot be exported, has no known input shape, or the path cannot be written.
+        ModelError: If the model cannot be exported, has no known input shape, or the path cannot be written; if the
+            file computes something else than the model.
 
     Examples:
         >>> export_onnx(model, "model.onnx", (1, 3, 32, 32))  # doctest: +SKIP
     """
     check_destination(path, ModelError)
-    proto = to_onnx(model, input_shape)
+    proto = to_onnx(model, input_shape, compare_export=compare_export)
     with replacing(path, ModelError) as draft:
         draft.write_bytes(proto.SerializeToString())
 
 
-def to_onnx(model: nn.Module, input_shape: Shape | None = None) -> onnx.ModelProto:
+def to_onnx(model: nn.Module, input_shape: Shape | None = None, *, compare_export: bool = True) -> onnx.ModelProto:
     """The ONNX model that export_onnx writes.
 
     Args:
-        model, input_shape: Same as in export_onnx.
+        model, input_shape, compare_export: Same as in export_onnx.
 
     Returns:
         A checked model with static shapes, opset 21, and the bodies of the ai.sbnn operators it uses.
@@ -71,18 +82,14 @@ def to_onnx(model: nn.Module, input_shape: Shape | None = None) -> onnx.ModelPro
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected a torch.nn.Module to export, but got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError("the model is a TorchScript module, which torch cannot export; pass the module it was made of")
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise ModelError(f"{name!r} of the model is {_dtype(tensor)}, not float32; call model.float() first")
     inputs = example_inputs(model, input_shape)
     with eval_mode(model), torch.no_grad():
-        try:
-            model(*inputs)
-        except Exception as error:
-            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
-            raise ModelError(
-                f"the model does not run on an input of shape {shapes}: {_reason(error, model)}"
-            ) from error
+        probe = _probe(model, inputs)
         with _packed_weights(model), _quiet():
             try:
                 with traced_as_operators():
@@ -97,18 +104,36 @@ def to_onnx(model: nn.Module, input_shape: Shape | None = None) -> onnx.ModelPro
                 )
             except Exception as error:
                 raise ModelError(f"torch cannot export the model to ONNX: {_reason(error, model)}") from error
-            assert program is not None
+            assert program is not None and program.exported_program is not None
             graph = program.model
             optimizer.fold_constants(graph, onnx_shape_inference=True)
             _drop_zero_biases(graph)
             RemoveUnusedNodesPass()(graph)
             LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
+            traced_values = _values(graph)
             _name_after_modules(graph, model)
             _drop_metadata(graph)
-    proto = encode_weights(opset.add_functions(ir.to_proto(graph)))
-    proto.producer_name = "sbnn_tvm"
-    onnx.checker.check_model(proto)
+        proto = encode_weights(opset.add_functions(ir.to_proto(graph)))
+        proto.producer_name = "sbnn_tvm"
+        onnx.checker.check_model(proto)
+        if compare_export:
+            names = {name: str(value.name) for name, value in traced_values.items()}
+            compare_with_module(model, probe, proto, module_calls(program.exported_program, names))
     return proto
+
+
+def _probe(model: nn.Module, examples: tuple[Tensor, ...]) -> Probe:
+    try:
+        return Probe.run(model, examples)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in examples)
+        raise ModelError(f"the model does not run on an input of shape {shapes}: {_reason(error, model)}") from error
+
+
+def _values(graph: ir.Model) -> dict[str, ir.Value]:
+    """The inputs and computed values of a graph, by their present names."""
+    values = [*graph.graph.inputs, *(value for node in graph.graph for value in node.outputs)]
+    return {str(value.name): value for value in values}
 
 
 def example_inputs(model: nn.Module, input_shape: Shape | None) -> tuple[Tensor, ...]:
@@ -139,9 +164,16 @@ def example_inputs(model: nn.Module, input_shape: Shape | None) -> tuple[Tensor,
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """While this context is open, the model is in eval mode; afterwards each module is in its previous mode."""
+    """While this context is open, the model is in eval mode; afterwards each module is in its previous mode.
+
+    Raises:
+        ModelError: If the model is a graph that torch.export made, which has no modes.
+    """
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    try:
+        model.eval()
+    except NotImplementedError:  # says torch.export of its graphs
+        raise ModelError("the model is a graph that torch.export made; pass the module it was made of") from None
     try:
         yield
     finally:

@@ -31,6 +31,7 @@ from sbnn_tvm.schedules.selection import Selection
 from sbnn_tvm.schedules.shapes import Conv2dShape, dense_shape
 
 from ..relax.channels import concatenated_channels
+from ..relax.comparisons import COMPARISONS, comparison
 from ..relax.domains import signed_max_pool
 from ..relax.graph import Graph, channel_axis, constant, is_per_pixel, is_per_sample, op_name, shape, without_pixels
 from ..relax.quantisers import quantisers
@@ -265,17 +266,18 @@ class _Reader:
             self.bits[var] = (output, quantised.levels)
             return
         name = op_name(value)
-        if name in ("greater", "greater_equal"):
+        if name in COMPARISONS or name == "logical_not":
             return
         if name == "where":
-            condition = self.graph.values[value.args[0]]
+            compared = comparison(self.graph, value.args[0])
             hi, lo = constant(value.args[1]), constant(value.args[2])
-            if hi is None or lo is None:
+            if compared is None or hi is None or lo is None:
                 raise _unreadable(self.facts)
             bits = BitsOutput(
-                self._operand(condition.args[0], channels),
-                self._operand(condition.args[1], channels),
-                op_name(condition) == "greater_equal",
+                self._operand(compared.x, channels),
+                self._operand(compared.threshold, channels),
+                compared.inclusive,
+                compared.of_nan,
             )
             self.bits[var] = (bits, BinaryDomain(lo.item(), hi.item()))
             return
@@ -315,7 +317,9 @@ def _padding(call: Call) -> tuple[int, int, int, int]:
 
 def _tensor_operand(of: tuple[int, ...], extent: tuple[int, ...]) -> type[Tensor | Pixel | Sample | SampleChannel]:
     """The class of a tensor operand of shape ``of``: how it is broadcast to a result of shape ``extent``."""
-    if without_pixels(of) == without_pixels(extent):
+    if extent != without_pixels(extent):  # [N, C, 1, 1]: after a reshape the operand may have two axes, or four
+        of, extent = without_pixels(of), without_pixels(extent)
+    if without_pixels(of) == extent:
         return Tensor
     return Pixel if is_per_pixel(of, extent) else Sample if is_per_sample(of, extent) else SampleChannel
 

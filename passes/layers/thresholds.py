@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sbnn_tvm.schedules.epilogue.interpreter import evaluate
+from sbnn_tvm.schedules.epilogue.interpreter import evaluate, exceeds
 from sbnn_tvm.schedules.epilogue.program import (
     BitsOutput,
     Channel,
@@ -96,8 +96,7 @@ def _codes(program: Program, output: BitsOutput | LevelsOutput, sums: np.ndarray
     (value,) = evaluate(Program(steps, (FloatOutput(cut(output.value)),)), result, ())
     codes = np.zeros(value.shape, np.uint8)
     for threshold in map(cut, output.thresholds):
-        limit = _numbers(threshold)
-        codes += value >= limit if output.inclusive else value > limit
+        codes += exceeds(output, value, _numbers(threshold))
     return codes
 
 

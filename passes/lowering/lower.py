@@ -24,7 +24,7 @@ from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
 
 from sbnn_tvm.algebra.domain import Domain
-from sbnn_tvm.errors import CompileError
+from sbnn_tvm.errors import CompileError, defects_named
 from sbnn_tvm.schedules.bits.packing import regroup, unpack
 from sbnn_tvm.schedules.coded.expansion import Expansion, expansion
 from sbnn_tvm.schedules.elementwise.maps import elementwise
@@ -183,23 +183,15 @@ class _Lowering:
     def run(self) -> Lowered:
         for param in self.graph.params:
             self._define(param, param, Form.PLAIN)
-        self.choices = {
-            var: self._choose(value)
-            for var, value in self.graph.bindings
-            if isinstance(value, Call) and isinstance(value.op, tvm.ir.GlobalVar)
-        }
+        for var, value in self.graph.bindings:
+            if isinstance(value, Call) and isinstance(value.op, tvm.ir.GlobalVar):
+                with defects_named(f"choosing a kernel for the layer {var.name!r}"):
+                    self.choices[var] = self._choose(value)
         self.pooled = {var: conv for var in self.choices if (conv := self._pooled_convolution(var)) is not None}
         beside = set(self.pooled.values())
         for var, value in self.graph.bindings:
-            if var in self.choices:
-                if var not in beside and not self._unread(var):
-                    self._lower_layer(var, value)
-            elif isinstance(value, relax.TupleGetItem) and value.tuple_value in self.tuples:
-                self._define(var, *self.tuples[value.tuple_value][value.index])
-            elif op_name(value) == "reshape":
-                self._lower_reshape(var, value)
-            else:
-                self._leave_to_tvm(var, value)
+            with defects_named(f"lowering the layer {var.name!r}"):
+                self._lower(var, value, beside)
         for result in self.graph.results:
             if isinstance(result, Var):
                 self.writer.alias(result, self._form(self.values[result], Form.PLAIN))
@@ -210,6 +202,18 @@ class _Lowering:
             if isinstance(func, tvm.tirx.PrimFunc):
                 main[gvar] = func
         return Lowered(main, tuple(self.entries), self.physical)
+
+    def _lower(self, var: Var, value: Expr, beside: set[Var]) -> None:
+        """Lower one binding; the convolutions ``beside`` are computed by the kernels of their poolings."""
+        if var in self.choices:
+            if var not in beside and not self._unread(var):
+                self._lower_layer(var, value)
+        elif isinstance(value, relax.TupleGetItem) and value.tuple_value in self.tuples:
+            self._define(var, *self.tuples[value.tuple_value][value.index])
+        elif op_name(value) == "reshape":
+            self._lower_reshape(var, value)
+        else:
+            self._leave_to_tvm(var, value)
 
     def _define(self, var: Var, expr: Expr, form: Form, groups: int = 1, domain: Domain | None = None) -> None:
         """Record that the value of an old variable is held by ``expr``."""

@@ -19,6 +19,7 @@ from tvm import s_tir, tirx
 from tvm.tirx import compilation_pipeline
 
 from .import_once import import_once
+from .share_memory import share_memory
 
 _PASSES = tvm.transform.Sequential(
     [
@@ -34,7 +35,7 @@ _PASSES = tvm.transform.Sequential(
         tirx.transform.NarrowDataType(32),
         s_tir.transform.LoopPartition(),
         tirx.transform.VectorizeLoop(True),
-        tirx.transform.StorageRewrite(),
+        tvm.transform.module_pass(lambda mod, _: share_memory(mod), opt_level=0, name="ShareMemory"),
         tirx.transform.UnrollLoop(),
         tirx.transform.StmtSimplify(),
         s_tir.transform.RewriteUnsafeSelect(),

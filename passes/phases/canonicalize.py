@@ -9,7 +9,8 @@ from tvm import relax
 from tvm.ir import Call, IRModule
 from tvm.relax import Expr, op
 
-from ..relax.graph import Graph, Writer, broadcasts_to, constant, drop_dead, op_name, shape
+from ..relax.comparisons import emit_comparison
+from ..relax.graph import Graph, Writer, broadcasts_to, constant, drop_dead, flattened_map, op_name, shape
 
 _SWAPPED = {"greater": "less", "greater_equal": "less_equal", "less": "greater", "less_equal": "greater_equal"}
 _ARITHMETIC: dict[str, Callable[..., np.float32]] = {
@@ -19,14 +20,17 @@ _ARITHMETIC: dict[str, Callable[..., np.float32]] = {
     "divide": np.divide,
 }
 _NEGATED = {"greater": "less_equal", "greater_equal": "less", "less": "greater_equal", "less_equal": "greater"}
+"""The opposites of the comparisons for numbers; for NaN all comparisons are false."""
 
 
 def canonicalize(mod: IRModule) -> IRModule:
     """Remove dead code, and bring binarisers, padding and dense layers into one form.
 
-    1. A binariser becomes ``where(greater(x, t), hi, lo)``, or the same with ``greater_equal``, where ``lo < hi``. The
-       input may be any comparison that is converted to a number, with numbers added to it or multiplied by it. Example:
-       ``2 * (x > t) - 1`` becomes ``where(greater(x, t), 1, -1)``.
+    1. A binariser becomes ``where(greater(x, t), hi, lo)``, or the same with another of the four comparisons that rise
+       with x (relax/comparisons.py), where ``lo < hi``. The input may be any comparison that is converted to a number,
+       with numbers added to it or multiplied by it. Example: ``2 * (x > t) - 1`` becomes
+       ``where(greater(x, t), 1, -1)``. ``where(x < t, -1, 1)`` is 1 for NaN, and stays so: it becomes
+       ``where(logical_not(less(x, t)), 1, -1)``.
     2. A zero ``pad`` of the image before a convolution becomes the convolution's own padding.
     3. A dense layer on a flattened feature map becomes a convolution whose kernel covers the whole map. It can then
        read the map in its stored layout, packed or not. Example: dense 512 -> 10 on a flattened [N, 32, 4, 4] map
@@ -69,10 +73,12 @@ def _chosen(graph: Graph, var: Expr) -> tuple[Call, np.float32, np.float32] | No
     name = op_name(value)
     if name in ("where", "astype"):
         condition = graph.values.get(value.args[0])
-        if condition is None or op_name(condition) not in _SWAPPED:
-            return None
         yes, no = (_number(arg) for arg in value.args[1:]) if name == "where" else (np.float32(1), np.float32(0))
-        return None if yes is None or no is None else (condition, yes, no)
+        while condition is not None and op_name(condition) == "logical_not":
+            condition, yes, no = graph.values.get(condition.args[0]), no, yes
+        if condition is None or op_name(condition) not in _SWAPPED or yes is None or no is None:
+            return None
+        return condition, yes, no
     if name != "negative" and name not in _ARITHMETIC:
         return None
     numbers = [_number(arg) for arg in value.args]
@@ -109,7 +115,8 @@ def _binariser(graph: Graph, writer: Writer, var: relax.Var) -> Expr | None:
     if constant(a) is not None or np.broadcast_shapes(shape(a), shape(b)) != shape(var):
         return None
     hi, lo, x, threshold = yes, no, writer[a], writer[b]
-    if lo > hi:  # not (x > t) equals x <= t, except for NaN, which no network should compute
+    of_nan = bool(lo > hi)
+    if of_nan:  # not (x > t) equals x <= t, but for NaN, for which it is true
         hi, lo = lo, hi
         name = _NEGATED[name]
     if name.startswith("less") and shape(a) == shape(b) and constant(b) is None:
@@ -123,8 +130,7 @@ def _binariser(graph: Graph, writer: Writer, var: relax.Var) -> Expr | None:
             threshold = relax.const(-known)
         x = writer.emit(op.multiply(x, minus), f"{var.name}_negated")
         name = name.replace("less", "greater")
-    compare = {"greater": op.greater, "greater_equal": op.greater_equal}[name]
-    condition = writer.emit(compare(x, threshold), f"{var.name}_condition")
+    condition = emit_comparison(writer, x, threshold, name == "greater_equal", of_nan, f"{var.name}_condition")
     return op.where(condition, relax.const(hi), relax.const(lo))
 
 
@@ -149,13 +155,10 @@ def _merge_zero_padding(graph: Graph, writer: Writer, conv: Call) -> Expr | None
 
 
 def _dense_on_a_map(graph: Graph, writer: Writer, var: relax.Var, matmul: Call) -> Expr | None:
-    flatten, weight = graph.producer(matmul.args[0], "reshape"), constant(matmul.args[1])
-    if flatten is None or weight is None or weight.ndim != 2:
+    feature_map, weight = flattened_map(graph, matmul.args[0]), constant(matmul.args[1])
+    if feature_map is None or weight is None or weight.ndim != 2:
         return None
-    feature_map = flatten.args[0]
-    extent, flat = shape(feature_map), shape(matmul.args[0])
-    if len(extent) != 4 or extent[2:] == (1, 1) or flat != (extent[0], int(np.prod(extent[1:]))):
-        return None
+    extent = shape(feature_map)
     kernel = np.ascontiguousarray(weight.T).reshape(-1, *extent[1:])
     conv = writer.emit(op.nn.conv2d(writer[feature_map], relax.const(kernel)), f"{var.name}_map")
     return op.reshape(conv, (extent[0], kernel.shape[0]))

@@ -30,7 +30,7 @@ from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
 
 from sbnn_tvm.algebra.domain import SIGN, BinaryDomain
-from sbnn_tvm.schedules.epilogue.interpreter import evaluate
+from sbnn_tvm.schedules.epilogue.interpreter import evaluate, exceeds
 from sbnn_tvm.schedules.epilogue.program import (
     STORE,
     BitsOutput,
@@ -362,7 +362,7 @@ def _flips(
     while (above - below).max() > 1:
         middle = (below + above) // 2
         value, threshold = evaluate(values, (2 * middle - sums[:, None]).astype(np.float32), tensors)
-        bit = (value >= threshold if output.inclusive else value > threshold) ^ inverted
+        bit = exceeds(output, value, threshold) ^ inverted
         above, below = np.where(bit, middle, above), np.where(bit, below, middle)
     return above
 

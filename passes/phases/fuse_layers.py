@@ -38,7 +38,8 @@ from ..layers.kinds import (
     WindowSum,
 )
 from ..relax.channels import concatenated_channels, taken_channels
-from ..relax.domains import domains, signed_max_pool
+from ..relax.comparisons import COMPARISONS, comparison
+from ..relax.domains import binariser_domain, domains, signed_max_pool
 from ..relax.facts import integer_sums
 from ..relax.graph import (
     Graph,
@@ -174,9 +175,15 @@ class _Former:
         name, users = op_name(value), [self.graph.values[user] for user in self.graph.users[var]]
         if var in self.graph.results or not users:
             return False
-        if name in ("greater", "greater_equal"):
-            sides = [shape(arg) for arg in value.args]
-            known = constant(value.args[1]) is not None or broadcasts_to(sides[1], sides[0])
+        if name in COMPARISONS and all(op_name(user) == "logical_not" for user in users):
+            return all(self._is_inline(user, self.graph.values[user]) for user in self.graph.users[var])
+        if name in COMPARISONS or name == "logical_not":
+            compared = comparison(self.graph, var)
+            if compared is None:
+                return False
+            known = constant(compared.threshold) is not None or broadcasts_to(
+                shape(compared.threshold), shape(compared.x)
+            )
             return known and all(op_name(user) == "where" and self._is_binariser(user) for user in users)
         if name == "nn.pad":
             return all(self._absorbs_padding(user, value) for user in users)
@@ -225,8 +232,7 @@ class _Former:
         )
 
     def _is_binariser(self, where: Call) -> bool:
-        values = [constant(arg) for arg in where.args[1:]]
-        return all(value is not None and value.size == 1 for value in values)
+        return binariser_domain(self.graph, where) is not None
 
     def _is_binary(self, call: Call) -> bool:
         weight = linear_weight(call)
@@ -319,7 +325,8 @@ class _Former:
         constants = _constants(value)
         if op_name(value) == "where":
             variables = self.sources(value)
-            constants = _constants(self.graph.values[value.args[0]])
+            compared = comparison(self.graph, value.args[0])
+            constants = [] if compared is None else [c for c in [constant(compared.threshold)] if c is not None]
         elif op_name(value) == "nn.prelu":
             constants = []
             if int(value.attrs.axis) != channel_axis(out):
@@ -342,10 +349,15 @@ class _Former:
         self._open(self._layer(Elementwise, var, [data], is_open=True), var)
 
     def _host_of_reshape(self, var: Var, reshape: Call) -> _Group | None:
-        """The open group that a reshape between [N, C] and [N, C, 1, 1] can join; None for any other reshape."""
+        """The open group that a reshape between [N, C] and [N, C, 1, 1] can join; None for any other reshape.
+
+        A sum over windows, which has no epilogue, takes it too: its readers then recognise their own windows.
+        """
         source = reshape.args[0]
         host = self.group_of.get(source)
-        if host is None or not host.open or source in self.domains or len(shape(var)) not in (2, 4):
+        if host is None or source in self.domains or len(shape(var)) not in (2, 4):
+            return None
+        if not host.open and host.composite != WindowSum.kind:
             return None
         return host if _extent(source) == _extent(var) else None
 

@@ -11,6 +11,7 @@ from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
 
 from ..relax.channels import concatenated_channels, taken_channels
+from ..relax.comparisons import COMPARISONS, comparison
 from ..relax.domains import domains
 from ..relax.graph import (
     Graph,
@@ -27,7 +28,7 @@ from ..relax.quantisers import Quantiser, emit_quantiser, quantisers
 
 # Operations of one tensor and constants, which can move together with the binariser after them.
 _WITH_CONSTANT = {"add", "subtract", "multiply", "divide", "maximum", "minimum", "nn.prelu"}
-_UNARY = {"nn.relu", "nn.leakyrelu", "clip", "negative"}
+_UNARY = {"nn.relu", "nn.leakyrelu", "clip", "negative", "logical_not"}
 
 
 def keep_bits(mod: IRModule) -> IRModule:
@@ -48,6 +49,8 @@ def keep_bits(mod: IRModule) -> IRModule:
     the bits are [6 > 1, -8 > 1] = [true, false], and their minimum is false.
 
     Quantisers move before max pooling in the same way.
+
+    Where a window holds NaN, which a max pooling ignores, the bit of NaN counts as any other bit.
     """
     while (moved := _move_one(mod)) is not None:
         mod = moved
@@ -161,7 +164,7 @@ def _operand(value: Expr, extent: tuple[int, ...]) -> Var | None:
     name = op_name(value)
     if name in _UNARY:
         return value.args[0] if isinstance(value.args[0], Var) else None
-    if name not in _WITH_CONSTANT and name not in ("greater", "greater_equal"):
+    if name not in _WITH_CONSTANT and name not in COMPARISONS:
         return None
     variables = [arg for arg in value.args if isinstance(arg, Var)]
     constants = [each for arg in value.args if (each := constant(arg)) is not None]
@@ -193,7 +196,7 @@ def _directions(steps: Sequence[Call], channels: int) -> np.ndarray | None:
             signs = np.where(falls, -signs, signs)
         elif name == "multiply":
             signs = np.where(falls, -signs, signs)
-        elif name == "negative" or (name == "subtract" and constant_first):
+        elif name in ("negative", "logical_not", "less", "less_equal") or (name == "subtract" and constant_first):
             signs = -signs
         elif (name == "nn.prelu" and falls.any()) or (name == "nn.leakyrelu" and float(step.attrs.alpha) < 0):
             return None
@@ -269,11 +272,13 @@ def _merge_equal(mod: IRModule) -> IRModule:
     first: dict[tuple[object, ...], Var] = {}
     for var, value in graph.bindings:
         if op_name(value) == "where" and var in known and var not in graph.results:
-            condition = graph.values[value.args[0]]
-            constants = [constant(each) for each in (condition.args[1], *value.args[1:])]
+            compared = comparison(graph, value.args[0])
+            if compared is None:
+                raise AssertionError(f"the binariser '{var.name}' does not have the form that canonicalize writes")
+            constants = [constant(each) for each in (compared.threshold, *value.args[1:])]
             contents = [(each.shape, each.tobytes()) for each in constants if each is not None]
-            computed = condition.args[1] if constant(condition.args[1]) is None else None
-            key = (condition.args[0], op_name(condition), computed, *contents)
+            computed = compared.threshold if constant(compared.threshold) is None else None
+            key = (compared.x, compared.inclusive, compared.of_nan, computed, *contents)
             if key in first:
                 writer.alias(var, writer[first[key]])
                 continue

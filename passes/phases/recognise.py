@@ -13,7 +13,7 @@ from tvm.relax import Expr, Var, op
 
 from ..relax.domains import domains
 from ..relax.facts import with_integer_sums
-from ..relax.graph import Graph, Writer, op_name, shape
+from ..relax.graph import Graph, Writer, flattened_map, op_name, shape
 from ..relax.weights import BinaryWeight, all_ones, linear_weight
 
 
@@ -37,8 +37,7 @@ def recognise(mod: IRModule) -> IRModule:
     sums: dict[str, str] = {}
     for var, value in graph.bindings:
         if op_name(value) == "sum" and value.args[0] in known and _sums_rows(value):
-            ones = np.ones((shape(value.args[0])[-1], 1), np.float32)
-            writer.bind(var, op.matmul(writer[value.args[0]], relax.const(ones)))
+            writer.bind(var, _sum_of_rows(graph, writer, var, value))
             continue
         weight = linear_weight(value)
         binary = BinaryWeight.of(weight) if weight is not None and value.args[0] in known else None
@@ -82,6 +81,16 @@ def _sums_rows(call: Call) -> bool:
     rank = len(shape(call.args[0]))
     axis = [int(a) % rank for a in call.attrs.axis] if call.attrs.axis is not None else []
     return bool(call.attrs.keepdims) and rank in (2, 3) and axis == [rank - 1]
+
+
+def _sum_of_rows(graph: Graph, writer: Writer, var: Var, call: Call) -> Expr:
+    """A product with ones; of a flattened map, the convolution that ``canonicalize`` makes of a dense layer there."""
+    if (feature_map := flattened_map(graph, call.args[0])) is None:
+        ones = np.ones((shape(call.args[0])[-1], 1), np.float32)
+        return op.matmul(writer[call.args[0]], relax.const(ones))
+    batch, *window = shape(feature_map)
+    conv = op.nn.conv2d(writer[feature_map], relax.const(np.ones((1, *window), np.float32)))
+    return op.reshape(writer.emit(conv, f"{var.name}_map"), (batch, 1))
 
 
 def _window_sums_first(mod: IRModule) -> IRModule:

@@ -15,6 +15,7 @@ from tvm.relax import Expr, Var
 
 from sbnn_tvm.algebra.domain import BinaryDomain, Domain, code_of
 
+from .comparisons import comparison
 from .graph import Graph, constant, op_name, shape
 from .quantisers import quantiser
 
@@ -46,7 +47,7 @@ def domain_of(graph: Graph, value: Expr, known: Mapping[Var, Domain]) -> Domain 
         return quantised.levels
     name = op_name(value)
     if name == "where":
-        return _binariser_domain(graph, value)
+        return binariser_domain(graph, value)
     if name == "multiply":
         pooled = signed_max_pool(graph, value)
         return known.get(pooled[0]) if pooled is not None else None
@@ -62,12 +63,12 @@ def domain_of(graph: Graph, value: Expr, known: Mapping[Var, Domain]) -> Domain 
     return domain if inside else None
 
 
-def _binariser_domain(graph: Graph, where: Call) -> BinaryDomain | None:
-    condition = graph.values.get(where.args[0])
+def binariser_domain(graph: Graph, where: Call) -> BinaryDomain | None:
+    """The two values of a ``where`` in the form that ``canonicalize`` writes; None if it has another form."""
     hi, lo = constant(where.args[1]), constant(where.args[2])
-    if condition is None or op_name(condition) not in ("greater", "greater_equal") or hi is None or lo is None:
+    if comparison(graph, where.args[0]) is None or hi is None or lo is None:
         return None
-    if hi.size != 1 or lo.size != 1 or not lo.item() < hi.item():
+    if hi.size != 1 or lo.size != 1 or not (np.isfinite([lo.item(), hi.item()]).all() and lo.item() < hi.item()):
         return None
     return BinaryDomain(lo.item(), hi.item())
 

@@ -197,6 +197,16 @@ def without_pixels(extent: tuple[int, ...]) -> tuple[int, ...]:
     return extent[:2] if len(extent) == 4 and extent[2:] == (1, 1) else extent
 
 
+def flattened_map(graph: Graph, expr: Expr) -> Var | None:
+    """The feature map [N, C, H, W], of more than one pixel, whose samples are the rows of ``expr``; None if none is."""
+    flatten = graph.producer(expr, "reshape")
+    if flatten is None or not isinstance(flatten.args[0], Var):
+        return None
+    extent = shape(flatten.args[0])
+    whole = len(extent) == 4 and extent[2:] != (1, 1) and shape(expr) == (extent[0], int(np.prod(extent[1:])))
+    return flatten.args[0] if whole else None
+
+
 def channel_axis(extent: Sequence[int]) -> int:
     """The axis of the channels: axis 1 of a feature map [N, C, H, W], else the last axis."""
     return 1 if len(extent) == 4 else len(extent) - 1

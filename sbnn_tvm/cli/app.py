@@ -20,7 +20,7 @@ except ModuleNotFoundError as error:  # where models are only run
     raise SystemExit(USER_ERROR) from None
 
 from .. import __version__
-from ..errors import SbnnError
+from ..errors import DefectError, SbnnError
 from ..extras import needed_by
 from ..printable import printable
 from .bench_command import BENCH_EXAMPLES, bench
@@ -55,7 +55,7 @@ class _Commands(TyperGroup):
             if debug:
                 error_console().print_exception()
             complain(str(error))
-            raise typer.Exit(USER_ERROR) from None
+            raise typer.Exit(DEFECT if isinstance(error, DefectError) else USER_ERROR) from None
         except Exception as error:
             if isinstance(error, (typer.Exit, typer.Abort)) or hasattr(error, "exit_code"):
                 raise _with_printable_message(error) from None

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from ..profiling.profile import KernelTime
     from ..profiling.timing import Timing
     from ..runtime.metadata import Metadata
-    from ..verification.verify import LayerComparison, OutputComparison, Verification
+    from ..verification.result import LayerComparison, OutputComparison, Verification
 
 _VERIFICATION = ("elements", "largest difference", "flipped", "wrong")
 _OK, _FLIPPED, _WRONG = Text("agrees", "green"), Text("rounding", "yellow"), Text("differs", "bold red")
+_MORE_EXACT = Text("more exact", "yellow")
 
 
 def verification_table(found: Verification) -> Group:
@@ -44,7 +45,12 @@ def _layer_cells(layer: LayerComparison) -> Iterator[str | Text]:
     yield "bits" if layer.bits else f"{layer.max_rel:.1e}" if layer.max_rel else "0"
     yield f"{layer.flipped:,}" if layer.flipped else ""
     yield f"{layer.wrong:,}" if layer.wrong else ""
-    yield _WRONG if layer.wrong else _FLIPPED if layer.flipped else _OK
+    if layer.wrong:
+        yield plain(layer.note) if layer.note.startswith(("shape", "type")) else _WRONG
+    elif layer.flipped or layer.as_inexact:
+        yield _FLIPPED
+    else:
+        yield _MORE_EXACT if layer.less_exact else _OK
 
 
 def _output_cells(output: OutputComparison) -> Iterator[str | Text]:
@@ -54,7 +60,7 @@ def _output_cells(output: OutputComparison) -> Iterator[str | Text]:
     yield f"{output.max_rel:.1e}" if output.max_rel else "0"
     yield ""
     yield ""
-    yield _OK if output.within else _WRONG
+    yield _OK if output.within else _MORE_EXACT if output.less_exact else _WRONG
 
 
 def metadata_table(metadata: Metadata, size: int) -> Table:

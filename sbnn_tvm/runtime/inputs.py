@@ -61,15 +61,27 @@ def split_batches(
     return tuple(match_inputs(specs, arrays) for arrays in zip(*calls, strict=True))
 
 
-def random_inputs(specs: Sequence[TensorSpec], rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Random arrays for a model: floats from the standard normal distribution, integers and booleans from {0, 1}."""
-    return tuple(_random(spec, rng) for spec in specs)
+def random_inputs(
+    specs: Sequence[TensorSpec], rng: np.random.Generator, ranges: Mapping[str, tuple[int, int]] | None = None
+) -> tuple[np.ndarray, ...]:
+    """Random arrays for a model.
+
+    Floats come from the standard normal distribution, booleans and integers of 8 and 16 bits from the whole range of
+    their type. Integers of 32 and 64 bits may be indices or lengths, of which only the model knows the range: they are
+    0 and 1, unless ``ranges`` has the first and last value for the input's name.
+    """
+    return tuple(_random(spec, rng, (ranges or {}).get(spec.name)) for spec in specs)
 
 
-def _random(spec: TensorSpec, rng: np.random.Generator) -> np.ndarray:
-    if np.issubdtype(np.dtype(spec.dtype), np.floating):
-        return np.asarray(rng.standard_normal(spec.shape), spec.dtype)
-    return np.asarray(rng.integers(0, 2, spec.shape), spec.dtype)
+def _random(spec: TensorSpec, rng: np.random.Generator, known: tuple[int, int] | None) -> np.ndarray:
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind == "f":
+        return np.asarray(rng.standard_normal(spec.shape), dtype)
+    if known is None and dtype.kind in "iu" and dtype.itemsize <= 2:
+        known = (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+    first, last = known or (0, 1)
+    drawn_as = dtype if dtype.kind in "iu" else np.dtype(np.int64)
+    return np.asarray(rng.integers(first, last, spec.shape, drawn_as, endpoint=True), dtype)
 
 
 def _by_name(specs: Sequence[TensorSpec], values: Mapping[Any, Any]) -> list[Any]:

@@ -89,11 +89,9 @@ def _reproduced(turns: Sequence[float]) -> bool:
 
 def measure_locally(reference: CandidateBuild, candidate: CandidateBuild, seconds: float, threads: int) -> Measurement:
     """Compare two candidates in this process; LocalRunner calls it in its worker process."""
-    import tvm_ffi
-
     from ..runtime.threads import use_threads
 
-    use_threads(tvm_ffi, threads)
+    use_threads(threads)
     loaded = [load_candidate(each, tvm.runtime.load_module(each.library), tvm.cpu()) for each in (reference, candidate)]
     return compare(loaded[0], loaded[1], seconds)
 

@@ -128,7 +128,6 @@ def _register() -> None:
     import json
 
     import tvm
-    import tvm_ffi
 
     from ..runtime.cpu import this_cpu_model
     from ..runtime.threads import use_threads
@@ -140,4 +139,4 @@ def _register() -> None:
 
     @tvm.register_global_func("sbnn_tvm.use_threads", override=True)
     def use(threads: int) -> None:
-        use_threads(tvm_ffi, threads)
+        use_threads(threads)

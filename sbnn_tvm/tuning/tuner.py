@@ -170,7 +170,8 @@ def tune(
     Args:
         model: Same as in ``compile``.
         target: What to tune for; same as in ``compile``.
-        options: Same as in ``compile``, but only ``input_shape``, ``sign_zero`` and ``name`` are read.
+        options: Same as in ``compile``, but only ``input_shape``, ``sign_zero``, ``name`` and
+            ``compare_export`` are read.
         database: The file; ``compile(..., tuning=database)`` uses it.
         trials: Largest number of measurements. The default is as many as promise a gain.
         time_budget: Time to stop after, in seconds, approximately. The default is no limit.
@@ -178,7 +179,7 @@ def tune(
             key, ``"estimated"`` (counts of instructions, for ARM without hardware), or a Runner.
         threads: Number of threads that share the work of a layer.
         progress: Called after each measurement.
-        keywords: ``input_shape``, ``sign_zero`` and ``name``, same as in ``compile``.
+        keywords: The same options one by one.
 
     Returns:
         The best kernel of each task. If the runner can run the whole network, also a comparison of the network tuned
@@ -202,7 +203,7 @@ def tune(
         if value is not None and not value > 0:
             raise TuningError(f"{what} must be above 0, but got {value}")
     check_cloudpickle()
-    untuned = CompileOptions(input_shape=chosen.input_shape, sign_zero=chosen.sign_zero, name=chosen.name)
+    untuned = CompileOptions(**{name: getattr(chosen, name) for name in ModelKeywords.__annotations__})
     front = lower_model(model, target, untuned)
     layers = [entry.layer for entry in front.lowered.layers]
     own = runner_named(runner, threads) if isinstance(runner, str) else runner

@@ -176,8 +176,6 @@ def _build(counting: PlaneCounting, sink: PlaneSink) -> Kernel:
         )
         with parallel_rows(target.vectors * counting.chunks, GRAIN) as task:
             nest.task(T.bind(task // counting.chunks), T.bind(task % counting.chunks))
-        if windows is not None:
-            windows.keep()
     kind = "signs" if counting.signs else "bits" if counting.term is None else "two values"
     return builder.kernel(f"counters of {kind} {target.vector_bits}x{target.row_bits}")
 

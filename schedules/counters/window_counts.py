@@ -39,7 +39,6 @@ class WindowCounts:
         """
         self._words, self._levels = counting.target.words, counting.window_levels
         self._adder = Adder(counting.isa, self._words)
-        self._kept: list[tirx.Buffer] = []
         shape, target = counting.shape, counting.target
         blocks, slabs_y, slabs_x, _, _ = counting.window.array_shape
         levels, negative = shape.group_in_channels.bit_length(), counting.term is None or counting.term.factor < 0
@@ -54,8 +53,6 @@ class WindowCounts:
             )
             sums = self._sums(counting, data, counting.source, counting.source.vectors)
             parts, stride = of_sums.emit(sums, tables), of_sums.planes
-            self._kept.append(sums)
-        self._kept.append(parts)
         (kh, kw), (dy, dx) = shape.kernel, shape.dilation
         self._counts = T.alloc_buffer((target.vectors, shape.groups, self._levels, self._words), "uint64")
         work = target.vectors * shape.groups * kh * kw * self._levels * self._words * 4
@@ -72,15 +69,6 @@ class WindowCounts:
                 counters.add_number([T.bind(self._adder.vector.reinterpret(part)) for part in loaded])
             for level, plane in enumerate(counters.planes):
                 store(self._counts, ~plane if negative else plane, (vector, group, level), 0)
-
-    def keep(self) -> None:
-        """Mention the buffers of the sums once more, after all other code.
-
-        TVM reuses the memory of a buffer after the buffer's last mention, so the counters would get the memory of the
-        sums. LLVM keeps counters in registers only if their memory is used for nothing else.
-        """
-        for buffer in self._kept:
-            T.evaluate(tirx.address_of(buffer[(0,) * len(buffer.shape)]))
 
     def load(self, vector: tirx.Expr, group: tirx.Expr | int, level: int) -> tirx.Expr:
         """One plane of the number v of a vector and group."""

@@ -29,7 +29,7 @@ from ..isa import Isa
 from ..kernel import Kernel
 from ..shapes import Conv2dShape
 from ..tir.kernel_builder import KernelBuilder
-from ..tir.llvm import LlvmFunction, extremum
+from ..tir.llvm import LlvmFunction, largest_number
 from ..tir.loops import parallel_rows
 from ..tir.taps import check_windows, for_columns
 from ..tir.vectors import Index, VectorType, load, store
@@ -176,7 +176,7 @@ def pooled_conv2d(
     before = EpilogueWriter(epilogue, (pool.batch, pool.height, pool.width, pool.in_channels), isa, tile=rows.block)
     pooled_shape = (pool.batch, pool.out_height, pool.out_width, pool.in_channels)
     after = EpilogueWriter(pool_epilogue, pooled_shape, isa, pool.border_classes(), rows.block)
-    maximum = extremum("maximum", VectorType("float32", rows.lanes), isa.architecture)
+    larger = largest_number(VectorType("float32", rows.lanes), isa.architecture)
     with KernelBuilder(name) as builder:
         data = builder.data(data_shape, "float32")
         weights = builder.constant("weights", rows.packed_weights(weight))
@@ -202,7 +202,7 @@ def pooled_conv2d(
                 rows.row(image, weights, (n, y), block, keep)
 
             band = _Band(
-                pool=pool, convolve=convolve, after=after, maximum=maximum, line=line, ring=ring, lanes=rows.lanes
+                pool=pool, convolve=convolve, after=after, larger=larger, line=line, ring=ring, lanes=rows.lanes
             )
             with T.serial(first, tirx.min(first + height, pool.out_height)) as y:
                 band.row((n, y), y == first, T.bind(block * rows.block))
@@ -225,7 +225,7 @@ class _Band:
         pool: Shape of the pooling.
         convolve: Emits a row of the convolution with its epilogue, stored in ``line``.
         after: Writes the epilogue of the pooling.
-        maximum: The maximum of two vectors.
+        larger: The larger of two vectors, of which the first may have NaN, which is ignored.
         line: A row of the convolution: float32 [W, block].
         ring: Rows of the convolution, pooled along the row: float32 [kh, OW, block]. Row y is in slot y % kh.
         lanes: Channels per vector.
@@ -234,7 +234,7 @@ class _Band:
     pool: Conv2dShape
     convolve: Callable[[tirx.Expr], None]
     after: EpilogueWriter
-    maximum: LlvmFunction
+    larger: LlvmFunction
     line: tirx.Buffer
     ring: tirx.Buffer
     lanes: int
@@ -259,7 +259,7 @@ class _Band:
             vectors = []
             for i in self.vectors:
                 values = [load(self.ring, (slot, x), i, self.lanes) for slot in slots]
-                vectors.append(T.bind(reduce(self.maximum, values)))
+                vectors.append(T.bind(self._largest(values)))
             self.after.store(vectors, (*position, x), channel)
 
     def _pool_line(self, slot: tirx.Expr) -> None:
@@ -270,7 +270,12 @@ class _Band:
             taps = [left + kx for kx in range(pool.kernel[1])]
             taps = [tap for tap in taps if not isinstance(tap, int) or 0 <= tap < pool.width]
             for i in self.vectors:
-                values = [load(self.line, (tap,), i, self.lanes) for tap in taps]
-                store(self.ring, reduce(self.maximum, values), (slot, x), i)
+                least = VectorType("float32", self.lanes).constant(-np.inf)
+                values = [least, *(load(self.line, (tap,), i, self.lanes) for tap in taps)]
+                store(self.ring, self._largest(values), (slot, x), i)
 
         for_columns(pool, pixel)
+
+    def _largest(self, values: Sequence[tirx.Expr]) -> tirx.Expr:
+        """The largest number of vectors, of which the first has no NaN."""
+        return reduce(lambda largest, value: self.larger(value, largest), values)

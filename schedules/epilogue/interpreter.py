@@ -67,13 +67,21 @@ def evaluate(
                 thresholds = [fetch(each) for each in output.thresholds]
                 code = np.zeros(value.shape, np.uint8)
                 for each in thresholds:
-                    code += value >= each if output.inclusive else value > each
+                    code += exceeds(output, value, each)
                 if isa is None:
                     raise ValueError("a program with packed outputs needs an instruction set to be interpreted")
                 outputs.append(pack_codes(code, epilogue.code_bits(len(thresholds)), isa))
             else:
                 outputs.append(np.array(value))
         return outputs
+
+
+def exceeds(
+    output: epilogue.BitsOutput | epilogue.LevelsOutput, value: np.ndarray, threshold: np.ndarray | np.float32
+) -> np.ndarray:
+    """Whether a value counts as above a threshold of an output, bool."""
+    above = value >= threshold if output.inclusive else value > threshold
+    return above | np.isnan(value) | np.isnan(threshold) if output.of_nan else above
 
 
 def _apply(op: epilogue.Op, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -87,9 +95,9 @@ def _apply(op: epilogue.Op, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         case "divide":
             return a / b
         case "maximum":
-            return np.where(a > b, a, b)  # as in llvm.extremum on x86: with a NaN the result is b
+            return np.maximum(a, b)
         case "minimum":
-            return np.where(a < b, a, b)
+            return np.minimum(a, b)
         case "prelu":
             return np.where(a > 0, a, a * b)
     raise ValueError(f"not an operation of an epilogue: {op!r}")

@@ -82,7 +82,7 @@ Op = Literal["add", "subtract", "multiply", "divide", "maximum", "minimum", "pre
 
 @dataclass(frozen=True)
 class Step:
-    """One operation on two operands; ``prelu`` is ``a if a > 0 else a * b``."""
+    """One IEEE operation on two operands; ``prelu`` is ``a if a > 0 else a * b``. Extrema of a NaN are NaN."""
 
     op: Op
     a: Operand
@@ -104,11 +104,13 @@ class BitsOutput:
         value: The value to binarise.
         threshold: Any operand except a Border.
         inclusive: Compare with ``>=`` instead.
+        of_nan: The bit where the value or the threshold is NaN.
     """
 
     value: Operand
     threshold: Operand
     inclusive: bool = False
+    of_nan: bool = False
 
     @property
     def thresholds(self) -> tuple[Operand, ...]:
@@ -118,7 +120,7 @@ class BitsOutput:
 
 @dataclass(frozen=True)
 class LevelsOutput:
-    """Store the number of thresholds, out of 2^n - 1, that a value exceeds: an n-bit code.
+    """Store the number of thresholds, out of 2^n - 1, that a value exceeds: an n-bit code, 0 for NaN.
 
     The code is packed as one plane per binary digit.
 
@@ -130,6 +132,7 @@ class LevelsOutput:
     value: Operand
     thresholds: tuple[Operand, ...]
     inclusive: Literal[False] = False
+    of_nan: Literal[False] = False
 
 
 Output = FloatOutput | BitsOutput | LevelsOutput

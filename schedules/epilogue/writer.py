@@ -17,11 +17,18 @@ from ..isa import Isa
 from ..layouts.words import packed_shape
 from ..shapes import BorderClasses
 from ..tir.kernel_builder import KernelBuilder, Role
-from ..tir.llvm import extremum, fence, pack
+from ..tir.llvm import Predicate, extremum, fence, pack
 from ..tir.vectors import Index, VectorType, load, store
 from . import program as epilogue
 
 _COMPUTED = epilogue.Ref | epilogue.TensorOperand
+_PREDICATES: dict[tuple[bool, bool], Predicate] = {
+    (False, False): "ogt",
+    (True, False): "oge",
+    (False, True): "ugt",
+    (True, True): "uge",
+}
+"""LLVM's comparison for an output: whether it is inclusive, and its bit of NaN."""
 
 
 def store_code(words: tirx.Buffer, compared: Sequence[tirx.Expr], position: Sequence[Index], word: Index) -> None:
@@ -199,7 +206,8 @@ class EpilogueWriter:
         return builder.constant(name, array, Role.EPILOGUE_CONSTANT)
 
     def _declare_threshold(self, builder: KernelBuilder, threshold: epilogue.Operand) -> None:
-        # Pad with NaN after the last channel: it compares false, so the tail bits are 0 without further code.
+        # Pad with NaN after the last channel: it compares false, so the tail bits are 0 without further code. Outputs
+        # whose bit of NaN is 1 mask them.
         if isinstance(threshold, epilogue.Channel):
             self._thresholds[threshold] = self._declare_constant(builder, threshold.values, fill=np.nan)
         elif isinstance(threshold, epilogue.Scalar):
@@ -252,7 +260,7 @@ class EpilogueWriter:
         if bits < word_bits:
             shape = (*words.shape[:-1], words.shape[-1] * (word_bits // bits))
             words = T.decl_buffer(shape, f"uint{bits}", data=words.data)
-        compare = pack("oge" if output.inclusive else "ogt", head.type, bits // head.lanes)
+        compare = pack(_PREDICATES[output.inclusive, output.of_nan], head.type, bits // head.lanes)
         end = run // bits
         if last:
             start = self.channels - head.valid
@@ -263,7 +271,8 @@ class EpilogueWriter:
             if part and part[0].valid > 0:
                 results = [v.fetch(output.value) for v in part]
                 compared = [compare(*results, *[v.threshold(t) for v in part]) for t in output.thresholds]
-                if part[0].valid < bits and any(isinstance(t, _COMPUTED) for t in output.thresholds):
+                computed = any(isinstance(t, _COMPUTED) for t in output.thresholds)
+                if part[0].valid < bits and (computed or output.of_nan):
                     exist = tirx.const((1 << part[0].valid) - 1, f"uint{bits}")
                     compared = [word & exist for word in compared]
             store_code(words, compared, head.position, tirx.floordiv(head.first, bits) + i)
@@ -303,7 +312,7 @@ class _Vector:
             return
         self._append(result)
         for step in self.writer.program.steps:
-            self._append(self._apply(step.op, self.fetch(step.a), self.fetch(step.b)))
+            self._append(self._apply(step))
 
     def fetch(self, operand: epilogue.Operand) -> tirx.Expr:
         """The value of an operand."""
@@ -338,8 +347,9 @@ class _Vector:
             value = fence(self.type)(value)
         self.values.append(T.bind(value))
 
-    def _apply(self, op: epilogue.Op, a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-        match op:
+    def _apply(self, step: epilogue.Step) -> tirx.Expr:
+        a, b = self.fetch(step.a), self.fetch(step.b)
+        match step.op:
             case "add":
                 return a + b
             case "subtract":
@@ -351,7 +361,19 @@ class _Vector:
                 number = isinstance(b, tirx.Broadcast) and isinstance(b.value, tirx.FloatImm) and b.value.value != 0
                 return a / (b if number else fence(self.type)(b))
             case "maximum" | "minimum":
-                return extremum(op, self.type, self.writer.isa.architecture)(a, b)
+                first, second = (a, b) if _is_number(step.a) else (b, a)
+                first_is_number = _is_number(step.a) or _is_number(step.b)
+                return extremum(step.op, self.type, self.writer.isa.architecture, first_is_number)(first, second)
             case "prelu":
                 return tirx.Select(a > self.type.constant(0.0), a, a * b)
-        raise ValueError(f"not an operation of an epilogue: {op!r}")
+        raise ValueError(f"not an operation of an epilogue: {step.op!r}")
+
+
+def _is_number(operand: epilogue.Operand) -> bool:
+    """Whether an operand is constant and never NaN."""
+    match operand:
+        case epilogue.Scalar(value):
+            return not np.isnan(value)
+        case epilogue.Channel(values) | epilogue.Border(values):
+            return not np.isnan(values).any()
+    return False

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, takewhile
 
 import numpy as np
 from tvm import tirx
@@ -114,20 +115,19 @@ def pixel_tile(shape: Conv2dShape, row: int, lanes: int, most: int) -> PixelTile
         lanes: Pixels per vector.
         most: Maximum number of vectors in a tile.
     """
-    whole = [
+    rows_of_pixels = (
         PixelTile(rows, shape.out_width, -(-((rows - 1) * row + shape.out_width) // lanes))
         for rows in range(1, shape.out_height + 1)
-    ]
-    parts = [PixelTile(1, min(vectors * lanes, shape.out_width), vectors) for vectors in range(1, most + 1)]
-
-    possible = (tile for tile in whole + parts if tile.vectors <= most)
+    )
+    whole = takewhile(lambda tile: tile.vectors <= most, rows_of_pixels)
+    parts = (PixelTile(1, min(vectors * lanes, shape.out_width), vectors) for vectors in range(1, most + 1))
 
     def cost(tile: PixelTile) -> tuple[int, int]:
         tiles = -(-shape.out_height // tile.rows) * -(-shape.out_width // tile.columns)
         # Each weight takes about two instructions in addition to its multiply-adds.
         return tiles * (tile.vectors + 2), tile.vectors
 
-    return min(possible, key=cost)
+    return min(chain(whole, parts), key=cost)
 
 
 @dataclass(frozen=True, eq=False)

@@ -105,7 +105,8 @@ def pack(predicate: Predicate, vector: VectorType, count: int) -> LlvmFunction:
     """Compare ``count`` pairs of vectors and pack the results into one word, the first lane in the lowest bit.
 
     Args:
-        predicate: Predicate in LLVM: ``"ogt"`` (false for NaN) etc. for floats, ``"ult"``, ``"slt"`` etc. for integers.
+        predicate: Predicate in LLVM: ``"ogt"`` (false for NaN) or ``"ugt"`` (true for NaN) etc. for floats, ``"ult"``,
+            ``"slt"`` etc. for integers.
         vector: Type of the vectors.
         count: Number of pairs; ``count * lanes`` must be 8, 16, 32 or 64.
 
@@ -149,22 +150,59 @@ def fence(vector: VectorType) -> LlvmFunction:
 
 
 @cache
-def extremum(which: Literal["maximum", "minimum"], vector: VectorType, architecture: Architecture) -> LlvmFunction:
-    """The elementwise maximum or minimum of two float32 vectors, in one instruction.
+def extremum(
+    which: Literal["maximum", "minimum"], vector: VectorType, architecture: Architecture, first_is_number: bool = False
+) -> LlvmFunction:
+    """The elementwise maximum or minimum of two float32 vectors: NaN where an operand is NaN.
 
-    If an operand is NaN, the result is the second operand on x86 (``maxps``) and NaN on ARM (``fmax``). For two zeros
-    of different sign it may be either zero.
+    For two zeros of different sign it may be either zero.
+
+    On x86 an instruction (``maxps``) gives the second operand where either is NaN. So it is all there is to do if only
+    the second can be NaN; otherwise two more instructions keep the NaN of the first. ARM's ``fmax`` gives NaN.
+
+    Args:
+        which: The function.
+        vector: The type of both operands and the result.
+        architecture: The architecture of the code.
+        first_is_number: Whether the first operand is never NaN.
     """
     kind, lanes, declare = vector.llvm, vector.lanes, ""
-    if architecture == "x86":
-        predicate = "ogt" if which == "maximum" else "olt"
-        lines = [f"%c = fcmp {predicate} {kind} %a, %b", f"%r = select <{lanes} x i1> %c, {kind} %a, {kind} %b"]
-    else:
+    if architecture != "x86":
         intrinsic = f"@llvm.{which}.v{lanes}f32"
         lines = [f"%r = call {kind} {intrinsic}({kind} %a, {kind} %b)"]
         declare = f"declare {kind} {intrinsic}({kind}, {kind})\n"
+    else:
+        lines = _larger_or_second("%r" if first_is_number else "%m", which, vector)
+        if not first_is_number:
+            lines += [f"%n = fcmp uno {kind} %a, %a", f"%r = select <{lanes} x i1> %n, {kind} %a, {kind} %m"]
     arguments = [f"{kind} %a", f"{kind} %b"]
-    return LlvmFunction.of(f"sbnn_{which}_{vector}", vector, arguments, [*lines, f"ret {kind} %r"], declare)
+    name = f"sbnn_{which}_{vector}" + "_of_number" * first_is_number
+    return LlvmFunction.of(name, vector, arguments, [*lines, f"ret {kind} %r"], declare)
+
+
+@cache
+def largest_number(vector: VectorType, architecture: Architecture) -> LlvmFunction:
+    """The elementwise maximum of two float32 vectors, of which only the first can be NaN: there it is the second.
+
+    It takes the value first and the largest so far second. One instruction, except for two on ARMv7.
+    """
+    kind, declare = vector.llvm, ""
+    lines = _larger_or_second("%r", "maximum", vector)
+    if architecture == "aarch64":
+        intrinsic = f"@llvm.maxnum.v{vector.lanes}f32"
+        lines = [f"%r = call {kind} {intrinsic}({kind} %a, {kind} %b)"]
+        declare = f"declare {kind} {intrinsic}({kind}, {kind})\n"
+    arguments = [f"{kind} %a", f"{kind} %b"]
+    return LlvmFunction.of(f"sbnn_largest_number_{vector}", vector, arguments, [*lines, f"ret {kind} %r"], declare)
+
+
+def _larger_or_second(result: str, which: Literal["maximum", "minimum"], vector: VectorType) -> list[str]:
+    """The larger (or smaller) of %a and %b, and %b where either is NaN: x86's ``maxps`` (``minps``)."""
+    kind, predicate = vector.llvm, "ogt" if which == "maximum" else "olt"
+    return [
+        f"%c = fcmp {predicate} {kind} %a, %b",
+        f"{result} = select <{vector.lanes} x i1> %c, {kind} %a, {kind} %b",
+    ]
 
 
 @cache

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
+import onnx
+from onnx import numpy_helper
 
 import sbnn_tvm
 from sbnn_tvm.errors import SbnnError
@@ -68,7 +70,7 @@ def _difference(outputs: tuple[np.ndarray, ...], case: Case) -> str:
     if len(outputs) != len(case.outputs):
         return f"{len(outputs)} outputs instead of {len(case.outputs)}"
     for got, expected in zip(outputs, case.outputs, strict=True):
-        want = np.asarray(expected)
+        want = numpy_helper.to_array(expected) if isinstance(expected, onnx.TensorProto) else np.asarray(expected)
         if got.shape != want.shape or got.dtype != want.dtype:
             return f"{got.dtype}{list(got.shape)} instead of {want.dtype}{list(want.shape)}"
         if want.dtype == bool or np.issubdtype(want.dtype, np.integer):

@@ -39,7 +39,7 @@ ELEMENTWISE = (
 )
 ON_MAPS = (
     "conv", "conv", "conv", "binary conv", "binary conv", "binary conv", "max pool", "average pool", "global pool",
-    "pad", "concat", "flatten", "transpose", "split", "slice", "gather", "shuffle",
+    "pad", "concat", "flatten", "head", "head", "head", "transpose", "split", "slice", "gather", "shuffle",
     "roll",
 )  # fmt: skip
 ON_ROWS = ("dense", "dense", "unflatten", "sum")
@@ -214,15 +214,54 @@ class Network:
         shape = self.shapes[x]
         outputs = self.draw(st.integers(1, 70))
         if self.choose(False, False, True):
-            packed = self.packed((outputs, shape[-1]))
-            out = (*shape[:-1], outputs)
-            return self.node("BinaryLinear", x, *packed, shape=out, domain=opset.DOMAIN, in_features=shape[-1])
+            return self.binary_linear(x, outputs)
         weight = self.weights(outputs, shape[-1])
         out = (*shape[:-1], outputs)
         if len(shape) == 2 and self.choose(False, True):
             bias = self.constant(self.steps(*self.choose((outputs,), (1, outputs), (1,))))
             return self.node("Gemm", x, self.constant(weight), bias, shape=out, transB=1)
         return self.node("MatMul", x, self.constant(np.ascontiguousarray(weight.T)), shape=out)
+
+    def binary_linear(self, x: str, outputs: int) -> str:
+        """ai.sbnn::BinaryLinear."""
+        shape = self.shapes[x]
+        packed = self.packed((outputs, shape[-1]))
+        out = (*shape[:-1], outputs)
+        return self.node("BinaryLinear", x, *packed, shape=out, domain=opset.DOMAIN, in_features=shape[-1])
+
+    def flatten(self, x: str) -> str:
+        """The samples of a map as rows, in one of the ways that exporters write it."""
+        shape = (self.shapes[x][0], int(np.prod(self.shapes[x][1:])))
+        if self.choose(True, False):
+            return self.node("Flatten", x, shape=shape)
+        to = self.choose(shape, (-1, shape[1]), (0, -1))
+        return self.node("Reshape", x, self.constant(np.array(to)), shape=shape)
+
+    def head(self, x: str) -> str | None:
+        """One or two dense layers that read the same flattened map, often one of bits; some results are maps again."""
+        if int(np.prod(self.shapes[x][1:])) > 400:
+            return None
+        if self.choose(True, True, False):
+            x = self.binarize(x)
+        if self.choose(False, False, False, True) and (pooled := self.pool(x, "MaxPool")) is not None:
+            x = pooled
+        rows = self.flatten(x)
+        for _ in range(self.choose(1, 1, 2)):
+            outputs = self.draw(st.integers(1, 70))
+            y = self.binary_linear(rows, outputs) if self.choose(True, True, False) else self.dense(rows)
+        if self.choose(False, False, True):
+            axis = self.constant(np.array([-1]))
+            total = self.node("ReduceSum", rows, axis, shape=(self.shapes[rows][0], 1), keepdims=1)
+            y = self.node(self.choose("Add", "Mul"), y, total, shape=self.shapes[y])
+        if self.choose(False, False, True):
+            batch, channels = self.shapes[y]
+            if self.choose(True, False):
+                axes = self.constant(np.array([2, 3]))
+                y = self.node("Unsqueeze", y, axes, shape=(batch, channels, 1, 1))
+            else:
+                to = (batch, channels, 1, 1)
+                y = self.node("Reshape", y, self.constant(np.array(to)), shape=to)
+        return y
 
     def pool(self, x: str, operator: str) -> str | None:
         if (window := self.window(x, 3)) is None:
@@ -330,7 +369,9 @@ class Network:
             case "flatten":
                 if channels * height * width > 400:
                     return None
-                return self.node("Flatten", x, shape=(batch, channels * height * width))
+                return self.flatten(x)
+            case "head":
+                return self.head(x)
             case "transpose":
                 return self.node("Transpose", x, shape=(batch, channels, width, height), perm=[0, 1, 3, 2])
             case "slice":
@@ -432,12 +473,14 @@ class Network:
 def networks(draw: Any) -> onnx.ModelProto:
     """Networks of 1 to 12 layers over maps, rows, or rows of rows."""
     network = Network(draw, np.random.default_rng(draw(st.integers(0, 2**16))))
-    batch = draw(st.sampled_from([1, 1, 2, 3]))
+    batch = draw(st.sampled_from([1, 1, 2, 3, 5]))
     kind = draw(st.sampled_from(["map", "map", "map", "map", "rows", "rows of rows"]))
     channels = draw(st.sampled_from([1, 2, 3, 4, 7, 8, 12, 16, 17, 33, 64, 66]))
     if kind == "map":
         largest = draw(st.sampled_from([9, 9, 9, 40]))  # a large image is worth several threads
-        shape: Shape = (batch, channels, draw(st.integers(1, largest)), draw(st.integers(1, largest)))
+        pixel = draw(st.sampled_from([False, False, False, False, True]))
+        size = (1, 1) if pixel else (draw(st.integers(1, largest)), draw(st.integers(1, largest)))
+        shape: Shape = (batch, channels, *size)
     else:
         shape = (batch, channels) if kind == "rows" else (batch, 5, channels)
     network.input(shape)

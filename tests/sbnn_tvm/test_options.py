@@ -25,7 +25,7 @@ def model() -> onnx.ModelProto:
 def test_the_keywords_are_the_fields():
     hints = get_type_hints(CompileOptions)
     assert get_type_hints(CompileKeywords) == {each.name: hints[each.name] for each in fields(CompileOptions)}
-    assert ModelKeywords.__annotations__.keys() == {"input_shape", "sign_zero", "name"}
+    assert ModelKeywords.__annotations__.keys() == {"input_shape", "sign_zero", "name", "compare_export"}
 
 
 def test_an_object_and_keywords_are_the_same(model):

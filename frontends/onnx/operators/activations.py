@@ -34,6 +34,15 @@ def leaky_relu(node: Node) -> relax.Expr:
     return relax.op.nn.leakyrelu(node.expr(0), float(node.attributes.get("alpha", 0.01)))
 
 
+def thresholded_relu(node: Node) -> relax.Expr:
+    """``x if x > alpha else 0``."""
+    x = node.expr(0)
+    alpha, zero = (
+        aligned(np.array(value, dtype_of(x)), rank_of(x)) for value in (node.attributes.get("alpha", 1.0), 0.0)
+    )
+    return relax.op.where(node.emit(relax.op.greater(x, alpha)), x, zero)
+
+
 def clip(node: Node) -> relax.Expr | None:
     """``min(max(x, low), high)``; without one of the bounds only the other operation."""
     x = node.expr(0)
@@ -94,5 +103,6 @@ CONVERTERS: dict[str, Converter] = {
     "LeakyRelu": leaky_relu,
     "Clip": clip,
     "Sign": sign,
+    "ThresholdedRelu": thresholded_relu,
     "Softplus": softplus,
 }

@@ -5,30 +5,69 @@ from __future__ import annotations
 import numpy as np
 from tvm import relax
 
-from ..node import Converter, Node, aligned, as_expr, dtype_of, per_channel, rank_of, shape_of
-from ..window_attributes import Window2d, check_channels
+from ..node import Converter, Node, Value, aligned, as_expr, dtype_of, per_channel, rank_of, shape_of
+from ..window_attributes import Window, check_channels
 
 
-def conv(node: Node) -> relax.Expr | None:
-    """2-D convolution, with its bias as an addition."""
-    x, weight = node.expr(0), node.required(1)
-    if rank_of(weight) != 4:
-        return None
-    shape = shape_of(weight)
+def conv(node: Node) -> relax.Expr:
+    """Convolution over one to three axes, with its bias as an addition."""
+    weight = node.required(1)
+    y = convolve(node, node.expr(0), weight)
+    return biased(node, y, node.value(2))
+
+
+def convolve(node: Node, x: relax.Expr, weight: Value) -> relax.Expr:
+    """The convolution of a node without its bias; one over one axis becomes one of rows.
+
+    Args:
+        node: Holds the attributes of Conv.
+        x: The input [N, C, ...], of the shape of the node's first input.
+        weight: [outputs, inputs of a group, ...].
+    """
+    shape, groups = shape_of(weight), node.attributes.get("group", 1)
+    if not 3 <= len(shape) <= 5:
+        raise node.error(f"has weights of shape {list(shape)}; supported are 3, 4 and 5 dimensions")
     kernel = tuple(node.attributes.get("kernel_shape", shape[2:]))
-    groups = node.attributes.get("group", 1)
     if kernel != shape[2:]:
         raise node.error(f"has kernel_shape {list(kernel)}, but weights of shape {list(shape)}")
     check_channels(node, x, shape, groups)
-    window = Window2d.of(node, kernel)
-    y = relax.op.nn.conv2d(x, as_expr(weight), window.strides, window.padding, window.dilation, groups)
-    bias = node.value(2)
+    return slide(node, x, weight, Window.of(node, kernel), groups)
+
+
+def slide(node: Node, x: relax.Expr, weight: Value, window: Window, groups: int) -> relax.Expr:
+    """A convolution over one to three axes; the weights and x have as many dimensions."""
+    integer = {} if dtype_of(x).startswith("float") else {"out_dtype": "int32"}
+    if rank_of(x) == 5:
+        return relax.op.nn.conv3d(
+            x, as_expr(weight), window.strides, window.padding, window.dilation, groups, **integer
+        )
+    line = rank_of(x) == 3
+    if line:
+        x, weight = as_expr(rows(node, x)), rows(node, weight)
+        window = window.two_dimensional()
+    y = relax.op.nn.conv2d(x, as_expr(weight), window.strides, window.padding, window.dilation, groups, **integer)
+    if not line:
+        return y
+    y = node.emit(y)
+    batch, channels, _, length = shape_of(y)
+    return relax.op.reshape(y, (batch, channels, length))
+
+
+def rows(node: Node, value: Value) -> Value:
+    """A tensor [A, B, L] as [A, B, 1, L]."""
+    shape = (*shape_of(value)[:2], 1, shape_of(value)[2])
+    return value.reshape(shape) if isinstance(value, np.ndarray) else node.emit(relax.op.reshape(value, shape))
+
+
+def biased(node: Node, y: relax.Expr, bias: Value | None) -> relax.Expr:
+    """``y`` [N, C, ...] with one number added to each channel, if there is a bias."""
     if bias is None:
         return y
-    return relax.op.add(node.emit(y), _channel_operand(bias, 4))
+    y = node.emit(y)
+    return relax.op.add(y, _channel_operand(bias, rank_of(y)))
 
 
-def _channel_operand(value: relax.Expr | np.ndarray, rank: int) -> relax.Expr:
+def _channel_operand(value: Value, rank: int) -> relax.Expr:
     if isinstance(value, np.ndarray):
         return per_channel(value, rank)
     return relax.op.reshape(value, (1, -1) + (1,) * (rank - 2))

@@ -107,6 +107,9 @@ def _directions(node: Node, kind: str, x: relax.Expr, hidden: int) -> list[_Dire
             f"has weights of shape {list(shapes[0])} and {list(shapes[1])}; expected "
             f"{[count, gates * hidden, inputs]} and {[count, gates * hidden, hidden]}"
         )
+    for index, name, size in ((3, "biases", 2 * gates * hidden), (7, "peepholes", 3 * hidden)):
+        if node.value(index) is not None and shape_of(node.required(index)) != (count, size):
+            raise node.error(f"has {name} of shape {list(shape_of(node.required(index)))}; expected {[count, size]}")
     activations = _activations(node, kind, count)
     found = []
     for index in range(count):
@@ -197,9 +200,14 @@ def _initial(node: Node, index: int, direction: int, batch: int, hidden: int, ba
     value = node.value(index)
     if value is None:
         return as_expr(np.zeros((batch, hidden), dtype_of(node.required(0))))
+    shape, axis = shape_of(value), int(batch_first)
+    if len(shape) != 3 or shape[axis] <= direction or (shape[1 - axis], shape[2]) != (batch, hidden):
+        raise node.error(
+            f"has an initial state of shape {list(shape)}; expected a batch of {batch}, and {hidden} numbers"
+        )
     if isinstance(value, np.ndarray):
         return as_expr(value[:, direction] if batch_first else value[direction])
-    return node.emit(relax.op.take(value, relax.const(direction, "int64"), int(batch_first), mode="clip"))
+    return node.emit(relax.op.take(value, relax.const(direction, "int64"), axis, mode="clip"))
 
 
 def _products(node: Node, direction: _Direction, step: int, h: relax.Expr, gates: int) -> tuple[relax.Expr, relax.Expr]:

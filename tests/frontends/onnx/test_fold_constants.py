@@ -51,6 +51,13 @@ def test_static_shape_computations_are_evaluated() -> None:
     np.testing.assert_array_equal(run_imported(imported, {"x": X})[0], run_reference(imported.model, {"x": X})["y"])
 
 
+def test_one_hot_keeps_its_values() -> None:
+    constants = {"picks": np.int64([1, -1, 7]), "depth": np.int64(3), "ends": np.float32([1e8, 1])}
+    imported = check("hot = OneHot<axis = 0>(picks, depth, ends)\ny = Mul(x, hot)", {"x": X[0, 0, :3, :3]}, constants)
+    (hot,) = constants_of(imported)
+    np.testing.assert_array_equal(hot, np.float32([[1e8, 1e8, 1e8], [1, 1e8, 1e8], [1e8, 1, 1e8]]))
+
+
 def test_branches_of_constant_condition() -> None:
     def branch(operator: str) -> onnx.GraphProto:
         node = helper.make_node(operator, ["x"], ["z"])

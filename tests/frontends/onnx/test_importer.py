@@ -116,14 +116,14 @@ def test_all_unsupported_operators_are_named() -> None:
     nodes = [
         helper.make_node("FusedConv", ["x"], ["a"], name="first", domain="com.vendor"),
         helper.make_node("Relu", ["a"], ["b"]),
-        helper.make_node("DeformConv", ["b", "b", "b"], ["c"], name="second"),
+        helper.make_node("Det", ["b", "b", "b"], ["c"], name="second"),
     ]
     model = relu_model()
     model.graph.ClearField("node")
     model.graph.node.extend(nodes)
     model.graph.output[0].name = "c"
     model.opset_import.append(helper.make_opsetid("com.vendor", 1))
-    with pytest.raises(ModelError, match=r"com\.vendor::FusedConv \(node 'first' that computes 'a'\); DeformConv"):
+    with pytest.raises(ModelError, match=r"com\.vendor::FusedConv \(node 'first' that computes 'a'\); Det"):
         import_onnx(load_model(model))
 
 
@@ -145,10 +145,9 @@ def wrong_nodes(rng: np.random.Generator) -> list[tuple[str, dict[str, np.ndarra
             {"w": normal(rng, 3)},
             r"Add node 'Add:y' .* \[3\] is not valid ONNX: Incompatible dimensions",
         ),
-        ("y = MaxPool<kernel_shape = [20, 3]>(x)", {}, r"an output of shape \[2, 4, -12, 7\] .* larger input"),
+        ("y = MaxPool<kernel_shape = [20, 3]>(x)", {}, r"windows of \[20, 3\] pixels .* larger input"),
         ("y = Reshape(x, s)", {"s": np.int64([5, 5])}, r"cannot make shape \[5, 5\]"),
         ("y = NonZero(x)", {}, "NonZero:y' has an output whose shape depends on the data"),
-        ("y, i = MaxPool<kernel_shape = [2, 2]>(x)", {}, "indices of the maxima"),
         ("y = Gather<axis = 1>(x, p)", {"p": np.int64([4])}, "picks elements 4 to 4 of axis 1, which has 4"),
     ]
 

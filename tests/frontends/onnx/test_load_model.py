@@ -53,7 +53,7 @@ def test_missing_external_data(tmp_path: Path, rng: np.random.Generator) -> None
     with pytest.raises(ModelError, match="cannot be found from memory"):
         load_model(path.read_bytes())
     (tmp_path / "weights.bin").unlink()
-    with pytest.raises(ModelError, match=r"model\.onnx' keeps weights in 'weights\.bin'"):
+    with pytest.raises(ModelError, match=r"model\.onnx' keeps the initializer 'w' in 'weights\.bin', which cannot"):
         load_model(path)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain
 from sbnn_tvm.passes.phases.canonicalize import canonicalize
+from sbnn_tvm.passes.relax.comparisons import comparison
 from sbnn_tvm.passes.relax.domains import domains
 from sbnn_tvm.passes.relax.graph import Graph, constant
 from tests.support.binarised_models import BINARIZE, IMAGE
@@ -34,12 +35,13 @@ def test_every_way_to_write_a_binariser() -> None:
     constants = {"t": np.array([0.5, 0.0, -0.25]).reshape(3, 1, 1), "hi": 2.0, "lo": -0.5}
     model = small_model("\n".join(lines), {"x": (2, 3, 5, 7)}, constants, outputs)
     mod = canonicalize(imported(model))
-    assert set(operators(mod)) == {"greater", "greater_equal", "where", "multiply"}
+    assert set(operators(mod)) == {"greater", "greater_equal", "less", "less_equal", "logical_not", "where", "multiply"}
     graph = Graph(mod["main"])
     for result in graph.results:
         where = graph.values[result]
-        condition = graph.values[where.args[0]]
-        assert constant(condition.args[1]) is not None and constant(condition.args[0]) is None
+        compared = comparison(graph, where.args[0])
+        assert compared is not None
+        assert constant(compared.threshold) is not None and constant(compared.x) is None
         assert constant(where.args[1]) > constant(where.args[2])
     assert set(domains(graph).values()) == {BinaryDomain(-0.5, 2.0)}
     agrees(mod, model, exact=True)
@@ -59,7 +61,8 @@ def test_arithmetic_on_a_binariser(text: str, domain: BinaryDomain) -> None:
     constants = {"t": 0.5, "one": 1.0, "two": 2.0, "half": 0.5}
     model = small_model(f"c = GreaterOrEqual(t, x)\n{text}", IMAGE, constants)
     mod = canonicalize(imported(model))
-    assert operators(mod)["where"] == 1 and set(operators(mod)) <= {"multiply", "greater", "greater_equal", "where"}
+    assert operators(mod)["where"] == 1
+    assert set(operators(mod)) <= {"multiply", "greater_equal", "less_equal", "logical_not", "where"}
     graph = Graph(mod["main"])
     assert domains(graph)[graph.results[0]] == domain
     agrees(mod, model, exact=True)

@@ -110,6 +110,22 @@ def check_case(rng: np.random.Generator, case: Case, target: str) -> None:
     assert kinds(module) == ["elementwise", *case.kinds]
 
 
+@pytest.mark.parametrize(
+    "binariser",
+    [
+        "c = Less(f, t)\nb = Where(c, lo, hi)\n",
+        "c = LessOrEqual(f, t)\nn_c = Not(c)\nb = Where(n_c, hi, lo)\n",
+        "c = Greater(f, t)\nb = Where(c, lo, hi)\n",
+        "c = GreaterOrEqual(f, t)\nn_c = Not(c)\nb = Where(n_c, hi, lo)\n",
+    ],
+)
+def test_binarisers_that_are_high_for_nan_move(binariser: str, rng: np.random.Generator) -> None:
+    text = binarized("b0", "x") + "d = Conv(b0, w0)\n" + POOL + NORM + binariser + "y = Conv(b, w1)"
+    weights = {"w0": signs(rng, 20, 30, 3, 3), "w1": signs(rng, 7, 20, 1, 1)}
+    module = check_exactly(small_model(text, {"x": (2, 30, 11, 11)}, {**BINARIZE, **weights, **scale(rng, 20)}))
+    assert kinds(module) == ["elementwise", *MOVED]
+
+
 def test_values_that_others_read_stay(rng: np.random.Generator) -> None:
     text = (
         binarized("b0", "x")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from sbnn_tvm.errors import InputError, VerificationError
 from sbnn_tvm.module import CompiledModule
 from sbnn_tvm.passes.pipeline import to_executable
 from sbnn_tvm.passes.relax.graph import Graph, Writer, op_name
-from sbnn_tvm.verification.verify import Verification
+from sbnn_tvm.verification.result import Verification
 from tests.support import foreign_models
 from tests.support.small_models import small_model
 
@@ -201,7 +202,7 @@ def test_bits_flipped_by_rounding_are_counted_not_failed() -> None:
     assert verification.passed and verification.flipped == 32
     assert verification.after_flips == 1 and not verification.outputs[0].within
     assert "32 bits flipped within the rounding bound of a threshold" in str(verification)
-    assert "for 1 of the inputs except values after bits flipped by rounding" in str(verification)
+    assert "for 1 of the inputs except values after bits flipped by rounding, first in 'b')" in str(verification)
 
 
 def test_sums_that_the_reference_rounds_excuse_flips(rng: np.random.Generator) -> None:
@@ -285,22 +286,61 @@ def test_values_that_are_no_numbers(rng: np.random.Generator) -> None:
     assert np.isnan(module.run(x)[0][0]).all() and verification.flipped == 0
 
 
-def test_a_number_instead_of_nan_is_a_difference() -> None:
-    model = small_model("y = Mul(x, s)", {"x": (1, 4)}, {"s": 2.0})
-    module = sbnn_tvm.compile(model)
-    poisoned = onnx.ModelProto()
-    poisoned.CopyFrom(model)
-    poisoned.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.array(np.nan, np.float32), "s"))
-    mixed = CompiledModule(
-        replace(module.imported, model=poisoned),
+def against(module: CompiledModule, model: onnx.ModelProto) -> CompiledModule:
+    """The module, with another model as its reference."""
+    return CompiledModule(
+        replace(module.imported, model=model),
         module.composites,
         module.lowered,
         module._executable,
         module.target,
         module.report,
     )
-    verification = mixed.verify(check=False)
+
+
+def test_a_number_instead_of_nan_is_a_difference() -> None:
+    model = small_model("y = Mul(x, s)", {"x": (1, 4)}, {"s": 2.0})
+    poisoned = onnx.ModelProto()
+    poisoned.CopyFrom(model)
+    poisoned.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.array(np.nan, np.float32), "s"))
+    verification = against(sbnn_tvm.compile(model), poisoned).verify(check=False)
     assert not verification.passed and verification.outputs[0].max_rel == np.inf
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("y = Transpose(x)", r"has shape \[2, 3\] instead of \[3, 2\]"),
+        ("y = Cast<to=11>(x)", "has type float32 instead of float64"),
+    ],
+)
+def test_shapes_and_types_come_before_values(text: str, message: str) -> None:
+    """They are named as such, of the layer and of the output."""
+    module = sbnn_tvm.compile(small_model("y = Relu(x)", {"x": (2, 3)}))
+    bad = against(module, small_model(text, {"x": (2, 3)}))
+    verification = bad.verify(np.ones((2, 3), np.float32), check=False)
+    assert not verification.passed and verification.unexplained == 1
+    assert re.search(f"output 'y' {message}", verification.reason)
+    assert verification.outputs[0].mismatch and verification.first_difference is not None
+    assert verification.first_difference.note == verification.outputs[0].mismatch
+    assert verification.outputs[0].mismatch in str(verification)
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "dtype"),
+    [
+        ("y = ReduceMean<keepdims=0>(x)", (3, 4), "float32"),
+        ("m = Mul(x, x)\ny = Sqrt(m)", (3, 4), "float16"),
+        ("m = Mul(x, x)\ny = Exp(m)", (3, 4), "float64"),
+        ("y = Greater(x, z)", (3, 4), "float32"),
+        ("y = Not(x)", (3, 4), "bool"),
+        ("y = Relu(x)", (), "float32"),
+        ("y = BitwiseNot(x)", (3, 4), "uint8"),
+    ],
+)
+def test_outputs_of_all_shapes_and_types(text: str, shape: tuple[int, ...], dtype: str) -> None:
+    verification = sbnn_tvm.compile(small_model(text, {"x": (shape, dtype)}, {"z": 0.0})).verify()
+    assert verification.passed and verification.samples == 3
 
 
 def test_integers_and_truth_values() -> None:

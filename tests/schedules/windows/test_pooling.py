@@ -14,6 +14,7 @@ from tests.support.epilogues import border_program
 from tests.support.kernel_execution import ARM, X86, run, target_for
 from tests.support.random_arrays import normal
 from tests.support.reference.windows import mean, windows
+from tests.support.special_floats import with_special
 from tests.support.window_shapes import SHAPES, image
 
 grid = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
@@ -55,6 +56,17 @@ def test_poolings_on_every_target(target_name: str, channels: int, rng: np.rando
     np.testing.assert_array_equal(maxima, windows(x, shape, -np.inf).max(0))
     (means,) = run(avg_pool2d(shape, STORE, target.isa), target, x)
     check_mean(means, mean(x, shape, (0, 0, 0, 0)))
+
+
+@targets
+def test_max_pooling_ignores_nan(target_name: str, rng: np.random.Generator) -> None:
+    target = target_for(target_name)
+    shape = Conv2dShape(2, 6, 19, 24, 24, (3, 3), (1, 2), (1, 1, 1, 1))
+    x = with_special(image(rng, shape), rng, target_name=target_name)
+    x[0, :3, :3, :2] = np.nan
+    taps = windows(x, shape, -np.inf)
+    (maxima,) = run(max_pool2d(shape, STORE, target.isa), target, x)
+    np.testing.assert_array_equal(maxima, np.where(np.isnan(taps), -np.inf, taps).max(0))
 
 
 def test_windows_that_ceil_mode_lets_hang_over(rng: np.random.Generator) -> None:
