@@ -281,7 +281,7 @@ class _GraphImport:
 
     def _fold(self, node: NodeProto, inputs: Sequence[Value | None], scope: _Scope) -> bool:
         """Evaluates a node whose result depends on constants and static shapes alone."""
-        if node.op_type in ("Shape", "Size") and node.domain in STANDARD:
+        if node.op_type in ("Shape", "Size", "EyeLike") and node.domain in STANDARD:
             inputs = [value if value is None else shape_like(shape_of(value), dtype_of(value)) for value in inputs]
         constants = [value for value in inputs if value is None or isinstance(value, np.ndarray)]
         if len(constants) != len(inputs):

@@ -69,8 +69,13 @@ def _frozen(case: onnx.backend.test.case.test_case.TestCase) -> Case:
     given, expected = case.data_sets[0]
     remaining: list[onnx.ValueInfoProto] = []
     inputs: list[object] = []
+    roles = _roles(case.model)
     for value, array in zip(case.model.graph.input, map(_array, given), strict=True):
-        if value.name in _FROZEN and isinstance(array, np.ndarray) and array.size <= _LARGEST_FROZEN:
+        if (
+            roles.get(value.name, value.name) in _FROZEN
+            and isinstance(array, np.ndarray)
+            and array.size <= _LARGEST_FROZEN
+        ):
             model.graph.initializer.append(numpy_helper.from_array(array, value.name))
         else:
             remaining.append(value)
@@ -86,6 +91,19 @@ def _frozen(case: onnx.backend.test.case.test_case.TestCase) -> Case:
         case.rtol,
         case.atol,
     )
+
+
+def _roles(model: onnx.ModelProto) -> dict[str, str]:
+    """The names of a single node's inputs in the specification of its operator, by their names in the model."""
+    if len(model.graph.node) != 1:
+        return {}
+    (node,) = model.graph.node
+    version = next(entry.version for entry in model.opset_import if entry.domain == node.domain)
+    formal = onnx.defs.get_schema(node.op_type, version, node.domain).inputs
+    own = {name: role.name for name, role in zip(node.input, formal, strict=False)}
+    if node.op_type == "ConstantOfShape":
+        own[node.input[0]] = "shape"
+    return own
 
 
 def _array(value: object) -> object:

@@ -96,7 +96,7 @@ def _float_modulo(node: Node, x: relax.Expr, y: relax.Expr, dtype: str, rank: in
     if node.attributes.get("fmod", 0):
         return rest
     zero = aligned(np.zeros((), dtype), rank)
-    differ = node.emit(relax.op.not_equal(node.emit(relax.op.less(rest, zero)), node.emit(relax.op.less(y, zero))))
+    differ = node.emit(relax.op.logical_xor(node.emit(relax.op.less(rest, zero)), node.emit(relax.op.less(y, zero))))
     some = node.emit(relax.op.not_equal(rest, zero))
     moved = node.emit(relax.op.add(rest, y))
     return relax.op.where(node.emit(relax.op.logical_and(differ, some)), moved, rest)

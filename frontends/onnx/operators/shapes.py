@@ -117,10 +117,33 @@ def unsqueeze(node: Node) -> relax.Expr:
     return _reshaped(node, x, [1 if axis in new else next(rest) for axis in range(rank)])
 
 
+def concat(node: Node) -> relax.Expr:
+    """Inputs one after the other along an axis; those without elements add nothing."""
+    rank, axis = rank_of(node.required(0)), node.attributes.get("axis", 1)
+    if not -rank <= axis < rank:
+        raise node.error(f"joins inputs of {rank} dimensions along axis {axis}; expected {-rank} to {rank - 1}")
+    parts = [node.expr(index) for index in range(len(node.inputs)) if 0 not in shape_of(node.required(index))]
+    return relax.op.concat(parts, axis % rank) if len(parts) > 1 else parts[0]
+
+
+def tile(node: Node) -> relax.Expr:
+    """Repetitions along every axis, as a broadcast over new axes."""
+    x, repeats = node.expr(0), node.constant(1).reshape(-1).tolist()
+    shape = shape_of(x)
+    if len(repeats) != len(shape) or min(repeats, default=1) < 1:
+        raise node.error(f"repeats {len(shape)} dimensions by {repeats}; expected a positive number for each")
+    apart = node.emit(relax.op.reshape(x, [part for dim in shape for part in (1, dim)]))
+    spread = [part for count, dim in zip(repeats, shape, strict=True) for part in (count, dim)]
+    whole = node.emit(relax.op.broadcast_to(apart, spread))
+    return relax.op.reshape(whole, [count * dim for count, dim in zip(repeats, shape, strict=True)])
+
+
 CONVERTERS: dict[str, Converter] = {
+    "Concat": concat,
     "Flatten": flatten,
     "Pad": pad,
     "Reshape": reshape,
     "Squeeze": squeeze,
+    "Tile": tile,
     "Unsqueeze": unsqueeze,
 }
