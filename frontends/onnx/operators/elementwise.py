@@ -18,6 +18,8 @@ def cast(node: Node) -> relax.Expr | None:
     x, dtype = node.expr(0), helper.tensor_dtype_to_np_dtype(node.attribute("to")).name
     if dtype == dtype_of(x):
         return x
+    if (dtype_of(x), dtype) == ("float64", "float16"):
+        x = node.emit(relax.op.astype(x, "float32"))  # no C library has the direct cast; onnxruntime does the same
     return relax.op.astype(x, dtype) if dtype_of(x) == "bool" and dtype != "bool" else None
 
 

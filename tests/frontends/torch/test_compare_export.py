@@ -106,7 +106,8 @@ class ManyUses(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.relu, self.unused = nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(inplace=True), nn.Linear(2, 2)
+        self.conv, self.relu = nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(inplace=True)
+        self.add_module("unused", nn.Linear(2, 2))
 
     def forward(self, x: torch.Tensor) -> dict[str, object]:
         y = self.relu(self.conv(self.relu(self.conv(x)))) + x
