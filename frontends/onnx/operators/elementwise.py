@@ -19,7 +19,8 @@ def cast(node: Node) -> relax.Expr | None:
     if dtype == dtype_of(x):
         return x
     if (dtype_of(x), dtype) == ("float64", "float16"):
-        x = node.emit(relax.op.astype(x, "float32"))  # no C library has the direct cast; onnxruntime does the same
+        # no C library has the direct cast; onnxruntime goes the same way
+        return relax.op.astype(node.emit(relax.op.astype(x, "float32")), dtype)
     return relax.op.astype(x, dtype) if dtype_of(x) == "bool" and dtype != "bool" else None
 
 
