@@ -354,8 +354,11 @@ class _GraphImport:
         given: dict[str, Value | _Unknown | None] = dict.fromkeys(function.input)
         given.update(zip(function.input, inputs, strict=False))
         inner = _Scope(given, scope.opsets, scope.inside or node)
-        for part in function.node:
-            self._visit(part, inner)
+        try:
+            for part in function.node:
+                self._visit(part, inner)
+        except ModelError as error:
+            raise ModelError(f"{describe(node)} is imported by ONNX's definition of it, in which {error}") from None
         wanted = list(zip(function.output, node.output, strict=False))  # a body lacks outputs that nobody names
         results = [inner.values[name] if used else np.empty(0) for name, used in wanted]
         return None if any(value is _UNKNOWN for value in results) else results  # type: ignore[return-value]

@@ -13,7 +13,7 @@ REFUSED: dict[str, str] = {
     **dict.fromkeys(("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike"), _RANDOM),
     **dict.fromkeys(("RandomUniform", "RandomUniformLike"), _RANDOM),
     "ImageDecoder": "decodes image files, which is not supported; decode them before the network",
-    **dict.fromkeys(("NonMaxSuppression", "NonZero", "Unique"), _DATA),
+    **dict.fromkeys(("ConstantOfShape", "NonMaxSuppression", "NonZero", "Unique"), _DATA),
     **dict.fromkeys(("Optional", "OptionalGetElement", "OptionalHasElement", "SequenceAt"), _SEQUENCES),
     **dict.fromkeys(("SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert"), _SEQUENCES),
     **dict.fromkeys(("ConcatFromSequence", "SequenceLength", "SequenceMap", "SplitToSequence"), _SEQUENCES),

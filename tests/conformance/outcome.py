@@ -10,7 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 import sbnn_tvm
-from sbnn_tvm.errors import SbnnError
+from sbnn_tvm.errors import ModelError
 
 from .cases import Case
 
@@ -46,9 +46,9 @@ def outcome(case: Case) -> Outcome:
     try:
         module = sbnn_tvm.compile(case.model, input_shape=_open_shapes(case))
         result = module.library.run(*case.inputs)
-    except SbnnError as error:
+    except ModelError as error:
         return Outcome(case.name, case.operator, Verdict.REFUSED, str(error))
-    except Exception as error:  # anything else is a defect of ours
+    except Exception as error:  # anything else is a defect of ours, also one that became a sentence
         return Outcome(case.name, case.operator, Verdict.EXCEPTION, f"{type(error).__name__}: {error}")
     outputs = result if isinstance(result, tuple) else (result,)
     problem = _difference(outputs, case)
