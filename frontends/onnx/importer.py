@@ -54,6 +54,7 @@ OLDEST_OPSET = 7
 """The oldest version of the standard operators; before it, broadcasting was an attribute."""
 LARGEST_NODE_COUNT = 10_000
 """Largest number of nodes that unrolled loops, branches and definitions of operators add: seconds of import."""
+_READ_SHAPES_ALONE = frozenset({"EyeLike", "Shape", "Size"})  # and the element type
 _NODES_SHOWN = 3  # number of nodes that a message names for each unsupported operator
 
 
@@ -283,7 +284,7 @@ class _GraphImport:
 
     def _fold(self, node: NodeProto, inputs: Sequence[Value | None], scope: _Scope) -> bool:
         """Evaluates a node whose result depends on constants and static shapes alone."""
-        if node.op_type in ("Shape", "Size", "EyeLike") and node.domain in STANDARD:
+        if node.op_type in _READ_SHAPES_ALONE and node.domain in STANDARD:
             inputs = [value if value is None else shape_like(shape_of(value), dtype_of(value)) for value in inputs]
         constants = [value for value in inputs if value is None or isinstance(value, np.ndarray)]
         if len(constants) != len(inputs):

@@ -12,7 +12,7 @@ def prelu(node: Node) -> relax.Expr:
     """``x if x > 0 else slope * x``; as Relax's PReLU if the slope is one number per channel."""
     x, slope = node.expr(0), node.required(1)
     rank = rank_of(x)
-    if isinstance(slope, np.ndarray) and rank >= 2:
+    if isinstance(slope, np.ndarray) and rank >= 2 and dtype_of(x).startswith("float"):
         channels = shape_of(x)[1]
         if slope.size == 1:
             return relax.op.nn.prelu(x, as_expr(np.full(channels, slope.reshape(()), slope.dtype)), axis=1)
@@ -43,7 +43,7 @@ def thresholded_relu(node: Node) -> relax.Expr:
     return relax.op.where(node.emit(relax.op.greater(x, alpha)), x, zero)
 
 
-def clip(node: Node) -> relax.Expr | None:
+def clip(node: Node) -> relax.Expr:
     """``min(max(x, low), high)``; without one of the bounds only the other operation."""
     x = node.expr(0)
     if node.opset < 11:
@@ -51,7 +51,7 @@ def clip(node: Node) -> relax.Expr | None:
     else:
         bounds = [node.value(index) for index in (1, 2)]
         if not all(bound is None or isinstance(bound, np.ndarray) for bound in bounds):
-            return None
+            return _computed_clip(node, x)
         low, high = (None if bound is None else bound.item() for bound in bounds)
     if low is not None and high is not None:
         return relax.op.clip(x, min(low, high), high)  # bounds in the wrong order give the upper bound
@@ -63,20 +63,67 @@ def clip(node: Node) -> relax.Expr | None:
     return x
 
 
+def _computed_clip(node: Node, x: relax.Expr) -> relax.Expr:
+    operators = ((1, relax.op.maximum), (2, relax.op.minimum))
+    for index, operator in (each for each in operators if node.value(each[0]) is not None):
+        bound = node.emit(relax.op.reshape(node.expr(index), (1,) * rank_of(x)))
+        x = node.emit(operator(x, bound))
+    return x
+
+
 def sign(node: Node) -> relax.Expr:
     """-1, 0 or 1."""
-    return relax.op.sign(node.expr(0))
+    x = node.expr(0)
+    if dtype_of(x).startswith("u"):
+        return relax.op.minimum(x, aligned(np.array(1, dtype_of(x)), rank_of(x)))
+    return relax.op.sign(x)
 
 
-def softplus(node: Node) -> relax.Expr:
-    """``log(1 + exp(x))``, without overflow and exact for very negative x."""
-    return _softplus(node, node.expr(0))
+def elu(node: Node, x: relax.Expr, alpha: float) -> relax.Expr:
+    """``x if x > 0 else alpha * (exp(x) - 1)``; a NaN stays one."""
+    dtype, rank = dtype_of(x), rank_of(x)
+    zero, one, factor = (aligned(np.array(value, dtype), rank) for value in (0, 1, alpha))
+    below = node.emit(relax.op.subtract(node.emit(relax.op.exp(node.emit(relax.op.minimum(x, zero)))), one))
+    positive = node.emit(relax.op.greater(x, zero))
+    return relax.op.where(positive, x, node.emit(relax.op.multiply(below, factor)))
 
 
-def _softplus(node: Node, x: relax.Expr) -> relax.Expr:
-    """``max(x, 0) + log1p(u)`` with ``u = exp(-abs(x))``.
+def _elu(node: Node) -> relax.Expr:
+    return elu(node, node.expr(0), node.attributes.get("alpha", 1.0))
 
-    ``log1p(u)`` is ``log(w) * u / (w - 1)`` with ``w = 1 + u`` in floating point, which cancels the rounding of w.
+
+def selu(node: Node) -> relax.Expr:
+    """``gamma * elu(x)``."""
+    x = node.expr(0)
+    alpha, gamma = node.attributes.get("alpha", 1.67326319217681884765625), node.attributes.get("gamma", 1.05070102214813232421875)
+    scale = aligned(np.array(gamma, dtype_of(x)), rank_of(x))
+    return relax.op.multiply(node.emit(elu(node, x, alpha)), scale)
+
+
+def celu(node: Node) -> relax.Expr:
+    """``x if x > 0 else alpha * (exp(x / alpha) - 1)``."""
+    x, alpha = node.expr(0), node.attributes.get("alpha", 1.0)
+    factor = aligned(np.array(alpha, dtype_of(x)), rank_of(x))
+    below = node.emit(elu(node, node.emit(relax.op.divide(x, factor)), alpha))
+    positive = node.emit(relax.op.greater(x, aligned(np.zeros((), dtype_of(x)), rank_of(x))))
+    return relax.op.where(positive, x, below)
+
+
+def hard_sigmoid(node: Node) -> relax.Expr:
+    """``min(max(alpha * x + beta, 0), 1)``."""
+    x = node.expr(0)
+    dtype, rank, attributes = dtype_of(x), rank_of(x), node.attributes
+    alpha, beta = (
+        aligned(np.array(attributes.get(*each), dtype), rank) for each in (("alpha", 0.2), ("beta", 0.5))
+    )
+    line = node.emit(relax.op.add(node.emit(relax.op.multiply(x, alpha)), beta))
+    return relax.op.clip(line, 0, 1)
+
+
+def softplus(node: Node, x: relax.Expr) -> relax.Expr:
+    """``log(1 + exp(x))``, without overflow and exact for very negative x.
+
+    It is ``max(x, 0) + log1p(u)`` with ``u = exp(-abs(x))``. ``log1p(u)`` is ``log(w) * u / (w - 1)`` with ``w = 1 + u`` in floating point, which cancels the rounding of w.
     """
     dtype, rank = dtype_of(x), rank_of(x)
     zero, one = (aligned(np.array(value, dtype), rank) for value in (0, 1))
@@ -93,7 +140,7 @@ def _softplus(node: Node, x: relax.Expr) -> relax.Expr:
 def mish(node: Node) -> relax.Expr:
     """``x * tanh(softplus(x))``."""
     x = node.expr(0)
-    return relax.op.multiply(x, node.emit(relax.op.tanh(node.emit(_softplus(node, x)))))
+    return relax.op.multiply(x, node.emit(relax.op.tanh(node.emit(softplus(node, x)))))
 
 
 CONVERTERS: dict[str, Converter] = {
@@ -104,5 +151,9 @@ CONVERTERS: dict[str, Converter] = {
     "Clip": clip,
     "Sign": sign,
     "ThresholdedRelu": thresholded_relu,
-    "Softplus": softplus,
+    "Softplus": lambda node: softplus(node, node.expr(0)),
+    "Celu": celu,
+    "Elu": _elu,
+    "HardSigmoid": hard_sigmoid,
+    "Selu": selu,
 }

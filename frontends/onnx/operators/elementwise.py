@@ -44,7 +44,8 @@ def dropout(node: Node) -> relax.Expr:
     x = node.expr(0)
     if not node.uses_output(1):
         return x
-    return relax.Tuple([x, as_expr(np.ones(shape_of(x), dtype_of(x) if node.opset < 10 else "bool"))])
+    kept = node.opset >= 12  # onnxruntime's mask of operator sets 10 and 11 is false
+    return relax.Tuple([x, as_expr(np.full(shape_of(x), kept, dtype_of(x) if node.opset < 10 else "bool"))])
 
 
 def _binary(operator: Callable[[relax.Expr, relax.Expr], relax.Expr]) -> Converter:
@@ -66,7 +67,23 @@ def _variadic(operator: Callable[[relax.Expr, relax.Expr], relax.Expr]) -> Conve
 
 def divide(node: Node) -> relax.Expr | None:
     """Division of floats; TVM converts integer division."""
-    return _binary(relax.op.divide)(node) if dtype_of(node.required(0)).startswith("float") else None
+    divisor = node.required(1)
+    if not dtype_of(divisor).startswith("float"):
+        return None
+    rank = max(rank_of(node.required(0)), rank_of(divisor))
+    if isinstance(divisor, np.ndarray) and not divisor.any():  # TVM does not compile a division by a constant zero
+        infinite = np.copysign(np.array(np.inf, divisor.dtype), divisor)
+        return relax.op.multiply(node.aligned(0, rank), aligned(infinite, rank))
+    return relax.op.divide(node.aligned(0, rank), node.aligned(1, rank))
+
+
+def equal(node: Node) -> relax.Expr:
+    """Whether elements are equal; truth values are compared as numbers, since LLVM has no comparison for these."""
+    rank = max(rank_of(node.required(0)), rank_of(node.required(1)))
+    operands = [node.aligned(index, rank) for index in (0, 1)]
+    if dtype_of(node.required(0)) == "bool":
+        operands = [node.emit(relax.op.astype(node.emit(operand), "uint8")) for operand in operands]
+    return relax.op.equal(*operands)
 
 
 def power(node: Node) -> relax.Expr:
@@ -145,6 +162,7 @@ CONVERTERS: dict[str, Converter] = {
     "Cast": cast,
     "Div": divide,
     "Dropout": dropout,
+    "Equal": equal,
     "Greater": _binary(relax.op.greater),
     "GreaterOrEqual": _binary(relax.op.greater_equal),
     "Identity": identity,

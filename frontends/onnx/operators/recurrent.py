@@ -12,19 +12,20 @@ import numpy as np
 from tvm import relax
 
 from ..node import Converter, Node, aligned, as_expr, dtype_of, shape_of
+from .activations import elu, softplus
 
 LARGEST_STEP_COUNT = 1000
 """Longest sequence that is unrolled."""
 
 _GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 _DEFAULTS = {"RNN": ("Tanh",), "GRU": ("Sigmoid", "Tanh"), "LSTM": ("Sigmoid", "Tanh", "Tanh")}
-_PARAMETERS = {  # defaults of alpha and beta
-    "Affine": (1.0, 0.0),
-    "Elu": (1.0, 0.0),
+_PARAMETERS: dict[str, tuple[float | None, ...]] = {  # defaults of alpha and beta; None without a default
+    "Affine": (None, None),
+    "Elu": (1.0,),
     "HardSigmoid": (0.2, 0.5),
-    "LeakyRelu": (0.01, 0.0),
-    "ScaledTanh": (1.0, 1.0),
-    "ThresholdedRelu": (1.0, 0.0),
+    "LeakyRelu": (0.01,),
+    "ScaledTanh": (None, None),
+    "ThresholdedRelu": (None,),
 }
 Activation = Callable[[relax.Expr], relax.Var]
 
@@ -148,13 +149,13 @@ def _activations(node: Node, kind: str, directions: int) -> list[tuple[Activatio
     alphas, betas = iter(attributes.get("activation_alpha", ())), iter(attributes.get("activation_beta", ()))
     limit = attributes.get("clip")
     made = []
-    for name in names[: len(defaults) * directions]:
-        alpha, beta = _PARAMETERS.get(name, (0.0, 0.0))
-        if name in _PARAMETERS:
-            alpha = next(alphas, alpha)
-            if name in ("Affine", "HardSigmoid", "ScaledTanh"):
-                beta = next(betas, beta)
-        made.append(_activation(node, name, alpha, beta, limit))
+    for index, name in enumerate(names[: len(defaults) * directions]):
+        given = [next(values, default) for values, default in zip((alphas, betas), _PARAMETERS.get(name, ()))]
+        if None in given:
+            raise node.error(f"has the activation {name!r} without its activation_alpha or activation_beta")
+        alpha, beta = (*(value for value in given if value is not None), 0.0, 0.0)[:2]
+        of_cell = kind == "LSTM" and index % len(defaults) == 2  # which onnxruntime does not clip
+        made.append(_activation(node, name, alpha, beta, None if of_cell else limit))
     return [tuple(made[i * len(defaults) : (i + 1) * len(defaults)]) for i in range(directions)]
 
 
@@ -167,6 +168,7 @@ def _activation(node: Node, name: str, alpha: float, beta: float, limit: float |
 
     functions: dict[str, Callable[[relax.Expr], relax.Expr]] = {
         "Affine": affine,
+        "Elu": lambda x: elu(node, x, alpha),
         "HardSigmoid": lambda x: relax.op.clip(affine(x), 0, 1),
         "LeakyRelu": lambda x: relax.op.nn.leakyrelu(x, alpha),
         "Relu": relax.op.nn.relu,
@@ -174,6 +176,10 @@ def _activation(node: Node, name: str, alpha: float, beta: float, limit: float |
             node.emit(relax.op.tanh(node.emit(relax.op.multiply(x, constant(beta, x))))), constant(alpha, x)
         ),
         "Sigmoid": relax.op.sigmoid,
+        "Softplus": lambda x: softplus(node, x),
+        "Softsign": lambda x: relax.op.divide(
+            x, node.emit(relax.op.add(node.emit(relax.op.abs(x)), constant(1, x)))
+        ),
         "Tanh": relax.op.tanh,
         "ThresholdedRelu": lambda x: relax.op.where(
             node.emit(relax.op.greater(x, constant(alpha, x))), x, constant(0, x)

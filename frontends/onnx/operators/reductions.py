@@ -26,6 +26,7 @@ def reduce_mean(node: Node) -> relax.Expr:
 
 def reduced_axes(node: Node) -> list[int]:
     """The axes that a reduction names, in order; all if it names none, or none if ``noop_with_empty_axes`` says so."""
+    node.ignore("keepdims", "noop_with_empty_axes")  # where no axes are left, and where some are named
     rank = rank_of(node.required(0))
     axes = node.attributes.get("axes")
     if axes is None and node.value(1) is not None:
@@ -47,6 +48,8 @@ def _reduction(
 
     def convert(node: Node) -> relax.Expr:
         x, axes = node.expr(0), reduced_axes(node)
+        if after is not None and not dtype_of(x).startswith("float"):
+            raise node.error(f"reads {dtype_of(x)}, which is not supported; cast it to float32 before")
         result = x if before is None else node.emit(before(x))
         if axes:
             result = node.emit(operator(result, axis=axes, keepdims=bool(node.attributes.get("keepdims", 1))))
@@ -85,6 +88,8 @@ def _square(x: relax.Expr) -> relax.Expr:
 def log_sum_exp(node: Node) -> relax.Expr:
     """``log(sum(exp(x)))``, less the largest element before and with it added after, so that nothing overflows."""
     x, axes = node.expr(0), reduced_axes(node)
+    if not dtype_of(x).startswith("float"):
+        raise node.error(f"reads {dtype_of(x)}, which is not supported; cast it to float32 before")
     dtype, keep = dtype_of(x), bool(node.attributes.get("keepdims", 1))
     largest = node.emit(relax.op.max(x, axes, keepdims=True)) if axes else x
     finite = node.emit(relax.op.isfinite(largest))

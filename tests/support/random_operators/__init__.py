@@ -1,0 +1,1 @@
+"""Random nodes of standard operators, compared with onnxruntime."""
