@@ -95,7 +95,8 @@ def _elu(node: Node) -> relax.Expr:
 def selu(node: Node) -> relax.Expr:
     """``gamma * elu(x)``."""
     x = node.expr(0)
-    alpha, gamma = node.attributes.get("alpha", 1.67326319217681884765625), node.attributes.get("gamma", 1.05070102214813232421875)
+    alpha = node.attributes.get("alpha", 1.67326319217681884765625)
+    gamma = node.attributes.get("gamma", 1.05070102214813232421875)
     scale = aligned(np.array(gamma, dtype_of(x)), rank_of(x))
     return relax.op.multiply(node.emit(elu(node, x, alpha)), scale)
 
@@ -113,9 +114,7 @@ def hard_sigmoid(node: Node) -> relax.Expr:
     """``min(max(alpha * x + beta, 0), 1)``."""
     x = node.expr(0)
     dtype, rank, attributes = dtype_of(x), rank_of(x), node.attributes
-    alpha, beta = (
-        aligned(np.array(attributes.get(*each), dtype), rank) for each in (("alpha", 0.2), ("beta", 0.5))
-    )
+    alpha, beta = (aligned(np.array(attributes.get(*each), dtype), rank) for each in (("alpha", 0.2), ("beta", 0.5)))
     line = node.emit(relax.op.add(node.emit(relax.op.multiply(x, alpha)), beta))
     return relax.op.clip(line, 0, 1)
 

@@ -150,7 +150,7 @@ def _activations(node: Node, kind: str, directions: int) -> list[tuple[Activatio
     limit = attributes.get("clip")
     made = []
     for index, name in enumerate(names[: len(defaults) * directions]):
-        given = [next(values, default) for values, default in zip((alphas, betas), _PARAMETERS.get(name, ()))]
+        given = [next((alphas, betas)[place], default) for place, default in enumerate(_PARAMETERS.get(name, ()))]
         if None in given:
             raise node.error(f"has the activation {name!r} without its activation_alpha or activation_beta")
         alpha, beta = (*(value for value in given if value is not None), 0.0, 0.0)[:2]
@@ -177,9 +177,7 @@ def _activation(node: Node, name: str, alpha: float, beta: float, limit: float |
         ),
         "Sigmoid": relax.op.sigmoid,
         "Softplus": lambda x: softplus(node, x),
-        "Softsign": lambda x: relax.op.divide(
-            x, node.emit(relax.op.add(node.emit(relax.op.abs(x)), constant(1, x)))
-        ),
+        "Softsign": lambda x: relax.op.divide(x, node.emit(relax.op.add(node.emit(relax.op.abs(x)), constant(1, x)))),
         "Tanh": relax.op.tanh,
         "ThresholdedRelu": lambda x: relax.op.where(
             node.emit(relax.op.greater(x, constant(alpha, x))), x, constant(0, x)

@@ -33,7 +33,9 @@ class Case:
 
     def __str__(self) -> str:
         def text(values: dict[str, Array]) -> str:
-            return ", ".join(f"{k}={v.dtype}{list(v.shape)}{v.tolist() if v.size < 7 else ''}" for k, v in values.items())
+            return ", ".join(
+                f"{k}={v.dtype}{list(v.shape)}{v.tolist() if v.size < 7 else ''}" for k, v in values.items()
+            )
 
         attributes = {each.name: helper.get_attribute_value(each) for each in self.node.attribute}
         names = f"{list(self.node.input)} -> {list(self.node.output)}"
@@ -97,7 +99,9 @@ class Draw:
         if self.chance():
             array = np.round(array * 2) / 2
         if self.chance(special):
-            array = np.where(self.rng.random(shape) < 0.2, self.rng.choice([np.inf, -np.inf, np.nan, -0.0], shape), array)
+            array = np.where(
+                self.rng.random(shape) < 0.2, self.rng.choice([np.inf, -np.inf, np.nan, -0.0], shape), array
+            )
         return array.astype(dtype)
 
     def broadcast(self, shape: Sequence[int]) -> tuple[int, ...]:

@@ -118,4 +118,5 @@ def difference(case: Case, want: np.ndarray, got: np.ndarray) -> str:
         wrong = got != want
     if not wrong.any():
         return ""
-    return f"{wrong.sum()} of {wrong.size} differ: {got[wrong][:4]} instead of {want[wrong][:4]} at {np.argwhere(wrong)[0]}"
+    place = np.argwhere(wrong)[0]
+    return f"{wrong.sum()} of {wrong.size} differ: {got[wrong][:4]} instead of {want[wrong][:4]} at {place}"

@@ -9,8 +9,7 @@ import numpy as np
 from .case import Case, Draw, Frozen
 
 REDUCTIONS = tuple(
-    f"Reduce{kind}"
-    for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+    f"Reduce{kind}" for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
 )
 
 
@@ -82,7 +81,9 @@ def layer_normalization(d: Draw) -> Case:
     scale = d.values(d.broadcast(inner) if d.chance(0.3) else inner, special=0)
     bias = d.values(inner, special=0) if d.chance() else None
     epsilon = d.pick([None, 0.01])
-    return d.case("LayerNormalization", [d.values(shape, special=0), scale, bias], d.size(1, 3), axis=axis, epsilon=epsilon)
+    return d.case(
+        "LayerNormalization", [d.values(shape, special=0), scale, bias], d.size(1, 3), axis=axis, epsilon=epsilon
+    )
 
 
 def rms_normalization(d: Draw) -> Case:
@@ -107,7 +108,9 @@ def lrn(d: Draw) -> Case:
 def instance_normalization(d: Draw) -> Case:
     shape = d.shape(3, 5)
     scale, bias = (d.values((shape[1],), special=0) for _ in range(2))
-    return d.case("InstanceNormalization", [d.values(shape, special=0), scale, bias], epsilon=d.pick([None, 0.01]), tolerance=2e-4)
+    return d.case(
+        "InstanceNormalization", [d.values(shape, special=0), scale, bias], epsilon=d.pick([None, 0.01]), tolerance=2e-4
+    )
 
 
 def group_normalization(d: Draw) -> Case:
@@ -115,7 +118,9 @@ def group_normalization(d: Draw) -> Case:
     shape = (d.size(1, 2), groups * d.size(1, 3), *d.shape(1, 3))
     scale, bias = (d.values((shape[1] if d.opset >= 21 else groups,), special=0) for _ in range(2))
     x = d.values(shape, special=0)
-    return d.case("GroupNormalization", [x, scale, bias], num_groups=groups, epsilon=d.pick([None, 0.01]), tolerance=2e-4)
+    return d.case(
+        "GroupNormalization", [x, scale, bias], num_groups=groups, epsilon=d.pick([None, 0.01]), tolerance=2e-4
+    )
 
 
 def batch_normalization(d: Draw) -> Case:
@@ -156,7 +161,9 @@ def gemm(d: Draw) -> Case:
 
 def einsum(d: Draw) -> Case:
     sizes = {letter: d.size(1, 4) for letter in "ijkb"}
-    equation = d.pick(["ij,jk->ik", "ij->ji", "bij,bjk->bik", "ij,ij->", "ii->i", "ij->", "i,j->ij", "...ij->...ji", "ij,jk"])
+    equation = d.pick(
+        ["ij,jk->ik", "ij->ji", "bij,bjk->bik", "ij,ij->", "ii->i", "ij->", "i,j->ij", "...ij->...ji", "ij,jk"]
+    )
     shapes = [
         tuple(sizes[letter] for letter in term.replace("...", "b")) for term in equation.split("->")[0].split(",")
     ]
@@ -195,7 +202,18 @@ def _recurrent(operator: str) -> Callable[[Draw], Case]:
         if d.chance(0.3):
             attributes["clip"] = d.real(0.3, 1)
         if d.chance(0.4):
-            names = ["Relu", "Tanh", "Sigmoid", "LeakyRelu", "HardSigmoid", "Softsign", "Elu", "Affine", "ScaledTanh", "ThresholdedRelu"]
+            names = [
+                "Relu",
+                "Tanh",
+                "Sigmoid",
+                "LeakyRelu",
+                "HardSigmoid",
+                "Softsign",
+                "Elu",
+                "Affine",
+                "ScaledTanh",
+                "ThresholdedRelu",
+            ]
             chosen = [d.pick(names) for _ in range(functions * count)]
             attributes["activations"] = chosen
             if d.chance():
