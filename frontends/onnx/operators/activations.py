@@ -119,6 +119,19 @@ def hard_sigmoid(node: Node) -> relax.Expr:
     return relax.op.clip(line, 0, 1)
 
 
+def shrink(node: Node) -> relax.Expr:
+    """``x - bias if x > lambd else x + bias if x < -lambd else 0``."""
+    x = node.expr(0)
+    dtype, rank, attributes = dtype_of(x), rank_of(x), node.attributes
+    if not dtype.startswith("float"):
+        raise node.error(f"reads {dtype}, which is not supported; cast it to float32 before")
+    edge, bias = attributes.get("lambd", 0.5), attributes.get("bias", 0.0)
+    upper, lower, shift, zero = (aligned(np.array(value, dtype), rank) for value in (edge, -edge, bias, 0))
+    above, below = (node.emit(operator(x, shift)) for operator in (relax.op.subtract, relax.op.add))
+    inner = node.emit(relax.op.where(node.emit(relax.op.less(x, lower)), below, zero))
+    return relax.op.where(node.emit(relax.op.greater(x, upper)), above, inner)
+
+
 def softplus(node: Node, x: relax.Expr) -> relax.Expr:
     """``log(1 + exp(x))``, without overflow and exact for very negative x.
 
@@ -149,6 +162,7 @@ CONVERTERS: dict[str, Converter] = {
     "LeakyRelu": leaky_relu,
     "Clip": clip,
     "Sign": sign,
+    "Shrink": shrink,
     "ThresholdedRelu": thresholded_relu,
     "Softplus": lambda node: softplus(node, node.expr(0)),
     "Celu": celu,

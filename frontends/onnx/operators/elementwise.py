@@ -65,16 +65,48 @@ def _variadic(operator: Callable[[relax.Expr, relax.Expr], relax.Expr]) -> Conve
     return lambda node: convert(node) if len(node.inputs) > 1 else node.expr(0)
 
 
-def divide(node: Node) -> relax.Expr | None:
-    """Division of floats; TVM converts integer division."""
+def divide(node: Node) -> relax.Expr:
+    """The quotient; that of integers is rounded towards 0."""
     divisor = node.required(1)
     if not dtype_of(divisor).startswith("float"):
-        return None
+        return _integer_quotient(node, relax.op.divide, True)
     rank = max(rank_of(node.required(0)), rank_of(divisor))
     if isinstance(divisor, np.ndarray) and not divisor.any():  # TVM does not compile a division by a constant zero
         infinite = np.copysign(np.array(np.inf, divisor.dtype), divisor)
         return relax.op.multiply(node.aligned(0, rank), aligned(infinite, rank))
     return relax.op.divide(node.aligned(0, rank), node.aligned(1, rank))
+
+
+def _integer_quotient(
+    node: Node, operator: Callable[[relax.Expr, relax.Expr], relax.Expr], negates: bool
+) -> relax.Expr:
+    """A quotient or remainder of integers; 0 where the divisor is 0.
+
+    A processor ends the process at a division by 0, and of the least number by -1, so neither takes place.
+
+    Args:
+        node: The node.
+        operator: What computes the quotient or remainder.
+        negates: Whether the result for the divisor -1 is ``-x``; otherwise it is 0.
+    """
+    divisor, dtype = node.required(1), dtype_of(node.required(1))
+    rank = max(rank_of(node.required(0)), rank_of(divisor))
+    x, y = node.aligned(0, rank), node.aligned(1, rank)
+    if isinstance(divisor, np.ndarray):
+        if not divisor.all():
+            raise node.error("divides integers by a constant 0; correct the model")
+        if dtype.startswith("u") or not (divisor == -1).any():
+            return operator(x, y)
+    zero, one = (aligned(np.array(value, dtype), rank) for value in (0, 1))
+    by_zero = node.emit(relax.op.equal(y, zero))
+    safe = node.emit(relax.op.where(by_zero, one, y))
+    if dtype.startswith("u"):
+        return relax.op.where(by_zero, zero, node.emit(operator(x, safe)))
+    by_minus_one = node.emit(relax.op.equal(y, aligned(np.array(-1, dtype), rank)))
+    safe = node.emit(relax.op.where(by_minus_one, one, safe))
+    negated = node.emit(relax.op.subtract(zero, x)) if negates else zero
+    result = node.emit(relax.op.where(by_minus_one, negated, node.emit(operator(x, safe))))
+    return relax.op.where(by_zero, zero, result)
 
 
 def equal(node: Node) -> relax.Expr:
@@ -103,11 +135,10 @@ def _as_type(node: Node, x: relax.Expr, dtype: str) -> relax.Expr:
 def modulo(node: Node) -> relax.Expr:
     """The remainder with the sign of the divisor, or with that of the dividend if ``fmod`` is 1."""
     rank = max(rank_of(node.required(0)), rank_of(node.required(1)))
-    x, y = node.aligned(0, rank), node.aligned(1, rank)
     dtype = dtype_of(node.required(0))
     if dtype.startswith("float"):
-        return _float_modulo(node, x, y, dtype, rank)
-    return relax.op.mod(x, y) if node.attributes.get("fmod", 0) else relax.op.floor_mod(x, y)
+        return _float_modulo(node, node.aligned(0, rank), node.aligned(1, rank), dtype, rank)
+    return _integer_quotient(node, relax.op.mod if node.attributes.get("fmod", 0) else relax.op.floor_mod, False)
 
 
 def _float_modulo(node: Node, x: relax.Expr, y: relax.Expr, dtype: str, rank: int) -> relax.Expr:

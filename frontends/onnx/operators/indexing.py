@@ -61,14 +61,23 @@ def compress(node: Node) -> relax.Expr:
 
 
 def reverse_sequence(node: Node) -> relax.Expr:
-    """The first ``sequence_lens[b]`` elements of every sample b in reverse order, the others as they are."""
-    x, lengths = node.expr(0), node.expr(1)
+    """The first ``sequence_lens[b]`` elements of every sample b in reverse order, the others as they are.
+
+    A length at run time that the sequence does not have counts as 0 or as the whole sequence.
+    """
+    x, lengths = node.expr(0), node.value(1)
     batch, time = node.attributes.get("batch_axis", 1), node.attributes.get("time_axis", 0)
     shape = shape_of(x)
     if {batch, time} != {0, 1}:
         raise node.error(f"has batch_axis={batch} and time_axis={time}; expected 0 and 1, or 1 and 0")
+    size = np.int64(shape[time])
+    if isinstance(lengths, np.ndarray) and not (0 <= lengths.min(initial=0) and lengths.max(initial=0) <= size):
+        raise node.error(f"has sequence_lens {lengths.tolist()}; expected numbers from 0 to {size}")
     steps = as_expr(np.arange(shape[time], dtype=np.int64).reshape((1, -1) if time else (-1, 1)))
-    ends = node.emit(relax.op.reshape(node.emit(relax.op.astype(lengths, "int64")), (-1, 1) if time else (1, -1)))
+    wide = node.emit(relax.op.astype(node.expr(1), "int64"))
+    inside = node.emit(relax.op.maximum(wide, relax.const(np.int64(0), "int64")))
+    inside = node.emit(relax.op.minimum(inside, relax.const(size, "int64")))
+    ends = node.emit(relax.op.reshape(inside, (-1, 1) if time else (1, -1)))
     mirrored = node.emit(relax.op.subtract(node.emit(relax.op.subtract(ends, relax.const(1, "int64"))), steps))
     places = node.emit(relax.op.where(node.emit(relax.op.less(steps, ends)), mirrored, steps))
     places = node.emit(relax.op.reshape(places, shape[:2] + (1,) * (len(shape) - 2)))

@@ -65,7 +65,8 @@ def _every(value: Value, axis: int, first: int, count: int, stride: int) -> Valu
 def max_unpool(node: Node) -> relax.Expr:
     """Puts values back to the places that MaxPool returned, and zeros elsewhere.
 
-    The indices count in the tensor that the attributes give; a larger ``output_shape`` adds zeros at the ends.
+    The indices count in the tensor that the attributes give; a larger ``output_shape`` adds zeros at the ends. Indices
+    outside of it wrap around, so that they cannot touch other memory.
     """
     x, places = node.expr(0), node.expr(1)
     shape = shape_of(x)
@@ -83,6 +84,7 @@ def max_unpool(node: Node) -> relax.Expr:
         )
     zeros = node.emit(relax.op.zeros((prod(inferred),), dtype_of(x)))
     flat_places, flat = (node.emit(relax.op.reshape(value, (prod(shape),))) for value in (places, x))
+    flat_places = node.emit(relax.op.floor_mod(flat_places, relax.const(prod(inferred), "int64")))
     scattered = node.emit(relax.op.scatter_elements(zeros, flat_places, flat, axis=0))
     y = relax.op.reshape(scattered, inferred)
     if wanted == inferred:

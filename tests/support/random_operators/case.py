@@ -88,8 +88,8 @@ class Draw:
         allowed = [name for name in allowed if name != "float16"]
         return "float32" if "float32" in allowed and self.chance(0.4) else self.pick(allowed)
 
-    def values(self, shape: Sequence[int], dtype: str = "float32", special: float = 0.2) -> Array:
-        """Numbers of either sign with ties and zeros; sometimes infinities and NaN."""
+    def values(self, shape: Sequence[int], dtype: str = "float32", special: float = 0.2, nan: float = np.nan) -> Array:
+        """Numbers of either sign with ties and zeros; sometimes infinities and NaN, or ``nan`` in its place."""
         if dtype == "bool":
             return self.rng.random(shape) < 0.5
         if not dtype.startswith("float"):
@@ -100,7 +100,7 @@ class Draw:
             array = np.round(array * 2) / 2
         if self.chance(special):
             array = np.where(
-                self.rng.random(shape) < 0.2, self.rng.choice([np.inf, -np.inf, np.nan, -0.0], shape), array
+                self.rng.random(shape) < 0.2, self.rng.choice([np.inf, -np.inf, nan, -0.0], shape), array
             )
         return array.astype(dtype)
 
