@@ -72,7 +72,7 @@ def divide(node: Node) -> relax.Expr:
         return _integer_quotient(node, relax.op.divide, True)
     rank = max(rank_of(node.required(0)), rank_of(divisor))
     if isinstance(divisor, np.ndarray) and not divisor.any():  # TVM does not compile a division by a constant zero
-        infinite = np.copysign(np.array(np.inf, divisor.dtype), divisor)
+        infinite = np.asarray(np.copysign(np.array(np.inf, divisor.dtype), divisor))
         return relax.op.multiply(node.aligned(0, rank), aligned(infinite, rank))
     return relax.op.divide(node.aligned(0, rank), node.aligned(1, rank))
 
