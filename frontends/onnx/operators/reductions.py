@@ -78,7 +78,7 @@ def _mean(x: relax.Expr, axis: Sequence[int], keepdims: bool) -> relax.Expr:
     if dtype_of(x).startswith("float"):
         return relax.op.mean(x, axis, keepdims)
     count = int(np.prod([shape_of(x)[a] for a in axis]))
-    return relax.op.floor_divide(relax.op.sum(x, axis, keepdims), relax.const(count, dtype_of(x)))
+    return relax.op.divide(relax.op.sum(x, axis, keepdims), relax.const(count, dtype_of(x)))  # towards 0
 
 
 def _square(x: relax.Expr) -> relax.Expr:
