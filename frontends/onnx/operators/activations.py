@@ -135,7 +135,8 @@ def shrink(node: Node) -> relax.Expr:
 def softplus(node: Node, x: relax.Expr) -> relax.Expr:
     """``log(1 + exp(x))``, without overflow and exact for very negative x.
 
-    It is ``max(x, 0) + log1p(u)`` with ``u = exp(-abs(x))``. ``log1p(u)`` is ``log(w) * u / (w - 1)`` with ``w = 1 + u`` in floating point, which cancels the rounding of w.
+    It is ``max(x, 0) + log1p(u)`` with ``u = exp(-abs(x))``. ``log1p(u)`` is ``log(w) * u / (w - 1)`` with
+    ``w = 1 + u`` in floating point, which cancels the rounding of w.
     """
     dtype, rank = dtype_of(x), rank_of(x)
     zero, one = (aligned(np.array(value, dtype), rank) for value in (0, 1))

@@ -77,6 +77,9 @@ def gemm(node: Node) -> relax.Expr:
     """``alpha * A @ B + beta * C``; transposition and beta change the constants, an alpha other than 1 multiplies."""
     attributes = node.attributes
     a = node.expr(0)
+    factors = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
+    if not dtype_of(a).startswith("float") and any(factor % 1 or factor < 0 for factor in factors):
+        raise node.error(f"multiplies {dtype_of(a)} by {factors}; expected whole numbers, or floats as inputs")
     if attributes.get("transA", 0):
         a = node.emit(relax.op.permute_dims(a))
     b = node.required(1)
@@ -84,7 +87,7 @@ def gemm(node: Node) -> relax.Expr:
         b = b.T if isinstance(b, np.ndarray) else node.emit(relax.op.permute_dims(b))
     y = relax.op.matmul(a, as_expr(b))
     dtype = dtype_of(a)
-    alpha, beta = (np.array(attributes.get(name, 1.0), dtype) for name in ("alpha", "beta"))
+    alpha, beta = (np.array(factor, dtype) for factor in factors)
     if alpha != 1:
         y = relax.op.multiply(node.emit(y), aligned(alpha, 2))
     c = node.value(2)

@@ -71,7 +71,7 @@ def reverse_sequence(node: Node) -> relax.Expr:
     if {batch, time} != {0, 1}:
         raise node.error(f"has batch_axis={batch} and time_axis={time}; expected 0 and 1, or 1 and 0")
     size = np.int64(shape[time])
-    if isinstance(lengths, np.ndarray) and not (0 <= lengths.min(initial=0) and lengths.max(initial=0) <= size):
+    if isinstance(lengths, np.ndarray) and (lengths.min(initial=0) < 0 or lengths.max(initial=0) > size):
         raise node.error(f"has sequence_lens {lengths.tolist()}; expected numbers from 0 to {size}")
     steps = as_expr(np.arange(shape[time], dtype=np.int64).reshape((1, -1) if time else (-1, 1)))
     wide = node.emit(relax.op.astype(node.expr(1), "int64"))

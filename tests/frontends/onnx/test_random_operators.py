@@ -15,8 +15,8 @@ def _compared(seeds: range) -> Comparison:
 
 
 def test_random_operators() -> None:
-    found = _compared(range(170))
-    assert len(found.right) > 130  # most are neither refused here nor by onnxruntime
+    found = _compared(range(93))
+    assert len(found.right) > 75  # most are neither refused here nor by onnxruntime
 
 
 @pytest.mark.fuzz

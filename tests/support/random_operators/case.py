@@ -99,9 +99,7 @@ class Draw:
         if self.chance():
             array = np.round(array * 2) / 2
         if self.chance(special):
-            array = np.where(
-                self.rng.random(shape) < 0.2, self.rng.choice([np.inf, -np.inf, nan, -0.0], shape), array
-            )
+            array = np.where(self.rng.random(shape) < 0.2, self.rng.choice([np.inf, -np.inf, nan, -0.0], shape), array)
         return array.astype(dtype)
 
     def broadcast(self, shape: Sequence[int]) -> tuple[int, ...]:
