@@ -168,7 +168,8 @@ def test_elementwise(rng: np.random.Generator) -> None:
         {"c": normal(rng, 4, 1, 1), "two": np.float32(2)},
         exact=True,
     )
-    assert {(1, 4, 1, 1), (1, 1, 1, 1)} == {constant.shape for constant in constants_of(imported)}
+    floats = [constant for constant in constants_of(imported) if constant.dtype == np.float32]
+    assert {(1, 4, 1, 1), (1, 1, 1, 1)} == {constant.shape for constant in floats}
 
 
 @pytest.mark.parametrize("comparison", ["Greater", "GreaterOrEqual", "Less", "LessOrEqual"])
