@@ -121,7 +121,7 @@ def clip(d: Draw) -> Case:
     x = d.values(d.shape(0), dtype, special=0)  # with one bound, onnxruntime clips infinities to the largest number
     if d.opset < 11:
         return d.case("Clip", [x], **{name: d.real(-2, 2) for name in ("min", "max") if d.chance(0.7)})
-    bounds = [d.values((), dtype) if d.chance(0.7) else None for _ in range(2)]
+    bounds = [d.values((), dtype, special=0) if d.chance(0.7) else None for _ in range(2)]
     return d.case("Clip", [x, *bounds])
 
 

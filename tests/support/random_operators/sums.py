@@ -214,7 +214,6 @@ def _recurrent(operator: str) -> Callable[[Draw], Case]:
                 "Elu",
                 "Affine",
                 "ScaledTanh",
-                "ThresholdedRelu",
             ]
             chosen = [d.pick(names) for _ in range(functions * count)]
             attributes["activations"] = chosen
