@@ -427,7 +427,8 @@ class _GraphImport:
         value = self._scope.values.get(name)
         if value is None or isinstance(value, _Unknown):
             raise ModelError(f"the model returns {name!r}, which no node computes")
-        check_declared(output, dtype_of(value), shape_of(value))
+        if not any(_rounds_up(node) for node in self._graph.node if name in node.output):
+            check_declared(output, dtype_of(value), shape_of(value))
         if 0 in shape_of(value):
             raise ModelError(
                 f"the model returns {name!r} of shape {list(shape_of(value))}, which has no elements; "
@@ -472,12 +473,18 @@ def _supports(node: NodeProto, scope: _Scope) -> bool:
     return own or node.op_type in HONOURED or has_body(node, version)
 
 
+def _rounds_up(node: NodeProto) -> bool:
+    """Whether ONNX's inference may count windows that begin in the padding, as it did before operator set 22.
+
+    Nobody computes these.
+    """
+    return node.op_type in _POOLINGS and any(each.name == "ceil_mode" and each.i for each in node.attribute)
+
+
 def _check_type(node: NodeProto, name: str, value: Value, types: Mapping[str, InferredType]) -> None:
     """Raises ModelError if a value does not have the type that ONNX infers: no wrong converter goes unnoticed."""
     inferred = types.get(name)
-    if node.op_type in _POOLINGS and any(attribute.name == "ceil_mode" and attribute.i for attribute in node.attribute):
-        return  # ONNX's inference before operator set 22 counts windows that begin in the padding; nobody computes them
-    if inferred is not None and not inferred.holds(dtype_of(value), shape_of(value)):
+    if inferred is not None and not _rounds_up(node) and not inferred.holds(dtype_of(value), shape_of(value)):
         raise ModelError(
             f"{describe(node)} would be compiled to {dtype_of(value)}{list(shape_of(value))}, but ONNX says that "
             f"{name!r} is {inferred}: this form of the operator is not supported; export the model without it"
