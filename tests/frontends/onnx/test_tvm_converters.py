@@ -9,9 +9,10 @@ from tvm import relax
 
 from sbnn_tvm.errors import ModelError
 from sbnn_tvm.frontends.onnx.function_bodies import body, has_body, off_default
-from sbnn_tvm.frontends.onnx.importer import CONVERTERS, import_onnx
+from sbnn_tvm.frontends.onnx.importer import import_onnx
 from sbnn_tvm.frontends.onnx.inferred_types import InferredType
 from sbnn_tvm.frontends.onnx.node import Node
+from sbnn_tvm.frontends.onnx.operators.table import CONVERTERS
 from sbnn_tvm.frontends.onnx.tvm_converters import HONOURED, TvmConverters
 from tests.support.imports import X, build
 
