@@ -141,7 +141,9 @@ class GraphImport:
             return
         inputs = tuple(value for value in read if not isinstance(value, _Unknown))
         if node.op_type == "Range" and node.domain in STANDARD:  # ONNX's own definitions pass vectors of one element
-            inputs = tuple(value.reshape(()) if isinstance(value, np.ndarray) else value for value in inputs)
+            inputs = tuple(
+                value.reshape(()) if isinstance(value, np.ndarray) and value.size == 1 else value for value in inputs
+            )
         if self._fold(node, inputs, scope):
             return
         if not _supports(node, scope):
