@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, TypeProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, TypeProto, helper, numpy_helper
+
+from .model_parts import graphs_of, tensors_of
 
 _TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "output_datatype"})
 """The attributes that hold the element type of a node's result."""
@@ -50,8 +52,8 @@ def _mentions_float16(model: onnx.ModelProto) -> bool:
     def in_nodes(nodes: Iterable[NodeProto]) -> bool:
         return any(
             (attribute.name in _TYPE_ATTRIBUTES and attribute.i == TensorProto.FLOAT16)
-            or any(tensor.data_type == TensorProto.FLOAT16 for tensor in _tensors(attribute))
-            or any(in_graph(graph) for graph in _graphs(attribute))
+            or any(tensor.data_type == TensorProto.FLOAT16 for _, tensor in tensors_of(attribute))
+            or any(in_graph(graph) for graph in graphs_of(attribute))
             for node in nodes
             for attribute in node.attribute
         )
@@ -89,9 +91,9 @@ def _convert_nodes(nodes: Iterable[NodeProto]) -> None:
         for attribute in node.attribute:
             if attribute.name in _TYPE_ATTRIBUTES and attribute.i == TensorProto.FLOAT16:
                 attribute.i = TensorProto.FLOAT
-            for tensor in _tensors(attribute):
+            for _, tensor in tensors_of(attribute):
                 _convert_tensor(tensor)
-            for graph in _graphs(attribute):
+            for graph in graphs_of(attribute):
                 _convert_graph(graph)
 
 
@@ -109,17 +111,3 @@ def _convert_tensor(tensor: TensorProto) -> None:
 def _initializers(graph: GraphProto) -> Iterator[TensorProto]:
     yield from graph.initializer
     yield from (sparse.values for sparse in graph.sparse_initializer)
-
-
-def _tensors(attribute: AttributeProto) -> Iterator[TensorProto]:
-    if attribute.type == AttributeProto.TENSOR:
-        yield attribute.t
-    elif attribute.type == AttributeProto.SPARSE_TENSOR:
-        yield attribute.sparse_tensor.values
-    yield from attribute.tensors
-
-
-def _graphs(attribute: AttributeProto) -> Iterator[GraphProto]:
-    if attribute.type == AttributeProto.GRAPH:
-        yield attribute.g
-    yield from attribute.graphs

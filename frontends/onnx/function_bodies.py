@@ -10,6 +10,8 @@ import onnx
 from onnx import AttributeProto, FunctionProto, NodeProto, TypeProto, helper
 from onnx.defs import SchemaError
 
+from .model_parts import graphs_of
+
 
 @cache
 def schema_of(operator: str, version: int) -> Any:
@@ -36,11 +38,8 @@ def off_default(node: NodeProto, version: int, honoured: Collection[str]) -> str
         value = helper.get_attribute_value(attribute)
         if known is not None and known.default_value.name and value == helper.get_attribute_value(known.default_value):
             continue
-        return (
-            f"{attribute.name}={value.decode(errors='replace')!r}"
-            if isinstance(value, bytes)
-            else (f"{attribute.name}={value}")
-        )
+        text = repr(value.decode(errors="replace")) if isinstance(value, bytes) else value
+        return f"{attribute.name}={text}"
     return ""
 
 
@@ -107,7 +106,7 @@ def _bind_attributes(node: NodeProto, attributes: dict[str, AttributeProto]) -> 
             copy.name = attribute.name
             bound.append(copy)
         else:
-            for graph in (attribute.g, *attribute.graphs):
+            for graph in graphs_of(attribute):
                 for inner in graph.node:
                     _bind_attributes(inner, attributes)
             bound.append(attribute)

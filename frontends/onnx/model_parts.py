@@ -40,11 +40,11 @@ def parts(model: ModelProto) -> Iterator[Part]:
         for node in part.body.node:
             for attribute in node.attribute:
                 where = f"{attribute.name!r} of {describe(node)}"
-                waiting += [Part(where, graph, part.depth + 1, part.function) for graph in _graphs(attribute)]
+                waiting += [Part(where, graph, part.depth + 1, part.function) for graph in graphs_of(attribute)]
         if isinstance(part.body, FunctionProto):
             for attribute in part.body.attribute_proto:
                 where = f"the default of {attribute.name!r} of {part.where}"
-                waiting += [Part(where, graph, part.depth + 1, part.function) for graph in _graphs(attribute)]
+                waiting += [Part(where, graph, part.depth + 1, part.function) for graph in graphs_of(attribute)]
 
 
 def tensors(part: Part) -> Iterator[tuple[str, TensorProto]]:
@@ -58,19 +58,21 @@ def tensors(part: Part) -> Iterator[tuple[str, TensorProto]]:
             yield f"the indices of the sparse initializer {sparse.values.name!r}", sparse.indices
     else:
         for attribute in body.attribute_proto:
-            yield from _tensors_of(attribute, f"the default of {attribute.name!r} of {part.where}")
+            yield from tensors_of(attribute, f"the default of {attribute.name!r} of {part.where}")
     for node in body.node:
         for attribute in node.attribute:
-            yield from _tensors_of(attribute, f"the attribute {attribute.name!r} of {describe(node)}")
+            yield from tensors_of(attribute, f"the attribute {attribute.name!r} of {describe(node)}")
 
 
-def _graphs(attribute: AttributeProto) -> Iterator[GraphProto]:
+def graphs_of(attribute: AttributeProto) -> Iterator[GraphProto]:
+    """The subgraphs that an attribute holds."""
     if attribute.HasField("g"):
         yield attribute.g
     yield from attribute.graphs
 
 
-def _tensors_of(attribute: AttributeProto, where: str) -> Iterator[tuple[str, TensorProto]]:
+def tensors_of(attribute: AttributeProto, where: str = "") -> Iterator[tuple[str, TensorProto]]:
+    """The tensors that an attribute holds, those of its subgraphs excepted, each with ``where``."""
     if attribute.HasField("t"):
         yield where, attribute.t
     if attribute.HasField("sparse_tensor"):

@@ -47,12 +47,11 @@ def _reduction(
     """A reduction with an elementwise function before and after it."""
 
     def convert(node: Node) -> relax.Expr:
-        x, axes = node.expr(0), reduced_axes(node)
+        x = node.expr(0)
         if after is not None and not dtype_of(x).startswith("float"):
             raise node.error(f"reads {dtype_of(x)}, which is not supported; cast it to float32 before")
         result = x if before is None else node.emit(before(x))
-        if axes:
-            result = node.emit(operator(result, axis=axes, keepdims=bool(node.attributes.get("keepdims", 1))))
+        result = node.emit(_over_axes(node, operator, result))
         return result if after is None else after(result)
 
     return convert
