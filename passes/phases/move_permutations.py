@@ -265,7 +265,10 @@ class _Operands(Operands):
 
 
 def _wanted(graph: Graph) -> dict[Var, tuple[int, ...]]:
-    """The order of its axes in which most readers want each value, as the axes of a ``permute_dims``."""
+    """The order of its axes in which most readers want each value, as the axes of a ``permute_dims``.
+
+    Readers that work in any layout want what their own readers want, if the axes are the same, and nothing otherwise.
+    """
     votes: dict[Var, Counter[tuple[int, ...]]] = {}
     wanted: dict[Var, tuple[int, ...]] = {}
 
@@ -287,7 +290,7 @@ def _wanted(graph: Graph) -> dict[Var, tuple[int, ...]]:
         elif after is not None and name in KEEPS_AXES:
             same = [operand for operand in operands(value) if len(shape(operand)) == len(after)]
             vote(dict.fromkeys(same), after)
-        else:
+        elif not is_movable(value):
             vote(dict.fromkeys(operands(value)), None)
     for param in graph.params:
         if param in votes:

@@ -303,6 +303,6 @@ _RULES: dict[str, Rule] = {
 }
 _MOVABLE = {*_RULES, "permute_dims", "reshape", "squeeze", "expand_dims", "split"}
 KEEPS_AXES = {
-    *_ELEMENTWISE, "nn.softmax", "nn.log_softmax", "nn.prelu", "flip", "nn.pad", "strided_slice", "concat",
+    *_ELEMENTWISE, "nn.softmax", "nn.log_softmax", "nn.prelu", "flip", "nn.pad", "strided_slice", "concat", "take",
 }  # fmt: skip
 """Those whose result has the axes of their operands in the same order."""

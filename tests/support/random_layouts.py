@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from itertools import permutations
 from math import prod
 
 import numpy as np
@@ -20,7 +20,7 @@ class RandomLayouts:
     """Draws one model.
 
     Attributes:
-        model: The model. Every number in it is a multiple of a power of two where only additions precede it.
+        model: The model. It returns all values that no node of it reads.
     """
 
     def __init__(self, rng: np.random.Generator, nodes: int = 25) -> None:
@@ -33,8 +33,7 @@ class RandomLayouts:
         self._values |= inputs
         while len(self._lines) < nodes:
             self._rng.choice(np.array(self._operators, dtype=object))()
-        read = {name for line in self._lines for name in line[line.index("=") :].replace(")", ",").replace("(", ",").split(",")}
-        read = {name.strip() for name in read}
+        read = {name for line in self._lines for name in re.findall(r"\w+", line.split(" = ")[1])}
         ends = [name for name in self._values if name not in read and name not in inputs]
         outputs = dict.fromkeys([*ends, str(rng.choice([name for name in self._values if name not in inputs]))])
         self.model: onnx.ModelProto = small_model("\n".join(self._lines), inputs, self._constants, list(outputs))
@@ -212,8 +211,3 @@ class RandomLayouts:
         name, shape = self._pick(lambda each: len(each) > 1) or ("", ())
         if name:
             self._add(f"MatMul({name}, {self._constant(self._quarters(shape[-1], 3))})", (*shape[:-1], 3))
-
-
-def all_permutations(rank: int) -> list[tuple[int, ...]]:
-    """Every order of the axes of a tensor."""
-    return list(permutations(range(rank)))
