@@ -20,6 +20,7 @@ from ..size_limits import ConstantBudget
 from .constants import Constants
 from .dialect_node import DialectNode
 from .multi_threshold import multi_threshold
+from .newer_opset import raise_opset
 from .quant import bipolar_quant, float_quant, quant, trunc
 from .ranks import ranks
 
@@ -87,6 +88,7 @@ class _Rewriting:
     def run(self) -> ModelProto:
         model = ModelProto()
         model.CopyFrom(self._given)
+        raise_opset(model, self._dialect)
         opsets = _opsets(model)
         constants = Constants(opsets, self._budget)
         self._rewrite_graph(model.graph, constants, self._rank)
