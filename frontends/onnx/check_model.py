@@ -225,7 +225,7 @@ def _repeated(names: Iterable[_Name]) -> Iterator[_Name]:
 
 
 def skeleton(model: ModelProto) -> ModelProto:
-    """A copy for ONNX's checks and shape inference, which copy the model several times: large initialisers are inputs."""
+    """A copy for ONNX's checks and inference, which copy the model several times: large initialisers become inputs."""
     outline = ModelProto(ir_version=max(model.ir_version, 4) if model.ir_version > 0 else model.ir_version)
     outline.opset_import.extend(model.opset_import)
     outline.functions.extend(model.functions)

@@ -105,6 +105,8 @@ class DialectNode:
         if not self.written or result not in self.written[-1].output:
             self.emit("Identity", result, part="result")
         self.written[-1].output[0], self.written[-1].name = output, self.proto.name
+        for node in self.written:
+            self.constants.add(node)
         return self.written
 
     def _constant(self, value: np.ndarray, part: str) -> str:
@@ -116,5 +118,4 @@ class DialectNode:
         name = self.fresh(f"{self.proto.name}/{part}") if self.proto.name else ""  # onnxruntime wants unique names
         node = helper.make_node(operator, inputs, [output], name, **attributes)
         self.written.append(node)
-        self.constants.add(node)
         return output

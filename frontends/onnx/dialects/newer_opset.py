@@ -21,7 +21,7 @@ _ONLY_EXTENDED = frozenset(
         *("Softmax", "Split", "Squeeze", "Unsqueeze"),
     }
 )
-"""Operators whose nodes of operator set 9 mean the same in set 12: they got types, negative axes, new attributes."""
+"""Operators whose nodes of set 7 and later mean the same in set 12: types, negative axes, attributes were added."""
 
 
 def raise_opset(model: ModelProto, rewritten: Container[tuple[str, str]]) -> None:
@@ -36,7 +36,9 @@ def raise_opset(model: ModelProto, rewritten: Container[tuple[str, str]]) -> Non
         return
     version = entries[0].version
     nodes = [node for part in parts(model) for node in part.body.node]
-    standard = {node.op_type for node in nodes if node.domain in STANDARD and (node.domain, node.op_type) not in rewritten}
+    standard = {
+        node.op_type for node in nodes if node.domain in STANDARD and (node.domain, node.op_type) not in rewritten
+    }
     if all(_same(operator, version) for operator in standard):
         entries[0].version = WANTED_OPSET
 

@@ -83,13 +83,13 @@ def _bit_width(node: DialectNode, index: int) -> np.ndarray:
 def _element_type(mode: str, *operands: Operand) -> np.dtype:
     """The element type that arithmetic on float32 and these constants has in numpy, and so in QONNX's executor.
 
-    Keras's exports have scales of type double or int64. If they are powers of two, float32 gives the same numbers,
-    unless the rounding mode adds a half.
+    Keras's exports have scales of type double or int64. If they are powers of two, float32 gives the same numbers
+    (but for denormal x and scales above 1), unless the rounding mode adds a half.
     """
     constants = [value for value in operands if isinstance(value, np.ndarray)]
     if any(value.dtype == np.float16 for value in constants):
         return np.dtype(np.float16)
-    scale, *others = constants or [np.float32(1)]
+    scale, *others = constants or [np.array(1, np.float32)]
     powers = (np.frexp(np.asarray(scale, np.float64))[0] == _MANTISSA_OF_POWER).all()
     if powers and all((value == 0).all() for value in others) and mode.upper() not in ("HALF_UP", "HALF_DOWN"):
         return np.dtype(np.float32)

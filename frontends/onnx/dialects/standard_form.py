@@ -1,8 +1,8 @@
 """Rewrites the nodes of other dialects of ONNX to standard operators, before the model is checked.
 
 The dialects are QONNX, whose operators Brevitas and QKeras export, and FINN. The rewritten model is what is checked,
-imported, and run by onnxruntime as the reference. The last of the nodes that replace another has its name and output; the names
-of the others begin with it. So reports and messages name the user's node.
+imported, and run by onnxruntime as the reference. The last of the nodes that replace another has its name and its
+output; the names of the others begin with it. So reports and messages name the user's node.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, helper
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 
 from sbnn_tvm.errors import ModelError
 
@@ -96,7 +96,11 @@ class _Rewriting:
             inside = Constants({**opsets, **_opsets(function)}, self._budget)
             self._rewrite(function, inside, lambda name: None)
         left = {node.domain for part in parts(model) for node in part.body.node} | {f.domain for f in model.functions}
-        kept = [entry for entry in model.opset_import if entry.domain in STANDARD or entry.domain in left or entry.domain not in _DOMAINS]
+        kept = [
+            entry
+            for entry in model.opset_import
+            if entry.domain in STANDARD or entry.domain in left or entry.domain not in _DOMAINS
+        ]
         del model.opset_import[:]
         model.opset_import.extend(kept)
         return model
@@ -122,9 +126,7 @@ class _Rewriting:
         del body.node[:]
         body.node.extend(rewritten)
 
-    def _standard(
-        self, node: NodeProto, constants: Constants, rank: Callable[[str], int | None]
-    ) -> list[NodeProto]:
+    def _standard(self, node: NodeProto, constants: Constants, rank: Callable[[str], int | None]) -> list[NodeProto]:
         opset = constants.opsets[""]
         if opset < OLDEST_OPSET:
             raise ModelError(
