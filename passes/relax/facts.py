@@ -6,7 +6,10 @@ from collections.abc import Mapping
 
 from tvm.ir import IRModule
 
+from .snapped_weights import WeightChange
+
 _INTEGER_SUMS = "sbnn.integer_sums"
+_WEIGHT_CHANGES = "sbnn.weight_changes"
 
 
 def with_integer_sums(mod: IRModule, sums: Mapping[str, str]) -> IRModule:
@@ -26,3 +29,14 @@ def integer_sums(mod: IRModule) -> dict[str, str]:
     """Read the record of :func:`with_integer_sums`; empty if there is none."""
     recorded = (mod.attrs or {}).get(_INTEGER_SUMS, {})
     return {str(key): str(value) for key, value in recorded.items()}
+
+
+def with_weight_changes(mod: IRModule, changes: Mapping[str, WeightChange]) -> IRModule:
+    """Record how weights differ from those of the model, by the name of the value that the layer computes."""
+    return mod.with_attr(_WEIGHT_CHANGES, {name: [each.relative, each.zeros] for name, each in changes.items()})
+
+
+def weight_changes(mod: IRModule) -> dict[str, WeightChange]:
+    """Read the record of :func:`with_weight_changes`; empty if there is none."""
+    recorded = (mod.attrs or {}).get(_WEIGHT_CHANGES, {})
+    return {str(key): WeightChange(float(value[0]), int(value[1])) for key, value in recorded.items()}
