@@ -13,6 +13,7 @@ from tvm import relax
 from sbnn_tvm.algebra.domain import BinaryDomain, Domain, Levels
 from sbnn_tvm.schedules.epilogue.program import WindowThreshold
 
+from ..relax.facts import decoded_change, encoded_change
 from ..relax.snapped_weights import WeightChange
 
 _ATTRIBUTE = "sbnn.facts"
@@ -74,8 +75,7 @@ class LayerFacts:
             "window_sum": self.window_sum,
             "window_test": None if self.window_test is None else _encoded(self.window_test),
             "factors": None if self.factors is None else [tvm.runtime.tensor(each) for each in self.factors],
-            "relative_change": None if self.weight_change is None else self.weight_change.relative,
-            "changed_zeros": None if self.weight_change is None else self.weight_change.zeros,
+            "weight_change": None if self.weight_change is None else encoded_change(self.weight_change),
         }
         known |= {key: value for key, value in optional.items() if value is not None}
         return func.with_attr(_ATTRIBUTE, known)
@@ -98,9 +98,7 @@ class LayerFacts:
             window_sum=int(known["window_sum"]) if "window_sum" in known else None,
             window_test=_decoded(known["window_test"]) if "window_test" in known else None,
             factors=(known["factors"][0].numpy(), known["factors"][1].numpy()) if "factors" in known else None,
-            weight_change=WeightChange(float(known["relative_change"]), int(known["changed_zeros"]))
-            if "relative_change" in known
-            else None,
+            weight_change=decoded_change(known["weight_change"]) if "weight_change" in known else None,
         )
 
 

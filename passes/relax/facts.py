@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tvm.ir import IRModule
 
@@ -33,10 +33,21 @@ def integer_sums(mod: IRModule) -> dict[str, str]:
 
 def with_weight_changes(mod: IRModule, changes: Mapping[str, WeightChange]) -> IRModule:
     """Record how weights differ from those of the model, by the name of the value that the layer computes."""
-    return mod.with_attr(_WEIGHT_CHANGES, {name: [each.relative, each.zeros] for name, each in changes.items()})
+    return mod.with_attr(_WEIGHT_CHANGES, {name: encoded_change(each) for name, each in changes.items()})
 
 
 def weight_changes(mod: IRModule) -> dict[str, WeightChange]:
     """Read the record of :func:`with_weight_changes`; empty if there is none."""
     recorded = (mod.attrs or {}).get(_WEIGHT_CHANGES, {})
-    return {str(key): WeightChange(float(value[0]), int(value[1])) for key, value in recorded.items()}
+    return {str(key): decoded_change(value) for key, value in recorded.items()}
+
+
+def encoded_change(change: WeightChange) -> list[float]:
+    """A change of weights as numbers, which an attribute can hold."""
+    return [change.relative, change.zeros, change.sign_of_zero]
+
+
+def decoded_change(numbers: Sequence[float]) -> WeightChange:
+    """The change that ``encoded_change`` wrote."""
+    relative, zeros, sign = numbers
+    return WeightChange(float(relative), int(zeros), int(sign))

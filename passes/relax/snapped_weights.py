@@ -28,11 +28,13 @@ class WeightChange:
 
     Attributes:
         relative: The largest change of a weight that is not 0, relative to the largest weight of its output channel.
-        zeros: Number of weights that are 0 in the model and have the layer's lower or upper value instead.
+        zeros: Number of weights that are 0 in the model, and -a or +a here.
+        sign_of_zero: The sign that these have: -1 or +1; 0 if there are none.
     """
 
     relative: float
-    zeros: int
+    zeros: int = 0
+    sign_of_zero: int = 0
 
 
 def snapped(weight: np.ndarray, sign_of_zero: int = 0) -> tuple[np.ndarray, WeightChange] | None:
@@ -61,7 +63,7 @@ def snapped(weight: np.ndarray, sign_of_zero: int = 0) -> tuple[np.ndarray, Weig
     if new is None:
         return None
     found = new.astype(np.float32).reshape(weight.shape)
-    change = _change(weight, found)
+    change = _change(weight, found, sign_of_zero)
     return (found, change) if change.zeros <= max(1, MOST_ZEROS * weight.size) else None
 
 
@@ -114,9 +116,10 @@ def _most_frequent(values: np.ndarray) -> float:
     return float(distinct[np.argmax(counts)])
 
 
-def _change(old: np.ndarray, new: np.ndarray) -> WeightChange:
+def _change(old: np.ndarray, new: np.ndarray, sign_of_zero: int) -> WeightChange:
     flat, changed = old.reshape(len(old), -1).astype(np.float64), new.reshape(len(old), -1)
     largest = np.maximum(np.abs(flat).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
     zeros = (flat == 0) & (changed != 0)
     relative = np.where(zeros, 0.0, np.abs(changed - flat) / largest)
-    return WeightChange(float(relative.max()), int(zeros.sum()))
+    count = int(zeros.sum())
+    return WeightChange(float(relative.max()), count, sign_of_zero if count else 0)
