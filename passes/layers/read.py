@@ -180,6 +180,7 @@ class _Reader:
             "shape": self._linear_shape(call, pad, shape(result)),
             "weight": linear_weight(call),
             "integer_sum_of": facts.integer_sum_of,
+            "weight_change": facts.weight_change,
         }
         binary = {"window_sum": facts.window_sum, "window_test": facts.window_test, "factors": facts.factors}
         match self.composite:

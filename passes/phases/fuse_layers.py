@@ -40,7 +40,7 @@ from ..layers.kinds import (
 from ..relax.channels import concatenated_channels, taken_channels
 from ..relax.comparisons import COMPARISONS, comparison
 from ..relax.domains import binariser_domain, domains, signed_max_pool
-from ..relax.facts import integer_sums
+from ..relax.facts import integer_sums, weight_changes
 from ..relax.graph import (
     Graph,
     Writer,
@@ -57,6 +57,7 @@ from ..relax.graph import (
 )
 from ..relax.quantisers import quantisers
 from ..relax.shifts import shift_of
+from ..relax.snapped_weights import WeightChange
 from ..relax.weights import is_window_sum, linear_weight
 from .explain import why_float
 
@@ -95,7 +96,7 @@ class _Group:
 def fuse_layers(mod: IRModule) -> IRModule:
     """Outline the layers of ``main`` into composite functions, which ``main`` calls in order."""
     graph = Graph(mod["main"])
-    former = _Former(graph, integer_sums(mod))
+    former = _Former(graph, integer_sums(mod), weight_changes(mod))
     for var, value in graph.bindings:
         former.place(var, value)
     writer = Writer(graph, mod)
@@ -134,9 +135,12 @@ class _Former:
     branch; the shortcut becomes an operand.
     """
 
-    def __init__(self, graph: Graph, integer_sums: Mapping[str, str]) -> None:
+    def __init__(
+        self, graph: Graph, integer_sums: Mapping[str, str], weight_changes: Mapping[str, WeightChange]
+    ) -> None:
         self.graph = graph
         self.integer_sums = integer_sums
+        self.weight_changes = weight_changes
         self.domains = domains(graph)
         self.quantisers = quantisers(graph)
         self.in_quantisers = {var for each in self.quantisers.values() for var in each.chain}
@@ -249,12 +253,14 @@ class _Former:
         why_float: str | None = None,
     ) -> _Group:
         """A new group of one kind, whose anchor computes ``var`` from ``data``; ``domain`` is that of the data."""
+        replaced = self.integer_sums.get(var.name)
         facts = LayerFacts(
             var.name,
             data_inputs=len(data),
             input_domain=domain,
             why_float=why_float,
-            integer_sum_of=self.integer_sums.get(var.name),
+            integer_sum_of=replaced,
+            weight_change=self.weight_changes.get(replaced or ""),
         )
         return _Group(len(self.groups), kind.kind, tuple(data), _extent(var), is_open, facts)
 

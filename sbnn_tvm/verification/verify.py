@@ -22,6 +22,7 @@ from .inputs import DrawnInputs, RandomInputs
 from .layers import StoredValues, compare_layers
 from .reference import Reference
 from .result import LayerComparison, OutputComparison, Verification
+from .signed_zeros import with_signed_zeros
 
 
 def verify(
@@ -34,7 +35,8 @@ def verify(
         batches: Inputs, one tuple per run, or how to draw them.
         tolerance: Largest difference of floats, relative to the largest value; None for the default of their type.
     """
-    reference = Reference(module.imported.model)
+    allowed, approximated = with_signed_zeros(module)
+    reference = Reference(allowed)
     stored = StoredValues(module, reference)
     names = [spec.name for spec in module.imported.outputs]
     outputs: dict[str, OutputComparison] = {}
@@ -90,6 +92,7 @@ def verify(
         unexplained,
         reason,
         batches.note if isinstance(batches, DrawnInputs) else "",
+        approximated,
     )
 
 
