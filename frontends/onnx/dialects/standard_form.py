@@ -82,7 +82,7 @@ class _Rewriting:
     def __init__(self, model: ModelProto, dialect: frozenset[tuple[str, str]]) -> None:
         self._given = model
         self._dialect = dialect
-        self._budget = ConstantBudget(model)
+        self._budget = ConstantBudget(model.ByteSize())
         self._names = set(_names(model))
 
     def run(self) -> ModelProto:
