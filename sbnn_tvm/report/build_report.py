@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,7 +31,7 @@ from sbnn_tvm.passes.layers.kinds import (
     WindowSum,
 )
 from sbnn_tvm.passes.lowering.lower import Lowered, LoweredLayer, UnscheduledOperator
-from sbnn_tvm.passes.phases.resolve_signs import SignZero
+from sbnn_tvm.passes.relax.facts import Note
 from sbnn_tvm.passes.relax.weights import BinaryWeight
 from sbnn_tvm.schedules.coded.expansion import Expansion
 from sbnn_tvm.schedules.epilogue.program import Channel, Ref, Scalar
@@ -48,15 +48,29 @@ _KINDS: dict[type[Layer], str] = {
 }  # fmt: skip
 
 
-def build_report(lowered: Lowered, imported: Imported, model: str, target: str, sign_zero: SignZero) -> Report:
-    """The report of a compilation."""
+def build_report(lowered: Lowered, imported: Imported, model: str, target: str, notes: Sequence[Note]) -> Report:
+    """The report of a compilation.
+
+    Args:
+        lowered: The kernels.
+        imported: The model.
+        model: Its name.
+        target: The name of the target.
+        notes: What the phases noted about values.
+    """
     layers = tuple(_entry(entry, imported) for entry in lowered.entries)
-    notes = []
-    signs = [node.name or node.output[0] for node in imported.model.graph.node if node.op_type == "Sign"]
-    if signs and sign_zero != "exact":
-        value = "+1" if sign_zero == "positive" else "-1"
-        notes.append(f"Sign gives {value} instead of 0 at 0, as sign_zero={sign_zero!r} allows: {', '.join(signs)}")
-    return Report(model, target, layers, tuple(notes))
+    warnings = _sentences([note for note in notes if note.approximates], imported)
+    return Report(
+        model, target, layers, warnings, advice=_sentences([note for note in notes if not note.approximates], imported)
+    )
+
+
+def _sentences(notes: Sequence[Note], imported: Imported) -> tuple[str, ...]:
+    """Each sentence once, with the nodes that it is about."""
+    nodes: dict[str, list[str]] = {}
+    for note in notes:
+        nodes.setdefault(note.sentence, []).append(imported.nodes.get(note.about, note.about))
+    return tuple(f"{sentence}: {', '.join(dict.fromkeys(names))}" for sentence, names in nodes.items())
 
 
 def with_tuning(report: Report, tuning: TuningLookup, slower: bool) -> Report:
