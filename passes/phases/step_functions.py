@@ -242,7 +242,8 @@ class _Finder:
         while (negated := self.graph.producer(condition, "logical_not")) is not None:
             condition = negated.args[0]
         compared = self.graph.values[condition]
-        return constant(compared.args[0]) is None
+        first = compared.args[0]
+        return constant(first) is None and shape(first) == shape(where)
 
     def _choice(self, region: Region) -> _Candidate | None:
         read = program_of(self.graph, region)
