@@ -19,6 +19,7 @@ from ..relax.facts import Note, with_notes, with_values_taken
 from ..relax.graph import Graph, Writer, channel_axis, constant, drop_dead, op_name, operands, shape
 from ..relax.quantisers import arithmetic_with_number, emit_quantiser
 from ..relax.ranges import ANYTHING, Range, ranges
+from ..relax.snapped_weights import snapped
 from ..relax.weights import BinaryWeight, linear_weight
 from ..step_functions.ordinals import INFINITY, numbers
 from ..step_functions.pieces import Pieces, find_pieces
@@ -209,7 +210,7 @@ class _Finder:
     def _written(self, var: Var, value: Expr) -> _Written | None:
         if str(getattr(var.ty, "dtype", "")) != "float32" or not is_elementwise(value, var):
             return None
-        if op_name(value) == "where" and self._canonical(value):
+        if op_name(value) == "where" and self._canonical(var, value):
             return None
         best: _Candidate | None = None
         for region in regions(self.graph, self.order, var):
@@ -234,7 +235,7 @@ class _Finder:
             return any(constant(arg) is not None for arg in value.args)
         return op_name(value) in ("nn.relu", "clip")
 
-    def _canonical(self, where: Call) -> bool:
+    def _canonical(self, var: Var, where: Call) -> bool:
         """Whether a value is a binariser in the form that is written here."""
         condition = where.args[0]
         if binariser_domain(self.graph, where) is None or not isinstance(condition, Var):
@@ -243,7 +244,7 @@ class _Finder:
             condition = negated.args[0]
         compared = self.graph.values[condition]
         first = compared.args[0]
-        return constant(first) is None and shape(first) == shape(where)
+        return constant(first) is None and shape(first) == shape(var)
 
     def _choice(self, region: Region) -> _Candidate | None:
         read = program_of(self.graph, region)
@@ -338,6 +339,11 @@ def _by_chance(pieces: Pieces, low: float, high: float) -> bool:
     return True
 
 
+def _is_binary(weight: np.ndarray) -> bool:
+    """Whether weights are binary, or become so when they are snapped (phases/snap_weights.py)."""
+    return BinaryWeight.telling(weight) or (weight[0].size > 2 and snapped(weight, 1) is not None)
+
+
 def _feeds_binary_weights(graph: Graph, var: Var) -> bool:
     """Whether a layer with binary weights reads a tensor, perhaps after operations that keep, shift or scale values."""
     seen, waiting = {var}, [var]
@@ -346,7 +352,7 @@ def _feeds_binary_weights(graph: Graph, var: Var) -> bool:
         for user in graph.users[read]:
             value = graph.values[user]
             weight = linear_weight(value)
-            if weight is not None and value.args[0].same_as(read) and BinaryWeight.telling(weight):
+            if weight is not None and value.args[0].same_as(read) and _is_binary(weight):
                 return True
             passes = op_name(value) in _PASSING or arithmetic_with_number(value) is not None
             if passes and user not in seen:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sbnn_tvm.frontends.onnx.importer import Imported
+from sbnn_tvm.frontends.onnx.opset import SOURCE
 from sbnn_tvm.passes.families.choose import Choice
 from sbnn_tvm.passes.layers.forms import Form
 from sbnn_tvm.passes.layers.kinds import (
@@ -60,9 +61,10 @@ def build_report(lowered: Lowered, imported: Imported, model: str, target: str, 
     """
     layers = tuple(_entry(entry, imported) for entry in lowered.entries)
     warnings = _sentences([note for note in notes if note.approximates], imported)
-    return Report(
-        model, target, layers, warnings, advice=_sentences([note for note in notes if not note.approximates], imported)
-    )
+    warnings += tuple(_changed_weights(lowered, imported))
+    advice = _sentences([note for note in notes if not note.approximates], imported)
+    source = next((entry.value for entry in imported.model.metadata_props if entry.key == SOURCE), "")
+    return Report(model, target, layers, warnings, source=source, advice=advice)
 
 
 def _sentences(notes: Sequence[Note], imported: Imported) -> tuple[str, ...]:
@@ -71,6 +73,25 @@ def _sentences(notes: Sequence[Note], imported: Imported) -> tuple[str, ...]:
     for note in notes:
         nodes.setdefault(note.sentence, []).append(imported.nodes.get(note.about, note.about))
     return tuple(f"{sentence}: {', '.join(dict.fromkeys(names))}" for sentence, names in nodes.items())
+
+
+def _changed_weights(lowered: Lowered, imported: Imported) -> Iterator[str]:
+    linear = [entry.layer for entry in lowered.layers if isinstance(entry.layer, LinearLayer)]
+    changes = [(each.node(imported.nodes), each.weight_change) for each in linear if each.weight_change is not None]
+    rounded = [f"{name} ({change.relative:.1e})" for name, change in changes if change.relative]
+    if rounded:
+        yield (
+            "weights that are two values within rounding became two values, changed by at most (relative to the "
+            f"largest of their output channel): {', '.join(rounded)}; exact_weights=True forbids it"
+        )
+    zeros = [f"{name} ({change.zeros})" for name, change in changes if change.zeros]
+    positive = any(change.sign_of_zero > 0 for _, change in changes)
+    if zeros:
+        value, sign_zero = ("+a", "positive") if positive else ("-a", "negative")
+        yield (
+            f"weights of 0 between -a and +a became {value}, as sign_zero={sign_zero!r} allows: {', '.join(zeros)}; "
+            "exact_weights=True forbids it"
+        )
 
 
 def with_tuning(report: Report, tuning: TuningLookup, slower: bool) -> Report:

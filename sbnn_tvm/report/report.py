@@ -97,6 +97,7 @@ class Report:
         layers: In order of execution.
         notes: Sentences about approximations that the user allowed, and about problems with the tuning database.
         tuning: A sentence about the source of tuned kernels; empty without tuning.
+        source: A sentence about how a PyTorch module was traced, if not by torch.export alone; else empty.
         advice: Sentences about what else an option could do.
     """
 
@@ -105,6 +106,7 @@ class Report:
     layers: tuple[LayerReport, ...]
     notes: tuple[str, ...] = ()
     tuning: str = ""
+    source: str = ""
     advice: tuple[str, ...] = ()
 
     @property
@@ -146,13 +148,15 @@ class Report:
         try:
             record = json.loads(text)
             layers = tuple(_layer(layer) for layer in record["layers"])
-            texts = [record["model"], record["target"], record.get("tuning", ""), *record["notes"], *record["advice"]]
+            sentences = record.get("tuning", ""), record.get("source", "")
+            texts = [record["model"], record["target"], *sentences, *record["notes"], *record["advice"]]
             if not all(isinstance(each, str) for each in texts):
-                raise ValueError("its model, target, notes, advice and tuning must be text")
+                raise ValueError("its model, target, notes, advice, tuning and source must be text")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"the report is not one of this version: {error}") from None
-        notes, advice = tuple(record["notes"]), tuple(record["advice"])
-        return cls(record["model"], record["target"], layers, notes, record.get("tuning", ""), advice)
+        return cls(
+            record["model"], record["target"], layers, tuple(record["notes"]), *sentences, tuple(record["advice"])
+        )
 
     def __str__(self) -> str:
         with needed_by("a report as text"):
@@ -175,8 +179,9 @@ class Report:
         yield ""
         yield from self._reasons()
         yield Text(self.summary(), style="bold")
-        if self.tuning:
-            yield Text(printable(self.tuning))
+        for sentence in (self.source, self.tuning):
+            if sentence:
+                yield Text(printable(sentence))
         for note in self.notes:
             yield Text(printable(f"note: {note}"), style="yellow")
         for sentence in self.advice:
