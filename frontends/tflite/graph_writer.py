@@ -71,9 +71,7 @@ class GraphWriter:
         array = np.asarray(array)
         return Value(name or f"{self._step}/constant", array.dtype.name, array.shape, plain(array.ndim), array)
 
-    def add(
-        self, op_type: str, *inputs: Value | None, order: Sequence[int] | None = None, **attributes: Any
-    ) -> Value:
+    def add(self, op_type: str, *inputs: Value | None, order: Sequence[int] | None = None, **attributes: Any) -> Value:
         """Adds a node with one output.
 
         Args:
@@ -233,7 +231,9 @@ class GraphWriter:
             tensor = found[name].tensor_type
             shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
             if -1 in shape:
-                raise ModelError(f"{self.where} computes a tensor whose shape depends on the data; that is not supported")
+                raise ModelError(
+                    f"{self.where} computes a tensor whose shape depends on the data; that is not supported"
+                )
             results.append((helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, shape))
         return results
 

@@ -90,7 +90,9 @@ def _weights(node: Node, channels: int) -> tuple[np.ndarray, int]:
     """Signs [outputs, channels of a group, rows, columns], and the number of groups."""
     packed = node.constant(1)
     if packed.dtype != np.int32 or packed.ndim != 4 or not packed.size:
-        raise node.error(f"has weights of shape {list(packed.shape)} and type {packed.dtype}; expected int32, four axes")
+        raise node.error(
+            f"has weights of shape {list(packed.shape)} and type {packed.dtype}; expected int32, four axes"
+        )
     outputs, *_, words = packed.shape
     all_words = -(-channels // WORD)
     groups = all_words // words if all_words % words == 0 else 0

@@ -28,9 +28,7 @@ def _pool(op_type: str) -> Converter:
         kernel = node.positive("FilterHeight"), node.positive("FilterWidth")
         strides = node.positive("StrideH"), node.positive("StrideW")
         pads = padding(node, node.option("Padding"), x.shape[1:3], kernel, strides)
-        pooled = node.graph.add(
-            op_type, x, order=CHANNELS_FIRST, kernel_shape=kernel, strides=strides, pads=pads
-        )
+        pooled = node.graph.add(op_type, x, order=CHANNELS_FIRST, kernel_shape=kernel, strides=strides, pads=pads)
         return activated(node, pooled)
 
     return convert
