@@ -44,7 +44,7 @@ def quant_avg_pool(node: DialectNode) -> str:
     last, x = layout == "NHWC", node.input(0)
     x = node.emit("Transpose", x, part="first", perm=_to_first(4)) if last else x
     window = kernel * kernel
-    mean = node.emit("AveragePool", x, part="mean", kernel_shape=[kernel] * 2, strides=[stride] * 2)
+    mean = node.emit("AveragePool", x, part="mean", main=True, kernel_shape=[kernel] * 2, strides=[stride] * 2)
     total = node.emit("Mul", mean, np.array(window, np.float32), part="scaled")
     total = rounded(node, total, "ROUND", np.dtype(np.float32))
     largest = window * (2 ** node.attribute("ibits", 1) - 1)
@@ -80,7 +80,7 @@ def columns_product(node: DialectNode, columns: DialectNode) -> str:
     if value and any(pads):
         x, pads = _padded(node, x, pads, value), [0, 0, 0, 0]
     attributes = {"strides": _pair(columns, "stride", [1, 1]), "dilations": _pair(columns, "dilations", [1, 1])}
-    y = node.emit("Conv", x, kernel, part="conv", kernel_shape=[height, width], pads=pads, **attributes)
+    y = node.emit("Conv", x, kernel, part="conv", main=True, kernel_shape=[height, width], pads=pads, **attributes)
     y = node.emit("Transpose", y, part="last", perm=_to_last(4))
     return _agreements(node, y, taps) if signs else y
 
@@ -90,7 +90,7 @@ def xnor_popcount(node: DialectNode) -> str:
     weights = node.constant(1, "weights").astype(np.float32)
     if weights.ndim != 2:
         raise node.error(f"has weights of shape {list(weights.shape)}; expected a matrix")
-    y = node.emit("MatMul", _signs(node, node.input(0)), weights * 2 - 1, part="product")
+    y = node.emit("MatMul", _signs(node, node.input(0)), weights * 2 - 1, part="product", main=True)
     return _agreements(node, y, len(weights))
 
 
@@ -123,7 +123,7 @@ def _between(node: DialectNode, operator: str, rank: int, *others: Operand) -> s
     """The standard operator with the node's own attributes, on channels first."""
     x = node.emit("Transpose", node.input(0), part="first", perm=_to_first(rank))
     attributes: dict[str, Any] = {each.name: helper.get_attribute_value(each) for each in node.proto.attribute}
-    y = node.emit(operator, x, *others, part=operator.lower(), **attributes)
+    y = node.emit(operator, x, *others, part=operator.lower(), main=True, **attributes)
     return node.emit("Transpose", y, part="last", perm=_to_last(rank))
 
 

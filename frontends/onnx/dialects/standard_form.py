@@ -1,8 +1,8 @@
 """Rewrites the nodes of other dialects of ONNX to standard operators, before the model is checked.
 
 The dialects are QONNX, whose operators Brevitas and QKeras export, and FINN. The rewritten model is what is checked,
-imported, and run by onnxruntime as the reference. The last of the nodes that replace another has its name and its
-output; the names of the others begin with it. So reports and messages name the user's node.
+imported, and run by onnxruntime as the reference. The last of the nodes that replace another has its output, and
+the last or the main one its name; the names of the others begin with it. So reports and messages name the user's node.
 """
 
 from __future__ import annotations
