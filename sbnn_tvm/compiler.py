@@ -52,8 +52,9 @@ def compile(
         target: ``"native"``, a name that ``sbnn-tvm targets`` lists, a TVM target dict, or a TVM target.
         options: How to compile; see :class:`sbnn_tvm.CompileOptions`.
         progress: Called with the name of each step of the compilation when it begins.
-        keywords: The same options one by one: ``input_shape``, ``sign_zero``, ``kernels``, ``tuning``, ``tuning_cpu``,
-            ``strict``, ``name``, ``dump``, ``compare_export``. They replace the fields of ``options``.
+        keywords: The same options one by one: ``input_shape``, ``sign_zero``, ``exact_weights``, ``kernels``,
+            ``tuning``, ``tuning_cpu``, ``strict``, ``name``, ``dump``, ``compare_export``. They replace the fields of
+            ``options``.
 
     Returns:
         The compiled model: ``run``, ``verify``, ``report``, ``export``.
@@ -153,7 +154,7 @@ def lower_model(
         imported = import_onnx(load_model(source), _shape_of_open_inputs(model, input_shape))
     progress("recognising binary layers")
     dump = None if options.dump is None else _folder(options.dump)
-    composites = to_composites(imported.mod, options.sign_zero, dump)
+    composites = to_composites(imported.mod, options.sign_zero, dump, options.exact_weights)
     progress("choosing kernels")
     with defects_named("choosing kernels"):
         lowered, slower = _lower(composites, cpu, Decisions(options.forced_families, imported.nodes), tuned)

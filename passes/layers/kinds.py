@@ -27,6 +27,7 @@ from sbnn_tvm.schedules.epilogue.program import Program
 from sbnn_tvm.schedules.selection import Selection
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
+from ..relax.snapped_weights import WeightChange
 from .epilogues import FittedCounters, FittedEpilogue, fit_counters, fit_epilogue
 from .facts import WindowTest
 
@@ -92,11 +93,13 @@ class LinearLayer(Layer):
         shape: The convolution; for a dense layer the 1x1 convolution that it is (schedules/shapes.py).
         weight: float32, output channels first: OIHW, or [out, in] for a dense layer.
         integer_sum_of: Name of the sum of float products that the layer's integer sum replaces, if it does.
+        weight_change: How the weights differ from those of the model, if they do.
     """
 
     shape: Conv2dShape
     weight: np.ndarray
     integer_sum_of: str | None = None
+    weight_change: WeightChange | None = None
 
     @property
     def out_channels(self) -> int:

@@ -40,7 +40,8 @@ from ..layers.kinds import (
 from ..relax.channels import concatenated_channels, taken_channels
 from ..relax.comparisons import COMPARISONS, comparison
 from ..relax.domains import binariser_domain, domains, signed_max_pool
-from ..relax.facts import integer_sums
+from ..relax.facts import integer_sums, weight_changes
+from ..relax.functions import FUNCTIONS
 from ..relax.graph import (
     Graph,
     Writer,
@@ -57,12 +58,13 @@ from ..relax.graph import (
 )
 from ..relax.quantisers import quantisers
 from ..relax.shifts import shift_of
+from ..relax.snapped_weights import WeightChange
 from ..relax.weights import is_window_sum, linear_weight
 from .explain import why_float
 
 _STEPS = {
     "add", "subtract", "multiply", "divide", "maximum", "minimum",
-    "nn.relu", "nn.leakyrelu", "nn.prelu", "clip", "negative", "where",
+    "nn.relu", "nn.leakyrelu", "nn.prelu", "clip", "negative", "where", *FUNCTIONS,
 }  # fmt: skip
 _ANCHORS = {
     "nn.conv2d", "matmul", "nn.max_pool2d", "nn.avg_pool2d", "nn.adaptive_avg_pool2d", "mean", "concat", "take",
@@ -95,7 +97,7 @@ class _Group:
 def fuse_layers(mod: IRModule) -> IRModule:
     """Outline the layers of ``main`` into composite functions, which ``main`` calls in order."""
     graph = Graph(mod["main"])
-    former = _Former(graph, integer_sums(mod))
+    former = _Former(graph, integer_sums(mod), weight_changes(mod))
     for var, value in graph.bindings:
         former.place(var, value)
     writer = Writer(graph, mod)
@@ -134,9 +136,12 @@ class _Former:
     branch; the shortcut becomes an operand.
     """
 
-    def __init__(self, graph: Graph, integer_sums: Mapping[str, str]) -> None:
+    def __init__(
+        self, graph: Graph, integer_sums: Mapping[str, str], weight_changes: Mapping[str, WeightChange]
+    ) -> None:
         self.graph = graph
         self.integer_sums = integer_sums
+        self.weight_changes = weight_changes
         self.domains = domains(graph)
         self.quantisers = quantisers(graph)
         self.in_quantisers = {var for each in self.quantisers.values() for var in each.chain}
@@ -249,12 +254,14 @@ class _Former:
         why_float: str | None = None,
     ) -> _Group:
         """A new group of one kind, whose anchor computes ``var`` from ``data``; ``domain`` is that of the data."""
+        replaced = self.integer_sums.get(var.name)
         facts = LayerFacts(
             var.name,
             data_inputs=len(data),
             input_domain=domain,
             why_float=why_float,
-            integer_sum_of=self.integer_sums.get(var.name),
+            integer_sum_of=replaced,
+            weight_change=self.weight_changes.get(replaced or ""),
         )
         return _Group(len(self.groups), kind.kind, tuple(data), _extent(var), is_open, facts)
 
@@ -342,7 +349,7 @@ class _Former:
         last = max(homes, key=lambda group: group.index, default=None)
         # A group stores its binarised values as bits. An operation on those values needs a group of its own.
         bits = any(source in self.domains and self.group_of.get(source) is last for source in sources)
-        if last is not None and last.open and last.extent == _extent(var) and not bits:
+        if last is not None and last.open and last.extent == _extent(var) and not bits and _fits(last, value):
             self._join(last, var)
             return
         data = next(source for source in sources if shape(source) == shape(var))
@@ -430,6 +437,11 @@ def _is_of_samples(mean: Call) -> bool:
     rank = len(shape(mean.args[0]))
     axes = sorted(int(axis) % rank for axis in mean.attrs.axis) if mean.attrs.axis is not None else []
     return rank in (2, 4) and axes == list(range(1, rank))
+
+
+def _fits(group: _Group, step: Call) -> bool:
+    """Whether a step may join a group: binary layers are exact to the last bit, and functions are not."""
+    return op_name(step) not in FUNCTIONS or group.composite not in (BinaryConvolution.kind, BinaryDense.kind)
 
 
 def _extent(var: Var) -> tuple[int, ...]:

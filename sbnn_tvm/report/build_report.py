@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sbnn_tvm.frontends.onnx.importer import Imported
+from sbnn_tvm.frontends.onnx.opset import SOURCE
 from sbnn_tvm.passes.families.choose import Choice
 from sbnn_tvm.passes.layers.forms import Form
 from sbnn_tvm.passes.layers.kinds import (
@@ -56,7 +57,27 @@ def build_report(lowered: Lowered, imported: Imported, model: str, target: str, 
     if signs and sign_zero != "exact":
         value = "+1" if sign_zero == "positive" else "-1"
         notes.append(f"Sign gives {value} instead of 0 at 0, as sign_zero={sign_zero!r} allows: {', '.join(signs)}")
-    return Report(model, target, layers, tuple(notes))
+    notes += _changed_weights(lowered, imported, sign_zero)
+    source = next((entry.value for entry in imported.model.metadata_props if entry.key == SOURCE), "")
+    return Report(model, target, layers, tuple(notes), source=source)
+
+
+def _changed_weights(lowered: Lowered, imported: Imported, sign_zero: SignZero) -> Iterator[str]:
+    linear = [entry.layer for entry in lowered.layers if isinstance(entry.layer, LinearLayer)]
+    changes = [(each.node(imported.nodes), each.weight_change) for each in linear if each.weight_change is not None]
+    rounded = [f"{name} ({change.relative:.1e})" for name, change in changes if change.relative]
+    if rounded:
+        yield (
+            "weights that are two values within rounding became two values, changed by at most (relative to the "
+            f"largest of their output channel): {', '.join(rounded)}; exact_weights=True forbids it"
+        )
+    zeros = [f"{name} ({change.zeros})" for name, change in changes if change.zeros]
+    if zeros:
+        value = "+a" if sign_zero == "positive" else "-a"
+        yield (
+            f"weights of 0 between -a and +a became {value}, as sign_zero={sign_zero!r} allows: {', '.join(zeros)}; "
+            "exact_weights=True forbids it"
+        )
 
 
 def with_tuning(report: Report, tuning: TuningLookup, slower: bool) -> Report:

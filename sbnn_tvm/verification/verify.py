@@ -15,13 +15,14 @@ import numpy as np
 
 from ..execution.run_kernels import ComputedValue, run_kernels
 from ..execution.runnable_model import RunnableModel
-from ..execution.value_layout import encode
+from ..execution.value_layout import encode, shape_in_onnx
 from .differences import largest_difference, mismatch, tolerance_of
 from .explanation import explain
 from .inputs import DrawnInputs, RandomInputs
 from .layers import StoredValues, compare_layers
 from .reference import Reference
 from .result import LayerComparison, OutputComparison, Verification
+from .signed_zeros import with_signed_zeros
 
 
 def verify(
@@ -34,7 +35,8 @@ def verify(
         batches: Inputs, one tuple per run, or how to draw them.
         tolerance: Largest difference of floats, relative to the largest value; None for the default of their type.
     """
-    reference = Reference(module.imported.model)
+    allowed, approximated = with_signed_zeros(module)
+    reference = Reference(allowed)
     stored = StoredValues(module, reference)
     names = [spec.name for spec in module.imported.outputs]
     outputs: dict[str, OutputComparison] = {}
@@ -90,6 +92,7 @@ def verify(
         unexplained,
         reason,
         batches.note if isinstance(batches, DrawnInputs) else "",
+        approximated,
     )
 
 
@@ -116,7 +119,7 @@ def _layers_alone(
     def of_reference(step: ComputedValue) -> np.ndarray | None:
         name = stored.name(step)
         value = values.get(name) if name is not None else None
-        if value is None or step.physical is None or value.shape != step.physical.extent:
+        if value is None or step.physical is None or value.shape != shape_in_onnx(step.physical):
             return None
         if value.dtype == np.float16 and step.array.dtype != np.float16:
             value = value.astype(np.float32)  # kernels keep float16 values in float32
