@@ -26,6 +26,7 @@ from .phases.canonicalize import canonicalize
 from .phases.fold_window_sums import fold_window_sums
 from .phases.fuse_layers import fuse_layers
 from .phases.keep_bits import keep_bits
+from .phases.move_permutations import move_permutations
 from .phases.normalize_quantisers import normalize_quantisers
 from .phases.rearrange_channels import rearrange_channels
 from .phases.recognise import recognise
@@ -54,6 +55,8 @@ class Phase:
 PHASES: tuple[Phase, ...] = (
     # Compute indices that TVM's importer derives from static shapes.
     Phase("fold_constants", lambda mod, sign_zero: relax.transform.FoldConstant()(mod)),
+    # Channels first everywhere: no transpose between layers, as few as possible at the edges of the model.
+    Phase("move_permutations", lambda mod, sign_zero: move_permutations(mod)),
     # If the user allows it, Sign gives +1 or -1 at 0.
     Phase("resolve_signs", lambda mod, sign_zero: resolve_signs(mod, sign_zero)),
     # One form for binarisers, padded convolutions and dense layers after a feature map.

@@ -1,4 +1,4 @@
-"""``sbnn_tvm.compile``: from a PyTorch or ONNX model to a library for a CPU."""
+"""``sbnn_tvm.compile``: from a PyTorch, ONNX or TFLite model to a library for a CPU."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def compile(
     """Compile a model for a CPU.
 
     Args:
-        model: A PyTorch module, the path or content of an ONNX file, or a ModelProto.
+        model: A PyTorch module, the path or content of an ONNX or TFLite file, or a ModelProto.
         target: ``"native"``, a name that ``sbnn-tvm targets`` lists, a TVM target dict, or a TVM target.
         options: How to compile; see :class:`sbnn_tvm.CompileOptions`.
         progress: Called with the name of each step of the compilation when it begins.
@@ -192,7 +192,18 @@ def _is_torch_module(model: object) -> bool:
     return torch is not None and isinstance(model, torch.nn.Module | torch.export.ExportedProgram)
 
 
+def _is_tflite(model: object) -> bool:
+    if isinstance(model, bytes):
+        return model[4:8] == b"TFL3"
+    return isinstance(model, str | os.PathLike) and Path(model).suffix == ".tflite"
+
+
 def _to_onnx(model: Any, input_shape: Any, compare_export: bool) -> Any:
+    if _is_tflite(model):
+        with needed_by("reading a TFLite file"), defects_named("reading a TFLite file"):
+            from sbnn_tvm.frontends.tflite.to_onnx import to_onnx as tflite_to_onnx
+
+            return tflite_to_onnx(model, input_shape)
     if not _is_torch_module(model):
         return model
     with needed_by("the export of a PyTorch model"):
@@ -202,7 +213,7 @@ def _to_onnx(model: Any, input_shape: Any, compare_export: bool) -> Any:
 
 
 def _shape_of_open_inputs(model: Any, input_shape: Any) -> Any:
-    return None if _is_torch_module(model) else input_shape
+    return None if _is_torch_module(model) or _is_tflite(model) else input_shape
 
 
 def _name_of(model: Any) -> str:

@@ -33,6 +33,7 @@ from sbnn_tvm.schedules.shapes import Conv2dShape, dense_shape
 from ..relax.channels import concatenated_channels
 from ..relax.comparisons import COMPARISONS, comparison
 from ..relax.domains import signed_max_pool
+from ..relax.functions import FUNCTIONS
 from ..relax.graph import Graph, channel_axis, constant, is_per_pixel, is_per_sample, op_name, shape, without_pixels
 from ..relax.quantisers import quantisers
 from ..relax.shifts import shift_of
@@ -298,6 +299,8 @@ class _Reader:
         elif name == "clip":
             above = self._emit("maximum", a, Scalar(float(value.args[1].value)))
             self.env[var] = self._emit("minimum", above, Scalar(float(value.args[2].value)))
+        elif name in FUNCTIONS:
+            self.env[var] = self._emit(FUNCTIONS[name], a, a)
         else:
             raise AssertionError(f"{name} is not a step of an epilogue")
 

@@ -41,6 +41,7 @@ from ..relax.channels import concatenated_channels, taken_channels
 from ..relax.comparisons import COMPARISONS, comparison
 from ..relax.domains import binariser_domain, domains, signed_max_pool
 from ..relax.facts import integer_sums, weight_changes
+from ..relax.functions import FUNCTIONS
 from ..relax.graph import (
     Graph,
     Writer,
@@ -63,7 +64,7 @@ from .explain import why_float
 
 _STEPS = {
     "add", "subtract", "multiply", "divide", "maximum", "minimum",
-    "nn.relu", "nn.leakyrelu", "nn.prelu", "clip", "negative", "where",
+    "nn.relu", "nn.leakyrelu", "nn.prelu", "clip", "negative", "where", *FUNCTIONS,
 }  # fmt: skip
 _ANCHORS = {
     "nn.conv2d", "matmul", "nn.max_pool2d", "nn.avg_pool2d", "nn.adaptive_avg_pool2d", "mean", "concat", "take",
@@ -348,7 +349,7 @@ class _Former:
         last = max(homes, key=lambda group: group.index, default=None)
         # A group stores its binarised values as bits. An operation on those values needs a group of its own.
         bits = any(source in self.domains and self.group_of.get(source) is last for source in sources)
-        if last is not None and last.open and last.extent == _extent(var) and not bits:
+        if last is not None and last.open and last.extent == _extent(var) and not bits and _fits(last, value):
             self._join(last, var)
             return
         data = next(source for source in sources if shape(source) == shape(var))
@@ -436,6 +437,11 @@ def _is_of_samples(mean: Call) -> bool:
     rank = len(shape(mean.args[0]))
     axes = sorted(int(axis) % rank for axis in mean.attrs.axis) if mean.attrs.axis is not None else []
     return rank in (2, 4) and axes == list(range(1, rank))
+
+
+def _fits(group: _Group, step: Call) -> bool:
+    """Whether a step may join a group: binary layers are exact to the last bit, and functions are not."""
+    return op_name(step) not in FUNCTIONS or group.composite not in (BinaryConvolution.kind, BinaryDense.kind)
 
 
 def _extent(var: Var) -> tuple[int, ...]:

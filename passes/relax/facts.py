@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from tvm.ir import IRModule
 
 from .snapped_weights import WeightChange
+from .views import View
 
 _INTEGER_SUMS = "sbnn.integer_sums"
+_VIEWS = "sbnn.views"
 _WEIGHT_CHANGES = "sbnn.weight_changes"
 
 
@@ -29,6 +31,26 @@ def integer_sums(mod: IRModule) -> dict[str, str]:
     """Read the record of :func:`with_integer_sums`; empty if there is none."""
     recorded = (mod.attrs or {}).get(_INTEGER_SUMS, {})
     return {str(key): str(value) for key, value in recorded.items()}
+
+
+def with_views(mod: IRModule, found: Mapping[str, View]) -> IRModule:
+    """Record which variables hold a value of the imported module in another layout.
+
+    Args:
+        mod: The module.
+        found: For the name of each such variable, how the value of that name is read from it.
+    """
+    record = {name: [view.stored, view.shape, view.sizes, view.order] for name, view in found.items()}
+    return mod.with_attr(_VIEWS, record)
+
+
+def views(mod: IRModule) -> dict[str, View]:
+    """Read the record of :func:`with_views`; empty if there is none."""
+    recorded = (mod.attrs or {}).get(_VIEWS, {})
+    return {
+        str(name): View(*(tuple(int(number) for number in numbers) for numbers in view))
+        for name, view in recorded.items()
+    }
 
 
 def with_weight_changes(mod: IRModule, changes: Mapping[str, WeightChange]) -> IRModule:

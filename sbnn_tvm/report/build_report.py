@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sbnn_tvm.frontends.onnx.importer import Imported
+from sbnn_tvm.frontends.onnx.opset import SOURCE
 from sbnn_tvm.passes.families.choose import Choice
 from sbnn_tvm.passes.layers.forms import Form
 from sbnn_tvm.passes.layers.kinds import (
@@ -58,7 +59,8 @@ def build_report(lowered: Lowered, imported: Imported, model: str, target: str, 
         value = "+1" if sign_zero == "positive" else "-1"
         notes.append(f"Sign gives {value} instead of 0 at 0, as sign_zero={sign_zero!r} allows: {', '.join(signs)}")
     notes += _changed_weights(lowered, imported, sign_zero)
-    return Report(model, target, layers, tuple(notes))
+    source = next((entry.value for entry in imported.model.metadata_props if entry.key == SOURCE), "")
+    return Report(model, target, layers, tuple(notes), source=source)
 
 
 def _changed_weights(lowered: Lowered, imported: Imported, sign_zero: SignZero) -> Iterator[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from ..isa import Isa
 from ..layouts.words import pack_codes
 from ..shapes import BorderClasses
+from ..tir.functions import Function
 from . import program as epilogue
 
 
@@ -19,7 +21,7 @@ def evaluate(
     isa: Isa | None = None,
     classes: BorderClasses | None = None,
 ) -> list[np.ndarray]:
-    """Interpret a program, rounding to float32 after every step.
+    """Interpret a program, rounding to float32 after every step. Functions are computed in float64.
 
     Args:
         program: Steps and outputs.
@@ -100,4 +102,17 @@ def _apply(op: epilogue.Op, a: np.ndarray, b: np.ndarray) -> np.ndarray:
             return np.minimum(a, b)
         case "prelu":
             return np.where(a > 0, a, a * b)
+        case "exp" | "log" | "sqrt" | "sigmoid" | "tanh" | "erf":
+            return _FUNCTIONS[op](a.astype(np.float64)).astype(np.float32)
     raise ValueError(f"not an operation of an epilogue: {op!r}")
+
+
+_FUNCTIONS: Mapping[Function, Callable[[np.ndarray], np.ndarray]] = {
+    "exp": np.exp,
+    "log": np.log,
+    "sqrt": np.sqrt,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "tanh": np.tanh,
+    "erf": np.vectorize(math.erf, otypes=[np.float64]),
+}
+"""The functions in float64. The code that writer.py emits differs by at most tir.functions.ULPS from these."""

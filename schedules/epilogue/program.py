@@ -15,6 +15,8 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from ..tir.functions import Function
+
 Word = TypeVar("Word")
 
 
@@ -77,16 +79,25 @@ class Scalar:
 TensorOperand = Tensor | Pixel | Sample | SampleChannel
 Operand = Ref | TensorOperand | Channel | Border | Scalar
 
-Op = Literal["add", "subtract", "multiply", "divide", "maximum", "minimum", "prelu"]
+Op = Literal["add", "subtract", "multiply", "divide", "maximum", "minimum", "prelu"] | Function
 
 
 @dataclass(frozen=True)
 class Step:
-    """One IEEE operation on two operands; ``prelu`` is ``a if a > 0 else a * b``. Extrema of a NaN are NaN."""
+    """One operation on two operands; ``prelu`` is ``a if a > 0 else a * b``. Extrema of a NaN are NaN.
+
+    All are IEEE operations except for functions (``exp``, ``sigmoid``, ...; tir/functions.py), which have a known error
+    and read only ``a``: ``b`` is the same operand.
+    """
 
     op: Op
     a: Operand
     b: Operand
+
+    @classmethod
+    def function(cls, name: Function, a: Operand) -> Step:
+        """A function of one operand."""
+        return cls(name, a, a)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from tvm.tirx.script import builder as T
 from ..isa import Isa
 from ..layouts.words import packed_shape
 from ..shapes import BorderClasses
+from ..tir.functions import function
 from ..tir.kernel_builder import KernelBuilder, Role
 from ..tir.llvm import Predicate, extremum, fence, pack
 from ..tir.vectors import Index, VectorType, load, store
@@ -366,6 +367,8 @@ class _Vector:
                 return extremum(step.op, self.type, self.writer.isa.architecture, first_is_number)(first, second)
             case "prelu":
                 return tirx.Select(a > self.type.constant(0.0), a, a * b)
+            case "exp" | "log" | "sqrt" | "sigmoid" | "tanh" | "erf":
+                return function(step.op, self.type).call_once(a)
         raise ValueError(f"not an operation of an epilogue: {step.op!r}")
 
 

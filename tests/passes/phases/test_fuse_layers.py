@@ -52,9 +52,9 @@ def fused_graphs(rng: np.random.Generator) -> dict[str, Fused]:
             ["conv2d", "conv2d", "conv2d"],
         ),
         "a diamond that closes before its side arm": Fused(
-            "d = Conv(x, w)\nr = Relu(d)\ns = Sigmoid(d)\nm = Mul(r, s)\ny = Conv(m, w)",
+            "d = Conv(x, w)\nr = Relu(d)\ns = Sin(d)\nm = Mul(r, s)\ny = Conv(m, w)",
             {"w": w1},
-            ["conv2d", "sigmoid", "elementwise", "conv2d"],
+            ["conv2d", "sin", "elementwise", "conv2d"],
         ),
         "outputs in the middle": Fused(
             "d = Conv(x, w)\ne = Mul(d, s)\nr = Relu(e)\ny = Conv(r, w)",

@@ -63,6 +63,17 @@ def small_sigmoids() -> onnx.ModelProto:
     return small_model("m = MatMul(x, w)\nn = Add(m, o)\ny = Sigmoid(n)", {"x": (1, 64)}, {"w": weight, "o": -15.0})
 
 
+def sigmoids_of_cancelled_sums() -> onnx.ModelProto:
+    """Sigmoids near -17 and -40 of sums whose large terms cancel: onnxruntime's error is that of numbers near 1."""
+    rng = np.random.default_rng(10)
+    weight = (1e5 * rng.standard_normal((64, 200))).astype(np.float32)
+    text = "m = MatMul(x, w)\nk = MatMul(m, v)\nn = Add(k, o)\ny = Sigmoid(n)"
+    back = np.concatenate([np.eye(200), -np.eye(200)])
+    offset = np.where(np.arange(200) % 10, -40.0, -17.0)
+    constants = {"w": np.concatenate([weight, weight * np.float32(1 + 2**-20)], 1), "v": back, "o": offset}
+    return small_model(text, {"x": (4, 64)}, constants)
+
+
 def halves() -> onnx.ModelProto:
     """Elementwise float16."""
     return small_model("a = Relu(x)\nb = Mul(a, a)\ny = Add(b, a)", {"x": ((1, 512), "float16")})
@@ -77,6 +88,7 @@ NETS: dict[str, Callable[[], onnx.ModelProto]] = {
     "clipped": lambda: large_scale("k = Clip(n, minus, one)"),
     "rectified": lambda: large_scale("k = Relu(n)"),
     "small sigmoids": small_sigmoids,
+    "sigmoids of cancelled sums": sigmoids_of_cancelled_sums,
     "float16": halves,
 }
 MIDDLES = {
@@ -162,6 +174,7 @@ def times(factor: float) -> Callable[[np.ndarray], None]:
         ("exact binary", "y", times(1 + 2**-17)),
         ("small sigmoids", "y", times(1.6)),
         ("small sigmoids", "y", add_to_one(0.6)),
+        ("sigmoids of cancelled sums", "y", times(10)),
         ("float16", "y", times(1.01)),
         ("float16", "y", add_to_one(0.01)),
     ],
