@@ -32,6 +32,7 @@ from sbnn_tvm.passes.layers.kinds import (
     WindowSum,
 )
 from sbnn_tvm.passes.lowering.lower import Lowered, LoweredLayer, UnscheduledOperator
+from sbnn_tvm.passes.phases.explain import with_node_names
 from sbnn_tvm.passes.relax.facts import Note
 from sbnn_tvm.passes.relax.weights import BinaryWeight
 from sbnn_tvm.schedules.coded.expansion import Expansion
@@ -138,7 +139,7 @@ def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
     family, built = choice.candidate.family, choice.built
     linear = layer if isinstance(layer, LinearLayer) and not layer.sums_windows else None
     kind = ("window sum" if layer.sums_windows else _KINDS[type(layer)]) + _geometry(layer)
-    why = layer.why_float if isinstance(layer, FloatLinearLayer) else ""
+    why = with_node_names(layer.why_float, nodes) if isinstance(layer, FloatLinearLayer) else ""
     if isinstance(layer, BinaryLinearLayer) and built.reads == Form.CHANNELS_LAST:
         kind = kind.removeprefix("binary ")
         why = f"it is binary, but {_why_float(choice)}: it runs in float with the same result"
