@@ -201,10 +201,10 @@ def _is_tflite(model: object) -> bool:
 
 def _to_onnx(model: Any, input_shape: Any, compare_export: bool) -> Any:
     if _is_tflite(model):
-        with needed_by("reading a TFLite file"), defects_named("reading a TFLite file"):
-            from sbnn_tvm.frontends.tflite.to_onnx import to_onnx as tflite_to_onnx
-
-            return tflite_to_onnx(model, input_shape)
+        with needed_by("reading a TFLite file"):
+            from sbnn_tvm.frontends.tflite.to_onnx import to_onnx as of_tflite
+        with defects_named("reading the TFLite file"):
+            return of_tflite(model, input_shape)
     if not _is_torch_module(model):
         return model
     with needed_by("the export of a PyTorch model"):

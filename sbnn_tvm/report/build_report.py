@@ -32,10 +32,12 @@ from sbnn_tvm.passes.layers.kinds import (
     WindowSum,
 )
 from sbnn_tvm.passes.lowering.lower import Lowered, LoweredLayer, UnscheduledOperator
+from sbnn_tvm.passes.phases.explain import with_node_names
 from sbnn_tvm.passes.relax.facts import Note
 from sbnn_tvm.passes.relax.weights import BinaryWeight
 from sbnn_tvm.schedules.coded.expansion import Expansion
 from sbnn_tvm.schedules.epilogue.program import Channel, Ref, Scalar
+from sbnn_tvm.schedules.selection import Selection
 
 from ..tuning_database.lookup import TuningLookup, known_machines
 from .report import COST_MODEL, TUNED, UNSCHEDULED, YOU, LayerReport, Report
@@ -138,7 +140,7 @@ def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
     family, built = choice.candidate.family, choice.built
     linear = layer if isinstance(layer, LinearLayer) and not layer.sums_windows else None
     kind = ("window sum" if layer.sums_windows else _KINDS[type(layer)]) + _geometry(layer)
-    why = layer.why_float if isinstance(layer, FloatLinearLayer) else ""
+    why = with_node_names(layer.why_float, nodes) if isinstance(layer, FloatLinearLayer) else ""
     if isinstance(layer, BinaryLinearLayer) and built.reads == Form.CHANNELS_LAST:
         kind = kind.removeprefix("binary ")
         why = f"it is binary, but {_why_float(choice)}: it runs in float with the same result"
@@ -198,7 +200,9 @@ def _activation_bits(layer: Layer, choice: Choice) -> int:
 def _geometry(layer: Layer) -> str:
     match layer:
         case ChannelSelection() | BitSelection():
-            return f": {layer.selection}"
+            moved = layer.selection != Selection.concatenation(layer.selection.inputs) or layer.pixels is None
+            parts = [str(layer.selection)] * moved + ([str(layer.pixels)] if layer.pixels is not None else [])
+            return f": {', '.join(parts)}"
         case FloatConvolution() | BinaryConvolution() | MaxPool2d() | AvgPool2d() | BitMaxPool2d():
             conv = layer.shape
         case WindowSum() if len(layer.extent) == 4:
