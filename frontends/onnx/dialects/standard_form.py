@@ -115,7 +115,7 @@ class _Rewriting:
     def __init__(self, model: ModelProto, dialect: Set[_Operator]) -> None:
         self._given = model
         self._dialect = dialect
-        self._budget = ConstantBudget(model)
+        self._budget = ConstantBudget(model.ByteSize())
         self._names = set(_names(model))
 
     def run(self) -> ModelProto:
