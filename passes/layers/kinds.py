@@ -127,7 +127,7 @@ class FloatLinearLayer(LinearLayer):
     """A linear layer with float32 weights.
 
     Attributes:
-        why_float: Why it is not binary, in one sentence.
+        why_float: Why it is not binary, in one sentence, in which ``<x>`` stands for the ONNX node of variable x.
     """
 
     why_float: str
