@@ -37,6 +37,7 @@ from sbnn_tvm.passes.relax.facts import Note
 from sbnn_tvm.passes.relax.weights import BinaryWeight
 from sbnn_tvm.schedules.coded.expansion import Expansion
 from sbnn_tvm.schedules.epilogue.program import Channel, Ref, Scalar
+from sbnn_tvm.schedules.selection import Selection
 
 from ..tuning_database.lookup import TuningLookup, known_machines
 from .report import COST_MODEL, TUNED, UNSCHEDULED, YOU, LayerReport, Report
@@ -199,7 +200,9 @@ def _activation_bits(layer: Layer, choice: Choice) -> int:
 def _geometry(layer: Layer) -> str:
     match layer:
         case ChannelSelection() | BitSelection():
-            return f": {layer.selection}"
+            moved = layer.selection != Selection.concatenation(layer.selection.inputs) or layer.pixels is None
+            parts = [str(layer.selection)] * moved + ([str(layer.pixels)] if layer.pixels is not None else [])
+            return f": {', '.join(parts)}"
         case FloatConvolution() | BinaryConvolution() | MaxPool2d() | AvgPool2d() | BitMaxPool2d():
             conv = layer.shape
         case WindowSum() if len(layer.extent) == 4:

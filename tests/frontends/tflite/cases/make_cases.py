@@ -196,7 +196,9 @@ LARQ_CASES: dict[str, tuple[tuple[int, ...], Callable[[Any], Any]]] = {
     ),
     "dense": (
         (3, 3, 32),
-        lambda x: larq.layers.QuantDense(5, input_quantizer="ste_sign", kernel_quantizer="ste_sign")(layers.Flatten()(x)),
+        lambda x: larq.layers.QuantDense(5, input_quantizer="ste_sign", kernel_quantizer="ste_sign")(
+            layers.Flatten()(x)
+        ),
     ),
     "booleans": ((5, 5, 32), lambda x: tf.where(larq.quantizers.SteSign()(x) > 0, x, -2 * x)),
 }
