@@ -199,9 +199,10 @@ def _slice(given: Operands, var: Var, value: Call) -> Moved | None:
 
 def _take(given: Operands, var: Var, value: Call) -> Moved | None:
     """A selection along one axis by constant indices."""
-    source, indices = given.stored(value.args[0]), constant(value.args[1])
-    if indices is None or indices.ndim > 1 or value.attrs.axis is None:
+    indices = constant(value.args[1])
+    if indices is None or indices.ndim > 1 or value.attrs.axis is None or not isinstance(value.args[0], Var):
         return None
+    source = given.stored(value.args[0])
     axis = int(value.attrs.axis) % len(source.view.shape)
     stored, view = source.view.stored_axis(axis), source.view.resized({axis: indices.size})
     result = None if view is None else view.reshaped(shape(var))
