@@ -37,7 +37,6 @@ from ..layers.kinds import (
     SampleMean,
     WindowSum,
 )
-from ..relax.channels import concatenated_channels, taken_channels
 from ..relax.comparisons import COMPARISONS, comparison
 from ..relax.domains import binariser_domain, domains, signed_max_pool
 from ..relax.facts import integer_sums, weight_changes
@@ -57,6 +56,7 @@ from ..relax.graph import (
     without_pixels,
 )
 from ..relax.quantisers import quantisers
+from ..relax.selections import chosen_of, selection_rank
 from ..relax.shifts import shift_of
 from ..relax.snapped_weights import WeightChange
 from ..relax.weights import is_window_sum, linear_weight
@@ -68,6 +68,7 @@ _STEPS = {
 }  # fmt: skip
 _ANCHORS = {
     "nn.conv2d", "matmul", "nn.max_pool2d", "nn.avg_pool2d", "nn.adaptive_avg_pool2d", "mean", "concat", "take",
+    "nn.pad",
 }  # fmt: skip
 
 
@@ -191,15 +192,13 @@ class _Former:
             )
             return known and all(op_name(user) == "where" and self._is_binariser(user) for user in users)
         if name == "nn.pad":
-            return all(self._absorbs_padding(user, value) for user in users)
-        if name == "concat":
-            return concatenated_channels(value, shape(var)) is not None and all(
-                taken_channels(user, shape(var)) is not None for user in users
-            )
+            return self._is_absorbed(value, users)
         if name in ("multiply", "nn.max_pool2d") and self._in_signed_pool(var):
             return True
         if name in ("reshape", "take") and self._in_shift(var):
             return True
+        if name in ("concat", "take"):
+            return self._in_selection(var, value)
         if name == "multiply":  # phi * T: one value per pixel times one per channel
             vector, pixel = constant(value.args[1]), value.args[0]
             if vector is None or not all(op_name(user) in _STEPS for user in users):
@@ -224,6 +223,25 @@ class _Former:
         if op_name(self.graph.values[var]) == "take":
             return all(shift_of(self.graph, self.graph.values[user]) is not None for user in users)
         return all(op_name(self.graph.values[user]) == "take" and self._in_shift(user) for user in users)
+
+    def _in_selection(self, var: Var, value: Call) -> bool:
+        """Whether a value is an inner step of selections of channels, rows and columns, and nothing else reads it."""
+        rank = selection_rank(value, shape(var))
+        if rank is None or str(var.ty.dtype) != "float32":
+            return False
+        for user in self.graph.users[var]:
+            step = self.graph.values[user]
+            later = selection_rank(step, shape(user)) if isinstance(step, Call) and step.args[0] == var else None
+            readers = [self.graph.values[reader] for reader in self.graph.users[user]]
+            if later is None or later <= rank or self._in_shift(user):
+                return False
+            if op_name(step) == "nn.pad" and user not in self.graph.results and self._is_absorbed(step, readers):
+                return False
+        return True
+
+    def _is_absorbed(self, pad: Call, readers: Sequence[Expr]) -> bool:
+        """Whether all readers of a padding compute it themselves."""
+        return bool(readers) and all(self._absorbs_padding(reader, pad) for reader in readers)
 
     def _absorbs_padding(self, user: Expr, pad: Call) -> bool:
         width = [int(extent) for extent in pad.attrs.pad_width]
@@ -300,17 +318,16 @@ class _Former:
         return self._layer(BinaryDense if dense else BinaryConvolution, var, [data], is_open=True, domain=domain)
 
     def _selection(self, var: Var, value: Expr) -> _Group | None:
-        """The group of a selection of channels. If the result has a domain, bits are selected, without an epilogue."""
-        extent = shape(var)
-        sources = concatenated_channels(value, extent)
-        if taken_channels(value, extent) is not None and isinstance(value.args[0], Var):
-            sources = self.sources(value)
-        if sources is None:
+        """The group of a selection of channels, rows and columns.
+
+        If the result has a domain, bits are selected, without an epilogue.
+        """
+        chosen = chosen_of(self.graph, var, self.inline.__contains__)
+        if chosen is None:
             return None
-        data = list(dict.fromkeys(sources))
         if (domain := self.domains.get(var)) is not None:
-            return self._layer(BitSelection, var, data, domain=domain)
-        return self._layer(ChannelSelection, var, data, is_open=True)
+            return self._layer(BitSelection, var, chosen.sources, domain=domain)
+        return self._layer(ChannelSelection, var, chosen.sources, is_open=True)
 
     def _unpadded(self, data: Var) -> Var:
         return self.graph.values[data].args[0] if data in self.inline else data
