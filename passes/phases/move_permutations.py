@@ -32,8 +32,7 @@ def move_permutations(mod: IRModule) -> IRModule:
     Example: ``conv2d, permute_dims (0, 2, 3, 1), relu, pad, permute_dims (0, 3, 1, 2), conv2d``, as tf2onnx writes
     networks of Keras, becomes ``conv2d, relu, pad, conv2d``.
     """
-    graph = Graph(mod["main"])
-    if not any(op_name(value) == "permute_dims" for _, value in graph.bindings):
+    if not any(_is_layout(var, value) for var, value in Graph(mod["main"]).bindings):
         return mod
     mod = drop_dead(mod)
     graph = Graph(mod["main"])
@@ -71,13 +70,24 @@ def _regions(graph: Graph) -> dict[Var, Var]:
     return {var: root(var) for var in parent}
 
 
+def _is_layout(var: Var, value: Expr) -> bool:
+    """Whether a value is a transposition, or a map of one row as a sequence: [N, C, 1, L] as [N, C, L] or back."""
+    if op_name(value) == "permute_dims":
+        return True
+    if op_name(value) not in ("reshape", "squeeze", "expand_dims"):
+        return False
+    few, many = sorted((shape(value.args[0]), shape(var)), key=len)
+    return (len(few), len(many)) == (3, 4) and few[:2] == many[:2] and 1 in many[2:]
+
+
 def _written(graph: Graph, regions: Mapping[Var, Var]) -> dict[Var, Cost]:
-    """The cost of the permutations in each region that has any."""
+    """The cost of the permutations in each region that has any, or sequences."""
     cost: dict[Var, Cost] = {}
     for var, value in graph.bindings:
-        if op_name(value) == "permute_dims":
+        if _is_layout(var, value):
             count, elements = cost.get(regions[var], (0, 0))
-            moves = not View.identity(shape(value.args[0])).permuted(_axes(value)).is_reshape
+            axes = _axes(value) if op_name(value) == "permute_dims" else range(len(shape(value.args[0])))
+            moves = not View.identity(shape(value.args[0])).permuted(axes).is_reshape
             cost[regions[var]] = (count + moves, elements + moves * prod(shape(var)))
     return cost
 
@@ -128,10 +138,10 @@ class _Mover:
         return self.regions[var] in self.open
 
     def _at_input(self, param: Var) -> Moved:
-        """Permute an input at once if its readers want that, so that everything after it has their layout."""
+        """Permute an image at once if its readers want that, so that everything after it has their layout."""
         plain = View.identity(shape(param)) if isinstance(param.ty, relax.TensorType) else View.identity(())
         axes = self._wanted.get(param)
-        if not self._is_open(param) or axes is None or plain.permuted(axes).is_reshape:
+        if not self._is_open(param) or axes is None or len(axes) < 4 or plain.permuted(axes).is_reshape:
             return Moved(param, plain)
         first = self._materialise(param, param, plain.permuted(axes))
         return Moved(first, plain.permuted(axes).inverse())
@@ -159,10 +169,25 @@ class _Mover:
         if name in ("reshape", "squeeze", "expand_dims"):
             return self._reshape(var, value)
         found = moved(_Operands(self, var), var, value)
+        if found is None and self._settle(value):
+            found = moved(_Operands(self, var), var, value)
         if found is None:
             return False
         self._bind(var, found.tensor, found.view)
         return True
+
+    def _settle(self, value: Expr) -> bool:
+        """Permute what an operator reads to the order of axes that is wanted, each axis whole; False if all are so."""
+        settled = False
+        for operand in dict.fromkeys(operands(value)):
+            source, axes = self._stored[operand], self._wanted.get(operand)
+            axes = tuple(range(len(source.view.shape))) if axes is None else axes
+            view = View.identity(source.view.shape).permuted(axes).inverse()
+            if source.view != view:
+                tensor = self._materialise(operand, source.tensor, source.view.permuted(axes))
+                self._stored[operand] = Moved(tensor, view)
+                settled = True
+        return settled
 
     def _reshape(self, var: Var, value: Call) -> bool:
         source = self._stored[value.args[0]]

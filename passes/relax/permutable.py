@@ -132,7 +132,8 @@ def _reduction(given: Operands, var: Var, value: Call) -> Moved | None:
     result = view.reshaped(shape(var))
     if result is None:
         return None
-    if op_name(value) == "mean" and len(source.view.stored) == 4 and over == [2, 3]:  # as the importer writes it
+    pixels = [axis for axis, extent in enumerate(source.view.stored) if axis in over or (axis > 1 and extent == 1)]
+    if op_name(value) == "mean" and len(source.view.stored) == 4 and pixels == [2, 3]:  # as the importer writes it
         return Moved(op.nn.adaptive_avg_pool2d(source.tensor, (1, 1)), result)
     return Moved(_REDUCTIONS[op_name(value)](source.tensor, over, keepdims=True), result)
 
