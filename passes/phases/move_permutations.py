@@ -120,7 +120,8 @@ class _Mover:
     def run(self) -> None:
         """Rewrite all bindings, then the results."""
         for param in self.graph.params:
-            self._stored[param] = self._at_input(param)
+            extent = shape(param) if isinstance(param.ty, relax.TensorType) else ()
+            self._stored[param] = self._as_image(param, Moved(param, View.identity(extent)))
         for var, value in self.graph.bindings:
             if self._is_open(var) and isinstance(var.ty, relax.TensorType) and self._move(var, value):
                 continue
@@ -137,14 +138,16 @@ class _Mover:
     def _is_open(self, var: Var) -> bool:
         return self.regions[var] in self.open
 
-    def _at_input(self, param: Var) -> Moved:
-        """Permute an image at once if its readers want that, so that everything after it has their layout."""
-        plain = View.identity(shape(param)) if isinstance(param.ty, relax.TensorType) else View.identity(())
-        axes = self._wanted.get(param)
-        if not self._is_open(param) or axes is None or len(axes) < 4 or plain.permuted(axes).is_reshape:
-            return Moved(param, plain)
-        first = self._materialise(param, param, plain.permuted(axes))
-        return Moved(first, plain.permuted(axes).inverse())
+    def _as_image(self, var: Var, stored: Moved) -> Moved:
+        """Permute an image of floats at once if its readers want that, so that all after it has their layout."""
+        axes = self._wanted.get(var)
+        if not self._is_open(var) or axes is None or len(axes) < 4 or str(var.ty.dtype) != "float32":
+            return stored
+        view = stored.view.permuted(axes)
+        if view.is_reshape:
+            return stored
+        tensor = self._materialise(var, stored.tensor, view)
+        return Moved(tensor, View.identity(shape(var)).permuted(axes).inverse())
 
     def _bind(self, var: Var, value: Expr, view: View | None = None) -> None:
         """Let ``value``, from which ``view`` reads the value of an old variable, have the name of that variable."""
@@ -173,7 +176,12 @@ class _Mover:
             found = moved(_Operands(self, var), var, value)
         if found is None:
             return False
+        if isinstance(found.tensor, Var):  # the operator computes nothing
+            self._stored[var] = found
+            return True
         self._bind(var, found.tensor, found.view)
+        if name == "astype" and value.args[0] in self.graph.params:
+            self._stored[var] = self._as_image(var, self._stored[var])
         return True
 
     def _settle(self, value: Expr) -> bool:
