@@ -82,7 +82,9 @@ def _bconv2d(node: Node) -> Value:
 def _packed(node: Node) -> Value:
     x = node.required(0)
     if not x.packed:
-        raise node.error(f"needs bits that LceQuantize or LceBconv2d packed, but {node.file_name_of(0)!r} holds {x.dtype}")
+        raise node.error(
+            f"needs bits that LceQuantize or LceBconv2d packed, but {node.file_name_of(0)!r} holds {x.dtype}"
+        )
     return x
 
 
