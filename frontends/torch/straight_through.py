@@ -1,8 +1,8 @@
 """Straight-through arithmetic in a traced model: ``(a - b).detach() + b`` is a.
 
-Training code writes the value of ``a`` with the gradient of ``b`` that way. In a forward pass ``b`` cancels, but for its
-rounding, which would give weights of two values some more beside these. Terms of a sum of which one is detached and one
-is not, with opposite signs, are left out.
+Training code writes the value of ``a`` with the gradient of ``b`` that way. In a forward pass ``b`` cancels but for its
+rounding, which would give weights of two values some more beside these. So terms of a sum of which one is detached and
+one is not, with opposite signs, are left out.
 """
 
 from __future__ import annotations
