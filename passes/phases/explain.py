@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -37,7 +36,7 @@ def why_float(
         taken: The few values of tensors that take few, but no domain of ours; by the name of the variable.
 
     Returns:
-        A sentence in which ``<x>`` stands for the ONNX node of variable x (:func:`with_node_names`).
+        A sentence in which ``<x>`` stands for the ONNX node of variable x (relax/node_names.py).
     """
     domain = domains.get(call.args[0])
     if domain is not None:
@@ -49,23 +48,6 @@ def why_float(
         advice = "; put a binariser between" if cause.startswith("they come from") else ""
         return f"its weights are binary, but {activations}{advice}"
     return f"{in_words(weight)}, and {activations}"
-
-
-def with_node_names(sentence: str, nodes: Mapping[str, str]) -> str:
-    """A sentence of ``why_float`` with the names of ONNX nodes in quotes.
-
-    Args:
-        sentence: The sentence.
-        nodes: The ONNX node of each variable. A variable that a phase made begins with the name of an older one.
-    """
-
-    def node(match: re.Match[str]) -> str:
-        name = match[1]
-        while name not in nodes and "_" in name:
-            name = name.rpartition("_")[0]
-        return f"'{nodes.get(name, match[1])}'"
-
-    return re.sub("<([^<>]+)>", node, sentence)
 
 
 class _Activations:

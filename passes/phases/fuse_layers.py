@@ -40,7 +40,7 @@ from ..layers.kinds import (
 from ..relax.channels import concatenated_channels, taken_channels
 from ..relax.comparisons import COMPARISONS, comparison
 from ..relax.domains import binariser_domain, domains, signed_max_pool
-from ..relax.facts import integer_sums, weight_changes
+from ..relax.facts import integer_sums, weight_changes, weight_planes
 from ..relax.functions import FUNCTIONS
 from ..relax.graph import (
     Graph,
@@ -97,7 +97,7 @@ class _Group:
 def fuse_layers(mod: IRModule) -> IRModule:
     """Outline the layers of ``main`` into composite functions, which ``main`` calls in order."""
     graph = Graph(mod["main"])
-    former = _Former(graph, integer_sums(mod), weight_changes(mod))
+    former = _Former(graph, integer_sums(mod), weight_changes(mod), weight_planes(mod))
     for var, value in graph.bindings:
         former.place(var, value)
     writer = Writer(graph, mod)
@@ -137,11 +137,16 @@ class _Former:
     """
 
     def __init__(
-        self, graph: Graph, integer_sums: Mapping[str, str], weight_changes: Mapping[str, WeightChange]
+        self,
+        graph: Graph,
+        integer_sums: Mapping[str, str],
+        weight_changes: Mapping[str, WeightChange],
+        weight_planes: Mapping[str, str],
     ) -> None:
         self.graph = graph
         self.integer_sums = integer_sums
         self.weight_changes = weight_changes
+        self.weight_planes = weight_planes
         self.domains = domains(graph)
         self.quantisers = quantisers(graph)
         self.in_quantisers = {var for each in self.quantisers.values() for var in each.chain}
@@ -262,6 +267,7 @@ class _Former:
             why_float=why_float,
             integer_sum_of=replaced,
             weight_change=self.weight_changes.get(replaced or ""),
+            plane_of=self.weight_planes.get(var.name),
         )
         return _Group(len(self.groups), kind.kind, tuple(data), _extent(var), is_open, facts)
 

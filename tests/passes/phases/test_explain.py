@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sbnn_tvm.compiler import explain
-from sbnn_tvm.passes.phases.explain import with_node_names
+from sbnn_tvm.passes.relax.node_names import with_node_names
 from sbnn_tvm.passes.relax.weight_values import in_words
 from tests.support.binarised_models import BINARIZE, BITS, IMAGE
 from tests.support.random_arrays import normal, signs
