@@ -17,6 +17,7 @@ from sbnn_tvm.frontends.onnx.load_model import load_model
 from sbnn_tvm.passes.families.choose import Decisions
 from sbnn_tvm.passes.lowering.lower import Lowered
 from sbnn_tvm.passes.pipeline import to_composites, to_executable, to_kernels
+from sbnn_tvm.passes.relax.facts import notes_of
 
 from .deploy.targets import CpuTarget, resolve
 from .errors import CompileError, defects_named
@@ -159,7 +160,7 @@ def lower_model(
     with defects_named("choosing kernels"):
         lowered, slower = _lower(composites, cpu, Decisions(options.forced_families, imported.nodes), tuned)
     with defects_named("writing the report"):
-        report = build_report(lowered, imported, options.name or _name_of(model), cpu.name, options.sign_zero)
+        report = build_report(lowered, imported, options.name or _name_of(model), cpu.name, notes_of(composites))
         if tuned is not None:
             report = with_tuning(report, tuned, slower)
     return LoweredModel(imported, composites, lowered, cpu, report)
@@ -200,10 +201,10 @@ def _is_tflite(model: object) -> bool:
 
 def _to_onnx(model: Any, input_shape: Any, compare_export: bool) -> Any:
     if _is_tflite(model):
-        with needed_by("reading a TFLite file"), defects_named("reading a TFLite file"):
-            from sbnn_tvm.frontends.tflite.to_onnx import to_onnx as tflite_to_onnx
-
-            return tflite_to_onnx(model, input_shape)
+        with needed_by("reading a TFLite file"):
+            from sbnn_tvm.frontends.tflite.to_onnx import to_onnx as of_tflite
+        with defects_named("reading the TFLite file"):
+            return of_tflite(model, input_shape)
     if not _is_torch_module(model):
         return model
     with needed_by("the export of a PyTorch model"):

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from sbnn_tvm.passes.families.families import BY_NAME
 from sbnn_tvm.passes.families.family import Family
-from sbnn_tvm.passes.phases.resolve_signs import SignZero
+from sbnn_tvm.passes.phases.step_functions import SignZero
 
 from .errors import CompileError
 

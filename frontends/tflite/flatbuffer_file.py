@@ -19,7 +19,6 @@ from flatbuffers import flexbuffers
 from sbnn_tvm.errors import ModelError
 from sbnn_tvm.frontends.onnx.size_limits import check_shape
 
-
 IDENTIFIER = b"TFL3"
 """Bytes 4 to 7 of every TFLite file."""
 
@@ -149,7 +148,7 @@ def _name_in(enumeration: type, number: int) -> str | None:
 
 
 def _tensor(model: Any, tensor: Any, index: int, data: bytes, where: str) -> Tensor:
-    name = (tensor.Name() or b"").decode() or f"tensor {index}"
+    name = "".join(char if char.isprintable() else "_" for char in (tensor.Name() or b"").decode()) or f"tensor {index}"
     shape, signature = _numbers(tensor, "Shape"), _numbers(tensor, "ShapeSignature")
     with_signature = len(signature) == len(shape)
     constant = _constant(model, tensor.Buffer(), data)

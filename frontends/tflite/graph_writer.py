@@ -41,6 +41,7 @@ class GraphWriter:
         """
         self.where = self._step = ""
         self._fresh: set[str] = set()
+        self._node_names: set[str] = set()
         self._nodes: dict[str, NodeProto] = {}  # by the name of each output
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
@@ -71,9 +72,7 @@ class GraphWriter:
         array = np.asarray(array)
         return Value(name or f"{self._step}/constant", array.dtype.name, array.shape, plain(array.ndim), array)
 
-    def add(
-        self, op_type: str, *inputs: Value | None, order: Sequence[int] | None = None, **attributes: Any
-    ) -> Value:
+    def add(self, op_type: str, *inputs: Value | None, order: Sequence[int] | None = None, **attributes: Any) -> Value:
         """Adds a node with one output.
 
         Args:
@@ -96,7 +95,7 @@ class GraphWriter:
         read = ["" if value is None else value.name if constants else self._name_of(value) for value in inputs]
         if constants:  # two constants may begin with the same name
             read = [name and f"{index}:{name}" for index, name in enumerate(read)]
-        node = helper.make_node(op_type, read, names, names[0], **attributes)
+        node = helper.make_node(op_type, read, names, self._node_name(names[0]), **attributes)
         types = self._infer(node, inputs)
         if constants:
             arrays = fold(node, [None if value is None else value.array for value in inputs], OPSETS, self._budget)
@@ -168,8 +167,6 @@ class GraphWriter:
         node = self._nodes.pop(value.name)
         place = list(node.output).index(value.name)
         node.output[place] = name
-        if place == 0:
-            node.name = name
         self._nodes[name] = node
         return replace(value, name=name)
 
@@ -202,6 +199,12 @@ class GraphWriter:
         model.ir_version = opset.IR_VERSION
         return model
 
+    def _node_name(self, name: str) -> str:
+        """The name of the tensor for the first node of an operator, which names the layer; then that of its value."""
+        chosen = name if self._step in self._node_names else self._step
+        self._node_names.add(chosen)
+        return chosen
+
     def _name_of(self, value: Value) -> str:
         """The ONNX value to read; stores a constant at its first use."""
         if value.array is None:
@@ -233,7 +236,7 @@ class GraphWriter:
             tensor = found[name].tensor_type
             shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
             if -1 in shape:
-                raise ModelError(f"{self.where} computes a tensor whose shape depends on the data; that is not supported")
+                raise ModelError(f"{self.where} computes a shape that depends on data, which is not supported")
             results.append((helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, shape))
         return results
 

@@ -45,8 +45,13 @@ class Node:
         return value
 
     def name_of(self, index: int) -> str:
-        """The name of input ``index``."""
+        """The ONNX name of input ``index``."""
         return self.required(index).name
+
+    def file_name_of(self, index: int) -> str:
+        """The name of input ``index`` in the file."""
+        tensor = self.read[index]
+        return "" if tensor is None else tensor.name
 
     def floats(self, index: int) -> Value:
         """Input ``index``, which must be float32."""
@@ -71,7 +76,7 @@ class Node:
         """Input ``index``, which must not depend on the model's inputs, in the file's order of axes."""
         value = self.required(index)
         if value.array is None:
-            raise self.error(f"needs a constant as input {index}, but {value.name!r} is computed at run time")
+            raise self.error(f"needs a constant as input {index}, but {self.file_name_of(index)!r} is computed")
         return value.array
 
     def integers(self, index: int) -> tuple[int, ...]:

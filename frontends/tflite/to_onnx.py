@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -159,8 +158,9 @@ class _Conversion:
         inputs = tuple(None if number == -1 else self._value(number, where) for number in operator.inputs)
         read = tuple(None if number == -1 else tensors[number] for number in operator.inputs)
         computed = tuple(tensors[number] for number in operator.outputs)
-        _check_kinds(operator, inputs, (*read, *computed), where)
-        found = CONVERTERS[operator.name](Node(operator, inputs, read, computed, self._writer))
+        node = Node(operator, inputs, read, computed, self._writer)
+        _check_kinds(node, where)
+        found = CONVERTERS[operator.name](node)
         results = (found,) if isinstance(found, Value) else tuple(found)
         if len(results) != len(operator.outputs):
             raise ModelError(f"{where} has {len(operator.outputs)} outputs; expected {len(results)}")
@@ -177,13 +177,12 @@ class _Conversion:
         return self._writer.named(value, name)
 
 
-def _check_kinds(
-    operator: Operator, inputs: Sequence[Value | None], tensors: Sequence[Tensor | None], where: str
-) -> None:
-    for value in inputs:
-        if value is not None and value.packed and operator.name not in TAKING_BITS:
-            raise ModelError(f"{where} reads the packed bits {value.name!r}; only the operators of Larq can do that")
-    for tensor in tensors:
+def _check_kinds(node: Node, where: str) -> None:
+    operator = node.operator
+    for value, tensor in zip(node.inputs, node.read, strict=True):
+        if value is not None and tensor is not None and value.packed and operator.name not in TAKING_BITS:
+            raise ModelError(f"{where} reads the packed bits {tensor.name!r}; only the operators of Larq can do that")
+    for tensor in (*node.read, *node.computed):
         if tensor is not None and len(tensor.scales) and operator.name not in TAKING_QUANTISED:
             raise ModelError(
                 f"{where} computes with quantised numbers ({tensor.dtype} in {tensor.name!r}), which is not supported; "

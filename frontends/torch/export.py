@@ -166,7 +166,7 @@ def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> _Exported:
             with unchanged(model), traced_as_operators():  # single operators of ours compute nothing in torch
                 graph = frozen_trace(model, inputs)
         traced = torch.export.export(graph, inputs)
-        reason = _reason(first, model)
+        reason = _reason(first, model).split(". ")[0]
         return _Exported.of(traced, inputs, f"traced by running it once, since torch.export says: {reason}")
     except ModelError:
         raise

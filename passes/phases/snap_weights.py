@@ -10,7 +10,7 @@ from ..relax.facts import with_weight_changes
 from ..relax.graph import Graph, Writer, op_name
 from ..relax.snapped_weights import WeightChange, snapped
 from ..relax.weights import linear_weight
-from .resolve_signs import SignZero
+from .step_functions import SignZero
 
 _SIGN_OF_ZERO = {"exact": 0, "positive": 1, "negative": -1}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from tvm.ir import IRModule
 
@@ -10,6 +11,8 @@ from .snapped_weights import WeightChange
 from .views import View
 
 _INTEGER_SUMS = "sbnn.integer_sums"
+_NOTES = "sbnn.notes"
+_VALUES = "sbnn.values_taken"
 _VIEWS = "sbnn.views"
 _WEIGHT_PLANES = "sbnn.weight_planes"
 _WEIGHT_CHANGES = "sbnn.weight_changes"
@@ -32,6 +35,44 @@ def integer_sums(mod: IRModule) -> dict[str, str]:
     """Read the record of :func:`with_integer_sums`; empty if there is none."""
     recorded = (mod.attrs or {}).get(_INTEGER_SUMS, {})
     return {str(key): str(value) for key, value in recorded.items()}
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence for the report.
+
+    Attributes:
+        about: Name of the value that it is about.
+        sentence: The sentence.
+        approximates: Whether it tells of results that differ from the model's, which ``strict`` refuses.
+    """
+
+    about: str
+    sentence: str
+    approximates: bool
+
+
+def with_notes(mod: IRModule, notes: Sequence[Note]) -> IRModule:
+    """Record sentences for the report, after those that are recorded already."""
+    record = [[note.about, note.sentence, int(note.approximates)] for note in (*notes_of(mod), *notes)]
+    return mod.with_attr(_NOTES, record)
+
+
+def notes_of(mod: IRModule) -> tuple[Note, ...]:
+    """Read the record of :func:`with_notes`; empty if there is none."""
+    record = (mod.attrs or {}).get(_NOTES, ())
+    return tuple(Note(str(about), str(sentence), bool(wrong)) for about, sentence, wrong in record)
+
+
+def with_values_taken(mod: IRModule, values: Mapping[str, Sequence[float]]) -> IRModule:
+    """Record which few values some float32 tensors take that no kernel can use, ascending, for each name."""
+    return mod.with_attr(_VALUES, {name: [float(each) for each in taken] for name, taken in values.items()})
+
+
+def values_taken(mod: IRModule) -> dict[str, tuple[float, ...]]:
+    """Read the record of :func:`with_values_taken`; empty if there is none."""
+    recorded = (mod.attrs or {}).get(_VALUES, {})
+    return {str(name): tuple(float(each) for each in taken) for name, taken in recorded.items()}
 
 
 def with_views(mod: IRModule, found: Mapping[str, View]) -> IRModule:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,11 +32,12 @@ from sbnn_tvm.passes.layers.kinds import (
     WindowSum,
 )
 from sbnn_tvm.passes.lowering.lower import Lowered, LoweredLayer, UnscheduledOperator
-from sbnn_tvm.passes.phases.resolve_signs import SignZero
+from sbnn_tvm.passes.relax.facts import Note
 from sbnn_tvm.passes.relax.node_names import with_node_names
 from sbnn_tvm.passes.relax.weights import BinaryWeight
 from sbnn_tvm.schedules.coded.expansion import Expansion
 from sbnn_tvm.schedules.epilogue.program import Channel, Ref, Scalar
+from sbnn_tvm.schedules.selection import Selection
 
 from ..tuning_database.lookup import TuningLookup, known_machines
 from .report import COST_MODEL, TUNED, UNSCHEDULED, YOU, LayerReport, Report
@@ -50,20 +51,33 @@ _KINDS: dict[type[Layer], str] = {
 }  # fmt: skip
 
 
-def build_report(lowered: Lowered, imported: Imported, model: str, target: str, sign_zero: SignZero) -> Report:
-    """The report of a compilation."""
+def build_report(lowered: Lowered, imported: Imported, model: str, target: str, notes: Sequence[Note]) -> Report:
+    """The report of a compilation.
+
+    Args:
+        lowered: The kernels.
+        imported: The model.
+        model: Its name.
+        target: The name of the target.
+        notes: What the phases noted about values.
+    """
     layers = tuple(_entry(entry, imported) for entry in lowered.entries)
-    notes = []
-    signs = [node.name or node.output[0] for node in imported.model.graph.node if node.op_type == "Sign"]
-    if signs and sign_zero != "exact":
-        value = "+1" if sign_zero == "positive" else "-1"
-        notes.append(f"Sign gives {value} instead of 0 at 0, as sign_zero={sign_zero!r} allows: {', '.join(signs)}")
-    notes += _changed_weights(lowered, imported, sign_zero)
+    warnings = _sentences([note for note in notes if note.approximates], imported)
+    warnings += tuple(_changed_weights(lowered, imported))
+    advice = _sentences([note for note in notes if not note.approximates], imported)
     source = next((entry.value for entry in imported.model.metadata_props if entry.key == SOURCE), "")
-    return Report(model, target, layers, tuple(notes), source=source)
+    return Report(model, target, layers, warnings, source=source, advice=advice)
 
 
-def _changed_weights(lowered: Lowered, imported: Imported, sign_zero: SignZero) -> Iterator[str]:
+def _sentences(notes: Sequence[Note], imported: Imported) -> tuple[str, ...]:
+    """Each sentence once, with the nodes that it is about."""
+    nodes: dict[str, list[str]] = {}
+    for note in notes:
+        nodes.setdefault(note.sentence, []).append(imported.nodes.get(note.about, note.about))
+    return tuple(f"{sentence}: {', '.join(dict.fromkeys(names))}" for sentence, names in nodes.items())
+
+
+def _changed_weights(lowered: Lowered, imported: Imported) -> Iterator[str]:
     linear = [entry.layer for entry in lowered.layers if isinstance(entry.layer, LinearLayer)]
     changes = [(each.node(imported.nodes), each.weight_change) for each in linear if each.weight_change is not None]
     rounded = [f"{name} ({change.relative:.1e})" for name, change in changes if change.relative]
@@ -73,8 +87,9 @@ def _changed_weights(lowered: Lowered, imported: Imported, sign_zero: SignZero) 
             f"largest of their output channel): {', '.join(rounded)}; exact_weights=True forbids it"
         )
     zeros = [f"{name} ({change.zeros})" for name, change in changes if change.zeros]
+    positive = any(change.sign_of_zero > 0 for _, change in changes)
     if zeros:
-        value = "+a" if sign_zero == "positive" else "-a"
+        value, sign_zero = ("+a", "positive") if positive else ("-a", "negative")
         yield (
             f"weights of 0 between -a and +a became {value}, as sign_zero={sign_zero!r} allows: {', '.join(zeros)}; "
             "exact_weights=True forbids it"
@@ -188,7 +203,9 @@ def _activation_bits(layer: Layer, choice: Choice) -> int:
 def _geometry(layer: Layer) -> str:
     match layer:
         case ChannelSelection() | BitSelection():
-            return f": {layer.selection}"
+            moved = layer.selection != Selection.concatenation(layer.selection.inputs) or layer.pixels is None
+            parts = [str(layer.selection)] * moved + ([str(layer.pixels)] if layer.pixels is not None else [])
+            return f": {', '.join(parts)}"
         case FloatConvolution() | BinaryConvolution() | MaxPool2d() | AvgPool2d() | BitMaxPool2d():
             conv = layer.shape
         case WindowSum() if len(layer.extent) == 4:

@@ -98,6 +98,7 @@ class Report:
         notes: Sentences about approximations that the user allowed, and about problems with the tuning database.
         tuning: A sentence about the source of tuned kernels; empty without tuning.
         source: A sentence about how a PyTorch module was traced, if not by torch.export alone; else empty.
+        advice: Sentences about what else an option could do.
     """
 
     model: str
@@ -106,6 +107,7 @@ class Report:
     notes: tuple[str, ...] = ()
     tuning: str = ""
     source: str = ""
+    advice: tuple[str, ...] = ()
 
     @property
     def linear(self) -> tuple[LayerReport, ...]:
@@ -147,12 +149,14 @@ class Report:
             record = json.loads(text)
             layers = tuple(_layer(layer) for layer in record["layers"])
             sentences = record.get("tuning", ""), record.get("source", "")
-            texts = [record["model"], record["target"], *sentences, *record["notes"]]
+            texts = [record["model"], record["target"], *sentences, *record["notes"], *record["advice"]]
             if not all(isinstance(each, str) for each in texts):
-                raise ValueError("its model, target, notes, tuning and source must be text")
+                raise ValueError("its model, target, notes, advice, tuning and source must be text")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"the report is not one of this version: {error}") from None
-        return cls(record["model"], record["target"], layers, tuple(record["notes"]), *sentences)
+        return cls(
+            record["model"], record["target"], layers, tuple(record["notes"]), *sentences, tuple(record["advice"])
+        )
 
     def __str__(self) -> str:
         with needed_by("a report as text"):
@@ -180,6 +184,8 @@ class Report:
                 yield Text(printable(sentence))
         for note in self.notes:
             yield Text(printable(f"note: {note}"), style="yellow")
+        for sentence in self.advice:
+            yield Text(printable(f"advice: {sentence}"))
 
     def _table(self, width: int | None) -> Table:
         from rich.table import Table

@@ -37,6 +37,7 @@ class DialectNode:
     rank: Callable[[str], int | None]
     fresh: Callable[[str], str]
     written: list[NodeProto] = field(default_factory=list)
+    _main: NodeProto | None = None
 
     def error(self, problem: str) -> ModelError:
         """An error about this node; ``problem`` continues the sentence."""
@@ -84,27 +85,32 @@ class DialectNode:
             raise self.error(f"computes its {what} {value!r} from an input of the model; it must be a constant")
         return value
 
-    def emit(self, operator: str, *inputs: Operand, part: str, **attributes: Any) -> str:
+    def emit(self, operator: str, *inputs: Operand, part: str, main: bool = False, **attributes: Any) -> str:
         """Writes a standard node.
 
         Args:
             operator: Its operator.
             inputs: Its inputs; constants get a node of their own.
             part: What it computes, the end of the name of its output.
+            main: Whether it gets the name of this node. By default the last one does.
             attributes: Its attributes.
 
         Returns:
             The name of its output.
         """
         names = [value if isinstance(value, str) else self._constant(value, part) for value in inputs]
-        return self._write(operator, names, part, attributes)
+        output = self._write(operator, names, part, attributes)
+        if main:
+            self._main = self.written[-1]
+        return output
 
     def finish(self, result: str) -> list[NodeProto]:
         """The nodes that replace this one, of which the last computes its output from ``result``."""
         output = self.proto.output[0]
         if not self.written or result not in self.written[-1].output:
             self.emit("Identity", result, part="result")
-        self.written[-1].output[0], self.written[-1].name = output, self.proto.name
+        self.written[-1].output[0] = output
+        (self._main or self.written[-1]).name = self.proto.name
         for node in self.written:
             self.constants.add(node)
         return self.written

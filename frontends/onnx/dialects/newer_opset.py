@@ -16,7 +16,20 @@ WANTED_OPSET = 12
 _ONLY_EXTENDED = frozenset(
     {
         *("ArgMax", "ArgMin", "AveragePool", "Concat", "Constant", "Conv", "DepthToSpace", "Equal", "Flatten"),
-        *("Gather", "Gemm", "LogSoftmax", "Max", "MaxPool", "Min", "Pow", "ReduceL1", "ReduceL2", "ReduceLogSum"),
+        *(
+            "Cast",
+            "Gather",
+            "Gemm",
+            "LogSoftmax",
+            "MatMul",
+            "Max",
+            "MaxPool",
+            "Min",
+            "Pow",
+            "ReduceL1",
+            "ReduceL2",
+            "ReduceLogSum",
+        ),
         *("ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"),
         *("Softmax", "Split", "Squeeze", "Unsqueeze"),
     }

@@ -10,16 +10,16 @@ from onnx import ModelProto, ValueInfoProto
 from ..check_model import skeleton
 
 
-def ranks(model: ModelProto, elementwise: Container[tuple[str, str]]) -> dict[str, int]:
+def ranks(model: ModelProto, dialect: Container[tuple[str, str]]) -> dict[str, int]:
     """The number of dimensions of the values of a graph, by name, as far as ONNX's shape inference knows them.
 
     Args:
         model: A model with nodes of dialects.
-        elementwise: Domain and name of the operators whose output has the shape of their first input.
+        dialect: Domain and name of the operators of dialects. The output of each has the rank of its first input.
     """
     outline = skeleton(model)
     for node in outline.graph.node:
-        if (node.domain, node.op_type) in elementwise:
+        if (node.domain, node.op_type) in dialect:
             node.domain, node.op_type = "", "Identity"
             del node.input[1:], node.attribute[:]
     try:

@@ -81,7 +81,7 @@ def _fully_connected(node: Node) -> Value:
     """``x @ weights.T + bias`` on rows, the last axis or whatever the weights take."""
     x, weights = node.floats(0), node.constant(1)
     if weights.ndim != 2 or weights.dtype != np.float32 or node.option("WeightsFormat", 0):
-        raise node.error(f"has weights of shape {list(weights.shape)} and type {weights.dtype}; expected a float32 matrix")
+        raise node.error(f"has {weights.dtype} weights of shape {list(weights.shape)}; expected a float32 matrix")
     outputs, inputs = weights.shape
     if not inputs or math.prod(x.shape) % inputs:
         raise node.error(f"multiplies a tensor of shape {list(x.shape)} by weights of shape {list(weights.shape)}")

@@ -82,7 +82,9 @@ def _bconv2d(node: Node) -> Value:
 def _packed(node: Node) -> Value:
     x = node.required(0)
     if not x.packed:
-        raise node.error(f"needs bits that LceQuantize or LceBconv2d packed, but {x.name!r} holds {x.dtype}")
+        raise node.error(
+            f"needs bits that LceQuantize or LceBconv2d packed, but {node.file_name_of(0)!r} holds {x.dtype}"
+        )
     return x
 
 
@@ -90,7 +92,7 @@ def _weights(node: Node, channels: int) -> tuple[np.ndarray, int]:
     """Signs [outputs, channels of a group, rows, columns], and the number of groups."""
     packed = node.constant(1)
     if packed.dtype != np.int32 or packed.ndim != 4 or not packed.size:
-        raise node.error(f"has weights of shape {list(packed.shape)} and type {packed.dtype}; expected int32, four axes")
+        raise node.error(f"has {packed.dtype} weights of shape {list(packed.shape)}; expected int32 with four axes")
     outputs, *_, words = packed.shape
     all_words = -(-channels // WORD)
     groups = all_words // words if all_words % words == 0 else 0

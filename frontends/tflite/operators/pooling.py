@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import TensorProto
 import tflite
+from onnx import TensorProto
 
 from ..node import Converter, Node
 from ..values import CHANNELS_FIRST, Value, without_axes
@@ -28,9 +28,7 @@ def _pool(op_type: str) -> Converter:
         kernel = node.positive("FilterHeight"), node.positive("FilterWidth")
         strides = node.positive("StrideH"), node.positive("StrideW")
         pads = padding(node, node.option("Padding"), x.shape[1:3], kernel, strides)
-        pooled = node.graph.add(
-            op_type, x, order=CHANNELS_FIRST, kernel_shape=kernel, strides=strides, pads=pads
-        )
+        pooled = node.graph.add(op_type, x, order=CHANNELS_FIRST, kernel_shape=kernel, strides=strides, pads=pads)
         return activated(node, pooled)
 
     return convert
@@ -39,7 +37,7 @@ def _pool(op_type: str) -> Converter:
 def _reduction(op_type: str) -> Converter:
     def convert(node: Node) -> Value:
         x = node.required(0)
-        axes = {node.axis(number, x.rank) for number in node.integers(1)}
+        axes = sorted({node.axis(number, x.rank) for number in node.integers(1)})
         if not axes:
             return x
         stored = node.graph.constant(np.array(sorted(x.stored_axis(axis) for axis in axes), np.int64))

@@ -110,8 +110,9 @@ def _slice(node: Node) -> Value:
     x, begin, size = node.required(0), node.integers(1), node.integers(2)
     if len(begin) != x.rank or len(size) != x.rank:
         raise node.error(f"slices a tensor of shape {list(x.shape)} from {list(begin)} by {list(size)}")
-    ends = [whole if length == -1 else start + length for whole, start, length in zip(x.shape, begin, size, strict=True)]
-    if any(not 0 <= start <= end <= whole for start, end, whole in zip(begin, ends, x.shape, strict=True)):
+    bounds = list(zip(begin, size, x.shape, strict=True))
+    ends = [whole if length == -1 else start + length for start, length, whole in bounds]
+    if any(not 0 <= start <= end <= whole for (start, _, whole), end in zip(bounds, ends, strict=True)):
         raise node.error(f"slices a tensor of shape {list(x.shape)} from {list(begin)} by {list(size)}")
     return _sliced(node, x, begin, ends, [1] * x.rank)
 

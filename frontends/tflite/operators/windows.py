@@ -7,7 +7,9 @@ import tflite
 from ..node import Node
 
 
-def padding(node: Node, scheme: int, sizes: tuple[int, ...], window: tuple[int, ...], strides: tuple[int, ...]) -> list[int]:
+def padding(
+    node: Node, scheme: int, sizes: tuple[int, ...], window: tuple[int, ...], strides: tuple[int, ...]
+) -> list[int]:
     """The pixels to add before each axis, then after each, as in ONNX.
 
     With SAME, an image of ``n`` pixels gives ``ceil(n / stride)``; an odd pixel goes to the end.
