@@ -20,7 +20,7 @@ from ..relax.graph import Graph, Writer, channel_axis, constant, drop_dead, op_n
 from ..relax.quantisers import arithmetic_with_number, emit_quantiser
 from ..relax.ranges import ANYTHING, Range, ranges
 from ..relax.snapped_weights import snapped
-from ..relax.weights import BinaryWeight, linear_weight
+from ..relax.weights import BinaryWeight
 from ..step_functions.ordinals import INFINITY, numbers
 from ..step_functions.pieces import Pieces, find_pieces
 from ..step_functions.program import BOOL, Node, Program
@@ -321,7 +321,7 @@ class _Finder:
         return _Quantiser(region.source, steps, lanes, grid)
 
     def _zero_is_common(self, result: Var) -> bool:
-        """Whether the argument of a Sign is often 0, as seen from any variable behind it: after a Relu or a rounding."""
+        """Whether the argument of a Sign is often 0, as seen from any variable behind it. Example: after a Relu."""
         for region in regions(self.graph, self.order, result):
             read = program_of(self.graph, region)
             if read is None or str(region.source.ty.dtype) == BOOL:
@@ -358,10 +358,13 @@ def _by_chance(pieces: Pieces, low: float, high: float) -> bool:
     return True
 
 
-def _is_binary(weight: np.ndarray) -> bool:
-    """Whether weights are binary, or seem to become so when they are snapped (phases/snap_weights.py)."""
-    few = weight[:2]  # whether it is worth to try
-    return weight[0].size > 2 and (BinaryWeight.of(few) is not None or snapped(few, 1) is not None)
+def _seems_binary(call: Call) -> bool:
+    """Whether two output channels of a layer are binary, or are snapped to be so (phases/snap_weights.py)."""
+    weight = constant(call.args[1])
+    if weight is None or (op_name(call) == "matmul" and weight.ndim != 2):
+        return False
+    few = weight[:2] if op_name(call) == "nn.conv2d" else np.ascontiguousarray(weight[:, :2].T)
+    return few[0].size > 2 and (BinaryWeight.of(few) is not None or snapped(few, 1) is not None)
 
 
 def _feeds_binary_weights(graph: Graph, var: Var) -> bool:
@@ -371,8 +374,7 @@ def _feeds_binary_weights(graph: Graph, var: Var) -> bool:
         read = waiting.pop()
         for user in graph.users[read]:
             value = graph.values[user]
-            weight = linear_weight(value)
-            if weight is not None and value.args[0].same_as(read) and _is_binary(weight):
+            if op_name(value) in ("nn.conv2d", "matmul") and value.args[0].same_as(read) and _seems_binary(value):
                 return True
             passes = op_name(value) in _PASSING or arithmetic_with_number(value) is not None
             if passes and user not in seen:
