@@ -12,9 +12,13 @@ from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
 
 from ..relax.domains import domains
+from ..relax.exceptional_weights import without_exceptions
 from ..relax.facts import weight_changes, with_integer_sums
 from ..relax.graph import Graph, Writer, flattened_map, op_name, shape
 from ..relax.weights import BinaryWeight, all_ones, linear_weight
+
+TWO_VALUES = "_two_values"
+"""Ends the name of a layer without its few exceptional weights."""
 
 
 def recognise(mod: IRModule) -> IRModule:
@@ -24,8 +28,10 @@ def recognise(mod: IRModule) -> IRModule:
        is if its weights are -1 and +1 already.
     2. Replace ``conv(x, tau * S + phi)`` by ``tau * conv(x, S) + phi * conv(x, 1)``. The first sum costs one popcount
        per output, the second one popcount per window. It is left out if phi is 0.
-    3. Rewrite a sum over the rows of two-valued activations to a product with ones, which is a window sum too.
-    4. Move the window sums before the layers that read them.
+    3. Weights that are two values but for a few become ``conv(x, W - R) + conv(x, R)``, where R holds the few
+       (relax/exceptional_weights.py).
+    4. Rewrite a sum over the rows of two-valued activations to a product with ones, which is a window sum too.
+    5. Move the window sums before the layers that read them.
 
     Example: weights [0.3, -0.1] and x = [1, -1]. tau = 0.2, phi = 0.1, S = [1, -1]; ``0.2 * 2 + 0.1 * 0 = 0.4``.
 
@@ -40,11 +46,21 @@ def recognise(mod: IRModule) -> IRModule:
             writer.bind(var, _sum_of_rows(graph, writer, var, value))
             continue
         weight = linear_weight(value)
-        binary = BinaryWeight.of(weight) if weight is not None and value.args[0] in known else None
-        if binary is None or binary.plain:
+        if weight is None or value.args[0] not in known:
             writer.keep(var, value)
-        else:
+            continue
+        few = without_exceptions(weight)
+        binary = BinaryWeight.of(weight if few is None else few[0])
+        if binary is None or (binary.plain and few is None):
+            writer.keep(var, value)
+            continue
+        if few is None:
             writer.bind(var, _with_signs(writer, var, value, binary, sums))
+            continue
+        # The binary layer comes last, so that the operations after the layer join it.
+        rest = writer.emit(_linear_like(value, writer[value.args[0]], few[1]), f"{var.name}_exceptions")
+        plain = writer.emit(_with_signs(writer, var, value, binary, sums), f"{var.name}{TWO_VALUES}")
+        writer.bind(var, op.add(plain, rest))
     return _window_sums_first(with_integer_sums(writer.module(mod), sums))
 
 
@@ -55,15 +71,13 @@ def _with_signs(writer: Writer, var: Var, call: Call, binary: BinaryWeight, sums
         rank: tuple[int, ...] = (1, -1)
         ones = np.ones((binary.signs.shape[1], 1), np.float32)
         window = op.matmul(x, relax.const(ones)) if binary.phi.any() else None
-        signed: Expr = op.matmul(x, relax.const(np.ascontiguousarray(binary.signs.T)))
     else:
         rank = (1, -1, 1, 1)
         ones = np.ones_like(binary.signs if int(call.attrs.groups) > 1 else binary.signs[:1])
-        window = _conv_like(call, x, ones) if binary.phi.any() else None
-        signed = _conv_like(call, x, binary.signs)
+        window = _linear_like(call, x, ones) if binary.phi.any() else None
     if window is not None:
         window = writer.emit(window, f"{var.name}_window")
-    signed = writer.emit(signed, f"{var.name}_signed")
+    signed = writer.emit(_linear_like(call, x, binary.signs), f"{var.name}_signed")
     sums[signed.name] = var.name
     scaled = op.multiply(signed, relax.const(binary.tau.reshape(rank)))
     if window is None:
@@ -73,8 +87,10 @@ def _with_signs(writer: Writer, var: Var, call: Call, binary: BinaryWeight, sums
     return op.add(scaled, offset)
 
 
-def _conv_like(conv: Call, x: Expr, weight: np.ndarray) -> Call:
-    return Call(conv.op, [x, relax.const(weight)], conv.attrs)
+def _linear_like(call: Call, x: Expr, weight: np.ndarray) -> Call:
+    """The call with another input and other weights, output channels first."""
+    stored = weight.T if op_name(call) == "matmul" else weight
+    return Call(call.op, [x, relax.const(np.ascontiguousarray(stored))], call.attrs)
 
 
 def _sums_rows(call: Call) -> bool:
