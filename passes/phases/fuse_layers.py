@@ -40,7 +40,7 @@ from ..layers.kinds import (
 )
 from ..relax.comparisons import COMPARISONS, comparison
 from ..relax.domains import binariser_domain, domains, signed_max_pool
-from ..relax.facts import integer_sums, weight_changes
+from ..relax.facts import integer_sums, values_taken, weight_changes
 from ..relax.functions import FUNCTIONS
 from ..relax.graph import (
     Graph,
@@ -99,7 +99,7 @@ class _Group:
 def fuse_layers(mod: IRModule) -> IRModule:
     """Outline the layers of ``main`` into composite functions, which ``main`` calls in order."""
     graph = Graph(mod["main"])
-    former = _Former(graph, integer_sums(mod), weight_changes(mod))
+    former = _Former(graph, integer_sums(mod), weight_changes(mod), values_taken(mod))
     for var, value in graph.bindings:
         former.place(var, value)
     writer = Writer(graph, mod)
@@ -139,10 +139,14 @@ class _Former:
     """
 
     def __init__(
-        self, graph: Graph, integer_sums: Mapping[str, str], weight_changes: Mapping[str, WeightChange]
+        self,
+        graph: Graph,
+        integer_sums: Mapping[str, str],
+        weight_changes: Mapping[str, WeightChange],
+        values_taken: Mapping[str, Sequence[float]],
     ) -> None:
         self.graph = graph
-        self.integer_sums = integer_sums
+        self.integer_sums, self.values_taken = integer_sums, values_taken
         self.weight_changes = weight_changes
         self.domains = domains(graph)
         self.quantisers = quantisers(graph)
@@ -311,7 +315,7 @@ class _Former:
     def _linear(self, var: Var, call: Call, weight: np.ndarray) -> _Group:
         data, domain, dense = self._unpadded(call.args[0]), self.domains.get(call.args[0]), op_name(call) == "matmul"
         if not self._is_binary(call):
-            why = why_float(self.graph, self.domains, call, weight)
+            why = why_float(self.graph, self.domains, call, weight, self.values_taken)
             kind = FloatDense if dense else FloatConvolution
             return self._layer(kind, var, [data], is_open=True, domain=domain, why_float=why)
         if is_window_sum(call) and domain == SIGN:

@@ -49,8 +49,8 @@ def step_functions(mod: IRModule, sign_zero: SignZero) -> IRModule:
 
     Args:
         mod: The module.
-        sign_zero: The result of Sign at 0: ``"positive"`` is +1, ``"negative"`` is -1. It is used only where Sign keeps
-            a layer from being binary, and where its argument is not commonly 0, as it is behind a Relu.
+        sign_zero: The result of Sign at 0: ``"positive"`` is +1, ``"negative"`` is -1. It is used where the result has
+            two values then, more without it, and where 0 is not common, as it is behind a Relu.
 
     Returns:
         The module, with notes for the report, and the values of tensors that take few which are of no use.
