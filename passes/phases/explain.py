@@ -12,7 +12,7 @@ from tvm.relax import Expr, Var
 
 from sbnn_tvm.algebra.domain import Domain
 
-from ..relax.graph import Graph, constant, op_name
+from ..relax.graph import Graph, op_name
 from ..relax.weight_values import in_words, listed
 from ..relax.weights import BinaryWeight
 
@@ -88,17 +88,9 @@ class _Activations:
             return self._concatenated(var, value.args[0].fields)
         if (values := self._taken.get(var.name)) is not None:
             return f"<{var.name}> takes {len(values)} values: {listed(values)}"
-        if name == "sign":
-            return self._signs(var, value)
         if name in _MEANS and (domain := self._domains.get(value.args[0])) is not None:
             return f"<{var.name}> makes means of {domain}, so a binariser belongs after it"
         return f"they come from <{var.name}> ({name.removeprefix('nn.') or 'call'})"
-
-    def _signs(self, var: Var, sign: Call) -> str:
-        gives = f"<{var.name}> is a Sign, which gives 0 at 0, a third value"
-        if _often_zero(self._graph, sign.args[0]):
-            return f"{gives}, and its argument is often 0"
-        return f"{gives} (pass sign_zero='positive' or 'negative')"
 
     def _padded(self, var: Var, pad: Call) -> str:
         domain = self._domains.get(pad.args[0])
@@ -115,18 +107,3 @@ class _Activations:
                 return self.cause(field) if isinstance(field, Var) else f"<{var.name}> concatenates a constant"
         different = dict.fromkeys(str(self._domains[field]) for field in fields)
         return f"<{var.name}> concatenates values {' and '.join(different)}; give them the same values"
-
-
-def _often_zero(graph: Graph, expr: Expr) -> bool:
-    """Whether a value is exactly 0 over a whole range of inputs, as after a ReLU."""
-    value = graph.values.get(expr) if isinstance(expr, Var) else None
-    if value is None:
-        return False
-    name = op_name(value)
-    if name in ("nn.relu", "sign"):
-        return True
-    if name == "clip":
-        return 0.0 in (float(value.args[1].value), float(value.args[2].value))
-    if name in ("maximum", "minimum"):
-        return any((number := constant(arg)) is not None and bool((number == 0).any()) for arg in value.args)
-    return (name in _MOVES_VALUES or name == "abs") and _often_zero(graph, value.args[0])

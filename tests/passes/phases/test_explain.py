@@ -62,9 +62,11 @@ def test_weights_in_words(weight: np.ndarray, words: str) -> None:
 
 
 ACTIVATIONS = [
-    ("s = Sign(x)\nq = Transpose<perm=[0, 1, 3, 2]>(s)\np = MaxPool<kernel_shape=[1, 1]>(q)", "'Sign:s' is a Sign"),
-    ("s = Sign(x)\np = Pad(s, pads)", "'Sign:s' is a Sign, which gives 0 at 0, a third value (pass sign_zero="),
-    ("r = Relu(x)\ns = Sign(r)\np = Reshape(s, to)", "'Sign:s' is a Sign"),
+    (
+        "s = Sign(x)\nz = Mul(s, x)\nq = Transpose<perm=[0, 1, 3, 2]>(z)\np = MaxPool<kernel_shape=[1, 1]>(q)",
+        "they come from 'Mul:z' (multiply)",
+    ),
+    ("g = Greater(x, t)\nl = Less(x, lo)\no = Or(g, l)\nb = Cast<to=1>(o)\np = Pad(b, pads)", "takes 2 values: 0, 1"),
     (BITS + "r = Relu(x)\np = Concat<axis=1>(b, r)", "they come from 'Relu:r' (relu)"),
     (
         BITS + "e = Where(c, hi, t)\np = Concat<axis=1>(b, e)",
@@ -86,11 +88,8 @@ def test_the_cause_lies_behind_what_moves_values(text: str, cause: str) -> None:
         text = text.replace("q = Slice(a, one, two, one)", "q = Slice(a, one, ends, axes)")
         constants |= {"ends": np.array([5]), "axes": np.array([2])}
     (layer,) = explain(small_model(f"{text}\ny = Conv(p, w)", IMAGE, constants)).linear
-    if "Relu(x)\ns = Sign" in text and layer.binary:
-        return  # the sign of what is never negative has two values
     assert layer.why.startswith("its weights are binary, but its activations are not two-valued: ")
     assert cause in layer.why
-    assert ("sign_zero" in layer.why) == ("Sign" in text and "Relu" not in text)
 
 
 def test_names_of_nodes() -> None:
