@@ -20,6 +20,7 @@ from ..relax.graph import Graph, Writer, channel_axis, constant, drop_dead, op_n
 from ..relax.quantisers import arithmetic_with_number, emit_quantiser
 from ..relax.ranges import ANYTHING, Range, ranges
 from ..relax.snapped_weights import snapped
+from ..relax.weight_planes import WeightPlanes
 from ..relax.weights import BinaryWeight, linear_weight
 from ..step_functions.ordinals import INFINITY, numbers
 from ..step_functions.pieces import Pieces, find_pieces
@@ -321,7 +322,7 @@ class _Finder:
         return _Quantiser(region.source, steps, lanes, grid)
 
     def _zero_is_common(self, result: Var) -> bool:
-        """Whether the argument of a Sign is often 0, as seen from any variable behind it: after a Relu or a rounding."""
+        """Whether the argument of a Sign is often 0, seen from any variable behind it: after a Relu, say."""
         for region in regions(self.graph, self.order, result):
             read = program_of(self.graph, region)
             if read is None or str(region.source.ty.dtype) == BOOL:
@@ -359,9 +360,11 @@ def _by_chance(pieces: Pieces, low: float, high: float) -> bool:
 
 
 def _is_binary(weight: np.ndarray) -> bool:
-    """Whether weights are binary, or seem to become so when they are snapped (phases/snap_weights.py)."""
+    """Whether weights are binary, or seem to become so when snapped (phases/snap_weights.py), or are planes."""
+    if weight[0].size <= 2:
+        return False
     few = weight[:2]  # whether it is worth to try
-    return weight[0].size > 2 and (BinaryWeight.of(few) is not None or snapped(few, 1) is not None)
+    return BinaryWeight.of(few) is not None or snapped(few, 1) is not None or WeightPlanes.of(few) is not None
 
 
 def _feeds_binary_weights(graph: Graph, var: Var) -> bool:
