@@ -27,6 +27,7 @@ from sbnn_tvm.schedules.epilogue.program import Program
 from sbnn_tvm.schedules.selection import PixelSelection, Selection
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
+from ..relax.node_names import node_of
 from ..relax.snapped_weights import WeightChange
 from .epilogues import FittedCounters, FittedEpilogue, fit_counters, fit_epilogue
 from .facts import WindowTest
@@ -71,7 +72,9 @@ class Layer:
         Args:
             nodes: The ONNX node of each variable.
         """
-        return next((nodes[member] for member in self.members if member in nodes), self.name)
+        return next(
+            (nodes[member] for member in self.members if member in nodes), node_of(self.name, nodes) or self.name
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -94,12 +97,14 @@ class LinearLayer(Layer):
         weight: float32, output channels first: OIHW, or [out, in] for a dense layer.
         integer_sum_of: Name of the sum of float products that the layer's integer sum replaces, if it does.
         weight_change: How the weights differ from those of the model, if they do.
+        plane_of: What the weights are called that these are one of two planes of; "" for the first plane.
     """
 
     shape: Conv2dShape
     weight: np.ndarray
     integer_sum_of: str | None = None
     weight_change: WeightChange | None = None
+    plane_of: str | None = None
 
     @property
     def out_channels(self) -> int:

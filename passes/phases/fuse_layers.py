@@ -8,7 +8,7 @@ Example: ``conv2d``, ``multiply``, ``add``, ``greater``, ``where`` become a comp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,7 @@ from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var
 
 from sbnn_tvm.algebra.domain import SIGN, Domain
+from sbnn_tvm.schedules.tir.functions import EXACT
 
 from ..layers.facts import LayerFacts
 from ..layers.kinds import (
@@ -39,7 +40,7 @@ from ..layers.kinds import (
 )
 from ..relax.comparisons import COMPARISONS, comparison
 from ..relax.domains import binariser_domain, domains, signed_max_pool
-from ..relax.facts import integer_sums, weight_changes
+from ..relax.facts import integer_sums, values_taken, weight_changes, weight_planes
 from ..relax.functions import FUNCTIONS
 from ..relax.graph import (
     Graph,
@@ -58,7 +59,6 @@ from ..relax.graph import (
 from ..relax.quantisers import quantisers
 from ..relax.selections import chosen_of, selection_rank
 from ..relax.shifts import shift_of
-from ..relax.snapped_weights import WeightChange
 from ..relax.weights import is_window_sum, linear_weight
 from .explain import why_float
 
@@ -98,7 +98,7 @@ class _Group:
 def fuse_layers(mod: IRModule) -> IRModule:
     """Outline the layers of ``main`` into composite functions, which ``main`` calls in order."""
     graph = Graph(mod["main"])
-    former = _Former(graph, integer_sums(mod), weight_changes(mod))
+    former = _Former(graph, mod)
     for var, value in graph.bindings:
         former.place(var, value)
     writer = Writer(graph, mod)
@@ -137,12 +137,12 @@ class _Former:
     branch; the shortcut becomes an operand.
     """
 
-    def __init__(
-        self, graph: Graph, integer_sums: Mapping[str, str], weight_changes: Mapping[str, WeightChange]
-    ) -> None:
+    def __init__(self, graph: Graph, mod: IRModule) -> None:
         self.graph = graph
-        self.integer_sums = integer_sums
-        self.weight_changes = weight_changes
+        self.integer_sums = integer_sums(mod)
+        self.weight_changes = weight_changes(mod)
+        self.weight_planes = weight_planes(mod)
+        self.values_taken = values_taken(mod)
         self.domains = domains(graph)
         self.quantisers = quantisers(graph)
         self.in_quantisers = {var for each in self.quantisers.values() for var in each.chain}
@@ -280,6 +280,7 @@ class _Former:
             why_float=why_float,
             integer_sum_of=replaced,
             weight_change=self.weight_changes.get(replaced or ""),
+            plane_of=self.weight_planes.get(var.name),
         )
         return _Group(len(self.groups), kind.kind, tuple(data), _extent(var), is_open, facts)
 
@@ -310,7 +311,7 @@ class _Former:
     def _linear(self, var: Var, call: Call, weight: np.ndarray) -> _Group:
         data, domain, dense = self._unpadded(call.args[0]), self.domains.get(call.args[0]), op_name(call) == "matmul"
         if not self._is_binary(call):
-            why = why_float(self.graph, self.domains, call, weight)
+            why = why_float(self.graph, self.domains, call, weight, self.values_taken)
             kind = FloatDense if dense else FloatConvolution
             return self._layer(kind, var, [data], is_open=True, domain=domain, why_float=why)
         if is_window_sum(call) and domain == SIGN:
@@ -343,7 +344,7 @@ class _Former:
         if op_name(value) == "where" and not (value.args[0] in self.inline and self._is_binariser(value)):
             return False
         out = shape(var)
-        if len(out) < 2:
+        if not out:
             return False
         variables = [arg for arg in value.args if isinstance(arg, Var) and arg not in self.inline]
         constants = _constants(value)
@@ -457,8 +458,9 @@ def _is_of_samples(mean: Call) -> bool:
 
 
 def _fits(group: _Group, step: Call) -> bool:
-    """Whether a step may join a group: binary layers are exact to the last bit, and functions are not."""
-    return op_name(step) not in FUNCTIONS or group.composite not in (BinaryConvolution.kind, BinaryDense.kind)
+    """Whether a step may join a group: binary layers are exact to the last bit, and most functions are not."""
+    exact = op_name(step) not in FUNCTIONS or op_name(step) in EXACT
+    return exact or group.composite not in (BinaryConvolution.kind, BinaryDense.kind)
 
 
 def _extent(var: Var) -> tuple[int, ...]:
