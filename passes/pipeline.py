@@ -23,6 +23,7 @@ from .lowering.powers import use_powers_of_c_library
 from .lowering.reuse_residuals import reuse_residuals
 from .lowering.unknown_pragmas import remove_unknown_pragmas
 from .phases.canonicalize import canonicalize
+from .phases.choices_to_extrema import choices_to_extrema
 from .phases.fold_window_sums import fold_window_sums
 from .phases.fuse_layers import fuse_layers
 from .phases.keep_bits import keep_bits
@@ -30,6 +31,7 @@ from .phases.move_permutations import move_permutations
 from .phases.rearrange_channels import rearrange_channels
 from .phases.recognise import recognise
 from .phases.shift_pixels import shift_pixels
+from .phases.shrink_constants import shrink_constants
 from .phases.snap_weights import snap_weights
 from .phases.step_functions import SignZero, step_functions
 
@@ -54,13 +56,17 @@ class Phase:
 PHASES: tuple[Phase, ...] = (
     # Compute indices that TVM's importer derives from static shapes.
     Phase("fold_constants", lambda mod, sign_zero: relax.transform.FoldConstant()(mod)),
+    # One element along each axis where a constant of an elementwise operation repeats.
+    Phase("shrink_constants", lambda mod, sign_zero: shrink_constants(mod)),
+    # A clamp written as choices between x and a constant becomes minimum and maximum.
+    Phase("choices_to_extrema", lambda mod, sign_zero: choices_to_extrema(mod)),
     # Channels first everywhere: no transpose between layers, as few as possible at the edges of the model.
     Phase("move_permutations", lambda mod, sign_zero: move_permutations(mod)),
     # One form for elementwise functions of few values: a comparison, or the number of thresholds that x exceeds.
     Phase("step_functions", lambda mod, sign_zero: step_functions(mod, sign_zero)),
     # One form for padded convolutions and dense layers after a feature map.
     Phase("canonicalize", lambda mod, sign_zero: canonicalize(mod)),
-    # Splits, slices, shuffles and concatenations of channels become selections of channels.
+    # Splits, slices, shuffles, paddings and concatenations become selections of channels, rows and columns.
     Phase("rearrange_channels", lambda mod, sign_zero: rearrange_channels(mod)),
     # Weights that are two values but for rounding, or but for a few zeros, get two values; a note says so.
     Phase("snap_weights", lambda mod, sign_zero: snap_weights(mod, sign_zero), changes_weights=True),

@@ -51,6 +51,7 @@ class LayerFacts:
         window_test: An integer comparison that gives the layer's bits, if there is one.
         factors: Scale and offset of the weights, float32 [OC] each, where the epilogue does not show them.
         weight_change: How the weights differ from those of the model, if they do.
+        plane_of: What the weights are called that these are one of two planes of; "" for the first plane.
     """
 
     name: str
@@ -63,6 +64,7 @@ class LayerFacts:
     window_test: WindowTest | None = None
     factors: tuple[np.ndarray, np.ndarray] | None = None
     weight_change: WeightChange | None = None
+    plane_of: str | None = None
 
     def attach(self, func: relax.Function) -> relax.Function:
         """The function with these facts; they replace earlier ones."""
@@ -75,6 +77,7 @@ class LayerFacts:
             "window_sum": self.window_sum,
             "window_test": None if self.window_test is None else _encoded(self.window_test),
             "factors": None if self.factors is None else [tvm.runtime.tensor(each) for each in self.factors],
+            "plane_of": self.plane_of,
             "weight_change": None if self.weight_change is None else encoded_change(self.weight_change),
         }
         known |= {key: value for key, value in optional.items() if value is not None}
@@ -94,6 +97,7 @@ class LayerFacts:
             input_domain=_domain(known["input_domain"]) if "input_domain" in known else None,
             why_float=text("why_float"),
             integer_sum_of=text("integer_sum_of"),
+            plane_of=text("plane_of"),
             members=tuple(map(str, known["members"])) if "members" in known else None,
             window_sum=int(known["window_sum"]) if "window_sum" in known else None,
             window_test=_decoded(known["window_test"]) if "window_test" in known else None,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .exceptional_weights import MOST_EXCEPTIONS
 from .weights import BinaryWeight
 
 MOST_CHANGE = 2.0**-16
@@ -52,39 +53,43 @@ def snapped(weight: np.ndarray, sign_of_zero: int = 0) -> tuple[np.ndarray, Weig
             it keeps its value, the third of its channel.
 
     Returns:
-        The new weights, and how they differ. None if they have two values per channel already, or are not close to it.
+        The new weights, and how they differ; a few that are far from both values are kept. None if the weights have two
+        values per channel already, or are not close to that.
     """
     if not np.isfinite(weight).all() or BinaryWeight.of(weight) is not None:
         return None
     flat = weight.reshape(len(weight), -1).astype(np.float64)
-    new = _snapped_rows(flat.reshape(1, -1), 0)
-    if new is None:
-        new = _snapped_rows(flat, sign_of_zero)
+    tries = ((flat.reshape(1, -1), 0, False), (flat, sign_of_zero, False), (flat, sign_of_zero, True))
+    new = next((rows for each in tries if (rows := _snapped_rows(*each)) is not None), None)
     if new is None:
         return None
     found = new.astype(np.float32).reshape(weight.shape)
+    if np.array_equal(found, weight):  # two values and a few exceptions
+        return None
     change = _change(weight, found, sign_of_zero)
     return (found, change) if change.zeros <= max(1, MOST_ZEROS * weight.size) else None
 
 
-def _snapped_rows(rows: np.ndarray, sign_of_zero: int) -> np.ndarray | None:
-    """Rows of two values each, float64; None if a row is not close to that."""
+def _snapped_rows(rows: np.ndarray, sign_of_zero: int, exceptions: bool) -> np.ndarray | None:
+    """Rows of two values each, perhaps but for exceptions, float64; None if a row is not close to that."""
     new = np.empty_like(rows)
     for row, to in zip(rows, new, strict=True):
-        candidate = next((each for each in _candidates(row, sign_of_zero) if each is not None), None)
+        candidate = next((each for each in _candidates(row, sign_of_zero, exceptions) if each is not None), None)
         if candidate is None:
             return None
         to[:] = candidate
     return new
 
 
-def _candidates(row: np.ndarray, sign_of_zero: int) -> Iterator[np.ndarray | None]:
+def _candidates(row: np.ndarray, sign_of_zero: int, exceptions: bool) -> Iterator[np.ndarray | None]:
     """Two-valued versions of a row, the best first; None for one that is too far from it."""
     most = MOST_CHANGE * float(np.abs(row).max())
     yield _one_size(row, most, 0)
     yield _two_clusters(row, most)
     if sign_of_zero and (row > 0).any() and (row < 0).any():
         yield _one_size(row, most, sign_of_zero)
+    if exceptions:
+        yield _but_for_exceptions(row, most)
 
 
 def _one_size(row: np.ndarray, most: float, sign_of_zero: int) -> np.ndarray | None:
@@ -109,6 +114,19 @@ def _two_clusters(row: np.ndarray, most: float) -> np.ndarray | None:
             return None
         new[cluster] = 0.0 if (values == 0).any() else _most_frequent(values)
     return new
+
+
+def _but_for_exceptions(row: np.ndarray, most: float) -> np.ndarray | None:
+    """Two values, beside a few others that stay as they are (exceptional_weights.py)."""
+    first = _most_frequent(row)
+    others = row[np.abs(row - first) > most]
+    second = _most_frequent(others) if len(others) else first
+    if abs(first + second) <= most:
+        second = -first
+    near = np.abs(row[:, None] - [first, second]) <= most
+    if np.count_nonzero(~near.any(axis=1)) > MOST_EXCEPTIONS * len(row) + 1:
+        return None
+    return np.where(near[:, 0], first, np.where(near[:, 1], second, row))
 
 
 def _most_frequent(values: np.ndarray) -> float:

@@ -32,11 +32,13 @@ from sbnn_tvm.passes.layers.kinds import (
     WindowSum,
 )
 from sbnn_tvm.passes.lowering.lower import Lowered, LoweredLayer, UnscheduledOperator
-from sbnn_tvm.passes.phases.explain import with_node_names
+from sbnn_tvm.passes.phases.recognise import TWO_VALUES
 from sbnn_tvm.passes.relax.facts import Note
+from sbnn_tvm.passes.relax.node_names import with_node_names
 from sbnn_tvm.passes.relax.weights import BinaryWeight
 from sbnn_tvm.schedules.coded.expansion import Expansion
 from sbnn_tvm.schedules.epilogue.program import Channel, Ref, Scalar
+from sbnn_tvm.schedules.selection import Selection
 
 from ..tuning_database.lookup import TuningLookup, known_machines
 from .report import COST_MODEL, TUNED, UNSCHEDULED, YOU, LayerReport, Report
@@ -137,8 +139,11 @@ def _entry(entry: LoweredLayer | UnscheduledOperator, imported: Imported) -> Lay
 def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
     layer, choice, nodes = entry.layer, entry.choice, imported.nodes
     family, built = choice.candidate.family, choice.built
-    linear = layer if isinstance(layer, LinearLayer) and not layer.sums_windows else None
+    # The first of two planes is a part of the layer that the second one completes, as a window sum is.
+    linear = layer if isinstance(layer, LinearLayer) and not layer.sums_windows and layer.plane_of != "" else None
     kind = ("window sum" if layer.sums_windows else _KINDS[type(layer)]) + _geometry(layer)
+    if isinstance(layer, LinearLayer) and layer.plane_of == "":
+        kind = f"first plane of {kind}"
     why = with_node_names(layer.why_float, nodes) if isinstance(layer, FloatLinearLayer) else ""
     if isinstance(layer, BinaryLinearLayer) and built.reads == Form.CHANNELS_LAST:
         kind = kind.removeprefix("binary ")
@@ -152,7 +157,7 @@ def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
     return LayerReport(
         name=layer.node(nodes),
         kind=kind,
-        weights=weights if values is None else str(values),
+        weights=(linear.plane_of if linear is not None else None) or (weights if values is None else str(values)),
         density=None if values is None else values.density,
         activations=_activation_bits(layer, choice),
         kernel=choice.kernel.name + (" + threshold" if built.folded else ""),
@@ -199,7 +204,9 @@ def _activation_bits(layer: Layer, choice: Choice) -> int:
 def _geometry(layer: Layer) -> str:
     match layer:
         case ChannelSelection() | BitSelection():
-            return f": {layer.selection}"
+            moved = layer.selection != Selection.concatenation(layer.selection.inputs) or layer.pixels is None
+            parts = [str(layer.selection)] * moved + ([str(layer.pixels)] if layer.pixels is not None else [])
+            return f": {', '.join(parts)}"
         case FloatConvolution() | BinaryConvolution() | MaxPool2d() | AvgPool2d() | BitMaxPool2d():
             conv = layer.shape
         case WindowSum() if len(layer.extent) == 4:
@@ -265,6 +272,8 @@ def _two_values(layer: LinearLayer, nodes: Mapping[str, str]) -> _Values | None:
                 scale = values
             else:
                 offset = values
+        if name.endswith(TWO_VALUES):  # what follows adds the few other weights
+            break
     return _Values(layer.weight, scale, np.zeros_like(scale))
 
 
