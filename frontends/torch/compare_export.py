@@ -274,8 +274,8 @@ def _refuse_random(model: nn.Module, inputs: Sequence[Tensor]) -> None:
             return lambda _, __, result: results.extend((path, _array(each).tobytes()) for each in tensors(result))
 
         with _hooks([module.register_forward_hook(record(path)) for path, module in hookable_modules(model)]):
-            result = model(*inputs)
-        record("")(model, inputs, result)
+            returned = model(*inputs)
+        record("")(model, inputs, returned)
         runs.append(results)
     for (path, first), (_, second) in zip(*runs, strict=False):
         if first != second:
