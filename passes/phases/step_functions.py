@@ -340,10 +340,15 @@ def _by_chance(pieces: Pieces, low: float, high: float) -> bool:
     return True
 
 
+_CHANNELS_TO_SEE = 16
+"""Output channels that are looked at. A quantiser that a float layer reads after all is right, too."""
+
+
 def _is_binary(weight: np.ndarray) -> bool:
     """Whether weights are binary, become so when they are snapped (phases/snap_weights.py), or are two planes."""
     if weight[0].size <= 2:
         return False
+    weight = weight[:_CHANNELS_TO_SEE]
     return BinaryWeight.telling(weight) or snapped(weight, 1) is not None or WeightPlanes.of(weight) is not None
 
 

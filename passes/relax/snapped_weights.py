@@ -62,7 +62,7 @@ def snapped(weight: np.ndarray, sign_of_zero: int = 0) -> tuple[np.ndarray, Weig
     """
     if not np.isfinite(weight).all() or BinaryWeight.of(weight) is not None:
         return None
-    flat = weight.reshape(len(weight), -1).astype(np.float64)
+    flat = weight.reshape(len(weight), -1)
     for rows, candidates in (
         (flat.reshape(1, -1), lambda row, most: _two_values(row, most, 0)),
         (flat, lambda row, most: _two_values(row, most, sign_of_zero)),
@@ -70,7 +70,7 @@ def snapped(weight: np.ndarray, sign_of_zero: int = 0) -> tuple[np.ndarray, Weig
     ):
         if (found := _snapped_rows(rows, candidates)) is None:
             continue
-        new = found.astype(np.float32).reshape(weight.shape)
+        new = found.reshape(weight.shape)
         change = _change(weight, new, sign_of_zero)
         usable = BinaryWeight.of(new) is not None or WeightPlanes.of(new) is not None
         if usable and change.zeros <= max(1, MOST_ZEROS * weight.size):
@@ -82,7 +82,7 @@ _Candidates = Callable[[np.ndarray, float], Iterator[np.ndarray | None]]
 
 
 def _snapped_rows(rows: np.ndarray, candidates: _Candidates) -> np.ndarray | None:
-    """The first candidate of each row, float64; None if a row has none."""
+    """The first candidate of each row; None if a row has none."""
     new = np.empty_like(rows)
     for row, to in zip(rows, new, strict=True):
         most = MOST_CHANGE * float(np.abs(row).max())
@@ -108,6 +108,7 @@ def _few_values(row: np.ndarray, most: float) -> Iterator[np.ndarray | None]:
         ternary = np.zeros_like(row)
         ternary[row != 0] = size
         yield ternary
+    row = row.astype(np.float64)
     low, high = row.min(), row.max()
     for steps in (2, 3):
         even = low + (high - low) / steps * np.rint((row - low) / (high - low) * steps)
@@ -145,9 +146,14 @@ def _most_frequent(values: np.ndarray) -> float:
 
 
 def _change(old: np.ndarray, new: np.ndarray, sign_of_zero: int) -> WeightChange:
-    flat, changed = old.reshape(len(old), -1).astype(np.float64), new.reshape(len(old), -1)
-    largest = np.maximum(np.abs(flat).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    zeros = (flat == 0) & (changed != 0)
-    relative = np.where(zeros, 0.0, np.abs(changed - flat) / largest)
-    count = int(zeros.sum())
-    return WeightChange(float(relative.max()), count, sign_of_zero if count else 0)
+    old, new = old.reshape(len(old), -1), new.reshape(len(old), -1)
+    relative, zeros = 0.0, 0
+    for before, after in zip(old, new, strict=True):
+        moved = after - before  # exact: the two are close, or one of them is 0
+        if not moved.any():
+            continue
+        signed = (before == 0) & (moved != 0)
+        zeros += np.count_nonzero(signed)
+        moved[signed] = 0
+        relative = max(relative, float(np.abs(moved).max()) / float(np.abs(before).max()))
+    return WeightChange(relative, zeros, sign_of_zero if zeros else 0)
