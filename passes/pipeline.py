@@ -23,6 +23,7 @@ from .lowering.powers import use_powers_of_c_library
 from .lowering.reuse_residuals import reuse_residuals
 from .lowering.unknown_pragmas import remove_unknown_pragmas
 from .phases.canonicalize import canonicalize
+from .phases.choices_to_extrema import choices_to_extrema
 from .phases.fold_window_sums import fold_window_sums
 from .phases.fuse_layers import fuse_layers
 from .phases.keep_bits import keep_bits
@@ -57,6 +58,8 @@ PHASES: tuple[Phase, ...] = (
     Phase("fold_constants", lambda mod, sign_zero: relax.transform.FoldConstant()(mod)),
     # One element along each axis where a constant of an elementwise operation repeats.
     Phase("shrink_constants", lambda mod, sign_zero: shrink_constants(mod)),
+    # A clamp written as choices between x and a constant becomes minimum and maximum.
+    Phase("choices_to_extrema", lambda mod, sign_zero: choices_to_extrema(mod)),
     # Channels first everywhere: no transpose between layers, as few as possible at the edges of the model.
     Phase("move_permutations", lambda mod, sign_zero: move_permutations(mod)),
     # One form for elementwise functions of few values: a comparison, or the number of thresholds that x exceeds.

@@ -10,11 +10,9 @@ import ast
 import io
 import logging
 import os
-import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
@@ -22,8 +20,6 @@ import torch
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 from onnxscript import optimizer
 from torch import Tensor, nn
-from torch.export import ExportedProgram
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from sbnn_tvm.atomic_file import check_destination, replacing
 from sbnn_tvm.errors import ModelError
@@ -31,14 +27,13 @@ from sbnn_tvm.errors import ModelError
 from ..onnx import opset
 from ..onnx.encode_weights import encode_weights
 from .compare_export import Probe, compare_with_module, module_calls
-from .frozen_trace import check_frozen, frozen_trace
 from .layers.modules import BinaryLayer, Freezes
-from .layers.operators import traced_as_operators
 from .layers.quantizers import Quantizer
 from .layers.two_bits import TwoBitValues
-from .masked_assignment import select_where_masked
 from .module_state import unchanged
 from .older_code import older_code_runs
+from .trace import device_of, translate
+from .user_code import reason_of
 
 Shape = Sequence[int]
 
@@ -99,8 +94,8 @@ def to_onnx(model: nn.Module, input_shape: Shape | None = None, *, compare_expor
     with eval_mode(model), torch.no_grad():
         probe = _probe(model, inputs)
         with _packed_weights(model), _quiet():
-            exported = _export(model, probe.inputs)
-            graph = exported.model
+            translation = translate(model, probe.inputs)
+            graph = translation.model
             optimizer.fold_constants(graph, onnx_shape_inference=True)
             _drop_zero_biases(graph)
             RemoveUnusedNodesPass()(graph)
@@ -113,78 +108,20 @@ def to_onnx(model: nn.Module, input_shape: Shape | None = None, *, compare_expor
         onnx.checker.check_model(proto)
         if compare_export:
             names = {name: str(value.name) for name, value in traced_values.items()}
-            with unchanged(model), older_code_runs(_device(model)):
-                compare_with_module(model, probe, proto, module_calls(exported.program, names))
-    if exported.frozen_since:
-        onnx.helper.set_model_props(proto, {opset.SOURCE: exported.frozen_since})
+            with unchanged(model), older_code_runs(device_of(model)):
+                compare_with_module(model, probe, proto, module_calls(translation.program, names))
+    if translation.source:
+        onnx.helper.set_model_props(proto, {opset.SOURCE: translation.source})
     return proto
-
-
-@dataclass(frozen=True, eq=False)
-class _Exported:
-    """A traced model, and torch's translation of it to ONNX.
-
-    Attributes:
-        program: The trace.
-        model: The translation.
-        frozen_since: Why the trace is of one run of the model; empty if torch.export traced it.
-    """
-
-    program: ExportedProgram
-    model: ir.Model
-    frozen_since: str = ""
-
-    @classmethod
-    def of(cls, traced: ExportedProgram, inputs: tuple[Tensor, ...], frozen_since: str = "") -> _Exported:
-        select_where_masked(traced)
-        program = torch.onnx.export(
-            traced,
-            dynamo=True,
-            opset_version=opset.ONNX_OPSET,
-            optimize=False,  # it would fold batch norms into convolutions
-            verbose=False,
-            input_names=["input"] if len(inputs) == 1 else [f"input_{i}" for i in range(len(inputs))],
-        )
-        assert program is not None and program.exported_program is not None
-        return cls(program.exported_program, program.model, frozen_since)
-
-
-def _export(model: nn.Module, inputs: tuple[Tensor, ...]) -> _Exported:
-    """Trace a model with torch.export, or else by running it once, and translate it."""
-    try:
-        with unchanged(model), traced_as_operators():
-            traced = torch.export.export(model, tuple(tensor.clone() for tensor in inputs))
-        return _Exported.of(traced, inputs)
-    except Exception as error:
-        first = error
-    try:
-        with older_code_runs(_device(model)):
-            with unchanged(model):
-                graph = frozen_trace(model, inputs)
-            with unchanged(model):
-                check_frozen(model, graph, inputs)
-            with unchanged(model), traced_as_operators():  # single operators of ours compute nothing in torch
-                graph = frozen_trace(model, inputs)
-        traced = torch.export.export(graph, inputs)
-        reason = _reason(first, model).split(". ")[0]
-        return _Exported.of(traced, inputs, f"traced by running it once, since torch.export says: {reason}")
-    except ModelError:
-        raise
-    except Exception:
-        raise ModelError(f"torch cannot export the model to ONNX: {_reason(first, model)}") from first
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
 def _probe(model: nn.Module, examples: tuple[Tensor, ...]) -> Probe:
     try:
-        with unchanged(model), older_code_runs(_device(model)):
+        with unchanged(model), older_code_runs(device_of(model)):
             return Probe.run(model, examples)
     except Exception as error:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in examples)
-        raise ModelError(f"the model does not run on an input of shape {shapes}: {_reason(error, model)}") from error
+        raise ModelError(f"the model does not run on an input of shape {shapes}: {reason_of(error, model)}") from error
 
 
 def _values(graph: ir.Model) -> dict[str, ir.Value]:
@@ -394,17 +331,3 @@ def _quiet() -> Iterator[None]:
 
 def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _reason(error: BaseException, model: nn.Module) -> str:
-    """The first line of the innermost cause, which torch wraps in long advice, and the module where it happened."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = str(error).strip().splitlines()
-    reason = lines[0] if lines else type(error).__name__
-    if isinstance(error, GuardOnDataDependentSymNode):
-        reason = "its control flow depends on the values of a tensor"
-    names = {id(module): name for name, module in model.named_modules() if name}
-    callers = (id(frame.f_locals.get("self")) for frame, _ in traceback.walk_tb(error.__traceback__))
-    inside = [names[caller] for caller in callers if caller in names]
-    return f"{reason} (in {inside[-1]!r})" if inside else reason

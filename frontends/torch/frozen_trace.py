@@ -35,6 +35,8 @@ from .value_ranges import ValueRanges
 
 aten = torch.ops.aten
 
+_SMALL = 4096  # elements; larger constants of a single number are made where they are read
+
 
 def frozen_trace(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
     """A module of aten operations that computes what ``model`` computes from these inputs, and others of their shapes.
@@ -92,8 +94,8 @@ def check_frozen(model: nn.Module, graph: fx.GraphModule, inputs: tuple[Tensor, 
             if len(want) != len(got) or not all(_close(a, b) for a, b in zip(want, got, strict=True)):
                 raise ModelError(
                     "the model computes something else in its second call, or for another input, than a trace of its "
-                    "first one: its forward must not change what its next call computes, nor depend on the values of "
-                    "its input other than by operations of torch"
+                    "first one: its forward must not draw random numbers, change what its next call computes, nor "
+                    "depend on values of its input other than by operations of torch"
                 )
 
 
@@ -164,7 +166,10 @@ class _Recorder(TorchDispatchMode):
         self._root = nn.Module()
         self._memories: dict[int, _Memory] = {}
         self._constants: dict[_Place, list[_Constant]] = {}
-        self._names = {_Place.of(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
+        self._names: dict[_Place, str] = {}
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            self._memory(tensor)
+            self._names[_Place.of(tensor)] = name
         self._taken: set[str] = set()
         self._scope: list[tuple[str, tuple[str, type]]] = []
         self._ranges = ValueRanges()
@@ -326,7 +331,7 @@ class _Recorder(TorchDispatchMode):
             if _same(constant.value, tensor):
                 return self._graph.get_attr(constant.name)
         value = tensor.detach().clone()
-        uniform = tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all())
+        uniform = tensor.numel() > _SMALL and bool((tensor == tensor.flatten()[0]).all())
         if uniform and place not in self._names:
             filled = (list(tensor.shape), tensor.flatten()[0].item())
             return self._call(aten.full.default, filled, {"dtype": tensor.dtype, "device": tensor.device})

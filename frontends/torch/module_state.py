@@ -87,12 +87,17 @@ class _Value:
         with torch.no_grad():
             if not _equal_bits(self.memory, self.copy):
                 self.memory.copy_(self.copy)
-            if self.tensor.data_ptr() != self.memory.data_ptr() or self.tensor.shape != self.memory.shape:
+            if not _same_memory(self.tensor, self.memory):
                 self.tensor.data = self.memory
         if hasattr(self.tensor, "__dict__"):
             for name in self.tensor.__dict__.keys() - self.attributes.keys():
                 del self.tensor.__dict__[name]
             self.tensor.__dict__.update(self.attributes)
+
+
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    shapes = [(each.dtype, each.shape, each.stride(), each.storage_offset()) for each in (one, other)]
+    return shapes[0] == shapes[1] and one.untyped_storage()._cdata == other.untyped_storage()._cdata
 
 
 def _equal_bits(one: Tensor, other: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Where in the user's code something happened, for errors."""
+"""What happened in the user's code, and where, for errors."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from types import FrameType
 
 import torch
 from torch import nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 _OURS = Path(__file__).parent
 _LIBRARIES = tuple(f"{folder}{os.sep}" for folder in (str(_OURS), str(Path(torch.__file__).parent)))
@@ -46,6 +47,20 @@ def place_of(frames: Iterable[tuple[FrameType, int]], model: nn.Module) -> str:
 def running_place(model: nn.Module) -> str:
     """``place_of`` for the code that runs now."""
     return place_of(traceback.walk_stack(None), model)
+
+
+def reason_of(error: BaseException, model: nn.Module) -> str:
+    """The first line of the innermost cause, which torch wraps in long advice, and the module where it happened."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    reason = lines[0] if lines else type(error).__name__
+    if isinstance(error, GuardOnDataDependentSymNode):
+        reason = "its control flow depends on the values of a tensor"
+    names = {id(module): name for name, module in model.named_modules() if name}
+    callers = (id(frame.f_locals.get("self")) for frame, _ in traceback.walk_tb(error.__traceback__))
+    inside = [names[caller] for caller in callers if caller in names]
+    return f"{reason} (in {inside[-1]!r})" if inside else reason
 
 
 def _depth(frame: FrameType) -> int:

@@ -18,6 +18,7 @@ from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var
 
 from sbnn_tvm.algebra.domain import SIGN, Domain
+from sbnn_tvm.schedules.tir.functions import EXACT
 
 from ..layers.facts import LayerFacts
 from ..layers.kinds import (
@@ -343,7 +344,7 @@ class _Former:
         if op_name(value) == "where" and not (value.args[0] in self.inline and self._is_binariser(value)):
             return False
         out = shape(var)
-        if len(out) < 2:
+        if not out:
             return False
         variables = [arg for arg in value.args if isinstance(arg, Var) and arg not in self.inline]
         constants = _constants(value)
@@ -457,8 +458,9 @@ def _is_of_samples(mean: Call) -> bool:
 
 
 def _fits(group: _Group, step: Call) -> bool:
-    """Whether a step may join a group: binary layers are exact to the last bit, and functions are not."""
-    return op_name(step) not in FUNCTIONS or group.composite not in (BinaryConvolution.kind, BinaryDense.kind)
+    """Whether a step may join a group: binary layers are exact to the last bit, and most functions are not."""
+    exact = op_name(step) not in FUNCTIONS or op_name(step) in EXACT
+    return exact or group.composite not in (BinaryConvolution.kind, BinaryDense.kind)
 
 
 def _extent(var: Var) -> tuple[int, ...]:

@@ -32,8 +32,7 @@ def move_permutations(mod: IRModule) -> IRModule:
     Example: ``conv2d, permute_dims (0, 2, 3, 1), relu, pad, permute_dims (0, 3, 1, 2), conv2d``, as tf2onnx writes
     networks of Keras, becomes ``conv2d, relu, pad, conv2d``.
     """
-    graph = Graph(mod["main"])
-    if not any(op_name(value) == "permute_dims" for _, value in graph.bindings):
+    if not any(_is_layout(var, value) for var, value in Graph(mod["main"]).bindings):
         return mod
     mod = drop_dead(mod)
     graph = Graph(mod["main"])
@@ -71,13 +70,24 @@ def _regions(graph: Graph) -> dict[Var, Var]:
     return {var: root(var) for var in parent}
 
 
+def _is_layout(var: Var, value: Expr) -> bool:
+    """Whether a value is a transposition, or a map of one row as a sequence: [N, C, 1, L] as [N, C, L] or back."""
+    if op_name(value) == "permute_dims":
+        return True
+    if op_name(value) not in ("reshape", "squeeze", "expand_dims"):
+        return False
+    few, many = sorted((shape(value.args[0]), shape(var)), key=len)
+    return (len(few), len(many)) == (3, 4) and few[:2] == many[:2] and 1 in many[2:]
+
+
 def _written(graph: Graph, regions: Mapping[Var, Var]) -> dict[Var, Cost]:
-    """The cost of the permutations in each region that has any."""
+    """The cost of the permutations in each region that has any, or sequences."""
     cost: dict[Var, Cost] = {}
     for var, value in graph.bindings:
-        if op_name(value) == "permute_dims":
+        if _is_layout(var, value):
             count, elements = cost.get(regions[var], (0, 0))
-            moves = not View.identity(shape(value.args[0])).permuted(_axes(value)).is_reshape
+            axes = _axes(value) if op_name(value) == "permute_dims" else range(len(shape(value.args[0])))
+            moves = not View.identity(shape(value.args[0])).permuted(axes).is_reshape
             cost[regions[var]] = (count + moves, elements + moves * prod(shape(var)))
     return cost
 
@@ -110,7 +120,8 @@ class _Mover:
     def run(self) -> None:
         """Rewrite all bindings, then the results."""
         for param in self.graph.params:
-            self._stored[param] = self._at_input(param)
+            extent = shape(param) if isinstance(param.ty, relax.TensorType) else ()
+            self._stored[param] = self._as_image(param, Moved(param, View.identity(extent)))
         for var, value in self.graph.bindings:
             if self._is_open(var) and isinstance(var.ty, relax.TensorType) and self._move(var, value):
                 continue
@@ -127,14 +138,16 @@ class _Mover:
     def _is_open(self, var: Var) -> bool:
         return self.regions[var] in self.open
 
-    def _at_input(self, param: Var) -> Moved:
-        """Permute an input at once if its readers want that, so that everything after it has their layout."""
-        plain = View.identity(shape(param)) if isinstance(param.ty, relax.TensorType) else View.identity(())
-        axes = self._wanted.get(param)
-        if not self._is_open(param) or axes is None or plain.permuted(axes).is_reshape:
-            return Moved(param, plain)
-        first = self._materialise(param, param, plain.permuted(axes))
-        return Moved(first, plain.permuted(axes).inverse())
+    def _as_image(self, var: Var, stored: Moved) -> Moved:
+        """Permute an image of floats at once if its readers want that, so that all after it has their layout."""
+        axes = self._wanted.get(var)
+        if not self._is_open(var) or axes is None or len(axes) < 4 or str(var.ty.dtype) != "float32":
+            return stored
+        view = stored.view.permuted(axes)
+        if view.is_reshape:
+            return stored
+        tensor = self._materialise(var, stored.tensor, view)
+        return Moved(tensor, View.identity(shape(var)).permuted(axes).inverse())
 
     def _bind(self, var: Var, value: Expr, view: View | None = None) -> None:
         """Let ``value``, from which ``view`` reads the value of an old variable, have the name of that variable."""
@@ -159,10 +172,30 @@ class _Mover:
         if name in ("reshape", "squeeze", "expand_dims"):
             return self._reshape(var, value)
         found = moved(_Operands(self, var), var, value)
+        if found is None and self._settle(value):
+            found = moved(_Operands(self, var), var, value)
         if found is None:
             return False
+        if isinstance(found.tensor, Var):  # the operator computes nothing
+            self._stored[var] = found
+            return True
         self._bind(var, found.tensor, found.view)
+        if name == "astype" and value.args[0] in self.graph.params:
+            self._stored[var] = self._as_image(var, self._stored[var])
         return True
+
+    def _settle(self, value: Expr) -> bool:
+        """Permute what an operator reads to the order of axes that is wanted, each axis whole; False if all are so."""
+        settled = False
+        for operand in dict.fromkeys(operands(value)):
+            source, axes = self._stored[operand], self._wanted.get(operand)
+            axes = tuple(range(len(source.view.shape))) if axes is None else axes
+            view = View.identity(source.view.shape).permuted(axes).inverse()
+            if source.view != view:
+                tensor = self._materialise(operand, source.tensor, source.view.permuted(axes))
+                self._stored[operand] = Moved(tensor, view)
+                settled = True
+        return settled
 
     def _reshape(self, var: Var, value: Call) -> bool:
         source = self._stored[value.args[0]]

@@ -12,10 +12,14 @@ from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
 
 from ..relax.domains import domains
+from ..relax.exceptional_weights import without_exceptions
 from ..relax.facts import weight_changes, with_integer_sums, with_weight_planes
 from ..relax.graph import Graph, Writer, flattened_map, op_name, shape
 from ..relax.weight_planes import WeightPlanes
 from ..relax.weights import BinaryWeight, all_ones, linear_weight
+
+TWO_VALUES = "_two_values"
+"""Ends the name of a layer without its few exceptional weights."""
 
 
 def recognise(mod: IRModule) -> IRModule:
@@ -25,10 +29,12 @@ def recognise(mod: IRModule) -> IRModule:
        is if its weights are -1 and +1 already.
     2. Replace ``conv(x, tau * S + phi)`` by ``tau * conv(x, S) + phi * conv(x, 1)``. The first sum costs one popcount
        per output, the second one popcount per window. It is left out if phi is 0.
-    3. Weights of three or four evenly spaced values are sums of two binary weights (relax/weight_planes.py). Replace
+    3. Weights that are two values but for a few become ``conv(x, W - R) + conv(x, R)``, where R holds the few
+       (relax/exceptional_weights.py).
+    4. Weights of three or four evenly spaced values are sums of two binary weights (relax/weight_planes.py). Replace
        ``conv(x, w)`` by ``tau * (factor * conv(x, S1) + conv(x, S2)) + phi * conv(x, 1)``.
-    4. Rewrite a sum over the rows of two-valued activations to a product with ones, which is a window sum too.
-    5. Move the window sums before the layers that read them.
+    5. Rewrite a sum over the rows of two-valued activations to a product with ones, which is a window sum too.
+    6. Move the window sums before the layers that read them.
 
     Example: weights [0.3, -0.1] and x = [1, -1]. tau = 0.2, phi = 0.1, S = [1, -1]; ``0.2 * 2 + 0.1 * 0 = 0.4``.
 
@@ -44,16 +50,19 @@ def recognise(mod: IRModule) -> IRModule:
             writer.bind(var, _sum_of_rows(graph, writer, var, value))
             continue
         weight = linear_weight(value)
-        weight = weight if weight is not None and value.args[0] in known else None
-        binary = None if weight is None else BinaryWeight.of(weight)
-        split = WeightPlanes.of(weight) if weight is not None and binary is None else None
-        if split is not None:
-            writer.bind(var, _with_planes(writer, var, value, split, sums, planes))
-        elif binary is None or binary.plain:
+        if weight is None or value.args[0] not in known:
             writer.keep(var, value)
+        elif (binary := BinaryWeight.of(weight)) is not None:
+            if binary.plain:
+                writer.keep(var, value)
+            else:
+                writer.bind(var, _with_signs(writer, var, value, binary, sums))
+        elif (few := without_exceptions(weight)) is not None:
+            writer.bind(var, _with_exceptions(writer, var, value, few, sums))
+        elif (split := WeightPlanes.of(weight)) is not None:
+            writer.bind(var, _with_planes(writer, var, value, split, sums, planes))
         else:
-            signed = _emit_signed(writer, var, value, binary.signs, "signed", sums)
-            writer.bind(var, _scaled(writer, var, value, signed, binary.tau, binary.phi))
+            writer.keep(var, value)
     return _window_sums_first(with_weight_planes(with_integer_sums(writer.module(mod), sums), planes))
 
 
@@ -62,6 +71,25 @@ def _emit_signed(writer: Writer, var: Var, call: Call, signs: np.ndarray, suffix
     signed = writer.emit(_linear_like(call, writer[call.args[0]], signs), f"{var.name}_{suffix}")
     sums[signed.name] = var.name
     return signed
+
+
+def _with_signs(writer: Writer, var: Var, call: Call, binary: BinaryWeight, sums: dict[str, str]) -> Expr:
+    """Emit a linear call as signs, scale and offset."""
+    signed = _emit_signed(writer, var, call, binary.signs, "signed", sums)
+    return _scaled(writer, var, call, signed, binary.tau, binary.phi)
+
+
+def _with_exceptions(
+    writer: Writer, var: Var, call: Call, parts: tuple[np.ndarray, np.ndarray], sums: dict[str, str]
+) -> Expr:
+    """Emit a linear call as one of two-valued weights plus one of the few others."""
+    plain, few = parts
+    binary = BinaryWeight.of(plain)
+    assert binary is not None
+    # The binary layer comes last, so that the operations after the layer join it.
+    rest = writer.emit(_linear_like(call, writer[call.args[0]], few), f"{var.name}_exceptions")
+    two_valued = writer.emit(_with_signs(writer, var, call, binary, sums), f"{var.name}{TWO_VALUES}")
+    return op.add(two_valued, rest)
 
 
 def _with_planes(

@@ -159,6 +159,11 @@ class _Candidate:
     notes: tuple[Note, ...] = ()
     values: tuple[float, ...] = ()
 
+    @property
+    def rank(self) -> int:
+        """Which way is best: a comparison with thresholds, a quantiser, a comparison of tensors, or none."""
+        return {_Binariser: 0, _Quantiser: 1, _Choice: 2}.get(type(self.written), 3)
+
 
 _THREE_VALUES = (
     "Sign has the values -1, 0 and 1, which take two bits; sign_zero='positive' or 'negative' makes it one bit, "
@@ -214,13 +219,15 @@ class _Finder:
         if op_name(value) == "where" and self._canonical(var, value):
             return None
         best: _Candidate | None = None
+        behind_a_bound = False
         for region in regions(self.graph, self.order, var):
             computed = str(region.source.ty.dtype) == BOOL
             candidate = self._choice(region) if computed else self._steps(region)
-            if candidate is not None and (best is None or not computed):
+            if candidate is not None and (best is None or candidate.rank < best.rank + behind_a_bound):
                 best = candidate
-            if best is not None and not self._is_bound(region.source):
-                break  # else the bound may go too: a threshold of relu(x) is one of x
+            behind_a_bound = self._is_bound(region.source)  # it may go too: a threshold of relu(x) is one of x
+            if best is not None and best.rank == 0 and not behind_a_bound:
+                break
         if best is None:
             return None
         self.notes += best.notes
@@ -269,7 +276,7 @@ class _Finder:
         notes: list[Note] = []
         if any(node.op == "sign" for node in program.nodes) and not isinstance(written, _Binariser):
             allowed = self.sign_zero if self.sign_zero != "exact" else "positive"
-            relaxed = self._with_chosen_signs(program, bounds, allowed)
+            relaxed = None if self._zero_is_common(region.result) else _with_chosen_signs(program, allowed)
             other = None if relaxed is None else self._pieces(relaxed, bounds)
             better = None if other is None else self._usable(region, other, lane_of, lanes)
             if self.sign_zero == "exact":
@@ -314,20 +321,32 @@ class _Finder:
             return None
         return _Quantiser(region.source, steps, lanes, grid)
 
-    def _with_chosen_signs(self, program: Program, bounds: Range, at_zero: SignZero) -> Program | None:
-        """The program with the result at 0 that the user chose, of signs whose argument is 0 only by chance."""
-        nodes = list(program.nodes)
-        for number, node in enumerate(nodes):
-            if node.op != "sign":
+    def _zero_is_common(self, result: Var) -> bool:
+        """Whether the argument of a Sign is often 0, seen from any variable behind it: after a Relu, say."""
+        for region in regions(self.graph, self.order, result):
+            read = program_of(self.graph, region)
+            if read is None or str(region.source.ty.dtype) == BOOL:
                 continue
-            (argument,) = node.args
-            test = Program(nodes[:number], list(program.constants))
-            zero = test.constant(np.zeros(1), nodes[argument].dtype)
-            test.nodes.append(Node("equal", (argument, zero), BOOL))
-            pieces = self._pieces(test, bounds)
-            if pieces is None or _by_chance(pieces, *bounds):
-                nodes[number] = Node(f"sign_{at_zero}", node.args, node.dtype)
-        return None if nodes == program.nodes else Program(nodes, program.constants)
+            program, _ = read[0].one_lane_each()
+            bounds = self.ranges.get(region.source, ANYTHING)
+            for number, node in enumerate(program.nodes):
+                if node.op != "sign":
+                    continue
+                (argument,) = node.args
+                test = Program(program.nodes[:number], list(program.constants))
+                zero = test.constant(np.zeros(1), program.nodes[argument].dtype)
+                test.nodes.append(Node("equal", (argument, zero), BOOL))
+                pieces = self._pieces(test, bounds)
+                if pieces is not None and not _by_chance(pieces, *bounds):
+                    return True
+        return False
+
+
+def _with_chosen_signs(program: Program, at_zero: SignZero) -> Program:
+    """The program with another result of Sign at 0."""
+    op = {"positive": "sign_positive", "negative": "sign_negative"}[at_zero]
+    nodes = [Node(op, node.args, node.dtype) if node.op == "sign" else node for node in program.nodes]
+    return Program(nodes, program.constants)
 
 
 def _by_chance(pieces: Pieces, low: float, high: float) -> bool:
@@ -340,16 +359,12 @@ def _by_chance(pieces: Pieces, low: float, high: float) -> bool:
     return True
 
 
-_CHANNELS_TO_SEE = 16
-"""Output channels that are looked at. A quantiser that a float layer reads after all is right, too."""
-
-
 def _is_binary(weight: np.ndarray) -> bool:
-    """Whether weights are binary, become so when they are snapped (phases/snap_weights.py), or are two planes."""
+    """Whether weights are binary, or seem to become so when snapped (phases/snap_weights.py), or are planes."""
     if weight[0].size <= 2:
         return False
-    weight = weight[:_CHANNELS_TO_SEE]
-    return BinaryWeight.telling(weight) or snapped(weight, 1) is not None or WeightPlanes.of(weight) is not None
+    few = weight[:2]  # whether it is worth to try
+    return BinaryWeight.of(few) is not None or snapped(few, 1) is not None or WeightPlanes.of(few) is not None
 
 
 def _feeds_binary_weights(graph: Graph, var: Var) -> bool:

@@ -118,7 +118,7 @@ def _elementwise(given: Operands, var: Var, value: Call) -> Moved | None:
 
 
 def _reduction(given: Operands, var: Var, value: Call) -> Moved | None:
-    """A sum, mean or extremum over whole stored axes; the result keeps them with extent 1."""
+    """A sum, mean, product or extremum over whole stored axes; the result keeps them with extent 1."""
     source = given.stored(value.args[0])
     rank = len(source.view.shape)
     axes = range(rank) if value.attrs.axis is None else sorted({int(axis) % rank for axis in value.attrs.axis})
@@ -127,12 +127,13 @@ def _reduction(given: Operands, var: Var, value: Call) -> Moved | None:
     kept = tuple(1 if axis in axes else extent for axis, extent in enumerate(source.view.shape))
     view = source.view.broadcast(kept)
     over = [axis for axis, inside in enumerate(source.view.stored_factors) if inside and reduced.issuperset(inside)]
-    if view is None or not over:
-        return None
-    result = view.reshaped(shape(var))
+    result = None if view is None else view.reshaped(shape(var))
     if result is None:
         return None
-    if op_name(value) == "mean" and len(source.view.stored) == 4 and over == [2, 3]:  # as the importer writes it
+    if not over:  # of one element each
+        return Moved(source.tensor, result)
+    pixels = [axis for axis, extent in enumerate(source.view.stored) if axis in over or (axis > 1 and extent == 1)]
+    if op_name(value) == "mean" and len(source.view.stored) == 4 and pixels == [2, 3]:  # as the importer writes it
         return Moved(op.nn.adaptive_avg_pool2d(source.tensor, (1, 1)), result)
     return Moved(_REDUCTIONS[op_name(value)](source.tensor, over, keepdims=True), result)
 
@@ -199,9 +200,10 @@ def _slice(given: Operands, var: Var, value: Call) -> Moved | None:
 
 def _take(given: Operands, var: Var, value: Call) -> Moved | None:
     """A selection along one axis by constant indices."""
-    source, indices = given.stored(value.args[0]), constant(value.args[1])
-    if indices is None or indices.ndim > 1 or value.attrs.axis is None:
+    indices = constant(value.args[1])
+    if indices is None or indices.ndim > 1 or value.attrs.axis is None or not isinstance(value.args[0], Var):
         return None
+    source = given.stored(value.args[0])
     axis = int(value.attrs.axis) % len(source.view.shape)
     stored, view = source.view.stored_axis(axis), source.view.resized({axis: indices.size})
     result = None if view is None else view.reshaped(shape(var))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .exceptional_weights import MOST_EXCEPTIONS, without_exceptions
 from .weight_planes import WeightPlanes
 from .weights import BinaryWeight
 
@@ -58,7 +59,8 @@ def snapped(weight: np.ndarray, sign_of_zero: int = 0) -> tuple[np.ndarray, Weig
             it keeps its value, the third of its channel.
 
     Returns:
-        The new weights, and how they differ. None if they are of use as they are, or not close to such weights.
+        The new weights, and how they differ; a few that are far from both values are kept. None if the weights are of
+        use as they are, or not close to such weights.
     """
     if not np.isfinite(weight).all() or BinaryWeight.of(weight) is not None:
         return None
@@ -66,16 +68,21 @@ def snapped(weight: np.ndarray, sign_of_zero: int = 0) -> tuple[np.ndarray, Weig
     for rows, candidates in (
         (flat.reshape(1, -1), lambda row, most: _two_values(row, most, 0)),
         (flat, lambda row, most: _two_values(row, most, sign_of_zero)),
+        (flat, lambda row, most: _two_values_and_exceptions(row, most, sign_of_zero)),
         (flat, _few_values),
     ):
         if (found := _snapped_rows(rows, candidates)) is None:
             continue
         new = found.reshape(weight.shape)
         change = _change(weight, new, sign_of_zero)
-        usable = BinaryWeight.of(new) is not None or WeightPlanes.of(new) is not None
-        if usable and change.zeros <= max(1, MOST_ZEROS * weight.size):
+        if _is_of_use(new) and change.zeros <= max(1, MOST_ZEROS * weight.size):
             return (new, change) if change.relative or change.zeros else None
     return None
+
+
+def _is_of_use(weight: np.ndarray) -> bool:
+    """Whether a layer with such weights becomes sums of signs (phases/recognise.py)."""
+    return any(find(weight) is not None for find in (BinaryWeight.of, without_exceptions, WeightPlanes.of))
 
 
 _Candidates = Callable[[np.ndarray, float], Iterator[np.ndarray | None]]
@@ -99,6 +106,12 @@ def _two_values(row: np.ndarray, most: float, sign_of_zero: int) -> Iterator[np.
     yield _two_clusters(row, most)
     if sign_of_zero and (row > 0).any() and (row < 0).any():
         yield _one_size(row, most, sign_of_zero)
+
+
+def _two_values_and_exceptions(row: np.ndarray, most: float, sign_of_zero: int) -> Iterator[np.ndarray | None]:
+    """The same, and last the version that keeps a few weights as they are."""
+    yield from _two_values(row, most, sign_of_zero)
+    yield _but_for_exceptions(row, most)
 
 
 def _few_values(row: np.ndarray, most: float) -> Iterator[np.ndarray | None]:
@@ -140,6 +153,19 @@ def _two_clusters(row: np.ndarray, most: float) -> np.ndarray | None:
     return new
 
 
+def _but_for_exceptions(row: np.ndarray, most: float) -> np.ndarray | None:
+    """Two values, beside a few others that stay as they are (exceptional_weights.py)."""
+    first = _most_frequent(row)
+    others = row[np.abs(row - first) > most]
+    second = _most_frequent(others) if len(others) else first
+    if abs(first + second) <= most:
+        second = -first
+    near = np.abs(row[:, None] - [first, second]) <= most
+    if np.count_nonzero(~near.any(axis=1)) > MOST_EXCEPTIONS * len(row) + 1:
+        return None
+    return np.where(near[:, 0], first, np.where(near[:, 1], second, row))
+
+
 def _most_frequent(values: np.ndarray) -> float:
     distinct, counts = np.unique(values[:: max(1, values.size // _SAMPLE)], return_counts=True)
     return float(distinct[np.argmax(counts)])
@@ -153,7 +179,7 @@ def _change(old: np.ndarray, new: np.ndarray, sign_of_zero: int) -> WeightChange
         if not moved.any():
             continue
         signed = (before == 0) & (moved != 0)
-        zeros += np.count_nonzero(signed)
+        zeros += int(np.count_nonzero(signed))
         moved[signed] = 0
         relative = max(relative, float(np.abs(moved).max()) / float(np.abs(before).max()))
     return WeightChange(relative, zeros, sign_of_zero if zeros else 0)

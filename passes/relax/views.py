@@ -211,23 +211,16 @@ class View:
     def steps(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The shape to which the stored tensor is cut, and the axes by which that is permuted, to read the value.
 
-        Axes of extent 1 stay where the value has its own, so that a permutation of axes needs no reshape.
+        Axes of extent 1 correspond in order. Those of only one of the tensors are added to the other, before the factor
+        that they precede. So a permutation of axes needs no reshape, and [N, L, C] becomes [N, C, 1, L] as
+        [N, 1, L, C] does: channels last become channels first.
         """
-        cut: list[int] = []
-        place: dict[int, int] = {}
-        ones: list[int] = []
-        for factors in self.stored_factors:
-            if not factors:
-                ones.append(len(cut))
-                cut.append(1)
-            for factor in factors:
-                place[factor] = len(cut)
-                cut.append(self.sizes[factor])
-        axes: list[int] = []
-        for factors in self.value_factors:
-            axes += [place[factor] for factor in factors] if factors else ones[:1]
-            ones = ones if factors else ones[1:]
-        return tuple(cut), (*axes, *ones)
+        stored, value = _with_ones(self.stored_factors), _with_ones(self.value_factors)
+        ones = [sum(token < 0 for token in tokens) for tokens in (stored, value)]
+        _add_ones(stored, value, ones[0])
+        _add_ones(value, stored, ones[1])
+        cut = tuple(self.sizes[token] if token >= 0 else 1 for token in stored)
+        return cut, tuple(stored.index(token) for token in value)
 
     def _runs(self) -> list[list[int]]:
         """The factors in the order of the value, those that follow each other in both orders together."""
@@ -271,6 +264,26 @@ def _grouped(factors: Iterable[int], sizes: Sequence[int], shape: Sequence[int])
             raise ValueError(f"factors {sizes} do not fit the shape {shape}")
         groups.append(tuple(group))
     return groups
+
+
+def _with_ones(groups: Iterable[tuple[int, ...]]) -> list[int]:
+    """The factors of all axes in order; axes of extent 1 are -1, -2 and so on."""
+    tokens: list[int] = []
+    ones = 0
+    for group in groups:
+        ones += not group
+        tokens += group or [-ones]
+    return tokens
+
+
+def _add_ones(tokens: list[int], of: Sequence[int], known: int) -> None:
+    """Add the axes of extent 1 that only the other tensor has: all but the first ``known`` of it."""
+    for i, token in enumerate(of):
+        if token < -known:
+            later = [factor for factor in of[i + 1 :] if factor >= 0]
+            earlier = [factor for factor in of[:i] if factor >= 0]
+            place = tokens.index(later[0]) if later else tokens.index(earlier[-1]) + 1 if earlier else len(tokens)
+            tokens.insert(place, token)
 
 
 def _cuts(extents: Sequence[int], shape: Sequence[int]) -> list[set[int]] | None:

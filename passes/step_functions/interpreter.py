@@ -199,10 +199,10 @@ class _Step:
     def _sum(self, a: Value, b: Value, sign: int) -> Value:
         whole = self.node.dtype != FLOAT
         low, high = a.low + b.low, a.high + b.high
+        most = _largest(low, high)
         if not whole:
             low, high = rounded(low), rounded(high)
         grid = np.minimum(a.grid, b.grid)
-        most = np.maximum(np.abs(low), np.abs(high))
         zero = (a.constant & (a.low == 0)) | (b.constant & (b.low == 0))
         exact = zero | (most <= grid * 2**24) | whole
         error = np.where(exact, 0.0, half_step_below(most))
@@ -232,16 +232,17 @@ class _Step:
     def _product(self, a: Value, b: Value) -> Value:
         corners = [x * y for x in (a.low, a.high) for y in (b.low, b.high)]
         unsure = np.logical_or.reduce([np.isnan(corner) for corner in corners])
-        if self.node.dtype == FLOAT:
-            corners = [rounded(corner) for corner in corners]
         low, high = np.minimum.reduce(corners), np.maximum.reduce(corners)
+        most = _largest(low, high)
+        if self.node.dtype == FLOAT:
+            low, high = rounded(low), rounded(high)
         unsure |= self._overflows(low, high)
         rising, falling = _directions(a, b)
         grid = a.grid * b.grid
         forms: list[Form] = []
         for number, factor in ((0, b), (1, a)):
             if factor.constant.any():
-                forms += self._scaled(number, factor.constant, factor.low, grid, low, high)
+                forms += self._scaled(number, factor.constant, factor.low, grid, most)
         for this, other in ((0, 1), (1, 0)):
             arg = self.args[this]
             if not self.args[other].constant.all():
@@ -250,10 +251,9 @@ class _Step:
         return self._value(low, high, rising, falling, unsure, grid, tuple(best_forms(forms)))
 
     def _scaled(
-        self, arg: int, holds: np.ndarray, factor: np.ndarray, grid: np.ndarray, low: np.ndarray, high: np.ndarray
+        self, arg: int, holds: np.ndarray, factor: np.ndarray, grid: np.ndarray, most: np.ndarray
     ) -> list[Form]:
-        """Forms of a product with a number, in the rows where ``holds`` is true."""
-        most = np.maximum(np.abs(low), np.abs(high))
+        """Forms of a product of at most this magnitude with a number, in the rows where ``holds`` is true."""
         exact = (factor == 0) | ((most <= grid * 2**24) & (grid >= SMALLEST)) | (self.node.dtype != FLOAT)
         error = np.where(exact, 0.0, half_step_below(most))
         factor = np.where(holds, factor, 0.0)
@@ -261,16 +261,18 @@ class _Step:
 
     def _quotient(self, a: Value, b: Value) -> Value:
         unsure = (b.low <= 0) & (b.high >= 0)
-        corners = [rounded(x / y) for x in (a.low, a.high) for y in (b.low, b.high)]
+        corners = [x / y for x in (a.low, a.high) for y in (b.low, b.high)]
         unsure |= np.logical_or.reduce([np.isnan(corner) for corner in corners])
         low, high = np.minimum.reduce(corners), np.maximum.reduce(corners)
+        most = _largest(low, high)
+        low, high = rounded(low), rounded(high)
         inverse = replace(b, low=1 / b.high, high=1 / b.low, rising=b.falling, falling=b.rising)
         rising, falling = _directions(a, inverse)
         forms: list[Form] = []
         power = b.constant & (np.abs(np.frexp(b.low)[0]) == 0.5)
         if power.any():
             grid = a.grid / np.abs(b.low)
-            forms = self._scaled(0, power, 1 / b.low, grid, low, high)
+            forms = self._scaled(0, power, 1 / b.low, grid, most)
         self._kink(self.node.args[0], -1, self.args[0].monotone)
         self._kink(self.node.args[1], -1, self.args[1].monotone)
         return self._value(low, high, rising, falling, unsure, None, tuple(best_forms(forms)))
@@ -368,6 +370,12 @@ class _Step:
         unsure = np.isnan(low) | np.isnan(high)
         grid = a.grid if op in ("same", "to_float") else np.ones(self.rows)
         return self._value(low, high, a.rising, a.falling, unsure, grid, forms)
+
+
+def _largest(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """A bound of the magnitude before a rounding to float32, from bounds in float64."""
+    most = np.maximum(np.abs(low), np.abs(high))
+    return np.where(most.astype(np.float32) == most, most, np.nextafter(most, np.inf))
 
 
 def _negated(a: Value) -> Value:

@@ -166,5 +166,5 @@ DISCRETE = frozenset(
      "greater_equal", "less", "less_equal", "equal", "not_equal"}
 )  # fmt: skip
 """Operations that make few values of many."""
-BOUNDS = frozenset({"maximum", "minimum"})
+BOUNDS = frozenset({"maximum", "minimum", "abs", "where"})
 """Operations that limit the range of a value."""

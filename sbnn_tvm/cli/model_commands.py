@@ -16,7 +16,7 @@ from ..runtime.hide_torch import hide_torch
 from .console import bold, examples, plain, result_console, shown_steps
 from .exit_codes import MISMATCH
 from .flags import CompileFlags, expand_flags
-from .model_files import ModelOrLibrary, OnnxFile, check_is_model, is_library, read_arrays
+from .model_files import ModelFile, ModelOrLibrary, check_is_model, is_library, read_arrays
 
 if TYPE_CHECKING:
     from ..module import CompiledModule
@@ -41,7 +41,7 @@ INSPECT_EXAMPLES = examples(
 
 @expand_flags
 def compile_(
-    model: OnnxFile,
+    model: ModelFile,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE.so", help="The library.", show_default="MODEL.so"),
@@ -59,7 +59,7 @@ def compile_(
         bool, typer.Option("--verify", help="Compare with onnxruntime first; write nothing if they differ.")
     ] = False,
 ) -> None:
-    """Compile an ONNX model to a shared library, and report what each layer became.
+    """Compile an ONNX or TFLite model to a shared library, and report what each layer became.
 
     Python runs it by [bold]sbnn_tvm.load("model.so").run(x)[/]. That needs only numpy and TVM's runtime.
     """
@@ -90,7 +90,7 @@ def compile_(
 
 @expand_flags
 def verify(
-    model: OnnxFile,
+    model: ModelFile,
     samples: Annotated[int, typer.Option(help="Number of random inputs.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of the random inputs.")] = 0,
     tolerance: Annotated[

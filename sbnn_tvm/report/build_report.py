@@ -32,6 +32,7 @@ from sbnn_tvm.passes.layers.kinds import (
     WindowSum,
 )
 from sbnn_tvm.passes.lowering.lower import Lowered, LoweredLayer, UnscheduledOperator
+from sbnn_tvm.passes.phases.recognise import TWO_VALUES
 from sbnn_tvm.passes.relax.facts import Note
 from sbnn_tvm.passes.relax.node_names import with_node_names
 from sbnn_tvm.passes.relax.weights import BinaryWeight
@@ -271,6 +272,8 @@ def _two_values(layer: LinearLayer, nodes: Mapping[str, str]) -> _Values | None:
                 scale = values
             else:
                 offset = values
+        if name.endswith(TWO_VALUES):  # what follows adds the few other weights
+            break
     return _Values(layer.weight, scale, np.zeros_like(scale))
 
 

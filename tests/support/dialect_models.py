@@ -39,7 +39,8 @@ def one_node(
     """
     names = [f"p{index}" for index in range(len(parameters))]
     node = helper.make_node(operator, ["x", *names], ["y"], "the_node", domain=domain, **(attributes or {}))
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy")
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * len(shape))
     constants = [numpy_helper.from_array(np.asarray(each), name) for each, name in zip(parameters, names, strict=True)]
     entries = [helper.make_opsetid("", opset)] + [helper.make_opsetid(domain, 1)] * (names_domain and bool(domain))
     nodes = [node]

@@ -10,14 +10,7 @@ import numpy as np
 import tflite
 from flatbuffers import flexbuffers
 
-_TYPES = {
-    "float32": "FLOAT32",
-    "float16": "FLOAT16",
-    "int32": "INT32",
-    "int64": "INT64",
-    "int8": "INT8",
-    "bool": "BOOL",
-}
+_TYPES = {name: name.upper() for name in ("float32", "float16", "int32", "int64", "int8", "bool")}
 
 
 class TfliteBuilder:

@@ -70,19 +70,17 @@ def columns_product(node: DialectNode, columns: DialectNode) -> str:
     height, width = _pair(columns, "kernel_size", [1, 1])
     if weights.ndim != 2 or len(weights) % (height * width):
         raise node.error(f"has weights of shape {list(weights.shape)} for windows of {height} x {width}")
-    taps, outputs = weights.shape
-    kernel = weights.reshape(height, width, -1, outputs).transpose(3, 2, 0, 1)
+    kernel = weights.reshape(height, width, -1, weights.shape[1]).transpose(3, 2, 0, 1)
     x = node.emit("Transpose", columns.input(0), part="first", perm=_to_first(4))
     pads, value = columns.attribute("pad_amount", [0, 0, 0, 0]), float(columns.attribute("pad_value", 0))
-    signs = node.proto.op_type == "XnorPopcountMatMul"
-    if signs:
-        x, kernel, value = _signs(node, x), kernel * 2 - 1, value * 2 - 1
+    of_bits = node.proto.op_type == "XnorPopcountMatMul"
     if value and any(pads):
         x, pads = _padded(node, x, pads, value), [0, 0, 0, 0]
     attributes = {"strides": _pair(columns, "stride", [1, 1]), "dilations": _pair(columns, "dilations", [1, 1])}
+    kernel = kernel * 2 - 1 if of_bits else kernel
     y = node.emit("Conv", x, kernel, part="conv", main=True, kernel_shape=[height, width], pads=pads, **attributes)
     y = node.emit("Transpose", y, part="last", perm=_to_last(4))
-    return _agreements(node, y, taps) if signs else y
+    return _agreements(node, y, weights) if of_bits else y
 
 
 def xnor_popcount(node: DialectNode) -> str:
@@ -90,19 +88,12 @@ def xnor_popcount(node: DialectNode) -> str:
     weights = node.constant(1, "weights").astype(np.float32)
     if weights.ndim != 2:
         raise node.error(f"has weights of shape {list(weights.shape)}; expected a matrix")
-    y = node.emit("MatMul", _signs(node, node.input(0)), weights * 2 - 1, part="product", main=True)
-    return _agreements(node, y, len(weights))
+    return _agreements(node, node.emit("MatMul", node.input(0), weights * 2 - 1, part="product", main=True), weights)
 
 
-def _signs(node: DialectNode, bits: str) -> str:
-    """2 x - 1."""
-    doubled = node.emit("Mul", bits, np.array(2, np.float32), part="doubled")
-    return node.emit("Sub", doubled, np.array(1, np.float32), part="signs")
-
-
-def _agreements(node: DialectNode, product: str, taps: int) -> str:
-    total = node.emit("Add", product, np.array(taps, np.float32), part="sum")
-    return node.emit("Mul", total, np.array(0.5, np.float32), part="agreements")
+def _agreements(node: DialectNode, product: str, weights: np.ndarray) -> str:
+    """Bits x and w agree in ``sum(x * (2 w - 1)) + sum(1 - w)`` places; the product is the first sum."""
+    return node.emit("Add", product, (1 - weights).sum(0, dtype=np.float32), part="agreements")
 
 
 def _padded(node: DialectNode, x: str, pads: list[int], value: float) -> str:

@@ -5,6 +5,8 @@ Source: https://github.com/fastmachinelearning/qonnx, qonnx/custom_op/general/mu
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from onnx import TensorProto
 
@@ -12,7 +14,7 @@ from .comparison import chosen
 from .dialect_node import DialectNode
 
 _MOST_COMPARED = 15
-"""Most thresholds that are compared one by one: those of 4 bits. More are searched, in one step per bit."""
+"""Most thresholds that are compared one by one: those of 4 bits. More are counted by a division, or searched."""
 _LAYOUTS = {2: "NC", 3: "NWC", 4: "NCHW"}
 """The layout of a tensor that no attribute tells, by its number of dimensions."""
 
@@ -36,7 +38,12 @@ def multi_threshold(node: DialectNode) -> str:
     if thresholds.shape[1] == 1:
         hi, lo = (np.asarray(scale * np.float32(count) + bias) for count in (1, 0))
         return chosen(node, x, _by_channel(thresholds[:, 0], axes_after), hi, lo, "chosen")
-    count = (_compared if thresholds.shape[1] <= _MOST_COMPARED else _searched)(node, x, thresholds, axes_after)
+    if thresholds.shape[1] <= _MOST_COMPARED:
+        count = _compared(node, x, thresholds, axes_after)
+    elif (grid := _grid(thresholds)) is not None:
+        count = grid.write(node, x, axes_after)
+    else:
+        count = _searched(node, x, thresholds, axes_after)
     if scale != 1:
         count = node.emit("Mul", count, np.asarray(scale), part="scaled")
     return node.emit("Add", count, np.asarray(bias), part="biased") if bias != 0 else count
@@ -72,6 +79,59 @@ def _compared(node: DialectNode, x: str, thresholds: np.ndarray, axes_after: int
         reached = chosen(node, x, _by_channel(column, axes_after), np.asarray(one), np.asarray(zero), part)
         total = node.emit("Add", total, reached, part=f"up_to_{part}") if total else reached
     return total
+
+
+@dataclass(frozen=True, eq=False)
+class _Grid:
+    """Evenly spaced thresholds: every ``every``-th multiple of ``unit``, from ``first * unit`` on.
+
+    Attributes:
+        unit: float32 [rows, 1].
+        first: Whole numbers, float32 [rows, 1].
+        every: 1 or 2. Thresholds halfway between multiples of a step are odd multiples of half a step.
+        count: Thresholds per row.
+    """
+
+    unit: np.ndarray
+    first: np.ndarray
+    every: int
+    count: int
+
+    def counted(self, x: np.ndarray) -> np.ndarray:
+        """How many thresholds x reaches, in the operations of ``write``."""
+        low = self.first - self.every
+        above = np.clip(np.floor(x / self.unit), low, low + self.every * self.count) - low
+        return np.asarray(np.floor(above * np.float32(1 / self.every)))
+
+    def write(self, node: DialectNode, x: str, axes_after: int) -> str:
+        """The count in standard operators. A NaN stays one."""
+        unit, low = (_by_channel(each[:, 0], axes_after) for each in (self.unit, self.first - self.every))
+        place = node.emit("Floor", node.emit("Div", x, unit, part="units"), part="place")
+        high = low + np.float32(self.every * self.count)
+        limited = node.emit("Min", node.emit("Max", place, low, part="limited_below"), high, part="limited")
+        above = node.emit("Sub", limited, low, part="above")
+        if self.every == 1:
+            return above
+        return node.emit("Floor", node.emit("Mul", above, np.array(0.5, np.float32), part="halved"), part="count")
+
+
+def _grid(thresholds: np.ndarray) -> _Grid | None:
+    """The grid that counts the thresholds of all rows exactly; None if there is none.
+
+    The count is a rising function of x. So it is right for every float32 number if it is right at each threshold and at
+    the number before it.
+    """
+    count = thresholds.shape[1]
+    step = (thresholds[:, -1:] - thresholds[:, :1]) / np.float32(count - 1)
+    if not (np.isfinite(thresholds).all() and (step > 0).all()):
+        return None
+    below, codes = np.nextafter(thresholds, np.float32(-np.inf)), np.arange(count)
+    for every in (1, 2):
+        unit = step / np.float32(every)
+        grid = _Grid(unit, np.rint(thresholds[:, :1] / unit), every, count)
+        if (grid.counted(thresholds) > codes).all() and (grid.counted(below) <= codes).all():
+            return grid
+    return None
 
 
 def _searched(node: DialectNode, x: str, thresholds: np.ndarray, axes_after: int) -> str:

@@ -72,19 +72,14 @@ def _bconv2d(node: Node) -> Value:
         return _compared(node, dots, taps, outputs)
     if kind != "FLOAT32":
         raise node.error(f"computes {kind}, where only FLOAT32 and packed bits are supported; convert it as float32")
-    result = _clamped(node, dots)
-    for op_type, index in (("Mul", 2), ("Add", 3)):
-        numbers = node.graph.constant(node.per_channel(index, outputs).reshape(1, outputs, 1, 1), node.name_of(index))
-        result = node.graph.add(op_type, result, numbers, order=CHANNELS_FIRST)
-    return result
+    return _scaled(node, _clamped(node, dots), taps)
 
 
 def _packed(node: Node) -> Value:
     x = node.required(0)
     if not x.packed:
-        raise node.error(
-            f"needs bits that LceQuantize or LceBconv2d packed, but {node.file_name_of(0)!r} holds {x.dtype}"
-        )
+        name = node.file_name_of(0)
+        raise node.error(f"needs bits that LceQuantize or LceBconv2d packed, but {name!r} holds {x.dtype}")
     return x
 
 
@@ -138,6 +133,26 @@ def _clamped(node: Node, dots: Value) -> Value:
     if kind in (_KIND.RELU_N1_TO_1, _KIND.RELU6):
         return clipped(node, dots, *((-1, 1) if kind == _KIND.RELU_N1_TO_1 else (0, 6)))
     raise node.error(f"has the fused activation number {kind}, which is not supported")
+
+
+def _scaled(node: Node, dots: Value, taps: int) -> Value:
+    """``dots * scale + bias``, rounded as Larq rounds it: of the number ``n`` of differing signs, ``-2 * n`` is scaled.
+
+    The other part, ``taps * scale``, is added to the bias before it is rounded. So the results are Larq's to the last
+    bit, but for pixels at a border that is padded with 0, and for ARM, where Larq rounds once less.
+    """
+    outputs = dots.shape[3]
+    scale, bias = node.per_channel(2, outputs), node.per_channel(3, outputs)
+    shift = (bias.astype(np.float64) + taps * scale.astype(np.float64)).astype(np.float32)
+    steps = (
+        ("Sub", np.array(taps, np.float32), None),
+        ("Mul", scale.reshape(1, outputs, 1, 1), node.name_of(2)),
+        ("Add", shift.reshape(1, outputs, 1, 1), node.name_of(3)),
+    )
+    result = dots
+    for op_type, numbers, name in steps:
+        result = node.graph.add(op_type, result, node.graph.constant(numbers, name), order=CHANNELS_FIRST)
+    return result
 
 
 def _compared(node: Node, dots: Value, taps: int, outputs: int) -> Value:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 from torch.autograd import Function, Variable
 from torch.nn import functional
@@ -123,6 +124,19 @@ def decided_by_range(layer: Any, x: Tensor) -> Tensor:
     return y
 
 
+def large_constants(layer: Any, x: Tensor) -> Tensor:
+    one, many = torch.ones(8192), torch.arange(8192.0)
+    one[:2] = 0
+    return x[0, 0] * one + many - torch.full((8192,), 3.0)
+
+
+def with_parametrisations(layer: Any, x: Tensor) -> Tensor:
+    linear = torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 4, bias=False))
+    linear.load_state_dict({key: torch.ones_like(value) for key, value in linear.state_dict().items()})
+    linear.register_forward_hook(lambda _, __, result: result * 2)
+    return linear(x)
+
+
 def parametrised(layer: Any, x: Tensor) -> Tensor:
     w = torch._weight_norm(layer.weight, layer.weight.norm(dim=1, keepdim=True), 0)
     return (functional.linear(x, w) + layer.memory.expand_as(x)).view(x.size(0), -1)
@@ -130,7 +144,7 @@ def parametrised(layer: Any, x: Tensor) -> Tensor:
 
 IDIOMS = [
     weight_in_data, numpy_on_weights, masked_assignment, branch_on_buffer, functions, old_function, in_place, gpu,
-    counters, decided_by_range, parametrised,
+    counters, decided_by_range, large_constants, with_parametrisations, parametrised,
 ]  # fmt: skip
 
 
@@ -249,6 +263,15 @@ def test_a_network_of_early_habits_compiles(rng: np.random.Generator) -> None:
     assert "2" in [layer.name for layer in module.report.linear if layer.binary]
     assert "traced by running it once" in str(module.report)
     assert "traced" not in " ".join(module.report.fallbacks())
+
+
+def test_a_failed_trace_of_torch_leaves_no_tensors_without_values() -> None:
+    model, x = Layer(weight_in_data), torch.randn(2, 4)
+    weight = model.weight.detach().clone()
+    memory = model.weight.data_ptr()
+    (got,) = ReferenceEvaluator(to_onnx(model, (2, 4))).run(None, {"input": x.numpy()})
+    assert torch.equal(model.weight, weight) and model.weight.data_ptr() == memory and model.training
+    np.testing.assert_array_equal(got, functional.linear(x.sign(), weight.sign()).detach().numpy())
 
 
 def test_the_file_says_how_its_model_was_traced() -> None:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from tvm.ir import IRModule
 
+import sbnn_tvm
 from sbnn_tvm.passes.phases.move_permutations import move_permutations
 from sbnn_tvm.passes.relax.graph import Graph, op_name, shape
 from tests.support.binarised_models import BINARIZE, binarized, check_exactly, kinds
-from tests.support.passes import agrees, imported, operators
+from tests.support.passes import agrees, imported, only, operators
 from tests.support.random_arrays import quarters, signs
 from tests.support.random_layouts import RandomLayouts
 from tests.support.small_models import small_model
@@ -163,6 +164,62 @@ y = Add(o, t)"""
     constants = {"w": quarters(rng, 8, 3, 2, 2), "tokens": np.array([1, 8, 9]), "wq": quarters(rng, 8, 8),
                  "wk": quarters(rng, 8, 8)}  # fmt: skip
     moved(text, {"x": (1, 3, 6, 6)}, constants, 2)
+
+
+def test_convolutions_over_time_are_maps_of_one_row_and_fuse(rng):
+    text = """
+a = Conv<pads=[1, 1]>(x, w1)
+b = Mul(a, k)
+c = Relu(b)
+d = MaxPool<kernel_shape=[2], strides=[2]>(c)
+e = Conv<pads=[1, 1]>(d, w2)
+f = Add(e, d)
+y = ReduceMean<keepdims=0>(f, last)"""
+    constants = {
+        "w1": quarters(rng, 6, 4, 3), "k": quarters(rng, 6, 1), "w2": quarters(rng, 6, 6, 3), "last": np.array([2]),
+    }  # fmt: skip
+    model = small_model(text, {"x": (1, 4, 16)}, constants)
+    module = sbnn_tvm.compile(model)
+    assert kinds(module) == ["conv 1x3", "max pool 1x2/1x2", "conv 1x3", "global average pool"]
+    module.verify()
+
+
+def test_a_shuffle_of_channels_last_is_one_of_channels(rng):
+    text = f"""
+a = Conv(x, w)
+b = Transpose<{TO_LAST}>(a)
+c = Reshape(b, apart)
+d = Transpose<perm=[0, 1, 2, 4, 3]>(c)
+e = Reshape(d, whole)
+f = Slice(e, start, end, axes)
+g = Transpose<{TO_FIRST}>(f)
+y = Conv(g, v)"""
+    constants = {
+        "w": quarters(rng, 8, 3, 1, 1), "apart": np.array([1, 5, 6, 2, 4]), "whole": np.array([1, 5, 6, 8]),
+        "start": np.array([4]), "end": np.array([8]), "axes": np.array([3]), "v": quarters(rng, 3, 4, 1, 1),
+    }  # fmt: skip
+    moved(text, {"x": (1, 3, 5, 6)}, constants, 1)
+    module = check_exactly(small_model(text, {"x": (1, 3, 5, 6)}, constants))
+    assert kinds(module) == ["conv 1x1", "channels: selection", "conv 1x1"]
+
+
+def test_an_image_of_bytes_is_permuted_as_floats(rng):
+    text = f"a = Cast<to=1>(x)\nb = Mul(a, k)\nc = Transpose<{TO_FIRST}>(b)\ny = Conv(c, w)"
+    mod = moved(text, {"x": ((1, 5, 6, 3), "uint8")}, {"k": quarters(rng, 3), "w": quarters(rng, 4, 3, 1, 1)}, 1)
+    assert str(only(mod, "permute_dims").args[0].ty.dtype) == "float32"
+
+
+def test_a_permutation_between_the_image_formats_costs_nothing(rng):
+    text = f"a = Transpose<{TO_FIRST}>(x)\nb = Conv(a, w)\ny = Transpose<{TO_LAST}>(b)"
+    module = check_exactly(small_model(text, {"x": (2, 5, 6, 3)}, {"w": quarters(rng, 4, 3, 1, 1)}))
+    assert kinds(module) == ["conv 1x1"]
+    assert [name for name in operators(module.lowered.mod) if name not in ("reshape", "call_tir")] == []
+    assert operators(module.lowered.mod)["call_tir"] == 1
+
+
+def test_models_that_return_what_they_read(rng):
+    text = f"a = Transpose<{TO_FIRST}>(x)\ny = Transpose<{TO_LAST}>(a)\nz = Transpose<{TO_LAST}>(x)\nr = Relu(x)"
+    check_exactly(small_model(text, {"x": (1, 4, 5, 6)}, {}, ["y", "z", "r", "a"]))
 
 
 def test_axes_of_one_element_need_no_permutation(rng):

@@ -148,14 +148,14 @@ def test_zeros_follow_sign_zero(sign_zero: Literal["exact", "positive", "negativ
     weight[3, 2, 1, 1] = 0
     model = small_model(BITS + "y = Conv(b, w)", IMAGE, {**BINARIZE, "w": weight})
     report = explain(model, sign_zero=sign_zero)
-    (layer,) = report.linear
-    assert layer.binary == (sign_zero != "exact")
-    if layer.binary:
+    # Without permission the zero is a layer of its own.
+    assert [layer.binary for layer in report.linear] == ([False, True] if sign_zero == "exact" else [True])
+    if sign_zero != "exact":
         assert report.notes == (
             f"weights of 0 between -a and +a became {'+a' if sign_zero == 'positive' else '-a'}, as "
             f"sign_zero={sign_zero!r} allows: Conv:y (1); exact_weights=True forbids it",
         )
-        assert not explain(model, sign_zero=sign_zero, exact_weights=True).linear[0].binary
+        assert len(explain(model, sign_zero=sign_zero, exact_weights=True).linear) == 2
 
 
 @pytest.mark.parametrize("codes", [(-1, 0, 1), (-2, -1, 0, 1)], ids=str)
@@ -174,11 +174,10 @@ def test_three_and_four_values_within_rounding(codes: tuple[int, ...], sign_of_z
 
 
 def test_a_few_zeros_among_rounded_signs() -> None:
-    """Without sign_zero the layer is ternary, with it binary; with few channels it stays as it is."""
+    """Without sign_zero a zero stays, an exception in its channel; with it, it becomes a sign."""
     rng = np.random.default_rng(3)
     weight = straight_through(rng.standard_normal((4, 20, 9)).astype(np.float32), 0.0123)
     weight[1, 2, 3] = 0
     (exact, change), (signed, other) = snapped(weight) or ((), None), snapped(weight, -1) or ((), None)
     assert change is not None and other is not None and (change.zeros, other.zeros) == (0, 1)
     assert values_of(exact) == [2, 3, 2, 2] and values_of(signed) == [2] * 4 and signed[1, 2, 3] < 0
-    assert snapped(weight[:, :8]) is None

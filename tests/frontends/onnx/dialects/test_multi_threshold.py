@@ -45,6 +45,18 @@ def test_multi_threshold(rng: np.random.Generator, opset: int, before: str) -> N
         np.testing.assert_array_equal(run_standard_form(model, x), want, f"{levels} {shape} {layout} {channels}")
 
 
+def test_many_evenly_spaced_thresholds(rng: np.random.Generator) -> None:
+    """They become a division where that is exact: for steps that are powers of two. Otherwise they are searched."""
+    x = np.concatenate([rng.uniform(-3, 3, 4000), np.arange(-300, 300) / 64, [np.inf, -np.inf]]).astype(F)[None]
+    for step, divided in [(1 / 64, True), (0.1, False)]:
+        thresholds = ((np.arange(-127, 127) + 0.5) * step)[None].astype(F)
+        near = np.concatenate([thresholds, np.nextafter(thresholds, F(-9)), np.nextafter(thresholds, F(9)), x], 1)
+        for opset, before in [(9, "Dropout"), (17, "")]:
+            model = one_node("MultiThreshold", [thresholds], near.shape, opset=opset, before=before)
+            assert ("Floor" in {node.op_type for node in load_model(model).graph.node}) == divided
+            np.testing.assert_array_equal(run_standard_form(model, near), counted(near, thresholds, 1))
+
+
 def test_thresholds_in_double_precision_are_reached_by_the_next_float32() -> None:
     x = np.array([[0.1, np.nextafter(F(0.1), F(-1)), np.nextafter(F(0.1), F(1))]], F)
     model = one_node("MultiThreshold", [np.array([[0.1]])], (1, 3))

@@ -20,6 +20,7 @@ import tensorflow as tf
 FOLDER = Path(__file__).parent
 RNG = np.random.default_rng(0)
 NUMBERS = RNG.normal(size=4096).astype(np.float32)
+SIGN = {"input_quantizer": "ste_sign", "kernel_quantizer": "ste_sign"}
 layers = tf.keras.layers
 
 
@@ -152,9 +153,7 @@ def save(name: str, cases: dict[str, tuple[bytes, np.ndarray]], largest: int) ->
 def binary(filters: int, kernel: int = 3, **options: Any) -> Any:
     """A binary convolution."""
     options = {"padding": "same", "pad_values": 1, **options}
-    return larq.layers.QuantConv2D(
-        filters, kernel, input_quantizer="ste_sign", kernel_quantizer="ste_sign", use_bias=False, **options
-    )
+    return larq.layers.QuantConv2D(filters, kernel, use_bias=False, **SIGN, **options)
 
 
 def residual(channels: int) -> Any:
@@ -196,9 +195,7 @@ LARQ_CASES: dict[str, tuple[tuple[int, ...], Callable[[Any], Any]]] = {
     ),
     "dense": (
         (3, 3, 32),
-        lambda x: larq.layers.QuantDense(5, input_quantizer="ste_sign", kernel_quantizer="ste_sign")(
-            layers.Flatten()(x)
-        ),
+        lambda x: larq.layers.QuantDense(5, **SIGN)(layers.Flatten()(x)),
     ),
     "booleans": ((5, 5, 32), lambda x: tf.where(larq.quantizers.SteSign()(x) > 0, x, -2 * x)),
 }
