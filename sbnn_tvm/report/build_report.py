@@ -84,7 +84,7 @@ def _changed_weights(lowered: Lowered, imported: Imported) -> Iterator[str]:
     rounded = [f"{name} ({change.relative:.1e})" for name, change in changes if change.relative]
     if rounded:
         yield (
-            "weights that are two values within rounding became two values, changed by at most (relative to the "
+            "weights that take few values but for rounding became these values, changed by at most (relative to the "
             f"largest of their output channel): {', '.join(rounded)}; exact_weights=True forbids it"
         )
     zeros = [f"{name} ({change.zeros})" for name, change in changes if change.zeros]
