@@ -9,7 +9,7 @@ Every kind has the fields of :class:`Layer`, and its own fields::
       MaxPool2d  AvgPool2d  GlobalAvgPool2d  BitMaxPool2d
       ChannelSelection  BitSelection    channels, rows and columns of other values, of floats or of bits
       BitShift                          circular shifts of channels over the image
-      Elementwise  SampleMean
+      Elementwise  SampleMean  Recurrent
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 
 from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain, Domain
 from sbnn_tvm.schedules.epilogue.program import Program
+from sbnn_tvm.schedules.recurrent.sequence import Recurrence
 from sbnn_tvm.schedules.selection import PixelSelection, Selection
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
@@ -364,3 +365,24 @@ class SampleMean(Layer):
 
     kind = "sample_mean"
     values: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Recurrent(Layer):
+    """A recurrent layer over a whole sequence. The importer writes its composite, whose body is unrolled.
+
+    Attributes:
+        recurrence: What it computes in each step.
+        steps: Length of the sequence.
+        batch: Number of sequences.
+    """
+
+    kind = "recurrent"
+    recurrence: Recurrence
+    steps: int
+    batch: int
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the states with their weights."""
+        return self.steps * self.batch * self.recurrence.weight.size

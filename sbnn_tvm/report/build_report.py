@@ -28,6 +28,7 @@ from sbnn_tvm.passes.layers.kinds import (
     Layer,
     LinearLayer,
     MaxPool2d,
+    Recurrent,
     SampleMean,
     WindowSum,
 )
@@ -48,7 +49,7 @@ _KINDS: dict[type[Layer], str] = {
     WindowSum: "window sum", MaxPool2d: "max pool", BitMaxPool2d: "max pool on bits",
     AvgPool2d: "average pool", GlobalAvgPool2d: "global average pool", Elementwise: "elementwise",
     SampleMean: "mean of each sample", ChannelSelection: "channels", BitSelection: "channels of bits",
-    BitShift: "shift of bits",
+    BitShift: "shift of bits", Recurrent: "recurrent",
 }  # fmt: skip
 
 
@@ -207,6 +208,8 @@ def _geometry(layer: Layer) -> str:
             moved = layer.selection != Selection.concatenation(layer.selection.inputs) or layer.pixels is None
             parts = [str(layer.selection)] * moved + ([str(layer.pixels)] if layer.pixels is not None else [])
             return f": {', '.join(parts)}"
+        case Recurrent():
+            return f": {layer.recurrence.cell}, {layer.steps} steps" + ", reversed" * layer.recurrence.reverse
         case FloatConvolution() | BinaryConvolution() | MaxPool2d() | AvgPool2d() | BitMaxPool2d():
             conv = layer.shape
         case WindowSum() if len(layer.extent) == 4:
