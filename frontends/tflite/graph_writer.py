@@ -32,12 +32,12 @@ class GraphWriter:
         where: The operator that is being converted, for messages.
     """
 
-    def __init__(self, file_bytes: int, outputs: Iterable[str]) -> None:
+    def __init__(self, file_bytes: int, reserved: Iterable[str]) -> None:
         """An empty graph.
 
         Args:
             file_bytes: The size of the file, which bounds what computing constants may cost.
-            outputs: The names of the outputs to come, which no other value gets.
+            reserved: The names of all tensors of the file, which no other value gets.
         """
         self.where = self._step = ""
         self._fresh: set[str] = set()
@@ -46,7 +46,8 @@ class GraphWriter:
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
-        self._names = set(outputs)
+        self._reserved = frozenset(reserved)
+        self._names = set(self._reserved)
         self._reordered: dict[tuple[str, tuple[int, ...]], Value] = {}
         self._stored: dict[int, tuple[Value, str]] = {}
         self._budget = ConstantBudget(file_bytes)
@@ -62,8 +63,8 @@ class GraphWriter:
         self._fresh.clear()
 
     def input(self, name: str, dtype: str, shape: Sequence[int]) -> Value:
-        """Declares an input of the model, in the file's order of axes."""
-        value = Value(self.unique(name), dtype, tuple(shape), plain(len(shape)))
+        """Declares an input of the model, in the file's order of axes; ``name`` is a reserved one."""
+        value = Value(name, dtype, tuple(shape), plain(len(shape)))
         self._inputs.append(_declaration(value))
         return value
 
@@ -160,7 +161,7 @@ class GraphWriter:
         return free
 
     def named(self, value: Value, name: str) -> Value:
-        """Renames a value that the present operator has computed; others keep their names."""
+        """Gives a value that the present operator has computed the name of its tensor; others keep their names."""
         if value.name not in self._fresh:
             return value
         self._fresh.remove(value.name)
@@ -210,7 +211,8 @@ class GraphWriter:
         if value.array is None:
             return value.name
         if id(value) not in self._stored:
-            name = self.unique(value.name)
+            first = value.name in self._reserved and value.name not in self._initializers
+            name = value.name if first else self.unique(value.name)
             self._stored[id(value)] = value, name
             array = np.ascontiguousarray(value.array.transpose(value.order))
             self._initializers[name] = numpy_helper.from_array(array.reshape(value.stored_shape), name)

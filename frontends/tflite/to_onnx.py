@@ -58,7 +58,7 @@ class _Conversion:
     def __init__(self, graph: TfliteGraph, file_bytes: int, where: str) -> None:
         self._graph, self._where = graph, where
         self._names = _unique_names(graph)
-        self._writer = GraphWriter(file_bytes, (self._names[number] for number in graph.outputs))
+        self._writer = GraphWriter(file_bytes, self._names)
         self._values: dict[int, Value] = {}
         self._as_declared = True
 

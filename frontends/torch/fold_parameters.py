@@ -21,8 +21,8 @@ _SMALL = 4096  # elements; larger results than this must not be larger than what
 def fold_parameters(program: ExportedProgram) -> None:
     """Replaces what follows from parameters, buffers and constants by constants, in place."""
     graph, signature = program.graph_module.graph, program.graph_signature
-    values: dict[fx.Node, Tensor] = _values(program)
     changed = changed_in_place(graph)
+    values = {node: value for node, value in _values(program).items() if node not in changed}
     folded: list[fx.Node] = []
     for node in graph.nodes:
         if node.op == "call_function" and node not in changed and all(each in values for each in node.all_input_nodes):

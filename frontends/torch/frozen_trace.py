@@ -148,12 +148,14 @@ class _Memory:
         reference: Keeps the address from being used again, not the memory.
         reached: Whether it holds values that depend on the inputs.
         nodes: The recorded values in it.
+        wholes: Tensors in it that views were made of, and that are no views themselves.
         views: How views of it were made while it held constants.
     """
 
     reference: StorageWeakRef
     reached: bool = False
     nodes: dict[_Place, fx.Node] = field(default_factory=dict)
+    wholes: set[_Place] = field(default_factory=set)
     views: dict[_Place, _View] = field(default_factory=dict)
 
 
@@ -319,12 +321,11 @@ class _Recorder(TorchDispatchMode):
             if not isinstance(each, Tensor):
                 continue
             place, memory = _Place.of(each), self._memory(each)
-            if place in sources or place in memory.views or place.memory not in {each.memory for each in sources}:
-                continue
-            if isinstance(result, tuple | list):
-                memory.views[place] = _View(_item_of(func, index), args, kwargs)
-            else:
-                memory.views[place] = _View(func, args, kwargs)
+            known = {source for source in sources if source.memory == place.memory}
+            memory.wholes |= known - memory.views.keys()
+            if known and place not in (memory.wholes | memory.views.keys()):
+                made = _item_of(func, index) if isinstance(result, tuple | list) else func
+                memory.views[place] = _View(made, args, kwargs)
 
     def _constant(self, tensor: Tensor) -> fx.Node:
         """A constant of the trace with the value that the tensor has now."""

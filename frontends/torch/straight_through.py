@@ -42,6 +42,8 @@ def cancel_straight_through(program: ExportedProgram) -> int:
             continue
         terms = list(_terms(node, changed))
         left = _without_pairs(terms)
+        if any(term.node in changed for term in left):
+            continue
         if len(left) == len(terms) or not 1 <= len(left) <= 2 or (len(left) == 1 and left[0].negative):
             continue
         if len(left) == 2 and left[0].negative:

@@ -72,6 +72,8 @@ class ValueRanges:
         if name == "abs":
             return Range(max(low, -high, 0.0), max(-low, high))
         if name in ("clamp", "hardtanh", "clamp_min", "clamp_max"):
+            if any(isinstance(limit, fx.Node) for limit in (*node.args[1:], *node.kwargs.values())):
+                return _ALL
             least, most = _limits(name, node)
             return Range(min(max(low, least), most), min(max(high, least), most))
         if name in ("gt", "ge", "lt", "le") and len(node.args) == 2:

@@ -199,6 +199,18 @@ def test_names_are_unique() -> None:
     onnx.checker.check_model(model)
 
 
+def test_intermediate_values_take_no_name_of_a_tensor() -> None:
+    """RSQRT becomes a square root, named after its tensor and operator, and a reciprocal."""
+    b = TfliteBuilder()
+    for name in ("x", "a", "a/Sqrt"):
+        b.tensor((2,), name=name)
+    b.operator("RSQRT", [0], [1])
+    b.operator("RELU", [1], [2])
+    model = to_onnx(b.file([0], [2]))
+    onnx.checker.check_model(model)
+    assert model.graph.node[0].output[0] == "a/Sqrt_2" and model.graph.output[0].name == "a/Sqrt"
+
+
 def test_files(tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
     with pytest.raises(ModelError, match=r"model.tflite' does not exist; check the path"):

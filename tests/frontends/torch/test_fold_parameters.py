@@ -26,7 +26,7 @@ class Quantised(nn.Module):
             + wide[:8, None, None]
             + torch.cat([high, low])[0]
         )
-        return y + torch.rand(1) * 0 + self.count
+        return y + torch.rand(1) * 0 + self.count * 2
 
 
 def test_folded_parameters() -> None:

@@ -100,7 +100,11 @@ def in_place(layer: Any, x: Tensor) -> Tensor:
     out[:, :2] = x[:, 2:]
     part += 1
     layer.memory[0] = 3
-    return out * rest[:, None] + x.sign_() + layer.memory
+    turned = torch.arange(8.0).view(2, 4)
+    back = turned.t().t()
+    turned.t()[1] += x[:, 0]
+    back[0] *= x[0]
+    return turned + out * rest[:, None] + x.sign_() + layer.memory
 
 
 def gpu(layer: Any, x: Tensor) -> Tensor:
@@ -201,6 +205,11 @@ def stale_range(layer: Any, x: Tensor) -> Tensor:
     return x if z.max() > 1 else -x
 
 
+def limit_of_input(layer: Any, x: Tensor) -> Tensor:
+    y = torch.clamp(functional.hardtanh(x), min=x * 4)
+    return x if y.max() > 1 else -x
+
+
 def into_numpy(layer: Any, x: Tensor) -> Tensor:
     return torch.from_numpy(np.sign(x.detach().numpy()))
 
@@ -216,6 +225,7 @@ def into_list(layer: Any, x: Tensor) -> Tensor:
         (select, r"selects elements by values that depend on its input, in '0' \(Layer\), line \d+ of .*\.py "
                  r"\(return x\[x > 0\]\.sum\(\)\); .* write torch\.where\(mask, a, b\)"),
         (branch, r"decides by a value that depends on its input, .*, in '0' \(Layer\), line .*\(return x if x\.max"),
+        (limit_of_input, "decides by a value that depends on its input"),
         (stale_range, "decides by a value that depends on its input"),
         (into_numpy, r"gives values that depend on its input to numpy or Python, in '0' \(Layer\), line .*np\.sign"),
         (into_list, r"gives values that depend on its input to numpy or Python"),

@@ -27,6 +27,13 @@ def changed_between(x: Tensor, y: Tensor) -> Tensor:
     return difference + b
 
 
+def kept_term_changed(x: Tensor, y: Tensor) -> Tensor:
+    a = x * 2
+    difference = a - y.detach()
+    a.add_(1.0)
+    return difference + y
+
+
 def result_changed(x: Tensor, y: Tensor) -> Tensor:
     a = x * 2
     out = (a - y).detach() + y
@@ -50,6 +57,7 @@ def result_changed(x: Tensor, y: Tensor) -> Tensor:
         (lambda x, y: (y[:, :1] - x).detach() + x, 0, None),
         (lambda x, y: y - x - y.detach(), 0, None),
         (changed_between, 0, None),
+        (kept_term_changed, 0, None),
         (result_changed, 0, None),
     ],
 )
