@@ -23,7 +23,7 @@ ROUNDING_ULPS = {"float16": 4, "float32": 256, "float64": 256}
 on the way to it. float16 is summed in float32, so that only single operations round to float16."""
 
 _COMPARISONS = ("Quantize", "Binarize", "Sign", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
-_ROUNDINGS = ("Round", "Floor", "Ceil")
+_ROUNDINGS = ("Round", "Floor", "Ceil", "QuantizeLinear")
 _CLIPS = ("Clip", "Relu", "Max", "Min")
 _STEPS = ("Cast", "Identity", "Neg", "Add", "Sub", "Mul", "Div", "BatchNormalization", *_CLIPS)
 """Elementwise operators with constants that may be before or after a comparison or a rounding."""
@@ -87,10 +87,11 @@ def compared(graph: ModelGraph, name: str, values: Mapping[str, np.ndarray]) -> 
     if operand is None:
         return None
     if _is_rounding(node, values):
-        rounded = np.asarray(values[node.input[0]], np.float64)
+        step = _quantisation_step(graph, node, values)
+        rounded = np.asarray(values[node.input[0]], np.float64) / step
         with np.errstate(invalid="ignore"):
-            ties = np.floor(rounded) + 0.5 if node.op_type == "Round" else np.rint(rounded)
-        return Compared(operand.sources, operand.dtype, operand.value, ties, operand.scale)
+            ties = np.floor(rounded) + 0.5 if node.op_type in ("Round", "QuantizeLinear") else np.rint(rounded)
+        return Compared(operand.sources, operand.dtype, operand.value, ties * step, operand.scale)
     if node.op_type == "Sign":
         return Compared(operand.sources, operand.dtype, operand.value, np.zeros(()), operand.scale)
     constant = graph.value(node.input[1], values)
@@ -107,6 +108,18 @@ def compared(graph: ModelGraph, name: str, values: Mapping[str, np.ndarray]) -> 
     return Compared(sources, operand.dtype, operand.value, other.value, scale)
 
 
+def _quantisation_step(graph: ModelGraph, node: onnx.NodeProto, values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What a rounding rounds to multiples of: the scale of QuantizeLinear, as it broadcasts to the value; or 1."""
+    scale = graph.value(node.input[1], values) if node.op_type == "QuantizeLinear" else None
+    if scale is None:
+        return np.ones(())
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+    rank = values[node.input[0]].ndim
+    if scale.ndim == 1 and rank > 1:
+        scale = scale.reshape(-1, *[1] * (rank - 1 - axis % rank))
+    return np.asarray(scale, np.float64)
+
+
 def is_decided(graph: ModelGraph, name: str, values: Mapping[str, np.ndarray]) -> bool:
     """Whether a value comes straight from a comparison or rounding, or is no float at all."""
     return not np.issubdtype(values[name].dtype, np.floating) or _decider(graph, name, values) is not None
@@ -115,7 +128,7 @@ def is_decided(graph: ModelGraph, name: str, values: Mapping[str, np.ndarray]) -
 def _decider(graph: ModelGraph, name: str, values: Mapping[str, np.ndarray]) -> onnx.NodeProto | None:
     """The comparison or rounding that a value comes straight from."""
     node = graph.producers.get(name)
-    while node is not None and node.op_type in ("Where", *_STEPS) and not _is_rounding(node, values):
+    while node is not None and node.op_type in ("Where", "DequantizeLinear", *_STEPS) and not _is_rounding(node, values):
         chosen = node.input[0] if node.op_type == "Where" else _only_variable(graph, node)
         node = graph.producers.get(chosen) if chosen is not None else None
     if node is None or not (node.op_type in _COMPARISONS or _is_rounding(node, values)):
