@@ -1,4 +1,4 @@
-"""The family of float32 kernels: direct convolutions, poolings and elementwise maps on channels-last data."""
+"""The family of float32 kernels: direct convolutions, poolings, elementwise maps and recurrent layers."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from sbnn_tvm.schedules.elementwise.maps import elementwise
 from sbnn_tvm.schedules.elementwise.sample_mean import sample_mean
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.recurrent.sequence import recurrent
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.tir.loops import one_thread
 from sbnn_tvm.schedules.windows.depthwise import depthwise_conv2d
@@ -36,6 +37,7 @@ from ..layers.kinds import (
     Layer,
     LinearLayer,
     MaxPool2d,
+    Recurrent,
     SampleMean,
 )
 from ..relax.graph import channels_last
@@ -64,7 +66,7 @@ class Float32Family(Family):
                 return window_tiles(layer.shape, isa)
             case LinearLayer():
                 return tiles(layer.shape, isa, "float32")
-            case GlobalAvgPool2d() | ChannelSelection() | Elementwise() | SampleMean():
+            case GlobalAvgPool2d() | ChannelSelection() | Elementwise() | SampleMean() | Recurrent():
                 return (None,)
         return ()
 
@@ -91,6 +93,8 @@ class Float32Family(Family):
 
     def bound(self, layer: Layer) -> Bound | None:
         """One multiply-add per weight and output pixel; None without weights, or if all of them are +1."""
+        if isinstance(layer, Recurrent):
+            return Bound(Resource.MULTIPLY_ADD, layer.macs)
         if not isinstance(layer, LinearLayer) or layer.sums_windows:
             return None
         return Bound(Resource.MULTIPLY_ADD, layer.macs)
@@ -132,6 +136,8 @@ def _kernel(layer: Layer, isa: Isa, member: Member) -> Kernel:
         case ChannelSelection():
             pixels = channels_last(layer.extent)[:-1]
             return select_channels(pixels, layer.selection, program, isa, layer.pixels, layer.fill)
+        case Recurrent():
+            return recurrent(layer.steps, layer.batch, layer.recurrence, isa)
         case SampleMean():
             return sample_mean(layer.extent[0], layer.values, isa)
         case GlobalAvgPool2d(shape=of):

@@ -9,7 +9,7 @@ Every kind has the fields of :class:`Layer`, and its own fields::
       MaxPool2d  AvgPool2d  GlobalAvgPool2d  BitMaxPool2d
       ChannelSelection  BitSelection    channels, rows and columns of other values, of floats or of bits
       BitShift                          circular shifts of channels over the image
-      Elementwise  SampleMean
+      Elementwise  SampleMean  Recurrent
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ import numpy as np
 
 from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain, Domain
 from sbnn_tvm.schedules.epilogue.program import Program
+from sbnn_tvm.schedules.recurrent.sequence import Recurrence
 from sbnn_tvm.schedules.selection import PixelSelection, Selection
 from sbnn_tvm.schedules.shapes import Conv2dShape
 
+from ..relax.node_names import node_of
 from ..relax.snapped_weights import WeightChange
 from .epilogues import FittedCounters, FittedEpilogue, fit_counters, fit_epilogue
 from .facts import WindowTest
@@ -71,7 +73,9 @@ class Layer:
         Args:
             nodes: The ONNX node of each variable.
         """
-        return next((nodes[member] for member in self.members if member in nodes), self.name)
+        return next(
+            (nodes[member] for member in self.members if member in nodes), node_of(self.name, nodes) or self.name
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -94,12 +98,14 @@ class LinearLayer(Layer):
         weight: float32, output channels first: OIHW, or [out, in] for a dense layer.
         integer_sum_of: Name of the sum of float products that the layer's integer sum replaces, if it does.
         weight_change: How the weights differ from those of the model, if they do.
+        plane_of: What the weights are called that these are one of two planes of; "" for the first plane.
     """
 
     shape: Conv2dShape
     weight: np.ndarray
     integer_sum_of: str | None = None
     weight_change: WeightChange | None = None
+    plane_of: str | None = None
 
     @property
     def out_channels(self) -> int:
@@ -359,3 +365,24 @@ class SampleMean(Layer):
 
     kind = "sample_mean"
     values: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Recurrent(Layer):
+    """A recurrent layer over a whole sequence. The importer writes its composite, whose body is unrolled.
+
+    Attributes:
+        recurrence: What it computes in each step.
+        steps: Length of the sequence.
+        batch: Number of sequences.
+    """
+
+    kind = "recurrent"
+    recurrence: Recurrence
+    steps: int
+    batch: int
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the states with their weights."""
+        return self.steps * self.batch * self.recurrence.weight.size

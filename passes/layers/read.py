@@ -53,6 +53,7 @@ from .kinds import (
     GlobalAvgPool2d,
     Layer,
     MaxPool2d,
+    Recurrent,
     SampleMean,
     WindowSum,
 )
@@ -138,6 +139,8 @@ class _Reader:
                 return self._selection(ChannelSelection)
             case BitSelection.kind:
                 return self._selection(BitSelection)
+            case Recurrent.kind:
+                return self._recurrent(everything)
             case BitShift.kind:
                 result, moved = bindings[-1]
                 shift = shift_of(graph, moved)
@@ -180,6 +183,7 @@ class _Reader:
             "weight": linear_weight(call),
             "integer_sum_of": facts.integer_sum_of,
             "weight_change": facts.weight_change,
+            "plane_of": facts.plane_of,
         }
         binary = {"window_sum": facts.window_sum, "window_test": facts.window_test, "factors": facts.factors}
         match self.composite:
@@ -192,6 +196,16 @@ class _Reader:
             case BinaryDense.kind:
                 return _Anchor(result, BinaryDense, {**own, **binary}, used)
         raise _unreadable(facts)
+
+    def _recurrent(self, used: int) -> _Anchor:
+        recurrence = self.facts.recurrence
+        if recurrence is None:
+            raise _unreadable(self.facts)
+        for result in self.graph.results:  # each is stored as it is
+            self.env[result] = Ref(0)
+        steps, batch, _ = shape(self.graph.params[0])
+        own = {"recurrence": recurrence, "steps": steps, "batch": batch}
+        return _Anchor(self.graph.results[0], Recurrent, own, used)
 
     def _selection(self, kind: type[ChannelSelection | BitSelection]) -> _Anchor:
         """Read the one form of selections (relax/selections.py)."""

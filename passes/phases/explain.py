@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,11 +11,12 @@ from tvm.relax import Expr, Var
 
 from sbnn_tvm.algebra.domain import Domain
 
-from ..relax.graph import Graph, op_name
-from ..relax.weight_values import in_words, listed
+from ..relax.graph import Graph, constant, op_name
+from ..relax.weight_values import MOST_LISTED, in_words, listed
 from ..relax.weights import BinaryWeight
 
 _MOVES_VALUES = {"reshape", "permute_dims", "squeeze", "expand_dims", "take", "strided_slice", "nn.max_pool2d"}
+_ARITHMETIC = {"multiply": "scales", "divide": "scales", "add": "shifts", "subtract": "shifts"}
 _MEANS = {"nn.avg_pool2d", "nn.adaptive_avg_pool2d", "mean"}
 
 
@@ -25,7 +25,7 @@ def why_float(
     domains: Mapping[Var, Domain],
     call: Call,
     weight: np.ndarray,
-    taken: Mapping[str, Sequence[float]] | None = None,
+    taken: Mapping[str, Sequence[float]],
 ) -> str:
     """The reason why a convolution or dense layer stays float, for the report.
 
@@ -37,35 +37,18 @@ def why_float(
         taken: The few values of tensors that take few, but no domain of ours; by the name of the variable.
 
     Returns:
-        A sentence in which ``<x>`` stands for the ONNX node of variable x (:func:`with_node_names`).
+        A sentence in which ``<x>`` stands for the ONNX node of variable x (relax/node_names.py).
     """
     domain = domains.get(call.args[0])
     if domain is not None:
         of = "are two-valued" if domain.bits == 1 else f"have {domain.bits} bits"
         return f"its activations {of}, but {in_words(weight)}"
-    cause = _Activations(graph, domains, taken or {}).cause(call.args[0])
+    cause = _Activations(graph, domains, taken).cause(call.args[0])
     activations = f"its activations are not two-valued: {cause}"
     if BinaryWeight.telling(weight):
         advice = "; put a binariser between" if cause.startswith("they come from") else ""
         return f"its weights are binary, but {activations}{advice}"
     return f"{in_words(weight)}, and {activations}"
-
-
-def with_node_names(sentence: str, nodes: Mapping[str, str]) -> str:
-    """A sentence of ``why_float`` with the names of ONNX nodes in quotes.
-
-    Args:
-        sentence: The sentence.
-        nodes: The ONNX node of each variable. A variable that a phase made begins with the name of an older one.
-    """
-
-    def node(match: re.Match[str]) -> str:
-        name = match[1]
-        while name not in nodes and "_" in name:
-            name = name.rpartition("_")[0]
-        return f"'{nodes.get(name, match[1])}'"
-
-    return re.sub("<([^<>]+)>", node, sentence)
 
 
 class _Activations:
@@ -86,11 +69,25 @@ class _Activations:
             return self._padded(var, value)
         if name == "concat" and isinstance(value.args[0], relax.Tuple):
             return self._concatenated(var, value.args[0].fields)
+        if name in _ARITHMETIC and (words := self._per_channel(var, value)) is not None:
+            return words
         if (values := self._taken.get(var.name)) is not None:
-            return f"<{var.name}> takes {len(values)} values: {listed(values)}"
+            which = f": {listed(values)}" if len(values) <= MOST_LISTED else ""
+            return f"<{var.name}> takes {len(values)} values{which}"
         if name in _MEANS and (domain := self._domains.get(value.args[0])) is not None:
             return f"<{var.name}> makes means of {domain}, so a binariser belongs after it"
         return f"they come from <{var.name}> ({name.removeprefix('nn.') or 'call'})"
+
+    def _per_channel(self, var: Var, value: Call) -> str | None:
+        """Arithmetic of a tensor with a domain and a number per channel, as words; None for anything else."""
+        known = [self._domains[arg] for arg in value.args if isinstance(arg, Var) and arg in self._domains]
+        numbers = [number for arg in value.args if (number := constant(arg)) is not None]
+        if len(known) != 1 or len(numbers) != 1 or numbers[0].size == 1:
+            return None
+        return (
+            f"<{var.name}> {_ARITHMETIC[op_name(value)]} values {known[0]} by a number per channel; "
+            "one number for all channels keeps their number"
+        )
 
     def _padded(self, var: Var, pad: Call) -> str:
         domain = self._domains.get(pad.args[0])

@@ -8,7 +8,7 @@ Example: ``conv2d``, ``multiply``, ``add``, ``greater``, ``where`` become a comp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,7 +40,7 @@ from ..layers.kinds import (
 )
 from ..relax.comparisons import COMPARISONS, comparison
 from ..relax.domains import binariser_domain, domains, signed_max_pool
-from ..relax.facts import integer_sums, values_taken, weight_changes
+from ..relax.facts import integer_sums, values_taken, weight_changes, weight_planes
 from ..relax.functions import FUNCTIONS
 from ..relax.graph import (
     Graph,
@@ -59,7 +59,6 @@ from ..relax.graph import (
 from ..relax.quantisers import quantisers
 from ..relax.selections import chosen_of, selection_rank
 from ..relax.shifts import shift_of
-from ..relax.snapped_weights import WeightChange
 from ..relax.weights import is_window_sum, linear_weight
 from .explain import why_float
 
@@ -71,6 +70,9 @@ _ANCHORS = {
     "nn.conv2d", "matmul", "nn.max_pool2d", "nn.avg_pool2d", "nn.adaptive_avg_pool2d", "mean", "concat", "take",
     "nn.pad",
 }  # fmt: skip
+
+
+_OF_TWO_TENSORS = {"add", "subtract", "multiply", "divide", "maximum", "minimum"}
 
 
 @dataclass(eq=False)
@@ -99,7 +101,7 @@ class _Group:
 def fuse_layers(mod: IRModule) -> IRModule:
     """Outline the layers of ``main`` into composite functions, which ``main`` calls in order."""
     graph = Graph(mod["main"])
-    former = _Former(graph, integer_sums(mod), weight_changes(mod), values_taken(mod))
+    former = _Former(graph, mod)
     for var, value in graph.bindings:
         former.place(var, value)
     writer = Writer(graph, mod)
@@ -138,16 +140,12 @@ class _Former:
     branch; the shortcut becomes an operand.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        integer_sums: Mapping[str, str],
-        weight_changes: Mapping[str, WeightChange],
-        values_taken: Mapping[str, Sequence[float]],
-    ) -> None:
+    def __init__(self, graph: Graph, mod: IRModule) -> None:
         self.graph = graph
-        self.integer_sums, self.values_taken = integer_sums, values_taken
-        self.weight_changes = weight_changes
+        self.integer_sums = integer_sums(mod)
+        self.weight_changes = weight_changes(mod)
+        self.weight_planes = weight_planes(mod)
+        self.values_taken = values_taken(mod)
         self.domains = domains(graph)
         self.quantisers = quantisers(graph)
         self.in_quantisers = {var for each in self.quantisers.values() for var in each.chain}
@@ -285,6 +283,7 @@ class _Former:
             why_float=why_float,
             integer_sum_of=replaced,
             weight_change=self.weight_changes.get(replaced or ""),
+            plane_of=self.weight_planes.get(var.name),
         )
         return _Group(len(self.groups), kind.kind, tuple(data), _extent(var), is_open, facts)
 
@@ -363,7 +362,8 @@ class _Former:
         if any(str(v.ty.dtype) != "float32" for v in (var, *variables)):
             return False
         fits = all(broadcasts_to(shape(v), out) for v in variables)
-        return fits and any(shape(v) == out for v in variables) and all(is_per_channel(c, out) for c in constants)
+        known = all(is_per_channel(c, out) or _as_operand(value, c, out) is not None for c in constants)
+        return fits and any(shape(v) == out for v in variables) and known
 
     def _place_step(self, var: Var, value: Call) -> None:
         sources = self.sources(value)
@@ -410,10 +410,11 @@ class _Former:
                 writer.keep(var, value)
 
 
-def _outline(graph: Graph, former: _Former, group: _Group, outputs: list[Var]) -> tuple[relax.Function, list[Var]]:
+def _outline(graph: Graph, former: _Former, group: _Group, outputs: list[Var]) -> tuple[relax.Function, list[Expr]]:
     """The function of a group, and the arguments of its call: the data of the anchor, then the tensor operands."""
     data = {var: relax.Var("data" if not i else f"data_{i}", var.ty) for i, var in enumerate(group.data)}
-    params, args = list(data.values()), list(data)
+    params: list[Var] = list(data.values())
+    args: list[Expr] = list(data)
     new: dict[Var, Var] = {}
     bindings: list[relax.VarBinding] = []
     builder = relax.BlockBuilder()
@@ -439,6 +440,12 @@ def _outline(graph: Graph, former: _Former, group: _Group, outputs: list[Var]) -
     def bind(var: Var, reads_data: bool) -> Var:
         value = graph.values[var]
         arguments = [resolved(arg, reads_data) for arg in value.args]
+        for place, arg in enumerate(value.args):
+            if (operand := _constant_operand(value, arg, shape(var))) is not None:
+                param = relax.Var(f"operand_{len(params) - len(data)}", operand.ty)
+                params.append(param)
+                args.append(operand)
+                arguments[place] = param
         call = builder.normalize(Call(value.op, arguments, value.attrs))
         result = relax.DataflowVar(var.name, call.ty)
         bindings.append(relax.VarBinding(result, call))
@@ -452,6 +459,31 @@ def _outline(graph: Graph, former: _Former, group: _Group, outputs: list[Var]) -
     attrs: dict[str, object] = {"Composite": f"sbnn.{group.composite}"}
     func = make_function(params, bindings, results[0] if len(results) == 1 else relax.Tuple(results), attrs)
     return func if group.facts is None else group.facts.attach(func), args
+
+
+def _as_operand(step: Call, values: np.ndarray, extent: tuple[int, ...]) -> np.ndarray | None:
+    """A constant of an elementwise step that is not per channel, as a tensor that an epilogue can read.
+
+    It is repeated to the extent of the result, or to one value per pixel. None if that would store more than four times
+    the constant and 64 KiB, or if the step reads no such operand.
+    """
+    if op_name(step) not in _OF_TWO_TENSORS or values.dtype != np.float32 or values.ndim > len(extent):
+        return None
+    aligned = values.reshape((1,) * (len(extent) - values.ndim) + values.shape)
+    axis = channel_axis(extent)
+    to = tuple(1 if i == axis and aligned.shape[axis] == 1 else size for i, size in enumerate(extent))
+    if np.broadcast_shapes(aligned.shape, extent) != extent or int(np.prod(to)) > max(4 * values.size, 1 << 14):
+        return None
+    return np.ascontiguousarray(np.broadcast_to(aligned, to))
+
+
+def _constant_operand(step: Call, arg: Expr, extent: tuple[int, ...]) -> Expr | None:
+    """The constant operand of a step that its composite takes as a parameter; None for any other argument."""
+    values = constant(arg)
+    if values is None or op_name(step) not in _OF_TWO_TENSORS or is_per_channel(values, extent):
+        return None
+    operand = _as_operand(step, values, extent)
+    return None if operand is None else relax.const(operand)
 
 
 def _is_of_samples(mean: Call) -> bool:

@@ -20,6 +20,7 @@ from ..relax.graph import Graph, Writer, channel_axis, constant, drop_dead, op_n
 from ..relax.quantisers import arithmetic_with_number, emit_quantiser
 from ..relax.ranges import ANYTHING, Range, ranges
 from ..relax.snapped_weights import snapped
+from ..relax.weight_planes import WeightPlanes
 from ..relax.weights import BinaryWeight
 from ..step_functions.ordinals import INFINITY, numbers
 from ..step_functions.pieces import Pieces, find_pieces
@@ -359,12 +360,14 @@ def _by_chance(pieces: Pieces, low: float, high: float) -> bool:
 
 
 def _seems_binary(call: Call) -> bool:
-    """Whether two output channels of a layer are binary, or are snapped to be so (phases/snap_weights.py)."""
+    """Whether two output channels of a layer are binary, become so (phases/snap_weights.py), or are two planes."""
     weight = constant(call.args[1])
     if weight is None or (op_name(call) == "matmul" and weight.ndim != 2):
         return False
     few = weight[:2] if op_name(call) == "nn.conv2d" else np.ascontiguousarray(weight[:, :2].T)
-    return few[0].size > 2 and (BinaryWeight.of(few) is not None or snapped(few, 1) is not None)
+    if few[0].size <= 2:
+        return False
+    return BinaryWeight.of(few) is not None or snapped(few, 1) is not None or WeightPlanes.of(few) is not None
 
 
 def _feeds_binary_weights(graph: Graph, var: Var) -> bool:

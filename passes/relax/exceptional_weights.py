@@ -14,8 +14,8 @@ MOST_EXCEPTIONS = 0.01
 """The largest share of exceptions. One costs a multiply-add per pixel, as much as the popcounts of about 64 weights."""
 
 LEAST_SHARE = 10
-"""How many times more frequent than exceptions the rarer of the two values must be. Mostly zeros and a few floats are no
-binary weights: a sparse float kernel computes them."""
+"""How many times more frequent than exceptions the rarer of the two values must be. Mostly zeros and a few floats
+are no binary weights: a sparse float kernel computes them."""
 
 
 def without_exceptions(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

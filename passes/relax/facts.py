@@ -14,6 +14,7 @@ _INTEGER_SUMS = "sbnn.integer_sums"
 _NOTES = "sbnn.notes"
 _VALUES = "sbnn.values_taken"
 _VIEWS = "sbnn.views"
+_WEIGHT_PLANES = "sbnn.weight_planes"
 _WEIGHT_CHANGES = "sbnn.weight_changes"
 
 
@@ -114,3 +115,20 @@ def decoded_change(numbers: Sequence[float]) -> WeightChange:
     """The change that ``encoded_change`` wrote."""
     relative, zeros, sign = numbers
     return WeightChange(float(relative), int(zeros), int(sign))
+
+
+def with_weight_planes(mod: IRModule, planes: Mapping[str, str]) -> IRModule:
+    """Record which linear calls compute a part of a layer whose weights are sums of binary weights.
+
+    Args:
+        mod: The module.
+        planes: For the name of each such call what the weights of the layer are called, if it completes the layer;
+            otherwise "".
+    """
+    return mod.with_attr(_WEIGHT_PLANES, dict(planes))
+
+
+def weight_planes(mod: IRModule) -> dict[str, str]:
+    """Read the record of :func:`with_weight_planes`; empty if there is none."""
+    recorded = (mod.attrs or {}).get(_WEIGHT_PLANES, {})
+    return {str(key): str(value) for key, value in recorded.items()}

@@ -8,7 +8,7 @@ import numpy as np
 
 from .snapped_weights import snapped
 
-_MOST_LISTED = 16
+MOST_LISTED = 16
 _NEAR = 0.01
 """Weights within this share of the largest of two values are called close to them."""
 
@@ -28,7 +28,7 @@ def in_words(weight: np.ndarray) -> str:
         return f"it has no more than {rows.shape[1]} weights per output channel"
     if (found := snapped(weight)) is not None:
         far = found[1].relative
-        return f"its weights are two values but for rounding ({far:.1e} of the largest), and exact_weights keeps them"
+        return f"its weights take few values but for rounding ({far:.1e} of the largest), and exact_weights keeps them"
     if (zeros := _zeros_between_signs(weight)) is not None:
         return zeros
     return _scaled_by_input(weight) or _number_of_values(rows)
@@ -70,7 +70,7 @@ def _number_of_values(rows: np.ndarray) -> str:
     spread = _spread(rows)
     if spread <= _NEAR:
         return f"{words}, within {spread:.1e} of the largest from two: set each output channel to two values"
-    if len(values) > min(_MOST_LISTED, rows.shape[1] // 2):  # nearly as many as weights: ordinary floats
+    if len(values) > min(MOST_LISTED, rows.shape[1] // 2):  # nearly as many as weights: ordinary floats
         return words
     return f"{words}: {listed(values)}{_usual_name(values)}"
 
@@ -86,7 +86,7 @@ def _usual_name(values: np.ndarray) -> str:
     steps = np.diff(values.astype(np.float64))
     counts = steps / steps.min()
     levels = 1 + round(float(counts.sum()))
-    even = np.abs(counts - np.rint(counts)).max() < 1e-3 and levels <= _MOST_LISTED
+    even = np.abs(counts - np.rint(counts)).max() < 1e-3 and levels <= MOST_LISTED
     return f" ({(levels - 1).bit_length()} bits)" if even and levels > 2 else ""
 
 

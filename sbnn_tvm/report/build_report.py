@@ -28,13 +28,14 @@ from sbnn_tvm.passes.layers.kinds import (
     Layer,
     LinearLayer,
     MaxPool2d,
+    Recurrent,
     SampleMean,
     WindowSum,
 )
 from sbnn_tvm.passes.lowering.lower import Lowered, LoweredLayer, UnscheduledOperator
-from sbnn_tvm.passes.phases.explain import with_node_names
 from sbnn_tvm.passes.phases.recognise import TWO_VALUES
 from sbnn_tvm.passes.relax.facts import Note
+from sbnn_tvm.passes.relax.node_names import with_node_names
 from sbnn_tvm.passes.relax.weights import BinaryWeight
 from sbnn_tvm.schedules.coded.expansion import Expansion
 from sbnn_tvm.schedules.epilogue.program import Channel, Ref, Scalar
@@ -48,7 +49,7 @@ _KINDS: dict[type[Layer], str] = {
     WindowSum: "window sum", MaxPool2d: "max pool", BitMaxPool2d: "max pool on bits",
     AvgPool2d: "average pool", GlobalAvgPool2d: "global average pool", Elementwise: "elementwise",
     SampleMean: "mean of each sample", ChannelSelection: "channels", BitSelection: "channels of bits",
-    BitShift: "shift of bits",
+    BitShift: "shift of bits", Recurrent: "recurrent",
 }  # fmt: skip
 
 
@@ -84,7 +85,7 @@ def _changed_weights(lowered: Lowered, imported: Imported) -> Iterator[str]:
     rounded = [f"{name} ({change.relative:.1e})" for name, change in changes if change.relative]
     if rounded:
         yield (
-            "weights that are two values within rounding became two values, changed by at most (relative to the "
+            "weights that take few values but for rounding became these values, changed by at most (relative to the "
             f"largest of their output channel): {', '.join(rounded)}; exact_weights=True forbids it"
         )
     zeros = [f"{name} ({change.zeros})" for name, change in changes if change.zeros]
@@ -139,8 +140,11 @@ def _entry(entry: LoweredLayer | UnscheduledOperator, imported: Imported) -> Lay
 def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
     layer, choice, nodes = entry.layer, entry.choice, imported.nodes
     family, built = choice.candidate.family, choice.built
-    linear = layer if isinstance(layer, LinearLayer) and not layer.sums_windows else None
+    # The first of two planes is a part of the layer that the second one completes, as a window sum is.
+    linear = layer if isinstance(layer, LinearLayer) and not layer.sums_windows and layer.plane_of != "" else None
     kind = ("window sum" if layer.sums_windows else _KINDS[type(layer)]) + _geometry(layer)
+    if isinstance(layer, LinearLayer) and layer.plane_of == "":
+        kind = f"first plane of {kind}"
     why = with_node_names(layer.why_float, nodes) if isinstance(layer, FloatLinearLayer) else ""
     if isinstance(layer, BinaryLinearLayer) and built.reads == Form.CHANNELS_LAST:
         kind = kind.removeprefix("binary ")
@@ -154,7 +158,7 @@ def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
     return LayerReport(
         name=layer.node(nodes),
         kind=kind,
-        weights=weights if values is None else str(values),
+        weights=(linear.plane_of if linear is not None else None) or (weights if values is None else str(values)),
         density=None if values is None else values.density,
         activations=_activation_bits(layer, choice),
         kernel=choice.kernel.name + (" + threshold" if built.folded else ""),
@@ -204,6 +208,8 @@ def _geometry(layer: Layer) -> str:
             moved = layer.selection != Selection.concatenation(layer.selection.inputs) or layer.pixels is None
             parts = [str(layer.selection)] * moved + ([str(layer.pixels)] if layer.pixels is not None else [])
             return f": {', '.join(parts)}"
+        case Recurrent():
+            return f": {layer.recurrence.cell}, {layer.steps} steps" + ", reversed" * layer.recurrence.reverse
         case FloatConvolution() | BinaryConvolution() | MaxPool2d() | AvgPool2d() | BitMaxPool2d():
             conv = layer.shape
         case WindowSum() if len(layer.extent) == 4:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sbnn_tvm.compiler import explain
-from sbnn_tvm.passes.phases.explain import with_node_names
+from sbnn_tvm.passes.relax.node_names import with_node_names
 from sbnn_tvm.passes.relax.weight_values import in_words
 from tests.support.binarised_models import BINARIZE, BITS, IMAGE
 from tests.support.random_arrays import normal, signs
@@ -61,12 +61,15 @@ def test_weights_in_words(weight: np.ndarray, words: str) -> None:
     assert ("ternary" in found) == ("ternary" in words) and ("bits)" in found) == ("bits)" in words)
 
 
+UNEVEN = "s = Sign(x)\nu = Mul(s, s)\nv = Mul(u, third)\na = Add(s, v)\n"
 ACTIVATIONS = [
     (
-        "s = Sign(x)\nz = Mul(s, x)\nq = Transpose<perm=[0, 1, 3, 2]>(z)\np = MaxPool<kernel_shape=[1, 1]>(q)",
-        "they come from 'Mul:z' (multiply)",
+        UNEVEN + "q = Transpose<perm=[0, 1, 3, 2]>(a)\np = MaxPool<kernel_shape=[1, 1]>(q)",
+        "'Add:a' takes 3 values: -0.7",
     ),
-    ("g = Greater(x, t)\nl = Less(x, lo)\no = Or(g, l)\nb = Cast<to=1>(o)\np = Pad(b, pads)", "takes 2 values: 0, 1"),
+    (UNEVEN + "p = Reshape(a, to)", "'Add:a' takes 3 values: -0.7, 0, 1.3"),
+    (BITS + "p = Mul(b, scales)", "'Mul:p' scales values {-1, 1} by a number per channel; one number for all"),
+    (BITS + "q = Sub(b, scales)\np = Pad(q, pads)", "'Sub:q' shifts values {-1, 1} by a number per channel"),
     (BITS + "r = Relu(x)\np = Concat<axis=1>(b, r)", "they come from 'Relu:r' (relu)"),
     (
         BITS + "e = Where(c, hi, t)\np = Concat<axis=1>(b, e)",
@@ -83,6 +86,7 @@ ACTIVATIONS = [
 @pytest.mark.parametrize(("text", "cause"), ACTIVATIONS)
 def test_the_cause_lies_behind_what_moves_values(text: str, cause: str) -> None:
     constants = {**BINARIZE, "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "to": np.array([2, 8, 6, 6])}
+    constants |= {"third": 0.3, "scales": RNG.uniform(0.1, 1, (8, 1, 1))}
     constants |= {"one": np.array([1]), "two": np.array([2]), "w": signs(RNG, 4, 16 if "Concat" in text else 8, 3, 3)}
     if "Slice" in text:
         text = text.replace("q = Slice(a, one, two, one)", "q = Slice(a, one, ends, axes)")
