@@ -9,12 +9,14 @@ from typing import ClassVar
 
 import numpy as np
 
+from sbnn_tvm.schedules.direct.batched_matmul import batched_matmul
 from sbnn_tvm.schedules.direct.conv2d import float_conv2d
 from sbnn_tvm.schedules.direct.dense import float_dense
 from sbnn_tvm.schedules.direct.pooled_conv2d import can_pool, pooled_conv2d
 from sbnn_tvm.schedules.direct.tiles import Tile, default_tile, lanes, tile_cost, tiles
 from sbnn_tvm.schedules.elementwise.channel_selection import select_channels
 from sbnn_tvm.schedules.elementwise.maps import elementwise
+from sbnn_tvm.schedules.elementwise.rows import map_rows
 from sbnn_tvm.schedules.elementwise.sample_mean import sample_mean
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
@@ -26,6 +28,7 @@ from sbnn_tvm.schedules.windows.template import WindowTile, window_tiles
 
 from ..layers.kinds import (
     AvgPool2d,
+    BatchedProduct,
     BinaryConvolution,
     BinaryLinearLayer,
     ChannelSelection,
@@ -36,6 +39,7 @@ from ..layers.kinds import (
     Layer,
     LinearLayer,
     MaxPool2d,
+    Rows,
     SampleMean,
 )
 from ..relax.graph import channels_last
@@ -64,7 +68,9 @@ class Float32Family(Family):
                 return window_tiles(layer.shape, isa)
             case LinearLayer():
                 return tiles(layer.shape, isa, "float32")
-            case GlobalAvgPool2d() | ChannelSelection() | Elementwise() | SampleMean():
+            case BatchedProduct():
+                return tiles(layer.shape.one, isa, "float32")
+            case GlobalAvgPool2d() | ChannelSelection() | Elementwise() | SampleMean() | Rows():
                 return (None,)
         return ()
 
@@ -91,6 +97,8 @@ class Float32Family(Family):
 
     def bound(self, layer: Layer) -> Bound | None:
         """One multiply-add per weight and output pixel; None without weights, or if all of them are +1."""
+        if isinstance(layer, BatchedProduct):
+            return Bound(Resource.MULTIPLY_ADD, layer.shape.macs)
         if not isinstance(layer, LinearLayer) or layer.sums_windows:
             return None
         return Bound(Resource.MULTIPLY_ADD, layer.macs)
@@ -131,6 +139,10 @@ def _kernel(layer: Layer, isa: Isa, member: Member) -> Kernel:
             return elementwise(channels_last(layer.extent), program, isa)
         case ChannelSelection():
             return select_channels(channels_last(layer.extent)[:-1], layer.selection, program, isa)
+        case Rows():
+            return map_rows(channels_last(layer.extent), program, isa)
+        case BatchedProduct():
+            return batched_matmul(layer.shape, program, isa, tile)
         case SampleMean():
             return sample_mean(layer.extent[0], layer.values, isa)
         case GlobalAvgPool2d(shape=of):

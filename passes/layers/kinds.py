@@ -10,6 +10,8 @@ Every kind has the fields of :class:`Layer`, and its own fields::
       ChannelSelection  BitSelection    channels of other values, of floats or of bits
       BitShift                          circular shifts of channels over the image
       Elementwise  SampleMean
+      Rows                              elementwise operations and reductions over the channels
+      BatchedProduct                    products of two activations
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import numpy as np
 from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain, Domain
 from sbnn_tvm.schedules.epilogue.program import Program
 from sbnn_tvm.schedules.selection import Selection
-from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.shapes import Conv2dShape, ProductShape
 
 from .epilogues import FittedCounters, FittedEpilogue, fit_counters, fit_epilogue
 from .facts import WindowTest
@@ -348,3 +350,22 @@ class SampleMean(Layer):
 
     kind = "sample_mean"
     values: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Rows(Layer):
+    """Elementwise operations and reductions over the channels; the data itself is Ref(0) of the program."""
+
+    kind = "rows"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BatchedProduct(Layer):
+    """The product of two activations for each matrix of a batch.
+
+    Attributes:
+        shape: The matrices.
+    """
+
+    kind = "batched_matmul"
+    shape: ProductShape

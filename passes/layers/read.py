@@ -21,6 +21,7 @@ from sbnn_tvm.schedules.epilogue.program import (
     Pixel,
     Program,
     Ref,
+    RowOutput,
     Sample,
     SampleChannel,
     Scalar,
@@ -28,12 +29,12 @@ from sbnn_tvm.schedules.epilogue.program import (
     Tensor,
 )
 from sbnn_tvm.schedules.selection import Selection
-from sbnn_tvm.schedules.shapes import Conv2dShape, dense_shape
+from sbnn_tvm.schedules.shapes import Conv2dShape, ProductShape, dense_shape
 
 from ..relax.channels import concatenated_channels
 from ..relax.comparisons import COMPARISONS, comparison
 from ..relax.domains import signed_max_pool
-from ..relax.functions import FUNCTIONS
+from ..relax.functions import FUNCTIONS, REDUCTIONS
 from ..relax.graph import Graph, channel_axis, constant, is_per_pixel, is_per_sample, op_name, shape, without_pixels
 from ..relax.quantisers import quantisers
 from ..relax.shifts import shift_of
@@ -41,6 +42,7 @@ from ..relax.weights import linear_weight
 from .facts import LayerFacts
 from .kinds import (
     AvgPool2d,
+    BatchedProduct,
     BinaryConvolution,
     BinaryDense,
     BitMaxPool2d,
@@ -53,6 +55,7 @@ from .kinds import (
     GlobalAvgPool2d,
     Layer,
     MaxPool2d,
+    Rows,
     SampleMean,
     WindowSum,
 )
@@ -109,7 +112,7 @@ class _Reader:
             self._step(var, value, channels)
             self.step_names += [var.name] * (len(self.steps) - len(self.step_names))
         results = [result for result in self.graph.results if isinstance(result, Var)]
-        outputs = tuple(self.bits[var][0] if var in self.bits else FloatOutput(self.env[var]) for var in results)
+        outputs = tuple(self.bits[var][0] if var in self.bits else self._float_output(var, extent) for var in results)
         members = tuple(var.name for var, _ in self.graph.bindings) if facts.members is None else facts.members
         return anchor.kind(
             name=facts.name,
@@ -131,6 +134,10 @@ class _Reader:
         match self.composite:
             case Elementwise.kind:
                 return _Anchor(graph.params[0], Elementwise, {}, 0)
+            case Rows.kind:
+                return _Anchor(graph.params[0], Rows, {}, 0)
+            case BatchedProduct.kind:
+                return self._product()
             case SampleMean.kind:
                 of_sample = int(np.prod(shape(graph.params[0])[1:]))
                 return _Anchor(bindings[0][0], SampleMean, {"values": of_sample})
@@ -193,6 +200,18 @@ class _Reader:
             case BinaryDense.kind:
                 return _Anchor(result, BinaryDense, {**own, **binary}, used)
         raise _unreadable(facts)
+
+    def _product(self) -> _Anchor:
+        """Read a product of two activations; the right one may be transposed before."""
+        used = 2 if op_name(self.graph.bindings[0][1]) == "permute_dims" else 1
+        result = self.graph.bindings[used - 1][0]
+        batch, rows, columns = shape(result)
+        depth = shape(self.graph.params[0])[-1]
+        return _Anchor(result, BatchedProduct, {"shape": ProductShape(batch, rows, depth, columns, used == 2)}, used)
+
+    def _float_output(self, var: Var, extent: tuple[int, ...]) -> FloatOutput | RowOutput:
+        of_rows = self.composite == Rows.kind and shape(var) != extent
+        return RowOutput(self.env[var]) if of_rows else FloatOutput(self.env[var])
 
     def _selection(self, params: list[Var]) -> tuple[Var, Selection, int]:
         """Read a concatenation, a ``take``, or both: the result, the selection, and the number of bindings."""
@@ -300,6 +319,8 @@ class _Reader:
             self.env[var] = self._emit("minimum", above, Scalar(float(value.args[2].value)))
         elif name in FUNCTIONS:
             self.env[var] = self._emit(FUNCTIONS[name], a, a)
+        elif name in REDUCTIONS:
+            self.env[var] = self._emit(REDUCTIONS[name], a, a)
         else:
             raise AssertionError(f"{name} is not a step of an epilogue")
 

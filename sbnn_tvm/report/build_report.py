@@ -12,6 +12,7 @@ from sbnn_tvm.passes.families.choose import Choice
 from sbnn_tvm.passes.layers.forms import Form
 from sbnn_tvm.passes.layers.kinds import (
     AvgPool2d,
+    BatchedProduct,
     BinaryConvolution,
     BinaryDense,
     BinaryLinearLayer,
@@ -27,6 +28,7 @@ from sbnn_tvm.passes.layers.kinds import (
     Layer,
     LinearLayer,
     MaxPool2d,
+    Rows,
     SampleMean,
     WindowSum,
 )
@@ -44,7 +46,7 @@ _KINDS: dict[type[Layer], str] = {
     WindowSum: "window sum", MaxPool2d: "max pool", BitMaxPool2d: "max pool on bits",
     AvgPool2d: "average pool", GlobalAvgPool2d: "global average pool", Elementwise: "elementwise",
     SampleMean: "mean of each sample", ChannelSelection: "channels", BitSelection: "channels of bits",
-    BitShift: "shift of bits",
+    BitShift: "shift of bits", Rows: "rows", BatchedProduct: "product of activations",
 }  # fmt: skip
 
 
@@ -113,6 +115,8 @@ def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
         nonzero = np.count_nonzero(linear.weight) / linear.weight.size
         macs = round(linear.macs * nonzero) if family.skips_zeros else linear.macs
         weights = f"float32, {nonzero:.2%} not 0" if family.skips_zeros else "float32"
+    elif isinstance(layer, BatchedProduct):
+        macs = layer.shape.macs
     return LayerReport(
         name=layer.node(nodes),
         kind=kind,
