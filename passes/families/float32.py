@@ -18,6 +18,7 @@ from sbnn_tvm.schedules.elementwise.channel_selection import select_channels
 from sbnn_tvm.schedules.elementwise.maps import elementwise
 from sbnn_tvm.schedules.elementwise.rows import map_rows
 from sbnn_tvm.schedules.elementwise.sample_mean import sample_mean
+from sbnn_tvm.schedules.elementwise.strided_copy import strided_copy
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.shapes import Conv2dShape
@@ -26,12 +27,14 @@ from sbnn_tvm.schedules.windows.depthwise import depthwise_conv2d
 from sbnn_tvm.schedules.windows.pooling import avg_pool2d, global_avg_pool2d, max_pool2d
 from sbnn_tvm.schedules.windows.template import WindowTile, window_tiles
 
+from ..layers.forms import Form
 from ..layers.kinds import (
     AvgPool2d,
     BatchedProduct,
     BinaryConvolution,
     BinaryLinearLayer,
     ChannelSelection,
+    Copy,
     Elementwise,
     FloatConvolution,
     FloatLinearLayer,
@@ -70,7 +73,7 @@ class Float32Family(Family):
                 return tiles(layer.shape, isa, "float32")
             case BatchedProduct():
                 return tiles(layer.shape.one, isa, "float32")
-            case GlobalAvgPool2d() | ChannelSelection() | Elementwise() | SampleMean() | Rows():
+            case GlobalAvgPool2d() | ChannelSelection() | Elementwise() | SampleMean() | Rows() | Copy():
                 return (None,)
         return ()
 
@@ -93,7 +96,7 @@ class Float32Family(Family):
 
     def build(self, layer: Layer, isa: Isa, member: Member) -> BuiltKernel:
         """Build a kernel of schedules.direct, schedules.windows or schedules.elementwise."""
-        return BuiltKernel(_kernel(layer, isa, member))
+        return BuiltKernel(_kernel(layer, isa, member), Form.PLAIN if isinstance(layer, Copy) else Form.CHANNELS_LAST)
 
     def bound(self, layer: Layer) -> Bound | None:
         """One multiply-add per weight and output pixel; None without weights, or if all of them are +1."""
@@ -139,6 +142,8 @@ def _kernel(layer: Layer, isa: Isa, member: Member) -> Kernel:
             return elementwise(channels_last(layer.extent), program, isa)
         case ChannelSelection():
             return select_channels(channels_last(layer.extent)[:-1], layer.selection, program, isa)
+        case Copy():
+            return strided_copy(layer.view, isa)
         case Rows():
             return map_rows(channels_last(layer.extent), program, isa)
         case BatchedProduct():

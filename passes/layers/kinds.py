@@ -12,6 +12,7 @@ Every kind has the fields of :class:`Layer`, and its own fields::
       Elementwise  SampleMean
       Rows                              elementwise operations and reductions over the channels
       BatchedProduct                    products of two activations
+      Copy                              permutations of axes, and slices
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import ClassVar
 import numpy as np
 
 from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain, Domain
+from sbnn_tvm.schedules.elementwise.strided_copy import StridedView
 from sbnn_tvm.schedules.epilogue.program import Program
 from sbnn_tvm.schedules.selection import Selection
 from sbnn_tvm.schedules.shapes import Conv2dShape, ProductShape
@@ -369,3 +371,15 @@ class BatchedProduct(Layer):
 
     kind = "batched_matmul"
     shape: ProductShape
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Copy(Layer):
+    """A permutation of the axes, or a slice, of a value that is stored as in ONNX. It has no epilogue.
+
+    Attributes:
+        view: What is copied.
+    """
+
+    kind = "copy"
+    view: StridedView

@@ -38,6 +38,7 @@ from ..relax.functions import FUNCTIONS, REDUCTIONS
 from ..relax.graph import Graph, channel_axis, constant, is_per_pixel, is_per_sample, op_name, shape, without_pixels
 from ..relax.quantisers import quantisers
 from ..relax.shifts import shift_of
+from ..relax.views import view_of
 from ..relax.weights import linear_weight
 from .facts import LayerFacts
 from .kinds import (
@@ -49,6 +50,7 @@ from .kinds import (
     BitSelection,
     BitShift,
     ChannelSelection,
+    Copy,
     Elementwise,
     FloatConvolution,
     FloatDense,
@@ -136,6 +138,8 @@ class _Reader:
                 return _Anchor(graph.params[0], Elementwise, {}, 0)
             case Rows.kind:
                 return _Anchor(graph.params[0], Rows, {}, 0)
+            case Copy.kind:
+                return _Anchor(bindings[0][0], Copy, {"view": view_of(bindings[0][1], shape(bindings[0][0]))})
             case BatchedProduct.kind:
                 return self._product()
             case SampleMean.kind:

@@ -29,6 +29,7 @@ from ..layers.kinds import (
     BitSelection,
     BitShift,
     ChannelSelection,
+    Copy,
     Elementwise,
     FloatConvolution,
     FloatDense,
@@ -60,6 +61,7 @@ from ..relax.graph import (
 )
 from ..relax.quantisers import quantisers
 from ..relax.shifts import shift_of
+from ..relax.views import view_of
 from ..relax.weights import is_window_sum, linear_weight
 from .explain import why_float
 
@@ -271,6 +273,8 @@ class _Former:
             return self._layer(BitMaxPool2d, var, [pooled[0]], domain=domain)
         if domain is not None and (shift := shift_of(self.graph, value)) is not None:
             return self._layer(BitShift, var, [shift.source], domain=domain)
+        if domain is None and _is_copy(var, value):
+            return self._layer(Copy, var, [value.args[0]])
         if name not in _ANCHORS or str(var.ty.dtype) != "float32":
             return None
         weight = linear_weight(value)
@@ -470,6 +474,13 @@ def _outline(graph: Graph, former: _Former, group: _Group, outputs: list[Var]) -
     attrs: dict[str, object] = {"Composite": f"sbnn.{group.composite}"}
     func = make_function(params, bindings, results[0] if len(results) == 1 else relax.Tuple(results), attrs)
     return func if group.facts is None else group.facts.attach(func), args
+
+
+def _is_copy(var: Var, value: Expr) -> bool:
+    """Whether a value copies a strided view of floats that are computed."""
+    if op_name(value) not in ("permute_dims", "strided_slice") or str(value.args[0].ty.dtype) != "float32":
+        return False
+    return isinstance(value.args[0], Var) and 0 not in shape(value.args[0]) and view_of(value, shape(var)) is not None
 
 
 def _transposes_matrices(permute: Call) -> bool:

@@ -5,7 +5,8 @@
 2. Tensors of four and more axes are read as feature maps [N, C, H, W] by all later phases. Where the last axis is the
    row, as in attention, the leading axes become one: [1, heads, tokens, tokens] becomes [heads, tokens, tokens]. The
    memory is the same. A merged value keeps its name; whoever needs all its axes reads a reshape of it.
-3. A reduction over the channels keeps them as an axis of size 1, and a reshape drops it.
+3. A part of a split becomes a slice.
+4. A reduction over the channels keeps them as an axis of size 1, and a reshape drops it.
 
 Example: ``softmax(multiply(matmul(q, k), 0.125))`` on four axes becomes the same on three.
 """
@@ -61,6 +62,9 @@ class _Merger:
 
     def rewrite(self, var: Var, value: Expr) -> None:
         """Write one binding."""
+        if isinstance(value, relax.TupleGetItem) and (piece := self._piece(value)) is not None:
+            self.writer.bind(var, piece)
+            return
         floats = isinstance(var.ty, relax.TensorType) and str(var.ty.dtype) == "float32"
         if not floats or not isinstance(value, Call) or var in self.counted:
             self.writer.keep(var, value)
@@ -96,6 +100,16 @@ class _Merger:
         if name in _ELEMENTWISE and (after_rows or var in self.read_as_rows):
             return self._elementwise(value, shape(var))
         return None
+
+    def _piece(self, value: relax.TupleGetItem) -> Expr | None:
+        """A part of a split of floats, as a slice."""
+        split = self.graph.values.get(value.tuple_value)
+        if split is None or op_name(split) != "split" or str(split.args[0].ty.dtype) != "float32":
+            return None
+        axis = int(split.attrs.axis) % len(shape(split.args[0]))
+        sizes = [int(field.shape[axis]) for field in value.tuple_value.ty.fields]
+        begin = sum(sizes[: value.index])
+        return op.strided_slice(self.writer[split.args[0]], [axis], [begin], [begin + sizes[value.index]])
 
     def _elementwise(self, value: Call, extent: tuple[int, ...]) -> Expr | None:
         """The same operation on merged operands: values, one value per row, numbers, or one number per column."""

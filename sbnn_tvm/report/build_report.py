@@ -20,6 +20,7 @@ from sbnn_tvm.passes.layers.kinds import (
     BitSelection,
     BitShift,
     ChannelSelection,
+    Copy,
     Elementwise,
     FloatConvolution,
     FloatDense,
@@ -47,6 +48,7 @@ _KINDS: dict[type[Layer], str] = {
     AvgPool2d: "average pool", GlobalAvgPool2d: "global average pool", Elementwise: "elementwise",
     SampleMean: "mean of each sample", ChannelSelection: "channels", BitSelection: "channels of bits",
     BitShift: "shift of bits", Rows: "rows", BatchedProduct: "product of activations",
+    Copy: "copy",
 }  # fmt: skip
 
 
