@@ -16,6 +16,7 @@ from sbnn_tvm.schedules.direct.pooled_conv2d import can_pool, pooled_conv2d
 from sbnn_tvm.schedules.direct.tiles import Tile, default_tile, lanes, tile_cost, tiles
 from sbnn_tvm.schedules.elementwise.channel_selection import select_channels
 from sbnn_tvm.schedules.elementwise.maps import elementwise
+from sbnn_tvm.schedules.elementwise.resampling import resample
 from sbnn_tvm.schedules.elementwise.rows import map_rows
 from sbnn_tvm.schedules.elementwise.sample_mean import sample_mean
 from sbnn_tvm.schedules.elementwise.strided_copy import strided_copy
@@ -42,6 +43,7 @@ from ..layers.kinds import (
     Layer,
     LinearLayer,
     MaxPool2d,
+    Resampling,
     Rows,
     SampleMean,
 )
@@ -73,7 +75,7 @@ class Float32Family(Family):
                 return tiles(layer.shape, isa, "float32")
             case BatchedProduct():
                 return tiles(layer.shape.one, isa, "float32")
-            case GlobalAvgPool2d() | ChannelSelection() | Elementwise() | SampleMean() | Rows() | Copy():
+            case GlobalAvgPool2d() | ChannelSelection() | Elementwise() | SampleMean() | Rows() | Copy() | Resampling():
                 return (None,)
         return ()
 
@@ -144,6 +146,9 @@ def _kernel(layer: Layer, isa: Isa, member: Member) -> Kernel:
             return select_channels(channels_last(layer.extent)[:-1], layer.selection, program, isa)
         case Copy():
             return strided_copy(layer.view, isa)
+        case Resampling():
+            batch, channels, height, width = layer.source
+            return resample((batch, height, width, channels), layer.rows, layer.columns, program, isa)
         case Rows():
             return map_rows(channels_last(layer.extent), program, isa)
         case BatchedProduct():

@@ -13,6 +13,7 @@ Every kind has the fields of :class:`Layer`, and its own fields::
       Rows                              elementwise operations and reductions over the channels
       BatchedProduct                    products of two activations
       Copy                              permutations of axes, and slices
+      Resampling                        pixels of another map, or weighted sums of a few
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import ClassVar
 import numpy as np
 
 from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain, Domain
+from sbnn_tvm.schedules.elementwise.resampling import AxisTaps
 from sbnn_tvm.schedules.elementwise.strided_copy import StridedView
 from sbnn_tvm.schedules.epilogue.program import Program
 from sbnn_tvm.schedules.selection import Selection
@@ -383,3 +385,18 @@ class Copy(Layer):
 
     kind = "copy"
     view: StridedView
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Resampling(Layer):
+    """A feature map whose pixels are pixels of another, or weighted sums of a few.
+
+    Attributes:
+        source: Shape of the other map, NCHW.
+        rows, columns: What each row and column reads.
+    """
+
+    kind = "resample"
+    source: tuple[int, ...]
+    rows: AxisTaps
+    columns: AxisTaps

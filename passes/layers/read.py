@@ -37,6 +37,7 @@ from ..relax.domains import signed_max_pool
 from ..relax.functions import FUNCTIONS, REDUCTIONS
 from ..relax.graph import Graph, channel_axis, constant, is_per_pixel, is_per_sample, op_name, shape, without_pixels
 from ..relax.quantisers import quantisers
+from ..relax.resampling import first_take, resampled
 from ..relax.shifts import shift_of
 from ..relax.views import view_of
 from ..relax.weights import linear_weight
@@ -57,6 +58,7 @@ from .kinds import (
     GlobalAvgPool2d,
     Layer,
     MaxPool2d,
+    Resampling,
     Rows,
     SampleMean,
     WindowSum,
@@ -140,6 +142,8 @@ class _Reader:
                 return _Anchor(graph.params[0], Rows, {}, 0)
             case Copy.kind:
                 return _Anchor(bindings[0][0], Copy, {"view": view_of(bindings[0][1], shape(bindings[0][0]))})
+            case Resampling.kind:
+                return self._resampling()
             case BatchedProduct.kind:
                 return self._product()
             case SampleMean.kind:
@@ -204,6 +208,17 @@ class _Reader:
             case BinaryDense.kind:
                 return _Anchor(result, BinaryDense, {**own, **binary}, used)
         raise _unreadable(facts)
+
+    def _resampling(self) -> _Anchor:
+        (first, value), *rest = self.graph.bindings
+        used = 1
+        found = resampled(self.graph, value)
+        if rest and first_take(self.graph, rest[0][1]) == first:
+            found, used = resampled(self.graph, rest[0][1], first), 2
+        if found is None:
+            raise _unreadable(self.facts)
+        own = {"source": shape(found.source), "rows": found.rows, "columns": found.columns}
+        return _Anchor(self.graph.bindings[used - 1][0], Resampling, own, used)
 
     def _product(self) -> _Anchor:
         """Read a product of two activations; the right one may be transposed before."""

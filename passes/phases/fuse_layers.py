@@ -36,6 +36,7 @@ from ..layers.kinds import (
     GlobalAvgPool2d,
     Layer,
     MaxPool2d,
+    Resampling,
     Rows,
     SampleMean,
     WindowSum,
@@ -60,6 +61,7 @@ from ..relax.graph import (
     without_pixels,
 )
 from ..relax.quantisers import quantisers
+from ..relax.resampling import first_take, resampled
 from ..relax.shifts import shift_of
 from ..relax.views import view_of
 from ..relax.weights import is_window_sum, linear_weight
@@ -202,6 +204,8 @@ class _Former:
             return True
         if name in ("reshape", "take") and self._in_shift(var):
             return True
+        if name == "take" and var not in self.domains and len(users) == 1:
+            return first_take(self.graph, users[0]) == var
         if name == "permute_dims" and _transposes_matrices(value):
             return all(self._product_of(user) == (user.args[0], value.args[0]) for user in users)
         if name == "multiply":  # phi * T: one value per pixel times one per channel
@@ -273,6 +277,8 @@ class _Former:
             return self._layer(BitMaxPool2d, var, [pooled[0]], domain=domain)
         if domain is not None and (shift := shift_of(self.graph, value)) is not None:
             return self._layer(BitShift, var, [shift.source], domain=domain)
+        if domain is None and (found := resampled(self.graph, value, first_take(self.graph, value))) is not None:
+            return self._layer(Resampling, var, [found.source], is_open=True)
         if domain is None and _is_copy(var, value):
             return self._layer(Copy, var, [value.args[0]])
         if name not in _ANCHORS or str(var.ty.dtype) != "float32":
@@ -305,7 +311,7 @@ class _Former:
         if transposed is not None and _transposes_matrices(transposed):
             right = transposed.args[0]
         matrices = len(shape(left)) == len(shape(right)) == 3 and shape(left)[0] == shape(right)[0]
-        both = isinstance(left, Var) and isinstance(right, Var) and left is not right
+        both = isinstance(left, Var) and isinstance(right, Var) and left != right
         return (left, right) if matrices and both else None
 
     def _linear(self, var: Var, call: Call, weight: np.ndarray) -> _Group:

@@ -29,6 +29,7 @@ from sbnn_tvm.passes.layers.kinds import (
     Layer,
     LinearLayer,
     MaxPool2d,
+    Resampling,
     Rows,
     SampleMean,
     WindowSum,
@@ -48,7 +49,7 @@ _KINDS: dict[type[Layer], str] = {
     AvgPool2d: "average pool", GlobalAvgPool2d: "global average pool", Elementwise: "elementwise",
     SampleMean: "mean of each sample", ChannelSelection: "channels", BitSelection: "channels of bits",
     BitShift: "shift of bits", Rows: "rows", BatchedProduct: "product of activations",
-    Copy: "copy",
+    Copy: "copy", Resampling: "resampling",
 }  # fmt: skip
 
 
