@@ -385,9 +385,17 @@ class _Former:
         floats = all(str(each.ty.dtype) == "float32" for each in variables)
         return floats and all(fits) and all(is_per_channel(each, shape(var)) for each in _constants(value))
 
+    def _only_floats(self, group: _Group) -> bool:
+        """Whether a group stores no bits and codes."""
+        return not any(member in self.quantisers or member in self.domains for member in group.members)
+
     def _place_in_rows(self, var: Var, value: Call) -> None:
         rows = self._rows_of(value)
         reduced = value.args[0]
+        before = self.group_of.get(reduced)
+        if rows is None and before is not None and before.composite == Elementwise.kind and self._only_floats(before):
+            before.composite = Rows.kind  # the data stay the same, and its steps become those of rows
+            rows = before
         if rows is not None and (op_name(value) in _STEPS or shape(reduced) == shape(rows.data[0])):
             self._join(rows, var)
         else:

@@ -36,8 +36,11 @@ def merge_leading_axes(mod: IRModule) -> IRModule:
     """Bring rows into the forms of the module's docstring."""
     graph = Graph(mod["main"])
     merger = _Merger(graph, Writer(graph))
+    for param in graph.params:
+        merger.reshape(param)
     for var, value in graph.bindings:
         merger.rewrite(var, value)
+        merger.reshape(var)
     return drop_dead(merger.writer.module(mod))
 
 
@@ -128,15 +131,21 @@ class _Merger:
                 return None
         return Call(value.op, new, value.attrs)
 
-    def _rows(self, var: Var) -> Var:
-        """A value as [leading axes, rows, columns]."""
-        if var in self.merged:
-            return self.merged[var]
-        if var not in self.reshaped:
+    def reshape(self, var: Var) -> None:
+        """Reshape a value of four or more axes to [leading axes, rows, columns].
+
+        This is done at once for all values, since an operation joins the latest layer that it reads from. What nobody
+        reads is removed at the end.
+        """
+        floats = isinstance(var.ty, relax.TensorType) and str(var.ty.dtype) == "float32"
+        if floats and len(shape(var)) >= 4 and var not in self.merged:
             *leading, rows, columns = shape(var)
             new = op.reshape(self.writer[var], (prod(leading), rows, columns))
             self.reshaped[var] = self.writer.emit(new, f"{var.name}_rows")
-        return self.reshaped[var]
+
+    def _rows(self, var: Var) -> Var:
+        """A value as [leading axes, rows, columns]."""
+        return self.merged[var] if var in self.merged else self.reshaped[var]
 
     def _expanded(self, var: Var, call: Expr) -> Expr:
         """Softmax, activations and powers by functions, reductions and IEEE operations; other calls as they are."""
@@ -161,15 +170,13 @@ class _Merger:
         if name == "nn.gelu":
             x = call.args[0]
             part = emit(op.erf(emit(op.multiply(x, _number(sqrt(0.5))), "scaled")), "erf")
-            return op.multiply(emit(op.multiply(x, _number(0.5)), "half"), emit(op.add(part, _number(1)), "part"))
+            return op.multiply(emit(op.multiply(x, emit(op.add(part, _number(1)), "part")), "twice"), _number(0.5))
         if name == "nn.gelu_tanh":
             x = call.args[0]
-            cube = emit(
-                op.multiply(emit(op.multiply(x, x), "square"), emit(op.multiply(x, _number(0.044715)), "x")), "cube"
-            )
-            inner = emit(op.multiply(emit(op.add(x, cube), "inner"), _number(sqrt(2 / pi))), "scaled")
-            part = emit(op.add(emit(op.tanh(inner), "tanh"), _number(1)), "part")
-            return op.multiply(emit(op.multiply(x, _number(0.5)), "half"), part)
+            cube = emit(op.multiply(emit(op.multiply(x, x), "square"), x), "cube")
+            inner = emit(op.add(emit(op.multiply(cube, _number(0.044715)), "part_of_cube"), x), "inner")
+            part = emit(op.tanh(emit(op.multiply(inner, _number(sqrt(2 / pi))), "scaled")), "tanh")
+            return op.multiply(emit(op.multiply(x, emit(op.add(part, _number(1)), "part")), "twice"), _number(0.5))
         if name == "power" and (exponent := constant(call.args[1])) is not None and exponent.size == 1:
             x = call.args[0]
             if isinstance(x, Var) and exponent.item() in (0.5, 2):
