@@ -9,12 +9,13 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help demo test test-slow conformance fuzz fuzz-kernels bench methods lint format clean
+.PHONY: help demo test test-slow test-interop conformance fuzz fuzz-kernels bench methods lint format clean
 
 help:
 	@echo 'make demo    train a small binary network, compile it for this machine and for ARM, verify and benchmark it'
 	@echo 'make test    run the tests'
 	@echo 'make test-slow  run the long ones: the whole demo and the README'
+	@echo 'make test-interop  run the examples of docs/your-network.md with Brevitas, QONNX, Larq and TensorFlow'
 	@echo 'make conformance  compile and run all of ONNX'"'"'s cases for single operators; write docs/operators.md'
 	@echo 'make fuzz    compile random networks and hostile files for an hour'
 	@echo 'make fuzz-kernels  compare 20,000 random kernels with numpy, for an hour or two; FIRST=20000 takes others'
@@ -39,6 +40,13 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(PARALLEL) -m slow
+
+# Networks of other tools, in environments of their own: Brevitas and QONNX here, Larq and TensorFlow in .venv-keras.
+INTEROP := .venv-interop
+KERAS := .venv-keras
+
+test-interop: $(INTEROP)/.installed $(KERAS)/.installed
+	OMP_NUM_THREADS=1 SBNN_KERAS_PYTHON=$(CURDIR)/$(KERAS)/bin/python $(INTEROP)/bin/python -m pytest -m interop
 
 conformance: $(INSTALLED)
 	OMP_NUM_THREADS=1 TVM_NUM_THREADS=1 $(BIN)/python -m tests.conformance --docs docs/operators.md
@@ -91,5 +99,19 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
 	touch $@
 
+# Brevitas needs an older setuptools than constraints.txt names.
+$(INTEROP)/.installed: pyproject.toml constraints.txt tests/interop/constraints.txt
+	test -x $(INTEROP)/bin/python || $(PYTHON) -m venv $(INTEROP)
+	grep -v '^setuptools=' constraints.txt | cat - tests/interop/constraints.txt > $(INTEROP)/constraints.txt
+	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check -c $(INTEROP)/constraints.txt \
+		-e '.[compile,torch,verify,interop]' hypothesis pytest pytest-randomly
+	touch $@
+
+# Larq needs an older numpy than ours.
+$(KERAS)/.installed: tests/interop/keras.txt
+	test -x $(KERAS)/bin/python || $(PYTHON) -m venv $(KERAS)
+	$(KERAS)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/interop/keras.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(INTEROP) $(KERAS) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

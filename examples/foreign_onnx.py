@@ -66,15 +66,13 @@ def foreign_model(seed: int = 0) -> onnx.ModelProto:
 
 
 def main() -> None:
-    """Compile the model as it is, and again with an option that makes one more layer binary."""
+    """Compile the model as it is, and again with an option that halves the bits of one activation."""
     model = foreign_model()
     module = sbnn_tvm.compile(model)
     print(module.report, "\n")
     print(module.verify(), "\n")
 
-    print(
-        "Sign has three values, so its layer stays float. If 0 never occurs, or may count as +1, sign_zero says so:\n"
-    )
+    print("Sign has three values, which take two bits. If 0 never occurs, or may count as +1, sign_zero says so:\n")
     module = sbnn_tvm.compile(model, sign_zero="positive")
     print(module.report, "\n")
     print(module.verify())

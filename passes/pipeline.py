@@ -23,15 +23,18 @@ from .lowering.powers import use_powers_of_c_library
 from .lowering.reuse_residuals import reuse_residuals
 from .lowering.unknown_pragmas import remove_unknown_pragmas
 from .phases.canonicalize import canonicalize
+from .phases.choices_to_extrema import choices_to_extrema
 from .phases.fold_window_sums import fold_window_sums
 from .phases.fuse_layers import fuse_layers
 from .phases.keep_bits import keep_bits
 from .phases.merge_leading_axes import merge_leading_axes
-from .phases.normalize_quantisers import normalize_quantisers
+from .phases.move_permutations import move_permutations
 from .phases.rearrange_channels import rearrange_channels
 from .phases.recognise import recognise
-from .phases.resolve_signs import SignZero, resolve_signs
 from .phases.shift_pixels import shift_pixels
+from .phases.shrink_constants import shrink_constants
+from .phases.snap_weights import snap_weights
+from .phases.step_functions import SignZero, step_functions
 
 use_powers_of_c_library()
 
@@ -43,23 +46,31 @@ class Phase:
     Attributes:
         name: Name of the phase, and of its file in phases/ if it has one.
         apply: The pass. Its arguments are the module and the result of the operator Sign at 0.
+        changes_weights: Whether it may give weights other values than the model's.
     """
 
     name: str
     apply: Callable[[IRModule, SignZero], IRModule]
+    changes_weights: bool = False
 
 
 PHASES: tuple[Phase, ...] = (
     # Compute indices that TVM's importer derives from static shapes.
     Phase("fold_constants", lambda mod, sign_zero: relax.transform.FoldConstant()(mod)),
-    # If the user allows it, Sign gives +1 or -1 at 0.
-    Phase("resolve_signs", lambda mod, sign_zero: resolve_signs(mod, sign_zero)),
-    # One form for binarisers, padded convolutions and dense layers after a feature map.
+    # One element along each axis where a constant of an elementwise operation repeats.
+    Phase("shrink_constants", lambda mod, sign_zero: shrink_constants(mod)),
+    # A clamp written as choices between x and a constant becomes minimum and maximum.
+    Phase("choices_to_extrema", lambda mod, sign_zero: choices_to_extrema(mod)),
+    # Channels first everywhere: no transpose between layers, as few as possible at the edges of the model.
+    Phase("move_permutations", lambda mod, sign_zero: move_permutations(mod)),
+    # One form for elementwise functions of few values: a comparison, or the number of thresholds that x exceeds.
+    Phase("step_functions", lambda mod, sign_zero: step_functions(mod, sign_zero)),
+    # One form for padded convolutions and dense layers after a feature map.
     Phase("canonicalize", lambda mod, sign_zero: canonicalize(mod)),
-    # One form for activations of a few bits: the number of thresholds that x exceeds.
-    Phase("normalize_quantisers", lambda mod, sign_zero: normalize_quantisers(mod)),
-    # Splits, slices, shuffles and concatenations of channels become selections of channels.
+    # Splits, slices, shuffles, paddings and concatenations become selections of channels, rows and columns.
     Phase("rearrange_channels", lambda mod, sign_zero: rearrange_channels(mod)),
+    # Weights that are two values but for rounding, or but for a few zeros, get two values; a note says so.
+    Phase("snap_weights", lambda mod, sign_zero: snap_weights(mod, sign_zero), changes_weights=True),
     # Binary layers get weights -1 and +1: conv(x, tau * S + phi) = tau * conv(x, S) + phi * conv(x, 1).
     Phase("recognise", lambda mod, sign_zero: recognise(mod)),
     # binarize(max_pool(x)) = max_pool(binarize(x)): layers exchange bits, not floats.
@@ -76,7 +87,9 @@ PHASES: tuple[Phase, ...] = (
 )
 
 
-def to_composites(mod: IRModule, sign_zero: SignZero = "exact", dump: Path | None = None) -> IRModule:
+def to_composites(
+    mod: IRModule, sign_zero: SignZero = "exact", dump: Path | None = None, exact_weights: bool = False
+) -> IRModule:
     """Run all phases on an imported module.
 
     Args:
@@ -84,14 +97,16 @@ def to_composites(mod: IRModule, sign_zero: SignZero = "exact", dump: Path | Non
         sign_zero: The result of the operator Sign at 0. ``"exact"`` keeps ONNX's 0, so the layer after it stays float.
             ``"positive"`` and ``"negative"`` replace it by +1 or -1, so that the layer can become binary.
         dump: A folder to which the module is written after each phase, as TVMScript; None writes nothing.
+        exact_weights: Leave out the phase that changes weights.
 
     Returns:
         ``main``, which calls composite functions, and these functions.
     """
     _dump(mod, dump, "0_imported")
     for number, phase in enumerate(PHASES, 1):
-        with defects_named(f"the phase {phase.name}"):
-            mod = phase.apply(mod, sign_zero)
+        if not (exact_weights and phase.changes_weights):
+            with defects_named(f"the phase {phase.name}"):
+                mod = phase.apply(mod, sign_zero)
         _dump(mod, dump, f"{number}_{phase.name}")
     return mod
 

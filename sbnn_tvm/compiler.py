@@ -1,4 +1,4 @@
-"""``sbnn_tvm.compile``: from a PyTorch or ONNX model to a library for a CPU."""
+"""``sbnn_tvm.compile``: from a PyTorch, ONNX or TFLite model to a library for a CPU."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from sbnn_tvm.frontends.onnx.load_model import load_model
 from sbnn_tvm.passes.families.choose import Decisions
 from sbnn_tvm.passes.lowering.lower import Lowered
 from sbnn_tvm.passes.pipeline import to_composites, to_executable, to_kernels
+from sbnn_tvm.passes.relax.facts import notes_of
 
 from .deploy.targets import CpuTarget, resolve
 from .errors import CompileError, defects_named
@@ -48,12 +49,13 @@ def compile(
     """Compile a model for a CPU.
 
     Args:
-        model: A PyTorch module, the path or content of an ONNX file, or a ModelProto.
+        model: A PyTorch module, the path or content of an ONNX or TFLite file, or a ModelProto.
         target: ``"native"``, a name that ``sbnn-tvm targets`` lists, a TVM target dict, or a TVM target.
         options: How to compile; see :class:`sbnn_tvm.CompileOptions`.
         progress: Called with the name of each step of the compilation when it begins.
-        keywords: The same options one by one: ``input_shape``, ``sign_zero``, ``kernels``, ``tuning``, ``tuning_cpu``,
-            ``strict``, ``name``, ``dump``, ``compare_export``. They replace the fields of ``options``.
+        keywords: The same options one by one: ``input_shape``, ``sign_zero``, ``exact_weights``, ``kernels``,
+            ``tuning``, ``tuning_cpu``, ``strict``, ``name``, ``dump``, ``compare_export``. They replace the fields of
+            ``options``.
 
     Returns:
         The compiled model: ``run``, ``verify``, ``report``, ``export``.
@@ -153,12 +155,12 @@ def lower_model(
         imported = import_onnx(load_model(source), _shape_of_open_inputs(model, input_shape))
     progress("recognising binary layers")
     dump = None if options.dump is None else _folder(options.dump)
-    composites = to_composites(imported.mod, options.sign_zero, dump)
+    composites = to_composites(imported.mod, options.sign_zero, dump, options.exact_weights)
     progress("choosing kernels")
     with defects_named("choosing kernels"):
         lowered, slower = _lower(composites, cpu, Decisions(options.forced_families, imported.nodes), tuned)
     with defects_named("writing the report"):
-        report = build_report(lowered, imported, options.name or _name_of(model), cpu.name, options.sign_zero)
+        report = build_report(lowered, imported, options.name or _name_of(model), cpu.name, notes_of(composites))
         if tuned is not None:
             report = with_tuning(report, tuned, slower)
     return LoweredModel(imported, composites, lowered, cpu, report)
@@ -191,7 +193,18 @@ def _is_torch_module(model: object) -> bool:
     return torch is not None and isinstance(model, torch.nn.Module | torch.export.ExportedProgram)
 
 
+def _is_tflite(model: object) -> bool:
+    if isinstance(model, bytes):
+        return model[4:8] == b"TFL3"
+    return isinstance(model, str | os.PathLike) and Path(model).suffix == ".tflite"
+
+
 def _to_onnx(model: Any, input_shape: Any, compare_export: bool) -> Any:
+    if _is_tflite(model):
+        with needed_by("reading a TFLite file"):
+            from sbnn_tvm.frontends.tflite.to_onnx import to_onnx as of_tflite
+        with defects_named("reading the TFLite file"):
+            return of_tflite(model, input_shape)
     if not _is_torch_module(model):
         return model
     with needed_by("the export of a PyTorch model"):
@@ -201,7 +214,7 @@ def _to_onnx(model: Any, input_shape: Any, compare_export: bool) -> Any:
 
 
 def _shape_of_open_inputs(model: Any, input_shape: Any) -> Any:
-    return None if _is_torch_module(model) else input_shape
+    return None if _is_torch_module(model) or _is_tflite(model) else input_shape
 
 
 def _name_of(model: Any) -> str:

@@ -23,6 +23,8 @@ _EXTRAS = {
     "matplotlib": "tune",
     "torch": "torch",
     "onnxscript": "torch",
+    "tflite": "tflite",
+    "flatbuffers": "tflite",
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from sbnn_tvm.passes.families.families import BY_NAME
 from sbnn_tvm.passes.families.family import Family
-from sbnn_tvm.passes.phases.resolve_signs import SignZero
+from sbnn_tvm.passes.phases.step_functions import SignZero
 
 from .errors import CompileError
 
@@ -24,6 +24,9 @@ class CompileOptions:
             it unless it has an ``example_input_array``. An ONNX model needs it where dimensions are open.
         sign_zero: The value of a plain ``Sign`` at 0. ``"exact"`` is 0, as in ONNX: a third value, which keeps a layer
             in float. ``"positive"`` and ``"negative"`` replace it by +1 or -1, and the report says so.
+        exact_weights: Never change a weight. Otherwise weights of a layer on bits that take two values per output
+            channel within rounding (1.5e-5 of the largest) are set to two values, and the report says so. With
+            ``sign_zero``, so are a few zeros between -a and +a.
         kernels: Kernel families to use instead of the cost model's choice: ``"popcount"``, ``"counters"``,
             ``"float"`` or ``"sparse_float"``. The keys are names of layers as in the report, or patterns such as
             ``"layers.*"``.
@@ -49,6 +52,7 @@ class CompileOptions:
 
     input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None = None
     sign_zero: SignZero = "exact"
+    exact_weights: bool = False
     kernels: Mapping[str, str] | None = None
     tuning: str | os.PathLike[str] | None = None
     tuning_cpu: str | None = None
@@ -81,6 +85,7 @@ class ModelKeywords(TypedDict, total=False):
 
     input_shape: Sequence[int] | Mapping[str, Sequence[int]] | None
     sign_zero: SignZero
+    exact_weights: bool
     name: str | None
     compare_export: bool
 

@@ -60,11 +60,11 @@ def check_outline(model: ModelProto, where: str) -> None:
     _check_calls(model, where)
 
 
-def check_model(model: ModelProto, where: str) -> None:
-    """Checks all parts of a model whose tensors are in memory. The importer infers and checks types, node by node.
+def check_contents(model: ModelProto, where: str) -> None:
+    """Checks the constants and attributes of all parts of a model whose tensors are in memory.
 
     Raises:
-        ModelError: If a name, a constant or a node violates the ONNX specification.
+        ModelError: If a constant does not have the data that its shape needs, or an attribute is none.
     """
     for part in parts(model):
         try:
@@ -72,8 +72,16 @@ def check_model(model: ModelProto, where: str) -> None:
             _check_nodes(part)
         except ModelError as error:
             raise ModelError(f"{where} is not valid ONNX: {error}") from None
+
+
+def check_specification(model: ModelProto, where: str) -> None:
+    """ONNX's own checks of a model of standard operators. The importer infers and checks types, node by node.
+
+    Raises:
+        ModelError: If the model violates the ONNX specification.
+    """
     try:
-        onnx.checker.check_model(_skeleton(model))
+        onnx.checker.check_model(skeleton(model))
     except Exception as error:  # besides ValidationError, whatever C++ throws
         raise ModelError(f"{where} is not valid ONNX: {_first_line(error)}") from error
 
@@ -216,12 +224,12 @@ def _repeated(names: Iterable[_Name]) -> Iterator[_Name]:
         seen.add(name)
 
 
-def _skeleton(model: ModelProto) -> ModelProto:
-    """A copy for ONNX's checks, which copy the model several times: large initialisers become inputs."""
-    skeleton = ModelProto(ir_version=max(model.ir_version, 4) if model.ir_version > 0 else model.ir_version)
-    skeleton.opset_import.extend(model.opset_import)
-    skeleton.functions.extend(model.functions)
-    graph = skeleton.graph
+def skeleton(model: ModelProto) -> ModelProto:
+    """A copy for ONNX's checks and inference, which copy the model several times: large initialisers become inputs."""
+    outline = ModelProto(ir_version=max(model.ir_version, 4) if model.ir_version > 0 else model.ir_version)
+    outline.opset_import.extend(model.opset_import)
+    outline.functions.extend(model.functions)
+    graph = outline.graph
     graph.name = model.graph.name
     for field in ("node", "input", "output", "value_info", "sparse_initializer"):
         getattr(graph, field).extend(getattr(model.graph, field))
@@ -231,7 +239,7 @@ def _skeleton(model: ModelProto) -> ModelProto:
             graph.initializer.append(tensor)
         elif tensor.name not in inputs:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    return skeleton
+    return outline
 
 
 def _first_line(error: Exception) -> str:

@@ -81,7 +81,7 @@ class GraphImport:
         self._unsupported: list[tuple[NodeProto, NodeProto]] = []  # a node of the model, and the one that it needs
         self._names: set[str] = set()
         self._visits = 0
-        self._budget = ConstantBudget(model)
+        self._budget = ConstantBudget(model.ByteSize())
         versions = {entry.domain: entry.version for entry in model.opset_import}
         self._scope = _Scope(ChainMap(), {**versions, "": versions.get("", versions.get("ai.onnx", 1))})
         self._tvm = TvmConverters(self._builder)

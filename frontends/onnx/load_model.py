@@ -11,7 +11,8 @@ from google.protobuf.message import DecodeError
 
 from sbnn_tvm.errors import ModelError
 
-from .check_model import check_model, check_outline
+from .check_model import check_contents, check_outline, check_specification
+from .dialects.standard_form import in_standard_operators
 from .external_data import load_external_data
 
 _PROTOBUF_LIMIT = 2**31 - 1
@@ -23,10 +24,10 @@ def load_model(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx.
 
     Args:
         model: The path of an ``.onnx`` file (its external data are read from the same folder, and from nowhere else),
-            the bytes of one, or a model in memory, which is returned as it is.
+            the bytes of one, or a model in memory, which is not changed.
 
     Returns:
-        The model, with all its tensors in memory.
+        The model, with all its tensors in memory, and standard operators in place of those of QONNX and FINN.
 
     Raises:
         ModelError: If the file is missing, unreadable, empty, damaged or not ONNX, its external data are missing or
@@ -47,7 +48,9 @@ def load_model(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx.
         )
     check_outline(proto, where)
     load_external_data(proto, where, folder)
-    check_model(proto, where)
+    check_contents(proto, where)
+    proto = in_standard_operators(proto, where)
+    check_specification(proto, where)
     return proto
 
 

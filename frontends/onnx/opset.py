@@ -20,6 +20,7 @@ DOMAIN = "ai.sbnn"
 VERSION = 1
 ONNX_OPSET = 21  # version for the bodies, and for models that the exporter writes
 IR_VERSION = 10  # the default of onnx is newer, and released onnxruntimes reject it
+SOURCE = "sbnn_tvm.source"  # the property of a file that says how its model was traced, if not by torch.export alone
 
 _BINARIZE = """
 Binarize <lo: float = -1.0, hi: float = 1.0> (x, threshold) => (y)

@@ -64,6 +64,8 @@ def module_calls(program: ExportedProgram, names: Mapping[str, str]) -> list[Mod
     """
     inside: dict[tuple[str, int], set[torch.fx.Node]] = {}
     for node in program.graph.nodes:
+        if node.meta.get("is_functional_regenerated"):
+            continue  # a view of a value that was changed in place, made again where it is read
         for key, (path, _) in (node.meta.get("nn_module_stack") or {}).items():
             _, _, number = key.partition("@")
             inside.setdefault((path, int(number or 0)), set()).add(node)

@@ -10,7 +10,6 @@ import ast
 import io
 import logging
 import os
-import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -21,7 +20,6 @@ import torch
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 from onnxscript import optimizer
 from torch import Tensor, nn
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from sbnn_tvm.atomic_file import check_destination, replacing
 from sbnn_tvm.errors import ModelError
@@ -30,9 +28,12 @@ from ..onnx import opset
 from ..onnx.encode_weights import encode_weights
 from .compare_export import Probe, compare_with_module, module_calls
 from .layers.modules import BinaryLayer, Freezes
-from .layers.operators import traced_as_operators
 from .layers.quantizers import Quantizer
 from .layers.two_bits import TwoBitValues
+from .module_state import unchanged
+from .older_code import older_code_runs
+from .trace import device_of, translate
+from .user_code import reason_of
 
 Shape = Sequence[int]
 
@@ -84,6 +85,8 @@ def to_onnx(model: nn.Module, input_shape: Shape | None = None, *, compare_expor
         raise ModelError(f"expected a torch.nn.Module to export, but got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError("the model is a TorchScript module, which torch cannot export; pass the module it was made of")
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise ModelError(f"{name!r} of the model is {_dtype(tensor)}, not float32; call model.float() first")
@@ -91,21 +94,8 @@ def to_onnx(model: nn.Module, input_shape: Shape | None = None, *, compare_expor
     with eval_mode(model), torch.no_grad():
         probe = _probe(model, inputs)
         with _packed_weights(model), _quiet():
-            try:
-                with traced_as_operators():
-                    traced = torch.export.export(model, inputs)
-                program = torch.onnx.export(
-                    traced,
-                    dynamo=True,
-                    opset_version=opset.ONNX_OPSET,
-                    optimize=False,  # it would fold batch norms into convolutions
-                    verbose=False,
-                    input_names=["input"] if len(inputs) == 1 else [f"input_{i}" for i in range(len(inputs))],
-                )
-            except Exception as error:
-                raise ModelError(f"torch cannot export the model to ONNX: {_reason(error, model)}") from error
-            assert program is not None and program.exported_program is not None
-            graph = program.model
+            translation = translate(model, probe.inputs)
+            graph = translation.model
             optimizer.fold_constants(graph, onnx_shape_inference=True)
             _drop_zero_biases(graph)
             RemoveUnusedNodesPass()(graph)
@@ -118,16 +108,20 @@ def to_onnx(model: nn.Module, input_shape: Shape | None = None, *, compare_expor
         onnx.checker.check_model(proto)
         if compare_export:
             names = {name: str(value.name) for name, value in traced_values.items()}
-            compare_with_module(model, probe, proto, module_calls(program.exported_program, names))
+            with unchanged(model), older_code_runs(device_of(model)):
+                compare_with_module(model, probe, proto, module_calls(translation.program, names))
+    if translation.source:
+        onnx.helper.set_model_props(proto, {opset.SOURCE: translation.source})
     return proto
 
 
 def _probe(model: nn.Module, examples: tuple[Tensor, ...]) -> Probe:
     try:
-        return Probe.run(model, examples)
+        with unchanged(model), older_code_runs(device_of(model)):
+            return Probe.run(model, examples)
     except Exception as error:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in examples)
-        raise ModelError(f"the model does not run on an input of shape {shapes}: {_reason(error, model)}") from error
+        raise ModelError(f"the model does not run on an input of shape {shapes}: {reason_of(error, model)}") from error
 
 
 def _values(graph: ir.Model) -> dict[str, ir.Value]:
@@ -337,17 +331,3 @@ def _quiet() -> Iterator[None]:
 
 def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _reason(error: BaseException, model: nn.Module) -> str:
-    """The first line of the innermost cause, which torch wraps in long advice, and the module where it happened."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = str(error).strip().splitlines()
-    reason = lines[0] if lines else type(error).__name__
-    if isinstance(error, GuardOnDataDependentSymNode):
-        reason = "its control flow depends on the values of a tensor"
-    names = {id(module): name for name, module in model.named_modules() if name}
-    callers = (id(frame.f_locals.get("self")) for frame, _ in traceback.walk_tb(error.__traceback__))
-    inside = [names[caller] for caller in callers if caller in names]
-    return f"{reason} (in {inside[-1]!r})" if inside else reason

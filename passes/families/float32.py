@@ -143,7 +143,8 @@ def _kernel(layer: Layer, isa: Isa, member: Member) -> Kernel:
         case Elementwise():
             return elementwise(channels_last(layer.extent), program, isa)
         case ChannelSelection():
-            return select_channels(channels_last(layer.extent)[:-1], layer.selection, program, isa)
+            pixels = channels_last(layer.extent)[:-1]
+            return select_channels(pixels, layer.selection, program, isa, layer.pixels, layer.fill)
         case Copy():
             return strided_copy(layer.view, isa)
         case Resampling():

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from sbnn_tvm.algebra.domain import code_of
 from sbnn_tvm.schedules.bits.channel_selection import select_channels_bits
 from sbnn_tvm.schedules.bits.max_pooling import max_pool2d_bits
 from sbnn_tvm.schedules.bits.packing import window_sum
@@ -48,7 +49,10 @@ def _kernel(layer: Layer, isa: Isa) -> Kernel:
     match layer:
         case BitSelection():
             batch, *pixel = channels_last(layer.extent)[:-1]  # each binary digit of a code is a map of its own
-            return select_channels_bits((batch * layer.input_domain.bits, *pixel), layer.selection, isa)
+            maps = (batch * layer.input_domain.bits, *pixel)
+            code = code_of(layer.input_domain, layer.fill) or 0  # the phases fill with values of the domain alone
+            fill = [bool(code >> digit & 1) for digit in range(layer.input_domain.bits)]
+            return select_channels_bits(maps, layer.selection, isa, layer.pixels, fill)
         case BitShift():
             batch, channels, height, width = layer.extent
             return shift_bits((batch * layer.input_domain.bits, height, width, channels), layer.shifts, isa)

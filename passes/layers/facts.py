@@ -13,6 +13,9 @@ from tvm import relax
 from sbnn_tvm.algebra.domain import BinaryDomain, Domain, Levels
 from sbnn_tvm.schedules.epilogue.program import WindowThreshold
 
+from ..relax.facts import decoded_change, encoded_change
+from ..relax.snapped_weights import WeightChange
+
 _ATTRIBUTE = "sbnn.facts"
 
 
@@ -47,6 +50,8 @@ class LayerFacts:
         window_sum: Index of the operand that is the sum over the layer's own window, if there is one.
         window_test: An integer comparison that gives the layer's bits, if there is one.
         factors: Scale and offset of the weights, float32 [OC] each, where the epilogue does not show them.
+        weight_change: How the weights differ from those of the model, if they do.
+        plane_of: What the weights are called that these are one of two planes of; "" for the first plane.
     """
 
     name: str
@@ -58,6 +63,8 @@ class LayerFacts:
     window_sum: int | None = None
     window_test: WindowTest | None = None
     factors: tuple[np.ndarray, np.ndarray] | None = None
+    weight_change: WeightChange | None = None
+    plane_of: str | None = None
 
     def attach(self, func: relax.Function) -> relax.Function:
         """The function with these facts; they replace earlier ones."""
@@ -70,6 +77,8 @@ class LayerFacts:
             "window_sum": self.window_sum,
             "window_test": None if self.window_test is None else _encoded(self.window_test),
             "factors": None if self.factors is None else [tvm.runtime.tensor(each) for each in self.factors],
+            "plane_of": self.plane_of,
+            "weight_change": None if self.weight_change is None else encoded_change(self.weight_change),
         }
         known |= {key: value for key, value in optional.items() if value is not None}
         return func.with_attr(_ATTRIBUTE, known)
@@ -88,10 +97,12 @@ class LayerFacts:
             input_domain=_domain(known["input_domain"]) if "input_domain" in known else None,
             why_float=text("why_float"),
             integer_sum_of=text("integer_sum_of"),
+            plane_of=text("plane_of"),
             members=tuple(map(str, known["members"])) if "members" in known else None,
             window_sum=int(known["window_sum"]) if "window_sum" in known else None,
             window_test=_decoded(known["window_test"]) if "window_test" in known else None,
             factors=(known["factors"][0].numpy(), known["factors"][1].numpy()) if "factors" in known else None,
+            weight_change=decoded_change(known["weight_change"]) if "weight_change" in known else None,
         )
 
 

@@ -7,7 +7,7 @@ Every kind has the fields of :class:`Layer`, and its own fields::
       BinaryConvolution  BinaryDense    weights -1 and +1, or 0 and 1; data of one or a few bits
       WindowSum                         sum of signs over each window, without weights
       MaxPool2d  AvgPool2d  GlobalAvgPool2d  BitMaxPool2d
-      ChannelSelection  BitSelection    channels of other values, of floats or of bits
+      ChannelSelection  BitSelection    channels, rows and columns of other values, of floats or of bits
       BitShift                          circular shifts of channels over the image
       Elementwise  SampleMean
       Rows                              elementwise operations and reductions over the channels
@@ -30,9 +30,11 @@ from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain, Domain
 from sbnn_tvm.schedules.elementwise.resampling import AxisTaps
 from sbnn_tvm.schedules.elementwise.strided_copy import StridedView
 from sbnn_tvm.schedules.epilogue.program import Program
-from sbnn_tvm.schedules.selection import Selection
+from sbnn_tvm.schedules.selection import PixelSelection, Selection
 from sbnn_tvm.schedules.shapes import Conv2dShape, ProductShape
 
+from ..relax.node_names import node_of
+from ..relax.snapped_weights import WeightChange
 from .epilogues import FittedCounters, FittedEpilogue, fit_counters, fit_epilogue
 from .facts import WindowTest
 
@@ -76,7 +78,9 @@ class Layer:
         Args:
             nodes: The ONNX node of each variable.
         """
-        return next((nodes[member] for member in self.members if member in nodes), self.name)
+        return next(
+            (nodes[member] for member in self.members if member in nodes), node_of(self.name, nodes) or self.name
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -98,11 +102,15 @@ class LinearLayer(Layer):
         shape: The convolution; for a dense layer the 1x1 convolution that it is (schedules/shapes.py).
         weight: float32, output channels first: OIHW, or [out, in] for a dense layer.
         integer_sum_of: Name of the sum of float products that the layer's integer sum replaces, if it does.
+        weight_change: How the weights differ from those of the model, if they do.
+        plane_of: What the weights are called that these are one of two planes of; "" for the first plane.
     """
 
     shape: Conv2dShape
     weight: np.ndarray
     integer_sum_of: str | None = None
+    weight_change: WeightChange | None = None
+    plane_of: str | None = None
 
     @property
     def out_channels(self) -> int:
@@ -130,7 +138,7 @@ class FloatLinearLayer(LinearLayer):
     """A linear layer with float32 weights.
 
     Attributes:
-        why_float: Why it is not binary, in one sentence.
+        why_float: Why it is not binary, in one sentence, in which ``<x>`` stands for the ONNX node of variable x.
     """
 
     why_float: str
@@ -303,26 +311,34 @@ class BitMaxPool2d(BitLayer):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ChannelSelection(Layer):
-    """A selection of channels of float32 values.
+    """A selection of channels, rows and columns of float32 values.
 
     Attributes:
         selection: The data and channel of each output channel.
+        pixels: The row and column of the data of each output row and column; None if all are as in the data.
+        fill: The value of channels, rows and columns without a source.
     """
 
     kind = "select_channels"
     selection: Selection
+    pixels: PixelSelection | None = None
+    fill: float = 0.0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BitSelection(BitLayer):
-    """A selection of channels of packed bits.
+    """A selection of channels, rows and columns of packed bits or codes.
 
     Attributes:
         selection: The data and channel of each output channel.
+        pixels: The row and column of the data of each output row and column; None if all are as in the data.
+        fill: The value of channels, rows and columns without a source, one of ``input_domain``.
     """
 
     kind = "select_channels_bits"
     selection: Selection
+    pixels: PixelSelection | None = None
+    fill: float = 0.0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -28,18 +28,18 @@ from sbnn_tvm.schedules.epilogue.program import (
     Step,
     Tensor,
 )
-from sbnn_tvm.schedules.selection import Selection
+from sbnn_tvm.schedules.selection import PixelSelection, Selection
 from sbnn_tvm.schedules.shapes import Conv2dShape, ProductShape, dense_shape
 
-from ..relax.channels import concatenated_channels
 from ..relax.comparisons import COMPARISONS, comparison
+from ..relax.copies import copied_view
 from ..relax.domains import signed_max_pool
 from ..relax.functions import FUNCTIONS, REDUCTIONS
-from ..relax.graph import Graph, channel_axis, constant, is_per_pixel, is_per_sample, op_name, shape, without_pixels
+from ..relax.graph import Graph, constant, is_per_pixel, is_per_sample, op_name, shape, without_pixels
 from ..relax.quantisers import quantisers
-from ..relax.resampling import first_take, resampled
+from ..relax.resampling import bilinear
+from ..relax.selections import chosen_of
 from ..relax.shifts import shift_of
-from ..relax.views import view_of
 from ..relax.weights import linear_weight
 from .facts import LayerFacts
 from .kinds import (
@@ -141,20 +141,22 @@ class _Reader:
             case Rows.kind:
                 return _Anchor(graph.params[0], Rows, {}, 0)
             case Copy.kind:
-                return _Anchor(bindings[0][0], Copy, {"view": view_of(bindings[0][1], shape(bindings[0][0]))})
+                return _Anchor(bindings[0][0], Copy, {"view": copied_view(bindings[0][1], shape(bindings[0][0]))})
             case Resampling.kind:
-                return self._resampling()
+                found = bilinear(bindings[0][1])
+                if found is None:
+                    raise _unreadable(self.facts)
+                own = {"source": shape(found.source), "rows": found.rows, "columns": found.columns}
+                return _Anchor(bindings[0][0], Resampling, own)
             case BatchedProduct.kind:
                 return self._product()
             case SampleMean.kind:
                 of_sample = int(np.prod(shape(graph.params[0])[1:]))
                 return _Anchor(bindings[0][0], SampleMean, {"values": of_sample})
             case ChannelSelection.kind:
-                result, selection, used = self._selection(graph.params[: self.facts.data_inputs])
-                return _Anchor(result, ChannelSelection, {"selection": selection}, used)
+                return self._selection(ChannelSelection)
             case BitSelection.kind:
-                result, selection, used = self._selection(graph.params[: self.facts.data_inputs])
-                return _Anchor(result, BitSelection, {"selection": selection}, used)
+                return self._selection(BitSelection)
             case BitShift.kind:
                 result, moved = bindings[-1]
                 shift = shift_of(graph, moved)
@@ -196,6 +198,8 @@ class _Reader:
             "shape": self._linear_shape(call, pad, shape(result)),
             "weight": linear_weight(call),
             "integer_sum_of": facts.integer_sum_of,
+            "weight_change": facts.weight_change,
+            "plane_of": facts.plane_of,
         }
         binary = {"window_sum": facts.window_sum, "window_test": facts.window_test, "factors": facts.factors}
         match self.composite:
@@ -209,17 +213,6 @@ class _Reader:
                 return _Anchor(result, BinaryDense, {**own, **binary}, used)
         raise _unreadable(facts)
 
-    def _resampling(self) -> _Anchor:
-        (first, value), *rest = self.graph.bindings
-        used = 1
-        found = resampled(self.graph, value)
-        if rest and first_take(self.graph, rest[0][1]) == first:
-            found, used = resampled(self.graph, rest[0][1], first), 2
-        if found is None:
-            raise _unreadable(self.facts)
-        own = {"source": shape(found.source), "rows": found.rows, "columns": found.columns}
-        return _Anchor(self.graph.bindings[used - 1][0], Resampling, own, used)
-
     def _product(self) -> _Anchor:
         """Read a product of two activations; the right one may be transposed before."""
         used = 2 if op_name(self.graph.bindings[0][1]) == "permute_dims" else 1
@@ -232,23 +225,22 @@ class _Reader:
         of_rows = self.composite == Rows.kind and shape(var) != extent
         return RowOutput(self.env[var]) if of_rows else FloatOutput(self.env[var])
 
-    def _selection(self, params: list[Var]) -> tuple[Var, Selection, int]:
-        """Read a concatenation, a ``take``, or both: the result, the selection, and the number of bindings."""
-        sizes = [shape(param)[channel_axis(shape(param))] for param in params]
-        selection = Selection.concatenation(sizes)
-        (data, value), *rest = self.graph.bindings
-        used = 1
-        if (fields := concatenated_channels(value, shape(data))) is not None:
-            first = dict(zip(params, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
-            indices = [first[each] + c for each in fields for c in range(sizes[params.index(each)])]
-            selection = selection.take(indices)
-            if not rest or op_name(rest[0][1]) != "take":
-                return data, selection, used
-            (data, value), used = rest[0], 2
-        taken = constant(value.args[1])
-        if taken is None:
+    def _selection(self, kind: type[ChannelSelection | BitSelection]) -> _Anchor:
+        """Read the one form of selections (relax/selections.py)."""
+        result = next(var for var, _ in self.graph.bindings if var.name == self.facts.name)
+        chosen = chosen_of(self.graph, result, lambda _: True)
+        if chosen is None:
             raise _unreadable(self.facts)
-        return data, selection.take(taken.tolist()), used
+        # The data are the distinct sources in order of their first use, which is the order of the parameters.
+        sizes = tuple(_channels(shape(source)) for source in chosen.sources)
+        every = Selection.concatenation(sizes).sources
+        selection = Selection(sizes, tuple(every[c] if c >= 0 else None for c in chosen.channels.tolist()))
+        pixels = None
+        if chosen.moves_pixels:
+            height, width = shape(chosen.sources[0])[2:]
+            pixels = PixelSelection(height, width, tuple(chosen.rows.tolist()), tuple(chosen.columns.tolist()))
+        own = {"selection": selection, "pixels": pixels, "fill": chosen.fill}
+        return _Anchor(result, kind, own, len(chosen.steps))
 
     def _whole_image(self) -> Conv2dShape:
         batch, channels, height, width = shape(self.graph.params[0])

@@ -43,7 +43,9 @@ from ..layers.forms import Form
 from ..layers.kinds import BitMaxPool2d, BitSelection, BitShift, Layer
 from ..layers.read import read_layer
 from ..relax.domains import domain_of
+from ..relax.facts import views
 from ..relax.graph import Graph, Writer, channels_last, make_function, op_name, operands, shape, without_pixels
+from ..relax.views import View
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Physical:
         extent: Logical shape.
         domain: The values that packed bits stand for; None if not known.
         groups: Number of channel groups in which bits are packed; each group begins at a word of its own.
+        view: How the value of this name in the imported module is read from this one; None if they are equal.
     """
 
     value: str
@@ -63,6 +66,7 @@ class Physical:
     extent: tuple[int, ...]
     domain: Domain | None = None
     groups: int = 1
+    view: View | None = None
 
     @property
     def bits_domain(self) -> Domain:
@@ -168,6 +172,7 @@ class _Lowering:
     def __init__(self, mod: IRModule, isa: Isa, decisions: Decisions) -> None:
         self.mod, self.isa, self.decisions = mod, isa, decisions
         self.graph = Graph(mod["main"])
+        self.views = views(mod)
         self.writer = Writer(self.graph, mod)
         self.domains: dict[Var, Domain] = {}
         self.values: dict[Var, _Value] = {}
@@ -212,6 +217,8 @@ class _Lowering:
             self._define(var, *self.tuples[value.tuple_value][value.index])
         elif op_name(value) == "reshape":
             self._lower_reshape(var, value)
+        elif op_name(value) == "permute_dims" and self._relabelled(var, value):
+            pass
         else:
             self._leave_to_tvm(var, value)
 
@@ -229,7 +236,8 @@ class _Lowering:
     def _hold(self, value: _Value, expr: Expr, form: Form, groups: int = 1) -> Expr:
         value.forms[form, groups] = expr
         if isinstance(expr, Var):
-            self.physical[expr.name] = Physical(value.name, form, value.extent, value.domain, groups)
+            view = self.views.get(value.name)
+            self.physical[expr.name] = Physical(value.name, form, value.extent, value.domain, groups, view)
         return expr
 
     def _form(self, value: _Value, form: Form, groups: int = 1) -> Expr:
@@ -438,6 +446,22 @@ class _Lowering:
             return
         expr = self.writer.emit(op.reshape(self._form(source, Form.PLAIN), after), var.name)
         self._define(var, expr, Form.PLAIN, 1, source.domain)
+
+    def _relabelled(self, var: Var, permute: Call) -> bool:
+        """Lower a transposition between channels first and last, whose result another form of the map holds already."""
+        source, axes = self.values[permute.args[0]], permute.attrs.axes
+        order = None if axes is None else [int(axis) % len(axes) for axis in axes]
+        if str(var.ty.dtype) != "float32":
+            return False
+        if order == [0, 3, 1, 2]:
+            stored, form = self._form(source, Form.PLAIN), Form.CHANNELS_LAST
+        elif order == [0, 2, 3, 1]:
+            stored, form = self._form(source, Form.CHANNELS_LAST), Form.PLAIN
+        else:
+            return False
+        # a variable of its own: the same memory holds two values
+        self._define(var, self.writer.emit(op.reshape(stored, shape(stored)), var.name), form, 1, source.domain)
+        return True
 
     def _leave_to_tvm(self, var: Var, value: Expr) -> None:
         for arg in dict.fromkeys(operands(value)):

@@ -1,18 +1,32 @@
-"""Explain in one sentence why a linear layer is not binary."""
+"""Explain in one sentence why a linear layer is not binary: what its weights and its activations are."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
+from tvm import relax
 from tvm.ir import Call
-from tvm.relax import Var
+from tvm.relax import Expr, Var
 
 from sbnn_tvm.algebra.domain import Domain
 
-from ..relax.graph import Graph, op_name
+from ..relax.graph import Graph, constant, op_name
+from ..relax.weight_values import MOST_LISTED, in_words, listed
 from ..relax.weights import BinaryWeight
 
+_MOVES_VALUES = {"reshape", "permute_dims", "squeeze", "expand_dims", "take", "strided_slice", "nn.max_pool2d"}
+_ARITHMETIC = {"multiply": "scales", "divide": "scales", "add": "shifts", "subtract": "shifts"}
+_MEANS = {"nn.avg_pool2d", "nn.adaptive_avg_pool2d", "mean"}
 
-def why_float(graph: Graph, domains: dict[Var, Domain], call: Call, weight: np.ndarray) -> str:
+
+def why_float(
+    graph: Graph,
+    domains: Mapping[Var, Domain],
+    call: Call,
+    weight: np.ndarray,
+    taken: Mapping[str, Sequence[float]],
+) -> str:
     """The reason why a convolution or dense layer stays float, for the report.
 
     Args:
@@ -20,38 +34,73 @@ def why_float(graph: Graph, domains: dict[Var, Domain], call: Call, weight: np.n
         domains: The known domains of its variables.
         call: The layer.
         weight: Its constant weights, output channels first.
+        taken: The few values of tensors that take few, but no domain of ours; by the name of the variable.
+
+    Returns:
+        A sentence in which ``<x>`` stands for the ONNX node of variable x (relax/node_names.py).
     """
-    two_valued = BinaryWeight.telling(weight)
-    if call.args[0] in domains:
-        if BinaryWeight.of(weight) is not None:
-            return "it is binary, but its padding value is none of its activations' values"
-        bits = domains[call.args[0]].bits
-        of = "are two-valued" if bits == 1 else f"have {bits} bits"
-        return f"its activations {of}, but {_weight_values(weight)}"
-    activations = _where_from(graph, call.args[0])
-    if two_valued:
-        return f"its weights are binary, but its activations are not two-valued: {activations}"
-    return f"{_weight_values(weight)}, and its activations are not two-valued: {activations}"
+    domain = domains.get(call.args[0])
+    if domain is not None:
+        of = "are two-valued" if domain.bits == 1 else f"have {domain.bits} bits"
+        return f"its activations {of}, but {in_words(weight)}"
+    cause = _Activations(graph, domains, taken).cause(call.args[0])
+    activations = f"its activations are not two-valued: {cause}"
+    if BinaryWeight.telling(weight):
+        advice = "; put a binariser between" if cause.startswith("they come from") else ""
+        return f"its weights are binary, but {activations}{advice}"
+    return f"{in_words(weight)}, and {activations}"
 
 
-def _weight_values(weight: np.ndarray) -> str:
-    flat = weight.reshape(len(weight), -1)
-    if not np.isfinite(flat).all():
-        return f"its weights in output channel {int(np.argmin(np.isfinite(flat).all(axis=1)))} are not all finite"
-    counts = [len(np.unique(channel)) for channel in flat]
-    worst = int(np.argmax(counts))
-    if flat.shape[1] <= 2:
-        return f"it has no more than {flat.shape[1]} weights per output channel"
-    return f"its weights take {counts[worst]} values in output channel {worst}"
+class _Activations:
+    """Finds why the activations of a layer have no domain."""
 
+    def __init__(self, graph: Graph, domains: Mapping[Var, Domain], taken: Mapping[str, Sequence[float]]) -> None:
+        self._graph, self._domains, self._taken = graph, domains, taken
 
-def _where_from(graph: Graph, var: Var) -> str:
-    while (reshape := graph.producer(var, "reshape")) is not None:
-        var = reshape.args[0]
-    value = graph.values.get(var)
-    if value is None:
-        return "they are the model's input"
-    name = op_name(value)
-    if name == "sign":
-        return f"'{var.name}' is a Sign, which gives 0 at 0, a third value (pass sign_zero='positive' or 'negative')"
-    return f"they come from '{var.name}' ({name.removeprefix('nn.') or 'call'})"
+    def cause(self, var: Var) -> str:
+        """Where the values of ``var`` come from; operators that only move values are passed over."""
+        value = self._graph.values.get(var)
+        if value is None:
+            return "they are the model's input"
+        name = op_name(value)
+        if name in _MOVES_VALUES and isinstance(value.args[0], Var):
+            return self.cause(value.args[0])
+        if name == "nn.pad" and isinstance(value.args[0], Var):
+            return self._padded(var, value)
+        if name == "concat" and isinstance(value.args[0], relax.Tuple):
+            return self._concatenated(var, value.args[0].fields)
+        if name in _ARITHMETIC and (words := self._per_channel(var, value)) is not None:
+            return words
+        if (values := self._taken.get(var.name)) is not None:
+            which = f": {listed(values)}" if len(values) <= MOST_LISTED else ""
+            return f"<{var.name}> takes {len(values)} values{which}"
+        if name in _MEANS and (domain := self._domains.get(value.args[0])) is not None:
+            return f"<{var.name}> makes means of {domain}, so a binariser belongs after it"
+        return f"they come from <{var.name}> ({name.removeprefix('nn.') or 'call'})"
+
+    def _per_channel(self, var: Var, value: Call) -> str | None:
+        """Arithmetic of a tensor with a domain and a number per channel, as words; None for anything else."""
+        known = [self._domains[arg] for arg in value.args if isinstance(arg, Var) and arg in self._domains]
+        numbers = [number for arg in value.args if (number := constant(arg)) is not None]
+        if len(known) != 1 or len(numbers) != 1 or numbers[0].size == 1:
+            return None
+        return (
+            f"<{var.name}> {_ARITHMETIC[op_name(value)]} values {known[0]} by a number per channel; "
+            "one number for all channels keeps their number"
+        )
+
+    def _padded(self, var: Var, pad: Call) -> str:
+        domain = self._domains.get(pad.args[0])
+        if domain is None:
+            return self.cause(pad.args[0])
+        if pad.attrs.pad_mode != "constant":
+            return f"<{var.name}> pads values {domain} by mode {pad.attrs.pad_mode}"
+        value = float(pad.attrs.pad_value)
+        return f"<{var.name}> pads values {domain} with {value:g}; pad with one of them, or with 0 in the convolution"
+
+    def _concatenated(self, var: Var, fields: Sequence[Expr]) -> str:
+        for field in fields:
+            if field not in self._domains:
+                return self.cause(field) if isinstance(field, Var) else f"<{var.name}> concatenates a constant"
+        different = dict.fromkeys(str(self._domains[field]) for field in fields)
+        return f"<{var.name}> concatenates values {' and '.join(different)}; give them the same values"

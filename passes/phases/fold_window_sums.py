@@ -104,7 +104,7 @@ def fold_window_sums(mod: IRModule) -> IRModule:
         relax.expr._update_type(gvar, func.ty)
         functions[gvar] = func
         writer.bind(var, Call(gvar, [writer[value.args[0]]]))
-    main = drop_dead(writer.module(IRModule({})))
+    main = drop_dead(writer.module(IRModule({}, attrs=mod.attrs)))
     called = {value.op for _, value in Graph(main["main"]).bindings if isinstance(value, Call)}
     for gvar, func in mod.functions.items():
         if gvar.name_hint != "main" and ("Composite" not in (func.attrs or {}) or gvar in called):

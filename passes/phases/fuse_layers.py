@@ -8,7 +8,7 @@ Example: ``conv2d``, ``multiply``, ``add``, ``greater``, ``where`` become a comp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,7 @@ from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var
 
 from sbnn_tvm.algebra.domain import SIGN, Domain
+from sbnn_tvm.schedules.tir.functions import EXACT
 
 from ..layers.facts import LayerFacts
 from ..layers.kinds import (
@@ -41,10 +42,10 @@ from ..layers.kinds import (
     SampleMean,
     WindowSum,
 )
-from ..relax.channels import concatenated_channels, taken_channels
 from ..relax.comparisons import COMPARISONS, comparison
+from ..relax.copies import copied_view
 from ..relax.domains import binariser_domain, domains, signed_max_pool
-from ..relax.facts import integer_sums
+from ..relax.facts import integer_sums, values_taken, weight_changes, weight_planes
 from ..relax.functions import FUNCTIONS, reduces_channels
 from ..relax.graph import (
     Graph,
@@ -61,9 +62,9 @@ from ..relax.graph import (
     without_pixels,
 )
 from ..relax.quantisers import quantisers
-from ..relax.resampling import first_take, resampled
+from ..relax.resampling import bilinear
+from ..relax.selections import chosen_of, selection_rank
 from ..relax.shifts import shift_of
-from ..relax.views import view_of
 from ..relax.weights import is_window_sum, linear_weight
 from .explain import why_float
 
@@ -73,6 +74,7 @@ _STEPS = {
 }  # fmt: skip
 _ANCHORS = {
     "nn.conv2d", "matmul", "nn.max_pool2d", "nn.avg_pool2d", "nn.adaptive_avg_pool2d", "mean", "concat", "take",
+    "nn.pad",
 }  # fmt: skip
 
 
@@ -102,7 +104,7 @@ class _Group:
 def fuse_layers(mod: IRModule) -> IRModule:
     """Outline the layers of ``main`` into composite functions, which ``main`` calls in order."""
     graph = Graph(mod["main"])
-    former = _Former(graph, integer_sums(mod))
+    former = _Former(graph, mod)
     for var, value in graph.bindings:
         former.place(var, value)
     writer = Writer(graph, mod)
@@ -141,9 +143,12 @@ class _Former:
     branch; the shortcut becomes an operand.
     """
 
-    def __init__(self, graph: Graph, integer_sums: Mapping[str, str]) -> None:
+    def __init__(self, graph: Graph, mod: IRModule) -> None:
         self.graph = graph
-        self.integer_sums = integer_sums
+        self.integer_sums = integer_sums(mod)
+        self.weight_changes = weight_changes(mod)
+        self.weight_planes = weight_planes(mod)
+        self.values_taken = values_taken(mod)
         self.domains = domains(graph)
         self.quantisers = quantisers(graph)
         self.in_quantisers = {var for each in self.quantisers.values() for var in each.chain}
@@ -195,19 +200,15 @@ class _Former:
             )
             return known and all(op_name(user) == "where" and self._is_binariser(user) for user in users)
         if name == "nn.pad":
-            return all(self._absorbs_padding(user, value) for user in users)
-        if name == "concat":
-            return concatenated_channels(value, shape(var)) is not None and all(
-                taken_channels(user, shape(var)) is not None for user in users
-            )
+            return self._is_absorbed(value, users)
         if name in ("multiply", "nn.max_pool2d") and self._in_signed_pool(var):
             return True
         if name in ("reshape", "take") and self._in_shift(var):
             return True
-        if name == "take" and var not in self.domains and len(users) == 1:
-            return first_take(self.graph, users[0]) == var
         if name == "permute_dims" and _transposes_matrices(value):
             return all(self._product_of(user) == (user.args[0], value.args[0]) for user in users)
+        if name in ("concat", "take"):
+            return self._in_selection(var, value)
         if name == "multiply":  # phi * T: one value per pixel times one per channel
             vector, pixel = constant(value.args[1]), value.args[0]
             if vector is None or not all(op_name(user) in _STEPS for user in users):
@@ -232,6 +233,25 @@ class _Former:
         if op_name(self.graph.values[var]) == "take":
             return all(shift_of(self.graph, self.graph.values[user]) is not None for user in users)
         return all(op_name(self.graph.values[user]) == "take" and self._in_shift(user) for user in users)
+
+    def _in_selection(self, var: Var, value: Call) -> bool:
+        """Whether a value is an inner step of selections of channels, rows and columns, and nothing else reads it."""
+        rank = selection_rank(value, shape(var))
+        if rank is None or str(var.ty.dtype) != "float32":
+            return False
+        for user in self.graph.users[var]:
+            step = self.graph.values[user]
+            later = selection_rank(step, shape(user)) if isinstance(step, Call) and step.args[0] == var else None
+            readers = [self.graph.values[reader] for reader in self.graph.users[user]]
+            if later is None or later <= rank or self._in_shift(user):
+                return False
+            if op_name(step) == "nn.pad" and user not in self.graph.results and self._is_absorbed(step, readers):
+                return False
+        return True
+
+    def _is_absorbed(self, pad: Call, readers: Sequence[Expr]) -> bool:
+        """Whether all readers of a padding compute it themselves."""
+        return bool(readers) and all(self._absorbs_padding(reader, pad) for reader in readers)
 
     def _absorbs_padding(self, user: Expr, pad: Call) -> bool:
         width = [int(extent) for extent in pad.attrs.pad_width]
@@ -262,12 +282,15 @@ class _Former:
         why_float: str | None = None,
     ) -> _Group:
         """A new group of one kind, whose anchor computes ``var`` from ``data``; ``domain`` is that of the data."""
+        replaced = self.integer_sums.get(var.name)
         facts = LayerFacts(
             var.name,
             data_inputs=len(data),
             input_domain=domain,
             why_float=why_float,
-            integer_sum_of=self.integer_sums.get(var.name),
+            integer_sum_of=replaced,
+            weight_change=self.weight_changes.get(replaced or ""),
+            plane_of=self.weight_planes.get(var.name),
         )
         return _Group(len(self.groups), kind.kind, tuple(data), _extent(var), is_open, facts)
 
@@ -277,7 +300,7 @@ class _Former:
             return self._layer(BitMaxPool2d, var, [pooled[0]], domain=domain)
         if domain is not None and (shift := shift_of(self.graph, value)) is not None:
             return self._layer(BitShift, var, [shift.source], domain=domain)
-        if domain is None and (found := resampled(self.graph, value, first_take(self.graph, value))) is not None:
+        if domain is None and (found := bilinear(value)) is not None:
             return self._layer(Resampling, var, [found.source], is_open=True)
         if domain is None and _is_copy(var, value):
             return self._layer(Copy, var, [value.args[0]])
@@ -317,7 +340,7 @@ class _Former:
     def _linear(self, var: Var, call: Call, weight: np.ndarray) -> _Group:
         data, domain, dense = self._unpadded(call.args[0]), self.domains.get(call.args[0]), op_name(call) == "matmul"
         if not self._is_binary(call):
-            why = why_float(self.graph, self.domains, call, weight)
+            why = why_float(self.graph, self.domains, call, weight, self.values_taken)
             kind = FloatDense if dense else FloatConvolution
             return self._layer(kind, var, [data], is_open=True, domain=domain, why_float=why)
         if is_window_sum(call) and domain == SIGN:
@@ -325,17 +348,16 @@ class _Former:
         return self._layer(BinaryDense if dense else BinaryConvolution, var, [data], is_open=True, domain=domain)
 
     def _selection(self, var: Var, value: Expr) -> _Group | None:
-        """The group of a selection of channels. If the result has a domain, bits are selected, without an epilogue."""
-        extent = shape(var)
-        sources = concatenated_channels(value, extent)
-        if taken_channels(value, extent) is not None and isinstance(value.args[0], Var):
-            sources = self.sources(value)
-        if sources is None:
+        """The group of a selection of channels, rows and columns.
+
+        If the result has a domain, bits are selected, without an epilogue.
+        """
+        chosen = chosen_of(self.graph, var, self.inline.__contains__)
+        if chosen is None:
             return None
-        data = list(dict.fromkeys(sources))
         if (domain := self.domains.get(var)) is not None:
-            return self._layer(BitSelection, var, data, domain=domain)
-        return self._layer(ChannelSelection, var, data, is_open=True)
+            return self._layer(BitSelection, var, chosen.sources, domain=domain)
+        return self._layer(ChannelSelection, var, chosen.sources, is_open=True)
 
     def _unpadded(self, data: Var) -> Var:
         return self.graph.values[data].args[0] if data in self.inline else data
@@ -351,7 +373,7 @@ class _Former:
         if op_name(value) == "where" and not (value.args[0] in self.inline and self._is_binariser(value)):
             return False
         out = shape(var)
-        if len(out) < 2:
+        if not out:
             return False
         variables = [arg for arg in value.args if isinstance(arg, Var) and arg not in self.inline]
         constants = _constants(value)
@@ -494,7 +516,8 @@ def _is_copy(var: Var, value: Expr) -> bool:
     """Whether a value copies a strided view of floats that are computed."""
     if op_name(value) not in ("permute_dims", "strided_slice") or str(value.args[0].ty.dtype) != "float32":
         return False
-    return isinstance(value.args[0], Var) and 0 not in shape(value.args[0]) and view_of(value, shape(var)) is not None
+    computed = isinstance(value.args[0], Var) and 0 not in shape(value.args[0])
+    return computed and copied_view(value, shape(var)) is not None
 
 
 def _transposes_matrices(permute: Call) -> bool:
@@ -511,8 +534,9 @@ def _is_of_samples(mean: Call) -> bool:
 
 
 def _fits(group: _Group, step: Call) -> bool:
-    """Whether a step may join a group: binary layers are exact to the last bit, and functions are not."""
-    return op_name(step) not in FUNCTIONS or group.composite not in (BinaryConvolution.kind, BinaryDense.kind)
+    """Whether a step may join a group: binary layers are exact to the last bit, and most functions are not."""
+    exact = op_name(step) not in FUNCTIONS or op_name(step) in EXACT
+    return exact or group.composite not in (BinaryConvolution.kind, BinaryDense.kind)
 
 
 def _extent(var: Var) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from ..relax.graph import (
     without_pixels,
 )
 from ..relax.quantisers import Quantiser, emit_quantiser, quantisers
+from ..relax.selections import selection_rank
 
 # Operations of one tensor and constants, which can move together with the binariser after them.
 _WITH_CONSTANT = {"add", "subtract", "multiply", "divide", "maximum", "minimum", "nn.prelu"}
@@ -32,7 +33,7 @@ _UNARY = {"nn.relu", "nn.leakyrelu", "clip", "negative", "logical_not"}
 
 
 def keep_bits(mod: IRModule) -> IRModule:
-    """Move binarisers before operations that only move values: max pooling, selections of channels, reshapes.
+    """Move binarisers before operations that only move values: max pooling, selections, reshapes.
 
     ``binarize(f(max_pool(x)))`` becomes ``max_pool(binarize(f(x)))``, for any ``f`` that is monotone in every channel,
     batch norm or PReLU for example. This is exact: float32 rounding is monotone too, so ``binarize(f(x))`` is monotone,
@@ -48,7 +49,7 @@ def keep_bits(mod: IRModule) -> IRModule:
     Example: ``max_pool2d(x) * -2 > 1`` with x = [-3, 4] in one window: the maximum is 4, and -8 > 1 is false. Moved:
     the bits are [6 > 1, -8 > 1] = [true, false], and their minimum is false.
 
-    Quantisers move before max pooling in the same way.
+    Quantisers move before max pooling, and before takes of rows and columns, in the same way.
 
     Where a window holds NaN, which a max pooling ignores, the bit of NaN counts as any other bit.
     """
@@ -115,7 +116,9 @@ def _find(graph: Graph, binarised: Var, quantised: Quantiser | None) -> _Move | 
         reader, value = chain[0], graph.values.get(chain[0])
         if value is None:
             return None
-        possible = op_name(value) == "nn.max_pool2d" if quantised is not None else len(chain) > 1
+        possible = len(chain) > 1
+        if quantised is not None:
+            possible = op_name(value) == "nn.max_pool2d" or _takes_pixels(value, shape(reader))
         if possible and (sources := _sources(graph, value, shape(reader))) is not None:
             break
         operand = _operand(value, shape(reader))
@@ -148,6 +151,8 @@ def _sources(graph: Graph, mover: Expr, extent: tuple[int, ...]) -> tuple[_Sourc
     if name == "reshape":
         same = without_pixels(shape(source)) == without_pixels(extent) and min(len(shape(source)), len(extent)) > 1
         return (_Source(source, np.arange(extent[1]) if same and len(extent) in (2, 4) else None),)
+    if _takes_pixels(mover, extent):
+        return (_Source(source, np.arange(extent[1])),) if source in graph.values else None
     taken = taken_channels(mover, extent)
     if taken is None:
         return None
@@ -157,6 +162,11 @@ def _sources(graph: Graph, mover: Expr, extent: tuple[int, ...]) -> tuple[_Sourc
     # Channels that are not taken are binarised although nothing reads them. That costs nothing in the epilogue of a
     # layer, but an input of the model has no layer and would need a kernel of its own.
     return (_Source(source, None),) if source in graph.values else None
+
+
+def _takes_pixels(mover: Expr, extent: tuple[int, ...]) -> bool:
+    """Whether an operation takes rows or columns of a feature map."""
+    return op_name(mover) == "take" and len(extent) == 4 and (selection_rank(mover, extent) or 0) > 1
 
 
 def _operand(value: Expr, extent: tuple[int, ...]) -> Var | None:

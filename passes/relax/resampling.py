@@ -1,4 +1,4 @@
-"""Recognise the resampling of feature maps: ``take`` along rows or columns, and bilinear ``image.resize2d``."""
+"""Recognise the bilinear resampling of feature maps. Nearest pixels are selections (selections.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tvm.relax import Expr, Var
 
 from sbnn_tvm.schedules.elementwise.resampling import AxisTaps
 
-from .graph import Graph, constant, op_name, shape
+from .graph import op_name, shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,54 +26,10 @@ class Resampled:
     columns: AxisTaps
 
 
-def taken_pixels(value: Expr) -> tuple[int, AxisTaps] | None:
-    """The axis, 2 or 3, and the indices of a ``take`` along rows or columns of a feature map of float32."""
-    if op_name(value) != "take" or value.attrs.axis is None or str(value.args[0].ty.dtype) != "float32":
+def bilinear(value: Expr) -> Resampled | None:
+    """The resampling that an ``image.resize2d`` computes, if it is bilinear; None for any other value."""
+    if op_name(value) != "image.resize2d":
         return None
-    extent, indices = shape(value.args[0]), constant(value.args[1])
-    axis = int(value.attrs.axis) % len(extent)
-    if len(extent) != 4 or axis < 2 or indices is None or indices.ndim != 1 or not indices.size:
-        return None
-    inside = indices.min() >= 0 and indices.max() < extent[axis]
-    return (axis, AxisTaps(indices.astype(np.int32)[:, None])) if inside else None
-
-
-def resampled(graph: Graph, value: Expr, first: Var | None = None) -> Resampled | None:
-    """The resampling that a value computes; None for any other value.
-
-    Args:
-        graph: The function.
-        value: A ``take`` or an ``image.resize2d``.
-        first: A ``take`` along the other axis that belongs to it, if there is one.
-    """
-    if op_name(value) == "image.resize2d":
-        return _bilinear(value)
-    last = taken_pixels(value)
-    if last is None:
-        return None
-    source = value.args[0]
-    taps = {axis: AxisTaps.identity(shape(source)[axis]) for axis in (2, 3)}
-    taps[last[0]] = last[1]
-    if first is not None:
-        before = taken_pixels(graph.values[first])
-        if before is None:
-            return None
-        source = graph.values[first].args[0]
-        taps[before[0]] = before[1]
-    return Resampled(source, taps[2], taps[3]) if isinstance(source, Var) else None
-
-
-def first_take(graph: Graph, value: Expr) -> Var | None:
-    """The ``take`` along the other axis that a ``take`` reads, if nothing else reads that."""
-    last = taken_pixels(value)
-    source = value.args[0] if last is not None else None
-    if last is None or source not in graph.values or source in graph.results or len(graph.users[source]) != 1:
-        return None
-    before = taken_pixels(graph.values[source])
-    return source if before is not None and before[0] != last[0] else None
-
-
-def _bilinear(value: Expr) -> Resampled | None:
     attrs, source = value.attrs, value.args[0]
     if str(attrs.method) != "linear" or str(attrs.layout) != "NCHW" or str(source.ty.dtype) != "float32":
         return None

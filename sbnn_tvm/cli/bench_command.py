@@ -64,7 +64,7 @@ def bench(
     with shown_steps() as step, temporary_folder(LibraryError) as folder:
         if is_library(file):
             if against == "onnxruntime":
-                raise InputError(f"onnxruntime cannot run {file}: name the ONNX model that it was compiled from")
+                raise InputError(f"onnxruntime cannot run {file}: name the model that it was compiled from")
             loaded = load(file, threads)
         else:
             module = compile_model(file, flags, step)
@@ -98,7 +98,7 @@ def _bench_layers(file: Path, flags: CompileFlags) -> None:
     from .tables import profile_table
 
     if is_library(file):
-        raise InputError(f"--layers needs the ONNX model that {file} was compiled from")
+        raise InputError(f"--layers needs the model that {file} was compiled from")
     with shown_steps() as step:
         module = compile_model(file, flags, step)
         step("timing the kernels")

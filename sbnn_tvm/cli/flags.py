@@ -56,6 +56,12 @@ class ModelFlags:
             show_choices=True,
         ),
     ] = SignZeroChoice.exact
+    exact_weights: Annotated[
+        bool,
+        typer.Option(
+            "--exact-weights", help="Never change a weight, not even where two values differ by rounding alone."
+        ),
+    ] = False
 
     def tvm_target(self) -> str | dict[str, Any]:
         """The name of the target, or the TVM target dict."""
@@ -71,7 +77,7 @@ class ModelFlags:
         shapes = _shapes(self.input_shape or [])
         with hide_torch():
             from ..options import CompileOptions
-        return CompileOptions(input_shape=shapes, sign_zero=self.sign_zero.value)
+        return CompileOptions(input_shape=shapes, sign_zero=self.sign_zero.value, exact_weights=self.exact_weights)
 
 
 @dataclass(frozen=True)

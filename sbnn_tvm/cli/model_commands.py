@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 
-from ..errors import LibraryError
+from ..errors import InputError, LibraryError
 from ..runtime.hide_torch import hide_torch
 from .console import bold, examples, plain, result_console, shown_steps
 from .exit_codes import MISMATCH
 from .flags import CompileFlags, expand_flags
-from .model_files import ModelOrLibrary, OnnxFile, check_is_model, is_library, read_arrays
+from .model_files import ModelFile, ModelOrLibrary, check_is_model, is_library, read_arrays
 
 if TYPE_CHECKING:
     from ..module import CompiledModule
@@ -35,12 +35,13 @@ VERIFY_EXAMPLES = examples(
 INSPECT_EXAMPLES = examples(
     "sbnn-tvm inspect model.onnx --target arm     [dim]which layers become binary[/]",
     "sbnn-tvm inspect model.so                    [dim]the interface and target of a library, for any CPU[/]",
+    "sbnn-tvm inspect model.onnx --values conv1   [dim]which values the layer conv1 reads, and its weights[/]",
 )
 
 
 @expand_flags
 def compile_(
-    model: OnnxFile,
+    model: ModelFile,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE.so", help="The library.", show_default="MODEL.so"),
@@ -58,7 +59,7 @@ def compile_(
         bool, typer.Option("--verify", help="Compare with onnxruntime first; write nothing if they differ.")
     ] = False,
 ) -> None:
-    """Compile an ONNX model to a shared library, and report what each layer became.
+    """Compile an ONNX or TFLite model to a shared library, and report what each layer became.
 
     Python runs it by [bold]sbnn_tvm.load("model.so").run(x)[/]. That needs only numpy and TVM's runtime.
     """
@@ -89,7 +90,7 @@ def compile_(
 
 @expand_flags
 def verify(
-    model: OnnxFile,
+    model: ModelFile,
     samples: Annotated[int, typer.Option(help="Number of random inputs.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of the random inputs.")] = 0,
     tolerance: Annotated[
@@ -124,9 +125,33 @@ def verify(
 
 
 @expand_flags
-def inspect(file: ModelOrLibrary, *, flags: CompileFlags) -> None:
+def inspect(
+    file: ModelOrLibrary,
+    values: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAYER",
+            help="Show which values the weights and activations of a layer take, named as in the report.",
+        ),
+    ] = None,
+    input: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npy|npz",
+            help="With --values: an input to use instead of a random one; .npz has one array per input name.",
+        ),
+    ] = None,
+    *,
+    flags: CompileFlags,
+) -> None:
     """Show what each layer of a model would become, or became in a library. No machine code is made or run."""
     console = result_console()
+    if input is not None and values is None:
+        raise InputError("--input is for --values LAYER, which shows the values of a layer")
+    if values is not None:
+        check_is_model(file)
+        console.print(_values(file, values, input, flags))
+        return
     if is_library(file):
         from ..report.report import Report
         from ..runtime.loading import read_metadata
@@ -147,6 +172,28 @@ def inspect(file: ModelOrLibrary, *, flags: CompileFlags) -> None:
             from ..compiler import explain
         report = explain(file, target, options, progress=step)
     console.print(report)
+
+
+def _values(model: Path, layer: str, input: Path | None, flags: CompileFlags) -> Group:
+    """The values of one layer, in onnxruntime."""
+    arrays = None if input is None else read_arrays(input)
+    with shown_steps() as step:
+        step("loading the compiler")
+        target, options = flags.tvm_target(), flags.options()
+        with hide_torch():
+            from ..compiler import lower_model
+            from ..runtime.inputs import split_batches
+            from ..verification.layer_values import layer_values
+        front = lower_model(model, target, options, step)
+        given = None if arrays is None else split_batches(front.imported.inputs, arrays)
+        if given is not None and len(given) != 1:
+            raise InputError(f"--values shows one input of the model, but {input} has {len(given)}")
+        step("running onnxruntime")
+        found = layer_values(front.imported, layer, None if given is None else given[0])
+    from .values_tables import values_tables
+
+    line = next((each for each in front.report.layers if each.name == layer), None)
+    return values_tables(found, line, "a random input" if input is None else str(input))
 
 
 def compile_model(

@@ -1,4 +1,4 @@
-"""The files that commands take: ONNX models, compiled libraries, and arrays of inputs."""
+"""The files that commands take: ONNX and TFLite models, compiled libraries, and arrays of inputs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ import typer
 
 from ..errors import InputError
 
-OnnxFile = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model, for example from export_onnx.")]
-ModelOrLibrary = Annotated[Path, typer.Argument(metavar="MODEL.onnx|MODEL.so", help="A model, or a compiled library.")]
+ModelFile = Annotated[
+    Path,
+    typer.Argument(metavar="MODEL.onnx", help="The model (.onnx or .tflite), for example from export_onnx."),
+]
+ModelOrLibrary = Annotated[
+    Path, typer.Argument(metavar="MODEL.onnx|MODEL.so", help="A model (.onnx or .tflite), or a compiled library.")
+]
 
 
 def is_library(path: Path) -> bool:
@@ -37,9 +42,9 @@ def check_is_file(path: Path) -> None:
 
 
 def check_is_model(path: Path) -> None:
-    """Refuse a compiled library where an ONNX model is needed."""
+    """Refuse a compiled library where a model is needed."""
     if is_library(path):
-        raise InputError(f"{path} is a compiled library: name the ONNX model that it was compiled from")
+        raise InputError(f"{path} is a compiled library: name the model that it was compiled from")
 
 
 def read_arrays(path: Path) -> Any:

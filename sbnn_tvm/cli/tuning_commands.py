@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..runtime.hide_torch import hide_torch
 from .console import bold, examples, plain, result_console, shown_steps, warn
 from .flags import ModelFlags, expand_flags
-from .model_files import OnnxFile, check_is_model
+from .model_files import ModelFile, check_is_model
 
 TUNE_EXAMPLES = examples(
     "sbnn-tvm tune model.onnx --time-budget 300",
@@ -23,7 +23,7 @@ TUNE_EXAMPLES = examples(
 
 @expand_flags
 def tune(
-    model: OnnxFile,
+    model: ModelFile,
     database: Annotated[
         Path, typer.Option("--database", "-d", metavar="FILE", help="The database of measurements.")
     ] = Path("tuning.jsonl"),

@@ -1,4 +1,7 @@
-"""The layout of values in memory: convert numpy arrays as in ONNX to the layout that kernels read, and back."""
+"""The layout of values in memory: convert numpy arrays as in ONNX to the layout that kernels read, and back.
+
+Where the compiler moved a transposition past an operator, the value has another order of axes as well.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ from ..algebra.domain import codes
 
 def encode(value: np.ndarray, physical: Physical, isa: Isa) -> np.ndarray:
     """Store a value, given as in ONNX, in the layout that kernels read."""
+    if physical.view is not None:
+        value = physical.view.store(value)
     if physical.form == Form.PLAIN:
         return np.asarray(value, order="C")  # ascontiguousarray would make a scalar an array
     last = np.moveaxis(value, 1, -1) if value.ndim == 4 else value
@@ -32,6 +37,16 @@ def encode(value: np.ndarray, physical: Physical, isa: Isa) -> np.ndarray:
 
 def decode(array: np.ndarray, physical: Physical, isa: Isa) -> np.ndarray:
     """Read a value from that layout as in ONNX; bits and codes become uint8."""
+    value = _decode(array, physical, isa)
+    return value if physical.view is None else physical.view.read(value)
+
+
+def shape_in_onnx(physical: Physical) -> tuple[int, ...]:
+    """The shape of a value in ONNX."""
+    return physical.extent if physical.view is None else physical.view.shape
+
+
+def _decode(array: np.ndarray, physical: Physical, isa: Isa) -> np.ndarray:
     extent = physical.extent
     if physical.form == Form.PLAIN:
         return array.reshape(extent)

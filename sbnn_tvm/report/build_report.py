@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sbnn_tvm.frontends.onnx.importer import Imported
+from sbnn_tvm.frontends.onnx.opset import SOURCE
 from sbnn_tvm.passes.families.choose import Choice
 from sbnn_tvm.passes.layers.forms import Form
 from sbnn_tvm.passes.layers.kinds import (
@@ -35,10 +36,13 @@ from sbnn_tvm.passes.layers.kinds import (
     WindowSum,
 )
 from sbnn_tvm.passes.lowering.lower import Lowered, LoweredLayer, UnscheduledOperator
-from sbnn_tvm.passes.phases.resolve_signs import SignZero
+from sbnn_tvm.passes.phases.recognise import TWO_VALUES
+from sbnn_tvm.passes.relax.facts import Note
+from sbnn_tvm.passes.relax.node_names import with_node_names
 from sbnn_tvm.passes.relax.weights import BinaryWeight
 from sbnn_tvm.schedules.coded.expansion import Expansion
 from sbnn_tvm.schedules.epilogue.program import Channel, Ref, Scalar
+from sbnn_tvm.schedules.selection import Selection
 
 from ..tuning_database.lookup import TuningLookup, known_machines
 from .report import COST_MODEL, TUNED, UNSCHEDULED, YOU, LayerReport, Report
@@ -53,15 +57,49 @@ _KINDS: dict[type[Layer], str] = {
 }  # fmt: skip
 
 
-def build_report(lowered: Lowered, imported: Imported, model: str, target: str, sign_zero: SignZero) -> Report:
-    """The report of a compilation."""
+def build_report(lowered: Lowered, imported: Imported, model: str, target: str, notes: Sequence[Note]) -> Report:
+    """The report of a compilation.
+
+    Args:
+        lowered: The kernels.
+        imported: The model.
+        model: Its name.
+        target: The name of the target.
+        notes: What the phases noted about values.
+    """
     layers = tuple(_entry(entry, imported) for entry in lowered.entries)
-    notes = []
-    signs = [node.name or node.output[0] for node in imported.model.graph.node if node.op_type == "Sign"]
-    if signs and sign_zero != "exact":
-        value = "+1" if sign_zero == "positive" else "-1"
-        notes.append(f"Sign gives {value} instead of 0 at 0, as sign_zero={sign_zero!r} allows: {', '.join(signs)}")
-    return Report(model, target, layers, tuple(notes))
+    warnings = _sentences([note for note in notes if note.approximates], imported)
+    warnings += tuple(_changed_weights(lowered, imported))
+    advice = _sentences([note for note in notes if not note.approximates], imported)
+    source = next((entry.value for entry in imported.model.metadata_props if entry.key == SOURCE), "")
+    return Report(model, target, layers, warnings, source=source, advice=advice)
+
+
+def _sentences(notes: Sequence[Note], imported: Imported) -> tuple[str, ...]:
+    """Each sentence once, with the nodes that it is about."""
+    nodes: dict[str, list[str]] = {}
+    for note in notes:
+        nodes.setdefault(note.sentence, []).append(imported.nodes.get(note.about, note.about))
+    return tuple(f"{sentence}: {', '.join(dict.fromkeys(names))}" for sentence, names in nodes.items())
+
+
+def _changed_weights(lowered: Lowered, imported: Imported) -> Iterator[str]:
+    linear = [entry.layer for entry in lowered.layers if isinstance(entry.layer, LinearLayer)]
+    changes = [(each.node(imported.nodes), each.weight_change) for each in linear if each.weight_change is not None]
+    rounded = [f"{name} ({change.relative:.1e})" for name, change in changes if change.relative]
+    if rounded:
+        yield (
+            "weights that are two values within rounding became two values, changed by at most (relative to the "
+            f"largest of their output channel): {', '.join(rounded)}; exact_weights=True forbids it"
+        )
+    zeros = [f"{name} ({change.zeros})" for name, change in changes if change.zeros]
+    positive = any(change.sign_of_zero > 0 for _, change in changes)
+    if zeros:
+        value, sign_zero = ("+a", "positive") if positive else ("-a", "negative")
+        yield (
+            f"weights of 0 between -a and +a became {value}, as sign_zero={sign_zero!r} allows: {', '.join(zeros)}; "
+            "exact_weights=True forbids it"
+        )
 
 
 def with_tuning(report: Report, tuning: TuningLookup, slower: bool) -> Report:
@@ -106,9 +144,12 @@ def _entry(entry: LoweredLayer | UnscheduledOperator, imported: Imported) -> Lay
 def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
     layer, choice, nodes = entry.layer, entry.choice, imported.nodes
     family, built = choice.candidate.family, choice.built
-    linear = layer if isinstance(layer, LinearLayer) and not layer.sums_windows else None
+    # The first of two planes is a part of the layer that the second one completes, as a window sum is.
+    linear = layer if isinstance(layer, LinearLayer) and not layer.sums_windows and layer.plane_of != "" else None
     kind = ("window sum" if layer.sums_windows else _KINDS[type(layer)]) + _geometry(layer)
-    why = layer.why_float if isinstance(layer, FloatLinearLayer) else ""
+    if isinstance(layer, LinearLayer) and layer.plane_of == "":
+        kind = f"first plane of {kind}"
+    why = with_node_names(layer.why_float, nodes) if isinstance(layer, FloatLinearLayer) else ""
     if isinstance(layer, BinaryLinearLayer) and built.reads == Form.CHANNELS_LAST:
         kind = kind.removeprefix("binary ")
         why = f"it is binary, but {_why_float(choice)}: it runs in float with the same result"
@@ -123,7 +164,7 @@ def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
     return LayerReport(
         name=layer.node(nodes),
         kind=kind,
-        weights=weights if values is None else str(values),
+        weights=(linear.plane_of if linear is not None else None) or (weights if values is None else str(values)),
         density=None if values is None else values.density,
         activations=_activation_bits(layer, choice),
         kernel=choice.kernel.name + (" + threshold" if built.folded else ""),
@@ -170,7 +211,9 @@ def _activation_bits(layer: Layer, choice: Choice) -> int:
 def _geometry(layer: Layer) -> str:
     match layer:
         case ChannelSelection() | BitSelection():
-            return f": {layer.selection}"
+            moved = layer.selection != Selection.concatenation(layer.selection.inputs) or layer.pixels is None
+            parts = [str(layer.selection)] * moved + ([str(layer.pixels)] if layer.pixels is not None else [])
+            return f": {', '.join(parts)}"
         case FloatConvolution() | BinaryConvolution() | MaxPool2d() | AvgPool2d() | BitMaxPool2d():
             conv = layer.shape
         case WindowSum() if len(layer.extent) == 4:
@@ -236,6 +279,8 @@ def _two_values(layer: LinearLayer, nodes: Mapping[str, str]) -> _Values | None:
                 scale = values
             else:
                 offset = values
+        if name.endswith(TWO_VALUES):  # what follows adds the few other weights
+            break
     return _Values(layer.weight, scale, np.zeros_like(scale))
 
 

@@ -97,6 +97,8 @@ class Report:
         layers: In order of execution.
         notes: Sentences about approximations that the user allowed, and about problems with the tuning database.
         tuning: A sentence about the source of tuned kernels; empty without tuning.
+        source: A sentence about how a PyTorch module was traced, if not by torch.export alone; else empty.
+        advice: Sentences about what else an option could do.
     """
 
     model: str
@@ -104,6 +106,8 @@ class Report:
     layers: tuple[LayerReport, ...]
     notes: tuple[str, ...] = ()
     tuning: str = ""
+    source: str = ""
+    advice: tuple[str, ...] = ()
 
     @property
     def linear(self) -> tuple[LayerReport, ...]:
@@ -144,12 +148,15 @@ class Report:
         try:
             record = json.loads(text)
             layers = tuple(_layer(layer) for layer in record["layers"])
-            texts = [record["model"], record["target"], record.get("tuning", ""), *record["notes"]]
+            sentences = record.get("tuning", ""), record.get("source", "")
+            texts = [record["model"], record["target"], *sentences, *record["notes"], *record["advice"]]
             if not all(isinstance(each, str) for each in texts):
-                raise ValueError("its model, target, notes and tuning must be text")
+                raise ValueError("its model, target, notes, advice, tuning and source must be text")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"the report is not one of this version: {error}") from None
-        return cls(record["model"], record["target"], layers, tuple(record["notes"]), record.get("tuning", ""))
+        return cls(
+            record["model"], record["target"], layers, tuple(record["notes"]), *sentences, tuple(record["advice"])
+        )
 
     def __str__(self) -> str:
         with needed_by("a report as text"):
@@ -172,10 +179,13 @@ class Report:
         yield ""
         yield from self._reasons()
         yield Text(self.summary(), style="bold")
-        if self.tuning:
-            yield Text(printable(self.tuning))
+        for sentence in (self.source, self.tuning):
+            if sentence:
+                yield Text(printable(sentence))
         for note in self.notes:
             yield Text(printable(f"note: {note}"), style="yellow")
+        for sentence in self.advice:
+            yield Text(printable(f"advice: {sentence}"))
 
     def _table(self, width: int | None) -> Table:
         from rich.table import Table

@@ -122,7 +122,8 @@ def _windows(layer: Layer) -> Conv2dShape | None:
 def _signature(layer: Layer, isa: Isa) -> dict[str, Any]:
     folded = isinstance(layer, BinaryLinearLayer) and layer.fitted.folded
     shape = _windows(layer)
-    selection = layer.selection if isinstance(layer, ChannelSelection | BitSelection) else None
+    selects = layer if isinstance(layer, ChannelSelection | BitSelection) else None
+    selection = None if selects is None else selects.selection
     domain = layer.weight_domain if isinstance(layer, BinaryLinearLayer) else None
     return {
         "isa": isa.name,
@@ -131,6 +132,7 @@ def _signature(layer: Layer, isa: Isa) -> dict[str, Any]:
         "extent": layer.extent,
         "inputs": layer.in_channels,
         "selection": _described(selection),
+        **({"pixels": _described(selects.pixels)} if selects is not None and selects.pixels is not None else {}),
         "weight": layer.weight.shape if isinstance(layer, LinearLayer) else None,
         "density": round(_CLASSES * log2(layer.counted_density)) if isinstance(layer, LinearLayer) else None,
         "padding": layer.pad_value if isinstance(layer, BinaryConvolution | WindowSum) else 0.0,

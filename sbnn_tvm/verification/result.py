@@ -103,6 +103,7 @@ class Verification:
         unexplained: Number of inputs whose outputs differ for another reason.
         reason: What was found about the first of these; empty if there are none.
         drawn: What is to be known about the inputs that ``verify`` drew; often empty.
+        approximated: How the reference differs from the model, as the user allowed it; often empty.
     """
 
     model: str
@@ -117,6 +118,7 @@ class Verification:
     unexplained: int = 0
     reason: str = ""
     drawn: str = ""
+    approximated: str = ""
 
     @property
     def flipped(self) -> int:
@@ -160,7 +162,7 @@ class Verification:
             text = f"{head}: agrees with onnxruntime in {len(self.layers)} layers and {which}; {found}"
         else:
             text = f"{head}: differs from onnxruntime: {found}; {self._where()}"
-        return printable(f"{text}; {self.drawn}" if self.drawn else text)
+        return printable("; ".join(each for each in (text, self.approximated, self.drawn) if each))
 
     def _rounding(self) -> list[str]:
         """What differs, and how much of it rounding explains."""

@@ -15,13 +15,14 @@ import numpy as np
 
 from ..execution.run_kernels import ComputedValue, run_kernels
 from ..execution.runnable_model import RunnableModel
-from ..execution.value_layout import encode, holds_rows
+from ..execution.value_layout import encode, holds_rows, shape_in_onnx
 from .differences import largest_difference, mismatch, tolerance_of
 from .explanation import explain
 from .inputs import DrawnInputs, RandomInputs
 from .layers import StoredValues, compare_layers
 from .reference import Reference
 from .result import LayerComparison, OutputComparison, Verification
+from .signed_zeros import with_signed_zeros
 
 
 def verify(
@@ -34,7 +35,8 @@ def verify(
         batches: Inputs, one tuple per run, or how to draw them.
         tolerance: Largest difference of floats, relative to the largest value; None for the default of their type.
     """
-    reference = Reference(module.imported.model)
+    allowed, approximated = with_signed_zeros(module)
+    reference = Reference(allowed)
     stored = StoredValues(module, reference)
     names = [spec.name for spec in module.imported.outputs]
     outputs: dict[str, OutputComparison] = {}
@@ -90,6 +92,7 @@ def verify(
         unexplained,
         reason,
         batches.note if isinstance(batches, DrawnInputs) else "",
+        approximated,
     )
 
 
@@ -118,9 +121,10 @@ def _layers_alone(
         value = values.get(name) if name is not None else None
         if value is None or step.physical is None:
             return None
-        if holds_rows(step.physical.extent, value.shape):
-            value = value.reshape(step.physical.extent)
-        if value.shape != step.physical.extent:
+        extent = shape_in_onnx(step.physical)
+        if holds_rows(extent, value.shape):
+            value = value.reshape(extent)
+        if value.shape != extent:
             return None
         if value.dtype == np.float16 and step.array.dtype != np.float16:
             value = value.astype(np.float32)  # kernels keep float16 values in float32

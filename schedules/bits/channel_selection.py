@@ -1,4 +1,4 @@
-"""Selection of channels from packed words, by copies of whole words, shifts, or a network of shifts."""
+"""Selection of channels, rows and columns of packed words; channels move by whole words or shifts."""
 
 from __future__ import annotations
 
@@ -13,43 +13,84 @@ from tvm.tirx.script import builder as T
 
 from ..isa import Isa
 from ..kernel import Kernel
-from ..selection import InputChannel, Selection
+from ..selection import InputChannel, PixelSelection, Selection
 from ..tir.kernel_builder import KernelBuilder
 from ..tir.loops import parallel_rows
+from ..tir.vectors import Index
 
 
-def select_channels_bits(pixels: tuple[int, ...], selection: Selection, isa: Isa) -> Kernel:
-    """Assemble a packed feature map from selected channels of others: by whole words, shifts, or a network of shifts.
+def select_channels_bits(
+    pixels: tuple[int, ...],
+    selection: Selection,
+    isa: Isa,
+    picked: PixelSelection | None = None,
+    fill: Sequence[bool] = (False,),
+) -> Kernel:
+    """Assemble a packed feature map from selected channels, rows and columns of others.
+
+    Channels move by whole words, shifts, or a network of shifts.
 
     Args:
-        pixels: (N, H, W), or (N,) for tensors [N, C].
+        pixels: (N, H, W) of the result, or (N,) for tensors [N, C]. Each binary digit of a code is an image of its own.
         selection: The source of each output channel.
         isa: The instruction set.
+        picked: The source of each output row and column; None if the inputs have the same pixels.
+        fill: The bit of channels, rows and columns without a source, for each binary digit.
 
     Returns:
-        ``func(words [*pixels, isa.words(C)] of each input, out [*pixels, isa.words(C)])``.
+        ``func(words [N, H, W, isa.words(C)] (or [N, words]) of each input, rows, columns, fill, out)``. ``rows`` and
+        ``columns`` are int32, and missing without ``picked``; ``fill`` is missing if nothing is without a source.
     """
     channels = len(selection.sources)
     stored = [isa.words(count) * isa.word_bits for count in (*selection.inputs, channels)]
     width = gcd(64, *stored)  # the bytes in memory are the same for every word size
-    word, count = f"uint{width}", int(np.prod(pixels))
+    word, images, size = f"uint{width}", pixels[0], int(np.prod(pixels[1:]))
+    read = pixels if picked is None else (images, picked.height, picked.width)
+    pads = None in selection.sources or (picked is not None and picked.pads)
     with KernelBuilder("select_channels_bits") as builder:
         inputs = enumerate(selection.inputs)
-        data = [builder.data((*pixels, isa.words(size)), isa.word, f"data{i}") for i, size in inputs]
+        data = [builder.data((*read, isa.words(count)), isa.word, f"data{i}") for i, count in inputs]
+        tables = () if picked is None else (picked.rows, picked.columns)
+        names = zip(("rows", "columns"), tables, strict=False)
+        indices = [builder.constant(name, np.array(table, np.int32)) for name, table in names]
+        fills = np.where(fill, np.array(-1, f"int{width}"), 0).astype(f"int{width}").view(word)
+        filling = builder.constant("fill", fills) if pads else None
         out = builder.output((*pixels, isa.words(channels)), isa.word)
+        counts = [int(np.prod(read))] * len(data) + [images * size]
         views = [
-            T.decl_buffer((count, size // width), word, data=buffer.data)
-            for buffer, size in zip((*data, out), stored, strict=True)
+            T.decl_buffer((count, bits // width), word, data=buffer.data)
+            for buffer, count, bits in zip((*data, out), counts, stored, strict=True)
         ]
-        with parallel_rows(count, count * sum(stored) // width) as pixel:
+
+        def store_pixel(source: Index | None, pixel: Index, image: Index) -> None:
+            filled = None if filling is None else T.bind(filling[image % len(fills)])
             for number in range(stored[-1] // width):
                 sources = selection.sources[number * width : (number + 1) * width]
-                parts = [
-                    part
-                    for (i, j), moves in _moves(sources, width).items()
-                    for part in _moved(T.bind(views[i][pixel, j]), moves, min(width, selection.inputs[i] - j * width))
-                ]
+                none = [bit for bit, each in enumerate(sources) if source is None or each is None]
+                parts = [] if filled is None or not none else [filled & _mask(filled, none)]
+                for (i, j), moves in {} if source is None else _moves(sources, width).items():
+                    valid = min(width, selection.inputs[i] - j * width)
+                    parts += _moved(T.bind(views[i][source, j]), moves, valid)
                 T.buffer_store(views[-1], reduce(or_, parts, tirx.const(0, word)), [pixel, number])
+
+        work = images * size * sum(stored) // width
+        if picked is None:
+            with parallel_rows(images * size, work) as pixel:
+                store_pixel(pixel, pixel, pixel // size)
+        else:
+            height, columns = pixels[1:]
+            with parallel_rows(images * height, work) as row, T.serial(0, columns) as x:
+                image, pixel = row // height, T.bind(row * columns + x)
+                above, left = T.bind(indices[0][row % height]), T.bind(indices[1][x])
+                source = (image * picked.height + above) * picked.width + left
+                if picked.pads:
+                    with T.If(tirx.all(above >= 0, left >= 0)):
+                        with T.Then():
+                            store_pixel(T.bind(source), pixel, image)
+                        with T.Else():
+                            store_pixel(None, pixel, image)
+                else:
+                    store_pixel(T.bind(source), pixel, image)
     return builder.kernel()
 
 
@@ -57,10 +98,12 @@ _Move = tuple[int, int]
 """Source bit and target bit."""
 
 
-def _moves(sources: Sequence[InputChannel], width: int) -> dict[tuple[int, int], list[_Move]]:
+def _moves(sources: Sequence[InputChannel | None], width: int) -> dict[tuple[int, int], list[_Move]]:
     """The moves into one word of the result, grouped by source word: (input, index of the word)."""
     moves: dict[tuple[int, int], list[_Move]] = {}
     for bit, source in enumerate(sources):
+        if source is None:
+            continue
         moves.setdefault((source.input, source.channel // width), []).append((source.channel % width, bit))
     return moves
 

@@ -1,4 +1,4 @@
-"""Resampling of feature maps: each output pixel is one pixel of the input, or a weighted sum of a few."""
+"""Resampling of feature maps: each output pixel is a weighted sum of a few pixels of the input."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def _apply(op: epilogue.Op, a: np.ndarray, b: np.ndarray) -> np.ndarray:
             return np.minimum(a, b)
         case "prelu":
             return np.where(a > 0, a, a * b)
-        case "exp" | "log" | "sqrt" | "sigmoid" | "tanh" | "erf":
+        case "exp" | "log" | "sqrt" | "sigmoid" | "tanh" | "erf" | "abs" | "round" | "floor" | "ceil":
             return _FUNCTIONS[op](a.astype(np.float64)).astype(np.float32)
         case "row_sum" | "row_mean" | "row_max" | "row_min":
             return _REDUCTIONS[op](a.astype(np.float64), axis=-1, keepdims=True).astype(np.float32)
@@ -118,6 +118,10 @@ _FUNCTIONS: Mapping[Function, Callable[[np.ndarray], np.ndarray]] = {
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "tanh": np.tanh,
     "erf": np.vectorize(math.erf, otypes=[np.float64]),
+    "abs": np.abs,
+    "round": np.round,
+    "floor": np.floor,
+    "ceil": np.ceil,
 }
 """The functions in float64. The code that writer.py emits differs by at most tir.functions.ULPS from these."""
 

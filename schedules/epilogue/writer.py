@@ -377,7 +377,7 @@ class Vector:
                 return extremum(step.op, self.type, self.writer.isa.architecture, first_is_number)(first, second)
             case "prelu":
                 return tirx.Select(a > self.type.constant(0.0), a, a * b)
-            case "exp" | "log" | "sqrt" | "sigmoid" | "tanh" | "erf":
+            case "exp" | "log" | "sqrt" | "sigmoid" | "tanh" | "erf" | "abs" | "round" | "floor" | "ceil":
                 return function(step.op, self.type).call_once(a)
         raise ValueError(f"not an operation of an epilogue: {step.op!r}")
 

@@ -1,4 +1,4 @@
-"""Elementary functions of float32 vectors, as LLVM functions: exp, log, sqrt, sigmoid, tanh and erf.
+"""Functions of float32 vectors, as LLVM functions: exp, log, sqrt, sigmoid, tanh, erf, and exact ones such as round.
 
 Each is a polynomial (or a quotient of two) after a reduction of its argument, in float32 throughout, with the same
 operations on every target. Only fused multiply-adds differ: they are used where the target has them. ``sqrt`` is exact
@@ -20,10 +20,14 @@ import numpy as np
 from .llvm import LlvmFunction
 from .vectors import VectorType
 
-Function = Literal["exp", "log", "sqrt", "sigmoid", "tanh", "erf"]
+Function = Literal["exp", "log", "sqrt", "sigmoid", "tanh", "erf", "abs", "round", "floor", "ceil"]
 
-ULPS: Mapping[Function, int] = {"exp": 2, "log": 2, "sqrt": 0, "sigmoid": 3, "tanh": 3, "erf": 8}
-"""Largest error in units in the last place of the result. Denormal results may be 0."""
+ULPS: Mapping[Function, int] = {
+    "exp": 2, "log": 2, "sqrt": 0, "sigmoid": 3, "tanh": 3, "erf": 8, "abs": 0, "round": 0, "floor": 0, "ceil": 0,
+}  # fmt: skip
+"""Largest error in units in the last place of the result. Denormal results may be 0. Ties are rounded to even."""
+EXACT: frozenset[str] = frozenset(name for name, ulps in ULPS.items() if not ulps)
+"""The functions whose results are those of any other IEEE implementation."""
 
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
@@ -206,6 +210,29 @@ def _erf(code: _Code, x: str) -> str:
     return code.clamp(code.op("fdiv", over, code.polynomial(square, _ERF_UNDER)), -1.0, 1.0)
 
 
+def _abs(code: _Code, x: str) -> str:
+    return code.call("fabs", x)
+
+
+def _round(code: _Code, x: str) -> str:
+    """Adding 2^23 to the size drops the fraction; larger numbers have none. No library function is needed."""
+    size, least = code.call("fabs", x), code.number(2.0**23)
+    whole = code.op("fsub", code.op("fadd", size, least), least)
+    return code.select("olt", size, least, code.call("copysign", whole, x), x)
+
+
+def _floor(code: _Code, x: str) -> str:
+    near = _round(code, x)
+    below = code.op("fsub", near, code.number(1.0))
+    return code.call("copysign", code.select("ogt", near, x, below, near), x)
+
+
+def _ceil(code: _Code, x: str) -> str:
+    near = _round(code, x)
+    above = code.op("fadd", near, code.number(1.0))
+    return code.call("copysign", code.select("olt", near, x, above, near), x)
+
+
 _BODIES: Mapping[Function, Callable[[_Code, str], str]] = {
     "exp": _exp,
     "log": _log,
@@ -213,4 +240,8 @@ _BODIES: Mapping[Function, Callable[[_Code, str], str]] = {
     "sigmoid": _sigmoid,
     "tanh": _tanh,
     "erf": _erf,
+    "abs": _abs,
+    "round": _round,
+    "floor": _floor,
+    "ceil": _ceil,
 }

@@ -199,7 +199,7 @@ def test_why_a_layer_of_many_levels_is_float(rng: np.random.Generator) -> None:
     constants = {"zero": np.float32(0), "high": np.float32(255), "w": signs(rng, 16, 24, 3, 3)}
     module = check(small_model(text, {"x": (1, 24, 6, 6)}, constants))
     (layer,) = module.report.linear
-    assert not layer.binary and "they come from 'r' (round)" in layer.why
+    assert not layer.binary and "they come from 'Round:r' (round)" in layer.why
 
     text = f"q = {QUANTIZE}(x, t)\n y = Conv(q, w)"
     module = check(small_model(text, {"x": (1, 24, 6, 6)}, {"t": UNSIGNED, "w": normal(rng, 16, 24, 3, 3)}))

@@ -91,7 +91,7 @@ def test_foreign_onnx_report():
     assert binary == {
         "stem": False,
         "binary": True,
-        "after_sign": False,
+        "after_sign": True,
         "after_relu": False,
         "ternary": False,
         "scores": False,

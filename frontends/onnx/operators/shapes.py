@@ -127,15 +127,18 @@ def concat(node: Node) -> relax.Expr:
 
 
 def tile(node: Node) -> relax.Expr:
-    """Repetitions along every axis, as a broadcast over new axes."""
+    """Repetitions, as a broadcast over a new axis before each axis that is repeated."""
     x, repeats = node.expr(0), node.constant(1).reshape(-1).tolist()
     shape = shape_of(x)
     if len(repeats) != len(shape) or min(repeats, default=1) < 1:
         raise node.error(f"repeats {len(shape)} dimensions by {repeats}; expected a positive number for each")
-    apart = node.emit(relax.op.reshape(x, [part for dim in shape for part in (1, dim)]))
-    spread = [part for count, dim in zip(repeats, shape, strict=True) for part in (count, dim)]
+    pairs = list(zip(repeats, shape, strict=True))
+    spread = [part for count, dim in pairs for part in ((count, dim) if count > 1 else (dim,))]
+    apart = node.emit(
+        relax.op.reshape(x, [part for count, dim in pairs for part in ((1, dim) if count > 1 else (dim,))])
+    )
     whole = node.emit(relax.op.broadcast_to(apart, spread))
-    return relax.op.reshape(whole, [count * dim for count, dim in zip(repeats, shape, strict=True)])
+    return relax.op.reshape(whole, [count * dim for count, dim in pairs])
 
 
 CONVERTERS: dict[str, Converter] = {

@@ -85,10 +85,10 @@ CASES = {
         ("copy", "copy", "elementwise", "copy"),
         {"x": (2, 8, 24)},
     ),
-    "nearest": Case(
+    "nearest, which is a selection": Case(
         'r = Resize<mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor">(x, , scales)\n'
         "y = Relu(r)",
-        ("resample",),
+        ("select_channels",),
         MAP,
         {"scales": np.array([1, 1, 2, 3], np.float32)},
     ),

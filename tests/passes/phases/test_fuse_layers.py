@@ -103,7 +103,7 @@ def fused_graphs(rng: np.random.Generator) -> dict[str, Fused]:
         "padding with a value that others read": Fused(
             BITS + "p = Pad(b, pads, lo)\ny = Conv(p, w)\nz = Relu(p)",
             {**BINARIZE, "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "w": signs(rng, 5, 8, 3, 3)},
-            ["elementwise", "nn.pad", "binary_conv2d", "elementwise"],
+            ["elementwise", "select_channels_bits", "binary_conv2d", "elementwise"],
             outputs=("y", "z"),
         ),
         "one value per pixel": Fused(

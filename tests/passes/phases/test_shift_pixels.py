@@ -65,7 +65,7 @@ ROLL = "top = Slice(b, first, last, rows)\nbottom = Slice(b, last, end, rows)\n"
         (ROLL + "s = Concat <axis = 2> (bottom, top)\nr = Gather <axis = 1> (s, order)",
          ["channels of bits: permutation", "shift of bits"]),
         ("top = Slice(b, second, end, rows)\nbottom = Slice(b, last, end, rows)\n"
-         "r = Concat <axis = 2> (top, bottom)", ["strided_slice", "strided_slice", "concat"]),
+         "r = Concat <axis = 2> (top, bottom)", ["channels of bits: 6x5 of 6x5 pixels"]),
     ],
     ids=["rows", "rows and channels", "the last row twice"],
 )  # fmt: skip

@@ -193,8 +193,8 @@ def test_export_demo_gives_a_model_for_the_other_commands(arch: str, tmp_path: P
         (("compile", "{model}", "--input-shape", "1,three"), "a shape is written as in 1,3,224,224"),
         (("compile", "{model}", "--input-shape", "1,3", "--input-shape", "x=1,3"), "needs a name"),
         (("compile", "{model}", "--input-shape", "1,3,9,9"), "contradicts the model"),
-        (("compile", "{library}"), "is a compiled library: name the ONNX model"),
-        (("verify", "{library}"), "is a compiled library: name the ONNX model"),
+        (("compile", "{library}"), "is a compiled library: name the model"),
+        (("verify", "{library}"), "is a compiled library: name the model"),
         (("verify", "{model}", "--samples", "0"), "samples=0"),
         (("verify", "{model}", "--tolerance", "-1"), "the tolerance must be a number from 0 on"),
         (("verify", "{model}", "--seed", "-1"), "the seed must be a number from 0 on"),
@@ -257,3 +257,21 @@ def test_an_interrupt_and_a_defect(library: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_report_of_a_library_is_the_report_of_its_compilation(model: Path, library: Path) -> None:
     metadata = sbnn_tvm.runtime.loading.read_metadata(library)
     assert json.loads(metadata.report) == json.loads(explain(model).to_json())
+
+
+def test_values_of_a_layer(model: Path, library: Path, tmp_path: Path) -> None:
+    name = next(layer.name for layer in explain(model).layers if layer.binary)
+    shown, _ = run("inspect", str(model), "--values", name)
+    assert shown.startswith(f"{name} (Conv), on a random input\n") and "2 distinct values" in shown
+    assert "weights, output channels first  float32" in shown and "reads '" in shown and "computes '" in shown
+    np.save(tmp_path / "x.npy", np.ones((1, 3, 8, 8), np.float32))
+    assert f"on {tmp_path}/x.npy" in run("inspect", str(model), "--values", name, "--input", str(tmp_path / "x.npy"))[0]
+    np.save(tmp_path / "xx.npy", np.ones((2, 3, 8, 8), np.float32))
+    refusals = {
+        ("--values", "x"): "the model has no layer 'x'",
+        ("--input", str(tmp_path / "x.npy")): "--input is for --values LAYER",
+        ("--values", name, "--input", str(tmp_path / "xx.npy")): "shows one input of the model, but",
+    }
+    for arguments, sentence in refusals.items():
+        assert sentence in run("inspect", str(model), *arguments, code=2)[1]
+    assert "is a compiled library" in run("inspect", str(library), "--values", name, code=2)[1]

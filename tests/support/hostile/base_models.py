@@ -265,6 +265,33 @@ def _sparse() -> onnx.ModelProto:
     return model
 
 
+def _dialects() -> onnx.ModelProto:
+    """Nodes of QONNX and FINN, which become standard operators; a scale and a bit width that nodes compute."""
+    model = parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["" : 13, "qonnx.custom_op.general" : 1]>
+        dialects (float[1, 2, 6, 6] x) => (float[1, 4, 4, 3] y, float[1, 2, 6, 6] z)
+        <float one = {1.0}, float zero = {0.0}, float two = {2.0}, float four = {4.0}>
+        {
+            half = Div(one, two)
+            bits = qonnx.custom_op.general.Quant<signed = 0, narrow = 0>(two, one, zero, four)
+            a = qonnx.custom_op.general.Quant<signed = 1, narrow = 1, rounding_mode = "HALF_UP">(x, half, zero, bits)
+            b = qonnx.custom_op.general.MultiThreshold<out_dtype = "UINT4", out_scale = 0.5>(a, rows)
+            c = qonnx.custom_op.general.MultiThreshold<out_dtype = "UINT8">(b, many)
+            z = qonnx.custom_op.general.Trunc<rounding_mode = "FLOOR">(c, one, zero, four, two)
+            s = qonnx.custom_op.general.BipolarQuant(c, one)
+            t = Transpose<perm = [0, 2, 3, 1]>(s)
+            k = qonnx.custom_op.general.Im2Col<stride = [1, 1], kernel_size = [3, 3], input_shape = "(1, 6, 6, 2)">(t)
+            y = MatMul(k, w)
+        }
+        """
+    )
+    rows, many = np.sort(_numbers(2, 3), 1), np.sort(_numbers(1, 20), 1)
+    tensors = {"rows": rows, "many": many, "w": np.where(_numbers(18, 3) < 0, -1, 1).astype(np.float32)}
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in tensors.items())
+    return model
+
+
 def _bits() -> onnx.ModelProto:
     """A comparison and two constants before a convolution and a max pooling: recognised as binary."""
     weights = np.where(_RNG.random((8, 8, 3, 3)) < 0.5, -1, 1).astype(np.float32)
@@ -284,6 +311,7 @@ BASE_MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
     "recurrent": _recurrent,
     "old": _old,
     "sparse": _sparse,
+    "dialects": _dialects,
     "bits": _bits,
     "bireal_net": lambda: foreign_models.bireal_net(channels=8, size=8, classes=3),
     "sign_net": lambda: foreign_models.sign_net(channels=8, size=4, layers=1),

@@ -1,4 +1,4 @@
-"""Means of samples and selections of channels in numpy."""
+"""Means of samples, and selections of channels, rows and columns in numpy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sbnn_tvm.schedules.elementwise.channel_selection import Selection
+from sbnn_tvm.schedules.selection import OUTSIDE, PixelSelection, Selection
 
 
 def sample_mean(x: np.ndarray) -> np.ndarray:
@@ -24,6 +24,20 @@ def sample_mean(x: np.ndarray) -> np.ndarray:
     return sums[:, 0] / np.float32(values)
 
 
-def selected(inputs: Sequence[np.ndarray], selection: Selection) -> np.ndarray:
-    """Output channel c is channel ``sources[c].channel`` of input ``sources[c].input``; channels are the last axis."""
-    return np.stack([inputs[source.input][..., source.channel] for source in selection.sources], -1)
+def selected(
+    inputs: Sequence[np.ndarray], selection: Selection, pixels: PixelSelection | None = None, fill: float = 0
+) -> np.ndarray:
+    """Output channel c is channel ``sources[c].channel`` of input ``sources[c].input``; channels are the last axis.
+
+    Output row y is row ``pixels.rows[y]``, and columns likewise. What has no source is ``fill``.
+    """
+    empty = np.full_like(inputs[0][..., 0], fill)
+    of = [empty if source is None else inputs[source.input][..., source.channel] for source in selection.sources]
+    channels = np.stack(of, -1)
+    if pixels is None:
+        return channels
+    rows, columns = np.array(pixels.rows), np.array(pixels.columns)
+    taken = channels[:, rows][:, :, columns]
+    taken[:, rows == OUTSIDE] = fill
+    taken[:, :, columns == OUTSIDE] = fill
+    return taken

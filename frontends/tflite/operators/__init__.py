@@ -1,0 +1,1 @@
+"""Converters of TFLite operators to ONNX nodes, a file per subject."""

@@ -1,0 +1,60 @@
+"""Numbers of fewer bits: constants that are stored in them, and values that are rounded to them and back."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto
+
+from ..flatbuffer_file import Tensor
+from ..node import Converter, Node
+from ..tensor_types import dtype_of
+from ..values import Value
+
+
+def _dequantize(node: Node) -> Value:
+    """``(q - zero_point) * scale`` as float32, or float32 of float16."""
+    x = node.required(0)
+    if x.dtype == "float16":
+        return node.graph.add("Cast", x, order=x.order, to=TensorProto.FLOAT)
+    declared = node.read[0]
+    assert declared is not None
+    scale, zero_point, axis = _parameters(node, declared, x)
+    if x.array is not None:
+        shape = [-1 if index == axis else 1 for index in range(x.rank)] if scale.ndim else []
+        distance = x.array.astype(np.float32) - zero_point.astype(np.float32).reshape(shape)
+        return node.graph.constant(distance * scale.reshape(shape), x.name)
+    numbers = (node.graph.constant(array) for array in (scale, zero_point))
+    attributes = {"axis": x.stored_axis(axis)} if scale.ndim else {}
+    return node.graph.add("DequantizeLinear", x, *numbers, order=x.order, **attributes)
+
+
+def _quantize(node: Node) -> Value:
+    x, declared = node.floats(0), node.computed[0]
+    scale, zero_point, axis = _parameters(node, declared, x)
+    numbers = (node.graph.constant(array) for array in (scale, zero_point))
+    attributes = {"axis": x.stored_axis(axis)} if scale.ndim else {}
+    return node.graph.add("QuantizeLinear", x, *numbers, order=x.order, **attributes)
+
+
+def _parameters(node: Node, declared: Tensor, x: Value) -> tuple[np.ndarray, np.ndarray, int]:
+    """Scale and zero point, numbers or one for each index of the axis."""
+    dtype = np.dtype(dtype_of(declared, node.graph.where))
+    count, axis = len(declared.scales), declared.quantised_axis
+    if dtype not in (np.int8, np.uint8, np.int16, np.int32) or len(declared.zero_points) != count or not count:
+        raise node.error(f"needs integers with scales and zero points, but {declared.name!r} has {declared.dtype}")
+    if not np.isfinite(declared.scales).all() or declared.scales.min() <= 0:
+        raise node.error(f"has scales that are not above 0 in {declared.name!r}")
+    limits = np.iinfo(dtype)
+    if declared.zero_points.min() < limits.min or declared.zero_points.max() > limits.max:
+        raise node.error(f"has zero points outside of {dtype} in {declared.name!r}")
+    scale, zero_point = declared.scales.astype(np.float32), declared.zero_points.astype(dtype)
+    if count == 1:
+        return scale.reshape(()), zero_point.reshape(()), 0
+    axis = node.axis(axis, x.rank)
+    if x.shape[axis] != count:
+        raise node.error(f"has {count} scales for {x.shape[axis]} indices in {declared.name!r}")
+    return scale, zero_point, axis
+
+
+CONVERTERS: dict[str, Converter] = {"DEQUANTIZE": _dequantize, "QUANTIZE": _quantize}
+"""Converters by operator name."""

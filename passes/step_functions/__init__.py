@@ -1,0 +1,1 @@
+"""Functions of one number that take few values: which they are, and exactly where they change. numpy alone."""

@@ -1,0 +1,41 @@
+"""Networks of Larq's own converter, against Larq's interpreter."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tflite", reason='TFLite files need pip install "sbnn-tvm[tflite]"')
+
+import onnxruntime
+
+import sbnn_tvm
+from sbnn_tvm.compiler import explain
+from sbnn_tvm.frontends.onnx.load_model import load_model
+from sbnn_tvm.frontends.tflite.to_onnx import to_onnx
+from tests.support.tflite_cases import load
+
+CASES = load("larq")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_the_interpreter(name: str) -> None:
+    case = CASES[name]
+    model = load_model(to_onnx(case.file))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    declared = session.get_inputs()[0]
+    (y,) = session.run(None, {declared.name: case.x(tuple(declared.shape))})
+    np.testing.assert_allclose(y, case.y, rtol=1e-5, atol=1e-5 * np.abs(case.y).max())
+
+
+@pytest.mark.parametrize(("name", "binary"), [("chain", 3), ("quicknet", 2), ("zero_padding", 1), ("dense", 1)])
+def test_every_binary_layer_is_on_bits(name: str, binary: int) -> None:
+    report = explain(CASES[name].file)
+    assert sum(layer.kind.startswith("binary") for layer in report.layers) == binary
+
+
+def test_a_compiled_network_equals_the_interpreter() -> None:
+    case = CASES["chain"]
+    module = sbnn_tvm.compile(case.file)
+    assert module.inputs[0].shape == (1, 9, 10, 40)
+    y = module.run(case.x((1, 9, 10, 40)))
+    np.testing.assert_allclose(y, case.y, rtol=1e-5, atol=1e-5 * np.abs(case.y).max())
+    module.verify()
