@@ -107,3 +107,11 @@ def test_layers(name: str) -> None:
     assert sorted(found) == sorted(case.kinds)
     verification = module.verify(samples=2)
     assert all(layer.wrong == 0 for layer in verification.layers) and len(verification.layers) >= len(case.outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["attention", "layer norm", "gelu by its name", "bilinear"])
+def test_layers_on_arm(name: str) -> None:
+    case = CASES[name]
+    model = small_model(case.text, case.inputs, case.constants, case.outputs)
+    sbnn_tvm.compile(model, target="arm").verify(samples=1)
