@@ -46,7 +46,8 @@ INTEROP := .venv-interop
 KERAS := .venv-keras
 
 test-interop: $(INTEROP)/.installed $(KERAS)/.installed
-	OMP_NUM_THREADS=1 SBNN_KERAS_PYTHON=$(CURDIR)/$(KERAS)/bin/python $(INTEROP)/bin/python -m pytest -m interop
+	OMP_NUM_THREADS=1 SBNN_KERAS_PYTHON=$(CURDIR)/$(KERAS)/bin/python $(INTEROP)/bin/python -m pytest \
+		-m interop tests/interop tests/frontends/onnx
 
 conformance: $(INSTALLED)
 	OMP_NUM_THREADS=1 TVM_NUM_THREADS=1 $(BIN)/python -m tests.conformance --docs docs/operators.md

@@ -94,8 +94,8 @@ def to_composites(
 
     Args:
         mod: The imported module.
-        sign_zero: The result of the operator Sign at 0. ``"exact"`` keeps ONNX's 0, so the layer after it stays float.
-            ``"positive"`` and ``"negative"`` replace it by +1 or -1, so that the layer can become binary.
+        sign_zero: The result of the operator Sign at 0. ``"exact"`` keeps ONNX's 0, so the layer after it reads two
+            bits. ``"positive"`` and ``"negative"`` replace it by +1 or -1, so that it reads one.
         dump: A folder to which the module is written after each phase, as TVMScript; None writes nothing.
         exact_weights: Leave out the phase that changes weights.
 

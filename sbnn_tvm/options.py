@@ -22,8 +22,8 @@ class CompileOptions:
     Attributes:
         input_shape: Shape of the input, batch included, or a dict from input names to shapes. A PyTorch module needs
             it unless it has an ``example_input_array``. An ONNX model needs it where dimensions are open.
-        sign_zero: The value of a plain ``Sign`` at 0. ``"exact"`` is 0, as in ONNX: a third value, which keeps a layer
-            in float. ``"positive"`` and ``"negative"`` replace it by +1 or -1, and the report says so.
+        sign_zero: The value of a plain ``Sign`` at 0. ``"exact"`` is 0, as in ONNX: a third value, which takes
+            two bits. ``"positive"`` and ``"negative"`` replace it by +1 or -1, and the report says so.
         exact_weights: Never change a weight. Otherwise weights of a layer on bits that take two values per output
             channel within rounding (1.5e-5 of the largest) are set to two values, and the report says so. With
             ``sign_zero``, so are a few zeros between -a and +a.

@@ -214,7 +214,7 @@ class GraphImport:
         hint = f"{node.output[0]}_part"
         result = None
         if converter is not None:
-            read = Node(node, tuple(inputs), version, lambda expr: self._emit(expr, hint))
+            read = Node(node, tuple(inputs), version, lambda expr: self._emit(expr, hint), self._builder.add_func)
             result = converter(read)
             unread = off_default(node, version, read.read) if result is not None and node.domain in STANDARD else ""
             if unread:

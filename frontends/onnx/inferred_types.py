@@ -12,6 +12,9 @@ from onnx.shape_inference import infer_node_outputs
 from .function_bodies import schema_of, with_defaults
 from .node import Value, dtype_of, shape_of
 
+_INFERRED_FROM = {"GreaterOrEqual": 16, "LessOrEqual": 16}
+"""Operators that ONNX infers from this operator set on, though they exist since an older one and are the same."""
+
 _LARGEST_READ = 1024  # elements of a constant that the inference may read, such as a shape; weights are larger
 
 
@@ -78,7 +81,7 @@ def infer_types(node: NodeProto, inputs: Sequence[Value | None], opsets: Mapping
         types[name] = type_proto(value)
         if isinstance(value, np.ndarray) and value.size <= _LARGEST_READ:
             data[name] = numpy_helper.from_array(np.asarray(value), name)
-    schema = schema_of(node.op_type, opsets[""])
+    schema = schema_of(node.op_type, max(opsets[""], _INFERRED_FROM.get(node.op_type, 0)))
     imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
     complete = with_defaults(node, schema)  # the inference of STFT does not know its own default
     found = infer_node_outputs(schema, complete, types, data, opset_imports=imports)

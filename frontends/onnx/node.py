@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from onnx import NodeProto, helper
-from tvm import relax, tirx
+from tvm import ir, relax, tirx
 
 from sbnn_tvm.errors import ModelError
 
@@ -48,6 +48,7 @@ class Node:
         inputs: Its inputs in order; None for an omitted optional input.
         opset: Version of the node's operator set.
         emit: Binds an intermediate expression to a variable. Converters return the last expression unbound.
+        define: Adds a function to the module, by a name that resembles the given one.
         read: The attributes that the converter has asked for, or knows to mean nothing. The importer refuses a node
             with any other attribute off its default.
     """
@@ -56,6 +57,7 @@ class Node:
     inputs: tuple[Value | None, ...]
     opset: int
     emit: Callable[[relax.Expr], relax.Var]
+    define: Callable[[relax.Function, str], ir.GlobalVar]
     read: set[str] = field(default_factory=set)
 
     @property

@@ -110,7 +110,7 @@ class Probe:
         def count(path: str) -> Callable[..., None]:
             return lambda *_: calls.update([path])
 
-        with _hooks([module.register_forward_hook(count(path)) for path, module in model.named_modules()]):
+        with _hooks([module.register_forward_hook(count(path)) for path, module in hookable_modules(model)]):
             return cls(inputs, tensors(model(*inputs)), calls)
 
 
@@ -133,6 +133,11 @@ def _random(examples: Sequence[Tensor]) -> tuple[Tensor, ...]:
 def tensors(result: Any) -> list[Tensor]:
     """The tensors that a model returned, in the order of the outputs of its file."""
     return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+
+
+def hookable_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules of a model, by path, that can have hooks: all but TorchScript."""
+    return [(path, each) for path, each in model.named_modules() if not isinstance(each, torch.jit.ScriptModule)]
 
 
 def compare_with_module(model: nn.Module, probe: Probe, proto: onnx.ModelProto, calls: Sequence[ModuleCall]) -> None:
@@ -268,8 +273,9 @@ def _refuse_random(model: nn.Module, inputs: Sequence[Tensor]) -> None:
         def record(path: str, results: list[tuple[str, bytes]] = results) -> Callable[..., None]:
             return lambda _, __, result: results.extend((path, _array(each).tobytes()) for each in tensors(result))
 
-        with _hooks([module.register_forward_hook(record(path)) for path, module in model.named_modules()]):
-            model(*inputs)
+        with _hooks([module.register_forward_hook(record(path)) for path, module in hookable_modules(model)]):
+            returned = model(*inputs)
+        record("")(model, inputs, returned)
         runs.append(results)
     for (path, first), (_, second) in zip(*runs, strict=False):
         if first != second:
@@ -401,7 +407,7 @@ class _Guided:
 
             return hook
 
-        modules = [(path, module) for path, module in self.model.named_modules() if path]
+        modules = [(path, module) for path, module in hookable_modules(self.model) if path]
         hooks = [module.register_forward_pre_hook(before(path), with_kwargs=True) for path, module in modules]
         hooks += [module.register_forward_hook(after(path)) for path, module in modules]
         with _hooks(hooks):

@@ -84,7 +84,7 @@ def to_onnx(model: nn.Module, input_shape: Shape | None = None, *, compare_expor
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected a torch.nn.Module to export, but got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError("the model is a TorchScript module, which torch cannot export; pass the module it was made of")
+        model = nn.Sequential(model)  # TorchScript is no place for hooks and attributes
     while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         model = model.module
     for name, tensor in model.state_dict().items():
@@ -109,6 +109,7 @@ def to_onnx(model: nn.Module, input_shape: Shape | None = None, *, compare_expor
         if compare_export:
             names = {name: str(value.name) for name, value in traced_values.items()}
             with unchanged(model), older_code_runs(device_of(model)):
+                model(*(tensor.clone() for tensor in probe.inputs))  # so that the comparison is of later calls
                 compare_with_module(model, probe, proto, module_calls(translation.program, names))
     if translation.source:
         onnx.helper.set_model_props(proto, {opset.SOURCE: translation.source})

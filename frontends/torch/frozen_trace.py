@@ -30,6 +30,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sbnn_tvm.errors import ModelError
 
+from .compare_export import hookable_modules
 from .user_code import running_place
 from .value_ranges import ValueRanges
 
@@ -209,7 +210,7 @@ class _Recorder(TorchDispatchMode):
             self._scope.pop()
 
         handles = []
-        for path, module in self._model.named_modules():
+        for path, module in hookable_modules(self._model):
             handles.append(module.register_forward_pre_hook(enter(path), prepend=True))
             handles.append(module.register_forward_hook(leave, always_call=True))
         try:
@@ -239,6 +240,8 @@ class _Recorder(TorchDispatchMode):
             self._reach(tensor)
         nodes = tree_map_only(Tensor, self._read, (args, kwargs))
         result = func(*args, **kwargs)
+        if func is aten._convolution.default:  # in TorchScript that was traced; the exporter does not know it
+            func, nodes = aten.convolution.default, (nodes[0][:9], {})
         node = self._call(func, *nodes)
         for tensor in written:
             self._ranges.forget(each for each in self._memory(tensor).nodes.values() if each is not node)

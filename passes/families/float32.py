@@ -1,4 +1,4 @@
-"""The family of float32 kernels: direct convolutions, poolings and elementwise maps on channels-last data."""
+"""The family of float32 kernels: direct convolutions, poolings, elementwise maps and recurrent layers."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from sbnn_tvm.schedules.elementwise.sample_mean import sample_mean
 from sbnn_tvm.schedules.elementwise.strided_copy import strided_copy
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.recurrent.sequence import recurrent
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.tir.loops import one_thread
 from sbnn_tvm.schedules.windows.depthwise import depthwise_conv2d
@@ -43,6 +44,7 @@ from ..layers.kinds import (
     Layer,
     LinearLayer,
     MaxPool2d,
+    Recurrent,
     Resampling,
     Rows,
     SampleMean,
@@ -75,7 +77,9 @@ class Float32Family(Family):
                 return tiles(layer.shape, isa, "float32")
             case BatchedProduct():
                 return tiles(layer.shape.one, isa, "float32")
-            case GlobalAvgPool2d() | ChannelSelection() | Elementwise() | SampleMean() | Rows() | Copy() | Resampling():
+            case GlobalAvgPool2d() | ChannelSelection() | Elementwise() | SampleMean() | Recurrent():
+                return (None,)
+            case Rows() | Copy() | Resampling():
                 return (None,)
         return ()
 
@@ -104,6 +108,8 @@ class Float32Family(Family):
         """One multiply-add per weight and output pixel; None without weights, or if all of them are +1."""
         if isinstance(layer, BatchedProduct):
             return Bound(Resource.MULTIPLY_ADD, layer.shape.macs)
+        if isinstance(layer, Recurrent):
+            return Bound(Resource.MULTIPLY_ADD, layer.macs)
         if not isinstance(layer, LinearLayer) or layer.sums_windows:
             return None
         return Bound(Resource.MULTIPLY_ADD, layer.macs)
@@ -154,6 +160,8 @@ def _kernel(layer: Layer, isa: Isa, member: Member) -> Kernel:
             return map_rows(channels_last(layer.extent), program, isa)
         case BatchedProduct():
             return batched_matmul(layer.shape, program, isa, tile)
+        case Recurrent():
+            return recurrent(layer.steps, layer.batch, layer.recurrence, isa)
         case SampleMean():
             return sample_mean(layer.extent[0], layer.values, isa)
         case GlobalAvgPool2d(shape=of):

@@ -12,9 +12,11 @@ from tvm import relax
 
 from sbnn_tvm.algebra.domain import BinaryDomain, Domain, Levels
 from sbnn_tvm.schedules.epilogue.program import WindowThreshold
+from sbnn_tvm.schedules.recurrent.sequence import Recurrence
 
 from ..relax.facts import decoded_change, encoded_change
 from ..relax.snapped_weights import WeightChange
+from .recurrence import decoded_recurrence, encoded_recurrence
 
 _ATTRIBUTE = "sbnn.facts"
 
@@ -52,6 +54,7 @@ class LayerFacts:
         factors: Scale and offset of the weights, float32 [OC] each, where the epilogue does not show them.
         weight_change: How the weights differ from those of the model, if they do.
         plane_of: What the weights are called that these are one of two planes of; "" for the first plane.
+        recurrence: What a recurrent layer computes.
     """
 
     name: str
@@ -65,6 +68,7 @@ class LayerFacts:
     factors: tuple[np.ndarray, np.ndarray] | None = None
     weight_change: WeightChange | None = None
     plane_of: str | None = None
+    recurrence: Recurrence | None = None
 
     def attach(self, func: relax.Function) -> relax.Function:
         """The function with these facts; they replace earlier ones."""
@@ -79,6 +83,7 @@ class LayerFacts:
             "factors": None if self.factors is None else [tvm.runtime.tensor(each) for each in self.factors],
             "plane_of": self.plane_of,
             "weight_change": None if self.weight_change is None else encoded_change(self.weight_change),
+            "recurrence": None if self.recurrence is None else encoded_recurrence(self.recurrence),
         }
         known |= {key: value for key, value in optional.items() if value is not None}
         return func.with_attr(_ATTRIBUTE, known)
@@ -103,6 +108,7 @@ class LayerFacts:
             window_test=_decoded(known["window_test"]) if "window_test" in known else None,
             factors=(known["factors"][0].numpy(), known["factors"][1].numpy()) if "factors" in known else None,
             weight_change=decoded_change(known["weight_change"]) if "weight_change" in known else None,
+            recurrence=decoded_recurrence(known["recurrence"]) if "recurrence" in known else None,
         )
 
 

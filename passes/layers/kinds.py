@@ -9,7 +9,7 @@ Every kind has the fields of :class:`Layer`, and its own fields::
       MaxPool2d  AvgPool2d  GlobalAvgPool2d  BitMaxPool2d
       ChannelSelection  BitSelection    channels, rows and columns of other values, of floats or of bits
       BitShift                          circular shifts of channels over the image
-      Elementwise  SampleMean
+      Elementwise  SampleMean  Recurrent
       Rows                              elementwise operations and reductions over the channels
       BatchedProduct                    products of two activations
       Copy                              permutations of axes, and slices
@@ -30,6 +30,7 @@ from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain, Domain
 from sbnn_tvm.schedules.elementwise.resampling import AxisTaps
 from sbnn_tvm.schedules.elementwise.strided_copy import StridedView
 from sbnn_tvm.schedules.epilogue.program import Program
+from sbnn_tvm.schedules.recurrent.sequence import Recurrence
 from sbnn_tvm.schedules.selection import PixelSelection, Selection
 from sbnn_tvm.schedules.shapes import Conv2dShape, ProductShape
 
@@ -416,3 +417,24 @@ class Resampling(Layer):
     source: tuple[int, ...]
     rows: AxisTaps
     columns: AxisTaps
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Recurrent(Layer):
+    """A recurrent layer over a whole sequence. The importer writes its composite, whose body is unrolled.
+
+    Attributes:
+        recurrence: What it computes in each step.
+        steps: Length of the sequence.
+        batch: Number of sequences.
+    """
+
+    kind = "recurrent"
+    recurrence: Recurrence
+    steps: int
+    batch: int
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the states with their weights."""
+        return self.steps * self.batch * self.recurrence.weight.size

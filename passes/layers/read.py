@@ -58,6 +58,7 @@ from .kinds import (
     GlobalAvgPool2d,
     Layer,
     MaxPool2d,
+    Recurrent,
     Resampling,
     Rows,
     SampleMean,
@@ -157,6 +158,8 @@ class _Reader:
                 return self._selection(ChannelSelection)
             case BitSelection.kind:
                 return self._selection(BitSelection)
+            case Recurrent.kind:
+                return self._recurrent(everything)
             case BitShift.kind:
                 result, moved = bindings[-1]
                 shift = shift_of(graph, moved)
@@ -224,6 +227,16 @@ class _Reader:
     def _float_output(self, var: Var, extent: tuple[int, ...]) -> FloatOutput | RowOutput:
         of_rows = self.composite == Rows.kind and shape(var) != extent
         return RowOutput(self.env[var]) if of_rows else FloatOutput(self.env[var])
+
+    def _recurrent(self, used: int) -> _Anchor:
+        recurrence = self.facts.recurrence
+        if recurrence is None:
+            raise _unreadable(self.facts)
+        for result in self.graph.results:  # each is stored as it is
+            self.env[result] = Ref(0)
+        steps, batch, _ = shape(self.graph.params[0])
+        own = {"recurrence": recurrence, "steps": steps, "batch": batch}
+        return _Anchor(self.graph.results[0], Recurrent, own, used)
 
     def _selection(self, kind: type[ChannelSelection | BitSelection]) -> _Anchor:
         """Read the one form of selections (relax/selections.py)."""

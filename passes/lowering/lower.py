@@ -44,7 +44,17 @@ from ..layers.kinds import BitMaxPool2d, BitSelection, BitShift, Layer
 from ..layers.read import read_layer
 from ..relax.domains import domain_of
 from ..relax.facts import views
-from ..relax.graph import Graph, Writer, channels_last, make_function, op_name, operands, shape, without_pixels
+from ..relax.graph import (
+    Graph,
+    Writer,
+    channels_last,
+    constant,
+    make_function,
+    op_name,
+    operands,
+    shape,
+    without_pixels,
+)
 from ..relax.views import View
 
 
@@ -387,7 +397,7 @@ class _Lowering:
         if (conv := self.pooled.get(var)) is not None:
             read = self.graph.values[conv].args[:1]
             built = self._pooled_kernel(conv, layer)
-        data, rest = [self.values[arg] for arg in read], [self.values[arg] for arg in beside]
+        data, rest = [self._value(arg) for arg in read], [self._value(arg) for arg in beside]
         args = [self._form(each, built.reads, built.groups) for each in data]
         args += [self._form(operand, Form.CHANNELS_LAST) for operand in rest]
         constants = tuple(expansion(array) or array for array in built.kernel.constants)
@@ -401,13 +411,16 @@ class _Lowering:
                 results.append((expr, built.stores_floats if domain is None else built.stores, 1, domain))
         fields = self._fields(var)
         for field_var, (expr, form, groups, domain) in zip(fields, results, strict=True):
+            if field_var is None:  # nobody reads this result
+                self.tuples.setdefault(var, []).append((expr, form, groups, domain))
+                continue
             logical = shape(field_var)
             expr = self._reshape(expr, _stored_shape(logical, form, domain, self.isa), field_var.name)
             if field_var is var:
                 self._define(var, expr, form, groups, domain)
             else:
                 self.tuples.setdefault(var, []).append((expr, form, groups, domain))
-        names = tuple(f.name for f in fields)
+        names = tuple(f.name for f in fields if f is not None)
         if conv is not None:
             convolution, chosen = self.choices[conv]
             self.entries.append(LoweredLayer(convolution, replace(chosen, built=built), names, constants, caller.name))
@@ -416,6 +429,17 @@ class _Lowering:
             choice = replace(choice, built=replace(built, kernel=replace(built.kernel, constants=())))
         self.entries.append(LoweredLayer(layer, choice, names, constants, caller.name))
 
+    def _value(self, arg: Expr) -> _Value:
+        """The value of an argument of a layer, which may be a constant."""
+        numbers = constant(arg)
+        if numbers is None:
+            return self.values[arg]
+        value = _Value("constant", numbers.shape, None, {(Form.PLAIN, 1): arg, (Form.CHANNELS_LAST, 1): arg})
+        if numbers.ndim == 4:
+            last = np.ascontiguousarray(numbers.transpose(0, 2, 3, 1))
+            value.forms[Form.CHANNELS_LAST, 1] = relax.const(last)
+        return value
+
     def _pooled_kernel(self, conv: Var, pool: Layer) -> BuiltKernel:
         layer, choice = self.choices[conv]
         serial, member = choice.candidate.serial, choice.candidate.member
@@ -423,14 +447,12 @@ class _Lowering:
         built = build_pooled(layer, pool, self.isa, member, serial=serial, minimal_filters=not choice.forced)
         return replace(built, kernel=named(built.kernel, serial))
 
-    def _fields(self, var: Var) -> list[Var]:
-        """The variables that are bound to the outputs of a call, in order."""
+    def _fields(self, var: Var) -> list[Var | None]:
+        """The variables that are bound to the outputs of a call, in order; None for an output that is not read."""
         if isinstance(var.ty, relax.TensorType):
             return [var]
-        items = {}
-        for user in self.graph.users[var]:
-            items[self.graph.values[user].index] = user
-        return [items[i] for i in range(len(items))]
+        items = {self.graph.values[user].index: user for user in self.graph.users[var]}
+        return [items.get(i) for i in range(len(var.ty.fields))]
 
     def _lower_reshape(self, var: Var, reshape: Call) -> None:
         source = self.values[reshape.args[0]]

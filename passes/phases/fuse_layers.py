@@ -78,6 +78,9 @@ _ANCHORS = {
 }  # fmt: skip
 
 
+_OF_TWO_TENSORS = {"add", "subtract", "multiply", "divide", "maximum", "minimum"}
+
+
 @dataclass(eq=False)
 class _Group:
     """A group of bindings that becomes one function.
@@ -388,7 +391,8 @@ class _Former:
         if any(str(v.ty.dtype) != "float32" for v in (var, *variables)):
             return False
         fits = all(broadcasts_to(shape(v), out) for v in variables)
-        return fits and any(shape(v) == out for v in variables) and all(is_per_channel(c, out) for c in constants)
+        known = all(is_per_channel(c, out) or _as_operand(value, c, out) is not None for c in constants)
+        return fits and any(shape(v) == out for v in variables) and known
 
     def _rows_of(self, value: Expr) -> _Group | None:
         """The group of rows that a value reads from last; None if the last group is another."""
@@ -468,10 +472,11 @@ class _Former:
                 writer.keep(var, value)
 
 
-def _outline(graph: Graph, former: _Former, group: _Group, outputs: list[Var]) -> tuple[relax.Function, list[Var]]:
+def _outline(graph: Graph, former: _Former, group: _Group, outputs: list[Var]) -> tuple[relax.Function, list[Expr]]:
     """The function of a group, and the arguments of its call: the data of the anchor, then the tensor operands."""
     data = {var: relax.Var("data" if not i else f"data_{i}", var.ty) for i, var in enumerate(group.data)}
-    params, args = list(data.values()), list(data)
+    params: list[Var] = list(data.values())
+    args: list[Expr] = list(data)
     new: dict[Var, Var] = {}
     bindings: list[relax.VarBinding] = []
     builder = relax.BlockBuilder()
@@ -497,6 +502,12 @@ def _outline(graph: Graph, former: _Former, group: _Group, outputs: list[Var]) -
     def bind(var: Var, reads_data: bool) -> Var:
         value = graph.values[var]
         arguments = [resolved(arg, reads_data) for arg in value.args]
+        for place, arg in enumerate(value.args):
+            if (operand := _constant_operand(value, arg, shape(var))) is not None:
+                param = relax.Var(f"operand_{len(params) - len(data)}", operand.ty)
+                params.append(param)
+                args.append(operand)
+                arguments[place] = param
         call = builder.normalize(Call(value.op, arguments, value.attrs))
         result = relax.DataflowVar(var.name, call.ty)
         bindings.append(relax.VarBinding(result, call))
@@ -524,6 +535,31 @@ def _transposes_matrices(permute: Call) -> bool:
     """Whether a ``permute_dims`` exchanges the last two of three axes."""
     axes = permute.attrs.axes
     return axes is not None and [int(axis) % 3 for axis in axes] == [0, 2, 1] and len(shape(permute.args[0])) == 3
+
+
+def _as_operand(step: Call, values: np.ndarray, extent: tuple[int, ...]) -> np.ndarray | None:
+    """A constant of an elementwise step that is not per channel, as a tensor that an epilogue can read.
+
+    It is repeated to the extent of the result, or to one value per pixel. None if that would store more than four times
+    the constant and 64 KiB, or if the step reads no such operand.
+    """
+    if op_name(step) not in _OF_TWO_TENSORS or values.dtype != np.float32 or values.ndim > len(extent):
+        return None
+    aligned = values.reshape((1,) * (len(extent) - values.ndim) + values.shape)
+    axis = channel_axis(extent)
+    to = tuple(1 if i == axis and aligned.shape[axis] == 1 else size for i, size in enumerate(extent))
+    if np.broadcast_shapes(aligned.shape, extent) != extent or int(np.prod(to)) > max(4 * values.size, 1 << 14):
+        return None
+    return np.ascontiguousarray(np.broadcast_to(aligned, to))
+
+
+def _constant_operand(step: Call, arg: Expr, extent: tuple[int, ...]) -> Expr | None:
+    """The constant operand of a step that its composite takes as a parameter; None for any other argument."""
+    values = constant(arg)
+    if values is None or op_name(step) not in _OF_TWO_TENSORS or is_per_channel(values, extent):
+        return None
+    operand = _as_operand(step, values, extent)
+    return None if operand is None else relax.const(operand)
 
 
 def _is_of_samples(mean: Call) -> bool:

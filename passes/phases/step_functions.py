@@ -21,7 +21,7 @@ from ..relax.quantisers import arithmetic_with_number, emit_quantiser
 from ..relax.ranges import ANYTHING, Range, ranges
 from ..relax.snapped_weights import snapped
 from ..relax.weight_planes import WeightPlanes
-from ..relax.weights import BinaryWeight, linear_weight
+from ..relax.weights import BinaryWeight
 from ..step_functions.ordinals import INFINITY, numbers
 from ..step_functions.pieces import Pieces, find_pieces
 from ..step_functions.program import BOOL, Node, Program
@@ -50,8 +50,8 @@ def step_functions(mod: IRModule, sign_zero: SignZero) -> IRModule:
 
     Args:
         mod: The module.
-        sign_zero: The result of Sign at 0: ``"positive"`` is +1, ``"negative"`` is -1. It is used only where Sign keeps
-            a layer from being binary, and where its argument is not commonly 0, as it is behind a Relu.
+        sign_zero: The result of Sign at 0: ``"positive"`` is +1, ``"negative"`` is -1. It is used where the result has
+            two values then, more without it, and where 0 is not common, as it is behind a Relu.
 
     Returns:
         The module, with notes for the report, and the values of tensors that take few which are of no use.
@@ -322,7 +322,7 @@ class _Finder:
         return _Quantiser(region.source, steps, lanes, grid)
 
     def _zero_is_common(self, result: Var) -> bool:
-        """Whether the argument of a Sign is often 0, seen from any variable behind it: after a Relu, say."""
+        """Whether the argument of a Sign is often 0, as seen from any variable behind it. Example: after a Relu."""
         for region in regions(self.graph, self.order, result):
             read = program_of(self.graph, region)
             if read is None or str(region.source.ty.dtype) == BOOL:
@@ -359,11 +359,14 @@ def _by_chance(pieces: Pieces, low: float, high: float) -> bool:
     return True
 
 
-def _is_binary(weight: np.ndarray) -> bool:
-    """Whether weights are binary, or seem to become so when snapped (phases/snap_weights.py), or are planes."""
-    if weight[0].size <= 2:
+def _seems_binary(call: Call) -> bool:
+    """Whether two output channels of a layer are binary, become so (phases/snap_weights.py), or are two planes."""
+    weight = constant(call.args[1])
+    if weight is None or (op_name(call) == "matmul" and weight.ndim != 2):
         return False
-    few = weight[:2]  # whether it is worth to try
+    few = weight[:2] if op_name(call) == "nn.conv2d" else np.ascontiguousarray(weight[:, :2].T)
+    if few[0].size <= 2:
+        return False
     return BinaryWeight.of(few) is not None or snapped(few, 1) is not None or WeightPlanes.of(few) is not None
 
 
@@ -374,8 +377,7 @@ def _feeds_binary_weights(graph: Graph, var: Var) -> bool:
         read = waiting.pop()
         for user in graph.users[read]:
             value = graph.values[user]
-            weight = linear_weight(value)
-            if weight is not None and value.args[0].same_as(read) and _is_binary(weight):
+            if op_name(value) in ("nn.conv2d", "matmul") and value.args[0].same_as(read) and _seems_binary(value):
                 return True
             passes = op_name(value) in _PASSING or arithmetic_with_number(value) is not None
             if passes and user not in seen:

@@ -10,8 +10,8 @@ The code of x is the number of thresholds that x exceeds. In Relax::
 
 For example, thresholds [0.5, 1.5, 2.5] map x = 1.7 to code 2. With step 0.1 and lo -0.1 the value is 0.1.
 
-This is the body of the ai.sbnn operator Quantize. ``normalize_quantisers`` rewrites roundings of standard operators to
-this form.
+This is the body of the ai.sbnn operator Quantize. ``step_functions`` brings other functions of few
+values into this form.
 """
 
 from __future__ import annotations

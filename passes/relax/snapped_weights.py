@@ -1,4 +1,4 @@
-"""Weights that are two values but for rounding, or but for a few zeros: set each to the value that it stands for.
+"""Weights that take few values but for rounding, or but for a few zeros: set each to the value that it stands for.
 
 Training code often computes binary weights by straight-through arithmetic, ``a * sign(w) - clamp(w) + clamp(w)``. In
 float32 that gives a few neighbours of -a and +a instead of two values. ``sign(w)`` also gives 0 where w is 0.
@@ -6,12 +6,13 @@ float32 that gives a few neighbours of -a and +a instead of two values. ``sign(w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from .exceptional_weights import MOST_EXCEPTIONS
+from .exceptional_weights import MOST_EXCEPTIONS, without_exceptions
+from .weight_planes import WeightPlanes
 from .weights import BinaryWeight
 
 MOST_CHANGE = 2.0**-16
@@ -21,6 +22,9 @@ layer change by less than rounding may change them (``verification/thresholds.py
 
 MOST_ZEROS = 0.01
 """The largest share of zeros that may count as signs of 0; one zero always may. Ternary weights have far more."""
+
+_SAMPLE = 4096
+"""About this many values of a channel are counted to find the most frequent one."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class WeightChange:
 def snapped(weight: np.ndarray, sign_of_zero: int = 0) -> tuple[np.ndarray, WeightChange] | None:
     """Set weights to two values per output channel, if they are that but for rounding or a few zeros.
 
+    If that fails, set them to three or four evenly spaced values, which are two planes of signs (weight_planes.py).
+
     All channels get the same two values if that is possible, else each channel its own. Values that differ in their
     sign alone become -a and +a with one a, so that no offset remains. Of the values that a channel has, the most
     frequent one is taken, so that most weights keep their value.
@@ -53,43 +59,74 @@ def snapped(weight: np.ndarray, sign_of_zero: int = 0) -> tuple[np.ndarray, Weig
             it keeps its value, the third of its channel.
 
     Returns:
-        The new weights, and how they differ; a few that are far from both values are kept. None if the weights have two
-        values per channel already, or are not close to that.
+        The new weights, and how they differ; a few that are far from both values are kept. None if the weights are of
+        use as they are, or not close to such weights.
     """
     if not np.isfinite(weight).all() or BinaryWeight.of(weight) is not None:
         return None
-    flat = weight.reshape(len(weight), -1).astype(np.float64)
-    tries = ((flat.reshape(1, -1), 0, False), (flat, sign_of_zero, False), (flat, sign_of_zero, True))
-    new = next((rows for each in tries if (rows := _snapped_rows(*each)) is not None), None)
-    if new is None:
-        return None
-    found = new.astype(np.float32).reshape(weight.shape)
-    if np.array_equal(found, weight):  # two values and a few exceptions
-        return None
-    change = _change(weight, found, sign_of_zero)
-    return (found, change) if change.zeros <= max(1, MOST_ZEROS * weight.size) else None
+    flat = weight.reshape(len(weight), -1)
+    for rows, candidates in (
+        (flat.reshape(1, -1), lambda row, most: _two_values(row, most, 0)),
+        (flat, lambda row, most: _two_values(row, most, sign_of_zero)),
+        (flat, lambda row, most: _two_values_and_exceptions(row, most, sign_of_zero)),
+        (flat, _few_values),
+    ):
+        if (found := _snapped_rows(rows, candidates)) is None:
+            continue
+        new = found.reshape(weight.shape)
+        change = _change(weight, new, sign_of_zero)
+        if _is_of_use(new) and change.zeros <= max(1, MOST_ZEROS * weight.size):
+            return (new, change) if change.relative or change.zeros else None
+    return None
 
 
-def _snapped_rows(rows: np.ndarray, sign_of_zero: int, exceptions: bool) -> np.ndarray | None:
-    """Rows of two values each, perhaps but for exceptions, float64; None if a row is not close to that."""
+def _is_of_use(weight: np.ndarray) -> bool:
+    """Whether a layer with such weights becomes sums of signs (phases/recognise.py)."""
+    return any(find(weight) is not None for find in (BinaryWeight.of, without_exceptions, WeightPlanes.of))
+
+
+_Candidates = Callable[[np.ndarray, float], Iterator[np.ndarray | None]]
+
+
+def _snapped_rows(rows: np.ndarray, candidates: _Candidates) -> np.ndarray | None:
+    """The first candidate of each row; None if a row has none."""
     new = np.empty_like(rows)
     for row, to in zip(rows, new, strict=True):
-        candidate = next((each for each in _candidates(row, sign_of_zero, exceptions) if each is not None), None)
+        most = MOST_CHANGE * float(np.abs(row).max())
+        candidate = next((each for each in candidates(row, most) if each is not None), None)
         if candidate is None:
             return None
         to[:] = candidate
     return new
 
 
-def _candidates(row: np.ndarray, sign_of_zero: int, exceptions: bool) -> Iterator[np.ndarray | None]:
-    """Two-valued versions of a row, the best first; None for one that is too far from it."""
-    most = MOST_CHANGE * float(np.abs(row).max())
+def _two_values(row: np.ndarray, most: float, sign_of_zero: int) -> Iterator[np.ndarray | None]:
+    """Two-valued versions of a row, the best first; None for one that is more than ``most`` from it."""
     yield _one_size(row, most, 0)
     yield _two_clusters(row, most)
     if sign_of_zero and (row > 0).any() and (row < 0).any():
         yield _one_size(row, most, sign_of_zero)
-    if exceptions:
-        yield _but_for_exceptions(row, most)
+
+
+def _two_values_and_exceptions(row: np.ndarray, most: float, sign_of_zero: int) -> Iterator[np.ndarray | None]:
+    """The same, and last the version that keeps a few weights as they are."""
+    yield from _two_values(row, most, sign_of_zero)
+    yield _but_for_exceptions(row, most)
+
+
+def _few_values(row: np.ndarray, most: float) -> Iterator[np.ndarray | None]:
+    """Versions of a row of up to four evenly spaced values, the best first; None for one that is too far from it."""
+    yield from _two_values(row, most, 0)
+    if (size := _one_size(row[row != 0], most, 0)) is not None:
+        ternary = np.zeros_like(row)
+        ternary[row != 0] = size
+        yield ternary
+    row = row.astype(np.float64)
+    low, high = row.min(), row.max()
+    for steps in (2, 3):
+        even = low + (high - low) / steps * np.rint((row - low) / (high - low) * steps)
+        even[np.abs(even) <= most] = 0
+        yield even if np.abs(even - row).max() <= most else None
 
 
 def _one_size(row: np.ndarray, most: float, sign_of_zero: int) -> np.ndarray | None:
@@ -130,14 +167,19 @@ def _but_for_exceptions(row: np.ndarray, most: float) -> np.ndarray | None:
 
 
 def _most_frequent(values: np.ndarray) -> float:
-    distinct, counts = np.unique(values, return_counts=True)
+    distinct, counts = np.unique(values[:: max(1, values.size // _SAMPLE)], return_counts=True)
     return float(distinct[np.argmax(counts)])
 
 
 def _change(old: np.ndarray, new: np.ndarray, sign_of_zero: int) -> WeightChange:
-    flat, changed = old.reshape(len(old), -1).astype(np.float64), new.reshape(len(old), -1)
-    largest = np.maximum(np.abs(flat).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    zeros = (flat == 0) & (changed != 0)
-    relative = np.where(zeros, 0.0, np.abs(changed - flat) / largest)
-    count = int(zeros.sum())
-    return WeightChange(float(relative.max()), count, sign_of_zero if count else 0)
+    old, new = old.reshape(len(old), -1), new.reshape(len(old), -1)
+    relative, zeros = 0.0, 0
+    for before, after in zip(old, new, strict=True):
+        moved = after - before  # exact: the two are close, or one of them is 0
+        if not moved.any():
+            continue
+        signed = (before == 0) & (moved != 0)
+        zeros += int(np.count_nonzero(signed))
+        moved[signed] = 0
+        relative = max(relative, float(np.abs(moved).max()) / float(np.abs(before).max()))
+    return WeightChange(relative, zeros, sign_of_zero if zeros else 0)

@@ -9,6 +9,7 @@ import numpy as np
 _EVEN = 2.0**-21
 """How far weights may be from evenly spaced ones, relative to the largest; rounding leaves as much."""
 
+_MOST_VALUES = 4
 _FEWEST_CHANNELS = 16
 """Fewer input channels per group leave most bits of a word empty: two sums of signs take longer than one of floats."""
 
@@ -39,6 +40,8 @@ class WeightPlanes:
         if weight.shape[1] < _FEWEST_CHANNELS or not np.isfinite(weight).all():
             return None
         flat = weight.reshape(len(weight), -1).astype(np.float64)
+        if len(np.unique(flat[0])) > _MOST_VALUES:
+            return None
         low, high = flat.min(axis=1, keepdims=True), flat.max(axis=1, keepdims=True)
         largest = np.maximum(np.abs(flat).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
         # Ternary: codes 0, 1, 2 from the lowest to the highest value. A channel of two values has no code 1.

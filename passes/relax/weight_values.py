@@ -28,7 +28,7 @@ def in_words(weight: np.ndarray) -> str:
         return f"it has no more than {rows.shape[1]} weights per output channel"
     if (found := snapped(weight)) is not None:
         far = found[1].relative
-        return f"its weights are two values but for rounding ({far:.1e} of the largest), and exact_weights keeps them"
+        return f"its weights take few values but for rounding ({far:.1e} of the largest), and exact_weights keeps them"
     if (zeros := _zeros_between_signs(weight)) is not None:
         return zeros
     return _scaled_by_input(weight) or _number_of_values(rows)

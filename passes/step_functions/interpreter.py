@@ -7,6 +7,7 @@ exactly, and if they are equal, it is constant.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,6 +36,11 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.lane)
+
+    @staticmethod
+    def of(parts: Sequence[Rows]) -> Rows:
+        """All rows of some tables."""
+        return Rows(*(np.concatenate([getattr(each, name) for each in parts]) for name in ("lane", "first", "last")))
 
     def take(self, which: np.ndarray) -> Rows:
         """Some of the rows."""

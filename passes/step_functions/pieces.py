@@ -20,7 +20,7 @@ ASSURED = 2.0**20
 """Up to this magnitude of the input everything must be proved."""
 _Piece = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """Lane, position of the first and of the last number, and value; arrays [pieces]."""
-_MOST_ROWS_PER_LANE, _MOST_ROWS = 2000, 200_000
+_MOST_ROWS_PER_LANE, _MOST_ROWS, _ROWS_AT_ONCE = 2000, 400_000, 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +70,8 @@ def find_pieces(program: Program, low: float = -np.inf, high: float = np.inf) ->
         budget -= len(pending)
         if budget < 0:
             return None
+        every = np.arange(len(pending))
+        later, pending = pending.take(every >= _ROWS_AT_ONCE), pending.take(every < _ROWS_AT_ONCE)
         found = interpret(program, pending)
         result = found.values[-1]
         single = pending.first == pending.last
@@ -82,7 +84,8 @@ def find_pieces(program: Program, low: float = -np.inf, high: float = np.inf) ->
         if levels is None:
             return None
         proved += levels
-        pending, hopeless = _cut(program, pending, found, ~constant & ~monotone)
+        cut, hopeless = _cut(program, pending, found, ~constant & ~monotone)
+        pending = Rows.of([cut, later])
         if (_distance(hopeless) < ASSURED).any():
             return None
         failed.append(hopeless)
@@ -162,8 +165,7 @@ def _cut(program: Program, rows: Rows, found: Interpretation, which: np.ndarray)
     hopeless = rows.take(which & ~cut)
     lower = Rows(rows.lane[cut], rows.first[cut], end[cut])
     upper = Rows(rows.lane[cut], end[cut] + 1, rows.last[cut])
-    both = (np.concatenate([getattr(lower, part), getattr(upper, part)]) for part in ("lane", "first", "last"))
-    return Rows(*both), hopeless
+    return Rows.of([lower, upper]), hopeless
 
 
 def _power_of_two(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -188,7 +190,7 @@ def _assembled(
     lane, first, last, value = (np.concatenate(parts) for parts in zip(*proved, strict=True))
     if not np.isfinite(value).all():
         return None
-    lost = Rows(*(np.concatenate([getattr(each, part) for each in failed]) for part in ("lane", "first", "last")))
+    lost = Rows.of(failed)
     above, below = lost.first[lost.first > 0], lost.last[lost.last < 0]
     top = int(above.min()) - 1 if above.size else INFINITY
     bottom = int(below.max()) + 1 if below.size else -INFINITY

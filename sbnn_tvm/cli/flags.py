@@ -52,7 +52,7 @@ class ModelFlags:
     sign_zero: Annotated[
         SignZeroChoice,
         typer.Option(
-            help="Value of a plain Sign at 0: exact is 0 and keeps a layer in float; positive is +1, negative is -1.",
+            help="Value of a plain Sign at 0: exact is 0 and takes two bits; positive is +1, negative is -1.",
             show_choices=True,
         ),
     ] = SignZeroChoice.exact

@@ -30,6 +30,7 @@ from sbnn_tvm.passes.layers.kinds import (
     Layer,
     LinearLayer,
     MaxPool2d,
+    Recurrent,
     Resampling,
     Rows,
     SampleMean,
@@ -52,7 +53,7 @@ _KINDS: dict[type[Layer], str] = {
     WindowSum: "window sum", MaxPool2d: "max pool", BitMaxPool2d: "max pool on bits",
     AvgPool2d: "average pool", GlobalAvgPool2d: "global average pool", Elementwise: "elementwise",
     SampleMean: "mean of each sample", ChannelSelection: "channels", BitSelection: "channels of bits",
-    BitShift: "shift of bits", Rows: "rows", BatchedProduct: "product of activations",
+    BitShift: "shift of bits", Recurrent: "recurrent", Rows: "rows", BatchedProduct: "product of activations",
     Copy: "copy", Resampling: "resampling",
 }  # fmt: skip
 
@@ -89,7 +90,7 @@ def _changed_weights(lowered: Lowered, imported: Imported) -> Iterator[str]:
     rounded = [f"{name} ({change.relative:.1e})" for name, change in changes if change.relative]
     if rounded:
         yield (
-            "weights that are two values within rounding became two values, changed by at most (relative to the "
+            "weights that take few values but for rounding became these values, changed by at most (relative to the "
             f"largest of their output channel): {', '.join(rounded)}; exact_weights=True forbids it"
         )
     zeros = [f"{name} ({change.zeros})" for name, change in changes if change.zeros]
@@ -214,6 +215,8 @@ def _geometry(layer: Layer) -> str:
             moved = layer.selection != Selection.concatenation(layer.selection.inputs) or layer.pixels is None
             parts = [str(layer.selection)] * moved + ([str(layer.pixels)] if layer.pixels is not None else [])
             return f": {', '.join(parts)}"
+        case Recurrent():
+            return f": {layer.recurrence.cell}, {layer.steps} steps" + ", reversed" * layer.recurrence.reverse
         case FloatConvolution() | BinaryConvolution() | MaxPool2d() | AvgPool2d() | BitMaxPool2d():
             conv = layer.shape
         case WindowSum() if len(layer.extent) == 4:

@@ -120,6 +120,8 @@ class Network:
         """Two values, or the levels of a few bits."""
         if self.choose(False, False, False, True):
             return self.quantize(x)
+        if self.choose(*[False] * 5, True):
+            return self.foreign_sign(x)
         lo, hi = self.choose((-1.0, 1.0), (-1.0, 1.0), (-1.0, 1.0), (0.0, 1.0), (-0.5, 2.0), (-0.3, 0.7))
         if self.choose(False, False, True):
             lo, hi = hi, lo
@@ -140,6 +142,28 @@ class Network:
             scaled = self.node("Mul", self.constant(hi - lo), number, shape=self.shapes[x])
             return self.node("Add", scaled, self.constant(lo), shape=self.shapes[x])
         return self.node("Where", condition, self.constant(hi), self.constant(lo), shape=self.shapes[x])
+
+    def foreign_sign(self, x: str) -> str:
+        """Signs as exporters and straight-through estimators write them: two or three values."""
+        shape, zero = self.shapes[x], self.constant(0.0)
+        if self.choose(False, False, True):
+            x = self.node("Relu", x, shape=shape)
+        sign = self.node("Sign", x, shape=shape)
+        kind = self.choose("exact", "mask", "shift", "where")
+        if kind == "mask":
+            mask = self.node("Cast", self.node("Equal", x, zero, shape=shape), shape=shape, to=TensorProto.FLOAT)
+            sign = self.node("Add", sign, mask, shape=shape)
+        elif kind == "shift":
+            shifted = self.node("Add", sign, self.constant(self.choose(0.1, -0.5)), shape=shape)
+            sign = self.node("Sign", shifted, shape=shape)
+        elif kind == "where":
+            below = self.node("Less", x, self.constant(self.steps(*self.channel(x), step=0.5)), shape=shape)
+            sign = self.node("Where", below, self.constant(-1.0), sign, shape=shape)
+        if self.choose(False, True):
+            through = self.node("Clip", x, self.constant(-1.0), self.constant(1.0), shape=shape)
+            sign = self.node("Sub", sign, through, shape=shape)
+            sign = self.node("Add", sign, through, shape=shape)
+        return self.node("Mul", sign, self.constant(0.5), shape=shape) if self.choose(False, False, True) else sign
 
     def mean(self, x: str, axes: Sequence[int]) -> str:
         shape = tuple(1 if axis in axes else size for axis, size in enumerate(self.shapes[x]))

@@ -102,8 +102,11 @@ def gemm(node: Node) -> relax.Expr:
 
 
 def matmul(node: Node) -> relax.Expr:
-    """Matrix product."""
-    return relax.op.matmul(node.expr(0), node.expr(1))
+    """Matrix product. A constant [1, ..., K, N] is written as the matrix [K, N] that it is, if the shape stays."""
+    x, weight = node.expr(0), node.required(1)
+    if isinstance(weight, np.ndarray) and 2 < weight.ndim <= rank_of(x) and weight.size == np.prod(weight.shape[-2:]):
+        weight = weight.reshape(weight.shape[-2:])
+    return relax.op.matmul(x, as_expr(weight))
 
 
 CONVERTERS: dict[str, Converter] = {

@@ -1,15 +1,22 @@
-"""``RNN``, ``GRU`` and ``LSTM``, unrolled over the steps of the sequence.
+"""``RNN``, ``GRU`` and ``LSTM``: the product of all inputs with the weights is one matrix product.
 
-The product of all inputs with the weights is one matrix product; each step multiplies the state alone.
+All steps together are a function with the attribute ``Composite``, which one kernel computes (schedules/recurrent). Its
+body is unrolled. Layers that the kernel does not know (peepholes, other activations, computed lengths or weights) are
+unrolled in ``main``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tvm import relax
+
+from sbnn_tvm.passes.layers.facts import LayerFacts
+from sbnn_tvm.passes.layers.kinds import Recurrent
+from sbnn_tvm.passes.relax.graph import make_function
+from sbnn_tvm.schedules.recurrent.sequence import Cell, Recurrence, Result
 
 from ..node import Converter, Node, aligned, as_expr, dtype_of, shape_of
 from .activations import elu, softplus
@@ -70,30 +77,117 @@ def recurrent(node: Node) -> relax.Expr:
     lengths = node.value(4)
     everywhere = isinstance(lengths, np.ndarray) and bool((lengths == length).all())
     masks = None if lengths is None or everywhere else _masks(node, lengths, length, batch)
-    sequences, lasts, cells = [], [], []
+    results = []
     for index, direction in enumerate(directions):
-        h = _initial(node, 5, index, batch, hidden, batch_first)
-        c = _initial(node, 6, index, batch, hidden, batch_first) if kind == "LSTM" else None
-        outputs: dict[int, relax.Expr] = {}
-        for step in direction.steps:
-            new_h, new_c = _STEPS[kind](node, direction, step, h, c, hidden)
-            if masks is None:
-                h, c, outputs[step] = new_h, new_c, new_h
-                continue
-            zero = aligned(np.zeros((), dtype_of(h)), 2)
-            outputs[step] = node.emit(relax.op.where(masks[step], new_h, zero))
-            h = node.emit(relax.op.where(masks[step], new_h, h))
-            c = None if new_c is None else node.emit(relax.op.where(masks[step], new_c, c))
-        sequences.append(node.emit(relax.op.stack([outputs[step] for step in range(length)], 0)))
-        lasts.append(h)
-        cells.append(c)
-    axes = [2, 0, 1, 3] if batch_first else [0, 1, 2, 3]  # of [sequence, directions, batch, hidden]
-    y = node.emit(relax.op.stack(sequences, 1))
-    y = y if not batch_first else node.emit(relax.op.permute_dims(y, axes))
-    states = [node.emit(relax.op.stack(lasts, 1 if batch_first else 0))]
-    if kind == "LSTM":
-        states.append(node.emit(relax.op.stack(cells, 1 if batch_first else 0)))
-    return relax.Tuple([y, *states])
+        first = [_initial(node, 5 + i, index, batch, hidden, batch_first) for i in range(2 if kind == "LSTM" else 1)]
+        recurrence = _recurrence(node, kind, direction, index, masks)
+        if recurrence is None:
+            results.append(_unrolled(node, kind, direction, first, masks))
+        else:
+            results.append(_in_one_kernel(node, kind, direction, first, recurrence))
+    sequences = [node.emit(relax.op.reshape(each["sequence"], (length, 1, batch, hidden))) for each in results]
+    y = sequences[0] if len(sequences) == 1 else node.emit(relax.op.concat(sequences, 1))
+    y = node.emit(relax.op.permute_dims(y, [2, 0, 1, 3])) if batch_first else y
+    return relax.Tuple(
+        [
+            y,
+            *(
+                _last_states(node, [each[name] for each in results], batch_first)
+                for name in results[0]
+                if name != "sequence"
+            ),
+        ]
+    )
+
+
+def _last_states(node: Node, states: Sequence[relax.Expr], batch_first: bool) -> relax.Expr:
+    """The last states of all directions, [directions, batch, hidden], or the batch first."""
+    if len(states) == 1:
+        batch, hidden = shape_of(states[0])
+        return node.emit(relax.op.reshape(states[0], (batch, 1, hidden) if batch_first else (1, batch, hidden)))
+    return node.emit(relax.op.stack(states, 1 if batch_first else 0))
+
+
+def _unrolled(
+    node: Node, kind: str, direction: _Direction, first: Sequence[relax.Expr], masks: Sequence[relax.Expr] | None = None
+) -> dict[Result, relax.Expr]:
+    """All steps of one direction as operations.
+
+    Returns:
+        The states of all steps, [sequence, batch, hidden], the last state, and the last cell of an LSTM.
+    """
+    h, c = first[0], first[1] if kind == "LSTM" else None
+    hidden = shape_of(h)[1]
+    outputs: dict[int, relax.Expr] = {}
+    for step in direction.steps:
+        new_h, new_c = _STEPS[kind](node, direction, step, h, c, hidden)
+        if masks is None:
+            h, c, outputs[step] = new_h, new_c, new_h
+            continue
+        zero = aligned(np.zeros((), dtype_of(h)), 2)
+        outputs[step] = node.emit(relax.op.where(masks[step], new_h, zero))
+        h = node.emit(relax.op.where(masks[step], new_h, h))
+        c = None if new_c is None else node.emit(relax.op.where(masks[step], new_c, c))
+    sequence = node.emit(relax.op.stack([outputs[step] for step in range(len(outputs))], 0))
+    return {"sequence": sequence, "hidden": h} if c is None else {"sequence": sequence, "hidden": h, "cell": c}
+
+
+def _recurrence(
+    node: Node, kind: str, direction: _Direction, index: int, masks: Sequence[relax.Expr] | None
+) -> Recurrence | None:
+    """What a kernel needs to know about one direction; None if no kernel computes it."""
+    weights, biases, count = node.required(2), node.value(3), len(_DEFAULTS[kind])
+    names = tuple(node.attributes.get("activations") or list(_DEFAULTS[kind]) * (index + 1))[index * count :][:count]
+    names = tuple(name.decode() if isinstance(name, bytes) else name for name in names)
+    plain = names == _DEFAULTS[kind] or names == ("Relu",)
+    if masks is not None or direction.peepholes or node.attributes.get("clip") is not None or not plain:
+        return None
+    if dtype_of(direction.projected) != "float32" or not isinstance(weights, np.ndarray):
+        return None
+    if not (biases is None or isinstance(biases, np.ndarray)):
+        return None
+    cell: Cell = "LSTM" if kind == "LSTM" else "RNN" if names == ("Tanh",) else "RNN with Relu"
+    if kind == "GRU":
+        cell = "GRU" if node.attributes.get("linear_before_reset", 0) else "GRU, reset first"
+    weight = np.ascontiguousarray(weights[index].T)
+    bias = np.zeros(weight.shape[1], np.float32) if biases is None else biases[index, weight.shape[1] :]
+    zeros = all(
+        value is None or (isinstance(value, np.ndarray) and not value.any()) for value in map(node.value, (5, 6))
+    )
+    results: tuple[Result, ...] = ("sequence", "hidden", "cell") if kind == "LSTM" else ("sequence", "hidden")
+    return Recurrence(cell, direction.steps[0] != 0, weight, np.ascontiguousarray(bias), not zeros, results)
+
+
+def _in_one_kernel(
+    node: Node, kind: str, direction: _Direction, first: Sequence[relax.Expr], recurrence: Recurrence
+) -> dict[Result, relax.Expr]:
+    """A call of a function that holds all steps of one direction; its results are those of ``_unrolled``."""
+    arguments = [direction.projected, *(node.emit(state) for state in first if recurrence.initial)]
+    params = [relax.Var(f"data_{i}", argument.ty) for i, argument in enumerate(arguments)]
+    bindings: list[relax.VarBinding] = []
+    builder = relax.BlockBuilder()
+
+    def emit(expr: relax.Expr) -> relax.Var:
+        value = builder.normalize(expr)
+        var = relax.DataflowVar(f"step_{len(bindings)}", value.ty)
+        bindings.append(relax.VarBinding(var, value))
+        return var
+
+    inside = replace(node, emit=emit)
+    count = shape_of(node.required(2))[0]
+    activations = _activations(inside, kind, count)
+    constants = {"recurrent": as_expr(recurrence.weight), "bias": as_expr(recurrence.bias[None])}
+    index = next(i for i in range(count) if np.array_equal(node.constant(2)[i].T, recurrence.weight))
+    body = replace(direction, projected=params[0], activations=activations[index], **constants)
+    made = _unrolled(inside, kind, body, params[1:] or first)
+    name = node.proto.name or next(name for name in node.proto.output if name)
+    facts = LayerFacts(name, data_inputs=len(params), members=(name,), recurrence=recurrence)
+    attributes: dict[str, object] = {"Composite": f"sbnn.{Recurrent.kind}"}
+    func = facts.attach(
+        make_function(params, bindings, relax.Tuple([made[each] for each in recurrence.results]), attributes)
+    )
+    call = node.emit(relax.Call(node.define(func, "recurrent"), arguments))
+    return {each: node.emit(relax.TupleGetItem(call, i)) for i, each in enumerate(recurrence.results)}
 
 
 def _directions(node: Node, kind: str, x: relax.Expr, hidden: int) -> list[_Direction]:

@@ -143,7 +143,8 @@ def _scaled(node: Node, dots: Value, taps: int) -> Value:
     """
     outputs = dots.shape[3]
     scale, bias = node.per_channel(2, outputs), node.per_channel(3, outputs)
-    shift = (bias.astype(np.float64) + taps * scale.astype(np.float64)).astype(np.float32)
+    with np.errstate(all="ignore"):  # a scale may be infinite
+        shift = (bias.astype(np.float64) + taps * scale.astype(np.float64)).astype(np.float32)
     steps = (
         ("Sub", np.array(taps, np.float32), None),
         ("Mul", scale.reshape(1, outputs, 1, 1), node.name_of(2)),

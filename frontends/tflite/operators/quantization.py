@@ -22,7 +22,8 @@ def _dequantize(node: Node) -> Value:
     if x.array is not None:
         shape = [-1 if index == axis else 1 for index in range(x.rank)] if scale.ndim else []
         distance = x.array.astype(np.float32) - zero_point.astype(np.float32).reshape(shape)
-        return node.graph.constant(distance * scale.reshape(shape), x.name)
+        with np.errstate(all="ignore"):  # a product may be infinite
+            return node.graph.constant(distance * scale.reshape(shape), x.name)
     numbers = (node.graph.constant(array) for array in (scale, zero_point))
     attributes = {"axis": x.stored_axis(axis)} if scale.ndim else {}
     return node.graph.add("DequantizeLinear", x, *numbers, order=x.order, **attributes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 from onnx import helper, numpy_helper
 
 from sbnn_tvm.frontends.onnx.importer import import_onnx
@@ -49,6 +50,14 @@ def test_static_shape_computations_are_evaluated() -> None:
     assert operators(imported) == ["nn.relu", "reshape"] and imported.outputs[0].shape == (2, 252)
     assert [d.dim_value for d in imported.model.graph.input[0].type.tensor_type.shape.dim] == [2, 4, 7, 9]
     np.testing.assert_array_equal(run_imported(imported, {"x": X})[0], run_reference(imported.model, {"x": X})["y"])
+
+
+@pytest.mark.parametrize("version", [12, 16])
+def test_comparisons_of_constants(version: int) -> None:
+    """ONNX infers no type for GreaterOrEqual and LessOrEqual before operator set 16."""
+    text = "g = GreaterOrEqual(a, b)\nl = LessOrEqual(a, b)\nboth = And(g, l)\ny = Where(both, x, a)"
+    constants = {"a": np.float32([[1, 2, 3]]), "b": np.float32(2)}
+    assert operators(import_onnx(build(text, {"x": X[0, 0, :1, :3]}, constants, version))) == ["where"]
 
 
 def test_one_hot_keeps_its_values() -> None:

@@ -1,5 +1,7 @@
 """Networks of Larq's own converter, against Larq's interpreter."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ import sbnn_tvm
 from sbnn_tvm.compiler import explain
 from sbnn_tvm.frontends.onnx.load_model import load_model
 from sbnn_tvm.frontends.tflite.to_onnx import to_onnx
+from tests.support.command_line import run
 from tests.support.tflite_cases import load
 
 CASES = load("larq")
@@ -39,3 +42,10 @@ def test_a_compiled_network_equals_the_interpreter() -> None:
     y = module.run(case.x((1, 9, 10, 40)))
     np.testing.assert_allclose(y, case.y, rtol=1e-5, atol=1e-5 * np.abs(case.y).max())
     module.verify()
+
+
+def test_the_command_line_goes_by_the_suffix(tmp_path: Path) -> None:
+    path = tmp_path / "net.tflite"
+    path.write_bytes(CASES["zero_padding"].file)
+    shown, _ = run("inspect", path)
+    assert "binary conv 3x3" in shown and "net for native: 1 of 1 layers with weights are binary" in shown

@@ -164,11 +164,22 @@ def test_a_file_that_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         to_onnx(nn.Linear(2, 2), (1, 2))
 
 
+class Counting(nn.Module):
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x * self.calls
+
+
+def test_a_model_that_counts_its_calls_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"returns something else every time .* in the model \(Counting\)"):
+        to_onnx(Counting(), (1, 2))
+
+
 def test_what_torch_made_of_a_module() -> None:
-    layer, x = nn.Linear(2, 2), torch.zeros(1, 2)
-    exported = torch.export.export(layer, (x,))
+    exported = torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),))
     for model, sentence in (
-        (torch.jit.trace(layer, x), "the model is a TorchScript module, which torch cannot export; pass the module"),
         (exported, "expected a torch.nn.Module to export, but got ExportedProgram"),
         (exported.module(), "the model is a graph that torch.export made; pass the module it was made of"),
     ):

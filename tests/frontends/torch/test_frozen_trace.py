@@ -274,6 +274,13 @@ def test_a_failed_trace_of_torch_leaves_no_tensors_without_values() -> None:
     np.testing.assert_array_equal(got, functional.linear(x.sign(), weight.sign()).detach().numpy())
 
 
+def test_torchscript() -> None:
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval(), torch.randn(1, 3, 5, 5)
+    for scripted in (torch.jit.trace(model, x), nn.Sequential(nn.Identity(), torch.jit.script(model))):
+        (got,) = ReferenceEvaluator(to_onnx(scripted, x.shape)).run(None, {"input": x.numpy()})
+        np.testing.assert_allclose(got, model(x).detach().numpy(), atol=1e-5)
+
+
 def test_the_file_says_how_its_model_was_traced() -> None:
     proto = to_onnx(Layer(numpy_on_weights), (2, 4))
     ((name, sentence),) = [(entry.key, entry.value) for entry in proto.metadata_props]

@@ -13,6 +13,7 @@ import sbnn_tvm
 from sbnn_tvm.compiler import explain
 from sbnn_tvm.errors import CompileError
 from sbnn_tvm.passes.relax.snapped_weights import MOST_CHANGE, snapped
+from sbnn_tvm.passes.relax.weight_planes import WeightPlanes
 from sbnn_tvm.passes.relax.weights import BinaryWeight
 from tests.support.binarised_models import BINARIZE, BITS, IMAGE
 from tests.support.small_models import small_model
@@ -135,7 +136,7 @@ def test_layers_agree_with_the_model(text: str) -> None:
     assert layer.binary or "groups" in layer.kind
     assert layer.weights == "{-a, +a} per channel" and layer.name in module.report.notes[0]
     assert module.verify().passed
-    with pytest.raises(CompileError, match="two values within rounding"):
+    with pytest.raises(CompileError, match="few values but for rounding"):
         sbnn_tvm.compile(model, strict=True)
     (exact,) = explain(model, exact_weights=True).linear
     assert exact.weights == "float32" and not explain(model, exact_weights=True).notes
@@ -155,3 +156,28 @@ def test_zeros_follow_sign_zero(sign_zero: Literal["exact", "positive", "negativ
             f"sign_zero={sign_zero!r} allows: Conv:y (1); exact_weights=True forbids it",
         )
         assert len(explain(model, sign_zero=sign_zero, exact_weights=True).linear) == 2
+
+
+@pytest.mark.parametrize("codes", [(-1, 0, 1), (-2, -1, 0, 1)], ids=str)
+@pytest.mark.parametrize("sign_of_zero", [0, 1])
+def test_three_and_four_values_within_rounding(codes: tuple[int, ...], sign_of_zero: int) -> None:
+    """Straight-through arithmetic on ternary weights and those of two bits; their zeros are no accident."""
+    rng = np.random.default_rng(2)
+    exact = rng.choice(codes, (6, 20, 9)) * rng.uniform(0.03, 0.5, (6, 1, 1))
+    soft = rng.standard_normal(exact.shape).clip(-1, 1).astype(np.float32)
+    weight = exact.astype(np.float32) - soft + soft
+    assert max(values_of(weight)) > len(codes)
+    found = snapped(weight, sign_of_zero)
+    assert found is not None and WeightPlanes.of(found[0]) is not None and not found[1].zeros
+    assert values_of(found[0]) == [len(codes)] * 6 and np.abs(found[0] - exact).max() < 1e-6
+    assert found[1].relative <= MOST_CHANGE and snapped(found[0], sign_of_zero) is None
+
+
+def test_a_few_zeros_among_rounded_signs() -> None:
+    """Without sign_zero a zero stays, an exception in its channel; with it, it becomes a sign."""
+    rng = np.random.default_rng(3)
+    weight = straight_through(rng.standard_normal((4, 20, 9)).astype(np.float32), 0.0123)
+    weight[1, 2, 3] = 0
+    (exact, change), (signed, other) = snapped(weight) or ((), None), snapped(weight, -1) or ((), None)
+    assert change is not None and other is not None and (change.zeros, other.zeros) == (0, 1)
+    assert values_of(exact) == [2, 3, 2, 2] and values_of(signed) == [2] * 4 and signed[1, 2, 3] < 0

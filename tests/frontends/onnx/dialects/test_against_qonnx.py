@@ -1,4 +1,4 @@
-"""The standard forms against the executor of the qonnx package, where it is installed (extra ``interop``)."""
+"""The standard forms against the executor of the qonnx package (``make test-interop``)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import onnx
 import pytest
 
 from tests.support.dialect_models import numbers_at_ties, one_node, run_standard_form
+
+pytestmark = pytest.mark.interop
 
 F = np.float32
 SHAPE = (2, 3, 4, 5)
