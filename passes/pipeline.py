@@ -27,6 +27,7 @@ from .phases.choices_to_extrema import choices_to_extrema
 from .phases.fold_window_sums import fold_window_sums
 from .phases.fuse_layers import fuse_layers
 from .phases.keep_bits import keep_bits
+from .phases.merge_leading_axes import merge_leading_axes
 from .phases.move_permutations import move_permutations
 from .phases.rearrange_channels import rearrange_channels
 from .phases.recognise import recognise
@@ -76,6 +77,8 @@ PHASES: tuple[Phase, ...] = (
     Phase("keep_bits", lambda mod, sign_zero: keep_bits(mod)),
     # torch.roll of groups of two-valued channels becomes one gather.
     Phase("shift_pixels", lambda mod, sign_zero: shift_pixels(mod)),
+    # Softmax, layer norm and products of activations work on rows, with at most three axes.
+    Phase("merge_leading_axes", lambda mod, sign_zero: merge_leading_axes(mod)),
     # Each layer with its batch norm, shortcut, activation and binariser becomes one composite. Up to here, the default
     # legalization of TVM can run the module. Tests compare the kernels with that.
     Phase("fuse_layers", lambda mod, sign_zero: fuse_layers(mod)),

@@ -102,6 +102,32 @@ def dense_shape(batch: int, depth: int, channels: int) -> Conv2dShape:
     return Conv2dShape(1, 1, batch, depth, channels)
 
 
+@dataclass(frozen=True)
+class ProductShape:
+    """A batch of products of two matrices, [rows, depth] and [depth, columns].
+
+    Attributes:
+        batch, rows, depth, columns: The sizes.
+        transposed: Whether the right matrix is stored as [columns, depth].
+    """
+
+    batch: int
+    rows: int
+    depth: int
+    columns: int
+    transposed: bool = False
+
+    @property
+    def one(self) -> Conv2dShape:
+        """One of the products, as a dense layer."""
+        return dense_shape(self.rows, self.depth, self.columns)
+
+    @property
+    def macs(self) -> int:
+        """Number of multiply-accumulates."""
+        return self.batch * self.rows * self.depth * self.columns
+
+
 @dataclass(frozen=True, eq=False)
 class BorderClasses:
     """Classes of output pixels with the same taps inside the image. At most kh * kw classes matter.

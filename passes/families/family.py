@@ -65,6 +65,11 @@ class BuiltKernel:
     reads_operands: bool = True
 
     @property
+    def stores_floats(self) -> Form:
+        """Memory layout of its float outputs: as in ONNX if it reads that, else channels last."""
+        return Form.PLAIN if self.reads == Form.PLAIN else Form.CHANNELS_LAST
+
+    @property
     def stores(self) -> Form:
         """Memory layout of its packed outputs: planes if it reads planes and compares integers, else words."""
         return Form.PLANES if self.reads == Form.PLANES and self.folded else Form.BITS

@@ -9,13 +9,17 @@ from typing import ClassVar
 
 import numpy as np
 
+from sbnn_tvm.schedules.direct.batched_matmul import batched_matmul
 from sbnn_tvm.schedules.direct.conv2d import float_conv2d
 from sbnn_tvm.schedules.direct.dense import float_dense
 from sbnn_tvm.schedules.direct.pooled_conv2d import can_pool, pooled_conv2d
 from sbnn_tvm.schedules.direct.tiles import Tile, default_tile, lanes, tile_cost, tiles
 from sbnn_tvm.schedules.elementwise.channel_selection import select_channels
 from sbnn_tvm.schedules.elementwise.maps import elementwise
+from sbnn_tvm.schedules.elementwise.resampling import resample
+from sbnn_tvm.schedules.elementwise.rows import map_rows
 from sbnn_tvm.schedules.elementwise.sample_mean import sample_mean
+from sbnn_tvm.schedules.elementwise.strided_copy import strided_copy
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.recurrent.sequence import recurrent
@@ -25,11 +29,14 @@ from sbnn_tvm.schedules.windows.depthwise import depthwise_conv2d
 from sbnn_tvm.schedules.windows.pooling import avg_pool2d, global_avg_pool2d, max_pool2d
 from sbnn_tvm.schedules.windows.template import WindowTile, window_tiles
 
+from ..layers.forms import Form
 from ..layers.kinds import (
     AvgPool2d,
+    BatchedProduct,
     BinaryConvolution,
     BinaryLinearLayer,
     ChannelSelection,
+    Copy,
     Elementwise,
     FloatConvolution,
     FloatLinearLayer,
@@ -38,6 +45,8 @@ from ..layers.kinds import (
     LinearLayer,
     MaxPool2d,
     Recurrent,
+    Resampling,
+    Rows,
     SampleMean,
 )
 from ..relax.graph import channels_last
@@ -66,7 +75,11 @@ class Float32Family(Family):
                 return window_tiles(layer.shape, isa)
             case LinearLayer():
                 return tiles(layer.shape, isa, "float32")
+            case BatchedProduct():
+                return tiles(layer.shape.one, isa, "float32")
             case GlobalAvgPool2d() | ChannelSelection() | Elementwise() | SampleMean() | Recurrent():
+                return (None,)
+            case Rows() | Copy() | Resampling():
                 return (None,)
         return ()
 
@@ -89,10 +102,12 @@ class Float32Family(Family):
 
     def build(self, layer: Layer, isa: Isa, member: Member) -> BuiltKernel:
         """Build a kernel of schedules.direct, schedules.windows or schedules.elementwise."""
-        return BuiltKernel(_kernel(layer, isa, member))
+        return BuiltKernel(_kernel(layer, isa, member), Form.PLAIN if isinstance(layer, Copy) else Form.CHANNELS_LAST)
 
     def bound(self, layer: Layer) -> Bound | None:
         """One multiply-add per weight and output pixel; None without weights, or if all of them are +1."""
+        if isinstance(layer, BatchedProduct):
+            return Bound(Resource.MULTIPLY_ADD, layer.shape.macs)
         if isinstance(layer, Recurrent):
             return Bound(Resource.MULTIPLY_ADD, layer.macs)
         if not isinstance(layer, LinearLayer) or layer.sums_windows:
@@ -136,6 +151,15 @@ def _kernel(layer: Layer, isa: Isa, member: Member) -> Kernel:
         case ChannelSelection():
             pixels = channels_last(layer.extent)[:-1]
             return select_channels(pixels, layer.selection, program, isa, layer.pixels, layer.fill)
+        case Copy():
+            return strided_copy(layer.view, isa)
+        case Resampling():
+            batch, channels, height, width = layer.source
+            return resample((batch, height, width, channels), layer.rows, layer.columns, program, isa)
+        case Rows():
+            return map_rows(channels_last(layer.extent), program, isa)
+        case BatchedProduct():
+            return batched_matmul(layer.shape, program, isa, tile)
         case Recurrent():
             return recurrent(layer.steps, layer.batch, layer.recurrence, isa)
         case SampleMean():

@@ -21,10 +21,9 @@ from sbnn_tvm.schedules.epilogue.program import (
     Border,
     Channel,
     Epilogue,
-    FloatOutput,
     IntegerThreshold,
-    LevelsOutput,
     Operand,
+    Output,
     Pixel,
     Program,
     Ref,
@@ -165,7 +164,7 @@ def after(steps: tuple[Step, ...], program: Program) -> Program:
     def moved(operand: Operand) -> Operand:
         return Ref(operand.index + len(steps)) if isinstance(operand, Ref) else operand
 
-    def moved_output(output: FloatOutput | BitsOutput | LevelsOutput) -> FloatOutput | BitsOutput | LevelsOutput:
+    def moved_output(output: Output) -> Output:
         if isinstance(output, BitsOutput):
             return replace(output, value=moved(output.value), threshold=moved(output.threshold))
         return replace(output, value=moved(output.value))

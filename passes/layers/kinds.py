@@ -10,6 +10,10 @@ Every kind has the fields of :class:`Layer`, and its own fields::
       ChannelSelection  BitSelection    channels, rows and columns of other values, of floats or of bits
       BitShift                          circular shifts of channels over the image
       Elementwise  SampleMean  Recurrent
+      Rows                              elementwise operations and reductions over the channels
+      BatchedProduct                    products of two activations
+      Copy                              permutations of axes, and slices
+      Resampling                        pixels of another map, or weighted sums of a few
 """
 
 from __future__ import annotations
@@ -23,10 +27,12 @@ from typing import ClassVar
 import numpy as np
 
 from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain, Domain
+from sbnn_tvm.schedules.elementwise.resampling import AxisTaps
+from sbnn_tvm.schedules.elementwise.strided_copy import StridedView
 from sbnn_tvm.schedules.epilogue.program import Program
 from sbnn_tvm.schedules.recurrent.sequence import Recurrence
 from sbnn_tvm.schedules.selection import PixelSelection, Selection
-from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.shapes import Conv2dShape, ProductShape
 
 from ..relax.node_names import node_of
 from ..relax.snapped_weights import WeightChange
@@ -365,6 +371,52 @@ class SampleMean(Layer):
 
     kind = "sample_mean"
     values: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Rows(Layer):
+    """Elementwise operations and reductions over the channels; the data itself is Ref(0) of the program."""
+
+    kind = "rows"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BatchedProduct(Layer):
+    """The product of two activations for each matrix of a batch.
+
+    Attributes:
+        shape: The matrices.
+    """
+
+    kind = "batched_matmul"
+    shape: ProductShape
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Copy(Layer):
+    """A permutation of the axes, or a slice, of a value that is stored as in ONNX. It has no epilogue.
+
+    Attributes:
+        view: What is copied.
+    """
+
+    kind = "copy"
+    view: StridedView
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Resampling(Layer):
+    """A feature map whose pixels are pixels of another, or weighted sums of a few.
+
+    Attributes:
+        source: Shape of the other map, NCHW.
+        rows, columns: What each row and column reads.
+    """
+
+    kind = "resample"
+    source: tuple[int, ...]
+    rows: AxisTaps
+    columns: AxisTaps
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -21,6 +21,7 @@ from sbnn_tvm.schedules.epilogue.program import (
     Pixel,
     Program,
     Ref,
+    RowOutput,
     Sample,
     SampleChannel,
     Scalar,
@@ -28,25 +29,29 @@ from sbnn_tvm.schedules.epilogue.program import (
     Tensor,
 )
 from sbnn_tvm.schedules.selection import PixelSelection, Selection
-from sbnn_tvm.schedules.shapes import Conv2dShape, dense_shape
+from sbnn_tvm.schedules.shapes import Conv2dShape, ProductShape, dense_shape
 
 from ..relax.comparisons import COMPARISONS, comparison
+from ..relax.copies import copied_view
 from ..relax.domains import signed_max_pool
-from ..relax.functions import FUNCTIONS
+from ..relax.functions import FUNCTIONS, REDUCTIONS
 from ..relax.graph import Graph, constant, is_per_pixel, is_per_sample, op_name, shape, without_pixels
 from ..relax.quantisers import quantisers
+from ..relax.resampling import bilinear
 from ..relax.selections import chosen_of
 from ..relax.shifts import shift_of
 from ..relax.weights import linear_weight
 from .facts import LayerFacts
 from .kinds import (
     AvgPool2d,
+    BatchedProduct,
     BinaryConvolution,
     BinaryDense,
     BitMaxPool2d,
     BitSelection,
     BitShift,
     ChannelSelection,
+    Copy,
     Elementwise,
     FloatConvolution,
     FloatDense,
@@ -54,6 +59,8 @@ from .kinds import (
     Layer,
     MaxPool2d,
     Recurrent,
+    Resampling,
+    Rows,
     SampleMean,
     WindowSum,
 )
@@ -110,7 +117,7 @@ class _Reader:
             self._step(var, value, channels)
             self.step_names += [var.name] * (len(self.steps) - len(self.step_names))
         results = [result for result in self.graph.results if isinstance(result, Var)]
-        outputs = tuple(self.bits[var][0] if var in self.bits else FloatOutput(self.env[var]) for var in results)
+        outputs = tuple(self.bits[var][0] if var in self.bits else self._float_output(var, extent) for var in results)
         members = tuple(var.name for var, _ in self.graph.bindings) if facts.members is None else facts.members
         return anchor.kind(
             name=facts.name,
@@ -132,6 +139,18 @@ class _Reader:
         match self.composite:
             case Elementwise.kind:
                 return _Anchor(graph.params[0], Elementwise, {}, 0)
+            case Rows.kind:
+                return _Anchor(graph.params[0], Rows, {}, 0)
+            case Copy.kind:
+                return _Anchor(bindings[0][0], Copy, {"view": copied_view(bindings[0][1], shape(bindings[0][0]))})
+            case Resampling.kind:
+                found = bilinear(bindings[0][1])
+                if found is None:
+                    raise _unreadable(self.facts)
+                own = {"source": shape(found.source), "rows": found.rows, "columns": found.columns}
+                return _Anchor(bindings[0][0], Resampling, own)
+            case BatchedProduct.kind:
+                return self._product()
             case SampleMean.kind:
                 of_sample = int(np.prod(shape(graph.params[0])[1:]))
                 return _Anchor(bindings[0][0], SampleMean, {"values": of_sample})
@@ -196,6 +215,18 @@ class _Reader:
             case BinaryDense.kind:
                 return _Anchor(result, BinaryDense, {**own, **binary}, used)
         raise _unreadable(facts)
+
+    def _product(self) -> _Anchor:
+        """Read a product of two activations; the right one may be transposed before."""
+        used = 2 if op_name(self.graph.bindings[0][1]) == "permute_dims" else 1
+        result = self.graph.bindings[used - 1][0]
+        batch, rows, columns = shape(result)
+        depth = shape(self.graph.params[0])[-1]
+        return _Anchor(result, BatchedProduct, {"shape": ProductShape(batch, rows, depth, columns, used == 2)}, used)
+
+    def _float_output(self, var: Var, extent: tuple[int, ...]) -> FloatOutput | RowOutput:
+        of_rows = self.composite == Rows.kind and shape(var) != extent
+        return RowOutput(self.env[var]) if of_rows else FloatOutput(self.env[var])
 
     def _recurrent(self, used: int) -> _Anchor:
         recurrence = self.facts.recurrence
@@ -312,6 +343,8 @@ class _Reader:
             self.env[var] = self._emit("minimum", above, Scalar(float(value.args[2].value)))
         elif name in FUNCTIONS:
             self.env[var] = self._emit(FUNCTIONS[name], a, a)
+        elif name in REDUCTIONS:
+            self.env[var] = self._emit(REDUCTIONS[name], a, a)
         else:
             raise AssertionError(f"{name} is not a step of an epilogue")
 

@@ -21,6 +21,7 @@ from sbnn_tvm.schedules.epilogue.program import (
     IntegerThreshold,
     LevelsOutput,
     Operand,
+    PackedOutput,
     Program,
     Ref,
     Scalar,
@@ -46,7 +47,7 @@ def fold_threshold(program: Program, taps: int, channels: int) -> IntegerThresho
         The thresholds. None if the program has other outputs, reads a tensor, or if the bit or code of a channel is not
         a monotone function of D (for example with a negative PReLU slope).
     """
-    if len(program.outputs) != 1 or isinstance(output := program.outputs[0], FloatOutput):
+    if len(program.outputs) != 1 or not isinstance(output := program.outputs[0], PackedOutput):
         return None
     operands = [operand for step in program.steps for operand in (step.a, step.b)]
     if not all(map(_foldable, operands)) or not all(isinstance(each, Channel | Scalar) for each in output.thresholds):

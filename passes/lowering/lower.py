@@ -408,7 +408,7 @@ class _Lowering:
             results.append((stored[0], Form.BITS, 1, data[0].domain))
         else:
             for expr, domain in zip(stored, layer.outputs, strict=True):
-                results.append((expr, Form.CHANNELS_LAST if domain is None else built.stores, 1, domain))
+                results.append((expr, built.stores_floats if domain is None else built.stores, 1, domain))
         fields = self._fields(var)
         for field_var, (expr, form, groups, domain) in zip(fields, results, strict=True):
             if field_var is None:  # nobody reads this result

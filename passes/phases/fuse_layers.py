@@ -23,25 +23,30 @@ from sbnn_tvm.schedules.tir.functions import EXACT
 from ..layers.facts import LayerFacts
 from ..layers.kinds import (
     AvgPool2d,
+    BatchedProduct,
     BinaryConvolution,
     BinaryDense,
     BitMaxPool2d,
     BitSelection,
     BitShift,
     ChannelSelection,
+    Copy,
     Elementwise,
     FloatConvolution,
     FloatDense,
     GlobalAvgPool2d,
     Layer,
     MaxPool2d,
+    Resampling,
+    Rows,
     SampleMean,
     WindowSum,
 )
 from ..relax.comparisons import COMPARISONS, comparison
+from ..relax.copies import copied_view
 from ..relax.domains import binariser_domain, domains, signed_max_pool
 from ..relax.facts import integer_sums, values_taken, weight_changes, weight_planes
-from ..relax.functions import FUNCTIONS
+from ..relax.functions import FUNCTIONS, reduces_channels
 from ..relax.graph import (
     Graph,
     Writer,
@@ -57,6 +62,7 @@ from ..relax.graph import (
     without_pixels,
 )
 from ..relax.quantisers import quantisers
+from ..relax.resampling import bilinear
 from ..relax.selections import chosen_of, selection_rank
 from ..relax.shifts import shift_of
 from ..relax.weights import is_window_sum, linear_weight
@@ -163,6 +169,8 @@ class _Former:
             self._place_step(var, value)
         elif (anchored := self._anchor(var, value)) is not None:
             self._open(anchored, var)
+        elif reduces_channels(value) or self._is_row_step(var, value):
+            self._place_in_rows(var, value)
         elif name in _STEPS and self._is_step(var, value):
             self._place_step(var, value)
         elif name == "reshape" and (host := self._host_of_reshape(var, value)) is not None:
@@ -200,6 +208,8 @@ class _Former:
             return True
         if name in ("reshape", "take") and self._in_shift(var):
             return True
+        if name == "permute_dims" and _transposes_matrices(value):
+            return all(self._product_of(user) == (user.args[0], value.args[0]) for user in users)
         if name in ("concat", "take"):
             return self._in_selection(var, value)
         if name == "multiply":  # phi * T: one value per pixel times one per channel
@@ -293,11 +303,18 @@ class _Former:
             return self._layer(BitMaxPool2d, var, [pooled[0]], domain=domain)
         if domain is not None and (shift := shift_of(self.graph, value)) is not None:
             return self._layer(BitShift, var, [shift.source], domain=domain)
+        if domain is None and (found := bilinear(value)) is not None:
+            return self._layer(Resampling, var, [found.source], is_open=True)
+        if domain is None and _is_copy(var, value):
+            return self._layer(Copy, var, [value.args[0]])
         if name not in _ANCHORS or str(var.ty.dtype) != "float32":
             return None
         weight = linear_weight(value)
         if weight is not None and not (name == "matmul" and len(shape(var)) == 4):
             return self._linear(var, value, weight)
+        if (product := self._product_of(value)) is not None:
+            read = product if value.args[1] in self.inline else list(value.args)
+            return self._layer(BatchedProduct, var, read, is_open=True)
         match name:
             case "nn.max_pool2d" if domain is not None:
                 return self._layer(BitMaxPool2d, var, [value.args[0]], domain=domain)
@@ -310,6 +327,18 @@ class _Former:
             case "nn.adaptive_avg_pool2d" if shape(var)[2:] == (1, 1):
                 return self._layer(GlobalAvgPool2d, var, [value.args[0]], is_open=True)
         return self._selection(var, value)
+
+    def _product_of(self, value: Expr) -> tuple[Var, Var] | None:
+        """The two activations that a value is the batched product of, before a transposition of the right one."""
+        if op_name(value) != "matmul" or str(value.args[0].ty.dtype) != "float32":
+            return None
+        left, right = value.args
+        transposed = self.graph.producer(right, "permute_dims")
+        if transposed is not None and _transposes_matrices(transposed):
+            right = transposed.args[0]
+        matrices = len(shape(left)) == len(shape(right)) == 3 and shape(left)[0] == shape(right)[0]
+        both = isinstance(left, Var) and isinstance(right, Var) and left != right
+        return (left, right) if matrices and both else None
 
     def _linear(self, var: Var, call: Call, weight: np.ndarray) -> _Group:
         data, domain, dense = self._unpadded(call.args[0]), self.domains.get(call.args[0]), op_name(call) == "matmul"
@@ -364,6 +393,39 @@ class _Former:
         fits = all(broadcasts_to(shape(v), out) for v in variables)
         known = all(is_per_channel(c, out) or _as_operand(value, c, out) is not None for c in constants)
         return fits and any(shape(v) == out for v in variables) and known
+
+    def _rows_of(self, value: Expr) -> _Group | None:
+        """The group of rows that a value reads from last; None if the last group is another."""
+        homes = [group for source in self.sources(value) if (group := self.group_of.get(source)) is not None]
+        last = max(homes, key=lambda group: group.index, default=None)
+        return last if last is not None and last.composite == Rows.kind else None
+
+    def _is_row_step(self, var: Var, value: Expr) -> bool:
+        """Whether an elementwise operation may join the group of rows before it; its result may be one per row."""
+        rows, name = self._rows_of(value), op_name(value)
+        if rows is None or name not in _STEPS or name in ("where", "nn.prelu") or str(var.ty.dtype) != "float32":
+            return False
+        extent = shape(rows.data[0])
+        variables = self.sources(value)
+        fits = [shape(each) == extent or is_per_pixel(shape(each), extent) for each in (var, *variables)]
+        floats = all(str(each.ty.dtype) == "float32" for each in variables)
+        return floats and all(fits) and all(is_per_channel(each, shape(var)) for each in _constants(value))
+
+    def _only_floats(self, group: _Group) -> bool:
+        """Whether a group stores no bits and codes."""
+        return not any(member in self.quantisers or member in self.domains for member in group.members)
+
+    def _place_in_rows(self, var: Var, value: Call) -> None:
+        rows = self._rows_of(value)
+        reduced = value.args[0]
+        before = self.group_of.get(reduced)
+        if rows is None and before is not None and before.composite == Elementwise.kind and self._only_floats(before):
+            before.composite = Rows.kind  # the data stay the same, and its steps become those of rows
+            rows = before
+        if rows is not None and (op_name(value) in _STEPS or shape(reduced) == shape(rows.data[0])):
+            self._join(rows, var)
+        else:
+            self._open(self._layer(Rows, var, [reduced]), var)
 
     def _place_step(self, var: Var, value: Call) -> None:
         sources = self.sources(value)
@@ -452,13 +514,27 @@ def _outline(graph: Graph, former: _Former, group: _Group, outputs: list[Var]) -
         new[var] = result
         return result
 
-    elementwise = group.composite == Elementwise.kind
+    elementwise = group.composite in (Elementwise.kind, Rows.kind)
     for i, member in enumerate(group.members):
         bind(member, reads_data=elementwise or i == 0)
     results = [new[var] for var in outputs]
     attrs: dict[str, object] = {"Composite": f"sbnn.{group.composite}"}
     func = make_function(params, bindings, results[0] if len(results) == 1 else relax.Tuple(results), attrs)
     return func if group.facts is None else group.facts.attach(func), args
+
+
+def _is_copy(var: Var, value: Expr) -> bool:
+    """Whether a value copies a strided view of floats that are computed."""
+    if op_name(value) not in ("permute_dims", "strided_slice") or str(value.args[0].ty.dtype) != "float32":
+        return False
+    computed = isinstance(value.args[0], Var) and 0 not in shape(value.args[0])
+    return computed and copied_view(value, shape(var)) is not None
+
+
+def _transposes_matrices(permute: Call) -> bool:
+    """Whether a ``permute_dims`` exchanges the last two of three axes."""
+    axes = permute.attrs.axes
+    return axes is not None and [int(axis) % 3 for axis in axes] == [0, 2, 1] and len(shape(permute.args[0])) == 3
 
 
 def _as_operand(step: Call, values: np.ndarray, extent: tuple[int, ...]) -> np.ndarray | None:

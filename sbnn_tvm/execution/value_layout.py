@@ -5,6 +5,8 @@ Where the compiler moved a transposition past an operator, the value has another
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
 from sbnn_tvm.passes.layers.forms import Form
@@ -63,3 +65,16 @@ def _unpack(words: np.ndarray, physical: Physical) -> np.ndarray:
     bits = physical.bits_domain.bits
     planes = words.reshape(pixel[0], *([bits] if bits > 1 else []), *pixel[1:], physical.groups, -1)
     return unpack_codes(planes, channels // physical.groups, bits).reshape(*pixel, channels)
+
+
+def holds_rows(stored: tuple[int, ...], extent: tuple[int, ...]) -> bool:
+    """Whether a value of shape ``extent`` may be stored in another shape (passes/phases/merge_leading_axes.py).
+
+    Its leading axes may be merged to one, or it may have kept the axis, of size 1, that a reduction drops.
+    """
+    if stored == extent or prod(stored) != prod(extent):
+        return False
+    if len(stored) == len(extent) + 1:
+        return extent == stored[:-1] or (len(stored) == 4 and extent == (stored[0], *stored[2:]))
+    dropped = stored[2:] == (1,) and len(extent) > 2 and extent[-1] == stored[1]
+    return len(stored) == 3 and (dropped or (len(extent) > 3 and extent[-2:] == stored[1:]))

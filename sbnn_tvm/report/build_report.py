@@ -13,6 +13,7 @@ from sbnn_tvm.passes.families.choose import Choice
 from sbnn_tvm.passes.layers.forms import Form
 from sbnn_tvm.passes.layers.kinds import (
     AvgPool2d,
+    BatchedProduct,
     BinaryConvolution,
     BinaryDense,
     BinaryLinearLayer,
@@ -20,6 +21,7 @@ from sbnn_tvm.passes.layers.kinds import (
     BitSelection,
     BitShift,
     ChannelSelection,
+    Copy,
     Elementwise,
     FloatConvolution,
     FloatDense,
@@ -29,6 +31,8 @@ from sbnn_tvm.passes.layers.kinds import (
     LinearLayer,
     MaxPool2d,
     Recurrent,
+    Resampling,
+    Rows,
     SampleMean,
     WindowSum,
 )
@@ -49,7 +53,8 @@ _KINDS: dict[type[Layer], str] = {
     WindowSum: "window sum", MaxPool2d: "max pool", BitMaxPool2d: "max pool on bits",
     AvgPool2d: "average pool", GlobalAvgPool2d: "global average pool", Elementwise: "elementwise",
     SampleMean: "mean of each sample", ChannelSelection: "channels", BitSelection: "channels of bits",
-    BitShift: "shift of bits", Recurrent: "recurrent",
+    BitShift: "shift of bits", Recurrent: "recurrent", Rows: "rows", BatchedProduct: "product of activations",
+    Copy: "copy", Resampling: "resampling",
 }  # fmt: skip
 
 
@@ -155,6 +160,8 @@ def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
         nonzero = np.count_nonzero(linear.weight) / linear.weight.size
         macs = round(linear.macs * nonzero) if family.skips_zeros else linear.macs
         weights = f"float32, {nonzero:.2%} not 0" if family.skips_zeros else "float32"
+    elif isinstance(layer, BatchedProduct):
+        macs = layer.shape.macs
     return LayerReport(
         name=layer.node(nodes),
         kind=kind,

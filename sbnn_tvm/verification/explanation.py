@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..execution.run_kernels import outputs_of, run_kernels
+from ..execution.value_layout import holds_rows
 from .differences import differing, largest_value, tolerance_of
 from .layers import StoredValues, Values, compare_layers, error_alone, settle_floats
 from .reference import Float64Error
@@ -67,6 +68,8 @@ def explain(
         if value_name is None or value_name not in values:
             continue
         value = stored.decoded(step)
+        if holds_rows(value.shape, values[value_name].shape):
+            value = value.reshape(values[value_name].shape)
         if value.shape == values[value_name].shape:
             computed[value_name] = value
     known = {**stored.known(values), **computed}

@@ -19,7 +19,7 @@ from sbnn_tvm.passes.lowering.lower import Physical
 from ..algebra.domain import codes
 from ..execution.run_kernels import ComputedValue
 from ..execution.runnable_model import RunnableModel
-from ..execution.value_layout import decode
+from ..execution.value_layout import decode, holds_rows
 from .differences import differing, largest_difference, largest_value, mismatch, tolerance_of
 from .reference import Float64Error, Reference
 from .result import LayerComparison
@@ -121,6 +121,8 @@ def _compare(
     got = decode(array, physical, module.target.isa)
     if not bits and value.dtype == np.float16 and got.dtype == np.float32:
         got = got.astype(np.float16)  # kernels keep float16 values in float32
+    if not bits and holds_rows(got.shape, value.shape):
+        got = got.reshape(value.shape)
     if wrong := mismatch(got, np.empty(value.shape, got.dtype) if bits else value):
         return LayerComparison(name, node, bits, np.inf, 0, max(got.size, 1), max(got.size, 1), note=wrong)
     if bits:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..execution.run_kernels import ComputedValue, run_kernels
 from ..execution.runnable_model import RunnableModel
-from ..execution.value_layout import encode, shape_in_onnx
+from ..execution.value_layout import encode, holds_rows, shape_in_onnx
 from .differences import largest_difference, mismatch, tolerance_of
 from .explanation import explain
 from .inputs import DrawnInputs, RandomInputs
@@ -119,7 +119,12 @@ def _layers_alone(
     def of_reference(step: ComputedValue) -> np.ndarray | None:
         name = stored.name(step)
         value = values.get(name) if name is not None else None
-        if value is None or step.physical is None or value.shape != shape_in_onnx(step.physical):
+        if value is None or step.physical is None:
+            return None
+        extent = shape_in_onnx(step.physical)
+        if holds_rows(extent, value.shape):
+            value = value.reshape(extent)
+        if value.shape != extent:
             return None
         if value.dtype == np.float16 and step.array.dtype != np.float16:
             value = value.astype(np.float32)  # kernels keep float16 values in float32

@@ -65,7 +65,9 @@ def evaluate(
         outputs = []
         for output in program.outputs:
             value = np.broadcast_to(fetch(output.value), values[0].shape)
-            if not isinstance(output, epilogue.FloatOutput):
+            if isinstance(output, epilogue.RowOutput):
+                outputs.append(value[..., :1].copy())
+            elif isinstance(output, epilogue.PackedOutput):
                 thresholds = [fetch(each) for each in output.thresholds]
                 code = np.zeros(value.shape, np.uint8)
                 for each in thresholds:
@@ -104,6 +106,8 @@ def _apply(op: epilogue.Op, a: np.ndarray, b: np.ndarray) -> np.ndarray:
             return np.where(a > 0, a, a * b)
         case "exp" | "log" | "sqrt" | "sigmoid" | "tanh" | "erf" | "abs" | "round" | "floor" | "ceil":
             return _FUNCTIONS[op](a.astype(np.float64)).astype(np.float32)
+        case "row_sum" | "row_mean" | "row_max" | "row_min":
+            return _REDUCTIONS[op](a.astype(np.float64), axis=-1, keepdims=True).astype(np.float32)
     raise ValueError(f"not an operation of an epilogue: {op!r}")
 
 
@@ -120,3 +124,10 @@ _FUNCTIONS: Mapping[Function, Callable[[np.ndarray], np.ndarray]] = {
     "ceil": np.ceil,
 }
 """The functions in float64. The code that writer.py emits differs by at most tir.functions.ULPS from these."""
+
+_REDUCTIONS: Mapping[epilogue.Reduction, Callable[..., np.ndarray]] = {
+    "row_sum": np.sum,
+    "row_mean": np.mean,
+    "row_max": np.max,
+    "row_min": np.min,
+}

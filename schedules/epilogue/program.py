@@ -79,15 +79,18 @@ class Scalar:
 TensorOperand = Tensor | Pixel | Sample | SampleChannel
 Operand = Ref | TensorOperand | Channel | Border | Scalar
 
-Op = Literal["add", "subtract", "multiply", "divide", "maximum", "minimum", "prelu"] | Function
+Reduction = Literal["row_sum", "row_mean", "row_max", "row_min"]
+"""Reductions over the channels of a pixel, or over a row of a matrix. Only elementwise/rows.py computes them."""
+
+Op = Literal["add", "subtract", "multiply", "divide", "maximum", "minimum", "prelu"] | Function | Reduction
 
 
 @dataclass(frozen=True)
 class Step:
     """One operation on two operands; ``prelu`` is ``a if a > 0 else a * b``. Extrema of a NaN are NaN.
 
-    All are IEEE operations except for functions (``exp``, ``sigmoid``, ...; tir/functions.py), which have a known error
-    and read only ``a``: ``b`` is the same operand.
+    All are IEEE operations but for functions (``exp``, ``sigmoid``, ...; tir/functions.py), which have a known error.
+    Functions and reductions read only ``a``: ``b`` is the same operand.
     """
 
     op: Op
@@ -95,14 +98,21 @@ class Step:
     b: Operand
 
     @classmethod
-    def function(cls, name: Function, a: Operand) -> Step:
-        """A function of one operand."""
+    def of_one(cls, name: Function | Reduction, a: Operand) -> Step:
+        """A function or a reduction of one operand."""
         return cls(name, a, a)
 
 
 @dataclass(frozen=True)
 class FloatOutput:
     """Store a value as float32, NHWC."""
+
+    value: Operand
+
+
+@dataclass(frozen=True)
+class RowOutput:
+    """Store one value per pixel, or per row of a matrix, as float32; only for rows."""
 
     value: Operand
 
@@ -146,7 +156,8 @@ class LevelsOutput:
     of_nan: Literal[False] = False
 
 
-Output = FloatOutput | BitsOutput | LevelsOutput
+PackedOutput = BitsOutput | LevelsOutput
+Output = FloatOutput | RowOutput | PackedOutput
 
 
 def code_bits(thresholds: int) -> int:

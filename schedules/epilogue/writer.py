@@ -71,7 +71,7 @@ class EpilogueWriter:
     _vectors: dict[epilogue.Operand, tirx.Buffer] = field(default_factory=dict, init=False)
     _thresholds: dict[epilogue.Operand, tirx.Buffer] = field(default_factory=dict, init=False)
     _border_class: list[tirx.Buffer] = field(default_factory=list, init=False)
-    _outputs: list[tirx.Buffer] = field(default_factory=list, init=False)
+    outputs: list[tirx.Buffer] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         if self.classes is None and any(isinstance(each, epilogue.Border) for each in self._operands()):
@@ -116,10 +116,12 @@ class EpilogueWriter:
         self.declare_constants(builder)
         for index, output in enumerate(self.program.outputs):
             shape, dtype = self.shape, "float32"
-            if not isinstance(output, epilogue.FloatOutput):
+            if isinstance(output, epilogue.RowOutput):
+                shape = (*self.shape[:-1], 1)
+            elif isinstance(output, epilogue.PackedOutput):
                 bits = epilogue.code_bits(len(output.thresholds))
                 shape, dtype = packed_shape(self.shape, bits, self.isa), self.isa.word
-            self._outputs.append(builder.output(shape, dtype, f"out{index}"))
+            self.outputs.append(builder.output(shape, dtype, f"out{index}"))
 
     def declare_constants(self, builder: KernelBuilder) -> None:
         """Declare only the per-channel constants, for use with :meth:`values`."""
@@ -127,7 +129,7 @@ class EpilogueWriter:
             if isinstance(operand, epilogue.Channel | epilogue.Border) and operand not in self._vectors:
                 self._vectors[operand] = self._declare_constant(builder, operand.values, fill=0.0)
         for output in self.program.outputs:
-            for threshold in () if isinstance(output, epilogue.FloatOutput) else output.thresholds:
+            for threshold in output.thresholds if isinstance(output, epilogue.PackedOutput) else ():
                 if threshold not in self._thresholds:
                     self._declare_threshold(builder, threshold)
         if self.classes is not None and any(isinstance(each, epilogue.Border) for each in self._vectors):
@@ -177,12 +179,14 @@ class EpilogueWriter:
         made = []
         for i, result in enumerate(results):
             lanes = result.ty.dtype.lanes
-            vector = _Vector(
-                writer=self, position=(), first=first_channel + i * lanes, lanes=lanes, valid=lanes, border=None
-            )
+            vector = self.vector((), first_channel + i * lanes, lanes, lanes)
             vector.run(result)
             made.append(vector.fetch(output.value))
         return made
+
+    def vector(self, position: Sequence[Index], first: Index, lanes: int, valid: int) -> Vector:
+        """The evaluation of the steps for one vector, for kernels that interleave them with other code."""
+        return Vector(writer=self, position=position, first=first, lanes=lanes, valid=valid, border=None)
 
     def _operands(self) -> list[epilogue.Operand]:
         """The operands of all steps and the values of all outputs."""
@@ -191,12 +195,12 @@ class EpilogueWriter:
 
     def _compared(self) -> list[epilogue.Operand]:
         """The thresholds of all packed outputs."""
-        packed = [each for each in self.program.outputs if not isinstance(each, epilogue.FloatOutput)]
+        packed = [each for each in self.program.outputs if isinstance(each, epilogue.PackedOutput)]
         return [threshold for output in packed for threshold in output.thresholds]
 
     def _words_left(self, run: int) -> bool:
         """Whether the last word of a pixel extends past the last run."""
-        packed = any(not isinstance(output, epilogue.FloatOutput) for output in self.program.outputs)
+        packed = any(isinstance(output, epilogue.PackedOutput) for output in self.program.outputs)
         return packed and -self.channels % self.isa.word_bits > -self.channels % run
 
     def _declare_constant(self, builder: KernelBuilder, values: np.ndarray, fill: float) -> tirx.Buffer:
@@ -229,7 +233,7 @@ class EpilogueWriter:
             border = T.bind(rows[position[-2]] * self.classes.columns + columns[position[-1]])
         vectors = []
         for i, value in enumerate(values):
-            vector = _Vector(
+            vector = Vector(
                 writer=self,
                 position=position,
                 first=first + i * lanes,
@@ -239,8 +243,8 @@ class EpilogueWriter:
             )
             vector.run(value)
             vectors.append(vector)
-        for output, buffer in zip(self.program.outputs, self._outputs, strict=True):
-            if not isinstance(output, epilogue.FloatOutput):
+        for output, buffer in zip(self.program.outputs, self.outputs, strict=True):
+            if isinstance(output, epilogue.PackedOutput):
                 self._store_bits(output, buffer, vectors, last)
             else:
                 for vector in vectors:
@@ -250,7 +254,7 @@ class EpilogueWriter:
         self,
         output: epilogue.BitsOutput | epilogue.LevelsOutput,
         words: tirx.Buffer,
-        vectors: Sequence[_Vector],
+        vectors: Sequence[Vector],
         last: bool,
     ) -> None:
         head, word_bits = vectors[0], self.isa.word_bits
@@ -287,10 +291,11 @@ class EpilogueWriter:
 
 
 @dataclass(eq=False, kw_only=True)
-class _Vector:
+class Vector:
     """Evaluates the steps for one vector of the result.
 
     ``valid`` is the number of channels of the run that exist from the first lane on. It may exceed ``lanes``.
+    ``values`` has the results so far, by their number as in ``Ref``.
     """
 
     writer: EpilogueWriter
@@ -299,7 +304,7 @@ class _Vector:
     lanes: int
     valid: int
     border: tirx.Expr | None
-    values: list[tirx.Expr] = field(default_factory=list)
+    values: dict[int, tirx.Expr] = field(default_factory=dict)
 
     @property
     def type(self) -> VectorType:
@@ -309,11 +314,22 @@ class _Vector:
     def run(self, result: tirx.Expr) -> None:
         """Evaluate all steps. A vector after the last channel is filled with 0 instead."""
         if self.valid <= 0:
-            self.values = [self.type.constant(0.0)] * (1 + len(self.writer.program.steps))
+            self.values = {i: self.type.constant(0.0) for i in range(1 + len(self.writer.program.steps))}
             return
-        self._append(result)
-        for step in self.writer.program.steps:
-            self._append(self._apply(step))
+        self.set(0, result)
+        for index in range(1, 1 + len(self.writer.program.steps)):
+            self.evaluate(index)
+
+    def evaluate(self, index: int) -> None:
+        """Evaluate the step whose result is ``Ref(index)``."""
+        self.set(index, self._apply(self.writer.program.steps[index - 1]))
+
+    def set(self, index: int, value: tirx.Expr) -> None:
+        """Set the value of ``Ref(index)``."""
+        if self.writer._feeds_sum(index):
+            # A fused multiply-add rounds once instead of twice, which could flip bits against the reference.
+            value = fence(self.type)(value)
+        self.values[index] = T.bind(value)
 
     def fetch(self, operand: epilogue.Operand) -> tirx.Expr:
         """The value of an operand."""
@@ -341,12 +357,6 @@ class _Vector:
         """The threshold of a packed output, with NaN after the last channel."""
         buffer = self.writer._thresholds.get(operand)
         return self.fetch(operand) if buffer is None else load(buffer, (), self.first, self.lanes)
-
-    def _append(self, value: tirx.Expr) -> None:
-        if self.writer._feeds_sum(len(self.values)):
-            # A fused multiply-add rounds once instead of twice, which could flip bits against the reference.
-            value = fence(self.type)(value)
-        self.values.append(T.bind(value))
 
     def _apply(self, step: epilogue.Step) -> tirx.Expr:
         a, b = self.fetch(step.a), self.fetch(step.b)

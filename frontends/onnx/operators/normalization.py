@@ -43,10 +43,9 @@ def layer_normalization(node: Node) -> relax.Expr:
     scaled = _scaled(node, node.emit(relax.op.multiply(centred, inverse)), dtype, rank)
     bias = node.value(2)
     if bias is not None:
-        scaled = node.emit(relax.op.add(scaled, node.aligned(2, rank)))
-    outputs = [scaled, mean, inverse]
+        scaled = relax.op.add(node.emit(scaled), node.aligned(2, rank))
     last = max(index for index in range(3) if index == 0 or node.uses_output(index))
-    return relax.Tuple(outputs[: last + 1]) if last else scaled
+    return relax.Tuple([node.emit(scaled), mean, inverse][: last + 1]) if last else scaled
 
 
 def rms_normalization(node: Node) -> relax.Expr:

@@ -15,7 +15,7 @@ from tests.support.kernel_execution import ARM, X86, run, target_for
 
 FUNCTIONS = get_args(Function)
 PROGRAM = Program(
-    tuple(Step.function(name, Ref(0)) for name in FUNCTIONS),
+    tuple(Step.of_one(name, Ref(0)) for name in FUNCTIONS),
     tuple(FloatOutput(Ref(i + 1)) for i in range(len(FUNCTIONS))),
 )
 
