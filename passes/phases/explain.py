@@ -11,6 +11,7 @@ from tvm.relax import Expr, Var
 
 from sbnn_tvm.algebra.domain import Domain
 
+from ..relax.exceptional_weights import EXCEPTIONS, TWO_VALUES
 from ..relax.graph import Graph, constant, op_name
 from ..relax.weight_values import MOST_LISTED, in_words, listed
 from ..relax.weights import BinaryWeight
@@ -23,7 +24,7 @@ _MEANS = {"nn.avg_pool2d", "nn.adaptive_avg_pool2d", "mean"}
 def why_float(
     graph: Graph,
     domains: Mapping[Var, Domain],
-    call: Call,
+    var: Var,
     weight: np.ndarray,
     taken: Mapping[str, Sequence[float]],
 ) -> str:
@@ -32,13 +33,18 @@ def why_float(
     Args:
         graph: The function.
         domains: The known domains of its variables.
-        call: The layer.
+        var: The layer.
         weight: Its constant weights, output channels first.
         taken: The few values of tensors that take few, but no domain of ours; by the name of the variable.
 
     Returns:
         A sentence in which ``<x>`` stands for the ONNX node of variable x (relax/node_names.py).
     """
+    call = graph.values[var]
+    if var.name.endswith(EXCEPTIONS) and _has(graph, var.name.removesuffix(EXCEPTIONS) + TWO_VALUES):
+        number, of = int(np.count_nonzero(weight)), var.name.removesuffix(EXCEPTIONS)
+        which = "the 1 weight of <{}> that is" if number == 1 else f"the {number:,} weights of <{{}}> that are"
+        return f"it holds {which.format(of)} neither of the two values of its output channel"
     domain = domains.get(call.args[0])
     if domain is not None:
         of = "are two-valued" if domain.bits == 1 else f"have {domain.bits} bits"
@@ -49,6 +55,10 @@ def why_float(
         advice = "; put a binariser between" if cause.startswith("they come from") else ""
         return f"its weights are binary, but {activations}{advice}"
     return f"{in_words(weight)}, and {activations}"
+
+
+def _has(graph: Graph, name: str) -> bool:
+    return any(var.name == name for var in graph.values)
 
 
 class _Activations:

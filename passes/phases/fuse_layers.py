@@ -314,7 +314,7 @@ class _Former:
     def _linear(self, var: Var, call: Call, weight: np.ndarray) -> _Group:
         data, domain, dense = self._unpadded(call.args[0]), self.domains.get(call.args[0]), op_name(call) == "matmul"
         if not self._is_binary(call):
-            why = why_float(self.graph, self.domains, call, weight, self.values_taken)
+            why = why_float(self.graph, self.domains, var, weight, self.values_taken)
             kind = FloatDense if dense else FloatConvolution
             return self._layer(kind, var, [data], is_open=True, domain=domain, why_float=why)
         if is_window_sum(call) and domain == SIGN:

@@ -12,14 +12,11 @@ from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
 
 from ..relax.domains import domains
-from ..relax.exceptional_weights import without_exceptions
+from ..relax.exceptional_weights import EXCEPTIONS, TWO_VALUES, without_exceptions
 from ..relax.facts import weight_changes, with_integer_sums, with_weight_planes
 from ..relax.graph import Graph, Writer, flattened_map, op_name, shape
 from ..relax.weight_planes import WeightPlanes
 from ..relax.weights import BinaryWeight, all_ones, linear_weight
-
-TWO_VALUES = "_two_values"
-"""Ends the name of a layer without its few exceptional weights."""
 
 
 def recognise(mod: IRModule) -> IRModule:
@@ -87,7 +84,7 @@ def _with_exceptions(
     binary = BinaryWeight.of(plain)
     assert binary is not None
     # The binary layer comes last, so that the operations after the layer join it.
-    rest = writer.emit(_linear_like(call, writer[call.args[0]], few), f"{var.name}_exceptions")
+    rest = writer.emit(_linear_like(call, writer[call.args[0]], few), f"{var.name}{EXCEPTIONS}")
     two_valued = writer.emit(_with_signs(writer, var, call, binary, sums), f"{var.name}{TWO_VALUES}")
     return op.add(two_valued, rest)
 

@@ -10,6 +10,12 @@ import numpy as np
 
 from .weights import BinaryWeight
 
+TWO_VALUES = "_two_values"
+"""Ends the name of a layer without its exceptions."""
+
+EXCEPTIONS = "_exceptions"
+"""Ends the name of the layer of the exceptions."""
+
 MOST_EXCEPTIONS = 0.01
 """The largest share of exceptions. One costs a multiply-add per pixel, as much as the popcounts of about 64 weights."""
 

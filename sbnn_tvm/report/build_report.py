@@ -33,7 +33,7 @@ from sbnn_tvm.passes.layers.kinds import (
     WindowSum,
 )
 from sbnn_tvm.passes.lowering.lower import Lowered, LoweredLayer, UnscheduledOperator
-from sbnn_tvm.passes.phases.recognise import TWO_VALUES
+from sbnn_tvm.passes.relax.exceptional_weights import TWO_VALUES
 from sbnn_tvm.passes.relax.facts import Note
 from sbnn_tvm.passes.relax.node_names import with_node_names
 from sbnn_tvm.passes.relax.weights import BinaryWeight

@@ -128,7 +128,9 @@ def is_decided(graph: ModelGraph, name: str, values: Mapping[str, np.ndarray]) -
 def _decider(graph: ModelGraph, name: str, values: Mapping[str, np.ndarray]) -> onnx.NodeProto | None:
     """The comparison or rounding that a value comes straight from."""
     node = graph.producers.get(name)
-    while node is not None and node.op_type in ("Where", "DequantizeLinear", *_STEPS) and not _is_rounding(node, values):
+    while (
+        node is not None and node.op_type in ("Where", "DequantizeLinear", *_STEPS) and not _is_rounding(node, values)
+    ):
         chosen = node.input[0] if node.op_type == "Where" else _only_variable(graph, node)
         node = graph.producers.get(chosen) if chosen is not None else None
     if node is None or not (node.op_type in _COMPARISONS or _is_rounding(node, values)):

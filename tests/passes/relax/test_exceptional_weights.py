@@ -69,3 +69,4 @@ def test_the_layer_is_binary_and_equal(rng, kind, bits):
         few, two_values = sorted(module.report.linear, key=lambda layer: layer.binary)
         assert two_values.binary and two_values.weights == "{-0.25, 0.25}"
         assert few.kernel.startswith("sparse_float")
+        assert few.why == "it holds the 4 weights of 'Conv:y' that are neither of the two values of its output channel"
