@@ -94,7 +94,7 @@ def test_compile_for_a_shape_a_target_and_a_sign(tmp_path: Path) -> None:
 def test_strict_refuses_and_writes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "sign.onnx"
     onnx.save(foreign_models.sign_net(channels=32, size=4), path)
-    _, error = run("compile", path, "-o", tmp_path / "sign.so", "--strict", code=2)
+    _, error = run("compile", path, "-o", tmp_path / "sign.so", "--strict", "--sign-zero", "positive", code=2)
     assert error.startswith("error: strict=True refuses this model") and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == [path]
 
