@@ -69,7 +69,10 @@ def translate(model: nn.Module, inputs: tuple[Tensor, ...], exact_weights: bool 
                 graph = frozen_trace(model, inputs)
         traced = torch.export.export(graph, inputs)
         return _translated(
-            traced, inputs, exact_weights, f"traced by running it once, since torch.export says: {reason.split('. ')[0]}"
+            traced,
+            inputs,
+            exact_weights,
+            f"traced by running it once, since torch.export says: {reason.split('. ')[0]}",
         )
     except ModelError:
         raise
@@ -82,7 +85,9 @@ def device_of(model: nn.Module) -> torch.device:
     return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
-def _translated(traced: ExportedProgram, inputs: tuple[Tensor, ...], exact_weights: bool, *sentences: str) -> Translation:
+def _translated(
+    traced: ExportedProgram, inputs: tuple[Tensor, ...], exact_weights: bool, *sentences: str
+) -> Translation:
     _drop_assertions(traced)
     count = 0 if exact_weights else cancel_straight_through(traced)
     select_where_masked(traced)
