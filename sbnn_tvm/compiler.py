@@ -150,7 +150,7 @@ def lower_model(
     tuned = None if options.tuning is None else TuningLookup.of(options.tuning, cpu, options.tuning_cpu)
     progress("importing the model")
     input_shape = options.input_shape
-    source = _to_onnx(model, input_shape, options.compare_export)
+    source = _to_onnx(model, input_shape, options.compare_export, options.exact_weights)
     with defects_named("importing the model"):
         imported = import_onnx(load_model(source), _shape_of_open_inputs(model, input_shape))
     progress("recognising binary layers")
@@ -199,7 +199,7 @@ def _is_tflite(model: object) -> bool:
     return isinstance(model, str | os.PathLike) and Path(model).suffix == ".tflite"
 
 
-def _to_onnx(model: Any, input_shape: Any, compare_export: bool) -> Any:
+def _to_onnx(model: Any, input_shape: Any, compare_export: bool, exact_weights: bool) -> Any:
     if _is_tflite(model):
         with needed_by("reading a TFLite file"):
             from sbnn_tvm.frontends.tflite.to_onnx import to_onnx as of_tflite
@@ -210,7 +210,7 @@ def _to_onnx(model: Any, input_shape: Any, compare_export: bool) -> Any:
     with needed_by("the export of a PyTorch model"):
         from sbnn_tvm.frontends.torch.export import to_onnx
 
-    return to_onnx(model, input_shape, compare_export=compare_export)
+    return to_onnx(model, input_shape, compare_export=compare_export, exact_weights=exact_weights)
 
 
 def _shape_of_open_inputs(model: Any, input_shape: Any) -> Any:

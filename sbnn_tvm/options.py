@@ -26,7 +26,8 @@ class CompileOptions:
             two bits. ``"positive"`` and ``"negative"`` replace it by +1 or -1, and the report says so.
         exact_weights: Never change a weight. Otherwise weights of a layer on bits that take two values per output
             channel within rounding (1.5e-5 of the largest) are set to two values, and the report says so. With
-            ``sign_zero``, so are a few zeros between -a and +a.
+            ``sign_zero``, so are a few zeros between -a and +a. Of a PyTorch module, straight-through arithmetic is
+            exported as its value, ``(a - b).detach() + b`` as ``a``, and the report says so.
         kernels: Kernel families to use instead of the cost model's choice: ``"popcount"``, ``"counters"``,
             ``"float"`` or ``"sparse_float"``. The keys are names of layers as in the report, or patterns such as
             ``"layers.*"``.

@@ -44,6 +44,7 @@ def export_onnx(
     input_shape: Shape | None = None,
     *,
     compare_export: bool = True,
+    exact_weights: bool = False,
 ) -> None:
     """Writes a torch model as an ONNX file that stock onnxruntime runs.
 
@@ -55,6 +56,8 @@ def export_onnx(
         compare_export: Run the model and the file once on the same input, and refuse a file that computes something
             else (compare_export.py). onnxruntime runs it if it is installed, else onnx's reference implementation,
             which takes some seconds for a ResNet-18.
+        exact_weights: Keep straight-through arithmetic as it is. Otherwise ``(a - b).detach() + b`` is exported as
+            ``a``, which may differ by some units in the last place.
 
     Raises:
         ModelError: If the model cannot be exported, has no known input shape, or the path cannot be written; if the
@@ -64,16 +67,18 @@ def export_onnx(
         >>> export_onnx(model, "model.onnx", (1, 3, 32, 32))  # doctest: +SKIP
     """
     check_destination(path, ModelError)
-    proto = to_onnx(model, input_shape, compare_export=compare_export)
+    proto = to_onnx(model, input_shape, compare_export=compare_export, exact_weights=exact_weights)
     with replacing(path, ModelError) as draft:
         draft.write_bytes(proto.SerializeToString())
 
 
-def to_onnx(model: nn.Module, input_shape: Shape | None = None, *, compare_export: bool = True) -> onnx.ModelProto:
+def to_onnx(
+    model: nn.Module, input_shape: Shape | None = None, *, compare_export: bool = True, exact_weights: bool = False
+) -> onnx.ModelProto:
     """The ONNX model that export_onnx writes.
 
     Args:
-        model, input_shape, compare_export: Same as in export_onnx.
+        model, input_shape, compare_export, exact_weights: Same as in export_onnx.
 
     Returns:
         A checked model with static shapes, opset 21, and the bodies of the ai.sbnn operators it uses.
@@ -94,7 +99,7 @@ def to_onnx(model: nn.Module, input_shape: Shape | None = None, *, compare_expor
     with eval_mode(model), torch.no_grad():
         probe = _probe(model, inputs)
         with _packed_weights(model), _quiet():
-            translation = translate(model, probe.inputs)
+            translation = translate(model, probe.inputs, exact_weights)
             graph = translation.model
             optimizer.fold_constants(graph, onnx_shape_inference=True)
             _drop_zero_biases(graph)

@@ -41,12 +41,13 @@ class Translation:
     source: str = ""
 
 
-def translate(model: nn.Module, inputs: tuple[Tensor, ...]) -> Translation:
+def translate(model: nn.Module, inputs: tuple[Tensor, ...], exact_weights: bool = False) -> Translation:
     """Trace a module and translate it to ONNX.
 
     Args:
         model: In eval mode, under ``torch.no_grad``. Left as it is.
         inputs: For the traces.
+        exact_weights: Keep straight-through arithmetic, whose rounding changes weights by some units in the last place.
 
     Raises:
         ModelError: If no way works; names module, file and line where it is the module's code.
@@ -54,7 +55,7 @@ def translate(model: nn.Module, inputs: tuple[Tensor, ...]) -> Translation:
     try:
         with unchanged(model), traced_as_operators():
             traced = torch.export.export(model, tuple(tensor.clone() for tensor in inputs))
-        return _translated(traced, inputs)
+        return _translated(traced, inputs, exact_weights)
     except Exception as error:
         first = error
     reason = reason_of(first, model)
@@ -68,7 +69,10 @@ def translate(model: nn.Module, inputs: tuple[Tensor, ...]) -> Translation:
                 graph = frozen_trace(model, inputs)
         traced = torch.export.export(graph, inputs)
         return _translated(
-            traced, inputs, f"traced by running it once, since torch.export says: {reason.split('. ')[0]}"
+            traced,
+            inputs,
+            exact_weights,
+            f"traced by running it once, since torch.export says: {reason.split('. ')[0]}",
         )
     except ModelError:
         raise
@@ -81,15 +85,18 @@ def device_of(model: nn.Module) -> torch.device:
     return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
-def _translated(traced: ExportedProgram, inputs: tuple[Tensor, ...], *sentences: str) -> Translation:
+def _translated(
+    traced: ExportedProgram, inputs: tuple[Tensor, ...], exact_weights: bool, *sentences: str
+) -> Translation:
     _drop_assertions(traced)
-    count = cancel_straight_through(traced)
+    count = 0 if exact_weights else cancel_straight_through(traced)
     select_where_masked(traced)
     traced.graph_module.graph.eliminate_dead_code()
     fold_parameters(traced)
     traced.graph_module.recompile()
     if count:
-        sentences = (*sentences, f"straight-through arithmetic such as (a - b).detach() + b is a, in {count} sums")
+        what = f"straight-through arithmetic such as (a - b).detach() + b is a, in {count} sums"
+        sentences = (*sentences, f"{what}; exact_weights=True forbids it")
     program = torch.onnx.export(
         traced,
         dynamo=True,

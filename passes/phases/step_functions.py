@@ -244,15 +244,23 @@ class _Finder:
         return op_name(value) in ("nn.relu", "clip")
 
     def _canonical(self, var: Var, where: Call) -> bool:
-        """Whether a value is a binariser in the form that is written here."""
+        """Whether a value is a binariser in the form that is written here, with a condition that it shares with no one.
+
+        A shared condition would be in no layer. Each binariser gets its own.
+        """
         condition = where.args[0]
-        if binariser_domain(self.graph, where) is None or not isinstance(condition, Var):
+        if binariser_domain(self.graph, where) is None or not isinstance(condition, Var) or self._is_shared(condition):
             return False
         while (negated := self.graph.producer(condition, "logical_not")) is not None:
             condition = negated.args[0]
+            if self._is_shared(condition):
+                return False
         compared = self.graph.values[condition]
         first = compared.args[0]
         return constant(first) is None and shape(first) == shape(var)
+
+    def _is_shared(self, var: Var) -> bool:
+        return len(self.graph.users[var]) > 1 or var in self.graph.results
 
     def _choice(self, region: Region) -> _Candidate | None:
         read = program_of(self.graph, region)

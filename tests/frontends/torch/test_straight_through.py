@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sbnn_tvm.frontends.torch.export import to_onnx
 from sbnn_tvm.frontends.torch.straight_through import cancel_straight_through
 
 
@@ -18,6 +19,15 @@ class Function(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return self.function(x, y)
+
+
+class OneInput(nn.Module):
+    def __init__(self, function: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, x)
 
 
 def changed_between(x: Tensor, y: Tensor) -> Tensor:
@@ -74,3 +84,11 @@ def test_sums(function: Callable, count: int, exact: Callable | None) -> None:
     if exact is not None:
         assert torch.equal(got, exact(x, y))
         assert not any(node.target is torch.ops.aten.detach.default for node in program.graph.nodes)
+
+
+def test_exact_weights_keep_the_sums() -> None:
+    network = Function(lambda x, y: (x.sign() - y).detach() + y).eval()
+    model = nn.Sequential(OneInput(network))
+    shorter, longer = (to_onnx(model, (1, 3), exact_weights=exact) for exact in (False, True))
+    assert [len(each.graph.node) for each in (shorter, longer)] == [1, 3]
+    assert "exact_weights=True forbids it" in shorter.metadata_props[0].value and not longer.metadata_props
