@@ -523,10 +523,19 @@ def _outline(graph: Graph, former: _Former, group: _Group, outputs: list[Var]) -
     return func if group.facts is None else group.facts.attach(func), args
 
 
+_IMAGE_FORMATS = ([0, 2, 3, 1], [0, 3, 1, 2])
+
+
 def _is_copy(var: Var, value: Expr) -> bool:
-    """Whether a value copies a strided view of floats that are computed."""
+    """Whether a value copies a strided view of floats that are computed.
+
+    Between channels first and last nothing is copied: both are forms in which a map is stored (lowering/lower.py).
+    """
     if op_name(value) not in ("permute_dims", "strided_slice") or str(value.args[0].ty.dtype) != "float32":
         return False
+    if op_name(value) == "permute_dims" and value.attrs.axes is not None and len(value.attrs.axes) == 4:
+        if [int(axis) % 4 for axis in value.attrs.axes] in _IMAGE_FORMATS:
+            return False
     computed = isinstance(value.args[0], Var) and 0 not in shape(value.args[0])
     return computed and copied_view(value, shape(var)) is not None
 

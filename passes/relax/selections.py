@@ -184,9 +184,10 @@ def selection_rank(value: Expr, extent: tuple[int, ...]) -> int | None:
     if concatenated_channels(value, extent) is not None:
         return 0
     if name == "take" and isinstance(value.args[0], Var) and value.attrs.axis is not None:
-        picks, axis = constant(value.args[1]), int(value.attrs.axis) % len(extent)
+        picks = constant(value.args[1])
         if picks is None or picks.ndim != 1 or len(shape(value.args[0])) != len(extent) or len(extent) < 2:
             return None
+        axis = int(value.attrs.axis) % len(extent)
         return 1 if axis == channel_axis(extent) else axis if len(extent) == 4 and axis > 1 else None
     if name == "nn.pad" and isinstance(value.args[0], Var) and len(extent) == 4 and value.attrs.pad_mode == "constant":
         return None if any(int(width) for width in value.attrs.pad_width[:2]) else 4

@@ -93,11 +93,11 @@ def test_foreign_onnx_report():
         "binary": True,
         "after_sign": True,
         "after_relu": False,
-        "ternary": False,
+        "ternary": True,
         "scores": False,
     }
     module = sbnn_tvm.compile(model, sign_zero="positive")
-    assert [layer.name for layer in module.report.linear if layer.binary] == ["binary", "after_sign"]
+    assert [layer.name for layer in module.report.linear if layer.binary] == ["binary", "after_sign", "ternary"]
     assert module.verify(samples=1).passed
 
 

@@ -25,7 +25,13 @@ def model() -> onnx.ModelProto:
 def test_the_keywords_are_the_fields():
     hints = get_type_hints(CompileOptions)
     assert get_type_hints(CompileKeywords) == {each.name: hints[each.name] for each in fields(CompileOptions)}
-    assert ModelKeywords.__annotations__.keys() == {"input_shape", "sign_zero", "name", "compare_export"}
+    assert ModelKeywords.__annotations__.keys() == {
+        "input_shape",
+        "sign_zero",
+        "exact_weights",
+        "name",
+        "compare_export",
+    }
 
 
 def test_an_object_and_keywords_are_the_same(model):
@@ -57,9 +63,13 @@ def test_wrong_values(wrong, sentence):
 def test_unknown_keywords(model):
     with pytest.raises(TypeError, match=r"compile\(\) got an unexpected keyword argument 'kernel': did you mean 'kern"):
         sbnn_tvm.compile(model, kernel={"*": "float"})
-    with pytest.raises(TypeError, match=r"explain\(\) .* 'optimise': the options are input_shape, sign_zero, kernels"):
+    with pytest.raises(
+        TypeError, match=r"explain\(\) .* 'optimise': the options are input_shape, sign_zero, exact_weights, kernels"
+    ):
         explain(model, optimise=3)
-    with pytest.raises(TypeError, match=r"tune\(\) .* 'kernels': the options are input_shape, sign_zero, name"):
+    with pytest.raises(
+        TypeError, match=r"tune\(\) .* 'kernels': the options are input_shape, sign_zero, exact_weights, name"
+    ):
         tune(model, kernels={"*": "float"})
     with pytest.raises(TypeError, match=r"takes options as a CompileOptions or as keywords, but got \(1, 3, 8, 8\)"):
         sbnn_tvm.compile(model, "arm", (1, 3, 8, 8))
