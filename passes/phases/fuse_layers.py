@@ -533,9 +533,9 @@ def _is_copy(var: Var, value: Expr) -> bool:
     """
     if op_name(value) not in ("permute_dims", "strided_slice") or str(value.args[0].ty.dtype) != "float32":
         return False
-    if op_name(value) == "permute_dims" and value.attrs.axes is not None and len(value.attrs.axes) == 4:
-        if [int(axis) % 4 for axis in value.attrs.axes] in _IMAGE_FORMATS:
-            return False
+    axes = value.attrs.axes if op_name(value) == "permute_dims" else None
+    if axes is not None and len(axes) == 4 and [int(axis) % 4 for axis in axes] in _IMAGE_FORMATS:
+        return False
     computed = isinstance(value.args[0], Var) and 0 not in shape(value.args[0])
     return computed and copied_view(value, shape(var)) is not None
 

@@ -44,13 +44,6 @@ class Chosen:
         height, width = shape(self.sources[0])[2:] if len(self.rows) else (0, 0)
         return not (np.array_equal(self.rows, np.arange(height)) and np.array_equal(self.columns, np.arange(width)))
 
-    @property
-    def is_source(self) -> bool:
-        """Whether the result is the only source, unchanged."""
-        count = shape(self.sources[0])[channel_axis(shape(self.sources[0]))]
-        alone = len(self.sources) == 1 and np.array_equal(self.channels, np.arange(count))
-        return alone and not self.moves_pixels
-
 
 def factorise(moved: Origin, extent: tuple[int, ...]) -> Chosen | None:
     """The channels, rows and columns that a value is made of.
