@@ -11,12 +11,12 @@ from tvm.relax import Expr, Var
 
 from sbnn_tvm.algebra.domain import Domain
 
+from ..relax.domains import VALUE_PRESERVING
 from ..relax.exceptional_weights import EXCEPTIONS, TWO_VALUES
 from ..relax.graph import Graph, constant, op_name
 from ..relax.weight_values import MOST_LISTED, in_words, listed
 from ..relax.weights import BinaryWeight
 
-_MOVES_VALUES = {"reshape", "permute_dims", "squeeze", "expand_dims", "take", "strided_slice", "nn.max_pool2d"}
 _ARITHMETIC = {"multiply": "scales", "divide": "scales", "add": "shifts", "subtract": "shifts"}
 _MEANS = {"nn.avg_pool2d", "nn.adaptive_avg_pool2d", "mean"}
 
@@ -73,7 +73,7 @@ class _Activations:
         if value is None:
             return "they are the model's input"
         name = op_name(value)
-        if name in _MOVES_VALUES and isinstance(value.args[0], Var):
+        if name in VALUE_PRESERVING and isinstance(value.args[0], Var):
             return self.cause(value.args[0])
         if name == "nn.pad" and isinstance(value.args[0], Var):
             return self._padded(var, value)

@@ -19,8 +19,8 @@ from .comparisons import comparison
 from .graph import Graph, constant, op_name, shape
 from .quantisers import quantiser
 
-# These operators return only values of their input, whatever their attributes are.
-_VALUE_PRESERVING = {"reshape", "permute_dims", "nn.max_pool2d", "squeeze", "expand_dims", "take", "strided_slice"}
+VALUE_PRESERVING = {"reshape", "permute_dims", "nn.max_pool2d", "squeeze", "expand_dims", "take", "strided_slice"}
+"""These operators return only values of their input, whatever their attributes are."""
 
 
 def domains(graph: Graph) -> dict[Var, Domain]:
@@ -54,7 +54,7 @@ def domain_of(graph: Graph, value: Expr, known: Mapping[Var, Domain]) -> Domain 
     if name == "concat" and isinstance(value.args[0], relax.Tuple):
         together = {known.get(field) for field in value.args[0].fields}
         return together.pop() if len(together) == 1 else None
-    if name not in _VALUE_PRESERVING and name != "nn.pad":
+    if name not in VALUE_PRESERVING and name != "nn.pad":
         return None
     domain = known.get(value.args[0])
     if domain is None or name != "nn.pad":

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
+
+from sbnn_tvm.frontends.onnx.load_model import load_model
+from sbnn_tvm.frontends.tflite.to_onnx import to_onnx
 
 from .paths import ROOT
 
@@ -32,6 +36,14 @@ class Case:
     def x(self, shape: tuple[int, ...]) -> np.ndarray:
         """The input, whose shape the file says."""
         return self.numbers[: np.prod(shape)].reshape(shape)
+
+    def computed(self) -> np.ndarray:
+        """The output of the ONNX model that the reader makes of the file, in onnxruntime."""
+        model = load_model(to_onnx(self.file))
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        declared = session.get_inputs()[0]
+        (y,) = session.run(None, {declared.name: self.x(tuple(declared.shape))})
+        return y
 
 
 def load(name: str) -> dict[str, Case]:

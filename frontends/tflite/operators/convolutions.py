@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -34,20 +35,34 @@ def _convolution(node: Node, x: Value, weights: np.ndarray, groups: int) -> Valu
     strides = node.positive("StrideH"), node.positive("StrideW")
     dilation = node.positive("DilationHFactor", 1), node.positive("DilationWFactor", 1)
     pads = padding(node, node.option("Padding"), x.shape[1:3], spans(tuple(kernel), dilation), strides)
-    bias = None if node.value(2) is None else node.graph.constant(node.per_channel(2, outputs), node.name_of(2))
-    result = node.graph.add(
+    bias = [] if node.value(2) is None else [node.graph.constant(node.per_channel(2, outputs), node.name_of(2))]
+    result = convolved(node, x, weights, *bias, strides=strides, dilations=dilation, pads=pads, groups=groups)
+    return activated(node, result)
+
+
+def convolved(
+    node: Node,
+    x: Value,
+    weights: np.ndarray,
+    *bias: Value,
+    strides: tuple[int, int],
+    dilations: tuple[int, int],
+    pads: Sequence[int],
+    groups: int,
+) -> Value:
+    """ONNX's Conv of images with constant weights [outputs, inputs of a group, rows, columns]: input 1 of the node."""
+    return node.graph.add(
         "Conv",
         x,
         node.graph.constant(weights, node.name_of(1)),
-        *([] if bias is None else [bias]),
+        *bias,
         order=CHANNELS_FIRST,
         strides=strides,
-        dilations=dilation,
+        dilations=dilations,
         pads=pads,
         group=groups,
-        kernel_shape=kernel,
+        kernel_shape=weights.shape[2:],
     )
-    return activated(node, result)
 
 
 def _transpose_conv(node: Node) -> Value:

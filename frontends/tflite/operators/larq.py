@@ -17,6 +17,7 @@ import tflite
 from ..node import Converter, Node
 from ..values import CHANNELS_FIRST, Value
 from .activation import clipped
+from .convolutions import convolved
 from .windows import padding, spans
 
 WORD = 32
@@ -111,17 +112,7 @@ def _convolve_signs(node: Node, x: Value, weights: np.ndarray, groups: int) -> V
         sides = node.graph.constant(np.array([0, 0, *pads[:2], 0, 0, *pads[2:]], np.int64))
         x = node.graph.add("Pad", x, sides, node.graph.constant(np.array(1, np.float32)), order=CHANNELS_FIRST)
         pads = [0] * 4
-    return node.graph.add(
-        "Conv",
-        x,
-        node.graph.constant(weights, node.name_of(1)),
-        order=CHANNELS_FIRST,
-        strides=strides,
-        dilations=dilation,
-        pads=pads,
-        group=groups,
-        kernel_shape=kernel,
-    )
+    return convolved(node, x, weights, strides=strides, dilations=dilation, pads=pads, groups=groups)
 
 
 def _clamped(node: Node, dots: Value) -> Value:
