@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from .errors import SbnnError
     from .module import CompiledModule
     from .options import CompileOptions
-    from .runtime.loading import LoadedModule, load
+    from .runtime.loaded_module import LoadedModule
+    from .runtime.loading import load
     from .tuning.tuner import tune
 
 __version__ = "0.1.0"
@@ -48,7 +49,7 @@ _HOMES = {
     "BinaryDomain": "sbnn_tvm.algebra.domain",
     "CompileOptions": "sbnn_tvm.options",
     "CompiledModule": "sbnn_tvm.module",
-    "LoadedModule": "sbnn_tvm.runtime.loading",
+    "LoadedModule": "sbnn_tvm.runtime.loaded_module",
     "SbnnError": "sbnn_tvm.errors",
     "compile": "sbnn_tvm.compiler",
     "export_onnx": "sbnn_tvm.frontends.torch.export",

@@ -20,7 +20,7 @@ from sbnn_tvm.passes.lowering.lower import PREPARE, Lowered, Physical
 from sbnn_tvm.passes.relax.graph import Graph, op_name
 
 from ..errors import EmulationError
-from ..runtime.loading import LoadedModule
+from ..runtime.tvm_module import TvmModule
 
 
 class KernelRunner(Protocol):
@@ -33,7 +33,7 @@ class KernelRunner(Protocol):
 class NativeKernels:
     """Calls the kernels of a loaded library on this machine."""
 
-    def __init__(self, library: LoadedModule) -> None:
+    def __init__(self, library: TvmModule) -> None:
         self._library = library
 
     def run(self, name: str, arrays: Sequence[np.ndarray]) -> None:
