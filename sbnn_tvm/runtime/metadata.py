@@ -26,7 +26,7 @@ RUNTIMES = ("c", "tvm")
 _LATER = {"runtime": "tvm", "parallel": True, "symbol": ""}
 """Fields that records of format 2 lack, and what they mean there."""
 
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MOST_DIMENSIONS = 32  # numpy's limit before version 2
 _LARGEST_TENSOR = 1 << 40  # bytes
 
@@ -68,11 +68,11 @@ class Metadata:
         report: The compiler's report, as JSON text.
         sbnn_version: The version of the compiler.
         tvm_version: The version of TVM that compiled it, and whose runtime a library for that runtime needs.
-        prepares: Whether it has a function ``prepare`` that decodes constants; ``main`` takes them after the inputs.
-            A library for the C runtime decodes them itself.
         runtime: What runs it: ``"c"`` for a library that stands alone, ``"tvm"`` for one that needs TVM's runtime.
-        parallel: Whether some of its loops are parallel, so that several threads can share the work of a call.
         symbol: With which its C functions begin, for example ``"digits"`` for ``digits_run``; empty for TVM's runtime.
+        parallel: Whether some of its loops are parallel, so that several threads can share the work of a call.
+        prepares: Whether it has a function ``prepare`` that decodes constants; ``main`` takes them after the inputs. A
+            C library decodes them itself.
     """
 
     name: str
@@ -84,10 +84,10 @@ class Metadata:
     report: str
     sbnn_version: str
     tvm_version: str
-    prepares: bool = False
     runtime: str = "tvm"
-    parallel: bool = True
     symbol: str = ""
+    parallel: bool = True
+    prepares: bool = False
 
     @property
     def machine(self) -> str:

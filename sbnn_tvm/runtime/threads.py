@@ -16,7 +16,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -49,8 +49,14 @@ def call(num_threads: int | None, function: Callable[..., _T], *arguments: Any) 
     """
     if num_threads is None:
         return callers.call(None, function, function, *arguments)
-    together: Callable[..., _T] = partial(_pool.call, num_threads)
-    return callers.call(num_threads, _alone, together, function, arguments)
+
+    def alone() -> _T:
+        return _alone(function, arguments)
+
+    def together() -> _T:
+        return _pool.call(num_threads, function, arguments)
+
+    return callers.call(num_threads, alone, together)
 
 
 def use_threads(num_threads: int) -> None:

@@ -187,7 +187,7 @@ def _no_runtime(record: dict[str, Any], rng: Rng) -> bytes:
 
 
 def _no_symbol(record: dict[str, Any], rng: Rng) -> bytes:
-    return _changed(record, "symbol", ("2x", "a b", "x()", "\u00e9", "x" * 1000, "\0", "x\n"), rng)
+    return _changed(record, "symbol", ("2x", "a b", "x()", "\u00e9", "\0", "x\n"), rng)
 
 
 def _no_features(record: dict[str, Any], rng: Rng) -> bytes:
