@@ -1,7 +1,7 @@
 """Compile sparse binary neural networks from PyTorch to one small, fast CPU library, through Apache TVM.
 
 Importing this package imports nothing else. Each public name imports what it needs when it is first used, so a machine
-that only runs compiled models needs only numpy and TVM's runtime.
+that only runs compiled models needs only numpy. The distribution sbnn-tvm-runtime has the part for such machines.
 """
 
 from __future__ import annotations
@@ -66,13 +66,16 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(_HOMES[name]), name)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing in ("", __name__):
+        if missing == __name__ and _HOMES[name].startswith(error.name or " "):
+            reason = "is not in sbnn-tvm-runtime, which only runs compiled models"
+        elif missing in ("", __name__):
             raise
+        else:
+            reason = f"needs {missing}, which is not installed"
         from .errors import MissingPackageError
 
         raise MissingPackageError(
-            f"sbnn_tvm.{name} needs {missing}, which is not installed: pip install 'sbnn-tvm[compile,torch,verify]'",
-            name=error.name,
+            f"sbnn_tvm.{name} {reason}: pip install 'sbnn-tvm[compile,torch,verify]'", name=error.name
         ) from None
     globals()[name] = value
     return value

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from ..errors import LibraryError
-from ..temporary_folder import temporary_folder
 from .library_file import Library
 from .memory_file import forbid_changes, has_memory_files, memory_file, numbered_path_of
 
@@ -52,6 +51,8 @@ def _copy(data: bytes) -> Iterator[str]:
             # The loader takes libraries of one name for the same, and descriptors are used again.
             yield numbered_path_of(file.fileno(), next(_numbers))
     else:
+        from ..temporary_folder import temporary_folder  # imports much, and Linux does not need it
+
         with temporary_folder(LibraryError) as folder:
             path = folder / "model.so"
             path.write_bytes(data)
