@@ -1,7 +1,7 @@
 """Build the wheel ``sbnn-tvm-runtime``: the part of the package that a device needs, from the same sources.
 
-Run ``python packaging/runtime_wheel.py [FOLDER]`` (or ``make runtime-wheel``), which writes the wheel to ``dist/`` or to
-the given folder. It is pure Python: one wheel for every architecture and C library.
+Run ``python packaging/runtime_wheel.py [FOLDER]`` (or ``make runtime-wheel``). It writes the wheel to that folder, by
+default ``dist``. The wheel is pure Python: one for every architecture and C library.
 """
 
 from __future__ import annotations
