@@ -28,8 +28,9 @@ from .execution.run_kernels import KernelRunner, outputs_of, prepare, run_kernel
 from .extras import needed_by
 from .report.report import Report
 from .runtime.inputs import match_inputs, split_batches
-from .runtime.loading import LoadedModule, load
+from .runtime.loading import load
 from .runtime.metadata import Metadata, TensorSpec
+from .runtime.tvm_module import TvmModule
 from .temporary_folder import temporary_folder
 from .verification.inputs import RandomInputs
 from .verification.result import Verification
@@ -209,6 +210,7 @@ class CompiledModule:
             tvm_version=version("apache-tvm"),
             runtime=runtime,
             symbol=self._symbol if runtime == "c" else "",
+            parallel=not isinstance(self._program, CompiledProgram) or self._program.program.parallel,
             prepares=self.lowered.prepares,
         )
 
@@ -243,7 +245,7 @@ class CompiledModule:
             return to_executable(self.lowered, self.target.target)
 
     @cached_property
-    def library(self) -> LoadedModule:
+    def library(self) -> TvmModule:
         """The model as it is deployed: exported to a temporary file and loaded.
 
         Raises:
@@ -251,14 +253,16 @@ class CompiledModule:
         """
         return self._load(None)
 
-    def _load(self, num_threads: int | None) -> LoadedModule:
+    def _load(self, num_threads: int | None) -> TvmModule:
         if not self.target.native:
             raise TargetError(
                 f"this model was compiled for {self.target} ({self.target.triple}), which is not this machine's CPU: "
                 f'export it and run it there, use emulate(), or compile with target="native"'
             )
         with temporary_folder(LibraryError) as folder:
-            return load(self.export(folder / "model.so", "tvm"), num_threads)
+            library = load(self.export(folder / "model.so", "tvm"), num_threads)
+        assert isinstance(library, TvmModule)  # its kernels can be called one by one
+        return library
 
     @cached_property
     def emulator(self) -> KernelRunner:
