@@ -53,16 +53,42 @@ AARCH64_FLAGS = {
     "neon": "asimd",
     "fp-armv8": "fp",
     "lse": "atomics",
+    "rcpc": "lrcpc",
     "rdm": "asimdrdm",
+    "crc": "crc32",
+    "aes": "aes",
+    "sha2": "sha2",
+    "sha3": "sha3",
     "fullfp16": "asimdhp",
     "fp16fml": "asimdfhm",
+    "complxnum": "fcma",
+    "jsconv": "jscvt",
+    "fptoint": "frint",
+    "flagm": "flagm",
     "dotprod": "asimddp",
     "i8mm": "i8mm",
     "bf16": "bf16",
     "sve": "sve",
     "sve2": "sve2",
+    "cssc": "cssc",
+    "mops": "mops",
 }
-ARM_FLAGS = {"neon": "neon", "vfp3": "vfpv3", "vfp4": "vfpv4", "hwdiv-arm": "idiva", "hwdiv": "idivt"}
+ARM_FLAGS = {
+    "neon": "neon",
+    "vfp3": "vfpv3",
+    "vfp4": "vfpv4",
+    "fp16": "vfpv4",
+    "hwdiv-arm": "idiva",
+    "hwdiv": "idivt",
+    "v8": "armv8",
+    "fp-armv8": "armv8",
+    "crc": "crc32",
+    "fullfp16": "asimdhp",
+    "fp16fml": "asimdfhm",
+    "dotprod": "asimddp",
+    "i8mm": "i8mm",
+    "bf16": "asimdbf16",
+}
 
 MANDATORY = {"aarch64": frozenset({"neon", "fp-armv8"})}
 """The features that every CPU of an architecture has. An emulated CPU shows the /proc/cpuinfo of its host."""
