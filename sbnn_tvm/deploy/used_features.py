@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from types import ModuleType
 from typing import BinaryIO
 
@@ -42,13 +43,16 @@ def used_features(objects: Iterable[BinaryIO], target: CpuTarget) -> frozenset[s
     decode = _DECODERS.get(target.machine)
     if decode is None:
         return target.features
-    found: set[str] = set()
+    pieces: dict[_Mode, list[bytes]] = {}
     for file in objects:
         for mode, code in _code(file):
-            features = decode(mode, code, target)
-            if features is None:
-                return target.features
-            found |= features
+            pieces.setdefault(mode, []).append(code)
+    found: set[str] = set()
+    for mode, codes in pieces.items():
+        features = decode(mode, codes, target)
+        if features is None:
+            return target.features
+        found |= features
     foreign = sorted(found - target.features)
     if foreign:
         raise LibraryError(
@@ -140,10 +144,10 @@ _X86_NAMES = {
 """LLVM's names of iced's features. A feature that is missing here cannot be checked at run time."""
 
 
-def _of_x86(mode: _Mode, code: bytes, target: CpuTarget) -> set[str] | None:
+def _of_x86(mode: _Mode, codes: list[bytes], target: CpuTarget) -> set[str] | None:
     seen: set[int] = set()
     features: set[int] = set()
-    for instruction in Decoder(64, code):
+    for instruction in chain.from_iterable(Decoder(64, code) for code in codes):
         if instruction.code not in seen:
             seen.add(instruction.code)
             # Other CPUs execute it as bsf, which is what LLVM means where the operand is not 0.
@@ -249,14 +253,15 @@ _ARM = _Arm(
 _THUMB = replace(_ARM, decoder=(capstone.CS_ARCH_ARM, capstone.CS_MODE_THUMB | capstone.CS_MODE_V8))
 
 
-def _of_arm(mode: _Mode, code: bytes, target: CpuTarget) -> set[str] | None:
+def _of_arm(mode: _Mode, codes: list[bytes], target: CpuTarget) -> set[str] | None:
+    code = b"".join(codes)
     if mode == "$t":
         return _THUMB.features(code)
     words = np.unique(np.frombuffer(code, "<u4"))  # an instruction means the same wherever it is
     return (_AARCH64 if target.machine == "aarch64" else _ARM).features(words.tobytes())
 
 
-_DECODERS: dict[str, Callable[[_Mode, bytes, CpuTarget], set[str] | None]] = {
+_DECODERS: dict[str, Callable[[_Mode, list[bytes], CpuTarget], set[str] | None]] = {
     "x86_64": _of_x86,
     "aarch64": _of_arm,
     "arm": _of_arm,
