@@ -37,6 +37,8 @@ class Isa:
         popcount: The method that counts set bits.
         ternary_logic: Whether one instruction computes any function of three bits (AVX-512's vpternlog).
         scalar: Whether there are no vectors: the lanes of a vector are registers, or a few instructions each.
+        small: Whether memory is scarcer than time, as on a microcontroller. Constants are then read where they are
+            stored, since a decoded copy would need RAM, and the cost model prefers kernels with few of them.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Isa:
     popcount: PopcountMethod
     ternary_logic: bool = False
     scalar: bool = False
+    small: bool = False
 
     def __str__(self) -> str:
         if self.scalar:
@@ -136,9 +139,16 @@ THUMB = Isa(  # Cortex-M without vectors: 8 channels of one pixel in 8 of 13 reg
     word_bits=32,
     popcount=PopcountMethod.NONE,
     scalar=True,
+    small=True,
 )
 HELIUM = Isa(  # Cortex-M with MVE
-    name="helium", architecture="arm", vector_bits=128, registers=8, word_bits=32, popcount=PopcountMethod.NONE
+    name="helium",
+    architecture="arm",
+    vector_bits=128,
+    registers=8,
+    word_bits=32,
+    popcount=PopcountMethod.NONE,
+    small=True,
 )
 
 ISAS = {
