@@ -17,7 +17,7 @@ from sbnn_tvm.frontends.onnx.importer import Imported, import_onnx
 from sbnn_tvm.frontends.onnx.load_model import load_model
 from sbnn_tvm.passes.families.choose import Decisions
 from sbnn_tvm.passes.lowering.lower import Lowered
-from sbnn_tvm.passes.pipeline import to_composites, to_executable, to_kernels
+from sbnn_tvm.passes.pipeline import to_composites, to_kernels
 from sbnn_tvm.passes.relax.facts import notes_of
 from sbnn_tvm.schedules.tir.loops import one_thread
 
@@ -132,9 +132,7 @@ class LoweredModel:
 
     def build(self) -> CompiledModule:
         """Generate machine code."""
-        with defects_named("generating machine code"):
-            executable = to_executable(self.lowered, self.target.target)
-        return CompiledModule(self.imported, self.composites, self.lowered, executable, self.target, self.report)
+        return CompiledModule(self.imported, self.composites, self.lowered, self.target, self.report)
 
 
 def lower_model(

@@ -14,10 +14,14 @@ from tvm.ir import IRModule
 
 from sbnn_tvm.frontends.onnx.importer import Imported
 from sbnn_tvm.passes.lowering.lower import Lowered
+from sbnn_tvm.passes.lowering.to_program import NeedsTvmError
+from sbnn_tvm.passes.pipeline import to_executable, to_program
 
+from .deploy.c_library.program import Tensor
+from .deploy.c_library.write_library import CompiledProgram, c_identifier, write_c_library
 from .deploy.linking import write_library
 from .deploy.targets import CpuTarget
-from .errors import InputError, LibraryError, TargetError
+from .errors import InputError, LibraryError, TargetError, defects_named
 from .execution.run_kernels import KernelRunner, NativeKernels, outputs_of, prepare, run_kernels
 from .extras import needed_by
 from .report.report import Report
@@ -49,7 +53,6 @@ class CompiledModule:
         imported: Imported,
         composites: IRModule,
         lowered: Lowered,
-        executable: Any,
         target: CpuTarget,
         report: Report,
     ) -> None:
@@ -58,7 +61,7 @@ class CompiledModule:
         self.lowered = lowered
         self.target = target
         self.report = report
-        self._executable = executable
+        self._program = self._without_tvm()
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -156,19 +159,38 @@ class CompiledModule:
 
         return profile(self, self._load(1), seconds)
 
-    def export(self, path: str | os.PathLike[str]) -> Path:
-        """Write the model as one shared library, which ``sbnn_tvm.load`` runs.
+    def export(self, path: str | os.PathLike[str], runtime: str | None = None) -> Path:
+        """Write the model as a library.
 
         Args:
-            path: The file to write; an existing file is replaced.
+            path: What to write; an existing file is replaced. The suffix ``.so`` means a shared library, which
+                ``sbnn_tvm.load`` runs; ``.a`` a static library, with its header beside it; ``.zip``, or no suffix for a
+                folder, the header, the C sources, the constants and the object files.
+            runtime: ``"c"`` for a C library, which needs neither TVM nor Python; ``"tvm"`` for a library that needs
+                TVM's runtime. The default is ``"c"``, unless the report says that the model needs TVM.
 
         Returns:
             The path.
 
         Raises:
-            LibraryError: If the destination cannot be written, or there is no linker for the target.
+            LibraryError: If the destination cannot be written, there is no linker for the target, or the runtime
+                cannot run the model.
         """
-        metadata = Metadata(
+        path = Path(path)
+        if runtime not in (None, "c", "tvm"):
+            raise LibraryError(f"the runtime of a library is 'c' or 'tvm', but got {runtime!r}")
+        if runtime == "c" and isinstance(self._program, NeedsTvmError):
+            raise LibraryError(f'the model needs TVM\'s runtime: {self._program}; export it with runtime="tvm"')
+        if runtime == "tvm" or isinstance(self._program, NeedsTvmError):
+            if path.suffix in (".a", ".zip", ""):
+                raise LibraryError(f"with TVM's runtime a model is a shared library, but {path} names something else")
+            write_library(self._executable, path, self.target, self._metadata("tvm"))
+        else:
+            write_c_library(path, self._symbol, [self._program], self.target, self._metadata("c"))
+        return path
+
+    def _metadata(self, runtime: str) -> Metadata:
+        return Metadata(
             name=self.report.model,
             inputs=self.inputs,
             outputs=self.outputs,
@@ -178,10 +200,32 @@ class CompiledModule:
             report=self.report.to_json(),
             sbnn_version=version("sbnn-tvm"),
             tvm_version=version("apache-tvm"),
+            runtime=runtime,
+            symbol=self._symbol if runtime == "c" else "",
             prepares=self.lowered.prepares,
         )
-        write_library(self._executable, path, self.target, metadata)
-        return Path(path)
+
+    @cached_property
+    def _symbol(self) -> str:
+        return c_identifier(self.report.model)
+
+    def _without_tvm(self) -> CompiledProgram | NeedsTvmError:
+        """The model as a program for a C library, or the reason why it needs TVM's runtime."""
+        build = c_identifier(self.target.isa.name)
+        inputs, outputs = ([Tensor(t.name, t.shape, t.dtype) for t in each] for each in (self.inputs, self.outputs))
+        prefix = f"{self._symbol}_{build}_"
+        try:
+            with defects_named("generating machine code"):
+                program, kernels = to_program(self.lowered, self.target.target, prefix, inputs, outputs)
+        except NeedsTvmError as reason:
+            return reason
+        return CompiledProgram(build, program, kernels.code)
+
+    @cached_property
+    def _executable(self) -> Any:
+        """The machine code for TVM's runtime."""
+        with defects_named("generating machine code"):
+            return to_executable(self.lowered, self.target.target)
 
     @cached_property
     def library(self) -> LoadedModule:
@@ -199,7 +243,7 @@ class CompiledModule:
                 f'export it and run it there, use emulate(), or compile with target="native"'
             )
         with temporary_folder(LibraryError) as folder:
-            return load(self.export(folder / "model.so"), num_threads)
+            return load(self.export(folder / "model.so", "tvm"), num_threads)
 
     @cached_property
     def emulator(self) -> KernelRunner:
@@ -212,7 +256,7 @@ class CompiledModule:
             from .execution.emulator import Emulator
 
         with temporary_folder(LibraryError) as folder:
-            return Emulator.from_library(self.export(folder / "model.so"))
+            return Emulator.from_library(self.export(folder / "model.so", "tvm"))
 
     @property
     def kernel_runner(self) -> KernelRunner:

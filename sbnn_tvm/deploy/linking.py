@@ -96,7 +96,7 @@ def find_linker(target: CpuTarget) -> Linker:
         if name.endswith("ld"):
             return Linker(name, (program, "-shared", "-s", "-z", "noexecstack"))
         return Linker(name, (program, "-shared", "-s", "-fPIC", "-nostartfiles", "-nodefaultlibs"))
-    zig = _zig()
+    zig = find_zig()
     if zig is not None:
         return Linker("ziglang", (str(zig), "ld.lld", "-shared", "-s", "-z", "noexecstack"))
     raise LibraryError(
@@ -143,10 +143,21 @@ def _object_files(executable: Any) -> Iterator[BinaryIO]:
         target = parts[0].get_function("_get_target_string")()
         parts.append(tvm.get_global_func("runtime.ModulePackImportsToLLVM")(module, False, target, ""))
     for part in parts:
-        file = _file_in_memory()
-        with _largest_files():
-            part.write_to_file(path_of(file.fileno()), "o")
-        yield file
+        yield _object_file(part)
+
+
+def write_object(code: Any) -> bytes:
+    """The object file of a module of machine code."""
+    with _object_file(code) as file:
+        return Path(path_of(file.fileno())).read_bytes()
+
+
+def _object_file(code: Any) -> BinaryIO:
+    """The object file of a module of machine code, in memory."""
+    file = _file_in_memory()
+    with _largest_files():
+        code.write_to_file(path_of(file.fileno()), "o")
+    return file
 
 
 def _file_in_memory() -> BinaryIO:
@@ -209,7 +220,8 @@ def _candidates(target: CpuTarget) -> list[str]:
     return [*own, prefix + "gcc", prefix + "ld"]
 
 
-def _zig() -> Path | None:
+def find_zig() -> Path | None:
+    """The program of the Python package ``ziglang``; None if it is not installed."""
     spec = find_spec("ziglang")
     if spec is None or spec.origin is None:
         return None

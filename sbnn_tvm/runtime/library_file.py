@@ -22,7 +22,7 @@ from ..errors import LibraryError
 from .elf import ElfError, ElfHeader, find_note, header_of, note_object
 from .metadata import Metadata
 
-FORMAT = 2
+FORMAT = 3
 """The version of the format, the record and its report; a runtime reads only its own version."""
 
 OWNER = "sbnn_tvm"

@@ -19,6 +19,8 @@ DTYPES = (
 )
 """The dtypes of inputs and outputs, by numpy's names."""
 
+RUNTIMES = ("c", "tvm")
+
 _MOST_DIMENSIONS = 32  # numpy's limit before version 2
 _LARGEST_TENSOR = 1 << 40  # bytes
 
@@ -55,6 +57,8 @@ class Metadata:
         report: The compiler's report, as JSON text.
         sbnn_version: The version of the compiler.
         tvm_version: The version of TVM, whose runtime the library needs.
+        runtime: ``"c"`` for a library that needs no runtime, ``"tvm"`` for one that needs TVM's.
+        symbol: What the names of the functions of a C library begin with; empty for TVM's runtime.
         prepares: Whether it has a function ``prepare`` that decodes constants; ``main`` takes them after the inputs.
     """
 
@@ -67,6 +71,8 @@ class Metadata:
     report: str
     sbnn_version: str
     tvm_version: str
+    runtime: str = "tvm"
+    symbol: str = ""
     prepares: bool = False
 
     @property
@@ -88,8 +94,9 @@ class Metadata:
         record = _json(text, "the record")
         names = [field.name for field in fields(cls)]
         _check(isinstance(record, dict) and sorted(record) == sorted(names), "the record", "an object of its fields")
-        for name in ("name", "target", "triple", "report", "sbnn_version", "tvm_version"):
+        for name in ("name", "target", "triple", "report", "sbnn_version", "tvm_version", "symbol"):
             _check(isinstance(record[name], str), name, "text", record[name])
+        _check(record["runtime"] in RUNTIMES, "runtime", f"one of {', '.join(RUNTIMES)}", record["runtime"])
         _check(isinstance(record["prepares"], bool), "prepares", "true or false", record["prepares"])
         for name in ("inputs", "outputs", "features"):
             _check(isinstance(record[name], list), name, "a list", record[name])

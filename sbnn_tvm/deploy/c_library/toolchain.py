@@ -1,0 +1,76 @@
+"""Compile and link C for any target, with the compiler in the Python package ``ziglang``.
+
+It has the headers and the libraries of every target, so neither a cross compiler nor a system root is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import LibraryError
+from ..linking import find_zig
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A C compiler and a linker for one target.
+
+    Attributes:
+        target: zig's name of the target, for example ``"aarch64-linux-gnu"``.
+        folder: Where the compiler keeps its temporary files.
+        flags: Options for the compiler.
+    """
+
+    target: str
+    folder: Path
+    flags: tuple[str, ...] = ()
+
+    def compile(self, source: Path, output: Path) -> None:
+        """Compile a C source to an object file.
+
+        Raises:
+            LibraryError: If the compiler is missing or fails.
+        """
+        hidden = ("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fno-sanitize=all")
+        self._zig("cc", "-target", self.target, *hidden, *self.flags, "-c", str(source), "-o", str(output))
+
+    def link_shared(self, output: Path, objects: Sequence[Path], options: Sequence[str] = ()) -> None:
+        """Link object files to a shared library.
+
+        Raises:
+            LibraryError: If the linker is missing or fails.
+        """
+        self._zig("ld.lld", "-shared", "-s", "--gc-sections", "-z", "noexecstack", *options, "-o", str(output),
+                  *map(str, objects))  # fmt: skip
+
+    def archive(self, output: Path, objects: Sequence[Path]) -> None:
+        """Put object files into a static library.
+
+        Raises:
+            LibraryError: If the archiver is missing or fails.
+        """
+        self._zig("ar", "rcsD", str(output), *map(str, objects))
+
+    def _zig(self, *arguments: str) -> None:
+        zig = find_zig()
+        if zig is None:
+            raise LibraryError("a C library is compiled by the Python package ziglang: pip install ziglang")
+        caches = {name: str(self.folder / "cache") for name in ("ZIG_LOCAL_CACHE_DIR", "ZIG_GLOBAL_CACHE_DIR")}
+        done = subprocess.run(
+            [str(zig), *arguments],
+            capture_output=True,
+            text=True,
+            errors="backslashreplace",
+            check=False,
+            env={**os.environ, **caches},
+        )
+        if done.returncode != 0:
+            said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+            reason = next(
+                (line for line in said if "error" in line), said[-1] if said else f"exit code {done.returncode}"
+            )
+            raise LibraryError(f"ziglang's {arguments[0]} failed: {reason}")
