@@ -31,6 +31,8 @@ class Isa:
             little endian, so the bytes in memory do not depend on ``word_bits``, except for the padding of a pixel.
         popcount: The method that counts set bits.
         ternary_logic: Whether one instruction computes any function of three bits (AVX-512's vpternlog).
+        multiplies_by_lane: Whether a float multiply-add takes a factor from one lane of a register, for all lanes of
+            the other factor (``fmla v0.4s, v1.4s, v2.s[3]``).
     """
 
     name: str
@@ -40,6 +42,7 @@ class Isa:
     word_bits: int
     popcount: PopcountMethod
     ternary_logic: bool = False
+    multiplies_by_lane: bool = False
 
     def __str__(self) -> str:
         return f"{self.name}, {self.vector_bits}-bit vectors"
@@ -94,7 +97,13 @@ X86_BASELINE = Isa(
     name="sse", architecture="x86", vector_bits=128, registers=16, word_bits=64, popcount=PopcountMethod.NONE
 )
 NEON = Isa(  # eor, cnt, uadalp into 16-bit counters
-    name="neon", architecture="aarch64", vector_bits=128, registers=32, word_bits=16, popcount=PopcountMethod.VECTOR
+    name="neon",
+    architecture="aarch64",
+    vector_bits=128,
+    registers=32,
+    word_bits=16,
+    popcount=PopcountMethod.VECTOR,
+    multiplies_by_lane=True,
 )
 ARMV7_NEON = Isa(
     name="armv7-neon", architecture="arm", vector_bits=128, registers=16, word_bits=16, popcount=PopcountMethod.VECTOR
