@@ -118,9 +118,9 @@ def tile_cost(tile: Tile, shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) 
     # On AVX-512 a broadcast is a memory operand and almost free.
     pixel, vector = (0.1 if isa.vector_bits == 512 else 0.5), 0.3
     if arithmetic == "float32" and isa.multiplies_by_lane:
-        # Between two kinds of cores, by LLVM's models: one that executes in order waits for loads, for 1.4 cycles per
-        # load and 5 more per step; a wide one waits for multiply-adds alone.
-        channels, work, vector, pixel = 1, max(results, 8) + 2.5, 0.7, 0.175
+        # Between two kinds of cores, by LLVM's models: one that executes in order waits for loads, about 2 cycles for
+        # each and 5 more per step; a wide one waits for multiply-adds alone.
+        channels, work, vector, pixel = 1, max(results, 8) + 2.5, 1.0, 0.25
     elif arithmetic == "float32":
         # Latency: with fewer than 8 accumulators the multiply-add pipes are idle at times.
         channels, work = 1, float(max(results, 8))
