@@ -78,6 +78,8 @@ def write_c_library(
         parts = folder / name
         parts.mkdir()
         toolchain = Toolchain(_zig_target(target), folder)
+        if path.suffix == ".so":  # it serves any program, also one that has no threads
+            toolchain = replace(toolchain, flags=(*toolchain.flags, "-DSBNN_WEAK"))
         objects = _write_parts(parts, name, builds, target, metadata, toolchain)
         if path.suffix == ".a":
             archive = folder / "archive.a"
