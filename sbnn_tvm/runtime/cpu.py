@@ -7,10 +7,13 @@ manipulation, but not AES, for example.
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+
+from .hwcap import hwcap_features
 
 X86_FLAGS = {
     "sse3": "pni",
@@ -65,7 +68,7 @@ AARCH64_FLAGS = {
 ARM_FLAGS = {"neon": "neon", "vfp3": "vfpv3", "vfp4": "vfpv4", "hwdiv-arm": "idiva", "hwdiv": "idivt"}
 
 MANDATORY = {"aarch64": frozenset({"neon", "fp-armv8"})}
-"""The features that every CPU of an architecture has. An emulated CPU shows the /proc/cpuinfo of its host."""
+"""The features that every CPU of an architecture has, whether or not the system tells."""
 
 FLAGS = {"x86_64": X86_FLAGS, "aarch64": AARCH64_FLAGS, "arm": ARM_FLAGS}
 """For each architecture: LLVM's name of a feature, and its name in /proc/cpuinfo."""
@@ -96,9 +99,13 @@ def needed_features(machine: str, features: Iterable[str]) -> frozenset[str]:
 
 @lru_cache(maxsize=1)
 def this_cpu() -> Cpu:
-    """The CPU of this machine, with the features that the operating system enables."""
+    """The CPU of this machine as this process sees it, with the features that the operating system enables."""
     machine = normalize_machine(platform.machine())
-    flags = _cpuinfo_flags(Path("/proc/cpuinfo"))
+    if machine == "aarch64" and sys.maxsize < 1 << 32:  # a 32-bit system on a 64-bit kernel
+        machine = "arm"
+    flags = hwcap_features(machine)
+    if flags is None:
+        flags = _cpuinfo_flags(Path("/proc/cpuinfo"))
     known = FLAGS.get(machine, {})
     found = frozenset(feature for feature, flag in known.items() if flag in flags)
     return Cpu(machine, found | MANDATORY.get(machine, frozenset()))
