@@ -31,6 +31,7 @@ from .runtime.inputs import match_inputs, split_batches
 from .runtime.loaded_module import LoadedModule
 from .runtime.loading import load
 from .runtime.metadata import Metadata, TensorSpec
+from .runtime.tvm_module import TvmModule
 from .temporary_folder import temporary_folder
 from .verification.inputs import RandomInputs
 from .verification.result import Verification
@@ -163,10 +164,9 @@ class CompiledModule:
             TargetError: If the target is not this machine's CPU.
         """
         from .profiling.profile import profile
-        from .runtime.tvm_module import TvmModule
 
-        library = self._load(1)
-        assert isinstance(library, TvmModule)  # whose kernels can be called alone
+        library = self._load(1, "tvm")
+        assert isinstance(library, TvmModule)  # its kernels can be called one by one
         return profile(self, library, seconds)
 
     def export(self, path: str | os.PathLike[str], runtime: str | None = None) -> Path:
@@ -256,14 +256,14 @@ class CompiledModule:
         """
         return self._load(None)
 
-    def _load(self, num_threads: int | None) -> LoadedModule:
+    def _load(self, num_threads: int | None, runtime: str | None = None) -> LoadedModule:
         if not self.target.native:
             raise TargetError(
                 f"this model was compiled for {self.target} ({self.target.triple}), which is not this machine's CPU: "
                 f'export it and run it there, use emulate(), or compile with target="native"'
             )
         with temporary_folder(LibraryError) as folder:
-            return load(self.export(folder / "model.so", "tvm"), num_threads)
+            return load(self.export(folder / "model.so", runtime), num_threads)
 
     @cached_property
     def emulator(self) -> KernelRunner:

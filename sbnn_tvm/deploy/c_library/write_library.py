@@ -7,7 +7,8 @@ import re
 import shutil
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ...runtime.metadata import Metadata
 from ...temporary_folder import temporary_folder
 from ..linking import write_object
 from ..targets import CpuTarget
+from ..used_features import used_features
 from .driver import offsets, write_driver
 from .interface import RUNTIME, Build, hook_names, write_header, write_source
 from .memory_plan import ALIGNMENT, plan_memory
@@ -89,6 +91,8 @@ def write_c_library(
             for file in sorted(parts.iterdir()):
                 shutil.copyfile(file, path / file.name)
         else:
+            code = [BytesIO(each.read_bytes()) for each in objects]
+            metadata = replace(metadata, features=tuple(sorted(used_features(code, target))))
             record = folder / "record.o"
             record.write_bytes(record_object(target.machine, metadata))
             script = folder / "exports"
