@@ -30,13 +30,16 @@ class Toolchain:
     flags: tuple[str, ...] = ()
 
     def compile(self, source: Path, output: Path) -> None:
-        """Compile a C source to an object file.
+        """Compile a source in C or assembler to an object file, in the folder of the source.
+
+        The same source gives the same file: it holds no path and no debug information.
 
         Raises:
             LibraryError: If the compiler is missing or fails.
         """
-        hidden = ("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fno-sanitize=all")
-        self._zig("cc", "-target", self.target, *hidden, *self.flags, "-c", str(source), "-o", str(output))
+        hidden = ("-std=c11", "-Os", "-g0", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fno-sanitize=all")
+        self._zig("cc", "-target", self.target, *hidden, *self.flags, "-c", source.name, "-o", str(output),
+                  folder=source.parent)  # fmt: skip
 
     def link_shared(self, output: Path, objects: Sequence[Path], options: Sequence[str] = ()) -> None:
         """Link object files to a shared library.
@@ -55,7 +58,7 @@ class Toolchain:
         """
         self._zig("ar", "rcsD", str(output), *map(str, objects))
 
-    def _zig(self, *arguments: str) -> None:
+    def _zig(self, *arguments: str, folder: Path | None = None) -> None:
         zig = find_zig()
         if zig is None:
             raise LibraryError("a C library is compiled by the Python package ziglang: pip install ziglang")
@@ -66,6 +69,7 @@ class Toolchain:
             text=True,
             errors="backslashreplace",
             check=False,
+            cwd=folder,
             env={**os.environ, **caches},
         )
         if done.returncode != 0:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...atomic_file import replacing
+from ...atomic_folder import replacing_folder
 from ...errors import LibraryError
 from ...runtime.library_file import record_object, seal
 from ...runtime.metadata import Metadata
@@ -25,7 +26,9 @@ from ..used_features import used_features
 from .driver import offsets, write_driver
 from .interface import RUNTIME, Build, hook_names, write_header, write_source
 from .memory_plan import ALIGNMENT, plan_memory
+from .object_symbols import own_symbols
 from .program import Program
+from .source_folder import MANIFEST, cmake_lists, constants_source, readme
 from .toolchain import Toolchain
 
 
@@ -83,13 +86,16 @@ def write_c_library(
                 shutil.copyfile(archive, draft)
             _write_text(path.with_name(f"{name}.h"), (parts / f"{name}.h").read_text("utf-8"))
         elif path.suffix == ".zip":
-            with replacing(path, LibraryError) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as zipped:
+            with replacing(path, LibraryError) as draft, zipfile.ZipFile(draft, "w") as zipped:
                 for file in sorted(parts.iterdir()):
-                    zipped.write(file, f"{name}/{file.name}")
+                    # A fixed date: the same model gives the same file.
+                    entry = zipfile.ZipInfo(f"{name}/{file.name}", (1980, 1, 1, 0, 0, 0))
+                    entry.external_attr = 0o644 << 16
+                    zipped.writestr(entry, file.read_bytes(), zipfile.ZIP_DEFLATED, 9)
         elif path.suffix == "":
-            path.mkdir(parents=True, exist_ok=True)
-            for file in sorted(parts.iterdir()):
-                shutil.copyfile(file, path / file.name)
+            with replacing_folder(path, LibraryError, MANIFEST) as draft:
+                for file in sorted(parts.iterdir()):
+                    shutil.copyfile(file, draft / file.name)
         else:
             code = [BytesIO(each.read_bytes()) for each in objects]
             metadata = replace(metadata, features=tuple(sorted(used_features(code, target))))
@@ -129,21 +135,21 @@ def _write_parts(
         code = write_object(build.code)
         for old, new in hook_names(name).items():
             code = code.replace(old, new)
-        objects[-1].write_bytes(code)
+        objects[-1].write_bytes(own_symbols(code, f"{name}_", f"{name}_{build.name}_"))
     version = f"{metadata.name} (sbnn_tvm {metadata.sbnn_version})"
     description = f"the model {metadata.name} for {target}".replace("*/", "* /")
-    (folder / f"{name}.h").write_text(write_header(name, description, builds[0].program), "utf-8")
+    (folder / f"{name}.h").write_text(write_header(name, description, written), "utf-8")
     (folder / f"{name}.c").write_text(write_source(name, version, written), "utf-8")
-    (folder / "sbnn_runtime.h").write_text((RUNTIME / "sbnn_runtime.h").read_text("utf-8"), "utf-8")
+    for part in ("sbnn_runtime.h", "sbnn_threads.h", "sbnn.hpp"):
+        (folder / part).write_text((RUNTIME / part).read_text("utf-8"), "utf-8")
     (folder / f"{name}_constants.bin").write_bytes(store.data())
-    (folder / f"{name}_constants.c").write_text(
-        f"/* The constants of the model, from {name}_constants.bin. #embed is C23. */\n"
-        f"__attribute__((aligned({ALIGNMENT}))) const unsigned char {name}_constants[] = {{\n"
-        f'#embed "{name}_constants.bin"\n}};\n'
-    )
-    for part in (name, f"{name}_constants"):
-        objects.append(folder / f"{part}.o")
-        toolchain.compile(folder / f"{part}.c", objects[-1])
+    (folder / f"{name}_constants.S").write_text(constants_source(name))
+    kernels = [each.name for each in objects]
+    (folder / "README.txt").write_text(readme(name, description, str(target), kernels), "utf-8")
+    (folder / "CMakeLists.txt").write_text(cmake_lists(name, kernels), "utf-8")
+    for source in (f"{name}.c", f"{name}_constants.S"):
+        objects.append((folder / source).with_suffix(".o"))
+        toolchain.compile(folder / source, objects[-1])
     return objects
 
 
