@@ -179,6 +179,16 @@ class CompiledModule:
         path = Path(path)
         if runtime not in (None, "c", "tvm"):
             raise LibraryError(f"the runtime of a library is 'c' or 'tvm', but got {runtime!r}")
+        if runtime == "tvm" and "tvm" not in self.target.runtimes:
+            raise LibraryError(
+                f"there is no TVM runtime for {self.target} ({self.target.platform} on {self.target.machine}): export "
+                f'with runtime="c"'
+            )
+        if isinstance(self._program, NeedsTvmError) and "tvm" not in self.target.runtimes:
+            raise LibraryError(
+                f"{self._program}, and there is no TVM runtime for {self.target} ({self.target.platform} on "
+                f"{self.target.machine})"
+            )
         if runtime == "c" and isinstance(self._program, NeedsTvmError):
             raise LibraryError(f'the model needs TVM\'s runtime: {self._program}; export it with runtime="tvm"')
         if runtime == "tvm" or isinstance(self._program, NeedsTvmError):
@@ -255,6 +265,11 @@ class CompiledModule:
         with needed_by("the emulator"):
             from .execution.emulator import Emulator
 
+        if "tvm" not in self.target.runtimes:
+            raise TargetError(
+                f"the kernels of {self.target} ({self.target.triple}) cannot be emulated one by one: export the model "
+                f'with runtime="c" and run it there'
+            )
         with temporary_folder(LibraryError) as folder:
             return Emulator.from_library(self.export(folder / "model.so", "tvm"))
 
