@@ -41,6 +41,28 @@ class Toolchain:
         self._zig("cc", "-target", self.target, *hidden, *self.flags, "-c", source.name, "-o", str(output),
                   folder=source.parent)  # fmt: skip
 
+    def link_dylib(self, output: Path, objects: Sequence[Path]) -> None:
+        """Link object files to a shared library for macOS.
+
+        Raises:
+            LibraryError: If the linker is missing or fails.
+        """
+        name = f"-Wl,-install_name,@rpath/{output.name}"
+        self._zig("cc", "-target", self.target, "-dynamiclib", name, "-Wl,-dead_strip", "-o", str(output),
+                  *map(str, objects))  # fmt: skip
+
+    def stand_in(self, name: str) -> Path:
+        """An empty shared library that is called ``name``: a library that is linked with it will ask for that name.
+
+        Raises:
+            LibraryError: If the compiler or linker is missing or fails.
+        """
+        source, library = self.folder / "empty.c", self.folder / name
+        source.write_text("typedef int empty;\n")
+        self.compile(source, source.with_suffix(".o"))
+        self._zig("ld.lld", "-shared", "-soname", name, "-o", str(library), str(source.with_suffix(".o")))
+        return library
+
     def link_shared(self, output: Path, objects: Sequence[Path], options: Sequence[str] = ()) -> None:
         """Link object files to a shared library.
 
