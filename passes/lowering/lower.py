@@ -400,7 +400,9 @@ class _Lowering:
         data, rest = [self._value(arg) for arg in read], [self._value(arg) for arg in beside]
         args = [self._form(each, built.reads, built.groups) for each in data]
         args += [self._form(operand, Form.CHANNELS_LAST) for operand in rest]
-        constants = tuple(expansion(array) or array for array in built.kernel.constants)
+        constants: tuple[np.ndarray | Expansion, ...] = built.kernel.constants
+        if not self.isa.small:
+            constants = tuple(expansion(array) or array for array in constants)
         name = var.name if len(layer.outputs) < 2 else layer.name
         caller, stored = self._emit_call(name, built.kernel, args, constants)
         results: list[tuple[Expr, Form, int, Domain | None]] = []
