@@ -47,6 +47,30 @@ class Toolchain:
         self._zig("ld.lld", "-shared", "-s", "--gc-sections", "-z", "noexecstack", *options, "-o", str(output),
                   *map(str, objects))  # fmt: skip
 
+    def link_wasm(self, output: Path, objects: Sequence[Path], exports: Sequence[str], stack: int) -> None:
+        """Link object files to a WebAssembly module that imports nothing.
+
+        Args:
+            output: The file to write.
+            objects: The object files.
+            exports: The symbols that others may use.
+            stack: The size of the stack in bytes. It lies below all data, so that an overflow traps.
+
+        Raises:
+            LibraryError: If the linker is missing or fails, or a function is missing.
+        """
+        options = ["--no-entry", *(f"--export={each}" for each in exports), "-z", f"stack-size={stack}"]
+        files = [*map(str, objects), "-o", str(output)]
+        try:
+            self._zig("wasm-ld", "--gc-sections", "--strip-all", "--stack-first", *options, *files)
+        except LibraryError as error:
+            if "undefined symbol" not in str(error):
+                raise
+            # Functions of mathematics are in a C library, which zig builds once, in half a minute, and keeps.
+            passed = "-Wl," + ",".join(options)
+            kind = ("-target", self.target, "-mexec-model=reactor", "-nostartfiles", "-s")
+            self._zig("cc", *kind, passed, *files, "-lm", keep=True)
+
     def archive(self, output: Path, objects: Sequence[Path]) -> None:
         """Put object files into a static library.
 
@@ -55,11 +79,13 @@ class Toolchain:
         """
         self._zig("ar", "rcsD", str(output), *map(str, objects))
 
-    def _zig(self, *arguments: str) -> None:
+    def _zig(self, *arguments: str, keep: bool = False) -> None:
+        """Run zig; ``keep`` says whether to use its own cache, for the libraries that it builds."""
         zig = find_zig()
         if zig is None:
             raise LibraryError("a C library is compiled by the Python package ziglang: pip install ziglang")
-        caches = {name: str(self.folder / "cache") for name in ("ZIG_LOCAL_CACHE_DIR", "ZIG_GLOBAL_CACHE_DIR")}
+        folders = ("ZIG_LOCAL_CACHE_DIR",) if keep else ("ZIG_LOCAL_CACHE_DIR", "ZIG_GLOBAL_CACHE_DIR")
+        caches = {name: str(self.folder / "cache") for name in folders}
         done = subprocess.run(
             [str(zig), *arguments],
             capture_output=True,

@@ -25,6 +25,7 @@ from .interface import RUNTIME, Build, hook_names, write_header, write_source
 from .memory_plan import ALIGNMENT, plan_memory
 from .program import Program
 from .toolchain import Toolchain
+from .write_wasm import write_wasm
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,7 @@ def write_c_library(
     with temporary_folder(LibraryError) as folder:
         parts = folder / name
         parts.mkdir()
-        toolchain = Toolchain(_zig_target(target), folder)
+        toolchain = Toolchain(_zig_target(target), folder, _flags(target))
         objects = _write_parts(parts, name, builds, target, metadata, toolchain)
         if path.suffix == ".a":
             archive = folder / "archive.a"
@@ -88,6 +89,8 @@ def write_c_library(
             path.mkdir(parents=True, exist_ok=True)
             for file in sorted(parts.iterdir()):
                 shutil.copyfile(file, path / file.name)
+        elif path.suffix == ".wasm":
+            write_wasm(path, objects, [f"{name}_{each}" for each in _FUNCTIONS], builds[0].program, toolchain)
         else:
             record = folder / "record.o"
             record.write_bytes(record_object(target.machine, metadata))
@@ -171,5 +174,19 @@ def _write_text(path: Path, text: str) -> None:
         draft.write_text(text, "utf-8")
 
 
+_ZIG_TARGETS = {
+    "x86_64": "x86_64-linux-gnu",
+    "aarch64": "aarch64-linux-gnu",
+    "arm": "arm-linux-gnueabihf",
+    "riscv64": "riscv64-linux-gnu",
+    "wasm32": "wasm32-wasi",  # for the headers: nothing of WASI is linked
+}
+
+
 def _zig_target(target: CpuTarget) -> str:
-    return {"x86_64": "x86_64-linux-gnu", "aarch64": "aarch64-linux-gnu", "arm": "arm-linux-gnueabihf"}[target.machine]
+    return _ZIG_TARGETS[target.machine]
+
+
+def _flags(target: CpuTarget) -> tuple[str, ...]:
+    """Options of the C compiler."""
+    return ("-DSBNN_FREESTANDING", "-mcpu=generic+simd128") if target.machine == "wasm32" else ()
