@@ -36,6 +36,7 @@ class Isa:
             little endian, so the bytes in memory do not depend on ``word_bits``, except for the padding of a pixel.
         popcount: The method that counts set bits.
         ternary_logic: Whether one instruction computes any function of three bits (AVX-512's vpternlog).
+        masks_are_words: Whether a comparison becomes a word with a bit per lane in a few instructions.
         scalar: Whether there are no vectors: the lanes of a vector are registers, or a few instructions each.
         small: Whether memory is scarcer than time, as on a microcontroller. Constants are then read where they are
             stored, since a decoded copy would need RAM, and the cost model prefers kernels with few of them.
@@ -48,6 +49,7 @@ class Isa:
     word_bits: int
     popcount: PopcountMethod
     ternary_logic: bool = False
+    masks_are_words: bool = True
     scalar: bool = False
     small: bool = False
 
@@ -141,13 +143,14 @@ THUMB = Isa(  # Cortex-M without vectors: 8 channels of one pixel in 8 of 13 reg
     scalar=True,
     small=True,
 )
-HELIUM = Isa(  # Cortex-M with MVE
+HELIUM = Isa(  # Cortex-M with vectors of integers (MVE); its masks have a bit per byte
     name="helium",
     architecture="arm",
     vector_bits=128,
     registers=8,
     word_bits=32,
     popcount=PopcountMethod.NONE,
+    masks_are_words=False,
     small=True,
 )
 

@@ -72,7 +72,7 @@ class Steps:
 # - armv7-neon is neon with counters 1.25 times as expensive. Its own counts at 14x14x256 are these, all times 1.4.
 # - wasm-simd128 is armv7-neon with a popcount of four instructions.
 # - thumb, helium and riscv64 are estimates: instructions of a step, counted by hand.
-# - A microcontroller reads its flash fast enough, but has little of it. There a KiB costs as much as 50,000 instructions.
+# - A microcontroller reads its flash fast enough, but has little: there a KiB costs as much as 50,000 instructions.
 COSTS = {
     "avx512-vpopcntdq": Steps(
         0.524, 0.141, 0.478, 0.33, 1.09, 1.62, 0.649, 0.544, 0.124, 1.04, 0.674, 39, 0.1747, 0.6754, 0.361, 0.2562

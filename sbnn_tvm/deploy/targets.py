@@ -71,8 +71,8 @@ def _llvm(triple: str, **options: Any) -> dict[str, Any]:
     return {"kind": "llvm", "mtriple": triple, **options}
 
 
-def _cortex_m(triple: str, cpu: str) -> dict[str, Any]:
-    return _llvm(triple, mcpu=cpu, **{"mfloat-abi": "hard"})
+def _cortex_m(triple: str, cpu: str, **options: Any) -> dict[str, Any]:
+    return _llvm(triple, mcpu=cpu, **{"mfloat-abi": "hard"}, **options)
 
 
 _X86 = _llvm("x86_64-unknown-linux-gnu")
@@ -96,7 +96,8 @@ NAMED: dict[str, dict[str, Any]] = {
     "wasm": _llvm("wasm32-unknown-unknown", mattr=["+simd128"], **{"vector-width": 128}),
     "cortex-m4": _cortex_m("thumbv7em-unknown-none-eabihf", "cortex-m4"),
     "cortex-m7": _cortex_m("thumbv7em-unknown-none-eabihf", "cortex-m7"),
-    "cortex-m55": _cortex_m("thumbv8.1m.main-unknown-none-eabihf", "cortex-m55"),
+    # Vectors of integers alone: LLVM 22 turns 0 > x into Helium's "x less than zero", which holds if x is NaN.
+    "cortex-m55": _cortex_m("thumbv8.1m.main-unknown-none-eabihf", "cortex-m55", mattr=["-mve.fp"]),
     "x86_64-linux-musl": _llvm("x86_64-unknown-linux-musl", mcpu="x86-64-v3"),
     "aarch64-linux-musl": _llvm("aarch64-unknown-linux-musl", mattr=["+neon"]),
     # Android's ABI for x86-64 has SSE4.2 and popcnt.
@@ -238,7 +239,9 @@ def _isa(name: str, machine: str, features: frozenset[str]) -> Isa:
     if machine == "cortex-m":
         if not {"dsp", "fpregs"} <= features:
             raise TargetError(f"the target {name!r} has no floating-point unit or no DSP instructions (cortex-m4 has)")
-        return isa.HELIUM if "mve.fp" in features else isa.THUMB
+        if "mve.fp" in features:
+            raise TargetError(f'the target {name!r} needs "-mve.fp" in its mattr: LLVM compares float vectors wrongly')
+        return isa.HELIUM if "mve" in features else isa.THUMB
     if "neon" not in features:
         raise TargetError(f'the target {name!r} has no NEON, which the kernels need: add "+neon" to its mattr')
     return isa.NEON if machine == "aarch64" else isa.ARMV7_NEON
