@@ -6,6 +6,7 @@ It has the headers and the libraries of every target, so neither a cross compile
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +48,30 @@ class Toolchain:
         self._zig("ld.lld", "-shared", "-s", "--gc-sections", "-z", "noexecstack", *options, "-o", str(output),
                   *map(str, objects))  # fmt: skip
 
+    def link_program(self, output: Path, objects: Sequence[Path]) -> frozenset[str]:
+        """Link object files and static libraries to a static program without a C library.
+
+        Returns:
+            The symbols that none of the files define. A call of such a function would crash.
+
+        Raises:
+            LibraryError: If the linker is missing or fails.
+        """
+        options = ("-static", "-s", "--gc-sections", "-z", "noexecstack", "--warn-unresolved-symbols", "--error-limit=0")
+        said = self._zig("ld.lld", *options, "-o", str(output), *map(str, objects))
+        return frozenset(re.findall(r"undefined symbol: (\w+)", said))
+
+    def build_program(self, output: Path, sources: Sequence[Path]) -> None:
+        """Compile and link C sources, object files and static libraries to a static program with a C library.
+
+        zig builds the C library of a target once, in a minute or two, and keeps it.
+
+        Raises:
+            LibraryError: If the compiler is missing or fails.
+        """
+        self._zig("cc", "-target", self.target, *self.flags, "-O2", "-static", "-s", "-o", str(output),
+                  *map(str, sources), "-lm", keep=True)  # fmt: skip
+
     def link_wasm(self, output: Path, objects: Sequence[Path], exports: Sequence[str], stack: int) -> None:
         """Link object files to a WebAssembly module that imports nothing.
 
@@ -79,8 +104,12 @@ class Toolchain:
         """
         self._zig("ar", "rcsD", str(output), *map(str, objects))
 
-    def _zig(self, *arguments: str, keep: bool = False) -> None:
-        """Run zig; ``keep`` says whether to use its own cache, for the libraries that it builds."""
+    def _zig(self, *arguments: str, keep: bool = False) -> str:
+        """Run zig; ``keep`` says whether to use its own cache, for the libraries that it builds.
+
+        Returns:
+            Its warnings.
+        """
         zig = find_zig()
         if zig is None:
             raise LibraryError("a C library is compiled by the Python package ziglang: pip install ziglang")
@@ -100,3 +129,4 @@ class Toolchain:
                 (line for line in said if "error" in line), said[-1] if said else f"exit code {done.returncode}"
             )
             raise LibraryError(f"ziglang's {arguments[0]} failed: {reason}")
+        return done.stderr
