@@ -40,8 +40,8 @@ _COMPILED = {
 }
 _EMULATORS = {"aarch64": "qemu-aarch64", "arm": "qemu-arm", "riscv64": "qemu-riscv64"}
 
-# What a library refers to but never calls on one thread.
-_THREADS = re.compile(r"pthread_\w+|sig\w+|sched_\w+|syscall|sysconf|__errno_location|__cxa_\w+")
+# What a library refers to but never calls on one thread and without exceptions.
+_NEVER_CALLED = re.compile(r"pthread_\w+|sig\w+|sched_\w+|syscall|sysconf|__errno_location|__aeabi_unwind_\w+")
 
 
 def why_not(target: CpuTarget) -> str | None:
@@ -123,7 +123,7 @@ def _program(folder: Path, symbol: str, target: CpuTarget) -> Path:
         bare.compile(each.with_suffix(".c"), each)
     program, library = folder / "program", folder / f"{symbol}.a"
     missing = bare.link_program(program, [*objects, library])
-    if all(map(_THREADS.fullmatch, missing)):
+    if all(map(_NEVER_CALLED.fullmatch, missing)):
         return program
     system = "linux-musleabihf" if architecture == "arm" else "linux-musl"
     hosted = Toolchain(f"{architecture}-{system}", folder, flags)

@@ -188,6 +188,23 @@ unsigned long getauxval(unsigned long type)
     return 0;
 }
 
+#if defined(__arm__)
+/* Divisions of code for CPUs without an instruction for it. Those that run this have one. */
+
+int __aeabi_idiv(int a, int b) { return a / b; }
+unsigned __aeabi_uidiv(unsigned a, unsigned b) { return a / b; }
+
+uint64_t __aeabi_idivmod(int a, int b) /* the quotient in the first register, the remainder in the second */
+{
+    return (uint64_t)(uint32_t)(a - a / b * b) << 32 | (uint32_t)(a / b);
+}
+
+uint64_t __aeabi_uidivmod(unsigned a, unsigned b)
+{
+    return (uint64_t)(a - a / b * b) << 32 | a / b;
+}
+#endif
+
 int main(void);
 
 __attribute__((used)) static void begin(const unsigned long *stack)
