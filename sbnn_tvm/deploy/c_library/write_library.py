@@ -30,6 +30,7 @@ from .object_symbols import own_symbols
 from .program import Program
 from .source_folder import MANIFEST, cmake_lists, constants_source, readme
 from .toolchain import Toolchain
+from .write_wasm import write_wasm
 from .zig_targets import zig_target
 
 
@@ -106,6 +107,8 @@ def write_c_library(
             toolchain.link_dylib(linked, objects)
             with replacing(path, LibraryError, 0o777) as draft:
                 shutil.copyfile(linked, draft)
+        elif path.suffix == ".wasm":
+            write_wasm(path, objects, [f"{name}_{each}" for each in _FUNCTIONS], builds[0].program, toolchain)
         else:
             code = [BytesIO(each.read_bytes()) for each in objects]
             metadata = replace(metadata, features=tuple(sorted(used_features(code, target))))
@@ -124,7 +127,8 @@ def _check_form(path: Path, target: CpuTarget) -> None:
     """Refuse a form of a library that the platform of a target does not have."""
     platform = target.platform
     shared = (".dylib" if platform.system == "macos" else ".so") if platform.shared_libraries else None
-    libraries = [suffix for suffix in (shared, ".a" if platform.static_libraries else None) if suffix]
+    static = ".a" if platform.static_libraries else ".wasm"
+    libraries = [suffix for suffix in (shared, static) if suffix]
     if path.suffix not in (*libraries, ".zip", ""):
         raise LibraryError(
             f"a library for {target} ({platform}) is a file {', '.join([*libraries, '.zip'])} or a folder, but {path} "
