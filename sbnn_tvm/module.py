@@ -14,20 +14,23 @@ from tvm.ir import IRModule
 
 from sbnn_tvm.frontends.onnx.importer import Imported
 from sbnn_tvm.passes.lowering.lower import Lowered
+from sbnn_tvm.passes.lowering.raw_kernels import RawKernels
 from sbnn_tvm.passes.lowering.to_program import NeedsTvmError
-from sbnn_tvm.passes.pipeline import to_executable, to_program
+from sbnn_tvm.passes.pipeline import to_executable, to_program, to_raw_kernels
 
 from .deploy.c_library.program import Tensor
 from .deploy.c_library.write_library import CompiledProgram, c_identifier, write_c_library
 from .deploy.linking import write_library
 from .deploy.targets import CpuTarget
 from .errors import InputError, LibraryError, TargetError, defects_named
-from .execution.run_kernels import KernelRunner, NativeKernels, outputs_of, prepare, run_kernels
+from .execution.native_kernels import NativeKernels
+from .execution.run_kernels import KernelRunner, outputs_of, prepare, run_kernels
 from .extras import needed_by
 from .report.report import Report
 from .runtime.inputs import match_inputs, split_batches
-from .runtime.loading import LoadedModule, load
+from .runtime.loading import load
 from .runtime.metadata import Metadata, TensorSpec
+from .runtime.tvm_module import TvmModule
 from .temporary_folder import temporary_folder
 from .verification.inputs import RandomInputs
 from .verification.result import Verification
@@ -61,7 +64,6 @@ class CompiledModule:
         self.lowered = lowered
         self.target = target
         self.report = report
-        self._program = self._without_tvm()
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -72,6 +74,11 @@ class CompiledModule:
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Name, shape and dtype of each output."""
         return self.imported.outputs
+
+    @property
+    def needs_tvm(self) -> str:
+        """Why a library of the model needs TVM's runtime; empty if it does not."""
+        return str(self._program) if isinstance(self._program, NeedsTvmError) else ""
 
     def run(self, *inputs: Any) -> np.ndarray | tuple[np.ndarray, ...]:
         """Run the model on this machine.
@@ -179,14 +186,15 @@ class CompiledModule:
         path = Path(path)
         if runtime not in (None, "c", "tvm"):
             raise LibraryError(f"the runtime of a library is 'c' or 'tvm', but got {runtime!r}")
-        if runtime == "c" and isinstance(self._program, NeedsTvmError):
-            raise LibraryError(f'the model needs TVM\'s runtime: {self._program}; export it with runtime="tvm"')
-        if runtime == "tvm" or isinstance(self._program, NeedsTvmError):
+        program = self._program
+        if runtime == "c" and isinstance(program, NeedsTvmError):
+            raise LibraryError(f'the model needs TVM\'s runtime: {program}; export it with runtime="tvm"')
+        if runtime == "tvm" or isinstance(program, NeedsTvmError):
             if path.suffix in (".a", ".zip", ""):
                 raise LibraryError(f"with TVM's runtime a model is a shared library, but {path} names something else")
             write_library(self._executable, path, self.target, self._metadata("tvm"))
         else:
-            write_c_library(path, self._symbol, [self._program], self.target, self._metadata("c"))
+            write_c_library(path, self._symbol, [program], self.target, self._metadata("c"))
         return path
 
     def _metadata(self, runtime: str) -> Metadata:
@@ -202,6 +210,7 @@ class CompiledModule:
             tvm_version=version("apache-tvm"),
             runtime=runtime,
             symbol=self._symbol if runtime == "c" else "",
+            parallel=not isinstance(self._program, CompiledProgram) or self._program.program.parallel,
             prepares=self.lowered.prepares,
         )
 
@@ -209,17 +218,25 @@ class CompiledModule:
     def _symbol(self) -> str:
         return c_identifier(self.report.model)
 
-    def _without_tvm(self) -> CompiledProgram | NeedsTvmError:
+    @cached_property
+    def _kernels(self) -> RawKernels:
+        """The machine code of the kernels."""
+        with defects_named("generating machine code"):
+            return to_raw_kernels(self.lowered, self.target.target, f"{self._symbol}_{self._build}_")
+
+    @property
+    def _build(self) -> str:
+        return c_identifier(self.target.isa.name)
+
+    @cached_property
+    def _program(self) -> CompiledProgram | NeedsTvmError:
         """The model as a program for a C library, or the reason why it needs TVM's runtime."""
-        build = c_identifier(self.target.isa.name)
         inputs, outputs = ([Tensor(t.name, t.shape, t.dtype) for t in each] for each in (self.inputs, self.outputs))
-        prefix = f"{self._symbol}_{build}_"
         try:
-            with defects_named("generating machine code"):
-                program, kernels = to_program(self.lowered, self.target.target, prefix, inputs, outputs)
+            program = to_program(self.lowered, self._kernels, inputs, outputs)
         except NeedsTvmError as reason:
             return reason
-        return CompiledProgram(build, program, kernels.code)
+        return CompiledProgram(self._build, program, self._kernels.code)
 
     @cached_property
     def _executable(self) -> Any:
@@ -228,7 +245,7 @@ class CompiledModule:
             return to_executable(self.lowered, self.target.target)
 
     @cached_property
-    def library(self) -> LoadedModule:
+    def library(self) -> TvmModule:
         """The model as it is deployed: exported to a temporary file and loaded.
 
         Raises:
@@ -236,14 +253,16 @@ class CompiledModule:
         """
         return self._load(None)
 
-    def _load(self, num_threads: int | None) -> LoadedModule:
+    def _load(self, num_threads: int | None) -> TvmModule:
         if not self.target.native:
             raise TargetError(
                 f"this model was compiled for {self.target} ({self.target.triple}), which is not this machine's CPU: "
                 f'export it and run it there, use emulate(), or compile with target="native"'
             )
         with temporary_folder(LibraryError) as folder:
-            return load(self.export(folder / "model.so", "tvm"), num_threads)
+            library = load(self.export(folder / "model.so", "tvm"), num_threads)
+        assert isinstance(library, TvmModule)  # its kernels can be called one by one
+        return library
 
     @cached_property
     def emulator(self) -> KernelRunner:
@@ -255,8 +274,7 @@ class CompiledModule:
         with needed_by("the emulator"):
             from .execution.emulator import Emulator
 
-        with temporary_folder(LibraryError) as folder:
-            return Emulator.from_library(self.export(folder / "model.so", "tvm"))
+        return Emulator.from_raw_kernels(self._kernels, self.target)
 
     @property
     def kernel_runner(self) -> KernelRunner:
@@ -270,7 +288,7 @@ class CompiledModule:
 
     @cached_property
     def _native_kernels(self) -> KernelRunner:
-        return NativeKernels(self.library)
+        return NativeKernels(self._kernels, self.target)
 
     def __repr__(self) -> str:
         return f"<CompiledModule: {self.report.summary()}>"

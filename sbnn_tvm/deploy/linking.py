@@ -150,6 +150,16 @@ def _object_files(executable: Any) -> Iterator[BinaryIO]:
         yield _object_file(part)
 
 
+def write_kernels(code: Any, path: Path, target: CpuTarget) -> None:
+    """Link a module of machine code alone to a shared library, whose kernels can be called one by one.
+
+    Raises:
+        LibraryError: If the linker is missing or fails.
+    """
+    with _object_file(code) as file:
+        find_linker(target).link(path, [file.fileno()])
+
+
 def write_object(code: Any) -> bytes:
     """The object file of a module of machine code."""
     with _object_file(code) as file:

@@ -110,11 +110,24 @@ _HWCAP = {
     ),
 }
 
+CORTEX_M_FLAGS = {
+    name: name for name in ("dsp", "vfp4d16sp", "fp-armv8d16sp", "fp-armv8d16", "fp64", "mve", "mve.fp", "lob")
+}
+RISCV64_FLAGS = {"zba": "zba", "zbb": "zbb", "zbs": "zbs", "v": "v"}
+WASM_FLAGS = {"simd128": "simd128"}
+
 MANDATORY = {"aarch64": frozenset({"neon", "fp-armv8"})}
 """The features that every CPU of an architecture has."""
 
-FLAGS = {"x86_64": X86_FLAGS, "aarch64": AARCH64_FLAGS, "arm": ARM_FLAGS}
-"""For each architecture: LLVM's name of a feature, and its name in /proc/cpuinfo."""
+FLAGS = {
+    "x86_64": X86_FLAGS,
+    "aarch64": AARCH64_FLAGS,
+    "arm": ARM_FLAGS,
+    "cortex-m": CORTEX_M_FLAGS,
+    "riscv64": RISCV64_FLAGS,
+    "wasm32": WASM_FLAGS,
+}
+"""For each architecture: LLVM's name of a feature, and its name in /proc/cpuinfo, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +135,7 @@ class Cpu:
     """The architecture and features of a CPU.
 
     Attributes:
-        machine: ``"x86_64"``, ``"aarch64"``, ``"arm"``, or the operating system's name of another architecture.
+        machine: A key of FLAGS, or the operating system's name of another architecture.
         features: Its features that are in FLAGS, by LLVM's names.
     """
 
@@ -212,6 +225,8 @@ def normalize_machine(name: str) -> str:
         return "x86_64"
     if name in ("aarch64", "arm64"):
         return "aarch64"
+    if name.startswith(_CORTEX_M):
+        return "cortex-m"
     if name.startswith(("arm", "thumb")):
         return "arm"
     return name
@@ -240,11 +255,23 @@ def _auxiliary_flags(machine: str, path: Path) -> frozenset[str]:
     )
 
 
+# The M profile of ARM: Thumb instructions alone, and no operating system.
+_CORTEX_M = tuple(kind + version for kind in ("thumb", "arm") for version in ("v6m", "v7m", "v7em", "v8m", "v8.1m"))
+
+
 def _cpuinfo_flags(path: Path) -> frozenset[str]:
     try:
         lines = path.read_text().splitlines()
     except OSError:
         return frozenset()
-    cores = {value for key, _, value in (line.partition(":") for line in lines) if key.strip() in ("flags", "Features")}
+    fields = [(key.strip(), value) for key, _, value in (line.partition(":") for line in lines)]
+    cores = {frozenset(value.split()) for key, value in fields if key in ("flags", "Features")}
+    cores |= {_riscv_extensions(value) for key, value in fields if key == "isa"}
     # Cores may differ (big.LITTLE), and a thread can run on any of them.
-    return frozenset.intersection(*(frozenset(core.split()) for core in cores)) if cores else frozenset()
+    return frozenset.intersection(*cores) if cores else frozenset()
+
+
+def _riscv_extensions(isa: str) -> frozenset[str]:
+    """The extensions in a RISC-V ISA string, for example ``"rv64imafdcv_zicsr_zbb"``: letters, then longer names."""
+    letters, *names = isa.strip().lower().removeprefix("rv64").removeprefix("rv32").split("_")
+    return frozenset(letters) | frozenset(names)

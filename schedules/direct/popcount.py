@@ -344,7 +344,8 @@ class _PopcountThreshold:
         # Compare as signed if all limits fit: AVX2 has no unsigned comparison.
         sign = "s" if self.limits.largest < 1 << (dtype.bits - 1) else "u"
         predicate = sign + ("lt" if self.inverted is None else "ge")
-        compare = pack(predicate, VectorType.of(values[0]), bits // dtype.lanes)  # type: ignore[arg-type]
+        vector, words = VectorType.of(values[0]), self.isa.masks_are_words
+        compare = pack(predicate, vector, bits // dtype.lanes, words)  # type: ignore[arg-type]
 
         def store_part(part: int, compared: list[tirx.Expr]) -> None:
             at = tirx.floordiv(first_channel, bits) + part
