@@ -100,7 +100,9 @@ ARM = {
 }
 IMPLIED = {
     "x86_64": {
-        **dict.fromkeys(("avx512cd", "avx512bw", "avx512dq", "avx512vl", "avx512ifma", "avx512vbmi"), frozenset({"avx512f"})),
+        **dict.fromkeys(
+            ("avx512cd", "avx512bw", "avx512dq", "avx512vl", "avx512ifma", "avx512vbmi"), frozenset({"avx512f"})
+        ),
         **dict.fromkeys(("avx512vbmi2", "avx512vnni", "avx512bitalg", "avx512vpopcntdq"), frozenset({"avx512f"})),
         **dict.fromkeys(("avx512vp2intersect", "avx512bf16", "avx512fp16"), frozenset({"avx512f"})),
     },

@@ -137,7 +137,7 @@ def test_a_library_for_another_machine(tmp_path):
 def test_a_library_for_a_better_cpu_is_refused_before_it_runs(library, monkeypatch):
     weak = replace(cpu.this_cpu(), features=frozenset())
     monkeypatch.setattr(runtime, "this_cpu", lambda: weak)
-    with pytest.raises(LibraryError, match=r"target .native., but this CPU lacks (avx|avx, avx512f|neon):.*a target without them"):
+    with pytest.raises(LibraryError, match=r"target .native., but this CPU lacks (avx|neon).*a target without them"):
         sbnn_tvm.load(library)
 
 
