@@ -28,6 +28,7 @@ from .execution.run_kernels import KernelRunner, outputs_of, prepare, run_kernel
 from .extras import needed_by
 from .report.report import Report
 from .runtime.inputs import match_inputs, split_batches
+from .runtime.loaded_module import LoadedModule
 from .runtime.loading import load
 from .runtime.metadata import Metadata, TensorSpec
 from .runtime.tvm_module import TvmModule
@@ -164,7 +165,9 @@ class CompiledModule:
         """
         from .profiling.profile import profile
 
-        return profile(self, self._load(1), seconds)
+        library = self._load(1, "tvm")
+        assert isinstance(library, TvmModule)  # its kernels can be called one by one
+        return profile(self, library, seconds)
 
     def export(self, path: str | os.PathLike[str], runtime: str | None = None) -> Path:
         """Write the model as a library.
@@ -245,7 +248,7 @@ class CompiledModule:
             return to_executable(self.lowered, self.target.target)
 
     @cached_property
-    def library(self) -> TvmModule:
+    def library(self) -> LoadedModule:
         """The model as it is deployed: exported to a temporary file and loaded.
 
         Raises:
@@ -253,16 +256,14 @@ class CompiledModule:
         """
         return self._load(None)
 
-    def _load(self, num_threads: int | None) -> TvmModule:
+    def _load(self, num_threads: int | None, runtime: str | None = None) -> LoadedModule:
         if not self.target.native:
             raise TargetError(
                 f"this model was compiled for {self.target} ({self.target.triple}), which is not this machine's CPU: "
                 f'export it and run it there, use emulate(), or compile with target="native"'
             )
         with temporary_folder(LibraryError) as folder:
-            library = load(self.export(folder / "model.so", "tvm"), num_threads)
-        assert isinstance(library, TvmModule)  # its kernels can be called one by one
-        return library
+            return load(self.export(folder / "model.so", runtime), num_threads)
 
     @cached_property
     def emulator(self) -> KernelRunner:

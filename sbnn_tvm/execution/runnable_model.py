@@ -11,7 +11,7 @@ from sbnn_tvm.passes.lowering.lower import Lowered
 
 from ..deploy.targets import CpuTarget
 from ..report.report import Report
-from ..runtime.tvm_module import TvmModule
+from ..runtime.loaded_module import LoadedModule
 from .run_kernels import KernelRunner
 
 
@@ -31,7 +31,7 @@ class RunnableModel(Protocol):
     report: Report
 
     @property
-    def library(self) -> TvmModule:
+    def library(self) -> LoadedModule:
         """The model as it is deployed, loaded on this machine."""
 
     @property

@@ -10,7 +10,9 @@ it imports are in sbnn_tvm.execution.emulator.imports. Kernels of a C library ar
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
@@ -58,6 +60,26 @@ _ACCESSES = {
     unicorn.UC_MEM_WRITE_PROT: "writes protected memory,",
     unicorn.UC_MEM_FETCH_PROT: "jumps to data,",
 }
+
+
+@dataclass(frozen=True)
+class ExecutedCode:
+    """Neighbouring instructions of a library that were executed equally often.
+
+    Attributes:
+        address: Address of the first one in the library.
+        code: The machine code.
+        count: How often each of them was executed.
+    """
+
+    address: int
+    code: bytes
+    count: int
+
+    @property
+    def instructions(self) -> int:
+        """Number of instructions; every instruction has four bytes."""
+        return len(self.code) // 4
 
 
 class Emulator:
@@ -191,13 +213,17 @@ class Emulator:
 
     def instructions(self, name: str, arrays: Sequence[np.ndarray]) -> int:
         """Call a kernel like ``run``, and count its instructions, without those of imported functions."""
-        total = 0
+        return sum(run.count * run.instructions for run in self.executions(name, arrays))
+
+    def executions(self, name: str, arrays: Sequence[np.ndarray]) -> list[ExecutedCode]:
+        """Call a kernel like ``run``, and count how often each of its instructions is executed."""
+        blocks: Counter[tuple[int, int]] = Counter()
 
         def count(uc: unicorn.Uc, address: int, size: int, user_data: object) -> None:
-            nonlocal total
-            total += size
+            blocks[address, size] += 1
 
-        # One callback per basic block, which always runs to its end; every instruction has four bytes.
+        # One callback per basic block, which always runs to its end. Blocks overlap where control enters the middle of
+        # one, so the counts are added up for each instruction; every instruction has four bytes.
         hook = self._uc.hook_add(unicorn.UC_HOOK_BLOCK, count, begin=_IMAGE, end=self._image_end - 1)
         self._flush()
         try:
@@ -205,7 +231,19 @@ class Emulator:
         finally:
             self._uc.hook_del(hook)
             self._flush()
-        return total // 4
+        counts: Counter[int] = Counter()
+        for (address, size), times in blocks.items():
+            for at in range(address, address + size, 4):
+                counts[at] += times
+        found: list[ExecutedCode] = []
+        for at in sorted(counts):
+            instruction = bytes(self._uc.mem_read(at, 4))
+            last = found[-1] if found else None
+            if last and last.address + len(last.code) == at - _IMAGE and last.count == counts[at]:
+                found[-1] = replace(last, code=last.code + instruction)
+            else:
+                found.append(ExecutedCode(at - _IMAGE, instruction, counts[at]))
+        return found
 
     def _flush(self) -> None:
         """Discard the translated code, because hooks added later have no effect on it."""
