@@ -132,9 +132,10 @@ def _write_parts(
         objects[-1].write_bytes(code)
     version = f"{metadata.name} (sbnn_tvm {metadata.sbnn_version})"
     description = f"the model {metadata.name} for {target}".replace("*/", "* /")
-    (folder / f"{name}.h").write_text(write_header(name, description, builds[0].program), "utf-8")
+    (folder / f"{name}.h").write_text(write_header(name, description, written), "utf-8")
     (folder / f"{name}.c").write_text(write_source(name, version, written), "utf-8")
-    (folder / "sbnn_runtime.h").write_text((RUNTIME / "sbnn_runtime.h").read_text("utf-8"), "utf-8")
+    for part in ("sbnn_runtime.h", "sbnn_threads.h", "sbnn.hpp"):
+        (folder / part).write_text((RUNTIME / part).read_text("utf-8"), "utf-8")
     (folder / f"{name}_constants.bin").write_bytes(store.data())
     (folder / f"{name}_constants.c").write_text(
         f"/* The constants of the model, from {name}_constants.bin. #embed is C23. */\n"
