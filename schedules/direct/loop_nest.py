@@ -38,7 +38,7 @@ from ..kernel import Kernel
 from ..shapes import Conv2dShape
 from ..tir.kernel_builder import KernelBuilder
 from ..tir.loops import parallel_rows
-from ..tir.vectors import Index, VectorType, load, powers_of_two, store
+from ..tir.vectors import Index, VectorType, lanes_of, load, powers_of_two, store
 from .tiles import Tile
 
 # Channels per store once a row is collected: a multiple of 8 that divides every word size.
@@ -508,13 +508,12 @@ class Nest:
         """Emit ``length`` steps on neighbouring elements, the first of them at ``place``."""
         arithmetic, tile = self.conv.arithmetic, self.conv.tile
         line, element = T.bind(place.line), T.bind(place.element)
-        elements = [T.bind(load(self.image, (n, line), element + p * stride, length)) for p in range(tile.pixels)]
-        vector = VectorType(arithmetic.image_element, arithmetic.lanes)
+        loaded = [T.bind(load(self.image, (n, line), element + p * stride, length)) for p in range(tile.pixels)]
+        elements = [lanes_of(vector, arithmetic.lanes) for vector in loaded]
         # All loads come first: a core that executes in order waits once.
         weights = [self._step_weights(block, T.bind(place.step + i)) for i in range(length)]
         for i, p in itertools.product(range(length), range(tile.pixels)):
-            factor = tirx.Shuffle([elements[p]], [i]) if length > 1 else elements[p]
-            value = (T.bind(vector.broadcast(factor)),)
+            value = (T.bind(elements[p][i]),)
             for v in range(tile.vectors):
                 k = p * tile.vectors + v
                 store(sums, arithmetic.accumulate(self._vector(sums, k), value, weights[i][v]), (k,), 0)
