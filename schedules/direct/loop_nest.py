@@ -33,6 +33,7 @@ from tvm.tirx.script import builder as T
 from ..kernel import Kernel
 from ..shapes import Conv2dShape
 from ..tir.kernel_builder import KernelBuilder
+from ..tir.llvm import LlvmFunction
 from ..tir.loops import parallel_rows
 from ..tir.vectors import Index, VectorType, load, store
 from .tiles import Tile
@@ -42,6 +43,9 @@ _COLLECTED_RUN = 16
 
 # Kernels with at most this many columns of taps may have the column loop unrolled.
 _UNROLLED = 5
+
+# Steps per block of an arithmetic that has blocks: more would not be faster, but longer.
+_AT_ONCE = 6
 
 Store = Callable[[tirx.Expr, Sequence[tirx.Expr]], None]
 
@@ -63,6 +67,10 @@ class ReductionLoop:
     extent: int
     stride: int
     rows: int = 0
+
+    def grouped(self, steps: int) -> ReductionLoop:
+        """The loop with ``steps`` steps per iteration."""
+        return ReductionLoop(self.extent // steps, self.stride * steps, self.rows)
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,21 @@ class MultiplyAccumulate:
         return self.element
 
     @property
+    def data_element(self) -> str:
+        """dtype of the kernel's parameter; the data are the same bytes as elements of dtype ``element``."""
+        return self.element
+
+    @property
+    def accumulators(self) -> int:
+        """Accumulators per vector; several of them may belong to one output channel."""
+        return self.lanes
+
+    @property
+    def weight_elements(self) -> int:
+        """Elements of the weights per vector."""
+        return self.lanes
+
+    @property
     def partial(self) -> Partial | None:
         """The narrow accumulators, or None if steps add to the full-width accumulators."""
         return None
@@ -130,6 +153,25 @@ class MultiplyAccumulate:
         """Add the products of a step."""
         return sums + x[0] * w[0]
 
+    def block(self, tile: Tile, pixels: Sequence[int], stride: int, steps: int) -> LlvmFunction | None:
+        """A function for several steps of the innermost loop; None if steps are emitted one by one.
+
+        Args:
+            tile: The register tile.
+            pixels: The pixels of the tile to process.
+            stride: Elements of the image from a pixel to the next one.
+            steps: The number of steps.
+
+        Returns:
+            A function of pointers to the accumulators [pixels, vectors] of the tile, and to the elements of the image
+            and of the weights that the first step reads.
+        """
+        return None
+
+    def finished(self, values: Sequence[tirx.Expr]) -> list[tirx.Expr]:
+        """From the accumulators of a pixel, vectors with one value for each output channel, in order."""
+        return [T.bind(value) for value in values]
+
 
 @dataclass(frozen=True, eq=False)
 class DirectConv2d:
@@ -142,7 +184,8 @@ class DirectConv2d:
             row of N pixels: (N, depth). With several planes, the plane axis follows N.
         arithmetic: The arithmetic of one step.
         tile: The register tile.
-        weights: [groups, output channels per group, kh, kw, steps per pixel].
+        weights: [groups, output channels per group, kh, kw, elements per pixel]; a step has as many elements as a
+            vector of the weights has for each output channel.
         loops: The loops over one group's elements of a pixel, as the inner loop reads the image; one iteration per
             step.
         border: A pixel outside the image, in the layout of the data: [planes, elements].
@@ -218,11 +261,12 @@ class DirectConv2d:
         return (shape.batch, shape.out_height, shape.out_width, shape.out_channels)
 
     def packed_weights(self) -> np.ndarray:
-        """The weights as the inner loop reads them: [groups * blocks, kh * kw * steps, block]."""
-        groups, channels, kh, kw, steps = self.weights.shape
+        """The weights as the inner loop reads them: [groups * blocks, kh * kw * steps, elements per block]."""
+        groups, channels = self.weights.shape[:2]
         padded = np.pad(self.weights, [(0, 0), (0, self.blocks * self.block - channels), *[(0, 0)] * 3])
-        blocked = padded.reshape(groups * self.blocks, self.block, kh * kw * steps)
-        return np.ascontiguousarray(blocked.transpose(0, 2, 1))
+        elements = self.arithmetic.weight_elements // self.arithmetic.lanes
+        blocked = padded.reshape(groups * self.blocks, self.block, -1, elements).transpose(0, 2, 1, 3)
+        return np.ascontiguousarray(blocked.reshape(*blocked.shape[:2], -1))
 
     def build(self, sink: Sink) -> Kernel:
         """Generate the kernel.
@@ -232,18 +276,19 @@ class DirectConv2d:
         """
         weights, arithmetic = self.packed_weights(), self.arithmetic
         with KernelBuilder(self.name) as builder:
-            data = builder.data(self.data_shape, arithmetic.element)
+            data = builder.data(self.data_shape, arithmetic.data_element)
             weight = builder.constant("weights", weights)
             arithmetic.declare(builder)
             sink.declare(builder)
             nest = Nest(self, padded_image(self, data), weight)
             rows, blocks = self.shape.batch * self.shape.out_height, self.shape.groups * self.blocks
-            work = rows * blocks * (weights[0].size // arithmetic.lanes) * self.shape.out_width
+            work = rows * blocks * (weights[0].size // arithmetic.weight_elements) * self.shape.out_width
             if self.collected:
                 with parallel_rows(rows, work) as row:
                     nest.collected_row(row, sink)
             else:
-                image_outside = np.prod(self.data_shape) > weights.size
+                image = np.prod(self.data_shape) * np.dtype(arithmetic.data_element).itemsize
+                image_outside = image > weights.size * np.dtype(arithmetic.element).itemsize
                 with parallel_rows(rows * blocks, work) as task:
                     if image_outside:
                         nest.row(tirx.floordiv(task, blocks), tirx.floormod(task, blocks), sink)
@@ -364,7 +409,7 @@ class Nest:
             self._reduce(accumulators, (*row, x), group, T.bind(group * conv.blocks + block))
             for p in range(tile.pixels):
                 values = [self._vector(accumulators, p * tile.vectors + v) for v in range(tile.vectors)]
-                keep(T.bind(x + p), [T.bind(value) for value in values])
+                keep(T.bind(x + p), conv.arithmetic.finished(values))
 
     def _reduce(
         self,
@@ -396,22 +441,32 @@ class Nest:
     ) -> None:
         """Emit the sums over the window in one plane for every pixel of the tile; a pixel has ``pixel`` elements."""
         shape, partial = self.conv.shape, self.conv.arithmetic.partial
-        column = ReductionLoop(shape.kernel[1], shape.dilation[1] * pixel)
-        columns = _fuse([column, *self.conv.loops])
-        together = self.conv.arithmetic.together
+        column, loops, stride = (
+            ReductionLoop(shape.kernel[1], shape.dilation[1] * pixel), self.conv.loops, shape.strides[1] * pixel
+        )  # fmt: skip
+        columns, together = _fuse([column, *loops]), self.conv.arithmetic.together
         if together > 1:
-            (row,) = columns
-            columns = [ReductionLoop(row.extent // together, row.stride * together)]
+            columns = [columns[0].grouped(together)]
+        elif self.conv.skips_columns:
+            subsets = [self._pixels_inside(kx) for kx in range(shape.kernel[1])]
+            together = self._steps_at_once(loops[-1].extent, stride, subsets)
+            loops = (*loops[:-1], loops[-1].grouped(together))
+        else:
+            together = self._steps_at_once(columns[-1].extent, stride, [range(self.conv.tile.pixels)])
+            columns[-1] = columns[-1].grouped(together)
         rows = ReductionLoop(shape.kernel[0], 0, shape.dilation[0])
 
         def step(target: tirx.Buffer, place: _Place, pixels: Sequence[int] = range(self.conv.tile.pixels)) -> None:
-            at = [n, T.bind(place.line), T.bind(place.element)]
-            weights = self._step_weights(block, T.bind(place.step * together))
-            self._step(target, at, shape.strides[1] * pixel, weights, pixels)
+            at, number = [n, T.bind(place.line), T.bind(place.element)], T.bind(place.step * together)
+            function = self.conv.arithmetic.block(self.conv.tile, pixels, stride, together) if pixels else None
+            if function is None:
+                self._step(target, at, stride, self._step_weights(block, number), pixels)
+            else:
+                function.emit(target.data, T.address_of(self.image[at]), T.address_of(self.weights[block, number, 0]))
 
         def chunk(walk: Callable[[Callable[[_Place], None]], None]) -> None:
             assert partial is not None
-            narrow, wide = self._zeros(partial.dtype), VectorType(str(accumulators.dtype), self.conv.arithmetic.lanes)
+            narrow, wide = self._zeros(partial.dtype), VectorType(str(accumulators.dtype), self.conv.arithmetic.accumulators)
             walk(lambda place: step(narrow, place))
             for k in range(self.conv.tile.pixels * self.conv.tile.vectors):
                 added = wide.cast(self._vector(narrow, k))
@@ -423,12 +478,12 @@ class Nest:
             elif not self.conv.skips_columns:
                 _walk(columns, place, lambda place: step(accumulators, place))
             else:
-                inner = prod(loop.extent for loop in self.conv.loops)
+                inner = prod(loop.extent for loop in loops)
                 for kx in range(shape.kernel[1]):
                     moved, pixels = place.moved(column, tirx.const(kx, "int32"), inner), self._pixels_inside(kx)
-                    _walk(self.conv.loops, moved, functools.partial(step, accumulators, pixels=pixels))
+                    _walk(loops, moved, functools.partial(step, accumulators, pixels=pixels))
 
-        inner = prod(loop.extent for loop in columns)
+        inner = prod(loop.extent for loop in ([column, *loops] if self.conv.skips_columns else columns))
         if self.conv.skips_rows or self.conv.skips_columns:
             first, end = self._inside(place.line) if self.conv.skips_rows else (0, shape.kernel[0])
             with T.serial(first, end) as i:
@@ -437,6 +492,14 @@ class Nest:
             _walk([rows, *columns], place, lambda place: step(accumulators, place))
         else:
             _walk_in_chunks([rows, *columns], place, partial.steps, chunk)
+
+    def _steps_at_once(self, steps: int, stride: int, subsets: Sequence[Sequence[int]]) -> int:
+        """The most of ``steps`` neighbouring steps for which the arithmetic has blocks, for subsets of the pixels."""
+        for size in range(min(_AT_ONCE, steps), 1, -1):
+            blocks = (self.conv.arithmetic.block(self.conv.tile, pixels, stride, size) for pixels in subsets if pixels)
+            if steps % size == 0 and all(blocks):
+                return size
+        return 1
 
     def _pixels_inside(self, tap: int) -> list[int]:
         """The output pixels of a row for which tap column ``tap`` is inside the image."""
@@ -464,10 +527,10 @@ class Nest:
 
         def vectors(first: int) -> tuple[tirx.Expr, ...]:
             rows = [step + i for i in range(arithmetic.together)]
-            loaded = [T.bind(load(self.weights, (block, row), first, arithmetic.lanes)) for row in rows]
+            loaded = [T.bind(load(self.weights, (block, row), first, arithmetic.weight_elements)) for row in rows]
             return tuple(part for vector in loaded for part in arithmetic.weight(vector))
 
-        return [vectors(v * arithmetic.lanes) for v in range(self.conv.tile.vectors)]
+        return [vectors(v * arithmetic.weight_elements) for v in range(self.conv.tile.vectors)]
 
     def _step(
         self,
@@ -497,14 +560,14 @@ class Nest:
 
     def _zeros(self, dtype: str) -> tirx.Buffer:
         """Accumulators of the tile, set to 0."""
-        tile, lanes = self.conv.tile, self.conv.arithmetic.lanes
+        tile, lanes = self.conv.tile, self.conv.arithmetic.accumulators
         accumulators = T.alloc_buffer((tile.pixels * tile.vectors, lanes), dtype)
         for k in range(tile.pixels * tile.vectors):
             store(accumulators, VectorType(dtype, lanes).constant(0), (k,), 0)
         return accumulators
 
     def _vector(self, buffer: tirx.Buffer, row: int) -> tirx.Expr:
-        return load(buffer, (row,), 0, self.conv.arithmetic.lanes)
+        return load(buffer, (row,), 0, self.conv.arithmetic.accumulators)
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,9 +37,10 @@ from ..tir.kernel_builder import KernelBuilder
 from ..tir.llvm import pack
 from ..tir.vectors import Index, VectorType, load
 from .loop_nest import DirectConv2d, MultiplyAccumulate, ReductionLoop, Sink
+from .popcount_long_words import PopcountLongWords
 from .popcount_lookup import PopcountLookup
 from .popcount_threes import PopcountThrees, join_weights
-from .tiles import Tile, default_tile, lanes, popcount_by_lookup, popcount_by_threes
+from .tiles import Tile, default_tile, lanes, long_word, popcount_by_lookup, popcount_by_threes
 
 # Tables of thresholds up to this size, in bytes, are stored in the dtype that the kernel compares in.
 _SMALL_TABLE = 16 * 1024
@@ -92,6 +93,15 @@ def direct_popcount(
     elif signed and popcount_by_threes(shape, isa):
         arithmetic = PopcountThrees(isa.word, _counter(isa.word, largest), lanes(shape, isa, "popcount"))
         loops, weights = (ReductionLoop(words.shape[-1], 1),), join_weights(words)
+    elif (word := long_word(shape, isa)) > isa.word_bits:
+        # A channel has several counters; a word of 128 bits is copied as two elements.
+        channels, counters = lanes(shape, isa, "popcount"), isa.word_lanes
+        arithmetic = PopcountLongWords(
+            f"uint{min(word, 64)}", _counter("uint16", largest * channels // counters), channels,
+            word=isa.word, counters=counters, folded=_counter("uint16", largest), signed=signed,
+            assembly=isa.architecture == "aarch64",
+        )  # fmt: skip
+        loops, weights = (ReductionLoop(words.shape[-1] * isa.word_bits // word, arithmetic.elements),), words
     else:
         arithmetic = _PopcountWords(isa.word, _counter(isa.word, largest), lanes(shape, isa, "popcount"), signed)
         loops, weights = (ReductionLoop(words.shape[-1], 1),), words
@@ -105,7 +115,7 @@ def direct_popcount(
         tile=tile or default_tile(shape, isa, "popcount"),
         weights=weights.reshape(shape.groups, shape.group_out_channels, *weights.shape[1:]),
         loops=loops,
-        border=np.tile(outside, shape.groups),
+        border=np.tile(outside, shape.groups).view(arithmetic.element),
         planes=bits,
         skippable=pad_value == 0,
     )

@@ -50,9 +50,17 @@ def popcount_by_threes(shape: Conv2dShape, isa: Isa) -> bool:
     return isa.popcount_of_threes and contiguous and row % THREE == 0
 
 
+def long_word(shape: Conv2dShape, isa: Isa) -> int:
+    """Bits of an output channel in a vector of popcounts: the longest word that divides a pixel.
+
+    See popcount_long_words.py. It is ``isa.word_bits`` if longer words do not pay.
+    """
+    return gcd(isa.words(shape.in_channels) * isa.word_bits, isa.long_word) if shape.groups == 1 else isa.word_bits
+
+
 def lanes(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> int:
     """Output channels per vector: a full register, or fewer if that fits the channels of a group better."""
-    full = isa.word_lanes if arithmetic == "popcount" else isa.float_lanes
+    full = isa.vector_bits // long_word(shape, isa) if arithmetic == "popcount" else isa.float_lanes
     channels = shape.group_out_channels
     filled = 1 << (channels - 1).bit_length()
     if arithmetic == "popcount" and popcount_by_lookup(shape, isa):
