@@ -31,8 +31,6 @@ class Isa:
             little endian, so the bytes in memory do not depend on ``word_bits``, except for the padding of a pixel.
         popcount: The method that counts set bits.
         ternary_logic: Whether one instruction computes any function of three bits (AVX-512's vpternlog).
-        longest_word: Bits of an output channel that a vector of popcounts may hold (direct/popcount_long_words.py), if
-            that is more than ``word_bits``.
     """
 
     name: str
@@ -42,7 +40,6 @@ class Isa:
     word_bits: int
     popcount: PopcountMethod
     ternary_logic: bool = False
-    longest_word: int = 0
 
     def __str__(self) -> str:
         return f"{self.name}, {self.vector_bits}-bit vectors"
@@ -56,11 +53,6 @@ class Isa:
     def word_lanes(self) -> int:
         """Packed words per vector."""
         return self.vector_bits // self.word_bits
-
-    @property
-    def long_word(self) -> int:
-        """The most bits of an output channel in a vector of popcounts."""
-        return max(self.longest_word, self.word_bits)
 
     @property
     def popcount_of_threes(self) -> bool:
@@ -102,13 +94,7 @@ X86_BASELINE = Isa(
     name="sse", architecture="x86", vector_bits=128, registers=16, word_bits=64, popcount=PopcountMethod.NONE
 )
 NEON = Isa(  # eor, cnt, uadalp into 16-bit counters
-    name="neon",
-    architecture="aarch64",
-    vector_bits=128,
-    registers=32,
-    word_bits=16,
-    popcount=PopcountMethod.VECTOR,
-    longest_word=128,
+    name="neon", architecture="aarch64", vector_bits=128, registers=32, word_bits=16, popcount=PopcountMethod.VECTOR
 )
 ARMV7_NEON = Isa(
     name="armv7-neon", architecture="arm", vector_bits=128, registers=16, word_bits=16, popcount=PopcountMethod.VECTOR

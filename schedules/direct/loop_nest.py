@@ -44,9 +44,6 @@ _COLLECTED_RUN = 16
 # Kernels with at most this many columns of taps may have the column loop unrolled.
 _UNROLLED = 5
 
-# Steps per block of an arithmetic that has blocks: more would not be faster, but longer.
-_AT_ONCE = 6
-
 Store = Callable[[tirx.Expr, Sequence[tirx.Expr]], None]
 
 
@@ -106,21 +103,6 @@ class MultiplyAccumulate:
         return self.element
 
     @property
-    def data_element(self) -> str:
-        """dtype of the kernel's parameter; the data are the same bytes as elements of dtype ``element``."""
-        return self.element
-
-    @property
-    def accumulators(self) -> int:
-        """Accumulators per vector; several of them may belong to one output channel."""
-        return self.lanes
-
-    @property
-    def weight_elements(self) -> int:
-        """Elements of the weights per vector."""
-        return self.lanes
-
-    @property
     def partial(self) -> Partial | None:
         """The narrow accumulators, or None if steps add to the full-width accumulators."""
         return None
@@ -154,7 +136,7 @@ class MultiplyAccumulate:
         return sums + x[0] * w[0]
 
     def block(self, tile: Tile, pixels: Sequence[int], stride: int, steps: int) -> LlvmFunction | None:
-        """A function for several steps of the innermost loop; None if steps are emitted one by one.
+        """A function for all steps of the innermost loop; None if steps are emitted one by one.
 
         Args:
             tile: The register tile.
@@ -168,10 +150,6 @@ class MultiplyAccumulate:
         """
         return None
 
-    def finished(self, values: Sequence[tirx.Expr]) -> list[tirx.Expr]:
-        """From the accumulators of a pixel, vectors with one value for each output channel, in order."""
-        return [T.bind(value) for value in values]
-
 
 @dataclass(frozen=True, eq=False)
 class DirectConv2d:
@@ -184,8 +162,7 @@ class DirectConv2d:
             row of N pixels: (N, depth). With several planes, the plane axis follows N.
         arithmetic: The arithmetic of one step.
         tile: The register tile.
-        weights: [groups, output channels per group, kh, kw, elements per pixel]; a step has as many elements as a
-            vector of the weights has for each output channel.
+        weights: [groups, output channels per group, kh, kw, steps per pixel].
         loops: The loops over one group's elements of a pixel, as the inner loop reads the image; one iteration per
             step.
         border: A pixel outside the image, in the layout of the data: [planes, elements].
@@ -261,12 +238,11 @@ class DirectConv2d:
         return (shape.batch, shape.out_height, shape.out_width, shape.out_channels)
 
     def packed_weights(self) -> np.ndarray:
-        """The weights as the inner loop reads them: [groups * blocks, kh * kw * steps, elements per block]."""
-        groups, channels = self.weights.shape[:2]
+        """The weights as the inner loop reads them: [groups * blocks, kh * kw * steps, block]."""
+        groups, channels, kh, kw, steps = self.weights.shape
         padded = np.pad(self.weights, [(0, 0), (0, self.blocks * self.block - channels), *[(0, 0)] * 3])
-        elements = self.arithmetic.weight_elements // self.arithmetic.lanes
-        blocked = padded.reshape(groups * self.blocks, self.block, -1, elements).transpose(0, 2, 1, 3)
-        return np.ascontiguousarray(blocked.reshape(*blocked.shape[:2], -1))
+        blocked = padded.reshape(groups * self.blocks, self.block, kh * kw * steps)
+        return np.ascontiguousarray(blocked.transpose(0, 2, 1))
 
     def build(self, sink: Sink) -> Kernel:
         """Generate the kernel.
@@ -276,19 +252,18 @@ class DirectConv2d:
         """
         weights, arithmetic = self.packed_weights(), self.arithmetic
         with KernelBuilder(self.name) as builder:
-            data = builder.data(self.data_shape, arithmetic.data_element)
+            data = builder.data(self.data_shape, arithmetic.element)
             weight = builder.constant("weights", weights)
             arithmetic.declare(builder)
             sink.declare(builder)
             nest = Nest(self, padded_image(self, data), weight)
             rows, blocks = self.shape.batch * self.shape.out_height, self.shape.groups * self.blocks
-            work = rows * blocks * (weights[0].size // arithmetic.weight_elements) * self.shape.out_width
+            work = rows * blocks * (weights[0].size // arithmetic.lanes) * self.shape.out_width
             if self.collected:
                 with parallel_rows(rows, work) as row:
                     nest.collected_row(row, sink)
             else:
-                image = np.prod(self.data_shape) * np.dtype(arithmetic.data_element).itemsize
-                image_outside = image > weights.size * np.dtype(arithmetic.element).itemsize
+                image_outside = np.prod(self.data_shape) > weights.size
                 with parallel_rows(rows * blocks, work) as task:
                     if image_outside:
                         nest.row(tirx.floordiv(task, blocks), tirx.floormod(task, blocks), sink)
@@ -409,7 +384,7 @@ class Nest:
             self._reduce(accumulators, (*row, x), group, T.bind(group * conv.blocks + block))
             for p in range(tile.pixels):
                 values = [self._vector(accumulators, p * tile.vectors + v) for v in range(tile.vectors)]
-                keep(T.bind(x + p), conv.arithmetic.finished(values))
+                keep(T.bind(x + p), [T.bind(value) for value in values])
 
     def _reduce(
         self,
@@ -449,10 +424,10 @@ class Nest:
             columns = [columns[0].grouped(together)]
         elif self.conv.skips_columns:
             subsets = [self._pixels_inside(kx) for kx in range(shape.kernel[1])]
-            together = self._steps_at_once(loops[-1].extent, stride, subsets)
+            together = self._steps_of_block(loops[-1].extent, stride, subsets)
             loops = (*loops[:-1], loops[-1].grouped(together))
         else:
-            together = self._steps_at_once(columns[-1].extent, stride, [range(self.conv.tile.pixels)])
+            together = self._steps_of_block(columns[-1].extent, stride, [range(self.conv.tile.pixels)])
             columns[-1] = columns[-1].grouped(together)
         rows = ReductionLoop(shape.kernel[0], 0, shape.dilation[0])
 
@@ -466,7 +441,7 @@ class Nest:
 
         def chunk(walk: Callable[[Callable[[_Place], None]], None]) -> None:
             assert partial is not None
-            narrow, wide = self._zeros(partial.dtype), VectorType(str(accumulators.dtype), self.conv.arithmetic.accumulators)
+            narrow, wide = self._zeros(partial.dtype), VectorType(str(accumulators.dtype), self.conv.arithmetic.lanes)
             walk(lambda place: step(narrow, place))
             for k in range(self.conv.tile.pixels * self.conv.tile.vectors):
                 added = wide.cast(self._vector(narrow, k))
@@ -493,13 +468,10 @@ class Nest:
         else:
             _walk_in_chunks([rows, *columns], place, partial.steps, chunk)
 
-    def _steps_at_once(self, steps: int, stride: int, subsets: Sequence[Sequence[int]]) -> int:
-        """The most of ``steps`` neighbouring steps for which the arithmetic has blocks, for subsets of the pixels."""
-        for size in range(min(_AT_ONCE, steps), 1, -1):
-            blocks = (self.conv.arithmetic.block(self.conv.tile, pixels, stride, size) for pixels in subsets if pixels)
-            if steps % size == 0 and all(blocks):
-                return size
-        return 1
+    def _steps_of_block(self, steps: int, stride: int, subsets: Sequence[Sequence[int]]) -> int:
+        """``steps`` if the arithmetic has blocks of them for all these subsets of the pixels, otherwise 1."""
+        blocks = (self.conv.arithmetic.block(self.conv.tile, pixels, stride, steps) for pixels in subsets if pixels)
+        return steps if all(blocks) else 1
 
     def _pixels_inside(self, tap: int) -> list[int]:
         """The output pixels of a row for which tap column ``tap`` is inside the image."""
@@ -527,10 +499,10 @@ class Nest:
 
         def vectors(first: int) -> tuple[tirx.Expr, ...]:
             rows = [step + i for i in range(arithmetic.together)]
-            loaded = [T.bind(load(self.weights, (block, row), first, arithmetic.weight_elements)) for row in rows]
+            loaded = [T.bind(load(self.weights, (block, row), first, arithmetic.lanes)) for row in rows]
             return tuple(part for vector in loaded for part in arithmetic.weight(vector))
 
-        return [vectors(v * arithmetic.weight_elements) for v in range(self.conv.tile.vectors)]
+        return [vectors(v * arithmetic.lanes) for v in range(self.conv.tile.vectors)]
 
     def _step(
         self,
@@ -560,14 +532,14 @@ class Nest:
 
     def _zeros(self, dtype: str) -> tirx.Buffer:
         """Accumulators of the tile, set to 0."""
-        tile, lanes = self.conv.tile, self.conv.arithmetic.accumulators
+        tile, lanes = self.conv.tile, self.conv.arithmetic.lanes
         accumulators = T.alloc_buffer((tile.pixels * tile.vectors, lanes), dtype)
         for k in range(tile.pixels * tile.vectors):
             store(accumulators, VectorType(dtype, lanes).constant(0), (k,), 0)
         return accumulators
 
     def _vector(self, buffer: tirx.Buffer, row: int) -> tirx.Expr:
-        return load(buffer, (row,), 0, self.conv.arithmetic.accumulators)
+        return load(buffer, (row,), 0, self.conv.arithmetic.lanes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -50,17 +50,16 @@ def popcount_by_threes(shape: Conv2dShape, isa: Isa) -> bool:
     return isa.popcount_of_threes and contiguous and row % THREE == 0
 
 
-def long_word(shape: Conv2dShape, isa: Isa) -> int:
-    """Bits of an output channel in a vector of popcounts: the longest word that divides a pixel.
-
-    See popcount_long_words.py. It is ``isa.word_bits`` if longer words do not pay.
-    """
-    return gcd(isa.words(shape.in_channels) * isa.word_bits, isa.long_word) if shape.groups == 1 else isa.word_bits
+def popcount_by_broadcast(shape: Conv2dShape, isa: Isa) -> bool:
+    """Whether the words of the image are broadcast in advance (popcount_neon.py): if they are read several times."""
+    reads = shape.kernel[0] * shape.kernel[1] * shape.group_out_channels / (shape.strides[0] * shape.strides[1])
+    full = lanes(shape, isa, "popcount") == isa.word_lanes
+    return isa.architecture == "aarch64" and full and reads >= 8 * isa.word_lanes
 
 
 def lanes(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> int:
     """Output channels per vector: a full register, or fewer if that fits the channels of a group better."""
-    full = isa.vector_bits // long_word(shape, isa) if arithmetic == "popcount" else isa.float_lanes
+    full = isa.word_lanes if arithmetic == "popcount" else isa.float_lanes
     channels = shape.group_out_channels
     filled = 1 << (channels - 1).bit_length()
     if arithmetic == "popcount" and popcount_by_lookup(shape, isa):
