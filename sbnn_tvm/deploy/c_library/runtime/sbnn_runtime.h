@@ -1,7 +1,12 @@
 /* The fixed part of every model: contexts, checks, memory. It is included by the generated source of a model, which
    describes itself in the variable sbnn_this_model; all of it is static, so that models do not share symbols. */
 
+#if defined(SBNN_FREESTANDING)
+void *memcpy(void *restrict to, const void *restrict from, size_t bytes);
+void *memset(void *to, int value, size_t bytes);
+#else
 #include <string.h>
+#endif
 
 #define SBNN_ALIGNMENT 64u
 #define SBNN_MAGIC 0x73626e6eu /* of a context that can run */
