@@ -41,7 +41,7 @@ _COMPILED = {
 _EMULATORS = {"aarch64": "qemu-aarch64", "arm": "qemu-arm", "riscv64": "qemu-riscv64"}
 
 # What a library refers to but never calls on one thread and without exceptions.
-_NEVER_CALLED = re.compile(r"pthread_\w+|sig\w+|sched_\w+|syscall|sysconf|__errno_location|__aeabi_unwind_\w+")
+_NEVER_CALLED = re.compile(r"pthread_\w+|sig\w+|sched_\w+|syscall|getpid|sysconf|__errno_location|__aeabi_unwind_\w+")
 
 
 def why_not(target: CpuTarget) -> str | None:
