@@ -26,10 +26,10 @@ _{name}_constants:
     .section .rodata.{name}_constants, "", @
 #else
     .section .rodata.{name}_constants, "a", %progbits
+    .type {name}_constants, %object
 #endif
     .globl {name}_constants
     .hidden {name}_constants
-    .type {name}_constants, %object
     .balign {ALIGNMENT}
 {name}_constants:
     .incbin "{name}_constants.bin"
