@@ -72,7 +72,7 @@ def _llvm(triple: str, **options: Any) -> dict[str, Any]:
 
 
 def _cortex_m(triple: str, cpu: str, **options: Any) -> dict[str, Any]:
-    return _llvm(triple, mcpu=cpu, **{"mfloat-abi": "hard"}, **options)
+    return _llvm(triple, mcpu=cpu, **{"mfloat-abi": "hard", "vector-width": 128}, **options)
 
 
 _X86 = _llvm("x86_64-unknown-linux-gnu")

@@ -73,8 +73,13 @@ class Toolchain:
         self._zig("ld.lld", "-shared", "-s", "--gc-sections", "-z", "noexecstack", *options, "-o", str(output),
                   *map(str, objects))  # fmt: skip
 
-    def link_program(self, output: Path, objects: Sequence[Path]) -> frozenset[str]:
+    def link_program(self, output: Path, objects: Sequence[Path], script: Sequence[str] = ()) -> frozenset[str]:
         """Link object files and static libraries to a static program without a C library.
+
+        Args:
+            output: The file to write.
+            objects: The object files and libraries.
+            script: Options that name a linker script.
 
         Returns:
             The symbols that none of the files define. A call of such a function would crash.
@@ -91,7 +96,7 @@ class Toolchain:
             "--warn-unresolved-symbols",
             "--error-limit=0",
         )
-        said = self._zig("ld.lld", *options, "-o", str(output), *map(str, objects))
+        said = self._zig("ld.lld", *options, *script, "-o", str(output), *map(str, objects))
         return frozenset(re.findall(r"undefined symbol: (\w+)", said))
 
     def build_program(self, output: Path, sources: Sequence[Path]) -> None:
