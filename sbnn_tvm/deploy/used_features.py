@@ -246,8 +246,8 @@ _ARM = _Arm(
         "MATMULINT8": "i8mm",
         "BF16": "bf16",
     },
-    # ARMv7-A with a floating-point unit
-    frozenset({"V4T", "V5T", "V5TE", "V6", "V6K", "V6T2", "V7", "MP", "V7CLREX", "DB", "DSP"})
+    # ARMv7-A with a floating-point unit; microcontrollers have some of its instructions, too
+    frozenset({"V4T", "V5T", "V5TE", "V6", "V6K", "V6T2", "V7", "MP", "V7CLREX", "DB", "DSP", "V6M", "V8MBASELINE"})
     | frozenset({"FPREGS", "FPREGS64", "VFP2", "DPVFP"}),
 )
 _THUMB = replace(_ARM, decoder=(capstone.CS_ARCH_ARM, capstone.CS_MODE_THUMB | capstone.CS_MODE_V8))
