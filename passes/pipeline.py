@@ -152,24 +152,30 @@ _CALLS = tvm.transform.Sequential(
 """Every kernel is called with the memory of its outputs."""
 
 
-def to_program(
-    lowered: Lowered, target: Target, prefix: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
-) -> tuple[Program, RawKernels]:
-    """A program without TVM's runtime, and the machine code of its kernels.
+def to_raw_kernels(lowered: Lowered, target: Target, prefix: str) -> RawKernels:
+    """Generate machine code for a C library.
 
     Args:
         lowered: The module of kernels.
         target: What to generate code for.
         prefix: What the symbols of the kernels begin with.
+    """
+    return raw_kernels(_CALLS(lowered.mod), target, prefix)
+
+
+def to_program(lowered: Lowered, kernels: RawKernels, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Program:
+    """The calls of the kernels that a C library makes.
+
+    Args:
+        lowered: The module of kernels.
+        kernels: Their machine code.
         inputs: The inputs of the model.
         outputs: The outputs of the model.
 
     Raises:
         NeedsTvmError: If a value is not computed by a kernel.
     """
-    mod = _CALLS(lowered.mod)
-    kernels = raw_kernels(mod, target, prefix)
-    return read_program(mod, kernels, prefix, inputs, outputs), kernels
+    return read_program(_CALLS(lowered.mod), kernels, inputs, outputs)
 
 
 def to_executable(lowered: Lowered, target: Target) -> Executable:

@@ -132,7 +132,11 @@ class LoweredModel:
 
     def build(self) -> CompiledModule:
         """Generate machine code."""
-        return CompiledModule(self.imported, self.composites, self.lowered, self.target, self.report)
+        module = CompiledModule(self.imported, self.composites, self.lowered, self.target, self.report)
+        if module.needs_tvm:
+            note = f"the library needs TVM's runtime: {module.needs_tvm}"
+            module.report = replace(self.report, notes=(*self.report.notes, note))
+        return module
 
 
 def lower_model(

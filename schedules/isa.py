@@ -40,6 +40,8 @@ class Isa:
         scalar: Whether there are no vectors: the lanes of a vector are registers, or a few instructions each.
         small: Whether memory is scarcer than time, as on a microcontroller. Constants are then read where they are
             stored, since a decoded copy would need RAM, and the cost model prefers kernels with few of them.
+        multiplies_by_lane: Whether a float multiply-add takes a factor from one lane of a register, for all lanes of
+            the other factor (``fmla v0.4s, v1.4s, v2.s[3]``).
     """
 
     name: str
@@ -52,6 +54,7 @@ class Isa:
     masks_are_words: bool = True
     scalar: bool = False
     small: bool = False
+    multiplies_by_lane: bool = False
 
     def __str__(self) -> str:
         if self.scalar:
@@ -108,7 +111,13 @@ X86_BASELINE = Isa(
     name="sse", architecture="x86", vector_bits=128, registers=16, word_bits=64, popcount=PopcountMethod.NONE
 )
 NEON = Isa(  # eor, cnt, uadalp into 16-bit counters
-    name="neon", architecture="aarch64", vector_bits=128, registers=32, word_bits=16, popcount=PopcountMethod.VECTOR
+    name="neon",
+    architecture="aarch64",
+    vector_bits=128,
+    registers=32,
+    word_bits=16,
+    popcount=PopcountMethod.VECTOR,
+    multiplies_by_lane=True,
 )
 ARMV7_NEON = Isa(
     name="armv7-neon", architecture="arm", vector_bits=128, registers=16, word_bits=16, popcount=PopcountMethod.VECTOR

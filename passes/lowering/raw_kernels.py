@@ -15,11 +15,14 @@ functions, which the C library defines (``HOOKS``). They have TVM's names and si
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import tvm
 from tvm import ir, tirx
 from tvm.ir import IRModule, PointerType, PrimType
+from tvm.relax import Expr
 from tvm.target import Target
 from tvm.tirx import compilation_pipeline
 
@@ -49,21 +52,63 @@ class Workspace:
     task: int
 
 
+@dataclass(frozen=True)
+class KernelSignature:
+    """The parameters of a kernel.
+
+    Attributes:
+        shapes: The shape of each buffer; an extent that is known only at run time is its name.
+        dtypes: The dtype of each buffer, by numpy's name.
+    """
+
+    shapes: tuple[tuple[int | str, ...], ...]
+    dtypes: tuple[str, ...]
+
+    @property
+    def extents(self) -> tuple[tuple[int, int], ...]:
+        """The integers after the pointers: (index of a buffer, axis of it), where each name occurs first."""
+        first: dict[str, tuple[int, int]] = {}
+        for index, extents in enumerate(self.shapes):
+            for axis, extent in enumerate(extents):
+                if isinstance(extent, str):
+                    first.setdefault(extent, (index, axis))
+        return tuple(first.values())
+
+    def mismatch(self, arrays: Sequence[np.ndarray]) -> str:
+        """What is wrong about the arguments of a call, which the kernel itself does not check; empty if nothing is."""
+        if len(arrays) != len(self.shapes):
+            return f"it takes {len(self.shapes)} arguments, but got {len(arrays)}"
+        for index, (array, shape, dtype) in enumerate(zip(arrays, self.shapes, self.dtypes, strict=True)):
+            fits = len(shape) == array.ndim and all(
+                isinstance(extent, str) or extent == size for extent, size in zip(shape, array.shape, strict=False)
+            )
+            if not fits or array.dtype != dtype:
+                expected = f"{dtype}[{', '.join(map(str, shape))}]"
+                return f"argument {index} must be {expected}, but is {array.dtype}{list(array.shape)}"
+            if not array.flags.c_contiguous:
+                return f"argument {index} is not C-contiguous"
+        return ""
+
+
 @dataclass(frozen=True, eq=False)
 class RawKernels:
     """Kernels as machine code.
 
     Attributes:
         code: The module; ``write_to_file(path, "o")`` writes an object file for the target.
-        sizes: For each kernel that has them, the parameters after the pointers: (index of a parameter, axis of it).
+        prefix: What the symbols of the kernels begin with; the rest is their name.
+        signatures: The parameters of each kernel.
         workspaces: The workspace of each kernel.
         parallel: The kernels with a parallel loop.
+        foreign: The kernels that call functions of TVM's runtime, such as sorts: the name of one of these functions.
     """
 
     code: tvm.runtime.Module
-    sizes: dict[str, tuple[tuple[int, int], ...]]
+    prefix: str
+    signatures: dict[str, KernelSignature]
     workspaces: dict[str, Workspace]
     parallel: frozenset[str]
+    foreign: dict[str, str]
 
 
 def raw_kernels(mod: IRModule, target: Target, prefix: str) -> RawKernels:
@@ -81,34 +126,35 @@ def raw_kernels(mod: IRModule, target: Target, prefix: str) -> RawKernels:
     }
     lowered = tirx.transform.BindTarget(target)(IRModule(kernels))
     lowered = before_interface(lowered)
-    sizes = {gvar.name_hint: _sizes(func) for gvar, func in lowered.functions.items()}
-    lowered = IRModule({gvar: _raw(func, target) for gvar, func in lowered.functions.items()})
-    lowered = compilation_pipeline.finalize_host_passes()(after_interface(lowered))
-    workspaces, parallel = {}, set()
-    for gvar, func in lowered.functions.items():
-        walk = _Walk()
-        walk.visit(func.body)
-        workspaces[gvar.name_hint] = Workspace(walk.most[False], walk.most[True])
-        if walk.parallel:
-            parallel.add(gvar.name_hint)
+    signatures = {gvar.name_hint: _signature(func) for gvar, func in lowered.functions.items()}
+    raw = {gvar: _raw(func, signatures[gvar.name_hint], target) for gvar, func in lowered.functions.items()}
+    lowered = compilation_pipeline.finalize_host_passes()(after_interface(IRModule(raw)))
+    found = {gvar.name_hint: _Walk(func.body) for gvar, func in lowered.functions.items()}
+    workspaces = {name: Workspace(walk.most[False], walk.most[True]) for name, walk in found.items()}
+    parallel = frozenset(name for name, walk in found.items() if walk.parallel)
+    foreign = {gvar.name_hint: called for gvar, func in raw.items() if (called := _Walk(func.body).foreign)}
     code = tvm.get_global_func("target.build.llvm")(lowered, target)
-    return RawKernels(code, sizes, workspaces, frozenset(parallel))
+    return RawKernels(code, prefix, signatures, workspaces, parallel, foreign)
 
 
-def _sizes(func: tirx.PrimFunc) -> tuple[tuple[int, int], ...]:
-    """The places where each symbolic extent of a kernel's buffers occurs first."""
-    found: list[tuple[ir.Var, tuple[int, int]]] = []
-    for index, param in enumerate(func.params):
-        for axis, extent in enumerate(param.shape):
-            if isinstance(extent, ir.Var) and not any(extent.same_as(each) for each, _ in found):
-                found.append((extent, (index, axis)))
-    return tuple(place for _, place in found)
+def _signature(func: tirx.PrimFunc) -> KernelSignature:
+    names: list[ir.Var] = []
+
+    def extent(each: Expr) -> int | str:
+        if not isinstance(each, ir.Var):
+            return int(each)
+        if not any(each.same_as(name) for name in names):
+            names.append(each)
+        return f"{each.name}_{next(i for i, name in enumerate(names) if each.same_as(name))}"
+
+    shapes = tuple(tuple(map(extent, param.shape)) for param in func.params)
+    return KernelSignature(shapes, tuple(str(param.dtype) for param in func.params))
 
 
-def _raw(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
+def _raw(func: tirx.PrimFunc, signature: KernelSignature, target: Target) -> tirx.PrimFunc:
     """A kernel whose parameters are pointers, and the symbolic extents of their buffers."""
     pointers = [ir.Var(param.name, PointerType(PrimType(param.dtype))) for param in func.params]
-    extents = [func.params[index].shape[axis] for index, axis in _sizes(func)]
+    extents = [func.params[index].shape[axis] for index, axis in signature.extents]
     symbol = func.attrs["global_symbol"]
     # The scope becomes a function of its own, whose parameters LLVM knows to be aligned and not to alias. Without it
     # kernels are a fifth slower.
@@ -125,14 +171,16 @@ def _raw(func: tirx.PrimFunc, target: Target) -> tirx.PrimFunc:
 
 
 class _Walk:
-    """Finds the memory that a kernel allocates, and whether it has a parallel loop.
+    """Finds the memory that a kernel allocates, whether it has a parallel loop, and calls of TVM's runtime.
 
     A buffer lives until the end of the sequence of statements in which it is allocated.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, body: tirx.Stmt) -> None:
         self.most = {False: 0, True: 0}
         self.parallel = False
+        self.foreign = ""
+        self.visit(body)
 
     def visit(self, statement: object, live: int = 0, task: bool = False) -> int:
         """Visit a statement; the result is the memory that is live after it, in bytes."""
@@ -150,6 +198,8 @@ class _Walk:
                 self.visit(statement.else_case, live, task)
         elif isinstance(statement, tirx.DeclBuffer):
             return live + self._allocated(statement, live, task)
+        elif isinstance(statement, tirx.Evaluate) and op_name(statement.value).startswith("tirx.tvm_call_"):
+            self.foreign = self.foreign or str(statement.value.args[0].value)
         elif isinstance(statement, tirx.AttrStmt | tirx.While):
             return self.visit(statement.body, live, task)
         return live

@@ -35,22 +35,19 @@ class NeedsTvmError(CompileError):
     """The model calls functions of TVM's runtime, which a library without it does not have."""
 
 
-def to_program(
-    mod: IRModule, kernels: RawKernels, prefix: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
-) -> Program:
+def to_program(mod: IRModule, kernels: RawKernels, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Program:
     """Read ``main`` and ``prepare`` of a module as a program.
 
     Args:
         mod: A module in which kernels are called with their outputs as last arguments (relax.transform.CallTIRRewrite).
         kernels: Its kernels as machine code.
-        prefix: What the symbols of the kernels begin with.
         inputs: The inputs of the model.
         outputs: The outputs of the model.
 
     Raises:
         NeedsTvmError: If a value is not computed by a kernel.
     """
-    reader = _Reader(mod, kernels, prefix)
+    reader = _Reader(mod, kernels)
     decoded: list[Place] = []
     if PREPARE in {gvar.name_hint for gvar in mod.get_global_vars()}:
         decoded = reader.read(mod[PREPARE], [])
@@ -59,7 +56,7 @@ def to_program(
     sizes = tuple(reader.buffers[place.index] for place in decoded if isinstance(place, Buffer))
     prepare = tuple(_moved(call, as_decoded) for call in reader.calls)
     prepare_bytes = max((kernels.workspaces[name].serial for name in reader.names), default=0)
-    reader = _Reader(mod, kernels, prefix, reader.constants)
+    reader = _Reader(mod, kernels, reader.constants)
     results = reader.read(mod["main"], [*map(Input, range(len(inputs))), *as_decoded.values()])
     as_output, copies = _returned(results)
     program = Program(
@@ -116,8 +113,8 @@ class _Constants:
 class _Reader:
     """Reads the bindings of a function as calls."""
 
-    def __init__(self, mod: IRModule, kernels: RawKernels, prefix: str, constants: _Constants | None = None) -> None:
-        self.kernels, self.prefix = kernels, prefix
+    def __init__(self, mod: IRModule, kernels: RawKernels, constants: _Constants | None = None) -> None:
+        self.kernels = kernels
         self.constants = constants or _Constants()
         self.buffers: list[int] = []
         self.calls: list[KernelCall] = []
@@ -158,11 +155,13 @@ class _Reader:
 
     def _call(self, call: Call) -> None:
         name = call.op.name_hint
-        extents = tuple(shape(call.args[index])[axis] for index, axis in self.kernels.sizes[name])
+        if name in self.kernels.foreign:
+            raise NeedsTvmError(f"the kernel '{name}' calls {self.kernels.foreign[name]}")
+        extents = tuple(shape(call.args[index])[axis] for index, axis in self.kernels.signatures[name].extents)
         places = tuple(self._one(arg) for arg in call.args)
         fresh = [place for place in places if isinstance(place, Buffer) and place not in self._written]
         self._written.update(fresh)
-        self.calls.append(KernelCall(self.prefix + name, places, extents, max(1, len(fresh)), ""))
+        self.calls.append(KernelCall(self.kernels.prefix + name, places, extents, max(1, len(fresh)), ""))
         self.names.append(name)
 
     def _one(self, expr: Expr) -> Place:

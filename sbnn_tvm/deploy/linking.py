@@ -15,7 +15,7 @@ import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,6 +32,7 @@ from ..runtime.library_file import record_object, seal
 from ..runtime.memory_file import memory_file, path_of
 from ..runtime.metadata import Metadata
 from .targets import CpuTarget
+from .used_features import used_features
 
 _LIBC = {"memcpy", "memmove", "memset", "memcmp"}
 MATHEMATICS = {
@@ -114,15 +115,18 @@ def write_library(
         executable: What ``tvm.compile`` returned.
         path: The file to write; an existing file is replaced.
         target: The target that it was compiled for.
-        metadata: The metadata for ``sbnn_tvm.runtime.loading``; None for kernels without a model.
+        metadata: The metadata for ``sbnn_tvm.runtime.loading``; None for kernels without a model. Of its features,
+            only those that the machine code uses are written.
 
     Raises:
-        LibraryError: If the destination cannot be written, or the linker is missing or fails.
+        LibraryError: If the destination cannot be written, the linker is missing or fails, or the machine code uses a
+            CPU feature that the target lacks.
     """
     linker = find_linker(target)
     with replacing(path, LibraryError, 0o777) as draft, ExitStack() as files:
         objects = [files.enter_context(file) for file in _object_files(executable)]
         if metadata is not None:
+            metadata = replace(metadata, features=tuple(sorted(used_features(objects, target))))
             objects.append(files.enter_context(_file_in_memory()))
             objects[-1].write(record_object(target.machine, metadata))
             objects[-1].flush()
@@ -147,6 +151,16 @@ def _object_files(executable: Any) -> Iterator[BinaryIO]:
         yield _object_file(part)
 
 
+def write_kernels(code: Any, path: Path, target: CpuTarget) -> None:
+    """Link a module of machine code alone to a shared library, whose kernels can be called one by one.
+
+    Raises:
+        LibraryError: If the linker is missing or fails.
+    """
+    with _object_file(code) as file:
+        find_linker(target).link(path, [file.fileno()])
+
+
 def write_object(code: Any) -> bytes:
     """The object file of a module of machine code."""
     with _object_file(code) as file:
@@ -162,7 +176,7 @@ def _object_file(code: Any) -> BinaryIO:
 
 
 def _file_in_memory() -> BinaryIO:
-    return os.fdopen(memory_file("object"), "wb")
+    return os.fdopen(memory_file("object"), "w+b")
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def _llvm(triple: str, **options: Any) -> dict[str, Any]:
 
 
 def _cortex_m(triple: str, cpu: str, **options: Any) -> dict[str, Any]:
-    return _llvm(triple, mcpu=cpu, **{"mfloat-abi": "hard"}, **options)
+    return _llvm(triple, mcpu=cpu, **{"mfloat-abi": "hard", "vector-width": 128}, **options)
 
 
 _X86 = _llvm("x86_64-unknown-linux-gnu")
@@ -93,7 +93,7 @@ NAMED: dict[str, dict[str, Any]] = {
     "armv7": {**_ARMV7, "mattr": ["+neon"]},
     "riscv64": _llvm("riscv64-unknown-linux-gnu", mcpu="generic-rv64", mattr=_RVA22),
     "riscv64-v": _llvm("riscv64-unknown-linux-gnu", mcpu="generic-rv64", mattr=[*_RVA22, "+v"]),
-    "wasm": _llvm("wasm32-unknown-unknown", mattr=["+simd128"]),
+    "wasm": _llvm("wasm32-unknown-unknown", mattr=["+simd128"], **{"vector-width": 128}),
     # LLVM avoids the fused multiply-add of this core, which is a cycle longer. With it, results are those of others.
     "cortex-m4": _cortex_m("thumbv7em-unknown-none-eabihf", "cortex-m4", mattr=["-slowfpvfmx"]),
     "cortex-m7": _cortex_m("thumbv7em-unknown-none-eabihf", "cortex-m7"),

@@ -23,7 +23,10 @@ from .elf import ElfError, ElfHeader, find_note, header_of, note_object
 from .metadata import Metadata
 
 FORMAT = 3
-"""The version of the format, the record and its report; a runtime reads only its own version."""
+"""The version of the format, the record and its report."""
+
+_READABLE = (2, FORMAT)
+"""What this version reads. Format 2 had no libraries for the C runtime."""
 
 OWNER = "sbnn_tvm"
 """The owner of the ELF note."""
@@ -109,7 +112,7 @@ def read_library(path: str | os.PathLike[str]) -> Library:
             raise LibraryError(f"{path} is not a compiled model, or is damaged: {error}") from None
         if note is None:
             raise LibraryError(f"{path} is a shared library, but not a model compiled by sbnn_tvm")
-        if note.kind != FORMAT:
+        if note.kind not in _READABLE:
             raise LibraryError(
                 f"{path} cannot be read: it has format {note.kind}, but this version reads format {FORMAT}; "
                 f"compile the model again with this version"

@@ -86,10 +86,16 @@ def tiles(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> list[Tile]:
         weights, others = 2, 3
     elif arithmetic == "popcount" and popcount_by_threes(shape, isa):
         weights, others = 3, 5
+
+    def most_pixels(vectors: int) -> int:
+        if arithmetic == "float32" and isa.multiplies_by_lane:  # a register per pixel, and at least four weights
+            return (isa.registers - max(vectors, 4)) // (vectors + 1)
+        return (isa.registers - weights * vectors - others) // vectors
+
     candidates = [
         Tile(pixels, vectors)
         for vectors in _vectors(shape.groups, shape.group_out_channels, lanes(shape, isa, arithmetic))
-        for pixels in range(1, min(shape.out_width, (isa.registers - weights * vectors - others) // vectors) + 1)
+        for pixels in range(1, min(shape.out_width, most_pixels(vectors)) + 1)
         if pixels == 1 or -(-shape.out_width // pixels) < -(-shape.out_width // (pixels - 1))  # else: no fewer tiles
     ]
     return sorted(candidates, key=lambda tile: (tile_cost(tile, shape, isa, arithmetic), -tile.pixels))
@@ -119,7 +125,11 @@ def tile_cost(tile: Tile, shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) 
     results = tile.pixels * tile.vectors
     # On AVX-512 a broadcast is a memory operand and almost free.
     pixel, vector = (0.1 if isa.vector_bits == 512 else 0.5), 0.3
-    if arithmetic == "float32":
+    if arithmetic == "float32" and isa.multiplies_by_lane:
+        # Between two kinds of cores, by LLVM's models: one that executes in order waits for loads, about 2 cycles for
+        # each and 5 more per step; a wide one waits for multiply-adds alone.
+        channels, work, vector, pixel = 1, max(results, 8) + 2.5, 1.0, 0.25
+    elif arithmetic == "float32":
         # Latency: with fewer than 8 accumulators the multiply-add pipes are idle at times.
         channels, work = 1, float(max(results, 8))
     elif popcount_by_lookup(shape, isa):

@@ -7,24 +7,30 @@ import re
 import shutil
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...atomic_file import replacing
+from ...atomic_folder import replacing_folder
 from ...errors import LibraryError
 from ...runtime.library_file import record_object, seal
 from ...runtime.metadata import Metadata
 from ...temporary_folder import temporary_folder
 from ..linking import MATHEMATICS, undefined_symbols, write_object
 from ..targets import CpuTarget
+from ..used_features import used_features
 from .driver import offsets, write_driver
 from .interface import RUNTIME, Build, hook_names, write_header, write_source
 from .memory_plan import ALIGNMENT, plan_memory
+from .object_symbols import own_symbols
 from .program import Program
+from .source_folder import MANIFEST, cmake_lists, constants_source, readme
 from .toolchain import Toolchain
+from .write_wasm import write_wasm
 from .zig_targets import zig_target
 
 
@@ -86,19 +92,26 @@ def write_c_library(
             with replacing(path, LibraryError) as draft:
                 shutil.copyfile(archive, draft)
         elif path.suffix == ".zip":
-            with replacing(path, LibraryError) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as zipped:
+            with replacing(path, LibraryError) as draft, zipfile.ZipFile(draft, "w") as zipped:
                 for file in sorted(parts.iterdir()):
-                    zipped.write(file, f"{name}/{file.name}")
+                    # A fixed date: the same model gives the same file.
+                    entry = zipfile.ZipInfo(f"{name}/{file.name}", (1980, 1, 1, 0, 0, 0))
+                    entry.external_attr = 0o644 << 16
+                    zipped.writestr(entry, file.read_bytes(), zipfile.ZIP_DEFLATED, 9)
         elif path.suffix == "":
-            path.mkdir(parents=True, exist_ok=True)
-            for file in sorted(parts.iterdir()):
-                shutil.copyfile(file, path / file.name)
+            with replacing_folder(path, LibraryError, MANIFEST) as draft:
+                for file in sorted(parts.iterdir()):
+                    shutil.copyfile(file, draft / file.name)
         elif path.suffix == ".dylib":
             linked = folder / path.name
             toolchain.link_dylib(linked, objects)
             with replacing(path, LibraryError, 0o777) as draft:
                 shutil.copyfile(linked, draft)
+        elif path.suffix == ".wasm":
+            write_wasm(path, objects, [f"{name}_{each}" for each in _FUNCTIONS], builds[0].program, toolchain)
         else:
+            code = [BytesIO(each.read_bytes()) for each in objects]
+            metadata = replace(metadata, features=tuple(sorted(used_features(code, target))))
             record = folder / "record.o"
             record.write_bytes(record_object(target.machine, metadata))
             script = folder / "exports"
@@ -114,7 +127,8 @@ def _check_form(path: Path, target: CpuTarget) -> None:
     """Refuse a form of a library that the platform of a target does not have."""
     platform = target.platform
     shared = (".dylib" if platform.system == "macos" else ".so") if platform.shared_libraries else None
-    libraries = [suffix for suffix in (shared, ".a" if platform.static_libraries else None) if suffix]
+    static = ".a" if platform.static_libraries else ".wasm"
+    libraries = [suffix for suffix in (shared, static) if suffix]
     if path.suffix not in (*libraries, ".zip", ""):
         raise LibraryError(
             f"a library for {target} ({platform}) is a file {', '.join([*libraries, '.zip'])} or a folder, but {path} "
@@ -168,25 +182,25 @@ def _write_parts(
         code = write_object(build.code)
         for old, new in hook_names(name).items():
             code = code.replace(old, new)
-        objects[-1].write_bytes(code)
+        objects[-1].write_bytes(own_symbols(code, f"{name}_", f"{name}_{build.name}_"))
     version = f"{metadata.name} (sbnn_tvm {metadata.sbnn_version})"
     description = f"the model {metadata.name} for {target}".replace("*/", "* /")
-    (folder / f"{name}.h").write_text(write_header(name, description, builds[0].program), "utf-8")
+    (folder / f"{name}.h").write_text(write_header(name, description, written), "utf-8")
     (folder / f"{name}.c").write_text(write_source(name, version, written), "utf-8")
-    (folder / "sbnn_runtime.h").write_text((RUNTIME / "sbnn_runtime.h").read_text("utf-8"), "utf-8")
+    for part in ("sbnn_runtime.h", "sbnn_threads.h", "sbnn.hpp"):
+        (folder / part).write_text((RUNTIME / part).read_text("utf-8"), "utf-8")
     (folder / f"{name}_constants.bin").write_bytes(store.data())
-    (folder / f"{name}_constants.c").write_text(
-        f"/* The constants of the model, from {name}_constants.bin. #embed is C23. */\n"
-        f"__attribute__((aligned({ALIGNMENT}))) const unsigned char {name}_constants[] = {{\n"
-        f'#embed "{name}_constants.bin"\n}};\n'
-    )
-    sources = [name, f"{name}_constants"]
+    (folder / f"{name}_constants.S").write_text(constants_source(name))
+    kernels = [each.name for each in objects]
+    (folder / "README.txt").write_text(readme(name, description, str(target), kernels), "utf-8")
+    (folder / "CMakeLists.txt").write_text(cmake_lists(name, kernels), "utf-8")
+    sources = [f"{name}.c", f"{name}_constants.S"]
     if target.platform.freestanding and target.machine != "wasm32":
         (folder / "freestanding.c").write_text((RUNTIME / "freestanding.c").read_text("utf-8"), "utf-8")
-        sources.append("freestanding")
-    for part in sources:
-        objects.append(folder / f"{part}.o")
-        toolchain.compile(folder / f"{part}.c", objects[-1])
+        sources.append("freestanding.c")
+    for source in sources:
+        objects.append((folder / source).with_suffix(".o"))
+        toolchain.compile(folder / source, objects[-1])
     return objects
 
 
