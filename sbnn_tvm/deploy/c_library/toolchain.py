@@ -49,8 +49,9 @@ class Toolchain:
             LibraryError: If the linker is missing or fails.
         """
         name = f"-Wl,-install_name,@rpath/{output.name}"
-        self._zig("cc", "-target", self.target, "-dynamiclib", name, "-Wl,-dead_strip", "-o", str(output),
-                  *map(str, objects))  # fmt: skip
+        # libSystem has all that zig's own compiler library has, which takes a minute to build.
+        system = ("-nostdlib", "-lSystem", "-Wl,-dead_strip")
+        self._zig("cc", "-target", self.target, "-dynamiclib", *system, name, "-o", str(output), *map(str, objects))
 
     def stand_in(self, name: str) -> Path:
         """An empty shared library that is called ``name``: a library that is linked with it will ask for that name.
