@@ -100,7 +100,7 @@ def run_standalone(
             export(folder / f"{symbol}.wasm")
             script = folder / "node.mjs"
             script.write_bytes((_PROGRAMS / "node.mjs").read_bytes())
-            command = ("node", str(script), str(folder / f"{symbol}.mjs"))
+            command: tuple[str, ...] = ("node", str(script), str(folder / f"{symbol}.mjs"))
         else:
             export(folder / f"{symbol}.a")
             command = (*_emulator(target), str(_program(folder, symbol, target)))

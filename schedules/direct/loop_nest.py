@@ -37,6 +37,7 @@ from tvm.tirx.script import builder as T
 from ..kernel import Kernel
 from ..shapes import Conv2dShape
 from ..tir.kernel_builder import KernelBuilder
+from ..tir.llvm import LlvmFunction
 from ..tir.loops import parallel_rows
 from ..tir.vectors import Index, VectorType, lanes_of, load, powers_of_two, store
 from .tiles import Tile
@@ -67,6 +68,10 @@ class ReductionLoop:
     extent: int
     stride: int
     rows: int = 0
+
+    def grouped(self, steps: int) -> ReductionLoop:
+        """The loop with ``steps`` steps per iteration."""
+        return ReductionLoop(self.extent // steps, self.stride * steps, self.rows)
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,21 @@ class MultiplyAccumulate:
     def accumulate(self, sums: tirx.Expr, x: tuple[tirx.Expr, ...], w: tuple[tirx.Expr, ...]) -> tirx.Expr:
         """Add the products of a step."""
         return sums + x[0] * w[0]
+
+    def block(self, tile: Tile, pixels: Sequence[int], stride: int, steps: int) -> LlvmFunction | None:
+        """A function for all steps of the innermost loop; None if steps are emitted one by one.
+
+        Args:
+            tile: The register tile.
+            pixels: The pixels of the tile to process.
+            stride: Elements of the image from a pixel to the next one.
+            steps: The number of steps.
+
+        Returns:
+            A function of pointers to the accumulators [pixels, vectors] of the tile, and to the elements of the image
+            and of the weights that the first step reads.
+        """
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -409,18 +429,28 @@ class Nest:
     ) -> None:
         """Emit the sums over the window in one plane for every pixel of the tile; a pixel has ``pixel`` elements."""
         shape, partial = self.conv.shape, self.conv.arithmetic.partial
-        column = ReductionLoop(shape.kernel[1], shape.dilation[1] * pixel)
-        columns = _fuse([column, *self.conv.loops])
-        together = self.conv.arithmetic.together
+        column, loops, stride = (
+            ReductionLoop(shape.kernel[1], shape.dilation[1] * pixel), self.conv.loops, shape.strides[1] * pixel
+        )  # fmt: skip
+        columns, together = _fuse([column, *loops]), self.conv.arithmetic.together
         if together > 1:
-            (row,) = columns
-            columns = [ReductionLoop(row.extent // together, row.stride * together)]
+            columns = [columns[0].grouped(together)]
+        elif self.conv.skips_columns:
+            subsets = [self._pixels_inside(kx) for kx in range(shape.kernel[1])]
+            together = self._steps_of_block(loops[-1].extent, stride, subsets)
+            loops = (*loops[:-1], loops[-1].grouped(together))
+        else:
+            together = self._steps_of_block(columns[-1].extent, stride, [range(self.conv.tile.pixels)])
+            columns[-1] = columns[-1].grouped(together)
         rows = ReductionLoop(shape.kernel[0], 0, shape.dilation[0])
 
         def step(target: tirx.Buffer, place: _Place, pixels: Sequence[int] = range(self.conv.tile.pixels)) -> None:
-            at = [n, T.bind(place.line), T.bind(place.element)]
-            weights = self._step_weights(block, T.bind(place.step * together))
-            self._step(target, at, shape.strides[1] * pixel, weights, pixels)
+            at, number = [n, T.bind(place.line), T.bind(place.element)], T.bind(place.step * together)
+            function = self.conv.arithmetic.block(self.conv.tile, pixels, stride, together) if pixels else None
+            if function is None:
+                self._step(target, at, stride, self._step_weights(block, number), pixels)
+            else:
+                function.emit(target.data, T.address_of(self.image[at]), T.address_of(self.weights[block, number, 0]))
 
         def chunk(walk: Callable[[Callable[[_Place], None]], None]) -> None:
             assert partial is not None
@@ -436,12 +466,12 @@ class Nest:
             elif not self.conv.skips_columns:
                 _walk(columns, place, lambda place: step(accumulators, place))
             else:
-                inner = prod(loop.extent for loop in self.conv.loops)
+                inner = prod(loop.extent for loop in loops)
                 for kx in range(shape.kernel[1]):
                     moved, pixels = place.moved(column, tirx.const(kx, "int32"), inner), self._pixels_inside(kx)
-                    _walk(self.conv.loops, moved, functools.partial(step, accumulators, pixels=pixels))
+                    _walk(loops, moved, functools.partial(step, accumulators, pixels=pixels))
 
-        inner = prod(loop.extent for loop in columns)
+        inner = prod(loop.extent for loop in ([column, *loops] if self.conv.skips_columns else columns))
         if self.conv.skips_rows or self.conv.skips_columns:
             first, end = self._inside(place.line) if self.conv.skips_rows else (0, shape.kernel[0])
             with T.serial(first, end) as i:
@@ -453,6 +483,11 @@ class Nest:
             _walk([rows, *columns], place, lambda place: step(accumulators, place))
         else:
             _walk_in_chunks([rows, *columns], place, partial.steps, chunk)
+
+    def _steps_of_block(self, steps: int, stride: int, subsets: Sequence[Sequence[int]]) -> int:
+        """``steps`` if the arithmetic has blocks of them for all these subsets of the pixels, otherwise 1."""
+        blocks = (self.conv.arithmetic.block(self.conv.tile, pixels, stride, steps) for pixels in subsets if pixels)
+        return steps if all(blocks) else 1
 
     def _pixels_inside(self, tap: int) -> list[int]:
         """The output pixels of a row for which tap column ``tap`` is inside the image."""

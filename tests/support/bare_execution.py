@@ -128,10 +128,11 @@ def _main(calls: Sequence[tuple[Kernel, Sequence[np.ndarray]]], folder: Path) ->
     for number, (kernel, arrays) in enumerate(calls):
         arguments = []
         for i, array in enumerate((*arrays, *kernel.constants)):
-            (folder / f"data{number}_{i}").write_bytes(np.ascontiguousarray(array).tobytes() or b"\0")
+            # A compiler refuses to embed a file that begins like text in UTF-16 or UTF-32.
+            (folder / f"data{number}_{i}").write_bytes(bytes(64) + np.ascontiguousarray(array).tobytes())
             lines.append(f"static const _Alignas(64) unsigned char data{number}_{i}[] = {{")
             lines += [f'#embed "data{number}_{i}"', "};"]
-            arguments.append(f"data{number}_{i}")
+            arguments.append(f"data{number}_{i} + 64")
         room = 0
         for shape, dtype in kernel.outputs:
             arguments.append(f"room + {room}")

@@ -83,7 +83,15 @@ class Toolchain:
         Raises:
             LibraryError: If the linker is missing or fails.
         """
-        options = ("-static", "-s", "--gc-sections", "-z", "noexecstack", "--warn-unresolved-symbols", "--error-limit=0")
+        options = (
+            "-static",
+            "-s",
+            "--gc-sections",
+            "-z",
+            "noexecstack",
+            "--warn-unresolved-symbols",
+            "--error-limit=0",
+        )
         said = self._zig("ld.lld", *options, "-o", str(output), *map(str, objects))
         return frozenset(re.findall(r"undefined symbol: (\w+)", said))
 
