@@ -147,7 +147,7 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether every layer agrees, and the outputs agree or differ only where rounding explains it, in all builds."""
+        """Whether in all builds every layer agrees, and outputs agree or differ only where rounding explains it."""
         return self._agrees and all(build.passed for build in self.builds)
 
     @property

@@ -58,6 +58,13 @@ def popcount_by_threes(shape: Conv2dShape, isa: Isa) -> bool:
     return isa.popcount_of_threes and contiguous and row % THREE == 0
 
 
+def popcount_by_broadcast(shape: Conv2dShape, isa: Isa) -> bool:
+    """Whether the words of the image are broadcast in advance (popcount_neon.py): if they are read several times."""
+    reads = shape.kernel[0] * shape.kernel[1] * shape.group_out_channels / (shape.strides[0] * shape.strides[1])
+    full = lanes(shape, isa, "popcount") == isa.word_lanes
+    return isa.architecture == "aarch64" and full and reads >= 8 * isa.word_lanes
+
+
 def lanes(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> int:
     """Output channels per vector: a full register, or fewer if that fits the channels of a group better."""
     full = isa.word_lanes if arithmetic == "popcount" else isa.float_lanes

@@ -1,7 +1,12 @@
 /* The fixed part of every model: contexts, checks, memory. It is included by the generated source of a model, which
    describes itself in the variable sbnn_this_model; all of it is static, so that models do not share symbols. */
 
+#if defined(SBNN_FREESTANDING)
+void *memcpy(void *restrict to, const void *restrict from, size_t bytes);
+void *memset(void *to, int value, size_t bytes);
+#else
 #include <string.h>
+#endif
 
 #define SBNN_ALIGNMENT 64u
 #define SBNN_MAGIC 0x73626e6eu /* of a context that can run */
@@ -74,7 +79,8 @@ struct sbnn_context {
     unsigned char *tasks;   /* workspace of tasks on the caller's thread */
     struct sbnn_pool *pool; /* NULL with one thread */
     size_t threads;
-    char text[192]; /* what the last error was; empty: what its code says */
+    size_t said;    /* length of the text */
+    char text[184]; /* what the last error was; empty: what its code says */
 };
 
 _Static_assert(sizeof(struct sbnn_context) <= SBNN_CONTEXT_BYTES, "the generator knows another size");
@@ -174,10 +180,9 @@ static const char *sbnn_text(int code)
 /* Appends to the text of a context what fits. */
 static void sbnn_say(struct sbnn_context *context, const char *part)
 {
-    size_t at = strlen(context->text);
-    while (*part != '\0' && at < sizeof context->text - 1)
-        context->text[at++] = *part++;
-    context->text[at] = '\0';
+    while (*part != '\0' && context->said < sizeof context->text - 1)
+        context->text[context->said++] = *part++;
+    context->text[context->said] = '\0';
 }
 
 static void sbnn_say_number(struct sbnn_context *context, size_t number)
@@ -194,19 +199,17 @@ static void sbnn_say_number(struct sbnn_context *context, size_t number)
 
 static void sbnn_say_tensor(struct sbnn_context *context, const char *kind, size_t index, const sbnn_tensor *tensor)
 {
-    size_t length;
-    context->text[0] = '\0';
+    size_t end;
     sbnn_say(context, kind);
     sbnn_say(context, " ");
     sbnn_say_number(context, index);
     sbnn_say(context, " '");
-    length = strlen(context->text);
+    end = context->said + 64;
     sbnn_say(context, tensor->name);
-    if (strlen(context->text) > length + 64) { /* leave room for what follows; cut between UTF-8 characters */
-        length += 64;
-        while (((unsigned char)context->text[length] & 0xC0u) == 0x80u)
-            length--;
-        context->text[length] = '\0';
+    if (context->said > end) { /* leave room for what follows; cut between UTF-8 characters */
+        while (((unsigned char)context->text[end] & 0xC0u) == 0x80u)
+            end--;
+        context->said = end;
         sbnn_say(context, "...");
     }
     sbnn_say(context, "'");
@@ -394,7 +397,7 @@ static int sbnn_check_overlap(struct sbnn_context *context, const sbnn_input *in
     sbnn_say(context, what);
     if (tensor != NULL) {
         sbnn_say(context, " '");
-        sbnn_say(context, tensor->name);
+        sbnn_say(context, tensor->name); /* what does not fit is cut */
         sbnn_say(context, "'");
     }
     return SBNN_ERROR_OVERLAP;
@@ -435,7 +438,7 @@ static int sbnn_run(void *memory, const sbnn_input *inputs, const sbnn_output *o
         return SBNN_ERROR_CONTEXT;
     if (sbnn_take(context))
         return SBNN_ERROR_BUSY;
-    context->text[0] = '\0';
+    context->text[context->said = 0] = '\0';
     error = sbnn_check_buffers(context, inputs, outputs);
     if (error == SBNN_OK) {
         sbnn_pool_awake(context->pool);
@@ -469,5 +472,5 @@ static const char *sbnn_last_error(const void *memory)
     context = sbnn_context_in(memory);
     if (!sbnn_is_context(context, SBNN_MAGIC) && !sbnn_is_context(context, SBNN_FAILED))
         return sbnn_text(SBNN_ERROR_CONTEXT);
-    return context->text[0] != '\0' ? context->text : sbnn_text(context->error);
+    return context->said != 0 ? context->text : sbnn_text(context->error);
 }
