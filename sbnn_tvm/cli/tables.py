@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..deploy.targets import CpuTarget
     from ..profiling.profile import KernelTime
     from ..profiling.timing import Timing
-    from ..runtime.metadata import Metadata
+    from ..runtime.metadata import BuildRecord, Metadata
     from ..verification.result import LayerComparison, OutputComparison, Verification
 
 _VERIFICATION = ("elements", "largest difference", "flipped", "wrong")
@@ -74,12 +74,26 @@ def metadata_table(metadata: Metadata, size: int) -> Table:
         "outputs": "\n".join(map(printable, metadata.outputs)),
         "target": printable(f"{metadata.target} ({metadata.triple})"),
         "needs": printable(", ".join(metadata.features)) or "any CPU of this architecture",
+        "builds": _builds(metadata.builds),
         "size": readable_bytes(size),
         "made by": printable(f"sbnn_tvm {metadata.sbnn_version} with TVM {metadata.tvm_version}"),
     }
     for name, value in rows.items():
-        table.add_row(name, Text(value))
+        if value:
+            table.add_row(name, Text(value))
     return table
+
+
+def _builds(builds: Sequence[BuildRecord]) -> str:
+    lines = []
+    for build in builds:
+        line = f"{build.name}: {readable_bytes(build.code)} of code, {readable_bytes(build.constants)} of constants"
+        if build.own_constants < build.constants:
+            line += f", {readable_bytes(build.constants - build.own_constants)} of them shared with those above"
+        if len(builds) > 1:
+            line += f"; needs {', '.join(build.features) or 'any CPU of this architecture'}"
+        lines.append(printable(line))
+    return "\n".join(lines)
 
 
 def timing_table(times: Mapping[str, Timing]) -> Table:
