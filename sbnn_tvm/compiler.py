@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,9 @@ from sbnn_tvm.frontends.onnx.importer import Imported, import_onnx
 from sbnn_tvm.frontends.onnx.load_model import load_model
 from sbnn_tvm.passes.families.choose import Decisions
 from sbnn_tvm.passes.lowering.lower import Lowered
-from sbnn_tvm.passes.pipeline import to_composites, to_executable, to_kernels
+from sbnn_tvm.passes.pipeline import to_composites, to_kernels
 from sbnn_tvm.passes.relax.facts import notes_of
+from sbnn_tvm.schedules.tir.loops import one_thread
 
 from .deploy.targets import CpuTarget, resolve
 from .errors import CompileError, defects_named
@@ -130,9 +132,11 @@ class LoweredModel:
 
     def build(self) -> CompiledModule:
         """Generate machine code."""
-        with defects_named("generating machine code"):
-            executable = to_executable(self.lowered, self.target.target)
-        return CompiledModule(self.imported, self.composites, self.lowered, executable, self.target, self.report)
+        module = CompiledModule(self.imported, self.composites, self.lowered, self.target, self.report)
+        if module.needs_tvm:
+            note = f"the library needs TVM's runtime: {module.needs_tvm}"
+            module.report = replace(self.report, notes=(*self.report.notes, note))
+        return module
 
 
 def lower_model(
@@ -170,10 +174,11 @@ def _lower(
     composites: IRModule, cpu: CpuTarget, untuned: Decisions, tuned: TuningLookup | None
 ) -> tuple[Lowered, bool]:
     """The module of kernels, and whether it ignores measurements since the network would be slower with them."""
-    lowered = to_kernels(composites, cpu.isa, untuned if tuned is None else replace(untuned, tuned=tuned))
-    if tuned is None or not tuned.slower(lowered.layers, cpu.isa):
-        return lowered, False
-    return to_kernels(composites, cpu.isa, untuned), True
+    with nullcontext() if cpu.platform.threads else one_thread():
+        lowered = to_kernels(composites, cpu.isa, untuned if tuned is None else replace(untuned, tuned=tuned))
+        if tuned is None or not tuned.slower(lowered.layers, cpu.isa):
+            return lowered, False
+        return to_kernels(composites, cpu.isa, untuned), True
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:

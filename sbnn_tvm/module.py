@@ -14,16 +14,24 @@ from tvm.ir import IRModule
 
 from sbnn_tvm.frontends.onnx.importer import Imported
 from sbnn_tvm.passes.lowering.lower import Lowered
+from sbnn_tvm.passes.lowering.raw_kernels import RawKernels
+from sbnn_tvm.passes.lowering.to_program import NeedsTvmError
+from sbnn_tvm.passes.pipeline import to_executable, to_program, to_raw_kernels
 
+from .deploy.c_library.program import Tensor
+from .deploy.c_library.write_library import CompiledProgram, c_identifier, write_c_library
 from .deploy.linking import write_library
 from .deploy.targets import CpuTarget
-from .errors import InputError, LibraryError, TargetError
-from .execution.run_kernels import KernelRunner, NativeKernels, outputs_of, prepare, run_kernels
+from .errors import InputError, LibraryError, TargetError, defects_named
+from .execution.native_kernels import NativeKernels
+from .execution.run_kernels import KernelRunner, outputs_of, prepare, run_kernels
 from .extras import needed_by
 from .report.report import Report
 from .runtime.inputs import match_inputs, split_batches
-from .runtime.loading import LoadedModule, load
+from .runtime.loaded_module import LoadedModule
+from .runtime.loading import load
 from .runtime.metadata import Metadata, TensorSpec
+from .runtime.tvm_module import TvmModule
 from .temporary_folder import temporary_folder
 from .verification.inputs import RandomInputs
 from .verification.result import Verification
@@ -49,7 +57,6 @@ class CompiledModule:
         imported: Imported,
         composites: IRModule,
         lowered: Lowered,
-        executable: Any,
         target: CpuTarget,
         report: Report,
     ) -> None:
@@ -58,7 +65,6 @@ class CompiledModule:
         self.lowered = lowered
         self.target = target
         self.report = report
-        self._executable = executable
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -69,6 +75,11 @@ class CompiledModule:
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Name, shape and dtype of each output."""
         return self.imported.outputs
+
+    @property
+    def needs_tvm(self) -> str:
+        """Why a library of the model needs TVM's runtime; empty if it does not."""
+        return str(self._program) if isinstance(self._program, NeedsTvmError) else ""
 
     def run(self, *inputs: Any) -> np.ndarray | tuple[np.ndarray, ...]:
         """Run the model on this machine.
@@ -154,21 +165,53 @@ class CompiledModule:
         """
         from .profiling.profile import profile
 
-        return profile(self, self._load(1), seconds)
+        library = self._load(1, "tvm")
+        assert isinstance(library, TvmModule)  # its kernels can be called one by one
+        return profile(self, library, seconds)
 
-    def export(self, path: str | os.PathLike[str]) -> Path:
-        """Write the model as one shared library, which ``sbnn_tvm.load`` runs.
+    def export(self, path: str | os.PathLike[str], runtime: str | None = None) -> Path:
+        """Write the model as a library.
 
         Args:
-            path: The file to write; an existing file is replaced.
+            path: What to write; an existing file is replaced. The suffix ``.so`` means a shared library, which
+                ``sbnn_tvm.load`` runs; ``.a`` a static library, with its header beside it; ``.zip``, or no suffix for a
+                folder, the header, the C sources, the constants and the object files.
+            runtime: ``"c"`` for a C library, which needs neither TVM nor Python; ``"tvm"`` for a library that needs
+                TVM's runtime. The default is ``"c"``, unless the report says that the model needs TVM.
 
         Returns:
             The path.
 
         Raises:
-            LibraryError: If the destination cannot be written, or there is no linker for the target.
+            LibraryError: If the destination cannot be written, there is no linker for the target, or the runtime
+                cannot run the model.
         """
-        metadata = Metadata(
+        path = Path(path)
+        if runtime not in (None, "c", "tvm"):
+            raise LibraryError(f"the runtime of a library is 'c' or 'tvm', but got {runtime!r}")
+        program = self._program
+        if runtime == "tvm" and "tvm" not in self.target.runtimes:
+            raise LibraryError(
+                f"there is no TVM runtime for {self.target} ({self.target.platform} on {self.target.machine}): export "
+                f'with runtime="c"'
+            )
+        if isinstance(program, NeedsTvmError) and "tvm" not in self.target.runtimes:
+            raise LibraryError(
+                f"{program}, and there is no TVM runtime for {self.target} ({self.target.platform} on "
+                f"{self.target.machine})"
+            )
+        if runtime == "c" and isinstance(program, NeedsTvmError):
+            raise LibraryError(f'the model needs TVM\'s runtime: {program}; export it with runtime="tvm"')
+        if runtime == "tvm" or isinstance(program, NeedsTvmError):
+            if path.suffix in (".a", ".zip", ""):
+                raise LibraryError(f"with TVM's runtime a model is a shared library, but {path} names something else")
+            write_library(self._executable, path, self.target, self._metadata("tvm"))
+        else:
+            write_c_library(path, self._symbol, [program], self.target, self._metadata("c"))
+        return path
+
+    def _metadata(self, runtime: str) -> Metadata:
+        return Metadata(
             name=self.report.model,
             inputs=self.inputs,
             outputs=self.outputs,
@@ -178,10 +221,41 @@ class CompiledModule:
             report=self.report.to_json(),
             sbnn_version=version("sbnn-tvm"),
             tvm_version=version("apache-tvm"),
+            runtime=runtime,
+            symbol=self._symbol if runtime == "c" else "",
+            parallel=not isinstance(self._program, CompiledProgram) or self._program.program.parallel,
             prepares=self.lowered.prepares,
         )
-        write_library(self._executable, path, self.target, metadata)
-        return Path(path)
+
+    @cached_property
+    def _symbol(self) -> str:
+        return c_identifier(self.report.model)
+
+    @cached_property
+    def _kernels(self) -> RawKernels:
+        """The machine code of the kernels."""
+        with defects_named("generating machine code"):
+            return to_raw_kernels(self.lowered, self.target.target, f"{self._symbol}_{self._build}_")
+
+    @property
+    def _build(self) -> str:
+        return c_identifier(self.target.isa.name)
+
+    @cached_property
+    def _program(self) -> CompiledProgram | NeedsTvmError:
+        """The model as a program for a C library, or the reason why it needs TVM's runtime."""
+        inputs, outputs = ([Tensor(t.name, t.shape, t.dtype) for t in each] for each in (self.inputs, self.outputs))
+        try:
+            program = to_program(self.lowered, self._kernels, inputs, outputs)
+        except NeedsTvmError as reason:
+            return reason
+        return CompiledProgram(self._build, program, self._kernels.code)
+
+    @cached_property
+    def _executable(self) -> Any:
+        """The machine code for TVM's runtime."""
+        with defects_named("generating machine code"):
+            return to_executable(self.lowered, self.target.target)
 
     @cached_property
     def library(self) -> LoadedModule:
@@ -192,14 +266,14 @@ class CompiledModule:
         """
         return self._load(None)
 
-    def _load(self, num_threads: int | None) -> LoadedModule:
+    def _load(self, num_threads: int | None, runtime: str | None = None) -> LoadedModule:
         if not self.target.native:
             raise TargetError(
                 f"this model was compiled for {self.target} ({self.target.triple}), which is not this machine's CPU: "
                 f'export it and run it there, use emulate(), or compile with target="native"'
             )
         with temporary_folder(LibraryError) as folder:
-            return load(self.export(folder / "model.so"), num_threads)
+            return load(self.export(folder / "model.so", runtime), num_threads)
 
     @cached_property
     def emulator(self) -> KernelRunner:
@@ -211,8 +285,7 @@ class CompiledModule:
         with needed_by("the emulator"):
             from .execution.emulator import Emulator
 
-        with temporary_folder(LibraryError) as folder:
-            return Emulator.from_library(self.export(folder / "model.so"))
+        return Emulator.from_raw_kernels(self._kernels, self.target)
 
     @property
     def kernel_runner(self) -> KernelRunner:
@@ -226,7 +299,7 @@ class CompiledModule:
 
     @cached_property
     def _native_kernels(self) -> KernelRunner:
-        return NativeKernels(self.library)
+        return NativeKernels(self._kernels, self.target)
 
     def __repr__(self) -> str:
         return f"<CompiledModule: {self.report.summary()}>"

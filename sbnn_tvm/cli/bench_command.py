@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..module import CompiledModule
-    from ..runtime.loading import LoadedModule
+    from ..runtime.loaded_module import LoadedModule
 
 BENCH_EXAMPLES = examples(
     "sbnn-tvm bench model.so",

@@ -11,7 +11,7 @@ from sbnn_tvm.passes.lowering.lower import Lowered
 
 from ..deploy.targets import CpuTarget
 from ..report.report import Report
-from ..runtime.loading import LoadedModule
+from ..runtime.loaded_module import LoadedModule
 from .run_kernels import KernelRunner
 
 

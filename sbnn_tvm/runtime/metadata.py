@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -19,6 +20,13 @@ DTYPES = (
 )
 """The dtypes of inputs and outputs, by numpy's names."""
 
+RUNTIMES = ("c", "tvm")
+"""What runs a library: its own C code, or TVM's runtime."""
+
+_LATER = {"runtime": "tvm", "parallel": True, "symbol": ""}
+"""Fields that records of format 2 lack, and what they mean there."""
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MOST_DIMENSIONS = 32  # numpy's limit before version 2
 _LARGEST_TENSOR = 1 << 40  # bytes
 
@@ -37,6 +45,11 @@ class TensorSpec:
     shape: tuple[int, ...]
     dtype: str
 
+    @property
+    def bytes(self) -> int:
+        """Its size in bytes."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
     def __str__(self) -> str:
         return printable(f"{self.name}: {self.dtype}{list(self.shape)}")
 
@@ -54,8 +67,12 @@ class Metadata:
         features: The features that the CPU must have (sbnn_tvm.runtime.cpu), by LLVM's names, sorted.
         report: The compiler's report, as JSON text.
         sbnn_version: The version of the compiler.
-        tvm_version: The version of TVM, whose runtime the library needs.
-        prepares: Whether it has a function ``prepare`` that decodes constants; ``main`` takes them after the inputs.
+        tvm_version: The version of TVM that compiled it, and whose runtime a library for that runtime needs.
+        runtime: What runs it: ``"c"`` for a library that stands alone, ``"tvm"`` for one that needs TVM's runtime.
+        symbol: With which its C functions begin, for example ``"digits"`` for ``digits_run``; empty for TVM's runtime.
+        parallel: Whether some of its loops are parallel, so that several threads can share the work of a call.
+        prepares: Whether it has a function ``prepare`` that decodes constants; ``main`` takes them after the inputs. A
+            C library decodes them itself.
     """
 
     name: str
@@ -67,6 +84,9 @@ class Metadata:
     report: str
     sbnn_version: str
     tvm_version: str
+    runtime: str = "tvm"
+    symbol: str = ""
+    parallel: bool = True
     prepares: bool = False
 
     @property
@@ -87,10 +107,17 @@ class Metadata:
         """
         record = _json(text, "the record")
         names = [field.name for field in fields(cls)]
+        if isinstance(record, dict) and not record.keys() & _LATER.keys():
+            record |= _LATER
         _check(isinstance(record, dict) and sorted(record) == sorted(names), "the record", "an object of its fields")
-        for name in ("name", "target", "triple", "report", "sbnn_version", "tvm_version"):
+        for name in ("name", "target", "triple", "report", "sbnn_version", "tvm_version", "symbol"):
             _check(isinstance(record[name], str), name, "text", record[name])
-        _check(isinstance(record["prepares"], bool), "prepares", "true or false", record["prepares"])
+        for name in ("prepares", "parallel"):
+            _check(isinstance(record[name], bool), name, "true or false", record[name])
+        runtime, symbol = record["runtime"], record["symbol"]
+        _check(runtime in RUNTIMES, "runtime", f"one of {', '.join(RUNTIMES)}", runtime)
+        valid = bool(_IDENTIFIER.fullmatch(symbol)) if runtime == "c" else not symbol
+        _check(valid, "symbol", "a C identifier for the runtime c, otherwise empty", symbol)
         for name in ("inputs", "outputs", "features"):
             _check(isinstance(record[name], list), name, "a list", record[name])
         for name in ("inputs", "outputs"):
@@ -115,9 +142,9 @@ def _tensor(spec: object, where: str) -> TensorSpec:
     _check(isinstance(dtype, str) and dtype in DTYPES, f"{where}.dtype", f"one of {', '.join(DTYPES)}", dtype)
     sizes = isinstance(shape, list) and len(shape) <= _MOST_DIMENSIONS and all(map(_is_size, shape))
     _check(sizes, f"{where}.shape", f"a list of at most {_MOST_DIMENSIONS} sizes", shape)
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    _check(size <= _LARGEST_TENSOR, f"{where}.shape", f"one of at most {_LARGEST_TENSOR} bytes", shape)
-    return TensorSpec(name, tuple(shape), dtype)
+    tensor = TensorSpec(name, tuple(shape), dtype)
+    _check(tensor.bytes <= _LARGEST_TENSOR, f"{where}.shape", f"one of at most {_LARGEST_TENSOR} bytes", shape)
+    return tensor
 
 
 def _is_size(value: object) -> bool:

@@ -76,10 +76,12 @@ class Partial:
     Attributes:
         dtype: The dtype of the narrow accumulators.
         steps: The number of steps that cannot overflow them.
+        lanes: Lanes of a vector of them.
     """
 
     dtype: str
     steps: int
+    lanes: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +107,10 @@ class MultiplyAccumulate:
     def partial(self) -> Partial | None:
         """The narrow accumulators, or None if steps add to the full-width accumulators."""
         return None
+
+    def widened(self, narrow: tirx.Expr) -> tirx.Expr:
+        """A vector of narrow accumulators as one of full-width accumulators."""
+        return VectorType(self.accumulator, self.lanes).cast(narrow)
 
     @property
     def together(self) -> int:
@@ -367,7 +373,7 @@ class Nest:
         width = conv.shape.out_width
         with T.serial(0, -(-width // tile.pixels)) as i:
             x = T.bind(tirx.min(i * tile.pixels, width - tile.pixels))
-            accumulators = self._zeros(conv.arithmetic.accumulator)
+            accumulators = self._zeros(VectorType(conv.arithmetic.accumulator, conv.arithmetic.lanes))
             self._reduce(accumulators, (*row, x), group, T.bind(group * conv.blocks + block))
             for p in range(tile.pixels):
                 values = [self._vector(accumulators, p * tile.vectors + v) for v in range(tile.vectors)]
@@ -418,10 +424,10 @@ class Nest:
 
         def chunk(walk: Callable[[Callable[[_Place], None]], None]) -> None:
             assert partial is not None
-            narrow, wide = self._zeros(partial.dtype), VectorType(str(accumulators.dtype), self.conv.arithmetic.lanes)
+            narrow = self._zeros(VectorType(partial.dtype, partial.lanes))
             walk(lambda place: step(narrow, place))
             for k in range(self.conv.tile.pixels * self.conv.tile.vectors):
-                added = wide.cast(self._vector(narrow, k))
+                added = self.conv.arithmetic.widened(self._vector(narrow, k))
                 store(accumulators, self._vector(accumulators, k) + added, (k,), 0)
 
         def walk_row(place: _Place) -> None:
@@ -519,16 +525,16 @@ class Nest:
     def _position(self, n: tirx.Expr, y: tirx.Expr, x: tirx.Expr) -> tuple[tirx.Expr, ...]:
         return (x,) if self.conv.dense else (n, y, x)
 
-    def _zeros(self, dtype: str) -> tirx.Buffer:
+    def _zeros(self, vector: VectorType) -> tirx.Buffer:
         """Accumulators of the tile, set to 0."""
-        tile, lanes = self.conv.tile, self.conv.arithmetic.lanes
-        accumulators = T.alloc_buffer((tile.pixels * tile.vectors, lanes), dtype)
+        tile = self.conv.tile
+        accumulators = T.alloc_buffer((tile.pixels * tile.vectors, vector.lanes), vector.element)
         for k in range(tile.pixels * tile.vectors):
-            store(accumulators, VectorType(dtype, lanes).constant(0), (k,), 0)
+            store(accumulators, vector.constant(0), (k,), 0)
         return accumulators
 
     def _vector(self, buffer: tirx.Buffer, row: int) -> tirx.Expr:
-        return load(buffer, (row,), 0, self.conv.arithmetic.lanes)
+        return load(buffer, (row,), 0, int(buffer.shape[1]))
 
 
 @dataclass(frozen=True, eq=False)

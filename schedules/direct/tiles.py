@@ -42,6 +42,14 @@ THREE = 3
 THREE_INSTRUCTIONS = 8
 """Instructions per step in popcount_threes.py. Processing the three words one by one takes 9."""
 
+_WORD_INSTRUCTIONS = {
+    PopcountMethod.VECTOR: 3,
+    PopcountMethod.BYTES: 4,
+    PopcountMethod.LOOKUP: 10,
+    PopcountMethod.NONE: 10,
+}
+"""Instructions per vector of words: exclusive or, count, add. LOOKUP is for channels that do not fill its lanes."""
+
 
 def popcount_by_threes(shape: Conv2dShape, isa: Isa) -> bool:
     """Whether a layer with {-1, +1} weights counts three words at once, neighbours in a row of a window."""
@@ -130,7 +138,7 @@ def tile_cost(tile: Tile, shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) 
     elif popcount_by_threes(shape, isa):
         channels, work = isa.word_bits, results * THREE_INSTRUCTIONS / THREE
     else:
-        channels, work = isa.word_bits, (3 if isa.popcount == PopcountMethod.VECTOR else 10) * results
+        channels, work = isa.word_bits, _WORD_INSTRUCTIONS[isa.popcount] * results
     steps = shape.kernel[0] * shape.kernel[1] * -(-shape.group_in_channels // channels)
     width = lanes(shape, isa, arithmetic) * tile.vectors
     tiles_ = -(-shape.out_width // tile.pixels) * -(-shape.group_out_channels // width)
