@@ -31,6 +31,7 @@ class Isa:
             little endian, so the bytes in memory do not depend on ``word_bits``, except for the padding of a pixel.
         popcount: The method that counts set bits.
         ternary_logic: Whether one instruction computes any function of three bits (AVX-512's vpternlog).
+        dot_product: Whether one instruction adds products of four bytes to a 32-bit sum (ARM's udot).
     """
 
     name: str
@@ -40,6 +41,7 @@ class Isa:
     word_bits: int
     popcount: PopcountMethod
     ternary_logic: bool = False
+    dot_product: bool = False
 
     def __str__(self) -> str:
         return f"{self.name}, {self.vector_bits}-bit vectors"
@@ -96,9 +98,18 @@ X86_BASELINE = Isa(
 NEON = Isa(  # eor, cnt, uadalp into 16-bit counters
     name="neon", architecture="aarch64", vector_bits=128, registers=32, word_bits=16, popcount=PopcountMethod.VECTOR
 )
+NEON_DOTPROD = Isa(  # also udot: four bytes at once into a 32-bit counter
+    name="neon-dotprod",
+    architecture="aarch64",
+    vector_bits=128,
+    registers=32,
+    word_bits=16,
+    popcount=PopcountMethod.VECTOR,
+    dot_product=True,
+)
 ARMV7_NEON = Isa(
     name="armv7-neon", architecture="arm", vector_bits=128, registers=16, word_bits=16, popcount=PopcountMethod.VECTOR
 )
 
-ISAS = {isa.name: isa for isa in (AVX512_VPOPCNTDQ, AVX512, AVX2, X86_BASELINE, NEON, ARMV7_NEON)}
+ISAS = {isa.name: isa for isa in (AVX512_VPOPCNTDQ, AVX512, AVX2, X86_BASELINE, NEON, NEON_DOTPROD, ARMV7_NEON)}
 """All instruction sets, by name."""
