@@ -273,7 +273,9 @@ def _isa(name: str, machine: str, features: frozenset[str]) -> Isa:
         return isa.HELIUM if "mve" in features else isa.THUMB
     if "neon" not in features:
         raise TargetError(f'the target {name!r} has no NEON, which the kernels need: add "+neon" to its mattr')
-    return isa.NEON if machine == "aarch64" else isa.ARMV7_NEON
+    if machine != "aarch64":
+        return isa.ARMV7_NEON
+    return isa.NEON_DOTPROD if "dotprod" in features else isa.NEON
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:
