@@ -14,6 +14,9 @@ from pathlib import Path
 from ...errors import LibraryError
 from ..linking import find_zig
 
+_THREADS = ("-Wl,-u,pthread_create",)
+"""The library takes threads if the program has them, and a static program has what it asks for."""
+
 
 @dataclass(frozen=True)
 class Toolchain:
@@ -47,6 +50,17 @@ class Toolchain:
         self._zig("ld.lld", "-shared", "-s", "--gc-sections", "-z", "noexecstack", *options, "-o", str(output),
                   *map(str, objects))  # fmt: skip
 
+    def link_static_program(self, output: Path, inputs: Sequence[Path], options: Sequence[str] = ()) -> None:
+        """Compile and link C sources and static libraries to a program that needs no shared library.
+
+        The compiler builds musl for each architecture once, in about a minute, and keeps it in its own cache.
+
+        Raises:
+            LibraryError: If the compiler is missing or fails.
+        """
+        static = ("-static", "-s", "-std=c11", "-D_GNU_SOURCE", "-O2", *_THREADS)
+        self._zig("cc", "-target", self.target, *static, *options, *map(str, inputs), "-o", str(output), kept=True)
+
     def archive(self, output: Path, objects: Sequence[Path]) -> None:
         """Put object files into a static library.
 
@@ -55,11 +69,12 @@ class Toolchain:
         """
         self._zig("ar", "rcsD", str(output), *map(str, objects))
 
-    def _zig(self, *arguments: str) -> None:
+    def _zig(self, *arguments: str, kept: bool = False) -> None:
         zig = find_zig()
         if zig is None:
             raise LibraryError("a C library is compiled by the Python package ziglang: pip install ziglang")
-        caches = {name: str(self.folder / "cache") for name in ("ZIG_LOCAL_CACHE_DIR", "ZIG_GLOBAL_CACHE_DIR")}
+        names = ("ZIG_LOCAL_CACHE_DIR", *(() if kept else ("ZIG_GLOBAL_CACHE_DIR",)))
+        caches = {name: str(self.folder / "cache") for name in names}
         done = subprocess.run(
             [str(zig), *arguments],
             capture_output=True,
