@@ -190,6 +190,16 @@ class CompiledModule:
         if runtime not in (None, "c", "tvm"):
             raise LibraryError(f"the runtime of a library is 'c' or 'tvm', but got {runtime!r}")
         program = self._program
+        if runtime == "tvm" and "tvm" not in self.target.runtimes:
+            raise LibraryError(
+                f"there is no TVM runtime for {self.target} ({self.target.platform} on {self.target.machine}): export "
+                f'with runtime="c"'
+            )
+        if isinstance(program, NeedsTvmError) and "tvm" not in self.target.runtimes:
+            raise LibraryError(
+                f"{program}, and there is no TVM runtime for {self.target} ({self.target.platform} on "
+                f"{self.target.machine})"
+            )
         if runtime == "c" and isinstance(program, NeedsTvmError):
             raise LibraryError(f'the model needs TVM\'s runtime: {program}; export it with runtime="tvm"')
         if runtime == "tvm" or isinstance(program, NeedsTvmError):

@@ -35,7 +35,7 @@ from .targets import CpuTarget
 from .used_features import used_features
 
 _LIBC = {"memcpy", "memmove", "memset", "memcmp"}
-_LIBM = {
+MATHEMATICS = {
     name + suffix
     for name in (
         *("acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "ceil", "copysign", "cos", "cosh", "erf"),
@@ -45,6 +45,7 @@ _LIBM = {
     )
     for suffix in ("", "f")
 }
+"""The functions of the C library for mathematics."""
 _ENOUGH = 1 << 30  # bytes of an object file
 _RUNTIME = re.compile(r"TVMFFI\w+|TVMBackend\w+|__aeabi_\w+")  # __aeabi: arithmetic of 32-bit ARM, in libgcc_s
 
@@ -205,7 +206,7 @@ def check_library(path: Path, target: CpuTarget) -> None:
         raise LibraryError(f"the linker made a damaged library: {error}") from None
     if header.machine != target.machine:
         raise LibraryError(f"the linker made a library for {header.machine} instead of {target.machine}")
-    foreign = sorted(undefined_symbols(path) - _LIBC - _LIBM)
+    foreign = sorted(undefined_symbols(path) - _LIBC - MATHEMATICS)
     foreign = [symbol for symbol in foreign if not _RUNTIME.fullmatch(symbol)]
     if foreign:
         raise LibraryError(
@@ -214,9 +215,10 @@ def check_library(path: Path, target: CpuTarget) -> None:
 
 
 def undefined_symbols(path: Path) -> set[str]:
-    """The symbols that a library imports when it is loaded, except weak ones, which may stay undefined."""
+    """The symbols that a library, or an object file, imports, except weak ones, which may stay undefined."""
     with path.open("rb") as file:
-        table = ELFFile(file).get_section_by_name(".dynsym")
+        elf = ELFFile(file)
+        table = elf.get_section_by_name(".dynsym" if elf["e_type"] == "ET_DYN" else ".symtab")
         symbols = list(table.iter_symbols()) if isinstance(table, SymbolTableSection) else []
     return {
         symbol.name

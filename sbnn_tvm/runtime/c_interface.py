@@ -15,8 +15,14 @@ ERRORS = {
     6: "this CPU lacks an instruction that it needs",
     7: "no thread can be started",
     8: "a kernel failed",
+    9: "the memory of its inputs and outputs overlaps",
+    10: "another call uses its context",
 }
 """What the codes ``SBNN_ERROR_...`` mean; 0 is ``SBNN_OK``."""
+
+
+MOST_THREADS = 256
+"""More threads are refused as an option."""
 
 
 class Options(Structure):

@@ -34,7 +34,7 @@ OWNER = "sbnn_tvm"
 _SEAL = struct.Struct("<Q32s")  # size of the file, digest
 _DIGEST_AT = 8
 _LARGEST = 1 << 32  # bytes; code addresses its data within 2 GiB
-_BITS = {"x86_64": 64, "aarch64": 64, "arm": 32}
+_BITS = {"x86_64": 64, "aarch64": 64, "arm": 32, "riscv64": 64}
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def read_library(path: str | os.PathLike[str]) -> Library:
     except ValueError as error:
         raise _damaged(path, str(error)) from None
     header = header_of(data)
-    if (header.machine, header.bits) != (metadata.machine, _BITS[metadata.machine]):
+    if (header.machine, header.bits) != (metadata.machine, _BITS.get(metadata.machine)):
         raise _damaged(path, f"its code is for {header.machine}, but its record for {metadata.machine}")
     return Library(path, data, header, metadata, digest, (status.st_dev, status.st_ino))
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import LibraryError
 from . import callers
-from .c_interface import ERRORS, Functions, Input, Output, options
+from .c_interface import ERRORS, MOST_THREADS, Functions, Input, Output, options
 from .library_file import Library
 from .loaded_module import LoadedModule, aligned_array, aligned_bytes
 from .metadata import Metadata
@@ -80,7 +80,7 @@ class StandaloneModule(LoadedModule):
             if self._pools:
                 return self._alone(arrays)
             context = self._new_pool()
-        if context.threads != self._num_threads:
+        if context.threads != min(self._num_threads, MOST_THREADS):
             del context  # ends its threads
             context = self._new_pool()
         try:
@@ -89,7 +89,7 @@ class StandaloneModule(LoadedModule):
             self._idle_pool[:] = [context]
 
     def _new_pool(self) -> _Context:
-        context = self._new_context(self._num_threads)
+        context = self._new_context(min(self._num_threads, MOST_THREADS))
         self._pools.add(context)
         return context
 

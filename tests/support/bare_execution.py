@@ -63,7 +63,7 @@ def _linux(emulator: tuple[str, ...], *compiler: str) -> BareMachine:
 MACHINES = {
     "cortex-m4": _board("mps2-an386", "cortex_m4+vfp4d16sp"),
     "cortex-m7": _board("mps2-an500", "cortex_m7+fp_armv8d16"),
-    "cortex-m55": _board("mps3-an547", "cortex_m55+mve+fp_armv8d16"),
+    "cortex-m55": _board("mps3-an547", "cortex_m55+fp_armv8d16"),
     "riscv64": _linux(("qemu-riscv64", "-cpu", "rv64,zba=true,zbb=true,zbs=true"), "riscv64-freestanding-none"),
     "riscv64-v": _linux(
         ("qemu-riscv64", "-cpu", "rv64,zba=true,zbb=true,zbs=true,v=true,vlen=128,vext_spec=v1.0"),

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files
+from math import prod
 
 from .driver import aligned
-from .memory_plan import MemoryPlan
+from .memory_plan import ALIGNMENT, MemoryPlan
 from .program import Program, Tensor
 
 RUNTIME = files(__package__) / "runtime"
+
+CONTEXT_BYTES = 320
+"""SBNN_CONTEXT_BYTES in runtime/sbnn_runtime.h."""
+
+_C_TYPES = {
+    **{f"{sign}int{bits}": f"{sign}int{bits}_t" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    **{"bool": "uint8_t", "float16": "uint16_t", "float32": "float", "float64": "double"},
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,22 +57,49 @@ def hook_names(name: str) -> dict[bytes, bytes]:
     return names
 
 
-def write_header(name: str, description: str, program: Program) -> str:
-    """The header ``NAME.h``."""
-    text = (RUNTIME / "model.h.in").read_text("utf-8")
-    tensors = [
-        *(_documented("input", i, tensor) for i, tensor in enumerate(program.inputs)),
-        *(_documented("output", i, tensor) for i, tensor in enumerate(program.outputs)),
-    ]
+def write_header(name: str, description: str, builds: Sequence[Build]) -> str:
+    """The header ``NAME.h``, documented like a manual page."""
+    program = builds[0].program
+    tensors = [*(("input", *each) for each in enumerate(program.inputs))]
+    tensors += [("output", *each) for each in enumerate(program.outputs)]
+    macro = name.upper()
     values = {
         "@NAME@": name,
-        "@GUARD@": f"{name.upper()}_H",
-        "@DESCRIPTION@": description,
-        "@TENSORS@": "\n".join(tensors),
+        "@MACRO@": macro,
+        "@GUARD@": f"{macro}_H",
+        "@CONTEXT_BYTES@": str(max(_context_bytes(build) for build in builds)),
+        "@TENSORS@": "\n".join(_documented(*each) for each in tensors) or " *     none",
+        "@EXAMPLE@": "\n".join(
+            f" *     static {_C_TYPES[tensor.dtype]} {kind}{index}[{max(1, prod(tensor.shape))}];"
+            for kind, index, tensor in tensors
+        ),
+        "@ARRAYS@": "\n".join(
+            [_array("input", len(program.inputs), "const "), _array("output", len(program.outputs), "const ")]
+        ),
+        "@EXTENTS@": "\n".join(
+            f"#define {macro}_{kind.upper()}{index}_BYTES {tensor.bytes}" for kind, index, tensor in tensors
+        ),
+        "@DESCRIPTION@": _comment(description),
     }
-    for key, value in values.items():
-        text = text.replace(key, value)
-    return text.replace("@TYPES@", (RUNTIME / "sbnn.h").read_text("utf-8"))
+    text = (RUNTIME / "model.h.in").read_text("utf-8").replace("@TYPES@", (RUNTIME / "sbnn.h").read_text("utf-8"))
+    return re.sub("|".join(values), lambda found: values[found[0]], text)
+
+
+def _array(kind: str, count: int, const: str) -> str:
+    items = ", ".join(f"{{{kind}{i}, sizeof {kind}{i}}}" for i in range(count))
+    value = f"{{{items}}}" if count else "NULL"
+    return f" *         {const}sbnn_{kind} {'' if count else '*'}{kind}s{'[]' if count else ''} = {value};"
+
+
+def _sizes(build: Build) -> tuple[int, int, int]:
+    """Bytes of the arena, of the decoded constants, and of the workspace of a task."""
+    arena = max(build.plan.size, aligned(build.program.workspaces.prepare))
+    return arena, sum(map(aligned, build.program.decoded)), build.program.workspaces.task
+
+
+def _context_bytes(build: Build) -> int:
+    """Bytes of a context of one thread, as sbnn_bytes in runtime/sbnn_runtime.h counts them."""
+    return ALIGNMENT - 1 + CONTEXT_BYTES + sum(map(aligned, _sizes(build)))
 
 
 def write_source(name: str, version: str, builds: Sequence[Build]) -> str:
@@ -71,13 +108,16 @@ def write_source(name: str, version: str, builds: Sequence[Build]) -> str:
     parallel, alloc, free = (new.decode() for new in hook_names(name).values())
     rows = []
     for build in builds:
-        sizes = (build.plan.size, sum(map(aligned, build.program.decoded)), build.program.workspaces.task)
-        arena = max(sizes[0], aligned(build.program.workspaces.prepare))
+        arena, decoded, task = _sizes(build)
         symbols = f"{name}_{build.name}_prepare, {name}_{build.name}_run"
-        rows.append(f'    {{"{build.name}", {arena}, {sizes[1]}, {sizes[2]}, {symbols}}},')
+        loops = int(build.program.parallel)
+        rows.append(f'    {{"{build.name}", {arena}, {decoded}, {task}, {loops}, {symbols}}},')
     counts = f"{len(first.inputs)}, {name}_output_tensors, {len(first.outputs)}"
     return "\n".join(
         [
+            "#ifndef _POSIX_C_SOURCE",
+            "#define _POSIX_C_SOURCE 200809L /* for threads */",
+            "#endif",
             f'#include "{name}.h"',
             '#include "sbnn_runtime.h"',
             "",
@@ -104,9 +144,6 @@ def write_source(name: str, version: str, builds: Sequence[Build]) -> str:
     )
 
 
-_TYPES = {"bool": "SBNN_BOOL"}
-
-
 def _tensors(prefix: str, tensors: Sequence[Tensor]) -> list[str]:
     lines = []
     for index, tensor in enumerate(tensors):
@@ -129,5 +166,10 @@ def _literal(text: str) -> str:
 
 
 def _documented(kind: str, index: int, tensor: Tensor) -> str:
-    name = tensor.name.encode("ascii", "replace").decode().replace("*/", "* /")
-    return f" *     {kind}s[{index}]  {name}: {tensor.dtype} {list(tensor.shape)}, {tensor.bytes} bytes"
+    return f" *     {kind}s[{index}]  {_comment(tensor.name)}: {tensor.dtype} {list(tensor.shape)}, {tensor.bytes} bytes"
+
+
+def _comment(text: str) -> str:
+    """Text for a comment in C: ASCII, and not its end."""
+    shown = "".join(character if " " <= character <= "~" else "?" for character in text)
+    return shown.replace("*/", "* /").replace("/*", "/ *")

@@ -33,13 +33,38 @@ class Toolchain:
     flags: tuple[str, ...] = ()
 
     def compile(self, source: Path, output: Path) -> None:
-        """Compile a C source to an object file.
+        """Compile a source in C or assembler to an object file, in the folder of the source.
+
+        The same source gives the same file: it holds no path and no debug information.
 
         Raises:
             LibraryError: If the compiler is missing or fails.
         """
-        hidden = ("-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fno-sanitize=all")
-        self._zig("cc", "-target", self.target, *hidden, *self.flags, "-c", str(source), "-o", str(output))
+        hidden = ("-std=c11", "-Os", "-g0", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fno-sanitize=all")
+        self._zig("cc", "-target", self.target, *hidden, *self.flags, "-c", source.name, "-o", str(output),
+                  folder=source.parent)  # fmt: skip
+
+    def link_dylib(self, output: Path, objects: Sequence[Path]) -> None:
+        """Link object files to a shared library for macOS.
+
+        Raises:
+            LibraryError: If the linker is missing or fails.
+        """
+        name = f"-Wl,-install_name,@rpath/{output.name}"
+        self._zig("cc", "-target", self.target, "-dynamiclib", name, "-Wl,-dead_strip", "-o", str(output),
+                  *map(str, objects))  # fmt: skip
+
+    def stand_in(self, name: str) -> Path:
+        """An empty shared library that is called ``name``: a library that is linked with it will ask for that name.
+
+        Raises:
+            LibraryError: If the compiler or linker is missing or fails.
+        """
+        source, library = self.folder / "empty.c", self.folder / name
+        source.write_text("typedef int empty;\n")
+        self.compile(source, source.with_suffix(".o"))
+        self._zig("ld.lld", "-shared", "-soname", name, "-o", str(library), str(source.with_suffix(".o")))
+        return library
 
     def link_shared(self, output: Path, objects: Sequence[Path], options: Sequence[str] = ()) -> None:
         """Link object files to a shared library.
@@ -69,7 +94,7 @@ class Toolchain:
         """
         self._zig("ar", "rcsD", str(output), *map(str, objects))
 
-    def _zig(self, *arguments: str, kept: bool = False) -> None:
+    def _zig(self, *arguments: str, folder: Path | None = None, kept: bool = False) -> None:
         zig = find_zig()
         if zig is None:
             raise LibraryError("a C library is compiled by the Python package ziglang: pip install ziglang")
@@ -81,6 +106,7 @@ class Toolchain:
             text=True,
             errors="backslashreplace",
             check=False,
+            cwd=folder,
             env={**os.environ, **caches},
         )
         if done.returncode != 0:

@@ -15,18 +15,22 @@ from typing import Any
 import numpy as np
 
 from ...atomic_file import replacing
+from ...atomic_folder import replacing_folder
 from ...errors import LibraryError
 from ...runtime.library_file import record_object, seal
 from ...runtime.metadata import Metadata
 from ...temporary_folder import temporary_folder
-from ..linking import write_object
+from ..linking import MATHEMATICS, undefined_symbols, write_object
 from ..targets import CpuTarget
 from ..used_features import used_features
 from .driver import offsets, write_driver
 from .interface import RUNTIME, Build, hook_names, write_header, write_source
 from .memory_plan import ALIGNMENT, plan_memory
+from .object_symbols import own_symbols
 from .program import Program
+from .source_folder import MANIFEST, cmake_lists, constants_source, readme
 from .toolchain import Toolchain
+from .zig_targets import zig_target
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,36 +64,48 @@ def write_c_library(
     """Write a model in the form that the suffix of ``path`` names; it appears complete or not at all.
 
     Args:
-        path: A file ``.so``, ``.a`` or ``.zip``, or a folder (no suffix). The header of a ``.so`` or ``.a`` is written
-            beside it.
+        path: A file ``.so`` (``.dylib`` on macOS), ``.a`` or ``.zip``, or a folder (no suffix). The header of a library
+            is written beside it.
         name: What the C names begin with.
         builds: The model for one or more kinds of CPU; the best one that runs on a CPU is chosen.
         target: The target.
         metadata: What ``sbnn_tvm.load`` needs to know.
 
     Raises:
-        LibraryError: If the destination cannot be written, or the compiler or linker is missing or fails.
+        LibraryError: If the destination cannot be written, the target has no such files, or the compiler or linker is
+            missing or fails.
     """
     path = Path(path)
+    _check_form(path, target)
     with temporary_folder(LibraryError) as folder:
         parts = folder / name
         parts.mkdir()
-        toolchain = Toolchain(_zig_target(target), folder)
+        zig = zig_target(target)
+        toolchain = Toolchain(zig.name, folder, zig.flags)
         objects = _write_parts(parts, name, builds, target, metadata, toolchain)
+        if path.suffix in (".so", ".dylib", ".a"):
+            _write_text(path.with_name(f"{name}.h"), (parts / f"{name}.h").read_text("utf-8"))
         if path.suffix == ".a":
             archive = folder / "archive.a"
             toolchain.archive(archive, objects)
             with replacing(path, LibraryError) as draft:
                 shutil.copyfile(archive, draft)
-            _write_text(path.with_name(f"{name}.h"), (parts / f"{name}.h").read_text("utf-8"))
         elif path.suffix == ".zip":
-            with replacing(path, LibraryError) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as zipped:
+            with replacing(path, LibraryError) as draft, zipfile.ZipFile(draft, "w") as zipped:
                 for file in sorted(parts.iterdir()):
-                    zipped.write(file, f"{name}/{file.name}")
+                    # A fixed date: the same model gives the same file.
+                    entry = zipfile.ZipInfo(f"{name}/{file.name}", (1980, 1, 1, 0, 0, 0))
+                    entry.external_attr = 0o644 << 16
+                    zipped.writestr(entry, file.read_bytes(), zipfile.ZIP_DEFLATED, 9)
         elif path.suffix == "":
-            path.mkdir(parents=True, exist_ok=True)
-            for file in sorted(parts.iterdir()):
-                shutil.copyfile(file, path / file.name)
+            with replacing_folder(path, LibraryError, MANIFEST) as draft:
+                for file in sorted(parts.iterdir()):
+                    shutil.copyfile(file, draft / file.name)
+        elif path.suffix == ".dylib":
+            linked = folder / path.name
+            toolchain.link_dylib(linked, objects)
+            with replacing(path, LibraryError, 0o777) as draft:
+                shutil.copyfile(linked, draft)
         else:
             code = [BytesIO(each.read_bytes()) for each in objects]
             metadata = replace(metadata, features=tuple(sorted(used_features(code, target))))
@@ -97,9 +113,42 @@ def write_c_library(
             record.write_bytes(record_object(target.machine, metadata))
             script = folder / "exports"
             script.write_text(f"{{ global: {name}_*; local: *; }};\n".replace(f"{name}_*", _exports(name)))
+            needed = [toolchain.stand_in(each) for each in _needed(objects, zig.libraries)]
+            options = ["--version-script", str(script), "--no-as-needed", "-z", f"max-page-size={_PAGE}"]
             with replacing(path, LibraryError, 0o777) as draft:
-                toolchain.link_shared(draft, [*objects, record], ("--version-script", str(script)))
+                toolchain.link_shared(draft, [*objects, record, *needed], options)
                 seal(draft)
+
+
+def _check_form(path: Path, target: CpuTarget) -> None:
+    """Refuse a form of a library that the platform of a target does not have."""
+    platform = target.platform
+    shared = (".dylib" if platform.system == "macos" else ".so") if platform.shared_libraries else None
+    libraries = [suffix for suffix in (shared, ".a" if platform.static_libraries else None) if suffix]
+    if path.suffix not in (*libraries, ".zip", ""):
+        raise LibraryError(
+            f"a library for {target} ({platform}) is a file {', '.join([*libraries, '.zip'])} or a folder, but {path} "
+            f"ends in {path.suffix}"
+        )
+
+
+_PAGE = 16384  # bytes of a page on Android and other ARM systems; smaller pages divide it
+
+
+def _needed(objects: Sequence[Path], libraries: Sequence[str]) -> list[str]:
+    """The libraries that have the functions which object files import: a loader may look nowhere else for them."""
+    if not libraries:
+        return []
+    c, mathematics, threads = libraries
+    imported = set[str]()
+    for each in objects:
+        imported |= undefined_symbols(each)
+    needed = [c]
+    if imported & MATHEMATICS:
+        needed.append(mathematics)
+    if any(symbol.startswith("pthread_") for symbol in imported):
+        needed.append(threads)
+    return list(dict.fromkeys(needed))
 
 
 _FUNCTIONS = ("context_bytes", "init", "run", "close", "inputs", "outputs", "last_error", "version")
@@ -129,21 +178,25 @@ def _write_parts(
         code = write_object(build.code)
         for old, new in hook_names(name).items():
             code = code.replace(old, new)
-        objects[-1].write_bytes(code)
+        objects[-1].write_bytes(own_symbols(code, f"{name}_", f"{name}_{build.name}_"))
     version = f"{metadata.name} (sbnn_tvm {metadata.sbnn_version})"
     description = f"the model {metadata.name} for {target}".replace("*/", "* /")
-    (folder / f"{name}.h").write_text(write_header(name, description, builds[0].program), "utf-8")
+    (folder / f"{name}.h").write_text(write_header(name, description, written), "utf-8")
     (folder / f"{name}.c").write_text(write_source(name, version, written), "utf-8")
-    (folder / "sbnn_runtime.h").write_text((RUNTIME / "sbnn_runtime.h").read_text("utf-8"), "utf-8")
+    for part in ("sbnn_runtime.h", "sbnn_threads.h", "sbnn.hpp"):
+        (folder / part).write_text((RUNTIME / part).read_text("utf-8"), "utf-8")
     (folder / f"{name}_constants.bin").write_bytes(store.data())
-    (folder / f"{name}_constants.c").write_text(
-        f"/* The constants of the model, from {name}_constants.bin. #embed is C23. */\n"
-        f"__attribute__((aligned({ALIGNMENT}))) const unsigned char {name}_constants[] = {{\n"
-        f'#embed "{name}_constants.bin"\n}};\n'
-    )
-    for part in (name, f"{name}_constants"):
-        objects.append(folder / f"{part}.o")
-        toolchain.compile(folder / f"{part}.c", objects[-1])
+    (folder / f"{name}_constants.S").write_text(constants_source(name))
+    kernels = [each.name for each in objects]
+    (folder / "README.txt").write_text(readme(name, description, str(target), kernels), "utf-8")
+    (folder / "CMakeLists.txt").write_text(cmake_lists(name, kernels), "utf-8")
+    sources = [f"{name}.c", f"{name}_constants.S"]
+    if target.platform.freestanding and target.machine != "wasm32":
+        (folder / "freestanding.c").write_text((RUNTIME / "freestanding.c").read_text("utf-8"), "utf-8")
+        sources.append("freestanding.c")
+    for source in sources:
+        objects.append((folder / source).with_suffix(".o"))
+        toolchain.compile(folder / source, objects[-1])
     return objects
 
 
@@ -173,7 +226,3 @@ class _ConstantStore:
 def _write_text(path: Path, text: str) -> None:
     with replacing(path, LibraryError) as draft:
         draft.write_text(text, "utf-8")
-
-
-def _zig_target(target: CpuTarget) -> str:
-    return {"x86_64": "x86_64-linux-gnu", "aarch64": "aarch64-linux-gnu", "arm": "arm-linux-gnueabihf"}[target.machine]

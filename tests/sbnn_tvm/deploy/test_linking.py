@@ -78,7 +78,7 @@ def test_a_library_for_the_wrong_machine_or_with_strange_needs_is_refused(execut
     write(executables, "arm", path)
     with pytest.raises(LibraryError, match="a library for aarch64 instead of x86_64"):
         linking.check_library(path, targets.resolve("x86"))
-    monkeypatch.setattr(linking, "_LIBM", frozenset())
+    monkeypatch.setattr(linking, "MATHEMATICS", frozenset())
     with pytest.raises(LibraryError, match="the library for arm would need expf"):
         write(executables, "arm", tmp_path / "other.so")
     assert list(tmp_path.iterdir()) == [path]

@@ -19,7 +19,9 @@ enum {
     SBNN_ERROR_OPTIONS = 5, /* an option has a value that is not allowed */
     SBNN_ERROR_CPU = 6,     /* this CPU lacks an instruction that the library needs */
     SBNN_ERROR_THREADS = 7, /* threads are not available here, or cannot be started */
-    SBNN_ERROR_KERNEL = 8   /* a kernel failed; this is a defect of the library */
+    SBNN_ERROR_KERNEL = 8,  /* a kernel failed; this is a defect of the library */
+    SBNN_ERROR_OVERLAP = 9, /* an output overlaps an input, another output, or the context */
+    SBNN_ERROR_BUSY = 10    /* another call is using the context */
 };
 
 /* Types of the elements of tensors. */
@@ -40,7 +42,7 @@ typedef enum {
 
 /* An input or output of a model. Elements are in C order: the last extent varies fastest. */
 typedef struct {
-    const char *name;     /* its name in the ONNX model */
+    const char *name;     /* its name in the ONNX model, UTF-8 */
     sbnn_type type;       /* type of its elements */
     size_t dimensions;    /* number of extents */
     const int64_t *shape; /* the extents, batch included */
@@ -61,7 +63,7 @@ typedef struct {
 
 /* Options of NAME_init. Set all fields to 0 for the defaults. */
 typedef struct {
-    size_t threads; /* threads that share the work of a layer, the caller's included; 0 means 1 */
+    size_t threads; /* threads that share the work of a layer, the caller's included, at most 256; 0 means 1 */
 } sbnn_options;
 
 #ifdef __cplusplus
