@@ -3,7 +3,7 @@
        bench_program SECONDS THREADS
 
    It prints one result a line, `name value`; sbnn_tvm/profiling/board.py reads them. It is compiled with
-   -DSBNN_MODEL=NAME -include NAME.h, and linked with the static library of the model. */
+   -DMODEL_NAME=NAME -include NAME.h, and linked with the static library of the model. */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +12,7 @@
 
 #define JOIN_NAMES(a, b) a##b
 #define JOIN(a, b) JOIN_NAMES(a, b)
-#define MODEL(function) JOIN(SBNN_MODEL, function)
+#define MODEL(function) JOIN(MODEL_NAME, function)
 
 #define MOST_SAMPLES 100000
 #define SAMPLE_SECONDS 50e-6 /* of one sample: many times what reading the clock takes */
@@ -105,6 +105,8 @@ int main(int argc, char **argv)
 
     begin = now();
     bytes = MODEL(_context_bytes)(&options);
+    if (bytes == 0)
+        return fail("the number of threads is not allowed");
     context = aligned(bytes);
     if (MODEL(_init)(context, bytes, &options) != SBNN_OK)
         return fail(MODEL(_last_error)(context));

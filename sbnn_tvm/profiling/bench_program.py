@@ -30,7 +30,7 @@ def check_has_bench_program(target: CpuTarget) -> None:
     """
     if target.platform.system not in ("linux", "android") or target.machine not in _MUSL:
         raise TargetError(
-            f"a board is measured by a program for Linux, but {target} is {target.platform} on {target.machine}"
+            f"a board is measured by a program for Linux, but {target} is {target.machine} with {target.platform}"
         )
 
 
@@ -53,6 +53,6 @@ def write_bench_program(module: CompiledModule, folder: Path) -> Path:
     check_has_bench_program(module.target)
     name = c_identifier(module.report.model)
     library, program = module.export(folder / "model.a", "c"), folder / "bench_program"
-    options = (f"-DSBNN_MODEL={name}", "-include", str(library.with_name(f"{name}.h")))
+    options = (f"-DMODEL_NAME={name}", "-include", str(library.with_name(f"{name}.h")))
     Toolchain(_MUSL[module.target.machine], folder).link_static_program(program, [_SOURCE, library], options)
     return program

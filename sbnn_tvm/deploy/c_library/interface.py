@@ -166,7 +166,9 @@ def _literal(text: str) -> str:
 
 
 def _documented(kind: str, index: int, tensor: Tensor) -> str:
-    return f" *     {kind}s[{index}]  {_comment(tensor.name)}: {tensor.dtype} {list(tensor.shape)}, {tensor.bytes} bytes"
+    return (
+        f" *     {kind}s[{index}]  {_comment(tensor.name)}: {tensor.dtype} {list(tensor.shape)}, {tensor.bytes} bytes"
+    )
 
 
 def _comment(text: str) -> str:
