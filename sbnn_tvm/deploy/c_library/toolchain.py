@@ -100,7 +100,7 @@ class Toolchain:
         said = self._zig("ld.lld", *options, *script, "-o", str(output), *map(str, objects))
         return frozenset(re.findall(r"undefined symbol: (\w+)", said))
 
-    def build_program(self, output: Path, sources: Sequence[Path]) -> None:
+    def build_program(self, output: Path, sources: Sequence[Path], options: Sequence[str] = ()) -> None:
         """Compile and link C sources, object files and static libraries to a static program with a C library.
 
         zig builds the C library of a target once, in a minute or two, and keeps it.
@@ -108,8 +108,8 @@ class Toolchain:
         Raises:
             LibraryError: If the compiler is missing or fails.
         """
-        self._zig("cc", "-target", self.target, *self.flags, "-O2", "-static", "-s", "-o", str(output),
-                  *map(str, sources), "-lm", keep=True)  # fmt: skip
+        self._zig("cc", "-target", self.target, *self.flags, "-O2", "-static", "-s", *options, "-o",
+                  str(output), *map(str, sources), "-lm", keep=True)  # fmt: skip
 
     def link_wasm(self, output: Path, objects: Sequence[Path], exports: Sequence[str], stack: int) -> None:
         """Link object files to a WebAssembly module that imports nothing.
