@@ -61,7 +61,7 @@ def compile_(
 ) -> None:
     """Compile an ONNX or TFLite model to a shared library, and report what each layer became.
 
-    Python runs it by [bold]sbnn_tvm.load("model.so").run(x)[/]. That needs only numpy and TVM's runtime.
+    Python runs it by [bold]sbnn_tvm.load("model.so").run(x)[/]. That needs only numpy.
     """
     from ..atomic_file import check_destination, replacing
 

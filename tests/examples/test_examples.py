@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -18,7 +19,7 @@ EXAMPLES = ROOT / "examples"
 
 
 def example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"example_{Path(name).name}", EXAMPLES / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
@@ -82,6 +83,27 @@ def test_demo_fails_when_a_claim_does_not_hold(capsys):
 def test_classify_refuses_wrong_arguments():
     done = subprocess.run([sys.executable, EXAMPLES / "classify.py"], capture_output=True, text=True)
     assert done.returncode == 1 and "MODEL.so" in done.stderr
+
+
+def test_frames_on_a_board(tmp_path, capsys):
+    """Raw inputs, and the same as images of bytes; the last frame is cut short."""
+    frames = example("deploy_python_board/frames")
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4), torch.nn.Flatten())
+    library = sbnn_tvm.compile(network, input_shape=(1, 3, 4, 4)).export(tmp_path / "model.so", "c")
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
+    floats = np.ascontiguousarray((images / 127.5 - 1).astype(np.float32).transpose(0, 3, 1, 2))
+    expected = network(torch.from_numpy(floats)).detach().numpy()
+    for data, size, options in [(floats, 192, []), (images, 48, ["--pixels", "-1", "1"])]:
+        (tmp_path / "frames.raw").write_bytes(data.tobytes()[:-1])
+        assert frames.main([str(library), str(tmp_path / "frames.raw"), *options]) == 0
+        shown = capsys.readouterr()
+        lines = [line.split("\t") for line in shown.out.splitlines()]
+        assert [int(line[1]) for line in lines[:4]] == list(expected[:4].argmax(1))
+        assert lines[4][0].startswith("4 frames; a run took ")
+        assert shown.err == f"the last frame has {size - 1} of {size} bytes, and is left out\n"
+    assert frames.main([str(tmp_path / "missing.so"), "-"]) == 1
+    assert "there is no file" in capsys.readouterr().err
 
 
 def test_foreign_onnx_report():
