@@ -11,13 +11,13 @@ from tests.support.bare_execution import run_all
 from . import kernels
 
 
-@pytest.mark.parametrize("target", ["cortex-m4", "cortex-m55", "riscv64"])
+@pytest.mark.parametrize("target", ["cortex-m4", "cortex-m55", "riscv64", "wasm"])
 def test_random_kernels(target: str) -> None:
     check(target, range(14))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["cortex-m4", "cortex-m7", "cortex-m55", "riscv64", "riscv64-v"])
+@pytest.mark.parametrize("target", ["cortex-m4", "cortex-m7", "cortex-m55", "riscv64", "riscv64-v", "wasm"])
 @pytest.mark.parametrize("first", range(100, 220, 12))
 def test_more_random_kernels(target: str, first: int) -> None:
     check(target, range(first, first + 12))
