@@ -51,7 +51,7 @@ def _board(name: str, cpu: str) -> BareMachine:
     return BareMachine(
         ("qemu-system-arm", "-M", name, *semihosting, "-kernel"),
         ("-target", "thumb-freestanding-eabihf", f"-mcpu={cpu}"),
-        ("ld.lld", "-static", "-T", str(EXAMPLE / f"{name}.ld"), "-L", str(EXAMPLE)),
+        ("ld.lld", "-static", "-T", str(EXAMPLE / f"{name}.ld"), "-L", str(EXAMPLE), "--defsym=STACK_SIZE=0x10000"),
         (EXAMPLE / "startup.c", EXAMPLE / "semihosting.c"),
     )
 
