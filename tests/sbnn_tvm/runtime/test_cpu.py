@@ -24,5 +24,5 @@ def test_features_from_the_auxiliary_vector(tmp_path: Path) -> None:
 
 
 def test_every_flag_of_arm_has_a_bit() -> None:
-    for machine, (first, second) in cpu._HWCAP.items():
+    for machine, (first, second) in cpu.HWCAP.items():
         assert set(cpu.FLAGS[machine].values()) - {"armv8"} == first.keys() | second.keys()
