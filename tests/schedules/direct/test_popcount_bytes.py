@@ -22,8 +22,8 @@ from tests.support.packing import pack_groups
 from tests.support.random_arrays import bits_and_signs, codes_and_levels
 from tests.support.reference.convolution import conv2d
 
-
-SOME = {name: SHAPES[name] for name in ("plain", "2 groups", "3 odd groups", "channel tails", "asymmetric", "all border")}
+NAMES = ("plain", "2 groups", "3 odd groups", "channel tails", "asymmetric", "all border")
+SOME = {name: SHAPES[name] for name in NAMES}
 
 
 def target() -> CpuTarget:

@@ -90,7 +90,8 @@ def test_wrong_inputs_give_a_sentence(folder: Path) -> None:
     const x = new Float32Array(2304)
     const b = new BigInt64Array(3)
     const said = []
-    for (const inputs of [{ x }, { x, b, c: 1 }, { x: [1, 2], b }, { x: x.subarray(1), b }, { x, b: new Int32Array(3) }, null])
+    const other = new Int32Array(3)
+    for (const inputs of [{ x }, { x, b, c: 1 }, { x: [1, 2], b }, { x: x.subarray(1), b }, { x, b: other }, null])
       try { model.run(inputs) } catch (error) { said.push(`${error.name}: ${error.message}`) }
     for (const source of ['no.wasm', new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0])])
       try { await load(source) } catch (error) { said.push(error.message) }
@@ -127,7 +128,8 @@ def test_drawings_of_the_example(folder: Path) -> None:
     const x = inputOf(ink, 20, 40)
     const { y } = (await digits()).run({ x })
     const sum = softmax(y).reduce((a, b) => a + b)
-    console.log(JSON.stringify([Array.from(x.slice(8, 16)), Array.from(y), Math.round(sum * 1e6), inputOf(ink.fill(0), 20, 40)]))
+    const nothing = inputOf(ink.fill(0), 20, 40)
+    console.log(JSON.stringify([Array.from(x.slice(8, 16)), Array.from(y), Math.round(sum * 1e6), nothing]))
     """
     row, scores, total, nothing = node(folder, script)  # type: ignore[misc]
     assert row == [-1, -1, -1, 1, 1, -1, -1, -1]
@@ -149,5 +151,8 @@ def test_functions_of_mathematics_are_linked(tmp_path: Path) -> None:
     model = small_model("y = Sin(x)\nz = Pow(y, x)", {"x": (1, 5)}, {}, ["y", "z"])
     module = sbnn_tvm.compile(model, target="wasm", name="two")
     module.export(tmp_path / "two.wasm")
-    script = "const { y } = (await load()).run({ x: Float32Array.of(0, 1, 2, 3, 4) })\nconsole.log(JSON.stringify(Array.from(y)))"
+    script = """
+    const { y } = (await load()).run({ x: Float32Array.of(0, 1, 2, 3, 4) })
+    console.log(JSON.stringify(Array.from(y)))
+    """
     np.testing.assert_allclose(node(tmp_path, script), np.sin(np.arange(5)), rtol=1e-6)  # type: ignore[arg-type]
