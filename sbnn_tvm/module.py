@@ -24,6 +24,9 @@ from .deploy.c_library.write_library import CompiledProgram, c_identifier, write
 from .deploy.linking import write_library
 from .deploy.targets import ONE_OF_SEVERAL, CpuTarget
 from .errors import InputError, LibraryError, TargetError, defects_named
+from .execution import programs
+from .execution.kernel_program import KernelProgram
+from .execution.library_program import LibraryProgram
 from .execution.native_kernels import NativeKernels
 from .execution.run_kernels import KernelRunner, outputs_of, prepare, run_kernels
 from .extras import needed_by
@@ -102,7 +105,7 @@ class CompiledModule:
         return self.library.run(*inputs)
 
     def emulate(self, *inputs: Any) -> tuple[np.ndarray, ...]:
-        """Run the model kernel by kernel in an emulator of the target's CPU.
+        """Run the model kernel by kernel: in an emulator of the target's CPU, unless it is this machine's.
 
         Args:
             inputs: Same as in ``run``.
@@ -115,7 +118,7 @@ class CompiledModule:
             TargetError: If there is no emulator for the target.
         """
         arrays = match_inputs(self.inputs, inputs)
-        return outputs_of(run_kernels(self.lowered, self.emulator, (*arrays, *prepare(self.lowered, self.emulator))))
+        return outputs_of(run_kernels(self.lowered, self.kernel_runner, (*arrays, *self.constants)))
 
     def verify(
         self,
@@ -319,30 +322,35 @@ class CompiledModule:
             return load(self.export(folder / "model.so", runtime), num_threads)
 
     @cached_property
-    def emulator(self) -> KernelRunner:
-        """Runs the target's machine code on this machine, in an emulator.
+    def program(self) -> LibraryProgram | None:
+        """The C library in a program of its own, usually in an emulator; None if the model needs TVM's runtime, or
+        programs for the target cannot run on this machine."""
+        if self.needs_tvm or programs.why_not(self.target) is not None:
+            return None
+        return LibraryProgram(self.export, self._symbol, self.target, self.outputs)
+
+    @cached_property
+    def kernel_runner(self) -> KernelRunner:
+        """Runs single kernels: on this machine if the target is its CPU, otherwise in an emulator.
 
         Raises:
             TargetError: If there is no emulator for the target.
         """
-        with needed_by("the emulator"):
-            from .execution.emulator import Emulator
+        if self.target.native:
+            return NativeKernels(self._kernels, self.target)
+        if self.target.machine in ("aarch64", "arm") and self.target.platform.object_format == "ELF":
+            with needed_by("the emulator"):
+                from .execution.emulator import Emulator
 
-        return Emulator.from_raw_kernels(self._kernels, self.target)
-
-    @property
-    def kernel_runner(self) -> KernelRunner:
-        """Runs single kernels: on this machine if the target is its CPU, otherwise in an emulator."""
-        return self._native_kernels if self.target.native else self.emulator
+            return Emulator.from_raw_kernels(self._kernels, self.target)
+        if reason := programs.why_not(self.target):
+            raise TargetError(f"a model for {self.target} can be neither run nor emulated here: {reason}")
+        return KernelProgram(self._kernels, self.target)
 
     @cached_property
     def constants(self) -> tuple[np.ndarray, ...]:
         """The parameters of ``main`` after the inputs: the coded constants, decoded by ``kernel_runner``."""
         return prepare(self.lowered, self.kernel_runner)
-
-    @cached_property
-    def _native_kernels(self) -> KernelRunner:
-        return NativeKernels(self._kernels, self.target)
 
     def __repr__(self) -> str:
         return f"<CompiledModule: {self.report.summary()}>"

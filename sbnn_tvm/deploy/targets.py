@@ -80,7 +80,7 @@ def _llvm(triple: str, **options: Any) -> dict[str, Any]:
 
 
 def _cortex_m(triple: str, cpu: str, **options: Any) -> dict[str, Any]:
-    return _llvm(triple, mcpu=cpu, **{"mfloat-abi": "hard"}, **options)
+    return _llvm(triple, mcpu=cpu, **{"mfloat-abi": "hard", "vector-width": 128}, **options)
 
 
 _X86 = _llvm("x86_64-unknown-linux-gnu")
@@ -273,7 +273,9 @@ def _isa(name: str, machine: str, features: frozenset[str]) -> Isa:
         return isa.HELIUM if "mve" in features else isa.THUMB
     if "neon" not in features:
         raise TargetError(f'the target {name!r} has no NEON, which the kernels need: add "+neon" to its mattr')
-    return isa.NEON if machine == "aarch64" else isa.ARMV7_NEON
+    if machine != "aarch64":
+        return isa.ARMV7_NEON
+    return isa.NEON_DOTPROD if "dotprod" in features else isa.NEON
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:

@@ -65,6 +65,11 @@ def tile_steps(tile: TileSteps) -> LlvmFunction | None:
     return None
 
 
+def fits_block(pixels: int, vectors: int) -> bool:
+    """Whether the registers suffice for a tile."""
+    return tile_steps(TileSteps(tuple(range(pixels)), pixels * vectors, vectors, 4, 4 * _BYTES, True)) is not None
+
+
 _Popcount = tuple[int, int, int]
 """Step, vector and pixel."""
 

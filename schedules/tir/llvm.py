@@ -73,7 +73,7 @@ class LlvmFunction:
         return T.call_pure_extern(str(self.result), self.name, *args)
 
     def emit(self, *args: tirx.Expr) -> None:
-        """Emit a call for its effects. The function has pointers as arguments, and an int32 result without meaning."""
+        """Emit a call for its effects, for a function of pointers; its int32 result says nothing."""
         self._collect()
         T.evaluate(T.call_extern(str(self.result), self.name, *args))
 

@@ -177,9 +177,8 @@ def _literal(text: str) -> str:
 
 
 def _documented(kind: str, index: int, tensor: Tensor) -> str:
-    return (
-        f" *     {kind}s[{index}]  {_comment(tensor.name)}: {tensor.dtype} {list(tensor.shape)}, {tensor.bytes} bytes"
-    )
+    name = _comment(tensor.name)
+    return f" *     {kind}s[{index}]  {name}: {tensor.dtype} {list(tensor.shape)}, {tensor.bytes} bytes"
 
 
 def _comment(text: str) -> str:

@@ -24,12 +24,13 @@ _{name}_constants:
 #else
 #if defined(__wasm__)
     .section .rodata.{name}_constants, "", @
+    .type {name}_constants, @object
 #else
     .section .rodata.{name}_constants, "a", %progbits
+    .type {name}_constants, %object
 #endif
     .globl {name}_constants
     .hidden {name}_constants
-    .type {name}_constants, %object
     .balign {ALIGNMENT}
 {name}_constants:
     .incbin "{name}_constants.bin"

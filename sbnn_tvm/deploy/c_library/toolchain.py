@@ -49,8 +49,9 @@ class Toolchain:
             LibraryError: If the linker is missing or fails.
         """
         name = f"-Wl,-install_name,@rpath/{output.name}"
-        self._zig("cc", "-target", self.target, "-dynamiclib", name, "-Wl,-dead_strip", "-o", str(output),
-                  *map(str, objects))  # fmt: skip
+        # libSystem has all that zig's own compiler library has, which takes a minute to build.
+        system = ("-nostdlib", "-lSystem", "-Wl,-dead_strip")
+        self._zig("cc", "-target", self.target, "-dynamiclib", *system, name, "-o", str(output), *map(str, objects))
 
     def stand_in(self, name: str) -> Path:
         """An empty shared library that is called ``name``: a library that is linked with it will ask for that name.
@@ -73,8 +74,13 @@ class Toolchain:
         self._zig("ld.lld", "-shared", "-s", "--gc-sections", "-z", "noexecstack", *options, "-o", str(output),
                   *map(str, objects))  # fmt: skip
 
-    def link_program(self, output: Path, objects: Sequence[Path]) -> frozenset[str]:
+    def link_program(self, output: Path, objects: Sequence[Path], script: Sequence[str] = ()) -> frozenset[str]:
         """Link object files and static libraries to a static program without a C library.
+
+        Args:
+            output: The file to write.
+            objects: The object files and libraries.
+            script: Options that name a linker script.
 
         Returns:
             The symbols that none of the files define. A call of such a function would crash.
@@ -91,10 +97,10 @@ class Toolchain:
             "--warn-unresolved-symbols",
             "--error-limit=0",
         )
-        said = self._zig("ld.lld", *options, "-o", str(output), *map(str, objects))
+        said = self._zig("ld.lld", *options, *script, "-o", str(output), *map(str, objects))
         return frozenset(re.findall(r"undefined symbol: (\w+)", said))
 
-    def build_program(self, output: Path, sources: Sequence[Path]) -> None:
+    def build_program(self, output: Path, sources: Sequence[Path], options: Sequence[str] = ()) -> None:
         """Compile and link C sources, object files and static libraries to a static program with a C library.
 
         zig builds the C library of a target once, in a minute or two, and keeps it.
@@ -102,8 +108,8 @@ class Toolchain:
         Raises:
             LibraryError: If the compiler is missing or fails.
         """
-        self._zig("cc", "-target", self.target, *self.flags, "-O2", "-static", "-s", "-o", str(output),
-                  *map(str, sources), "-lm", keep=True)  # fmt: skip
+        self._zig("cc", "-target", self.target, *self.flags, "-O2", "-static", "-s", *options, "-o",
+                  str(output), *map(str, sources), "-lm", keep=True)  # fmt: skip
 
     def link_wasm(self, output: Path, objects: Sequence[Path], exports: Sequence[str], stack: int) -> None:
         """Link object files to a WebAssembly module that imports nothing.

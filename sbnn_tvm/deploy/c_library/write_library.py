@@ -85,7 +85,9 @@ def write_c_library(
         parts = folder / name
         parts.mkdir()
         zig = zig_target(target)
-        toolchain = Toolchain(zig.name, folder, zig.flags)
+        # A shared library serves any program, also one that has no threads.
+        flags = (*zig.flags, "-DSBNN_WEAK") if path.suffix == ".so" else zig.flags
+        toolchain = Toolchain(zig.name, folder, flags)
         objects, records = _write_parts(parts, name, builds, target, metadata, toolchain)
         if path.suffix in (".so", ".dylib", ".a"):
             _write_text(path.with_name(f"{name}.h"), (parts / f"{name}.h").read_text("utf-8"))

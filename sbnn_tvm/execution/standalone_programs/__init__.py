@@ -1,1 +1,1 @@
-"""The C and JavaScript sources of programs that run a library outside this process (standalone_runner.py)."""
+"""The C and JavaScript sources of programs that run a library outside this process (programs.py)."""

@@ -163,10 +163,8 @@ static const char *sbnn_text(int code)
     case SBNN_ERROR_SIZE: return "an input or output has another number of bytes than the model declares";
     case SBNN_ERROR_OPTIONS: return "an option has a value that is not allowed: threads must be at most 256";
     case SBNN_ERROR_CPU: return "this CPU lacks an instruction that the library needs";
-#if SBNN_THREADS == 1
-    case SBNN_ERROR_THREADS:
-        return "threads cannot be started: the system refuses more, or the program has no pthread_create (link -pthread, "
-               "and a static program with -Wl,-u,pthread_create)";
+#if defined(SBNN_WEAK)
+    case SBNN_ERROR_THREADS: return "the system refuses more threads, or the program has none: link it with -pthread";
 #else
     case SBNN_ERROR_THREADS: return "threads are not available here, or the system refuses more: set threads to 1";
 #endif
