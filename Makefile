@@ -74,6 +74,7 @@ bench: $(INSTALLED)
 	-$(BIN)/python benchmarks/sparse_kernels.py --output out/sparse_kernels.json
 	-$(BIN)/python benchmarks/sparse_kernels.py --target x86-64-v3 --output out/sparse_kernels_avx2.json
 	-$(BIN)/python benchmarks/instructions.py --output out/instructions.json
+	-$(BIN)/python benchmarks/float_cycles.py --output out/float_cycles.json
 	-$(BIN)/python benchmarks/networks.py --output out/networks.json
 	$(BIN)/python benchmarks/plots.py
 

@@ -16,6 +16,7 @@ The exit code is 1 if the loops of a layer miss the bar of 0.8 on a core for no 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 
@@ -49,17 +50,14 @@ PEAKS = {
 }
 """Multiply-adds of four float32 numbers that a core can begin per cycle.
 
-LLVM 19's models allow 2 on the Cortex-A55, which is too many, and 2 on the Apple M1 (3 by element), too few: the model
-is that of an older core. The smaller number counts.
+LLVM 19's models allow 2 on the Cortex-A55, which is too many, and 2 on the Apple M1 (3 by element), which is too few:
+the model is that of an older core. The smaller number counts.
 """
 
 REASONS = {
-    (
-        "cortex-a53",
-        "",
-    ): "no load ends before an earlier multiply-add in LLVM's model, and these take 10 cycles. So loads "
-    "wait 6 cycles, and nothing overlaps them. No order of the instructions of a tile that fits 32 registers passes "
-    "0.72. The core itself ends loads early.",
+    ("cortex-a53", ""): "no load ends before an earlier multiply-add in LLVM's model, and these take 10 cycles. So "
+    "loads wait 6 cycles, and nothing overlaps them. With 32 registers, no order of the loads and multiply-adds of a "
+    "convolution passes 0.72. Depthwise convolutions have a load for every other multiply-add.",
     ("cortex-a55", "depthwise 3x3/2"): "one output reads two new columns: of the instructions, 4 of 10 are loads, and "
     "the border tiles compute an address for each of them.",
     ("cortex-a55", "max pooling"): "a fifth of the multiply-adds are in the transforms, which have as many additions, "
@@ -136,7 +134,7 @@ class Share:
         return self.loops >= BAR
 
 
-def shares(layer: FloatLayer, target: CpuTarget) -> list[Share]:
+def shares(layer: FloatLayer, target: CpuTarget, cores: Sequence[str] = CORES) -> list[Share]:
     """Run the kernel of a layer in the emulator, and model it on every core."""
     rng = np.random.default_rng(0)
     shape = layer.shape
@@ -146,7 +144,7 @@ def shares(layer: FloatLayer, target: CpuTarget) -> list[Share]:
     arrays = [data, *kernel.constants, *(np.zeros(each, dtype) for each, dtype in kernel.outputs)]
     emulator = Emulator(tvm.IRModule({"kernel": kernel.func}), target)
     execution = execute(emulator, target.machine, "kernel", arrays)
-    return [_share(layer, kernel, execution, core) for core in CORES]
+    return [_share(layer, kernel, execution, core) for core in cores]
 
 
 def _share(layer: FloatLayer, kernel: Kernel, execution: Execution, core: str) -> Share:
@@ -196,9 +194,8 @@ def main() -> int:
     table = Table(title=f"Share of the multiply-add peak, {target}: loops / whole call")
     for heading in ("layer", "kernel", *CORES):
         table.add_column(heading, justify="left" if heading in ("layer", "kernel") else "right")
-    table.add_row(
-        "peak, multiply-adds per cycle", "", *(f"{peak(core, True):g} / {peak(core, False):g}" for core in CORES)
-    )
+    peaks = (f"{peak(core, by_element=True):g} / {peak(core, by_element=False):g}" for core in CORES)
+    table.add_row("peak, multiply-adds per cycle", "", *peaks)
     found: list[Share] = []
     for layer in LAYERS:
         if arguments.only in layer.name:

@@ -42,6 +42,7 @@ class Isa:
             stored, since a decoded copy would need RAM, and the cost model prefers kernels with few of them.
         multiplies_by_lane: Whether a float multiply-add takes a factor from one lane of a register, for all lanes of
             the other factor (``fmla v0.4s, v1.4s, v2.s[3]``).
+        dot_product: Whether one instruction adds products of four bytes to a 32-bit sum (ARM's udot).
     """
 
     name: str
@@ -55,6 +56,7 @@ class Isa:
     scalar: bool = False
     small: bool = False
     multiplies_by_lane: bool = False
+    dot_product: bool = False
 
     def __str__(self) -> str:
         if self.scalar:
@@ -119,6 +121,16 @@ NEON = Isa(  # eor, cnt, uadalp into 16-bit counters
     popcount=PopcountMethod.VECTOR,
     multiplies_by_lane=True,
 )
+NEON_DOTPROD = Isa(  # also udot: four bytes at once into a 32-bit counter
+    name="neon-dotprod",
+    architecture="aarch64",
+    vector_bits=128,
+    registers=32,
+    word_bits=16,
+    popcount=PopcountMethod.VECTOR,
+    dot_product=True,
+    multiplies_by_lane=True,
+)
 ARMV7_NEON = Isa(
     name="armv7-neon", architecture="arm", vector_bits=128, registers=16, word_bits=16, popcount=PopcountMethod.VECTOR
 )
@@ -167,7 +179,7 @@ ISAS = {
     isa.name: isa
     for isa in (
         *(AVX512_VPOPCNTDQ, AVX512, AVX2, X86_BASELINE),
-        *(NEON, ARMV7_NEON, THUMB, HELIUM),
+        *(NEON, NEON_DOTPROD, ARMV7_NEON, THUMB, HELIUM),
         *(RISCV64, RISCV64_V, WASM),
     )
 }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..profiling.board import BoardTiming
     from ..profiling.profile import KernelTime
     from ..profiling.timing import Timing
-    from ..runtime.metadata import Metadata
+    from ..runtime.metadata import BuildRecord, Metadata
     from ..verification.result import LayerComparison, OutputComparison, Verification
 
 _VERIFICATION = ("elements", "largest difference", "flipped", "wrong")
@@ -78,6 +78,7 @@ def metadata_table(metadata: Metadata, parts: LibraryParts) -> Table:
     if metadata.runtime == "c":
         rows["C names"] = printable(f"{metadata.symbol}_init, {metadata.symbol}_run and so on, in {metadata.symbol}.h")
     rows |= {
+        "builds": _builds(metadata.builds),
         "size": f"{readable_bytes(parts.file)}: {_parts(parts)}",
         "made by": printable(f"sbnn_tvm {metadata.sbnn_version} with TVM {metadata.tvm_version}"),
     }
@@ -87,6 +88,18 @@ def metadata_table(metadata: Metadata, parts: LibraryParts) -> Table:
 def _parts(parts: LibraryParts) -> str:
     named = {"code": parts.code, "constants": parts.constants, "record": parts.record}
     return ", ".join(f"{readable_bytes(size)} {name}" for name, size in named.items())
+
+
+def _builds(builds: Sequence[BuildRecord]) -> str:
+    lines = []
+    for build in builds:
+        line = f"{build.name}: {readable_bytes(build.code)} of code, {readable_bytes(build.constants)} of constants"
+        if build.own_constants < build.constants:
+            line += f", {readable_bytes(build.constants - build.own_constants)} of them shared with those above"
+        if len(builds) > 1:
+            line += f"; needs {', '.join(build.features) or 'any CPU of this architecture'}"
+        lines.append(printable(line))
+    return "\n".join(lines)
 
 
 def timing_table(times: Mapping[str, Timing]) -> Table:
@@ -123,7 +136,8 @@ def _properties(rows: Mapping[str, str]) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, Text(value))
+        if value:
+            table.add_row(name, Text(value))
     return table
 
 

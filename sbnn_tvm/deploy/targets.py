@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tvm.target import Target, codegen
@@ -29,6 +29,8 @@ class CpuTarget:
         platform: The operating system, its C library and the format of its files.
         features: The features that the CPU must have at run time (sbnn_tvm.runtime.cpu), by LLVM's names.
         target: The target for ``tvm.compile``.
+        builds: The targets of all builds of a library that holds several, best first; empty for one build. The other
+            attributes are those of the build for this machine, or of the best one.
     """
 
     name: str
@@ -37,6 +39,7 @@ class CpuTarget:
     platform: Platform
     features: frozenset[str]
     target: Target = field(compare=False, repr=False)
+    builds: tuple[CpuTarget, ...] = ()
 
     @property
     def machine(self) -> str:
@@ -47,6 +50,11 @@ class CpuTarget:
     def runtimes(self) -> tuple[Runtime, ...]:
         """The runtimes that can run a model there."""
         return self.platform.runtimes(self.machine)
+
+    @property
+    def single(self) -> CpuTarget:
+        """The target of one build: this one, or the build that the attributes describe."""
+        return next((build for build in self.builds if build.features == self.features), self)
 
     @property
     def native(self) -> bool:
@@ -72,7 +80,7 @@ def _llvm(triple: str, **options: Any) -> dict[str, Any]:
 
 
 def _cortex_m(triple: str, cpu: str, **options: Any) -> dict[str, Any]:
-    return _llvm(triple, mcpu=cpu, **{"mfloat-abi": "hard"}, **options)
+    return _llvm(triple, mcpu=cpu, **{"mfloat-abi": "hard", "vector-width": 128}, **options)
 
 
 _X86 = _llvm("x86_64-unknown-linux-gnu")
@@ -81,10 +89,10 @@ _ARMV7 = _llvm("armv7-unknown-linux-gnueabihf", **{"mfloat-abi": "hard"})
 _RVA22 = ["+m", "+a", "+f", "+d", "+c", "+zba", "+zbb", "+zbs"]  # what the profile RVA22U64 has of use to us
 
 NAMED: dict[str, dict[str, Any]] = {
-    "x86": {**_X86, "mcpu": "x86-64-v3"},
     "x86-64": {**_X86, "mcpu": "x86-64"},
     "x86-64-v3": {**_X86, "mcpu": "x86-64-v3"},
     "x86-64-v4": {**_X86, "mcpu": "x86-64-v4"},
+    "icelake-server": {**_X86, "mcpu": "icelake-server"},
     # Without mcpu: on an in-order core, code scheduled for a big core takes three times as long as generic code.
     "arm": {**_AARCH64, "mattr": ["+neon"]},
     "cortex-a53": {**_AARCH64, "mcpu": "cortex-a53"},
@@ -93,8 +101,9 @@ NAMED: dict[str, dict[str, Any]] = {
     "armv7": {**_ARMV7, "mattr": ["+neon"]},
     "riscv64": _llvm("riscv64-unknown-linux-gnu", mcpu="generic-rv64", mattr=_RVA22),
     "riscv64-v": _llvm("riscv64-unknown-linux-gnu", mcpu="generic-rv64", mattr=[*_RVA22, "+v"]),
-    "wasm": _llvm("wasm32-unknown-unknown", mattr=["+simd128"]),
-    # LLVM avoids the fused multiply-add of this core, which takes 3 cycles instead of 2. It gives the results of others.
+    "wasm": _llvm("wasm32-unknown-unknown", mattr=["+simd128"], **{"vector-width": 128}),
+    # LLVM avoids the fused multiply-add of this core, which takes 3 cycles instead of 2, but gives the results of
+    # other CPUs.
     "cortex-m4": _cortex_m("thumbv7em-unknown-none-eabihf", "cortex-m4", mattr=["-slowfpvfmx"]),
     "cortex-m7": _cortex_m("thumbv7em-unknown-none-eabihf", "cortex-m7"),
     # Vectors of integers alone: LLVM 22 turns 0 > x into Helium's "x less than zero", which holds if x is NaN.
@@ -107,9 +116,15 @@ NAMED: dict[str, dict[str, Any]] = {
     "aarch64-apple-macos": _llvm("arm64-apple-macosx11.0.0", mcpu="apple-a14"),  # the cores of the M1
     "aarch64-apple-ios": _llvm("arm64-apple-ios13.0.0", mcpu="apple-a10"),
 }
-"""The named targets except ``"native"``, as TVM target dicts."""
+"""The named targets of one build except ``"native"``, as TVM target dicts."""
 
-KNOWN = ("native", *NAMED)
+SEVERAL: dict[str, tuple[str, ...]] = {"x86": ("icelake-server", "x86-64-v3", "x86-64")}
+"""The named targets of several builds, best first. ARM has none: docs/targets.md says why."""
+
+ONE_OF_SEVERAL = {"x86": "x86-64-v3"}
+"""The build of such a target for TVM's runtime, whose libraries hold one."""
+
+KNOWN = ("native", *SEVERAL, *NAMED)
 """The names that ``resolve`` takes."""
 
 
@@ -134,6 +149,8 @@ def resolve(target: str | Mapping[str, Any] | Target | CpuTarget | None = None) 
     if isinstance(target, str):
         if target == "native":
             return _from_dict("native", _native())
+        if target in SEVERAL:
+            return of_builds(target, [resolve(name) for name in SEVERAL[target]])
         if target not in NAMED:
             raise TargetError(f"unknown target {target!r}: {_suggest(target, KNOWN)}, or a TVM target dict")
         return _from_dict(target, NAMED[target])
@@ -145,6 +162,17 @@ def resolve(target: str | Mapping[str, Any] | Target | CpuTarget | None = None) 
             f"but got a {type(target).__name__}"
         )
     return _from_dict(None, target)
+
+
+def of_builds(name: str, builds: Sequence[CpuTarget]) -> CpuTarget:
+    """A target whose libraries hold several builds.
+
+    Args:
+        name: Its name.
+        builds: The targets of the builds, for one platform, best first.
+    """
+    described = next((build for build in builds if build.native), builds[0])
+    return replace(described, name=name, builds=tuple(builds))
 
 
 def can_run_here(target: CpuTarget) -> bool:
@@ -245,7 +273,9 @@ def _isa(name: str, machine: str, features: frozenset[str]) -> Isa:
         return isa.HELIUM if "mve" in features else isa.THUMB
     if "neon" not in features:
         raise TargetError(f'the target {name!r} has no NEON, which the kernels need: add "+neon" to its mattr')
-    return isa.NEON if machine == "aarch64" else isa.ARMV7_NEON
+    if machine != "aarch64":
+        return isa.ARMV7_NEON
+    return isa.NEON_DOTPROD if "dotprod" in features else isa.NEON
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:

@@ -28,10 +28,10 @@ def used_features(objects: Iterable[BinaryIO], target: CpuTarget) -> frozenset[s
     """The features that the code of object files needs at run time.
 
     An instruction that the decoder does not know may need any feature. Then these are all features of the target,
-    as they are for an architecture without a decoder.
+    as they are for an architecture without a decoder, and for object files of another format.
 
     Args:
-        objects: ELF object files. Those for 32-bit ARM need their symbols, which tell code from data.
+        objects: The object files. Those for 32-bit ARM need their symbols, which tell code from data.
         target: What they were compiled for.
 
     Returns:
@@ -41,7 +41,7 @@ def used_features(objects: Iterable[BinaryIO], target: CpuTarget) -> frozenset[s
         LibraryError: If the code uses a feature that the target lacks or that cannot be checked at run time.
     """
     decode = _DECODERS.get(target.machine)
-    if decode is None:
+    if decode is None or target.platform.object_format != "ELF":
         return target.features
     pieces: dict[_Mode, list[bytes]] = {}
     for file in objects:
@@ -60,6 +60,14 @@ def used_features(objects: Iterable[BinaryIO], target: CpuTarget) -> frozenset[s
             f"cannot check: compile for a target with fewer features"
         )
     return frozenset(found)
+
+
+def code_bytes(file: BinaryIO) -> int:
+    """Bytes of the machine code of an ELF object file; 0 for another format."""
+    file.seek(0)
+    if file.read(4) != b"\x7fELF":
+        return 0
+    return sum(len(code) for _, code in _code(file))
 
 
 _EXECUTABLE = 4  # SHF_EXECINSTR
@@ -246,8 +254,8 @@ _ARM = _Arm(
         "MATMULINT8": "i8mm",
         "BF16": "bf16",
     },
-    # ARMv7-A with a floating-point unit
-    frozenset({"V4T", "V5T", "V5TE", "V6", "V6K", "V6T2", "V7", "MP", "V7CLREX", "DB", "DSP"})
+    # ARMv7-A with a floating-point unit; microcontrollers have some of its instructions, too
+    frozenset({"V4T", "V5T", "V5TE", "V6", "V6K", "V6T2", "V7", "MP", "V7CLREX", "DB", "DSP", "V6M", "V8MBASELINE"})
     | frozenset({"FPREGS", "FPREGS64", "VFP2", "DPVFP"}),
 )
 _THUMB = replace(_ARM, decoder=(capstone.CS_ARCH_ARM, capstone.CS_MODE_THUMB | capstone.CS_MODE_V8))

@@ -53,6 +53,7 @@ def write_bench_program(module: CompiledModule, folder: Path) -> Path:
     check_has_bench_program(module.target)
     name = c_identifier(module.report.model)
     library, program = module.export(folder / "model.a", "c"), folder / "bench_program"
-    options = (f"-DMODEL_NAME={name}", "-include", str(library.with_name(f"{name}.h")))
-    Toolchain(_MUSL[module.target.machine], folder).link_static_program(program, [_SOURCE, library], options)
+    header = library.with_name(f"{name}.h")
+    options = ("-std=c11", "-D_GNU_SOURCE", f"-DMODEL_NAME={name}", "-include", str(header))
+    Toolchain(_MUSL[module.target.machine], folder).build_program(program, [_SOURCE, library], options)
     return program

@@ -92,8 +92,7 @@ ARM_FLAGS = {
     "bf16": "asimdbf16",
 }
 
-# The kernel's names of the bits of AT_HWCAP and AT_HWCAP2, as in /proc/cpuinfo (arch/*/include/uapi/asm/hwcap.h).
-_HWCAP = {
+HWCAP = {
     "aarch64": (
         {
             **{"fp": 0, "asimd": 1, "aes": 3, "sha2": 6, "crc32": 7, "atomics": 8, "asimdhp": 10, "asimdrdm": 12},
@@ -109,6 +108,7 @@ _HWCAP = {
         {"crc32": 4},
     ),
 }
+"""The bits of AT_HWCAP and AT_HWCAP2, by the names in /proc/cpuinfo (the kernel's arch/*/include/uapi/asm/hwcap.h)."""
 
 CORTEX_M_FLAGS = {
     name: name for name in ("dsp", "vfp4d16sp", "fp-armv8d16sp", "fp-armv8d16", "fp64", "mve", "mve.fp", "lob")
@@ -241,7 +241,7 @@ def _auxiliary_flags(machine: str, path: Path) -> frozenset[str]:
 
     /proc/cpuinfo has other names for 32-bit processes on a 64-bit kernel, and in an emulator may speak of the host.
     """
-    if machine not in _HWCAP:
+    if machine not in HWCAP:
         return frozenset()
     try:
         data = path.read_bytes()
@@ -251,7 +251,7 @@ def _auxiliary_flags(machine: str, path: Path) -> frozenset[str]:
     entries = dict(pair.iter_unpack(data[: len(data) // pair.size * pair.size]))
     words = entries.get(_AT_HWCAP, 0), entries.get(_AT_HWCAP2, 0)
     return frozenset(
-        flag for word, bits in zip(words, _HWCAP[machine], strict=True) for flag, bit in bits.items() if word >> bit & 1
+        flag for word, bits in zip(words, HWCAP[machine], strict=True) for flag, bit in bits.items() if word >> bit & 1
     )
 
 

@@ -23,7 +23,7 @@ DTYPES = (
 RUNTIMES = ("c", "tvm")
 """What runs a library: its own C code, or TVM's runtime."""
 
-_LATER = {"runtime": "tvm", "parallel": True, "symbol": ""}
+_LATER = {"runtime": "tvm", "parallel": True, "symbol": "", "builds": []}
 """Fields that records of format 2 lack, and what they mean there."""
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -55,6 +55,25 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class BuildRecord:
+    """A build of a C library: the model for one kind of CPU.
+
+    Attributes:
+        name: Name of its target.
+        features: The features that its machine code uses, sorted.
+        code: Bytes of its machine code.
+        constants: Bytes of its constants.
+        own_constants: Bytes of those constants that the builds before it do not have.
+    """
+
+    name: str
+    features: tuple[str, ...]
+    code: int
+    constants: int
+    own_constants: int
+
+
+@dataclass(frozen=True)
 class Metadata:
     """The metadata of a library.
 
@@ -73,6 +92,8 @@ class Metadata:
         parallel: Whether some of its loops are parallel, so that several threads can share the work of a call.
         prepares: Whether it has a function ``prepare`` that decodes constants; ``main`` takes them after the inputs. A
             C library decodes them itself.
+        builds: The builds of a C library, best first. It runs the first one that the CPU can run; ``features`` are
+            those of the last one.
     """
 
     name: str
@@ -88,6 +109,7 @@ class Metadata:
     symbol: str = ""
     parallel: bool = True
     prepares: bool = False
+    builds: tuple[BuildRecord, ...] = ()
 
     @property
     def machine(self) -> str:
@@ -118,17 +140,21 @@ class Metadata:
         _check(runtime in RUNTIMES, "runtime", f"one of {', '.join(RUNTIMES)}", runtime)
         valid = bool(_IDENTIFIER.fullmatch(symbol)) if runtime == "c" else not symbol
         _check(valid, "symbol", "a C identifier for the runtime c, otherwise empty", symbol)
-        for name in ("inputs", "outputs", "features"):
+        for name in ("inputs", "outputs", "features", "builds"):
             _check(isinstance(record[name], list), name, "a list", record[name])
         for name in ("inputs", "outputs"):
             record[name] = tuple(_tensor(spec, f"{name}[{index}]") for index, spec in enumerate(record[name]))
         record["features"] = tuple(record["features"])
+        record["builds"] = tuple(_build(each, f"builds[{index}]") for index, each in enumerate(record["builds"]))
         metadata = cls(**record)
         _check(metadata.machine in FLAGS, "triple", f"one for {', '.join(FLAGS)}", metadata.triple)
         known = FLAGS[metadata.machine]
-        for index, feature in enumerate(metadata.features):
-            valid = isinstance(feature, str) and feature in known
-            _check(valid, f"features[{index}]", f"a feature of {metadata.machine} that this version knows", feature)
+        lists = {"features": metadata.features}
+        lists |= {f"builds[{index}].features": build.features for index, build in enumerate(metadata.builds)}
+        for name, features in lists.items():
+            for index, feature in enumerate(features):
+                valid = isinstance(feature, str) and feature in known
+                _check(valid, f"{name}[{index}]", f"a feature of {metadata.machine} that this version knows", feature)
         _json(metadata.report, "report")
         return metadata
 
@@ -145,6 +171,17 @@ def _tensor(spec: object, where: str) -> TensorSpec:
     tensor = TensorSpec(name, tuple(shape), dtype)
     _check(tensor.bytes <= _LARGEST_TENSOR, f"{where}.shape", f"one of at most {_LARGEST_TENSOR} bytes", shape)
     return tensor
+
+
+def _build(build: object, where: str) -> BuildRecord:
+    names = {field.name for field in fields(BuildRecord)}
+    _check(isinstance(build, Mapping) and build.keys() == names, where, "an object of the fields of a build", build)
+    assert isinstance(build, Mapping)
+    _check(isinstance(build["name"], str), f"{where}.name", "text", build["name"])
+    _check(isinstance(build["features"], list), f"{where}.features", "a list", build["features"])
+    for name in ("code", "constants", "own_constants"):
+        _check(_is_size(build[name]), f"{where}.{name}", "a size", build[name])
+    return BuildRecord(**{**build, "features": tuple(build["features"])})
 
 
 def _is_size(value: object) -> bool:

@@ -151,8 +151,11 @@ class _Context:
         Raises:
             _CodeError: If the library refuses.
         """
-        _check(self._functions.init(self._pointer, self._memory.nbytes, byref(options(threads))))
-        self.threads = threads
+        self.threads = threads  # before: an interrupt may come when they have started
+        code = self._functions.init(self._pointer, self._memory.nbytes, byref(options(threads)))
+        if code != 0:
+            self.threads = 0
+        _check(code)
 
     def forget_threads(self) -> None:
         """Never wait for the context's threads to end: they do not exist in a forked child."""

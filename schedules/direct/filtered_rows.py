@@ -28,7 +28,7 @@ from tvm.tirx.script import builder as T
 from ..isa import Isa
 from ..shapes import Conv2dShape
 from ..tir.loops import parallel_rows
-from ..tir.vectors import VectorType, load, powers_of_two, store, transposed
+from ..tir.vectors import VectorType, lanes_of, load, powers_of_two, store, transposed
 from .loop_nest import Store
 from .minimal_filters import MOST_TAPS, OUTPUTS, MinimalFilter, minimal_filter
 from .tiles import Tile, default_tile
@@ -235,13 +235,11 @@ class FilteredRows:
 
     def _inputs(self, image: tirx.Buffer, source: tuple[tirx.Expr, tirx.Expr], first: tirx.Expr) -> Iterator[tirx.Expr]:
         """Emit one input of each tile of a register tile, in all lanes."""
-        vector_type = VectorType("float32", self.lanes)
         run = self.lanes if self.by_lane else 1
         for start in range(0, self.tile.pixels, run):
             for begin, size in powers_of_two(min(run, self.tile.pixels - start)):
                 loaded = T.bind(load(image, source, first + (start + begin), size))
-                for i in range(size):
-                    yield T.bind(vector_type.broadcast(tirx.Shuffle([loaded], [i]) if size > 1 else loaded))
+                yield from map(T.bind, lanes_of(loaded, self.lanes))
 
 
 def _combination(factors: Sequence[float], values: Sequence[tirx.Expr]) -> tirx.Expr:

@@ -37,8 +37,9 @@ from tvm.tirx.script import builder as T
 from ..kernel import Kernel
 from ..shapes import Conv2dShape
 from ..tir.kernel_builder import KernelBuilder
+from ..tir.llvm import LlvmFunction
 from ..tir.loops import parallel_rows
-from ..tir.vectors import Index, VectorType, load, powers_of_two, store
+from ..tir.vectors import Index, VectorType, lanes_of, load, powers_of_two, store
 from .tiles import Tile
 
 # Channels per store once a row is collected: a multiple of 8 that divides every word size.
@@ -68,6 +69,10 @@ class ReductionLoop:
     stride: int
     rows: int = 0
 
+    def grouped(self, steps: int) -> ReductionLoop:
+        """The loop with ``steps`` steps per iteration."""
+        return ReductionLoop(self.extent // steps, self.stride * steps, self.rows)
+
 
 @dataclass(frozen=True)
 class Partial:
@@ -76,10 +81,12 @@ class Partial:
     Attributes:
         dtype: The dtype of the narrow accumulators.
         steps: The number of steps that cannot overflow them.
+        lanes: Lanes of a vector of them.
     """
 
     dtype: str
     steps: int
+    lanes: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +112,10 @@ class MultiplyAccumulate:
     def partial(self) -> Partial | None:
         """The narrow accumulators, or None if steps add to the full-width accumulators."""
         return None
+
+    def widened(self, narrow: tirx.Expr) -> tirx.Expr:
+        """A vector of narrow accumulators as one of full-width accumulators."""
+        return VectorType(self.accumulator, self.lanes).cast(narrow)
 
     @property
     def together(self) -> int:
@@ -133,6 +144,21 @@ class MultiplyAccumulate:
     def accumulate(self, sums: tirx.Expr, x: tuple[tirx.Expr, ...], w: tuple[tirx.Expr, ...]) -> tirx.Expr:
         """Add the products of a step."""
         return sums + x[0] * w[0]
+
+    def block(self, tile: Tile, pixels: Sequence[int], stride: int, steps: int) -> LlvmFunction | None:
+        """A function for all steps of the innermost loop; None if steps are emitted one by one.
+
+        Args:
+            tile: The register tile.
+            pixels: The pixels of the tile to process.
+            stride: Elements of the image from a pixel to the next one.
+            steps: The number of steps.
+
+        Returns:
+            A function of pointers to the accumulators [pixels, vectors] of the tile, and to the elements of the image
+            and of the weights that the first step reads.
+        """
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -367,7 +393,7 @@ class Nest:
         width = conv.shape.out_width
         with T.serial(0, -(-width // tile.pixels)) as i:
             x = T.bind(tirx.min(i * tile.pixels, width - tile.pixels))
-            accumulators = self._zeros(conv.arithmetic.accumulator)
+            accumulators = self._zeros(VectorType(conv.arithmetic.accumulator, conv.arithmetic.lanes))
             self._reduce(accumulators, (*row, x), group, T.bind(group * conv.blocks + block))
             for p in range(tile.pixels):
                 values = [self._vector(accumulators, p * tile.vectors + v) for v in range(tile.vectors)]
@@ -403,25 +429,35 @@ class Nest:
     ) -> None:
         """Emit the sums over the window in one plane for every pixel of the tile; a pixel has ``pixel`` elements."""
         shape, partial = self.conv.shape, self.conv.arithmetic.partial
-        column = ReductionLoop(shape.kernel[1], shape.dilation[1] * pixel)
-        columns = _fuse([column, *self.conv.loops])
-        together = self.conv.arithmetic.together
+        column, loops, stride = (
+            ReductionLoop(shape.kernel[1], shape.dilation[1] * pixel), self.conv.loops, shape.strides[1] * pixel
+        )  # fmt: skip
+        columns, together = _fuse([column, *loops]), self.conv.arithmetic.together
         if together > 1:
-            (row,) = columns
-            columns = [ReductionLoop(row.extent // together, row.stride * together)]
+            columns = [columns[0].grouped(together)]
+        elif self.conv.skips_columns:
+            subsets = [self._pixels_inside(kx) for kx in range(shape.kernel[1])]
+            together = self._steps_of_block(loops[-1].extent, stride, subsets)
+            loops = (*loops[:-1], loops[-1].grouped(together))
+        else:
+            together = self._steps_of_block(columns[-1].extent, stride, [range(self.conv.tile.pixels)])
+            columns[-1] = columns[-1].grouped(together)
         rows = ReductionLoop(shape.kernel[0], 0, shape.dilation[0])
 
         def step(target: tirx.Buffer, place: _Place, pixels: Sequence[int] = range(self.conv.tile.pixels)) -> None:
-            at = [n, T.bind(place.line), T.bind(place.element)]
-            weights = self._step_weights(block, T.bind(place.step * together))
-            self._step(target, at, shape.strides[1] * pixel, weights, pixels)
+            at, number = [n, T.bind(place.line), T.bind(place.element)], T.bind(place.step * together)
+            function = self.conv.arithmetic.block(self.conv.tile, pixels, stride, together) if pixels else None
+            if function is None:
+                self._step(target, at, stride, self._step_weights(block, number), pixels)
+            else:
+                function.emit(target.data, T.address_of(self.image[at]), T.address_of(self.weights[block, number, 0]))
 
         def chunk(walk: Callable[[Callable[[_Place], None]], None]) -> None:
             assert partial is not None
-            narrow, wide = self._zeros(partial.dtype), VectorType(str(accumulators.dtype), self.conv.arithmetic.lanes)
+            narrow = self._zeros(VectorType(partial.dtype, partial.lanes))
             walk(lambda place: step(narrow, place))
             for k in range(self.conv.tile.pixels * self.conv.tile.vectors):
-                added = wide.cast(self._vector(narrow, k))
+                added = self.conv.arithmetic.widened(self._vector(narrow, k))
                 store(accumulators, self._vector(accumulators, k) + added, (k,), 0)
 
         def walk_row(place: _Place) -> None:
@@ -430,12 +466,12 @@ class Nest:
             elif not self.conv.skips_columns:
                 _walk(columns, place, lambda place: step(accumulators, place))
             else:
-                inner = prod(loop.extent for loop in self.conv.loops)
+                inner = prod(loop.extent for loop in loops)
                 for kx in range(shape.kernel[1]):
                     moved, pixels = place.moved(column, tirx.const(kx, "int32"), inner), self._pixels_inside(kx)
-                    _walk(self.conv.loops, moved, functools.partial(step, accumulators, pixels=pixels))
+                    _walk(loops, moved, functools.partial(step, accumulators, pixels=pixels))
 
-        inner = prod(loop.extent for loop in columns)
+        inner = prod(loop.extent for loop in ([column, *loops] if self.conv.skips_columns else columns))
         if self.conv.skips_rows or self.conv.skips_columns:
             first, end = self._inside(place.line) if self.conv.skips_rows else (0, shape.kernel[0])
             with T.serial(first, end) as i:
@@ -447,6 +483,11 @@ class Nest:
             _walk([rows, *columns], place, lambda place: step(accumulators, place))
         else:
             _walk_in_chunks([rows, *columns], place, partial.steps, chunk)
+
+    def _steps_of_block(self, steps: int, stride: int, subsets: Sequence[Sequence[int]]) -> int:
+        """``steps`` if the arithmetic has blocks of them for all these subsets of the pixels, otherwise 1."""
+        blocks = (self.conv.arithmetic.block(self.conv.tile, pixels, stride, steps) for pixels in subsets if pixels)
+        return steps if all(blocks) else 1
 
     def _pixels_inside(self, tap: int) -> list[int]:
         """The output pixels of a row for which tap column ``tap`` is inside the image."""
@@ -502,13 +543,12 @@ class Nest:
         """Emit ``length`` steps on neighbouring elements, the first of them at ``place``."""
         arithmetic, tile = self.conv.arithmetic, self.conv.tile
         line, element = T.bind(place.line), T.bind(place.element)
-        elements = [T.bind(load(self.image, (n, line), element + p * stride, length)) for p in range(tile.pixels)]
-        vector = VectorType(arithmetic.image_element, arithmetic.lanes)
+        loaded = [T.bind(load(self.image, (n, line), element + p * stride, length)) for p in range(tile.pixels)]
+        elements = [lanes_of(vector, arithmetic.lanes) for vector in loaded]
         # All loads come first: a core that executes in order waits once.
         weights = [self._step_weights(block, T.bind(place.step + i)) for i in range(length)]
         for i, p in itertools.product(range(length), range(tile.pixels)):
-            factor = tirx.Shuffle([elements[p]], [i]) if length > 1 else elements[p]
-            value = (T.bind(vector.broadcast(factor)),)
+            value = (T.bind(elements[p][i]),)
             for v in range(tile.vectors):
                 k = p * tile.vectors + v
                 store(sums, arithmetic.accumulate(self._vector(sums, k), value, weights[i][v]), (k,), 0)
@@ -520,16 +560,16 @@ class Nest:
     def _position(self, n: tirx.Expr, y: tirx.Expr, x: tirx.Expr) -> tuple[tirx.Expr, ...]:
         return (x,) if self.conv.dense else (n, y, x)
 
-    def _zeros(self, dtype: str) -> tirx.Buffer:
+    def _zeros(self, vector: VectorType) -> tirx.Buffer:
         """Accumulators of the tile, set to 0."""
-        tile, lanes = self.conv.tile, self.conv.arithmetic.lanes
-        accumulators = T.alloc_buffer((tile.pixels * tile.vectors, lanes), dtype)
+        tile = self.conv.tile
+        accumulators = T.alloc_buffer((tile.pixels * tile.vectors, vector.lanes), vector.element)
         for k in range(tile.pixels * tile.vectors):
-            store(accumulators, VectorType(dtype, lanes).constant(0), (k,), 0)
+            store(accumulators, vector.constant(0), (k,), 0)
         return accumulators
 
     def _vector(self, buffer: tirx.Buffer, row: int) -> tirx.Expr:
-        return load(buffer, (row,), 0, self.conv.arithmetic.lanes)
+        return load(buffer, (row,), 0, int(buffer.shape[1]))
 
 
 @dataclass(frozen=True, eq=False)

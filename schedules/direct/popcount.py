@@ -29,7 +29,7 @@ from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain
 
 from ..epilogue.program import Epilogue, IntegerThreshold, code_bits
 from ..epilogue.writer import EpilogueWriter, store_code
-from ..isa import Isa
+from ..isa import Isa, PopcountMethod
 from ..kernel import Kernel
 from ..layouts.words import pack_channels, pack_codes, packed_shape
 from ..shapes import Conv2dShape
@@ -37,9 +37,12 @@ from ..tir.kernel_builder import KernelBuilder
 from ..tir.llvm import pack
 from ..tir.vectors import Index, VectorType, load
 from .loop_nest import DirectConv2d, MultiplyAccumulate, ReductionLoop, Sink
+from .popcount_bytes import PopcountBytes
 from .popcount_lookup import PopcountLookup
+from .popcount_neon import PopcountBroadcast
 from .popcount_threes import PopcountThrees, join_weights
-from .tiles import Tile, default_tile, lanes, popcount_by_lookup, popcount_by_threes
+from .popcount_words import PopcountWords
+from .tiles import Tile, default_tile, lanes, popcount_by_broadcast, popcount_by_lookup, popcount_by_threes
 
 # Tables of thresholds up to this size, in bytes, are stored in the dtype that the kernel compares in.
 _SMALL_TABLE = 16 * 1024
@@ -92,8 +95,15 @@ def direct_popcount(
     elif signed and popcount_by_threes(shape, isa):
         arithmetic = PopcountThrees(isa.word, _counter(isa.word, largest), lanes(shape, isa, "popcount"))
         loops, weights = (ReductionLoop(words.shape[-1], 1),), join_weights(words)
+    elif isa.popcount == PopcountMethod.BYTES:
+        arithmetic = PopcountBytes(isa.word, _counter(isa.word, largest), lanes(shape, isa, "popcount"), signed)
+        loops, weights = (ReductionLoop(words.shape[-1], 1),), words
+    elif popcount_by_broadcast(shape, isa):
+        count = lanes(shape, isa, "popcount")
+        arithmetic = PopcountBroadcast(isa.word, _counter(isa.word, largest), count, signed)
+        loops, weights = (ReductionLoop(words.shape[-1], count),), words
     else:
-        arithmetic = _PopcountWords(isa.word, _counter(isa.word, largest), lanes(shape, isa, "popcount"), signed)
+        arithmetic = PopcountWords(isa.word, _counter(isa.word, largest), lanes(shape, isa, "popcount"), signed)
         loops, weights = (ReductionLoop(words.shape[-1], 1),), words
     padding_code = np.full((1, shape.group_in_channels), (pad_value + highest) // 2 if pad_value else 0)
     outside = pack_codes(padding_code, bits, isa).reshape(bits, -1)
@@ -131,21 +141,6 @@ def direct_popcount(
 def _counter(dtype: str, largest: int) -> str:
     """``dtype`` if it can hold ``largest + 1``, otherwise uint32."""
     return dtype if largest + 1 < 1 << tvm.DataType(dtype).bits else "uint32"
-
-
-@dataclass(frozen=True, eq=False)
-class _PopcountWords(MultiplyAccumulate):
-    """Popcounts of vectors of words: each element and each lane is one word.
-
-    Attributes:
-        signed: True for {-1, +1} weights, False for {0, 1} weights.
-    """
-
-    signed: bool
-
-    def accumulate(self, sums: tirx.Expr, x: tuple[tirx.Expr, ...], w: tuple[tirx.Expr, ...]) -> tirx.Expr:
-        combine = tirx.bitwise_xor if self.signed else tirx.bitwise_and
-        return sums + _cast(tirx.popcount(combine(x[0], w[0])), self.accumulator)
 
 
 def _base(conv: DirectConv2d, signs: np.ndarray, pad_value: int) -> np.ndarray:

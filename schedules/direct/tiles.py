@@ -8,6 +8,7 @@ from typing import Literal
 
 from ..isa import Isa, PopcountMethod
 from ..shapes import Conv2dShape
+from .neon_steps import fits_block
 
 # Bytes. The weights of a block are read again for every tile, so they should fit in a part of the second-level cache.
 _CACHED_WEIGHTS = 640 * 1024
@@ -58,6 +59,13 @@ def popcount_by_threes(shape: Conv2dShape, isa: Isa) -> bool:
     return isa.popcount_of_threes and contiguous and row % THREE == 0
 
 
+def popcount_by_broadcast(shape: Conv2dShape, isa: Isa) -> bool:
+    """Whether the words of the image are broadcast in advance (popcount_neon.py): if they are read several times."""
+    reads = shape.kernel[0] * shape.kernel[1] * shape.group_out_channels / (shape.strides[0] * shape.strides[1])
+    full = lanes(shape, isa, "popcount") == isa.word_lanes
+    return isa.architecture == "aarch64" and full and reads >= 8 * isa.word_lanes
+
+
 def lanes(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> int:
     """Output channels per vector: a full register, or fewer if that fits the channels of a group better."""
     full = isa.word_lanes if arithmetic == "popcount" else isa.float_lanes
@@ -92,11 +100,13 @@ def tiles(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> list[Tile]:
             return (isa.registers - max(vectors, 4)) // (vectors + 1)
         return (isa.registers - weights * vectors - others) // vectors
 
+    blocks = arithmetic == "popcount" and popcount_by_broadcast(shape, isa)
     candidates = [
         Tile(pixels, vectors)
         for vectors in _vectors(shape.groups, shape.group_out_channels, lanes(shape, isa, arithmetic))
         for pixels in range(1, min(shape.out_width, most_pixels(vectors)) + 1)
         if pixels == 1 or -(-shape.out_width // pixels) < -(-shape.out_width // (pixels - 1))  # else: no fewer tiles
+        if not blocks or fits_block(pixels, vectors)
     ]
     return sorted(candidates, key=lambda tile: (tile_cost(tile, shape, isa, arithmetic), -tile.pixels))
 
@@ -137,6 +147,10 @@ def tile_cost(tile: Tile, shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) 
         channels, work, pixel, vector = 8, 4 * results, 1.0, 3.0
     elif popcount_by_threes(shape, isa):
         channels, work = isa.word_bits, results * THREE_INSTRUCTIONS / THREE
+    elif popcount_by_broadcast(shape, isa):
+        # The image is loaded as vectors, too. A core that executes in order takes as long for a load as for a popcount,
+        # others load in the meantime.
+        channels, work, pixel, vector = isa.word_bits, 3 * results, 0.5, 0.5
     else:
         channels, work = isa.word_bits, _WORD_INSTRUCTIONS[isa.popcount] * results
     steps = shape.kernel[0] * shape.kernel[1] * -(-shape.group_in_channels // channels)

@@ -72,6 +72,11 @@ class LlvmFunction:
         self._collect()
         return T.call_pure_extern(str(self.result), self.name, *args)
 
+    def emit(self, *args: tirx.Expr) -> None:
+        """Emit a call for its effects, for a function of pointers; its int32 result says nothing."""
+        self._collect()
+        T.evaluate(T.call_extern(str(self.result), self.name, *args))
+
     def call_once(self, *args: tirx.Expr) -> tirx.Expr:
         """A call that is evaluated exactly once, however often its result is used.
 

@@ -36,7 +36,7 @@ class BareMachine:
     Attributes:
         emulator: The command that runs a program, whose file follows.
         compiler: Options of ``zig cc`` for its CPU.
-        linker: Options of the linker.
+        linker: The linker of zig, and options.
         sources: The C files that every program has.
     """
 
@@ -51,13 +51,13 @@ def _board(name: str, cpu: str) -> BareMachine:
     return BareMachine(
         ("qemu-system-arm", "-M", name, *semihosting, "-kernel"),
         ("-target", "thumb-freestanding-eabihf", f"-mcpu={cpu}"),
-        ("-T", str(EXAMPLE / f"{name}.ld"), "-L", str(EXAMPLE)),
+        ("ld.lld", "-static", "-T", str(EXAMPLE / f"{name}.ld"), "-L", str(EXAMPLE)),
         (EXAMPLE / "startup.c", EXAMPLE / "semihosting.c"),
     )
 
 
 def _linux(emulator: tuple[str, ...], *compiler: str) -> BareMachine:
-    return BareMachine(emulator, ("-target", *compiler), (), (_PROGRAMS / "linux.c",))
+    return BareMachine(emulator, ("-target", *compiler), ("ld.lld", "-static"), (_PROGRAMS / "linux.c",))
 
 
 MACHINES = {
@@ -70,6 +70,12 @@ MACHINES = {
         "riscv64-freestanding-none",
     ),
     "aarch64-linux-musl": _linux(("qemu-aarch64",), "aarch64-freestanding-none"),
+    "wasm": BareMachine(
+        ("node", str(_PROGRAMS / "wasm.mjs")),
+        ("-target", "wasm32-freestanding", "-mcpu=generic+simd128"),
+        ("wasm-ld", "--no-entry", "--export=main", "--allow-undefined"),
+        (),
+    ),
 }
 """The machines, by the names of targets."""
 
@@ -99,9 +105,9 @@ def run_all(calls: Sequence[tuple[Kernel, Sequence[np.ndarray]]], target: CpuTar
                 zig, "cc", *machine.compiler, "-Os", "-ffreestanding", "-fno-builtin", "-fno-sanitize=all",
                 f"-DWORKSPACE_BYTES={workspace}", "-I", str(EXAMPLE), "-c", str(source), "-o", str(objects[-1]),
             )  # fmt: skip
-        _call(zig, "ld.lld", "-static", *machine.linker, "-o", str(folder / "program"), *map(str, objects))
+        _call(zig, *machine.linker, "-o", str(folder / "program"), *map(str, objects))
         done = subprocess.run([*machine.emulator, str(folder / "program")], capture_output=True, timeout=300)
-    assert done.returncode == 0, f"exit code {done.returncode}: {done.stdout[-200:]!r} {done.stderr[-500:]!r}"
+    assert done.returncode == 0, f"exit code {done.returncode}: {done.stdout[-200:]!r} {done.stderr[-2500:]!r}"
     results, at = [], 0
     for kernel, _ in calls:
         results.append([])
@@ -122,10 +128,11 @@ def _main(calls: Sequence[tuple[Kernel, Sequence[np.ndarray]]], folder: Path) ->
     for number, (kernel, arrays) in enumerate(calls):
         arguments = []
         for i, array in enumerate((*arrays, *kernel.constants)):
-            (folder / f"data{number}_{i}").write_bytes(np.ascontiguousarray(array).tobytes() or b"\0")
+            # A compiler refuses to embed a file that begins like text in UTF-16 or UTF-32.
+            (folder / f"data{number}_{i}").write_bytes(bytes(64) + np.ascontiguousarray(array).tobytes())
             lines.append(f"static const _Alignas(64) unsigned char data{number}_{i}[] = {{")
             lines += [f'#embed "data{number}_{i}"', "};"]
-            arguments.append(f"data{number}_{i}")
+            arguments.append(f"data{number}_{i} + 64")
         room = 0
         for shape, dtype in kernel.outputs:
             arguments.append(f"room + {room}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from .memory_plan import ALIGNMENT, MemoryPlan
-from .program import Buffer, Constant, Decoded, Input, KernelCall, Output, Place, Program
+from .program import Buffer, Constant, Decoded, Input, KernelCall, Output, Place, Program, Tensor
 
 
 def aligned(size: int) -> int:
@@ -51,20 +51,23 @@ def write_driver(program: Program, plan: MemoryPlan, build: str, constants: str,
 
     lines = [*_prototypes(program), ""]
     lines += [f"static int {build}_prepare(const struct sbnn_frame *frame)", "{"]
-    lines += _locals(program.prepare, constants, arena=False)
+    lines += _locals(program, constants, prepare=True)
     if program.workspaces.prepare:
         lines.append(f"    sbnn_use_workspace(frame->arena, {program.workspaces.prepare});")
     lines += [*map(call, program.prepare), "    return SBNN_OK;", "}", ""]
     lines += [f"static int {build}_run(const struct sbnn_frame *frame)", "{"]
-    lines += _locals(program.run, constants, arena=True)
+    lines += _locals(program, constants)
+    used = {place for each in program.run for place in each.places} | {copy.source for copy in program.copies}
     for index, tensor in enumerate(program.inputs):
-        comment = f"/* {_comment(tensor.name)}: {tensor.dtype}{list(tensor.shape)} */"
-        lines.append(f"    {comment}")
-        lines.append(f"    const void *input{index} = sbnn_input_at(frame, {index}, arena + {plan.inputs[index]});")
+        if Input(index) in used:
+            room = f"arena + {plan.inputs[index]}"
+            lines.append(f"    /* {_described(tensor)} */")
+            lines.append(f"    const void *const input{index} = sbnn_input_at(frame, {index}, {room});")
     for index, tensor in enumerate(program.outputs):
-        comment = f"/* {_comment(tensor.name)}: {tensor.dtype}{list(tensor.shape)} */"
-        lines.append(f"    {comment}")
-        lines.append(f"    void *output{index} = sbnn_output_at(frame, {index}, arena + {plan.outputs[index]});")
+        if Output(index) in used:
+            room = f"arena + {plan.outputs[index]}"
+            lines.append(f"    /* {_described(tensor)} */")
+            lines.append(f"    void *const output{index} = sbnn_output_at(frame, {index}, {room});")
     lines.append("")
     for step, each in enumerate(program.run):
         size = program.workspaces.serial[step]
@@ -78,13 +81,17 @@ def write_driver(program: Program, plan: MemoryPlan, build: str, constants: str,
     return "\n".join(lines)
 
 
-def _locals(calls: Sequence[KernelCall], constants: str, arena: bool) -> list[str]:
+def _locals(program: Program, constants: str, prepare: bool = False) -> list[str]:
+    """Declarations of the memory that ``prepare`` or ``run`` uses."""
+    places = [place for call in (program.prepare if prepare else program.run) for place in call.places]
+    places += [] if prepare else [copy.source for copy in program.copies]
+    arena = any(isinstance(place, Buffer | Input | Output) for place in places) or any(program.workspaces.serial)
     lines = []
-    if arena:
+    if arena and not prepare:
         lines.append("    unsigned char *const arena = frame->arena;")
-    if any(isinstance(place, Decoded) for call in calls for place in call.places):
+    if any(isinstance(place, Decoded) for place in places):
         lines.append("    unsigned char *const decoded = frame->decoded;")
-    if any(isinstance(place, Constant) for call in calls for place in call.places):
+    if any(isinstance(place, Constant) for place in places):
         lines.append(f"    const unsigned char *const constants = {constants};")
     return [*lines, "    (void)frame;"]
 
@@ -95,6 +102,10 @@ def _prototypes(program: Program) -> list[str]:
         pointers = ["const void *"] * (len(call.places) - call.writes) + ["void *"] * call.writes
         known[call.symbol] = ", ".join([*pointers, *["int64_t"] * len(call.extents)])
     return [f"extern int32_t {symbol}({parameters});" for symbol, parameters in known.items()]
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{_comment(tensor.name)}: {tensor.dtype}{list(tensor.shape)}"
 
 
 def _comment(text: str) -> str:

@@ -10,6 +10,7 @@ from hashlib import sha256
 from importlib.resources import files
 from math import prod
 
+from .cpu_needs import Need
 from .driver import aligned
 from .memory_plan import ALIGNMENT, MemoryPlan
 from .program import Program, Tensor
@@ -34,12 +35,14 @@ class Build:
         program: The program.
         plan: Where its values are.
         driver: The C source of its calls.
+        needs: What it needs of the CPU.
     """
 
     name: str
     program: Program
     plan: MemoryPlan
     driver: str
+    needs: tuple[Need, ...] = ()
 
 
 def hook_names(name: str) -> dict[bytes, bytes]:
@@ -111,7 +114,8 @@ def write_source(name: str, version: str, builds: Sequence[Build]) -> str:
         arena, decoded, task = _sizes(build)
         symbols = f"{name}_{build.name}_prepare, {name}_{build.name}_run"
         loops = int(build.program.parallel)
-        rows.append(f'    {{"{build.name}", {arena}, {decoded}, {task}, {loops}, {symbols}}},')
+        needs = f"{name}_{build.name}_needs, {len(build.needs)}"
+        rows.append(f'    {{"{build.name}", {needs}, {arena}, {decoded}, {task}, {loops}, {symbols}}},')
     counts = f"{len(first.inputs)}, {name}_output_tensors, {len(first.outputs)}"
     return "\n".join(
         [
@@ -125,6 +129,8 @@ def write_source(name: str, version: str, builds: Sequence[Build]) -> str:
             f"extern const unsigned char {name}_constants[];",
             "",
             *(build.driver for build in builds),
+            *(_needs(f"{name}_{build.name}_needs", build.needs) for build in builds),
+            "",
             *_tensors(f"{name}_input", first.inputs),
             *_tensors(f"{name}_output", first.outputs),
             f"static const struct sbnn_build {name}_builds[] = {{",
@@ -142,6 +148,11 @@ def write_source(name: str, version: str, builds: Sequence[Build]) -> str:
             (RUNTIME / "model.c.in").read_text("utf-8").replace("@NAME@", name),
         ]
     )
+
+
+def _needs(name: str, needs: Sequence[Need]) -> str:
+    rows = [f"{{0x{need.leaf:x}, {need.subleaf}, {need.word}, 0x{need.bits:x}}}" for need in needs] or ["{0}"]
+    return f"static const struct sbnn_need {name}[] = {{{', '.join(rows)}}};"
 
 
 def _tensors(prefix: str, tensors: Sequence[Tensor]) -> list[str]:
@@ -166,9 +177,8 @@ def _literal(text: str) -> str:
 
 
 def _documented(kind: str, index: int, tensor: Tensor) -> str:
-    return (
-        f" *     {kind}s[{index}]  {_comment(tensor.name)}: {tensor.dtype} {list(tensor.shape)}, {tensor.bytes} bytes"
-    )
+    name = _comment(tensor.name)
+    return f" *     {kind}s[{index}]  {name}: {tensor.dtype} {list(tensor.shape)}, {tensor.bytes} bytes"
 
 
 def _comment(text: str) -> str:

@@ -57,9 +57,11 @@ def plan_memory(program: Program) -> MemoryPlan:
         uses.setdefault(copy.source, []).append(end)
     # A value that became an output has no use as a buffer.
     values = [_value(size if Buffer(i) in uses else 0, uses.get(Buffer(i))) for i, size in enumerate(program.buffers)]
-    # An input is copied before the first call, an output after the last one.
-    values += [_value(t.bytes, [0, *uses.get(Input(i), [0])]) for i, t in enumerate(program.inputs)]
-    values += [_value(t.bytes, [*uses.get(Output(i), [end]), end]) for i, t in enumerate(program.outputs)]
+    # An input is copied before the first call, an output after the last one; those that no kernel uses need no room.
+    for step, kind, tensors in ((0, Input, program.inputs), (end, Output, program.outputs)):
+        for index, tensor in enumerate(tensors):
+            used = uses.get(kind(index))
+            values.append(_value(tensor.bytes if used else 0, [step, *(used or [step])]))
     values += [_value(size, [step]) for step, size in enumerate(program.workspaces.serial)]
     offsets = _place(values)
     live = max((sum(v.size for v in values if v.first <= step <= v.last) for step in range(end + 1)), default=0)

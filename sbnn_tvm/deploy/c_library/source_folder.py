@@ -24,12 +24,13 @@ _{name}_constants:
 #else
 #if defined(__wasm__)
     .section .rodata.{name}_constants, "", @
+    .type {name}_constants, @object
 #else
     .section .rodata.{name}_constants, "a", %progbits
+    .type {name}_constants, %object
 #endif
     .globl {name}_constants
     .hidden {name}_constants
-    .type {name}_constants, %object
     .balign {ALIGNMENT}
 {name}_constants:
     .incbin "{name}_constants.bin"
@@ -51,6 +52,7 @@ def readme(name: str, description: str, target: str, objects: Sequence[str]) -> 
 sbnn.hpp                for C++17: classes on that interface (optional)
 {name}.c                the calls of the kernels, readable
 sbnn_runtime.h          contexts and checks, included by {name}.c
+sbnn_cpu.h              what this CPU can do, included by {name}.c
 sbnn_threads.h          threads that share the work of large layers, included by {name}.c
 {name}_constants.bin    the weights
 {name}_constants.S      them as assembler source; it includes the .bin file

@@ -6,6 +6,7 @@ It has the headers and the libraries of every target, so neither a cross compile
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +14,6 @@ from pathlib import Path
 
 from ...errors import LibraryError
 from ..linking import find_zig
-
-_THREADS = ("-Wl,-u,pthread_create",)
-"""The library takes threads if the program has them, and a static program has what it asks for."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,9 @@ class Toolchain:
             LibraryError: If the linker is missing or fails.
         """
         name = f"-Wl,-install_name,@rpath/{output.name}"
-        self._zig("cc", "-target", self.target, "-dynamiclib", name, "-Wl,-dead_strip", "-o", str(output),
-                  *map(str, objects))  # fmt: skip
+        # libSystem has all that zig's own compiler library has, which takes a minute to build.
+        system = ("-nostdlib", "-lSystem", "-Wl,-dead_strip")
+        self._zig("cc", "-target", self.target, "-dynamiclib", *system, name, "-o", str(output), *map(str, objects))
 
     def stand_in(self, name: str) -> Path:
         """An empty shared library that is called ``name``: a library that is linked with it will ask for that name.
@@ -75,16 +74,66 @@ class Toolchain:
         self._zig("ld.lld", "-shared", "-s", "--gc-sections", "-z", "noexecstack", *options, "-o", str(output),
                   *map(str, objects))  # fmt: skip
 
-    def link_static_program(self, output: Path, inputs: Sequence[Path], options: Sequence[str] = ()) -> None:
-        """Compile and link C sources and static libraries to a program that needs no shared library.
+    def link_program(self, output: Path, objects: Sequence[Path], script: Sequence[str] = ()) -> frozenset[str]:
+        """Link object files and static libraries to a static program without a C library.
 
-        The compiler builds musl for each architecture once, in about a minute, and keeps it in its own cache.
+        Args:
+            output: The file to write.
+            objects: The object files and libraries.
+            script: Options that name a linker script.
+
+        Returns:
+            The symbols that none of the files define. A call of such a function would crash.
+
+        Raises:
+            LibraryError: If the linker is missing or fails.
+        """
+        options = (
+            "-static",
+            "-s",
+            "--gc-sections",
+            "-z",
+            "noexecstack",
+            "--warn-unresolved-symbols",
+            "--error-limit=0",
+        )
+        said = self._zig("ld.lld", *options, *script, "-o", str(output), *map(str, objects))
+        return frozenset(re.findall(r"undefined symbol: (\w+)", said))
+
+    def build_program(self, output: Path, sources: Sequence[Path], options: Sequence[str] = ()) -> None:
+        """Compile and link C sources, object files and static libraries to a static program with a C library.
+
+        zig builds the C library of a target once, in a minute or two, and keeps it.
 
         Raises:
             LibraryError: If the compiler is missing or fails.
         """
-        static = ("-static", "-s", "-std=c11", "-D_GNU_SOURCE", "-O2", *_THREADS)
-        self._zig("cc", "-target", self.target, *static, *options, *map(str, inputs), "-o", str(output), kept=True)
+        self._zig("cc", "-target", self.target, *self.flags, "-O2", "-static", "-s", *options, "-o",
+                  str(output), *map(str, sources), "-lm", keep=True)  # fmt: skip
+
+    def link_wasm(self, output: Path, objects: Sequence[Path], exports: Sequence[str], stack: int) -> None:
+        """Link object files to a WebAssembly module that imports nothing.
+
+        Args:
+            output: The file to write.
+            objects: The object files.
+            exports: The symbols that others may use.
+            stack: The size of the stack in bytes. It lies below all data, so that an overflow traps.
+
+        Raises:
+            LibraryError: If the linker is missing or fails, or a function is missing.
+        """
+        options = ["--no-entry", *(f"--export={each}" for each in exports), "-z", f"stack-size={stack}"]
+        files = [*map(str, objects), "-o", str(output)]
+        try:
+            self._zig("wasm-ld", "--gc-sections", "--strip-all", "--stack-first", *options, *files)
+        except LibraryError as error:
+            if "undefined symbol" not in str(error):
+                raise
+            # Functions of mathematics are in a C library, which zig builds once, in half a minute, and keeps.
+            passed = "-Wl," + ",".join(options)
+            kind = ("-target", self.target, "-mexec-model=reactor", "-nostartfiles", "-s")
+            self._zig("cc", *kind, passed, *files, "-lm", keep=True)
 
     def archive(self, output: Path, objects: Sequence[Path]) -> None:
         """Put object files into a static library.
@@ -94,12 +143,22 @@ class Toolchain:
         """
         self._zig("ar", "rcsD", str(output), *map(str, objects))
 
-    def _zig(self, *arguments: str, folder: Path | None = None, kept: bool = False) -> None:
+    def _zig(self, *arguments: str, folder: Path | None = None, keep: bool = False) -> str:
+        """Run zig.
+
+        Args:
+            arguments: The command.
+            folder: Where to run it.
+            keep: Whether to use zig's own cache, for the libraries that it builds.
+
+        Returns:
+            Its warnings.
+        """
         zig = find_zig()
         if zig is None:
             raise LibraryError("a C library is compiled by the Python package ziglang: pip install ziglang")
-        names = ("ZIG_LOCAL_CACHE_DIR", *(() if kept else ("ZIG_GLOBAL_CACHE_DIR",)))
-        caches = {name: str(self.folder / "cache") for name in names}
+        folders = ("ZIG_LOCAL_CACHE_DIR",) if keep else ("ZIG_LOCAL_CACHE_DIR", "ZIG_GLOBAL_CACHE_DIR")
+        caches = {name: str(self.folder / "cache") for name in folders}
         done = subprocess.run(
             [str(zig), *arguments],
             capture_output=True,
@@ -115,3 +174,4 @@ class Toolchain:
                 (line for line in said if "error" in line), said[-1] if said else f"exit code {done.returncode}"
             )
             raise LibraryError(f"ziglang's {arguments[0]} failed: {reason}")
+        return done.stderr

@@ -18,18 +18,20 @@ from ...atomic_file import replacing
 from ...atomic_folder import replacing_folder
 from ...errors import LibraryError
 from ...runtime.library_file import record_object, seal
-from ...runtime.metadata import Metadata
+from ...runtime.metadata import BuildRecord, Metadata
 from ...temporary_folder import temporary_folder
 from ..linking import MATHEMATICS, undefined_symbols, write_object
 from ..targets import CpuTarget
-from ..used_features import used_features
-from .driver import offsets, write_driver
+from ..used_features import code_bytes, used_features
+from .cpu_needs import needs_of
+from .driver import aligned, offsets, write_driver
 from .interface import RUNTIME, Build, hook_names, write_header, write_source
 from .memory_plan import ALIGNMENT, plan_memory
 from .object_symbols import own_symbols
 from .program import Program
 from .source_folder import MANIFEST, cmake_lists, constants_source, readme
 from .toolchain import Toolchain
+from .write_wasm import write_wasm
 from .zig_targets import zig_target
 
 
@@ -41,11 +43,13 @@ class CompiledProgram:
         name: Name of the build, a C identifier.
         program: The program.
         code: A module of TVM that writes an object file.
+        target: What it was compiled for.
     """
 
     name: str
     program: Program
     code: Any
+    target: CpuTarget
 
 
 def c_identifier(text: str) -> str:
@@ -67,9 +71,9 @@ def write_c_library(
         path: A file ``.so`` (``.dylib`` on macOS), ``.a`` or ``.zip``, or a folder (no suffix). The header of a library
             is written beside it.
         name: What the C names begin with.
-        builds: The model for one or more kinds of CPU; the best one that runs on a CPU is chosen.
+        builds: The model for one or more kinds of CPU, best first; ``init`` takes the first that the CPU can run.
         target: The target.
-        metadata: What ``sbnn_tvm.load`` needs to know.
+        metadata: What ``sbnn_tvm.load`` needs to know, but for the builds, and the features that they use.
 
     Raises:
         LibraryError: If the destination cannot be written, the target has no such files, or the compiler or linker is
@@ -81,8 +85,10 @@ def write_c_library(
         parts = folder / name
         parts.mkdir()
         zig = zig_target(target)
-        toolchain = Toolchain(zig.name, folder, zig.flags)
-        objects = _write_parts(parts, name, builds, target, metadata, toolchain)
+        # A shared library serves any program, also one that has no threads.
+        flags = (*zig.flags, "-DSBNN_WEAK") if path.suffix == ".so" else zig.flags
+        toolchain = Toolchain(zig.name, folder, flags)
+        objects, records = _write_parts(parts, name, builds, target, metadata, toolchain)
         if path.suffix in (".so", ".dylib", ".a"):
             _write_text(path.with_name(f"{name}.h"), (parts / f"{name}.h").read_text("utf-8"))
         if path.suffix == ".a":
@@ -106,9 +112,12 @@ def write_c_library(
             toolchain.link_dylib(linked, objects)
             with replacing(path, LibraryError, 0o777) as draft:
                 shutil.copyfile(linked, draft)
+        elif path.suffix == ".wasm":
+            write_wasm(path, objects, [f"{name}_{each}" for each in _FUNCTIONS], builds[0].program, toolchain)
         else:
-            code = [BytesIO(each.read_bytes()) for each in objects]
-            metadata = replace(metadata, features=tuple(sorted(used_features(code, target))))
+            driver = [BytesIO(each.read_bytes()) for each in objects[len(builds) :]]
+            features = used_features(driver, target) | set(records[-1].features)
+            metadata = replace(metadata, features=tuple(sorted(features)), builds=records)
             record = folder / "record.o"
             record.write_bytes(record_object(target.machine, metadata))
             script = folder / "exports"
@@ -124,7 +133,8 @@ def _check_form(path: Path, target: CpuTarget) -> None:
     """Refuse a form of a library that the platform of a target does not have."""
     platform = target.platform
     shared = (".dylib" if platform.system == "macos" else ".so") if platform.shared_libraries else None
-    libraries = [suffix for suffix in (shared, ".a" if platform.static_libraries else None) if suffix]
+    static = ".a" if platform.static_libraries else ".wasm"
+    libraries = [suffix for suffix in (shared, static) if suffix]
     if path.suffix not in (*libraries, ".zip", ""):
         raise LibraryError(
             f"a library for {target} ({platform}) is a file {', '.join([*libraries, '.zip'])} or a folder, but {path} "
@@ -151,7 +161,7 @@ def _needed(objects: Sequence[Path], libraries: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(needed))
 
 
-_FUNCTIONS = ("context_bytes", "init", "run", "close", "inputs", "outputs", "last_error", "version")
+_FUNCTIONS = ("context_bytes", "init", "run", "close", "inputs", "outputs", "last_error", "version", "build")
 
 
 def _exports(name: str) -> str:
@@ -165,25 +175,32 @@ def _write_parts(
     target: CpuTarget,
     metadata: Metadata,
     toolchain: Toolchain,
-) -> list[Path]:
-    """Write sources and object files of a model to a folder; the result are the object files."""
+) -> tuple[list[Path], tuple[BuildRecord, ...]]:
+    """Write sources and object files of a model to a folder; the result are the object files and records of builds."""
     store = _ConstantStore()
-    written, objects = [], []
+    written, objects, records = [], [], []
     for build in builds:
         plan = plan_memory(build.program)
+        before = store.size
         at = [store.add(array) for array in build.program.constants]
         driver = write_driver(build.program, plan, f"{name}_{build.name}", f"{name}_constants", at)
-        written.append(Build(build.name, build.program, plan, driver))
         objects.append(folder / f"{name}_{build.name}.o")
         code = write_object(build.code)
         for old, new in hook_names(name).items():
             code = code.replace(old, new)
-        objects[-1].write_bytes(own_symbols(code, f"{name}_", f"{name}_{build.name}_"))
+        code = own_symbols(code, f"{name}_", f"{name}_{build.name}_")
+        objects[-1].write_bytes(code)
+        features = used_features([BytesIO(code)], build.target)
+        needs = needs_of(target.machine, features)
+        written.append(Build(build.name, build.program, plan, driver, needs))
+        own = store.size - before
+        sizes = code_bytes(BytesIO(code)), sum(aligned(array.nbytes) for array in build.program.constants), own
+        records.append(BuildRecord(build.target.name, tuple(sorted(features)), *sizes))
     version = f"{metadata.name} (sbnn_tvm {metadata.sbnn_version})"
     description = f"the model {metadata.name} for {target}".replace("*/", "* /")
     (folder / f"{name}.h").write_text(write_header(name, description, written), "utf-8")
     (folder / f"{name}.c").write_text(write_source(name, version, written), "utf-8")
-    for part in ("sbnn_runtime.h", "sbnn_threads.h", "sbnn.hpp"):
+    for part in ("sbnn_runtime.h", "sbnn_cpu.h", "sbnn_threads.h", "sbnn.hpp"):
         (folder / part).write_text((RUNTIME / part).read_text("utf-8"), "utf-8")
     (folder / f"{name}_constants.bin").write_bytes(store.data())
     (folder / f"{name}_constants.S").write_text(constants_source(name))
@@ -197,7 +214,7 @@ def _write_parts(
     for source in sources:
         objects.append((folder / source).with_suffix(".o"))
         toolchain.compile(folder / source, objects[-1])
-    return objects
+    return objects, tuple(records)
 
 
 class _ConstantStore:
@@ -206,15 +223,15 @@ class _ConstantStore:
     def __init__(self) -> None:
         self._known: dict[bytes, int] = {}
         self._arrays: list[bytes] = []
-        self._size = 0
+        self.size = 0
 
     def add(self, array: np.ndarray) -> int:
         """The offset of a constant."""
         data = array.tobytes()
         if data not in self._known:
-            self._known[data] = self._size
+            self._known[data] = self.size
             self._arrays.append(data)
-            self._size = offsets([self._size, len(data)])[-1]
+            self.size = offsets([self.size, len(data)])[-1]
         return self._known[data]
 
     def data(self) -> bytes:

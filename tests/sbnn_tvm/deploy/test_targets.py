@@ -23,7 +23,7 @@ AVX512_FEATURES = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
         ("arm", isa.NEON, "aarch64"),
         ("cortex-a53", isa.NEON, "aarch64"),
         ("cortex-a72", isa.NEON, "aarch64"),
-        ("neoverse-n1", isa.NEON, "aarch64"),
+        ("neoverse-n1", isa.NEON_DOTPROD, "aarch64"),
         ("armv7", isa.ARMV7_NEON, "arm"),
         ("riscv64", isa.RISCV64, "riscv64"),
         ("riscv64-v", isa.RISCV64_V, "riscv64"),

@@ -130,10 +130,9 @@ def test_a_library_for_another_machine(tmp_path, runtime):
 
 
 def test_a_library_for_a_better_cpu_is_refused_before_it_runs(library, monkeypatch):
-    weak = replace(cpu.this_cpu(), features=cpu.this_cpu().features - {"avx2", "avx512f", "neon"})
+    weak = replace(cpu.this_cpu(), features=frozenset())
     monkeypatch.setattr(loading, "this_cpu", lambda: weak)
-    lacks = r"target .native., but this CPU lacks (avx2|avx512f|neon).*a target without them"
-    with pytest.raises(LibraryError, match=lacks):
+    with pytest.raises(LibraryError, match=r"target .native., but this CPU lacks (avx|neon).*a target without them"):
         sbnn_tvm.load(library)
 
 

@@ -27,6 +27,7 @@ static size_t sbnn_aligned(size_t bytes)
     return (bytes + SBNN_ALIGNMENT - 1) / SBNN_ALIGNMENT * SBNN_ALIGNMENT;
 }
 
+#include "sbnn_cpu.h"
 #include "sbnn_threads.h"
 
 /* What the calls of a run work on. */
@@ -40,6 +41,8 @@ struct sbnn_frame {
 /* The model for one kind of CPU. */
 struct sbnn_build {
     const char *name;
+    const struct sbnn_need *needs; /* what the CPU must have */
+    size_t need_count;
     size_t arena_bytes;
     size_t decoded_bytes;
     size_t task_bytes; /* workspace of a task of a parallel loop */
@@ -160,10 +163,8 @@ static const char *sbnn_text(int code)
     case SBNN_ERROR_SIZE: return "an input or output has another number of bytes than the model declares";
     case SBNN_ERROR_OPTIONS: return "an option has a value that is not allowed: threads must be at most 256";
     case SBNN_ERROR_CPU: return "this CPU lacks an instruction that the library needs";
-#if SBNN_THREADS == 1
-    case SBNN_ERROR_THREADS:
-        return "threads cannot be started: the system refuses more, or the program has no pthread_create (link -pthread, "
-               "and a static program with -Wl,-u,pthread_create)";
+#if defined(SBNN_WEAK)
+    case SBNN_ERROR_THREADS: return "the system refuses more threads, or the program has none: link it with -pthread";
 #else
     case SBNN_ERROR_THREADS: return "threads are not available here, or the system refuses more: set threads to 1";
 #endif
@@ -225,9 +226,15 @@ static int sbnn_is_context(const struct sbnn_context *context, uint32_t magic)
     return context->magic == magic && context->self == context && context->model == &sbnn_this_model;
 }
 
+/* The first build that this CPU can run; they are in order. NULL if there is none. */
 static const struct sbnn_build *sbnn_pick(void)
 {
-    return &sbnn_this_model.builds[0];
+    const struct sbnn_build *build = sbnn_this_model.builds;
+    size_t left = sbnn_this_model.build_count;
+    for (; left > 0; left--, build++)
+        if (sbnn_cpu_has(build->needs, build->need_count))
+            return build;
+    return NULL;
 }
 
 /* The threads that the options ask for, as far as the model can use them; 0 if that is not allowed. */
@@ -249,7 +256,10 @@ static size_t sbnn_bytes(const struct sbnn_build *build, size_t threads)
 static size_t sbnn_context_bytes(const sbnn_options *options)
 {
     const struct sbnn_build *build = sbnn_pick();
-    size_t threads = sbnn_threads(build, options);
+    size_t threads;
+    if (build == NULL)
+        return SBNN_SLACK + SBNN_CONTEXT_BYTES; /* room for the text of what init will return */
+    threads = sbnn_threads(build, options);
     return threads == 0 ? 0 : sbnn_bytes(build, threads);
 }
 
@@ -286,7 +296,7 @@ static void sbnn_enter(struct sbnn_context *context)
 static int sbnn_init(void *memory, size_t bytes, const sbnn_options *options)
 {
     const struct sbnn_build *build = sbnn_pick();
-    size_t threads = sbnn_threads(build, options);
+    size_t threads;
     struct sbnn_workspace outside = sbnn_workspace;
     struct sbnn_context *context;
     struct sbnn_frame frame;
@@ -300,6 +310,9 @@ static int sbnn_init(void *memory, size_t bytes, const sbnn_options *options)
     context->magic = SBNN_FAILED;
     context->model = &sbnn_this_model;
     context->build = build;
+    if (build == NULL)
+        return context->error = SBNN_ERROR_CPU;
+    threads = sbnn_threads(build, options);
     if (threads == 0)
         return context->error = SBNN_ERROR_OPTIONS;
     if (bytes < sbnn_bytes(build, threads)) {

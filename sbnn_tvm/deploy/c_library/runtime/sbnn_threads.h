@@ -4,16 +4,14 @@
    for a thread that sleeps, only for tasks that have begun. In a forked child, where the threads do not exist, it
    computes all tasks.
 
-   SBNN_THREADS is 0 for a build without threads, 1 for threads where the program has pthread_create (which is weak: a
-   program without it gets SBNN_ERROR_THREADS), and 2 to demand it. */
+   SBNN_THREADS is 0 for a build without threads. With SBNN_WEAK a program may lack the functions of pthread.h, and gets
+   SBNN_ERROR_THREADS then; that is for shared libraries, which serve many programs. */
 
 #ifndef SBNN_THREADS
 #if defined(SBNN_FREESTANDING) || defined(_WIN32) || defined(__wasm__)
 #define SBNN_THREADS 0
-#elif defined(__ELF__)
-#define SBNN_THREADS 1
 #else
-#define SBNN_THREADS 2
+#define SBNN_THREADS 1
 #endif
 #endif
 
@@ -65,7 +63,7 @@ static int sbnn_run_task(sbnn_task task, int number, sbnn_parallel_group *group,
 extern long syscall(long number, ...);
 #endif
 
-#if SBNN_THREADS == 1
+#if defined(SBNN_WEAK)
 #pragma weak getpid
 #pragma weak pthread_create
 #pragma weak pthread_join
@@ -254,7 +252,7 @@ static size_t sbnn_pool_bytes(size_t threads, size_t task_bytes)
 
 static int sbnn_has_threads(void)
 {
-#if SBNN_THREADS == 1
+#if defined(SBNN_WEAK)
     if (&pthread_create == NULL || &pthread_join == NULL || &pthread_sigmask == NULL || &sigfillset == NULL ||
         &getpid == NULL)
         return 0;
