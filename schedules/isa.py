@@ -8,6 +8,9 @@ from typing import Literal
 
 Architecture = Literal["x86", "aarch64", "arm"]
 
+CoreClass = Literal["in-order", "a72", "wide"]
+"""Classes of AArch64 cores that a target can name: in order, two vector instructions a cycle, and later cores."""
+
 
 class PopcountMethod(Enum):
     """The fastest way to count the set bits of a vector's lanes."""
@@ -32,6 +35,7 @@ class Isa:
         popcount: The method that counts set bits.
         ternary_logic: Whether one instruction computes any function of three bits (AVX-512's vpternlog).
         dot_product: Whether one instruction adds products of four bytes to a 32-bit sum (ARM's udot).
+        core: The class of the core, if the target names one. It decides between kernels, but not what they contain.
     """
 
     name: str
@@ -42,9 +46,15 @@ class Isa:
     popcount: PopcountMethod
     ternary_logic: bool = False
     dot_product: bool = False
+    core: CoreClass | None = None
 
     def __str__(self) -> str:
         return f"{self.name}, {self.vector_bits}-bit vectors"
+
+    @property
+    def costs(self) -> str:
+        """Name of the costs of this instruction set: ``"neon"``, or ``"neon in-order"`` for a class of cores."""
+        return self.name if self.core is None else f"{self.name} {self.core}"
 
     @property
     def float_lanes(self) -> int:

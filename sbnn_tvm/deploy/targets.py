@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tvm.target import Target, codegen
 
 from sbnn_tvm.schedules import isa
-from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.isa import CoreClass, Isa
 
 from ..errors import TargetError
 from ..runtime.cpu import FLAGS, needed_features, normalize_machine, this_cpu
@@ -62,6 +62,9 @@ class CpuTarget:
 _X86 = {"kind": "llvm", "mtriple": "x86_64-unknown-linux-gnu"}
 _AARCH64 = {"kind": "llvm", "mtriple": "aarch64-unknown-linux-gnu"}
 _ARMV7 = {"kind": "llvm", "mtriple": "armv7-unknown-linux-gnueabihf", "mfloat-abi": "hard"}
+
+_IN_ORDER = {f"cortex-{name}" for name in ("a34", "a35", "a53", "a55", "a320", "a510", "a520", "r82", "r82ae")}
+_LIKE_A72 = {f"cortex-{name}" for name in ("a57", "a72", "a73")}
 
 NAMED: dict[str, dict[str, Any]] = {
     "x86": {**_X86, "mcpu": "x86-64-v3"},
@@ -149,7 +152,9 @@ def _from_dict(name: str | None, config: Mapping[str, Any]) -> CpuTarget:
         raise TargetError(f"TVM does not accept the target {config}: {_first_sentence(error)}") from None
     features = frozenset(str(feature) for feature in codegen.llvm_get_cpu_features(tvm_target))
     name = name or mcpu or triple
-    return CpuTarget(name, _isa(name, machine, features), triple, needed_features(machine, features), tvm_target)
+    return CpuTarget(
+        name, _isa(name, machine, features, config.get("mcpu")), triple, needed_features(machine, features), tvm_target
+    )
 
 
 def _native() -> dict[str, Any]:
@@ -183,7 +188,7 @@ def _check_attribute(attribute: object, triple: str) -> None:
         raise TargetError(f"LLVM knows no feature (mattr) {attribute!r} for {triple}: {hint}")
 
 
-def _isa(name: str, machine: str, features: frozenset[str]) -> Isa:
+def _isa(name: str, machine: str, features: frozenset[str], mcpu: str | None) -> Isa:
     if machine == "x86_64":
         # The schedules use byte and word masks, and 256-bit vectors next to 512-bit ones.
         if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= features:
@@ -193,7 +198,16 @@ def _isa(name: str, machine: str, features: frozenset[str]) -> Isa:
         raise TargetError(f'the target {name!r} has no NEON, which the kernels need: add "+neon" to its mattr')
     if machine != "aarch64":
         return isa.ARMV7_NEON
-    return isa.NEON_DOTPROD if "dotprod" in features else isa.NEON
+    return replace(isa.NEON_DOTPROD if "dotprod" in features else isa.NEON, core=_core_class(mcpu))
+
+
+def _core_class(mcpu: str | None) -> CoreClass | None:
+    """The class of an AArch64 core by LLVM's name; None if the target names none."""
+    if mcpu in (None, "generic"):
+        return None
+    if mcpu in _IN_ORDER:
+        return "in-order"
+    return "a72" if mcpu in _LIKE_A72 else "wide"
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:

@@ -21,9 +21,9 @@ AVX512_FEATURES = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
         ("x86-64-v3", isa.AVX2, "x86_64"),
         ("x86-64-v4", isa.AVX512, "x86_64"),
         ("arm", isa.NEON, "aarch64"),
-        ("cortex-a53", isa.NEON, "aarch64"),
-        ("cortex-a72", isa.NEON, "aarch64"),
-        ("neoverse-n1", isa.NEON_DOTPROD, "aarch64"),
+        ("cortex-a53", replace(isa.NEON, core="in-order"), "aarch64"),
+        ("cortex-a72", replace(isa.NEON, core="a72"), "aarch64"),
+        ("neoverse-n1", replace(isa.NEON_DOTPROD, core="wide"), "aarch64"),
         ("armv7", isa.ARMV7_NEON, "arm"),
     ],
 )
