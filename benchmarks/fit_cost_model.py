@@ -4,14 +4,15 @@ Run ``python benchmarks/fit_cost_model.py``, on one core that nobody else uses.
 
 1. For every shape, density of set weights and epilogue, the popcount kernel and the counters are timed in turns. For
    every layout of planes the conversions between words and planes are timed too. For ARM targets an emulator counts
-   instructions instead, exactly.
+   executions instead. For aarch64 they become cycles by LLVM's models of cores (core_cycles.py), one fit per class of
+   cores and one for all classes, in vector instructions of a good loop; for armv7 they are instructions.
 2. Each time is a sum of steps whose numbers are known (passes/families/). The fit finds the cost per
    step that minimises the sum of squared relative errors.
 3. Two tables compare the present constants with the fitted ones: predicted over measured time, and the loss from the
    choice between the two families (time of the chosen family over time of the faster one).
 
 ``--write`` writes the fitted constants into passes/families/costs.py. In the output of ``--output`` a
-nanosecond stands for an instruction if instructions were counted.
+nanosecond stands for an instruction on ARM.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy as np
 import tvm
 from chains import library_of, residual_epilogue
 from command_line import console, parser
+from core_cycles import CLASSES, Execution, execute, instructions_of_class, missing_tools
 from layers import convolution
 from records import Machine, Record, read, write
 from rich.progress import track
@@ -43,7 +45,7 @@ from sbnn_tvm.runtime.threads import use_threads
 from sbnn_tvm.schedules.counters.conv2d import sparse_conv2d
 from sbnn_tvm.schedules.direct.conv2d import popcount_conv2d
 from sbnn_tvm.schedules.epilogue.program import Epilogue, IntegerThreshold
-from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.isa import ISAS, Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.layouts.bit_planes import plane_layout
 from sbnn_tvm.schedules.layouts.plane_conversions import planes_to_words, words_to_planes
@@ -151,11 +153,25 @@ def built(case: Case, target: CpuTarget) -> list[Burst]:
     return bursts
 
 
-def counted(case: Case, target: CpuTarget) -> int:
-    """Instructions that a case executes."""
+def executed(case: Case, target: CpuTarget) -> list[Execution]:
+    """The executions of a case's kernels in the emulator."""
     kernels = case.kernels(target.isa)
     emulators = [Emulator(tvm.IRModule({"kernel": kernel.func}), target) for kernel in kernels]
-    return sum(e.instructions("kernel", arguments_of(k)) for e, k in zip(emulators, kernels, strict=True))
+    return [execute(e, target.machine, "kernel", arguments_of(k)) for e, k in zip(emulators, kernels, strict=True)]
+
+
+def counted(case: Case, target: CpuTarget) -> dict[Isa, float]:
+    """What a case costs in instructions: for armv7 as executed, for aarch64 by cycles, for each class and for all."""
+    executions, isa = executed(case, target), target.isa
+    if target.machine == "arm":
+        return {isa: float(sum(each.instructions for each in executions))}
+    named = {isa.core: CLASSES[isa.core]} if isa.core else CLASSES
+    # The models of two cores lack dot products.
+    cores = {core: names[isa.dot_product and core == "in-order" :] for core, names in named.items()}
+    if isa.dot_product:
+        cores.pop("a72", None)
+    costs = {replace(isa, core=core): instructions_of_class(executions, names) for core, names in cores.items()}
+    return {**costs, replace(isa, core=None): sum(costs.values()) / len(costs)} if isa.core is None else costs
 
 
 def measured(bursts: Mapping[Case, Sequence[Burst]], seconds: float) -> dict[Case, float]:
@@ -176,7 +192,7 @@ def fit(times: Mapping[Case, float], isa: Isa) -> Steps:
     """
     rows = np.array([astuple(case.steps(isa)) for case in times]) / np.array([[time * 1e9] for time in times.values()])
     used = rows.any(axis=0)
-    costs = np.array(astuple(COSTS[isa.name]))
+    costs = np.array(astuple(COSTS[isa.costs]))
     # The numbers of steps differ by orders of magnitude.
     scale = rows[:, used].max(axis=0)
     costs[used] = nnls(rows[:, used] / scale, np.ones(len(rows)))[0] / scale
@@ -254,11 +270,11 @@ def store(factors: Steps, isa: Isa) -> None:
     """Write the constants of an instruction set into the file that the compiler reads."""
     path = Path(table.__file__)
     costs = ", ".join(f"{cost:g}" for cost in astuple(factors))
-    line = f'    "{isa.name}": Steps({costs}),'
-    pattern = rf'^    "{re.escape(isa.name)}": Steps\([^)]*\),$'
+    line = f'    "{isa.costs}": Steps({costs}),'
+    pattern = rf'^    "{re.escape(isa.costs)}": Steps\([^)]*\),$'
     text, found = re.subn(pattern, line, path.read_text(), flags=re.MULTILINE)
     if found != 1:
-        raise SystemExit(f"{path} has no line for {isa.name}")
+        raise SystemExit(f"{path} has no line for {isa.costs}")
     path.write_text(text)
 
 
@@ -275,31 +291,45 @@ def main() -> None:
     arguments = options.parse_args()
     target, machine, out = resolve(arguments.target), Machine(), console()
     isa = target.isa
+    times: dict[Isa, dict[Case, float]] = {}
     if arguments.input:
         machine, records = read(arguments.input)
-        times = {Case(each.shape, each.kernel, each.epilogue, each.density): each.seconds for each in records}
+        for each in records:
+            case = Case(each.shape, each.kernel, each.epilogue, each.density)
+            times.setdefault(_isa(each.isa), {})[case] = each.seconds
     else:
         use_threads(1)
         wanted = cases([shape for shape in SHAPES if arguments.only in label(shape)])
         if target.native:
             bursts = {case: built(case, target) for case in track(wanted, "building", console=out, transient=True)}
-            times = measured(bursts, arguments.seconds)
+            times[isa] = measured(bursts, arguments.seconds)
         else:
-            counts = track(wanted, "counting instructions", console=out, transient=True)
-            times = {case: counted(case, target) * 1e-9 for case in counts}
+            if target.machine == "aarch64" and (missing := missing_tools()):
+                raise SystemExit(missing)
+            for case in track(wanted, "counting executions", console=out, transient=True):
+                for each, cost in counted(case, target).items():
+                    times.setdefault(each, {})[case] = cost * 1e-9
     if arguments.output:
         rows = [
-            Record(label(case.shape), case.shape, case.kernel, isa.name, case.epilogue, time, case.density)
-            for case, time in times.items()
+            Record(label(case.shape), case.shape, case.kernel, each.costs, case.epilogue, time, case.density)
+            for each, some in times.items()
+            for case, time in some.items()
         ]
         write(arguments.output, rows, machine)
-    models = {"present": COSTS[isa.name], "fitted": fit(times, isa)}
-    out.print(errors_table(times, models, isa, f"Predicted over measured, {isa.name}, {machine}"))
-    out.print(choices_table(times, models, isa))
-    for name, factors in models.items():
-        out.print(f"{name}: {factors}", highlight=False)
-    if arguments.write:
-        store(models["fitted"], isa)
+    for isa, some in times.items():
+        models = {"present": COSTS[isa.costs], "fitted": fit(some, isa)}
+        out.print(errors_table(some, models, isa, f"Predicted over measured, {isa.costs}, {machine}"))
+        out.print(choices_table(some, models, isa))
+        for name, factors in models.items():
+            out.print(f"{name}: {factors}", highlight=False)
+        if arguments.write:
+            store(models["fitted"], isa)
+
+
+def _isa(costs: str) -> Isa:
+    """The instruction set, and the class of cores, of a record."""
+    name, _, core = costs.partition(" ")
+    return replace(ISAS[name], core=core or None)
 
 
 if __name__ == "__main__":
