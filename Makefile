@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help demo test test-slow test-interop conformance fuzz fuzz-kernels bench methods lint format clean
+.PHONY: help demo test test-slow test-interop conformance fuzz fuzz-kernels bench methods runtime-wheel lint format clean
 
 help:
 	@echo 'make demo    train a small binary network, compile it for this machine and for ARM, verify and benchmark it'
@@ -21,6 +21,7 @@ help:
 	@echo 'make fuzz-kernels  compare 20,000 random kernels with numpy, for an hour or two; FIRST=20000 takes others'
 	@echo 'make bench   measure kernels and networks against the limits of this machine and against onnxruntime'
 	@echo 'make methods train every method on digits; draw accuracy against bytes and time, for docs/methods.md'
+	@echo 'make runtime-wheel  build sbnn-tvm-runtime, the wheel for devices that only run compiled models, into dist/'
 	@echo 'make lint    check style, types, dead code, and which folder may import which'
 	@echo 'make format  apply the style'
 	@echo 'make clean   remove everything made here'
@@ -60,6 +61,10 @@ NUMBER ?= 20000
 fuzz-kernels: $(INSTALLED)
 	$(BIN)/python -m tests.random_kernels $(FIRST) $(NUMBER)
 
+# With the setuptools of .venv, so that nothing is downloaded.
+runtime-wheel: $(INSTALLED)
+	$(BIN)/python packaging/runtime_wheel.py dist
+
 # A missed bar gives exit code 1. The other benchmarks still run.
 bench: $(INSTALLED)
 	mkdir -p out
@@ -69,6 +74,7 @@ bench: $(INSTALLED)
 	-$(BIN)/python benchmarks/sparse_kernels.py --output out/sparse_kernels.json
 	-$(BIN)/python benchmarks/sparse_kernels.py --target x86-64-v3 --output out/sparse_kernels_avx2.json
 	-$(BIN)/python benchmarks/instructions.py --output out/instructions.json
+	-$(BIN)/python benchmarks/float_cycles.py --output out/float_cycles.json
 	-$(BIN)/python benchmarks/networks.py --output out/networks.json
 	$(BIN)/python benchmarks/plots.py
 

@@ -27,7 +27,8 @@ from sparse_kernels import FLOAT, POPCOUNT, float_contestants, plane_contestant,
 
 from sbnn_tvm.algebra.domain import SIGN
 from sbnn_tvm.deploy.targets import CpuTarget, resolve
-from sbnn_tvm.runtime.threads import default_num_threads, use_threads
+from sbnn_tvm.runtime.thread_counts import default_num_threads
+from sbnn_tvm.runtime.threads import use_threads
 
 PLANES, DENSITIES = "bit planes", (0.05, 0.25)
 

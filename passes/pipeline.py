@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from tvm.ir import IRModule
 from tvm.runtime import Executable
 from tvm.target import Target
 
+from sbnn_tvm.deploy.c_library.program import Program, Tensor
 from sbnn_tvm.errors import defects_named
 from sbnn_tvm.schedules.isa import Isa
 
@@ -20,7 +21,9 @@ from .lowering.lower import Lowered, lower
 from .lowering.machine_code import MACHINE_CODE
 from .lowering.nan_rules import NAN_RULES
 from .lowering.powers import use_powers_of_c_library
+from .lowering.raw_kernels import RawKernels, raw_kernels
 from .lowering.reuse_residuals import reuse_residuals
+from .lowering.to_program import to_program as read_program
 from .lowering.unknown_pragmas import remove_unknown_pragmas
 from .phases.canonicalize import canonicalize
 from .phases.choices_to_extrema import choices_to_extrema
@@ -137,14 +140,49 @@ def to_kernels(composites: IRModule, isa: Isa, decisions: Decisions = LEAST_COST
     return replace(lowered, mod=remove_unknown_pragmas(legal))
 
 
+_CALLS = tvm.transform.Sequential(
+    [
+        relax.transform.ToNonDataflow(),
+        relax.transform.RemovePurityChecking(),
+        relax.transform.CallTIRRewrite(),
+        tvm.transform.module_pass(lambda mod, _: reuse_residuals(mod), opt_level=0, name="ReuseResiduals"),
+    ],
+    name="calls",
+)
+"""Every kernel is called with the memory of its outputs."""
+
+
+def to_raw_kernels(lowered: Lowered, target: Target, prefix: str) -> RawKernels:
+    """Generate machine code for a C library.
+
+    Args:
+        lowered: The module of kernels.
+        target: What to generate code for.
+        prefix: What the symbols of the kernels begin with.
+    """
+    return raw_kernels(_CALLS(lowered.mod), target, prefix)
+
+
+def to_program(lowered: Lowered, kernels: RawKernels, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Program:
+    """The calls of the kernels that a C library makes.
+
+    Args:
+        lowered: The module of kernels.
+        kernels: Their machine code.
+        inputs: The inputs of the model.
+        outputs: The outputs of the model.
+
+    Raises:
+        NeedsTvmError: If a value is not computed by a kernel.
+    """
+    return read_program(_CALLS(lowered.mod), kernels, inputs, outputs)
+
+
 def to_executable(lowered: Lowered, target: Target) -> Executable:
     """Plan the memory and generate machine code, with TVM's passes."""
     plan = tvm.transform.Sequential(
         [
-            relax.transform.ToNonDataflow(),
-            relax.transform.RemovePurityChecking(),
-            relax.transform.CallTIRRewrite(),
-            tvm.transform.module_pass(lambda mod, _: reuse_residuals(mod), opt_level=0, name="ReuseResiduals"),
+            _CALLS,
             relax.transform.StaticPlanBlockMemory(),
             relax.transform.LowerAllocTensor(),
             relax.transform.KillAfterLastUse(),

@@ -1,7 +1,7 @@
 """Compile sparse binary neural networks from PyTorch to one small, fast CPU library, through Apache TVM.
 
 Importing this package imports nothing else. Each public name imports what it needs when it is first used, so a machine
-that only runs compiled models needs only numpy and TVM's runtime.
+that only runs compiled models needs only numpy. The distribution sbnn-tvm-runtime has the part for such machines.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from .errors import SbnnError
     from .module import CompiledModule
     from .options import CompileOptions
-    from .runtime.loading import LoadedModule, load
+    from .runtime.loaded_module import LoadedModule
+    from .runtime.loading import load
     from .tuning.tuner import tune
 
 __version__ = "0.1.0"
@@ -48,7 +49,7 @@ _HOMES = {
     "BinaryDomain": "sbnn_tvm.algebra.domain",
     "CompileOptions": "sbnn_tvm.options",
     "CompiledModule": "sbnn_tvm.module",
-    "LoadedModule": "sbnn_tvm.runtime.loading",
+    "LoadedModule": "sbnn_tvm.runtime.loaded_module",
     "SbnnError": "sbnn_tvm.errors",
     "compile": "sbnn_tvm.compiler",
     "export_onnx": "sbnn_tvm.frontends.torch.export",
@@ -65,13 +66,16 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(_HOMES[name]), name)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing in ("", __name__):
+        if missing == __name__ and _HOMES[name].startswith(error.name or " "):
+            reason = "is not in sbnn-tvm-runtime, which only runs compiled models"
+        elif missing in ("", __name__):
             raise
+        else:
+            reason = f"needs {missing}, which is not installed"
         from .errors import MissingPackageError
 
         raise MissingPackageError(
-            f"sbnn_tvm.{name} needs {missing}, which is not installed: pip install 'sbnn-tvm[compile,torch,verify]'",
-            name=error.name,
+            f"sbnn_tvm.{name} {reason}: pip install 'sbnn-tvm[compile,torch,verify]'", name=error.name
         ) from None
     globals()[name] = value
     return value

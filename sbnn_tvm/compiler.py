@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +17,16 @@ from sbnn_tvm.frontends.onnx.importer import Imported, import_onnx
 from sbnn_tvm.frontends.onnx.load_model import load_model
 from sbnn_tvm.passes.families.choose import Decisions
 from sbnn_tvm.passes.lowering.lower import Lowered
-from sbnn_tvm.passes.pipeline import to_composites, to_executable, to_kernels
+from sbnn_tvm.passes.pipeline import to_composites, to_kernels
 from sbnn_tvm.passes.relax.facts import notes_of
+from sbnn_tvm.schedules.tir.loops import one_thread
 
 from .deploy.targets import CpuTarget, resolve
 from .errors import CompileError, defects_named
 from .extras import needed_by
 from .module import CompiledModule
 from .options import CompileKeywords, CompileOptions, options_of
-from .report.build_report import build_report, with_tuning
+from .report.build_report import build_report, of_builds, with_tuning
 from .report.report import Report
 from .tuning_database.lookup import TuningLookup
 
@@ -120,6 +122,7 @@ class LoweredModel:
         lowered: The module of kernels.
         target: What to generate code for.
         report: What each layer became.
+        builds: The model for each build of a target that holds several, best first; the other attributes describe one.
     """
 
     imported: Imported
@@ -127,12 +130,18 @@ class LoweredModel:
     lowered: Lowered
     target: CpuTarget
     report: Report
+    builds: tuple[LoweredModel, ...] = ()
 
     def build(self) -> CompiledModule:
         """Generate machine code."""
-        with defects_named("generating machine code"):
-            executable = to_executable(self.lowered, self.target.target)
-        return CompiledModule(self.imported, self.composites, self.lowered, executable, self.target, self.report)
+        builds = [each.build() for each in self.builds]
+        module = CompiledModule(self.imported, self.composites, self.lowered, self.target, self.report, builds)
+        if module.needs_tvm:
+            note = f"the library needs TVM's runtime: {module.needs_tvm}"
+            if builds:
+                note += f"; it holds one build, for {module.one_build.target}"
+            module.report = replace(self.report, notes=(*self.report.notes, note))
+        return module
 
 
 def lower_model(
@@ -147,7 +156,7 @@ def lower_model(
     """
     progress = progress or _silent
     cpu = resolve(target)
-    tuned = None if options.tuning is None else TuningLookup.of(options.tuning, cpu, options.tuning_cpu)
+    lookups = _lookups(cpu, options)
     progress("importing the model")
     input_shape = options.input_shape
     source = _to_onnx(model, input_shape, options.compare_export, options.exact_weights)
@@ -156,24 +165,47 @@ def lower_model(
     progress("recognising binary layers")
     dump = None if options.dump is None else _folder(options.dump)
     composites = to_composites(imported.mod, options.sign_zero, dump, options.exact_weights)
+    notes = notes_of(composites)
+
+    def for_one(build: CpuTarget, tuned: TuningLookup | None) -> LoweredModel:
+        with defects_named("choosing kernels"):
+            lowered, slower = _lower(composites, build, Decisions(options.forced_families, imported.nodes), tuned)
+        with defects_named("writing the report"):
+            report = build_report(lowered, imported, options.name or _name_of(model), build.name, notes)
+            if tuned is not None:
+                report = with_tuning(report, tuned, slower)
+        return LoweredModel(imported, composites, lowered, build, report)
+
     progress("choosing kernels")
-    with defects_named("choosing kernels"):
-        lowered, slower = _lower(composites, cpu, Decisions(options.forced_families, imported.nodes), tuned)
-    with defects_named("writing the report"):
-        report = build_report(lowered, imported, options.name or _name_of(model), cpu.name, notes_of(composites))
-        if tuned is not None:
-            report = with_tuning(report, tuned, slower)
-    return LoweredModel(imported, composites, lowered, cpu, report)
+    models = tuple(for_one(build, tuned) for build, tuned in lookups)
+    if not cpu.builds:
+        return models[0]
+    described = next(each for each in models if each.target == cpu.single)
+    report = of_builds(described.report, {each.target.name: each.report for each in models}, cpu.name)
+    return replace(described, target=cpu, report=report, builds=models)
+
+
+def _lookups(cpu: CpuTarget, options: CompileOptions) -> list[tuple[CpuTarget, TuningLookup | None]]:
+    """The target of each build, and the measurements that are used for it."""
+    if options.tuning is None:
+        return [(build, None) for build in cpu.builds or (cpu,)]
+    lookups: list[tuple[CpuTarget, TuningLookup | None]] = []
+    for build in cpu.builds or (cpu,):
+        lookup = TuningLookup.of(options.tuning, build, options.tuning_cpu if build == cpu.single else None)
+        # A database is about one CPU: that the others are not tuned is no fallback.
+        lookups.append((build, lookup if lookup.machine is not None or build == cpu.single else None))
+    return lookups
 
 
 def _lower(
     composites: IRModule, cpu: CpuTarget, untuned: Decisions, tuned: TuningLookup | None
 ) -> tuple[Lowered, bool]:
     """The module of kernels, and whether it ignores measurements since the network would be slower with them."""
-    lowered = to_kernels(composites, cpu.isa, untuned if tuned is None else replace(untuned, tuned=tuned))
-    if tuned is None or not tuned.slower(lowered.layers, cpu.isa):
-        return lowered, False
-    return to_kernels(composites, cpu.isa, untuned), True
+    with nullcontext() if cpu.platform.threads else one_thread():
+        lowered = to_kernels(composites, cpu.isa, untuned if tuned is None else replace(untuned, tuned=tuned))
+        if tuned is None or not tuned.slower(lowered.layers, cpu.isa):
+            return lowered, False
+        return to_kernels(composites, cpu.isa, untuned), True
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:

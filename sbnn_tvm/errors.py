@@ -61,6 +61,10 @@ class EmulationError(SbnnError, RuntimeError):
     """
 
 
+class BoardError(SbnnError):
+    """A board cannot be reached, or a model cannot be measured on it."""
+
+
 class TuningError(SbnnError):
     """A network cannot be tuned, or a tuning database cannot be used."""
 

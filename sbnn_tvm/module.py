@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -14,20 +15,31 @@ from tvm.ir import IRModule
 
 from sbnn_tvm.frontends.onnx.importer import Imported
 from sbnn_tvm.passes.lowering.lower import Lowered
+from sbnn_tvm.passes.lowering.raw_kernels import RawKernels
+from sbnn_tvm.passes.lowering.to_program import NeedsTvmError
+from sbnn_tvm.passes.pipeline import to_executable, to_program, to_raw_kernels
 
+from .deploy.c_library.program import Tensor
+from .deploy.c_library.write_library import CompiledProgram, c_identifier, write_c_library
 from .deploy.linking import write_library
-from .deploy.targets import CpuTarget
-from .errors import InputError, LibraryError, TargetError
-from .execution.run_kernels import KernelRunner, NativeKernels, outputs_of, prepare, run_kernels
+from .deploy.targets import ONE_OF_SEVERAL, CpuTarget
+from .errors import InputError, LibraryError, TargetError, defects_named
+from .execution import programs
+from .execution.kernel_program import KernelProgram
+from .execution.library_program import LibraryProgram
+from .execution.native_kernels import NativeKernels
+from .execution.run_kernels import KernelRunner, outputs_of, prepare, run_kernels
 from .extras import needed_by
 from .report.report import Report
 from .runtime.inputs import match_inputs, split_batches
-from .runtime.loading import LoadedModule, load
+from .runtime.loaded_module import LoadedModule
+from .runtime.loading import load
 from .runtime.metadata import Metadata, TensorSpec
+from .runtime.tvm_module import TvmModule
 from .temporary_folder import temporary_folder
 from .verification.inputs import RandomInputs
 from .verification.result import Verification
-from .verification.verify import verify
+from .verification.verify import EMULATED, verify
 
 if TYPE_CHECKING:
     from .profiling.profile import KernelTime
@@ -42,6 +54,8 @@ class CompiledModule:
         lowered: The module of kernels.
         target: The CPU that it was compiled for.
         report: What each layer became, and why.
+        builds: If the target holds several builds, the model for each of them, best first. The other attributes then
+            describe the one for this machine, or the best one.
     """
 
     def __init__(
@@ -49,16 +63,16 @@ class CompiledModule:
         imported: Imported,
         composites: IRModule,
         lowered: Lowered,
-        executable: Any,
         target: CpuTarget,
         report: Report,
+        builds: Sequence[CompiledModule] = (),
     ) -> None:
         self.imported = imported
         self.composites = composites
         self.lowered = lowered
         self.target = target
         self.report = report
-        self._executable = executable
+        self.builds = tuple(builds)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -69,6 +83,11 @@ class CompiledModule:
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Name, shape and dtype of each output."""
         return self.imported.outputs
+
+    @property
+    def needs_tvm(self) -> str:
+        """Why a library of the model needs TVM's runtime; empty if it does not."""
+        return str(self._programs) if isinstance(self._programs, NeedsTvmError) else ""
 
     def run(self, *inputs: Any) -> np.ndarray | tuple[np.ndarray, ...]:
         """Run the model on this machine.
@@ -86,7 +105,7 @@ class CompiledModule:
         return self.library.run(*inputs)
 
     def emulate(self, *inputs: Any) -> tuple[np.ndarray, ...]:
-        """Run the model kernel by kernel in an emulator of the target's CPU.
+        """Run the model kernel by kernel: in an emulator of the target's CPU, unless it is this machine's.
 
         Args:
             inputs: Same as in ``run``.
@@ -99,7 +118,7 @@ class CompiledModule:
             TargetError: If there is no emulator for the target.
         """
         arrays = match_inputs(self.inputs, inputs)
-        return outputs_of(run_kernels(self.lowered, self.emulator, (*arrays, *prepare(self.lowered, self.emulator))))
+        return outputs_of(run_kernels(self.lowered, self.kernel_runner, (*arrays, *self.constants)))
 
     def verify(
         self,
@@ -112,7 +131,8 @@ class CompiledModule:
     ) -> Verification:
         """Compare every output, and every layer, with onnxruntime on the same ONNX model.
 
-        A build for this machine runs as ``export`` writes it. A build for an ARM CPU runs in an emulator.
+        A build for this machine runs as ``export`` writes it. A build for an ARM CPU runs in an emulator. Of a target
+        with several builds each is compared; the result names those that cannot run here.
 
         Args:
             inputs: The model's inputs, instead of random ones. If the first dimension is larger than the model's batch,
@@ -137,8 +157,14 @@ class CompiledModule:
             raise InputError(f"at least one random input is needed to compare anything, but samples={samples}")
         if seed < 0:
             raise InputError(f"the seed must be a number from 0 on, but got {seed}")
-        batches = RandomInputs(samples, seed) if inputs is None else split_batches(self.inputs, inputs)
-        result = verify(self, batches, tolerance)
+        batches = RandomInputs(samples, seed) if inputs is None else list(split_batches(self.inputs, inputs))
+        others = [each for each in self.builds if each.target != self.target.single]
+        runnable = [each for each in others if each.target.native or each.target.machine in EMULATED]
+        result = replace(
+            verify(self, batches, tolerance),
+            builds=tuple(verify(each, batches, tolerance) for each in runnable),
+            not_run=tuple(each.target.name for each in others if each not in runnable),
+        )
         if check:
             result.check()
         return result
@@ -154,21 +180,59 @@ class CompiledModule:
         """
         from .profiling.profile import profile
 
-        return profile(self, self._load(1), seconds)
+        if self.builds:
+            return self._described.profile(seconds)
+        library = self._load(1, "tvm")
+        assert isinstance(library, TvmModule)  # its kernels can be called one by one
+        return profile(self, library, seconds)
 
-    def export(self, path: str | os.PathLike[str]) -> Path:
-        """Write the model as one shared library, which ``sbnn_tvm.load`` runs.
+    def export(self, path: str | os.PathLike[str], runtime: str | None = None) -> Path:
+        """Write the model as a library.
 
         Args:
-            path: The file to write; an existing file is replaced.
+            path: What to write; an existing file is replaced. The suffix ``.so`` means a shared library, which
+                ``sbnn_tvm.load`` runs; ``.a`` a static library, with its header beside it; ``.zip``, or no suffix for a
+                folder, the header, the C sources, the constants and the object files.
+            runtime: ``"c"`` for a C library, which needs neither TVM nor Python; ``"tvm"`` for a library that needs
+                TVM's runtime, and holds one build: that for ``"x86-64-v3"`` if the target is ``"x86"``. The default is
+                ``"c"``, unless the report says that the model needs TVM.
 
         Returns:
             The path.
 
         Raises:
-            LibraryError: If the destination cannot be written, or there is no linker for the target.
+            LibraryError: If the destination cannot be written, there is no linker for the target, or the runtime
+                cannot run the model.
         """
-        metadata = Metadata(
+        path = Path(path)
+        if runtime not in (None, "c", "tvm"):
+            raise LibraryError(f"the runtime of a library is 'c' or 'tvm', but got {runtime!r}")
+        programs = self._programs
+        if runtime == "tvm" and "tvm" not in self.target.runtimes:
+            raise LibraryError(
+                f"there is no TVM runtime for {self.target} ({self.target.platform} on {self.target.machine}): export "
+                f'with runtime="c"'
+            )
+        if isinstance(programs, NeedsTvmError) and "tvm" not in self.target.runtimes:
+            raise LibraryError(
+                f"{programs}, and there is no TVM runtime for {self.target} ({self.target.platform} on "
+                f"{self.target.machine})"
+            )
+        if runtime == "c" and isinstance(programs, NeedsTvmError):
+            raise LibraryError(f'the model needs TVM\'s runtime: {programs}; export it with runtime="tvm"')
+        if runtime == "tvm" or isinstance(programs, NeedsTvmError):
+            if self.builds:
+                return self.one_build.export(path, "tvm")
+            if path.suffix in (".a", ".zip", ""):
+                raise LibraryError(f"with TVM's runtime a model is a shared library, but {path} names something else")
+            write_library(self._executable, path, self.target, self._metadata("tvm"))
+        else:
+            write_c_library(path, self._symbol, programs, self.target, self._metadata("c"))
+        return path
+
+    def _metadata(self, runtime: str) -> Metadata:
+        programs = self._programs
+        return Metadata(
             name=self.report.model,
             inputs=self.inputs,
             outputs=self.outputs,
@@ -178,10 +242,66 @@ class CompiledModule:
             report=self.report.to_json(),
             sbnn_version=version("sbnn-tvm"),
             tvm_version=version("apache-tvm"),
+            runtime=runtime,
+            symbol=self._symbol if runtime == "c" else "",
+            parallel=isinstance(programs, NeedsTvmError) or any(each.program.parallel for each in programs),
             prepares=self.lowered.prepares,
         )
-        write_library(self._executable, path, self.target, metadata)
-        return Path(path)
+
+    @cached_property
+    def _symbol(self) -> str:
+        return c_identifier(self.report.model)
+
+    @cached_property
+    def _kernels(self) -> RawKernels:
+        """The machine code of the kernels."""
+        if self.builds:
+            return self._described._kernels
+        with defects_named("generating machine code"):
+            return to_raw_kernels(self.lowered, self.target.target, f"{self._symbol}_{self._build}_")
+
+    @property
+    def _build(self) -> str:
+        return c_identifier(self.target.name)
+
+    @property
+    def _described(self) -> CompiledModule:
+        """The build that the attributes describe."""
+        return next(each for each in self.builds if each.target == self.target.single)
+
+    @property
+    def one_build(self) -> CompiledModule:
+        """The module itself, or the build for a runtime whose libraries hold one."""
+        name = ONE_OF_SEVERAL.get(self.target.name)
+        return (
+            next((each for each in self.builds if each.target.name == name), self._described) if self.builds else self
+        )
+
+    @cached_property
+    def _programs(self) -> tuple[CompiledProgram, ...] | NeedsTvmError:
+        """The programs of all builds, or the reason why the model needs TVM's runtime."""
+        programs = []
+        for each in self.builds or (self,):
+            if isinstance(each._program, NeedsTvmError):
+                return each._program
+            programs.append(each._program)
+        return tuple(programs)
+
+    @cached_property
+    def _program(self) -> CompiledProgram | NeedsTvmError:
+        """The model as a program for a C library, or the reason why it needs TVM's runtime."""
+        inputs, outputs = ([Tensor(t.name, t.shape, t.dtype) for t in each] for each in (self.inputs, self.outputs))
+        try:
+            program = to_program(self.lowered, self._kernels, inputs, outputs)
+        except NeedsTvmError as reason:
+            return reason
+        return CompiledProgram(self._build, program, self._kernels.code, self.target)
+
+    @cached_property
+    def _executable(self) -> Any:
+        """The machine code for TVM's runtime."""
+        with defects_named("generating machine code"):
+            return to_executable(self.lowered, self.target.target)
 
     @cached_property
     def library(self) -> LoadedModule:
@@ -192,41 +312,45 @@ class CompiledModule:
         """
         return self._load(None)
 
-    def _load(self, num_threads: int | None) -> LoadedModule:
+    def _load(self, num_threads: int | None, runtime: str | None = None) -> LoadedModule:
         if not self.target.native:
             raise TargetError(
                 f"this model was compiled for {self.target} ({self.target.triple}), which is not this machine's CPU: "
                 f'export it and run it there, use emulate(), or compile with target="native"'
             )
         with temporary_folder(LibraryError) as folder:
-            return load(self.export(folder / "model.so"), num_threads)
+            return load(self.export(folder / "model.so", runtime), num_threads)
 
     @cached_property
-    def emulator(self) -> KernelRunner:
-        """Runs the target's machine code on this machine, in an emulator.
+    def program(self) -> LibraryProgram | None:
+        """The C library in a program of its own, usually in an emulator; None if the model needs TVM's runtime, or
+        programs for the target cannot run on this machine."""
+        if self.needs_tvm or programs.why_not(self.target) is not None:
+            return None
+        return LibraryProgram(self.export, self._symbol, self.target, self.outputs)
+
+    @cached_property
+    def kernel_runner(self) -> KernelRunner:
+        """Runs single kernels: on this machine if the target is its CPU, otherwise in an emulator.
 
         Raises:
             TargetError: If there is no emulator for the target.
         """
-        with needed_by("the emulator"):
-            from .execution.emulator import Emulator
+        if self.target.native:
+            return NativeKernels(self._kernels, self.target)
+        if self.target.machine in ("aarch64", "arm") and self.target.platform.object_format == "ELF":
+            with needed_by("the emulator"):
+                from .execution.emulator import Emulator
 
-        with temporary_folder(LibraryError) as folder:
-            return Emulator.from_library(self.export(folder / "model.so"))
-
-    @property
-    def kernel_runner(self) -> KernelRunner:
-        """Runs single kernels: on this machine if the target is its CPU, otherwise in an emulator."""
-        return self._native_kernels if self.target.native else self.emulator
+            return Emulator.from_raw_kernels(self._kernels, self.target)
+        if reason := programs.why_not(self.target):
+            raise TargetError(f"a model for {self.target} can be neither run nor emulated here: {reason}")
+        return KernelProgram(self._kernels, self.target)
 
     @cached_property
     def constants(self) -> tuple[np.ndarray, ...]:
         """The parameters of ``main`` after the inputs: the coded constants, decoded by ``kernel_runner``."""
         return prepare(self.lowered, self.kernel_runner)
-
-    @cached_property
-    def _native_kernels(self) -> KernelRunner:
-        return NativeKernels(self.library)
 
     def __repr__(self) -> str:
         return f"<CompiledModule: {self.report.summary()}>"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-Architecture = Literal["x86", "aarch64", "arm"]
+Architecture = Literal["x86", "aarch64", "arm", "riscv64", "wasm"]
 
 CoreClass = Literal["in-order", "a72", "wide"]
 """Classes of AArch64 cores that a target can name: in order, two vector instructions a cycle, and later cores."""
@@ -16,6 +16,7 @@ class PopcountMethod(Enum):
     """The fastest way to count the set bits of a vector's lanes."""
 
     VECTOR = "a vector popcount"
+    BYTES = "a vector popcount of bytes, whose neighbours are then added"
     LOOKUP = "a byte shuffle that looks up the counts of 4 bits"
     NONE = "shifts and masks"
 
@@ -23,6 +24,10 @@ class PopcountMethod(Enum):
 @dataclass(frozen=True, kw_only=True)
 class Isa:
     """One instruction set.
+
+    Machines without vectors have some as well: LLVM computes the lanes of a vector one by one. So there is one kind of
+    kernel. ``vector_bits`` is then the number of bits that a kernel handles at once, and ``registers`` follows from the
+    number of registers that the lanes of a vector take.
 
     Attributes:
         name: Name in reports and key of measurements, for example ``"avx512-vpopcntdq"``.
@@ -34,6 +39,12 @@ class Isa:
             little endian, so the bytes in memory do not depend on ``word_bits``, except for the padding of a pixel.
         popcount: The method that counts set bits.
         ternary_logic: Whether one instruction computes any function of three bits (AVX-512's vpternlog).
+        masks_are_words: Whether a comparison becomes a word with a bit per lane in a few instructions.
+        scalar: Whether there are no vectors: the lanes of a vector are registers, or a few instructions each.
+        small: Whether memory is scarcer than time, as on a microcontroller. Constants are then read where they are
+            stored, since a decoded copy would need RAM, and the cost model prefers kernels with few of them.
+        multiplies_by_lane: Whether a float multiply-add takes a factor from one lane of a register, for all lanes of
+            the other factor (``fmla v0.4s, v1.4s, v2.s[3]``).
         dot_product: Whether one instruction adds products of four bytes to a 32-bit sum (ARM's udot).
         core: The class of the core, if the target names one. It decides between kernels, but not what they contain.
     """
@@ -45,10 +56,16 @@ class Isa:
     word_bits: int
     popcount: PopcountMethod
     ternary_logic: bool = False
+    masks_are_words: bool = True
+    scalar: bool = False
+    small: bool = False
+    multiplies_by_lane: bool = False
     dot_product: bool = False
     core: CoreClass | None = None
 
     def __str__(self) -> str:
+        if self.scalar:
+            return f"{self.name}, {self.word_bits}-bit words without vectors"
         return f"{self.name}, {self.vector_bits}-bit vectors"
 
     @property
@@ -106,7 +123,13 @@ X86_BASELINE = Isa(
     name="sse", architecture="x86", vector_bits=128, registers=16, word_bits=64, popcount=PopcountMethod.NONE
 )
 NEON = Isa(  # eor, cnt, uadalp into 16-bit counters
-    name="neon", architecture="aarch64", vector_bits=128, registers=32, word_bits=16, popcount=PopcountMethod.VECTOR
+    name="neon",
+    architecture="aarch64",
+    vector_bits=128,
+    registers=32,
+    word_bits=16,
+    popcount=PopcountMethod.VECTOR,
+    multiplies_by_lane=True,
 )
 NEON_DOTPROD = Isa(  # also udot: four bytes at once into a 32-bit counter
     name="neon-dotprod",
@@ -116,10 +139,58 @@ NEON_DOTPROD = Isa(  # also udot: four bytes at once into a 32-bit counter
     word_bits=16,
     popcount=PopcountMethod.VECTOR,
     dot_product=True,
+    multiplies_by_lane=True,
 )
 ARMV7_NEON = Isa(
     name="armv7-neon", architecture="arm", vector_bits=128, registers=16, word_bits=16, popcount=PopcountMethod.VECTOR
 )
+RISCV64 = Isa(  # cpop of 64 bits (zbb): 2 lanes in 2 of 31 registers
+    name="riscv64",
+    architecture="riscv64",
+    vector_bits=128,
+    registers=14,
+    word_bits=64,
+    popcount=PopcountMethod.VECTOR,
+    scalar=True,
+)
+RISCV64_V = Isa(  # vectors of at least 128 bits, of which 128 are used
+    name="riscv64-v",
+    architecture="riscv64",
+    vector_bits=128,
+    registers=32,
+    word_bits=64,
+    popcount=PopcountMethod.NONE,
+)
+WASM = Isa(  # i8x16.popcnt, i16x8.extadd_pairwise_i8x16_u; engines on x86 have 16 registers
+    name="wasm-simd128", architecture="wasm", vector_bits=128, registers=16, word_bits=16, popcount=PopcountMethod.BYTES
+)
+THUMB = Isa(  # Cortex-M without vectors: 8 channels of one pixel in 8 of 13 registers
+    name="thumb",
+    architecture="arm",
+    vector_bits=128,
+    registers=6,
+    word_bits=32,
+    popcount=PopcountMethod.NONE,
+    scalar=True,
+    small=True,
+)
+HELIUM = Isa(  # Cortex-M with vectors of integers (MVE); its masks have a bit per byte
+    name="helium",
+    architecture="arm",
+    vector_bits=128,
+    registers=8,
+    word_bits=32,
+    popcount=PopcountMethod.NONE,
+    masks_are_words=False,
+    small=True,
+)
 
-ISAS = {isa.name: isa for isa in (AVX512_VPOPCNTDQ, AVX512, AVX2, X86_BASELINE, NEON, NEON_DOTPROD, ARMV7_NEON)}
+ISAS = {
+    isa.name: isa
+    for isa in (
+        *(AVX512_VPOPCNTDQ, AVX512, AVX2, X86_BASELINE),
+        *(NEON, NEON_DOTPROD, ARMV7_NEON, THUMB, HELIUM),
+        *(RISCV64, RISCV64_V, WASM),
+    )
+}
 """All instruction sets, by name."""

@@ -23,6 +23,7 @@ from .costs import Steps, cost_of, fetched
 from .family import Bound, BuiltKernel, Family, Member, Resource
 
 _ENTRY = 2  # bytes per entry of most weight lists
+_CODE = 24 * 1024  # bytes of machine code of a kernel with its conversions, where LLVM has no vectors
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ COUNTERS = CountersFamily()
 def counters_cost(shape: Conv2dShape, counted: np.ndarray, isa: Isa, floats: bool, domain: BinaryDomain) -> float:
     """Cost between packed words: kernel, conversions, fetching the lists. Arguments: same as in ``counter_steps``."""
     counting = _counting(shape, counted, isa, domain)
-    lists = fetched(_ENTRY * int(counting.counts.sum()))
+    lists = fetched(_ENTRY * int(counting.counts.sum()) + (_CODE if isa.small else 0))
     return cost_of(isa, _steps(counting, floats), conversion_steps(shape, isa, floats), lists)
 
 

@@ -70,9 +70,9 @@ class Float32Family(Family):
             case BinaryConvolution() if layer.pad_value:
                 return ()
             case MaxPool2d() | AvgPool2d():
-                return window_tiles(layer.shape, isa)
+                return window_tiles(layer.shape, isa, layer.program.packed)
             case FloatConvolution() | BinaryConvolution() if layer.shape.depthwise:
-                return window_tiles(layer.shape, isa)
+                return window_tiles(layer.shape, isa, layer.program.packed)
             case LinearLayer():
                 return tiles(layer.shape, isa, "float32")
             case BatchedProduct():

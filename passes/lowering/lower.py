@@ -400,7 +400,8 @@ class _Lowering:
         data, rest = [self._value(arg) for arg in read], [self._value(arg) for arg in beside]
         args = [self._form(each, built.reads, built.groups) for each in data]
         args += [self._form(operand, Form.CHANNELS_LAST) for operand in rest]
-        constants = tuple(expansion(array) or array for array in built.kernel.constants)
+        coded = expansion if not self.isa.small else (lambda array: None)
+        constants = tuple(coded(array) or array for array in built.kernel.constants)
         name = var.name if len(layer.outputs) < 2 else layer.name
         caller, stored = self._emit_call(name, built.kernel, args, constants)
         results: list[tuple[Expr, Form, int, Domain | None]] = []

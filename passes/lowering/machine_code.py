@@ -21,7 +21,7 @@ from tvm.tirx import compilation_pipeline
 from .import_once import import_once
 from .share_memory import share_memory
 
-_PASSES = tvm.transform.Sequential(
+before_interface = tvm.transform.Sequential(
     [
         tvm.transform.module_pass(lambda mod, _: import_once(mod), opt_level=0, name="ImportOnce"),
         s_tir.transform.CanonicalizeLoop(),
@@ -43,11 +43,22 @@ _PASSES = tvm.transform.Sequential(
         tirx.transform.VerifyMemory(),
         tirx.transform.AnnotateEntryFunc(),
         tirx.transform.SplitHostDevice(),
-        tirx.transform.MakePackedAPI(),
+    ],
+    name="before_interface",
+)
+"""The passes up to the one that gives kernels their parameters."""
+
+after_interface = tvm.transform.Sequential(
+    [
         tirx.transform.FP8StorageLegalize(),
         tirx.transform.BF16StorageLegalize(),
     ],
-    name="machine_code",
+    name="after_interface",
+)
+"""The passes that follow it."""
+
+_PASSES = tvm.transform.Sequential(
+    [before_interface, tirx.transform.MakePackedAPI(), after_interface], name="machine_code"
 )
 
 MACHINE_CODE = "sbnn_tvm"

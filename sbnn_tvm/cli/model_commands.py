@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 COMPILE_EXAMPLES = examples(
     "sbnn-tvm compile model.onnx -o model.so",
     "sbnn-tvm compile model.onnx --target arm -o model-arm.so --verify",
+    "sbnn-tvm compile model.onnx -o model.a           [dim]a static library and its header, for a C program[/]",
+    "sbnn-tvm compile model.onnx -o model             [dim]a folder with CMakeLists.txt, for a C project[/]",
+    "sbnn-tvm compile model.onnx --runtime tvm        [dim]for TVM's runtime[/]",
     "sbnn-tvm compile model.onnx --input-shape 1,3,224,224 --report report.json",
     "sbnn-tvm compile model.onnx --input-shape x=1,3,64,64 --input-shape y=1,4",
 )
@@ -39,12 +43,33 @@ INSPECT_EXAMPLES = examples(
 )
 
 
+class RuntimeChoice(str, Enum):
+    """What a library needs to run."""
+
+    c = "c"
+    tvm = "tvm"
+
+
 @expand_flags
 def compile_(
     model: ModelFile,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE.so", help="The library.", show_default="MODEL.so"),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="What to write: FILE.so is a shared library, FILE.a a static one; FILE.zip, or a folder (no suffix), "
+            "has the sources, objects and constants.",
+            show_default="MODEL.so, or .a where there are no shared libraries",
+        ),
+    ] = None,
+    runtime: Annotated[
+        RuntimeChoice | None,
+        typer.Option(
+            help="c: a C library, which needs nothing; tvm: a shared library for TVM's runtime.",
+            show_default="c, unless the model needs TVM",
+        ),
     ] = None,
     *,
     flags: CompileFlags,
@@ -59,33 +84,56 @@ def compile_(
         bool, typer.Option("--verify", help="Compare with onnxruntime first; write nothing if they differ.")
     ] = False,
 ) -> None:
-    """Compile an ONNX or TFLite model to a shared library, and report what each layer became.
+    """Compile an ONNX or TFLite model to a library, and report what each layer became.
 
-    Python runs it by [bold]sbnn_tvm.load("model.so").run(x)[/]. That needs only numpy and TVM's runtime.
+    C programs include the header that is written beside it. Python runs a shared library by
+    [bold]sbnn_tvm.load("model.so").run(x)[/], which needs only numpy.
     """
     from ..atomic_file import check_destination, replacing
 
-    output = output or Path(model.stem + ".so")
     check_is_model(model)
-    for path in (output, report):
-        if path is not None:
-            check_destination(path, LibraryError)
+    if output is not None:
+        _check_output(output, runtime)
+    if report is not None:
+        check_destination(report, LibraryError)
     console = result_console()
     with shown_steps() as step:
         module = compile_model(model, flags, step, strict=strict, dump=dump)
     console.print(module.report)
     if verify:
         _verify(module, console)
+    if output is None:
+        output = Path(model.stem + (".so" if module.target.platform.shared_libraries else ".a"))
     with shown_steps() as step:
         step("linking")
-        module.export(output)
+        module.export(output, None if runtime is None else runtime.value)
     if report is not None:
         with replacing(report, LibraryError) as draft:
             draft.write_text(json.dumps(json.loads(module.report.to_json()), indent=2) + "\n")
     from .tables import readable_bytes
 
-    size = readable_bytes(output.stat().st_size)
+    files = [output] if output.is_file() else list(output.iterdir())
+    size = readable_bytes(sum(file.stat().st_size for file in files))
     console.print("\n", bold(output), plain(f": {size} for {module.target.triple}"), sep="")
+
+
+def _check_output(output: Path, runtime: RuntimeChoice | None) -> None:
+    """Refuse what cannot be written for any target, before a long compilation."""
+    from ..atomic_file import check_destination
+
+    forms = (".so",) if runtime is RuntimeChoice.tvm else _FORMS
+    if output.suffix not in forms:
+        last = forms[-1] or "a folder, which has no suffix"
+        allowed = f"{', '.join(forms[:-1])} or {last}" if len(forms) > 1 else last
+        what = "a library for TVM's runtime" if runtime is RuntimeChoice.tvm else "a compiled model"
+        raise InputError(f"the output of {what} is a file {allowed}, but --output is {output}")
+    if output.suffix:
+        check_destination(output, LibraryError)
+    elif not output.parent.is_dir():
+        raise LibraryError(f"cannot write {output}: there is no folder {output.parent}")
+
+
+_FORMS = (".so", ".a", ".zip", ".dylib", ".wasm", "")
 
 
 @expand_flags
@@ -153,6 +201,7 @@ def inspect(
         console.print(_values(file, values, input, flags))
         return
     if is_library(file):
+        from ..deploy.library_parts import library_parts
         from ..report.report import Report
         from ..runtime.loading import read_metadata
         from .tables import metadata_table
@@ -162,7 +211,7 @@ def inspect(
             report = Report.from_json(metadata.report)
         except ValueError as error:
             raise LibraryError(f"{file} cannot be shown: {error}; compile the model again") from None
-        console.print(metadata_table(metadata, file.stat().st_size), "")
+        console.print(metadata_table(metadata, library_parts(file)), "")
         console.print(report)
         return
     with shown_steps() as step:
@@ -214,5 +263,7 @@ def _verify(module: CompiledModule, console: Console, **options: Any) -> None:
         step("comparing with onnxruntime")
         found = module.verify(check=False, **options)
     console.print("", verification_table(found))
+    if found.about_builds:
+        console.print(plain(found.about_builds))
     if not found.passed:
         raise typer.Exit(MISMATCH)

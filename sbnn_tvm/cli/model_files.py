@@ -20,8 +20,18 @@ ModelOrLibrary = Annotated[
 
 
 def is_library(path: Path) -> bool:
-    """Whether a file is a compiled library; one that cannot be read is judged by its name."""
+    """Whether a file is a compiled library; one that cannot be read is judged by its name.
+
+    Raises:
+        InputError: If it is another form of a compiled model, which has no record, or no regular file.
+    """
     check_is_file(path)
+    form = _form_without_record(path)
+    if form is not None:
+        raise InputError(
+            f"{path} is {form}: only shared libraries have a record of what is inside; name such a library (.so), or "
+            "the model that it was compiled from"
+        )
     try:
         if path.is_file():  # reading a pipe would wait, and take from what it holds
             with path.open("rb") as file:
@@ -29,6 +39,14 @@ def is_library(path: Path) -> bool:
     except (OSError, ValueError):
         pass  # reading it later gives the error
     return path.suffix == ".so"
+
+
+def _form_without_record(path: Path) -> str | None:
+    """What a path is, if it is a compiled model that is no shared library."""
+    if path.is_dir():
+        return "a folder of a C library" if (path / "sbnn_runtime.h").exists() else None
+    forms = {".a": "a static library", ".zip": "a C library in parts", ".dylib": "a library for macOS"}
+    return forms.get(path.suffix) if path.exists() else None
 
 
 def check_is_file(path: Path) -> None:

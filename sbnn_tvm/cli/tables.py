@@ -13,10 +13,12 @@ from ..printable import printable
 from .console import bold, plain
 
 if TYPE_CHECKING:
+    from ..deploy.library_parts import LibraryParts
     from ..deploy.targets import CpuTarget
+    from ..profiling.board import BoardTiming
     from ..profiling.profile import KernelTime
     from ..profiling.timing import Timing
-    from ..runtime.metadata import Metadata
+    from ..runtime.metadata import BuildRecord, Metadata
     from ..verification.result import LayerComparison, OutputComparison, Verification
 
 _VERIFICATION = ("elements", "largest difference", "flipped", "wrong")
@@ -63,23 +65,41 @@ def _output_cells(output: OutputComparison) -> Iterator[str | Text]:
     yield _OK if output.within else _MORE_EXACT if output.less_exact else _WRONG
 
 
-def metadata_table(metadata: Metadata, size: int) -> Table:
+def metadata_table(metadata: Metadata, parts: LibraryParts) -> Table:
     """The metadata of a compiled library."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
     rows = {
         "model": printable(metadata.name),
         "inputs": "\n".join(map(printable, metadata.inputs)),
         "outputs": "\n".join(map(printable, metadata.outputs)),
         "target": printable(f"{metadata.target} ({metadata.triple})"),
         "needs": printable(", ".join(metadata.features)) or "any CPU of this architecture",
-        "size": readable_bytes(size),
+        "runtime": "none: a C library" if metadata.runtime == "c" else f"TVM {printable(metadata.tvm_version)}",
+    }
+    if metadata.runtime == "c":
+        rows["C names"] = printable(f"{metadata.symbol}_init, {metadata.symbol}_run and so on, in {metadata.symbol}.h")
+    rows |= {
+        "builds": _builds(metadata.builds),
+        "size": f"{readable_bytes(parts.file)}: {_parts(parts)}",
         "made by": printable(f"sbnn_tvm {metadata.sbnn_version} with TVM {metadata.tvm_version}"),
     }
-    for name, value in rows.items():
-        table.add_row(name, Text(value))
-    return table
+    return _properties(rows)
+
+
+def _parts(parts: LibraryParts) -> str:
+    named = {"code": parts.code, "constants": parts.constants, "record": parts.record}
+    return ", ".join(f"{readable_bytes(size)} {name}" for name, size in named.items())
+
+
+def _builds(builds: Sequence[BuildRecord]) -> str:
+    lines = []
+    for build in builds:
+        line = f"{build.name}: {readable_bytes(build.code)} of code, {readable_bytes(build.constants)} of constants"
+        if build.own_constants < build.constants:
+            line += f", {readable_bytes(build.constants - build.own_constants)} of them shared with those above"
+        if len(builds) > 1:
+            line += f"; needs {', '.join(build.features) or 'any CPU of this architecture'}"
+        lines.append(printable(line))
+    return "\n".join(lines)
 
 
 def timing_table(times: Mapping[str, Timing]) -> Table:
@@ -92,6 +112,32 @@ def timing_table(times: Mapping[str, Timing]) -> Table:
         if len(times) > 1:
             cells.append("" if timing is reference else f"{timing.minimum / reference.minimum:.2f}")
         table.add_row(plain(name), *cells)
+    return table
+
+
+def board_table(found: BoardTiming, board: str) -> Table:
+    """What else was measured on a board."""
+    peak = "unknown" if found.peak_bytes is None else readable_bytes(found.peak_bytes)
+    return _properties(
+        {
+            "board": printable(board),
+            "CPU": printable(found.cpu) or "unknown",
+            "threads": str(found.threads),
+            "init": readable_seconds(found.init_seconds),
+            "first run": readable_seconds(found.first_run_seconds),
+            "context": readable_bytes(found.context_bytes),
+            "peak memory": f"{peak} after the first run, code included",
+        }
+    )
+
+
+def _properties(rows: Mapping[str, str]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, Text(value))
     return table
 
 

@@ -15,7 +15,7 @@ import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,9 +32,10 @@ from ..runtime.library_file import record_object, seal
 from ..runtime.memory_file import memory_file, path_of
 from ..runtime.metadata import Metadata
 from .targets import CpuTarget
+from .used_features import used_features
 
 _LIBC = {"memcpy", "memmove", "memset", "memcmp"}
-_LIBM = {
+MATHEMATICS = {
     name + suffix
     for name in (
         *("acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "ceil", "copysign", "cos", "cosh", "erf"),
@@ -44,6 +45,7 @@ _LIBM = {
     )
     for suffix in ("", "f")
 }
+"""The functions of the C library for mathematics."""
 _ENOUGH = 1 << 30  # bytes of an object file
 _RUNTIME = re.compile(r"TVMFFI\w+|TVMBackend\w+|__aeabi_\w+")  # __aeabi: arithmetic of 32-bit ARM, in libgcc_s
 
@@ -96,7 +98,7 @@ def find_linker(target: CpuTarget) -> Linker:
         if name.endswith("ld"):
             return Linker(name, (program, "-shared", "-s", "-z", "noexecstack"))
         return Linker(name, (program, "-shared", "-s", "-fPIC", "-nostartfiles", "-nodefaultlibs"))
-    zig = _zig()
+    zig = find_zig()
     if zig is not None:
         return Linker("ziglang", (str(zig), "ld.lld", "-shared", "-s", "-z", "noexecstack"))
     raise LibraryError(
@@ -113,15 +115,18 @@ def write_library(
         executable: What ``tvm.compile`` returned.
         path: The file to write; an existing file is replaced.
         target: The target that it was compiled for.
-        metadata: The metadata for ``sbnn_tvm.runtime.loading``; None for kernels without a model.
+        metadata: The metadata for ``sbnn_tvm.runtime.loading``; None for kernels without a model. Of its features,
+            only those that the machine code uses are written.
 
     Raises:
-        LibraryError: If the destination cannot be written, or the linker is missing or fails.
+        LibraryError: If the destination cannot be written, the linker is missing or fails, or the machine code uses a
+            CPU feature that the target lacks.
     """
     linker = find_linker(target)
     with replacing(path, LibraryError, 0o777) as draft, ExitStack() as files:
         objects = [files.enter_context(file) for file in _object_files(executable)]
         if metadata is not None:
+            metadata = replace(metadata, features=tuple(sorted(used_features(objects, target))))
             objects.append(files.enter_context(_file_in_memory()))
             objects[-1].write(record_object(target.machine, metadata))
             objects[-1].flush()
@@ -143,14 +148,35 @@ def _object_files(executable: Any) -> Iterator[BinaryIO]:
         target = parts[0].get_function("_get_target_string")()
         parts.append(tvm.get_global_func("runtime.ModulePackImportsToLLVM")(module, False, target, ""))
     for part in parts:
-        file = _file_in_memory()
-        with _largest_files():
-            part.write_to_file(path_of(file.fileno()), "o")
-        yield file
+        yield _object_file(part)
+
+
+def write_kernels(code: Any, path: Path, target: CpuTarget) -> None:
+    """Link a module of machine code alone to a shared library, whose kernels can be called one by one.
+
+    Raises:
+        LibraryError: If the linker is missing or fails.
+    """
+    with _object_file(code) as file:
+        find_linker(target).link(path, [file.fileno()])
+
+
+def write_object(code: Any) -> bytes:
+    """The object file of a module of machine code."""
+    with _object_file(code) as file:
+        return Path(path_of(file.fileno())).read_bytes()
+
+
+def _object_file(code: Any) -> BinaryIO:
+    """The object file of a module of machine code, in memory."""
+    file = _file_in_memory()
+    with _largest_files():
+        code.write_to_file(path_of(file.fileno()), "o")
+    return file
 
 
 def _file_in_memory() -> BinaryIO:
-    return os.fdopen(memory_file("object"), "wb")
+    return os.fdopen(memory_file("object"), "w+b")
 
 
 @contextmanager
@@ -180,7 +206,7 @@ def check_library(path: Path, target: CpuTarget) -> None:
         raise LibraryError(f"the linker made a damaged library: {error}") from None
     if header.machine != target.machine:
         raise LibraryError(f"the linker made a library for {header.machine} instead of {target.machine}")
-    foreign = sorted(undefined_symbols(path) - _LIBC - _LIBM)
+    foreign = sorted(undefined_symbols(path) - _LIBC - MATHEMATICS)
     foreign = [symbol for symbol in foreign if not _RUNTIME.fullmatch(symbol)]
     if foreign:
         raise LibraryError(
@@ -189,9 +215,10 @@ def check_library(path: Path, target: CpuTarget) -> None:
 
 
 def undefined_symbols(path: Path) -> set[str]:
-    """The symbols that a library imports when it is loaded, except weak ones, which may stay undefined."""
+    """The symbols that a library, or an object file, imports, except weak ones, which may stay undefined."""
     with path.open("rb") as file:
-        table = ELFFile(file).get_section_by_name(".dynsym")
+        elf = ELFFile(file)
+        table = elf.get_section_by_name(".dynsym" if elf["e_type"] == "ET_DYN" else ".symtab")
         symbols = list(table.iter_symbols()) if isinstance(table, SymbolTableSection) else []
     return {
         symbol.name
@@ -209,7 +236,8 @@ def _candidates(target: CpuTarget) -> list[str]:
     return [*own, prefix + "gcc", prefix + "ld"]
 
 
-def _zig() -> Path | None:
+def find_zig() -> Path | None:
+    """The program of the Python package ``ziglang``; None if it is not installed."""
     spec = find_spec("ziglang")
     if spec is None or spec.origin is None:
         return None

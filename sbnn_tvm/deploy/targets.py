@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from sbnn_tvm.schedules.isa import CoreClass, Isa
 
 from ..errors import TargetError
 from ..runtime.cpu import FLAGS, needed_features, normalize_machine, this_cpu
+from .platforms import LINUX, Platform, Runtime, platform_of
 
 
 @dataclass(frozen=True)
@@ -25,20 +26,35 @@ class CpuTarget:
         name: The name that the user gave, or the CPU of a target dict.
         isa: The instruction set that the schedules may use.
         triple: LLVM's target triple, for example ``"aarch64-unknown-linux-gnu"``.
+        platform: The operating system, its C library and the format of its files.
         features: The features that the CPU must have at run time (sbnn_tvm.runtime.cpu), by LLVM's names.
         target: The target for ``tvm.compile``.
+        builds: The targets of all builds of a library that holds several, best first; empty for one build. The other
+            attributes are those of the build for this machine, or of the best one.
     """
 
     name: str
     isa: Isa
     triple: str
+    platform: Platform
     features: frozenset[str]
     target: Target = field(compare=False, repr=False)
+    builds: tuple[CpuTarget, ...] = ()
 
     @property
     def machine(self) -> str:
-        """The architecture: ``"x86_64"``, ``"aarch64"`` or ``"arm"``."""
+        """The architecture: ``"x86_64"``, ``"aarch64"``, ``"arm"``, ``"cortex-m"``, ``"riscv64"`` or ``"wasm32"``."""
         return normalize_machine(self.triple.split("-")[0])
+
+    @property
+    def runtimes(self) -> tuple[Runtime, ...]:
+        """The runtimes that can run a model there."""
+        return self.platform.runtimes(self.machine)
+
+    @property
+    def single(self) -> CpuTarget:
+        """The target of one build: this one, or the build that the attributes describe."""
+        return next((build for build in self.builds if build.features == self.features), self)
 
     @property
     def native(self) -> bool:
@@ -59,28 +75,59 @@ class CpuTarget:
         return self.name
 
 
-_X86 = {"kind": "llvm", "mtriple": "x86_64-unknown-linux-gnu"}
-_AARCH64 = {"kind": "llvm", "mtriple": "aarch64-unknown-linux-gnu"}
-_ARMV7 = {"kind": "llvm", "mtriple": "armv7-unknown-linux-gnueabihf", "mfloat-abi": "hard"}
+def _llvm(triple: str, **options: Any) -> dict[str, Any]:
+    return {"kind": "llvm", "mtriple": triple, **options}
+
+
+def _cortex_m(triple: str, cpu: str, **options: Any) -> dict[str, Any]:
+    return _llvm(triple, mcpu=cpu, **{"mfloat-abi": "hard", "vector-width": 128}, **options)
+
+
+_X86 = _llvm("x86_64-unknown-linux-gnu")
+_AARCH64 = _llvm("aarch64-unknown-linux-gnu")
+_ARMV7 = _llvm("armv7-unknown-linux-gnueabihf", **{"mfloat-abi": "hard"})
+_RVA22 = ["+m", "+a", "+f", "+d", "+c", "+zba", "+zbb", "+zbs"]  # what the profile RVA22U64 has of use to us
 
 _IN_ORDER = {f"cortex-{name}" for name in ("a34", "a35", "a53", "a55", "a320", "a510", "a520", "r82", "r82ae")}
 _LIKE_A72 = {f"cortex-{name}" for name in ("a57", "a72", "a73")}
 
 NAMED: dict[str, dict[str, Any]] = {
-    "x86": {**_X86, "mcpu": "x86-64-v3"},
     "x86-64": {**_X86, "mcpu": "x86-64"},
     "x86-64-v3": {**_X86, "mcpu": "x86-64-v3"},
     "x86-64-v4": {**_X86, "mcpu": "x86-64-v4"},
+    "icelake-server": {**_X86, "mcpu": "icelake-server"},
     # Without mcpu: on an in-order core, code scheduled for a big core takes three times as long as generic code.
     "arm": {**_AARCH64, "mattr": ["+neon"]},
     "cortex-a53": {**_AARCH64, "mcpu": "cortex-a53"},
     "cortex-a72": {**_AARCH64, "mcpu": "cortex-a72"},
     "neoverse-n1": {**_AARCH64, "mcpu": "neoverse-n1"},
     "armv7": {**_ARMV7, "mattr": ["+neon"]},
+    "riscv64": _llvm("riscv64-unknown-linux-gnu", mcpu="generic-rv64", mattr=_RVA22),
+    "riscv64-v": _llvm("riscv64-unknown-linux-gnu", mcpu="generic-rv64", mattr=[*_RVA22, "+v"]),
+    "wasm": _llvm("wasm32-unknown-unknown", mattr=["+simd128"], **{"vector-width": 128}),
+    # LLVM avoids the fused multiply-add of this core, which takes 3 cycles instead of 2, but gives the results of
+    # other CPUs.
+    "cortex-m4": _cortex_m("thumbv7em-unknown-none-eabihf", "cortex-m4", mattr=["-slowfpvfmx"]),
+    "cortex-m7": _cortex_m("thumbv7em-unknown-none-eabihf", "cortex-m7"),
+    # Vectors of integers alone: LLVM 22 turns 0 > x into Helium's "x less than zero", which holds if x is NaN.
+    "cortex-m55": _cortex_m("thumbv8.1m.main-unknown-none-eabihf", "cortex-m55", mattr=["-mve.fp"]),
+    "x86_64-linux-musl": _llvm("x86_64-unknown-linux-musl", mcpu="x86-64-v3"),
+    "aarch64-linux-musl": _llvm("aarch64-unknown-linux-musl", mattr=["+neon"]),
+    # Android's ABI for x86-64 has SSE4.2 and popcnt.
+    "x86_64-linux-android": _llvm("x86_64-unknown-linux-android", mcpu="x86-64-v2"),
+    "aarch64-linux-android": _llvm("aarch64-unknown-linux-android", mattr=["+neon"]),
+    "aarch64-apple-macos": _llvm("arm64-apple-macosx11.0.0", mcpu="apple-a14"),  # the cores of the M1
+    "aarch64-apple-ios": _llvm("arm64-apple-ios13.0.0", mcpu="apple-a10"),
 }
-"""The named targets except ``"native"``, as TVM target dicts."""
+"""The named targets of one build except ``"native"``, as TVM target dicts."""
 
-KNOWN = ("native", *NAMED)
+SEVERAL: dict[str, tuple[str, ...]] = {"x86": ("icelake-server", "x86-64-v3", "x86-64")}
+"""The named targets of several builds, best first. ARM has none: docs/targets.md says why."""
+
+ONE_OF_SEVERAL = {"x86": "x86-64-v3"}
+"""The build of such a target for TVM's runtime, whose libraries hold one."""
+
+KNOWN = ("native", *SEVERAL, *NAMED)
 """The names that ``resolve`` takes."""
 
 
@@ -105,6 +152,8 @@ def resolve(target: str | Mapping[str, Any] | Target | CpuTarget | None = None) 
     if isinstance(target, str):
         if target == "native":
             return _from_dict("native", _native())
+        if target in SEVERAL:
+            return of_builds(target, [resolve(name) for name in SEVERAL[target]])
         if target not in NAMED:
             raise TargetError(f"unknown target {target!r}: {_suggest(target, KNOWN)}, or a TVM target dict")
         return _from_dict(target, NAMED[target])
@@ -118,10 +167,21 @@ def resolve(target: str | Mapping[str, Any] | Target | CpuTarget | None = None) 
     return _from_dict(None, target)
 
 
+def of_builds(name: str, builds: Sequence[CpuTarget]) -> CpuTarget:
+    """A target whose libraries hold several builds.
+
+    Args:
+        name: Its name.
+        builds: The targets of the builds, for one platform, best first.
+    """
+    described = next((build for build in builds if build.native), builds[0])
+    return replace(described, name=name, builds=tuple(builds))
+
+
 def can_run_here(target: CpuTarget) -> bool:
     """Whether code for ``target`` runs on this machine: it has the same architecture and every feature."""
     cpu = this_cpu()
-    return target.machine == cpu.machine and not cpu.missing(target.features)
+    return target.platform == LINUX and target.machine == cpu.machine and not cpu.missing(target.features)
 
 
 def _from_dict(name: str | None, config: Mapping[str, Any]) -> CpuTarget:
@@ -132,9 +192,13 @@ def _from_dict(name: str | None, config: Mapping[str, Any]) -> CpuTarget:
     # LLVM crashes on an unknown architecture: check it first.
     machine = normalize_machine(triple.split("-")[0])
     if machine not in FLAGS:
-        raise TargetError(f"unknown target triple {triple!r}: it must begin with one of x86_64, aarch64, armv7")
-    if "linux" not in triple:
-        raise TargetError(f"unsupported target triple {triple!r}: only Linux is supported, as in {machine}-linux-gnu")
+        raise TargetError(f"unknown target triple {triple!r}: it must begin with one of {_ARCHITECTURES}")
+    platform = platform_of(triple)
+    if platform is None:
+        raise TargetError(
+            f"unsupported target triple {triple!r}: the system must be linux, apple-macos, apple-ios, or none for a "
+            f"microcontroller, as in {triple.split('-')[0]}-linux-gnu"
+        )
 
     config["mtriple"] = triple
     mcpu = config.get("mcpu")
@@ -152,9 +216,11 @@ def _from_dict(name: str | None, config: Mapping[str, Any]) -> CpuTarget:
         raise TargetError(f"TVM does not accept the target {config}: {_first_sentence(error)}") from None
     features = frozenset(str(feature) for feature in codegen.llvm_get_cpu_features(tvm_target))
     name = name or mcpu or triple
-    return CpuTarget(
-        name, _isa(name, machine, features, config.get("mcpu")), triple, needed_features(machine, features), tvm_target
-    )
+    needed = needed_features(machine, features)
+    return CpuTarget(name, _isa(name, machine, features, mcpu), triple, platform, needed, tvm_target)
+
+
+_ARCHITECTURES = "x86_64, aarch64, armv7, riscv64, wasm32, thumbv7em, thumbv8.1m.main"
 
 
 def _native() -> dict[str, Any]:
@@ -175,7 +241,7 @@ def _native() -> dict[str, Any]:
 def _triple(triple: object) -> str:
     """Add the vendor to a triple without one: LLVM would read ``linux`` in armv7-linux-gnueabihf as the vendor."""
     parts = str(triple).split("-")
-    return "-".join([parts[0], "unknown", *parts[1:]] if len(parts) == 3 and parts[1] == "linux" else parts)
+    return "-".join([parts[0], "unknown", *parts[1:]] if len(parts) == 3 and parts[1] in ("linux", "none") else parts)
 
 
 def _check_attribute(attribute: object, triple: str) -> None:
@@ -194,6 +260,20 @@ def _isa(name: str, machine: str, features: frozenset[str], mcpu: str | None) ->
         if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= features:
             return isa.AVX512_VPOPCNTDQ if {"avx512vpopcntdq", "avx512ifma"} <= features else isa.AVX512
         return isa.AVX2 if "avx2" in features else isa.X86_BASELINE
+    if machine == "riscv64":
+        if "zbb" not in features:
+            raise TargetError(f'the target {name!r} has no popcount (zbb), which the kernels need: add "+zbb"')
+        return isa.RISCV64_V if "v" in features else isa.RISCV64
+    if machine == "wasm32":
+        if "simd128" not in features:
+            raise TargetError(f'the target {name!r} has no vectors, which the kernels need: add "+simd128"')
+        return isa.WASM
+    if machine == "cortex-m":
+        if not {"dsp", "fpregs"} <= features:
+            raise TargetError(f"the target {name!r} has no floating-point unit or no DSP instructions (cortex-m4 has)")
+        if "mve.fp" in features:
+            raise TargetError(f'the target {name!r} needs "-mve.fp" in its mattr: LLVM compares float vectors wrongly')
+        return isa.HELIUM if "mve" in features else isa.THUMB
     if "neon" not in features:
         raise TargetError(f'the target {name!r} has no NEON, which the kernels need: add "+neon" to its mattr')
     if machine != "aarch64":

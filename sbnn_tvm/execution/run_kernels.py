@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import tvm
 from tvm import relax
 from tvm.ir import Call, GenericConst
 from tvm.relax import Expr, Var
@@ -20,7 +19,6 @@ from sbnn_tvm.passes.lowering.lower import PREPARE, Lowered, Physical
 from sbnn_tvm.passes.relax.graph import Graph, op_name
 
 from ..errors import EmulationError
-from ..runtime.loading import LoadedModule
 
 
 class KernelRunner(Protocol):
@@ -28,21 +26,6 @@ class KernelRunner(Protocol):
 
     def run(self, name: str, arrays: Sequence[np.ndarray]) -> None:
         """Call a kernel by its name; the outputs are the last arrays, written in place."""
-
-
-class NativeKernels:
-    """Calls the kernels of a loaded library on this machine."""
-
-    def __init__(self, library: LoadedModule) -> None:
-        self._library = library
-
-    def run(self, name: str, arrays: Sequence[np.ndarray]) -> None:
-        """Call a kernel by its name; the outputs are the last arrays, written in place."""
-        tensors = [tvm.runtime.tensor(array) for array in arrays]  # copies, with the alignment that the kernels require
-        self._library.kernel(name)(*tensors)
-        for array, tensor in zip(arrays, tensors, strict=True):
-            if array.flags.writeable:
-                np.copyto(array, tensor.numpy())
 
 
 @dataclass(frozen=True, eq=False)

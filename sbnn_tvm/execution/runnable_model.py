@@ -11,7 +11,8 @@ from sbnn_tvm.passes.lowering.lower import Lowered
 
 from ..deploy.targets import CpuTarget
 from ..report.report import Report
-from ..runtime.loading import LoadedModule
+from ..runtime.loaded_module import LoadedModule
+from .library_program import LibraryProgram
 from .run_kernels import KernelRunner
 
 
@@ -33,6 +34,10 @@ class RunnableModel(Protocol):
     @property
     def library(self) -> LoadedModule:
         """The model as it is deployed, loaded on this machine."""
+
+    @property
+    def program(self) -> LibraryProgram | None:
+        """The C library in a program of its own, in an emulator; None if that is not possible here."""
 
     @property
     def kernel_runner(self) -> KernelRunner:

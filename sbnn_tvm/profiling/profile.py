@@ -16,7 +16,7 @@ from ..execution.run_kernels import run_kernels
 from ..execution.runnable_model import RunnableModel
 from ..report.report import LayerReport
 from ..runtime.inputs import random_inputs
-from ..runtime.loading import LoadedModule
+from ..runtime.tvm_module import TvmModule
 from .limits import adder_probe, float_probe, load_probe, measure, popcount_probe
 from .timing import interleave
 
@@ -49,7 +49,7 @@ class KernelTime:
 class _Recorder:
     """Runs the kernels in the order of the model and times each one."""
 
-    def __init__(self, library: LoadedModule, seconds: float) -> None:
+    def __init__(self, library: TvmModule, seconds: float) -> None:
         self.library = library
         self.seconds = seconds
         self.calls: list[tuple[str, float, int]] = []
@@ -65,7 +65,7 @@ class _Recorder:
         self.calls.append((name, timing.minimum, sum(array.nbytes for array in arrays)))
 
 
-def profile(module: RunnableModel, library: LoadedModule, seconds: float = 0.06) -> list[KernelTime]:
+def profile(module: RunnableModel, library: TvmModule, seconds: float = 0.06) -> list[KernelTime]:
     """Time every kernel of a model on the data that it reads for a random input.
 
     Args:

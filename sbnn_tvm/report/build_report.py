@@ -126,6 +126,29 @@ def with_tuning(report: Report, tuning: TuningLookup, slower: bool) -> Report:
     return replace(report, notes=(*notes, *tuning.complaints()), tuning=sentence)
 
 
+def of_builds(described: Report, reports: Mapping[str, Report], target: str) -> Report:
+    """The report of a target that holds several builds.
+
+    Args:
+        described: The report of the build whose layers are shown.
+        reports: The reports of all builds by the names of their targets, best first.
+        target: The name of the target.
+    """
+    own = described.fallbacks()
+    notes = [
+        f"in the build {name}: {sentence}"
+        for name, report in reports.items()
+        for sentence in report.fallbacks()
+        if report is not described and sentence not in own
+    ]
+    sentence = f"the library holds builds for {', '.join(reports)}; the table shows {described.target}"
+    tuning = described.tuning
+    untuned = [name for name, report in reports.items() if tuning and not report.tuning]
+    if untuned:
+        tuning += f"; without measurements: {', '.join(untuned)}"
+    return replace(described, target=target, notes=(*described.notes, *notes), tuning=tuning, builds=sentence)
+
+
 def _entry(entry: LoweredLayer | UnscheduledOperator, imported: Imported) -> LayerReport:
     if isinstance(entry, LoweredLayer):
         return _layer(entry, imported)

@@ -99,6 +99,7 @@ class Report:
         tuning: A sentence about the source of tuned kernels; empty without tuning.
         source: A sentence about how a PyTorch module was traced, if not by torch.export alone; else empty.
         advice: Sentences about what else an option could do.
+        builds: A sentence about the builds of a target that holds several, and which one is described; else empty.
     """
 
     model: str
@@ -108,6 +109,7 @@ class Report:
     tuning: str = ""
     source: str = ""
     advice: tuple[str, ...] = ()
+    builds: str = ""
 
     @property
     def linear(self) -> tuple[LayerReport, ...]:
@@ -149,13 +151,20 @@ class Report:
             record = json.loads(text)
             layers = tuple(_layer(layer) for layer in record["layers"])
             sentences = record.get("tuning", ""), record.get("source", "")
-            texts = [record["model"], record["target"], *sentences, *record["notes"], *record["advice"]]
+            builds = record.get("builds", "")
+            texts = [record["model"], record["target"], *sentences, builds, *record["notes"], *record["advice"]]
             if not all(isinstance(each, str) for each in texts):
-                raise ValueError("its model, target, notes, advice, tuning and source must be text")
+                raise ValueError("its model, target, notes, advice, tuning, source and builds must be text")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"the report is not one of this version: {error}") from None
         return cls(
-            record["model"], record["target"], layers, tuple(record["notes"]), *sentences, tuple(record["advice"])
+            record["model"],
+            record["target"],
+            layers,
+            tuple(record["notes"]),
+            *sentences,
+            tuple(record["advice"]),
+            builds,
         )
 
     def __str__(self) -> str:
@@ -179,7 +188,7 @@ class Report:
         yield ""
         yield from self._reasons()
         yield Text(self.summary(), style="bold")
-        for sentence in (self.source, self.tuning):
+        for sentence in (self.builds, self.source, self.tuning):
             if sentence:
                 yield Text(printable(sentence))
         for note in self.notes:

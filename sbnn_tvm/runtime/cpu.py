@@ -7,6 +7,8 @@ manipulation, but not AES, for example.
 from __future__ import annotations
 
 import platform
+import struct
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -53,22 +55,79 @@ AARCH64_FLAGS = {
     "neon": "asimd",
     "fp-armv8": "fp",
     "lse": "atomics",
+    "rcpc": "lrcpc",
     "rdm": "asimdrdm",
+    "crc": "crc32",
+    "aes": "aes",
+    "sha2": "sha2",
+    "sha3": "sha3",
     "fullfp16": "asimdhp",
     "fp16fml": "asimdfhm",
+    "complxnum": "fcma",
+    "jsconv": "jscvt",
+    "fptoint": "frint",
+    "flagm": "flagm",
     "dotprod": "asimddp",
     "i8mm": "i8mm",
     "bf16": "bf16",
     "sve": "sve",
     "sve2": "sve2",
+    "cssc": "cssc",
+    "mops": "mops",
 }
-ARM_FLAGS = {"neon": "neon", "vfp3": "vfpv3", "vfp4": "vfpv4", "hwdiv-arm": "idiva", "hwdiv": "idivt"}
+ARM_FLAGS = {
+    "neon": "neon",
+    "vfp3": "vfpv3",
+    "vfp4": "vfpv4",
+    "fp16": "vfpv4",
+    "hwdiv-arm": "idiva",
+    "hwdiv": "idivt",
+    "v8": "armv8",
+    "fp-armv8": "armv8",
+    "crc": "crc32",
+    "fullfp16": "asimdhp",
+    "fp16fml": "asimdfhm",
+    "dotprod": "asimddp",
+    "i8mm": "i8mm",
+    "bf16": "asimdbf16",
+}
+
+HWCAP = {
+    "aarch64": (
+        {
+            **{"fp": 0, "asimd": 1, "aes": 3, "sha2": 6, "crc32": 7, "atomics": 8, "asimdhp": 10, "asimdrdm": 12},
+            **{"jscvt": 13, "fcma": 14, "lrcpc": 15, "sha3": 17, "asimddp": 20, "sve": 22, "asimdfhm": 23, "flagm": 27},
+        },
+        {"sve2": 1, "frint": 8, "i8mm": 13, "bf16": 14, "cssc": 34, "mops": 43},
+    ),
+    "arm": (
+        {
+            **{"neon": 12, "vfpv3": 13, "vfpv4": 16, "idiva": 17, "idivt": 18},
+            **{"asimdhp": 23, "asimddp": 24, "asimdfhm": 25, "asimdbf16": 26, "i8mm": 27},
+        },
+        {"crc32": 4},
+    ),
+}
+"""The bits of AT_HWCAP and AT_HWCAP2, by the names in /proc/cpuinfo (the kernel's arch/*/include/uapi/asm/hwcap.h)."""
+
+CORTEX_M_FLAGS = {
+    name: name for name in ("dsp", "vfp4d16sp", "fp-armv8d16sp", "fp-armv8d16", "fp64", "mve", "mve.fp", "lob")
+}
+RISCV64_FLAGS = {"zba": "zba", "zbb": "zbb", "zbs": "zbs", "v": "v"}
+WASM_FLAGS = {"simd128": "simd128"}
 
 MANDATORY = {"aarch64": frozenset({"neon", "fp-armv8"})}
-"""The features that every CPU of an architecture has. An emulated CPU shows the /proc/cpuinfo of its host."""
+"""The features that every CPU of an architecture has."""
 
-FLAGS = {"x86_64": X86_FLAGS, "aarch64": AARCH64_FLAGS, "arm": ARM_FLAGS}
-"""For each architecture: LLVM's name of a feature, and its name in /proc/cpuinfo."""
+FLAGS = {
+    "x86_64": X86_FLAGS,
+    "aarch64": AARCH64_FLAGS,
+    "arm": ARM_FLAGS,
+    "cortex-m": CORTEX_M_FLAGS,
+    "riscv64": RISCV64_FLAGS,
+    "wasm32": WASM_FLAGS,
+}
+"""For each architecture: LLVM's name of a feature, and its name in /proc/cpuinfo, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +135,7 @@ class Cpu:
     """The architecture and features of a CPU.
 
     Attributes:
-        machine: ``"x86_64"``, ``"aarch64"``, ``"arm"``, or the operating system's name of another architecture.
+        machine: A key of FLAGS, or the operating system's name of another architecture.
         features: Its features that are in FLAGS, by LLVM's names.
     """
 
@@ -97,8 +156,13 @@ def needed_features(machine: str, features: Iterable[str]) -> frozenset[str]:
 @lru_cache(maxsize=1)
 def this_cpu() -> Cpu:
     """The CPU of this machine, with the features that the operating system enables."""
-    machine = normalize_machine(platform.machine())
-    flags = _cpuinfo_flags(Path("/proc/cpuinfo"))
+    system = platform.machine()
+    machine = normalize_machine(system)
+    if machine == "aarch64" and not _64_BITS:
+        machine = "arm"  # a 32-bit process on a 64-bit kernel
+    flags = _auxiliary_flags(machine, Path("/proc/self/auxv")) or _cpuinfo_flags(Path("/proc/cpuinfo"))
+    if machine == "arm" and system.lower().startswith(("aarch64", "armv8")):
+        flags |= {"armv8"}
     known = FLAGS.get(machine, {})
     found = frozenset(feature for feature, flag in known.items() if flag in flags)
     return Cpu(machine, found | MANDATORY.get(machine, frozenset()))
@@ -161,9 +225,38 @@ def normalize_machine(name: str) -> str:
         return "x86_64"
     if name in ("aarch64", "arm64"):
         return "aarch64"
+    if name.startswith(_CORTEX_M):
+        return "cortex-m"
     if name.startswith(("arm", "thumb")):
         return "arm"
     return name
+
+
+_64_BITS = sys.maxsize > 2**32
+_AT_HWCAP, _AT_HWCAP2 = 16, 26
+
+
+def _auxiliary_flags(machine: str, path: Path) -> frozenset[str]:
+    """What the kernel tells this process about an ARM CPU; nothing for other CPUs.
+
+    /proc/cpuinfo has other names for 32-bit processes on a 64-bit kernel, and in an emulator may speak of the host.
+    """
+    if machine not in HWCAP:
+        return frozenset()
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return frozenset()
+    pair = struct.Struct("@LL")
+    entries = dict(pair.iter_unpack(data[: len(data) // pair.size * pair.size]))
+    words = entries.get(_AT_HWCAP, 0), entries.get(_AT_HWCAP2, 0)
+    return frozenset(
+        flag for word, bits in zip(words, HWCAP[machine], strict=True) for flag, bit in bits.items() if word >> bit & 1
+    )
+
+
+# The M profile of ARM: Thumb instructions alone, and no operating system.
+_CORTEX_M = tuple(kind + version for kind in ("thumb", "arm") for version in ("v6m", "v7m", "v7em", "v8m", "v8.1m"))
 
 
 def _cpuinfo_flags(path: Path) -> frozenset[str]:
@@ -171,6 +264,14 @@ def _cpuinfo_flags(path: Path) -> frozenset[str]:
         lines = path.read_text().splitlines()
     except OSError:
         return frozenset()
-    cores = {value for key, _, value in (line.partition(":") for line in lines) if key.strip() in ("flags", "Features")}
+    fields = [(key.strip(), value) for key, _, value in (line.partition(":") for line in lines)]
+    cores = {frozenset(value.split()) for key, value in fields if key in ("flags", "Features")}
+    cores |= {_riscv_extensions(value) for key, value in fields if key == "isa"}
     # Cores may differ (big.LITTLE), and a thread can run on any of them.
-    return frozenset.intersection(*(frozenset(core.split()) for core in cores)) if cores else frozenset()
+    return frozenset.intersection(*cores) if cores else frozenset()
+
+
+def _riscv_extensions(isa: str) -> frozenset[str]:
+    """The extensions in a RISC-V ISA string, for example ``"rv64imafdcv_zicsr_zbb"``: letters, then longer names."""
+    letters, *names = isa.strip().lower().removeprefix("rv64").removeprefix("rv32").split("_")
+    return frozenset(letters) | frozenset(names)

@@ -14,7 +14,14 @@ def usable_cpus() -> int:
 
     A fraction of a CPU does not count: threads that wait for each other would be stopped together.
     """
-    return max(1, int(min(len(os.sched_getaffinity(0)), cpu_quota())))
+    return max(1, int(min(len(bound_cpus()), cpu_quota())))
+
+
+def bound_cpus() -> set[int]:
+    """The CPUs that this process is bound to; all of them where a system does not tell, as macOS."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
 
 
 def cpu_quota(process: Path = _PROCESS) -> float:

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-_MACHINES = {3: "i386", 21: "ppc64", 22: "s390x", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv"}
+_MACHINES = {3: "i386", 21: "ppc64", 22: "s390x", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
 _CODES = {name: code for code, name in _MACHINES.items()}
 
 _ET_REL, _ET_DYN = 1, 3
 _PT_NOTE = 4
 _SHT_PROGBITS, _SHT_STRTAB, _SHT_NOTE = 1, 3, 7
 _SHF_ALLOC = 2
-_ARM_FLAGS = 0x0500_0000  # EABI version 5; a linker refuses objects of another one
+_ABI_FLAGS = {"arm": 0x0500_0000, "riscv64": 5}  # EABI version 5; double floats in registers, compressed instructions
+"""The ABI of objects where the header tells it; a linker refuses objects of another one."""
 
 _HEADER_SIZE = 64  # 52 in 32-bit files
 _LARGEST_NOTES = 1 << 26
@@ -147,7 +148,7 @@ def note_object(machine: str, owner: str, kind: int, contents: bytes) -> bytes:
     header = b"\x7fELF" + bytes([2 if wide else 1, 1, 1]) + bytes(9)
     header += struct.pack("<HHI", _ET_REL, _CODES[machine], 1)
     header += struct.pack("<QQQ" if wide else "<III", 0, 0, table)
-    flags = _ARM_FLAGS if machine == "arm" else 0
+    flags = _ABI_FLAGS.get(machine, 0)
     header += struct.pack("<IHHHHHH", flags, start, 0, 0, len(sections[0]), len(sections), len(sections) - 1)
     return header + note + _padded(names) + b"".join(sections)
 

@@ -22,8 +22,11 @@ from ..errors import LibraryError
 from .elf import ElfError, ElfHeader, find_note, header_of, note_object
 from .metadata import Metadata
 
-FORMAT = 2
-"""The version of the format, the record and its report; a runtime reads only its own version."""
+FORMAT = 3
+"""The version of the format, the record and its report."""
+
+_READABLE = (2, FORMAT)
+"""What this version reads. Format 2 had no libraries for the C runtime."""
 
 OWNER = "sbnn_tvm"
 """The owner of the ELF note."""
@@ -31,7 +34,7 @@ OWNER = "sbnn_tvm"
 _SEAL = struct.Struct("<Q32s")  # size of the file, digest
 _DIGEST_AT = 8
 _LARGEST = 1 << 32  # bytes; code addresses its data within 2 GiB
-_BITS = {"x86_64": 64, "aarch64": 64, "arm": 32}
+_BITS = {"x86_64": 64, "aarch64": 64, "arm": 32, "riscv64": 64}
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def read_library(path: str | os.PathLike[str]) -> Library:
             raise LibraryError(f"{path} is not a compiled model, or is damaged: {error}") from None
         if note is None:
             raise LibraryError(f"{path} is a shared library, but not a model compiled by sbnn_tvm")
-        if note.kind != FORMAT:
+        if note.kind not in _READABLE:
             raise LibraryError(
                 f"{path} cannot be read: it has format {note.kind}, but this version reads format {FORMAT}; "
                 f"compile the model again with this version"
@@ -132,7 +135,7 @@ def read_library(path: str | os.PathLike[str]) -> Library:
     except ValueError as error:
         raise _damaged(path, str(error)) from None
     header = header_of(data)
-    if (header.machine, header.bits) != (metadata.machine, _BITS[metadata.machine]):
+    if (header.machine, header.bits) != (metadata.machine, _BITS.get(metadata.machine)):
         raise _damaged(path, f"its code is for {header.machine}, but its record for {metadata.machine}")
     return Library(path, data, header, metadata, digest, (status.st_dev, status.st_ino))
 

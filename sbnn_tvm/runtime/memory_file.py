@@ -13,6 +13,11 @@ _ADD_SEALS = 1033  # F_ADD_SEALS, which Python's fcntl has from version 3.13 on
 _SEALED = 0x1 | 0x2 | 0x4 | 0x8  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE
 
 
+def has_memory_files() -> bool:
+    """Whether this system has files in memory, and shows open files by path: Linux has, where /proc is mounted."""
+    return hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
+
+
 def memory_file(name: str) -> int:
     """A new empty file: its descriptor, which programs started from here do not get. ``name`` is for debuggers.
 

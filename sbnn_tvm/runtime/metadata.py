@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -19,6 +20,13 @@ DTYPES = (
 )
 """The dtypes of inputs and outputs, by numpy's names."""
 
+RUNTIMES = ("c", "tvm")
+"""What runs a library: its own C code, or TVM's runtime."""
+
+_LATER = {"runtime": "tvm", "parallel": True, "symbol": "", "builds": []}
+"""Fields that records of format 2 lack, and what they mean there."""
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MOST_DIMENSIONS = 32  # numpy's limit before version 2
 _LARGEST_TENSOR = 1 << 40  # bytes
 
@@ -37,8 +45,32 @@ class TensorSpec:
     shape: tuple[int, ...]
     dtype: str
 
+    @property
+    def bytes(self) -> int:
+        """Its size in bytes."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
     def __str__(self) -> str:
         return printable(f"{self.name}: {self.dtype}{list(self.shape)}")
+
+
+@dataclass(frozen=True)
+class BuildRecord:
+    """A build of a C library: the model for one kind of CPU.
+
+    Attributes:
+        name: Name of its target.
+        features: The features that its machine code uses, sorted.
+        code: Bytes of its machine code.
+        constants: Bytes of its constants.
+        own_constants: Bytes of those constants that the builds before it do not have.
+    """
+
+    name: str
+    features: tuple[str, ...]
+    code: int
+    constants: int
+    own_constants: int
 
 
 @dataclass(frozen=True)
@@ -54,8 +86,14 @@ class Metadata:
         features: The features that the CPU must have (sbnn_tvm.runtime.cpu), by LLVM's names, sorted.
         report: The compiler's report, as JSON text.
         sbnn_version: The version of the compiler.
-        tvm_version: The version of TVM, whose runtime the library needs.
-        prepares: Whether it has a function ``prepare`` that decodes constants; ``main`` takes them after the inputs.
+        tvm_version: The version of TVM that compiled it, and whose runtime a library for that runtime needs.
+        runtime: What runs it: ``"c"`` for a library that stands alone, ``"tvm"`` for one that needs TVM's runtime.
+        symbol: With which its C functions begin, for example ``"digits"`` for ``digits_run``; empty for TVM's runtime.
+        parallel: Whether some of its loops are parallel, so that several threads can share the work of a call.
+        prepares: Whether it has a function ``prepare`` that decodes constants; ``main`` takes them after the inputs. A
+            C library decodes them itself.
+        builds: The builds of a C library, best first. It runs the first one that the CPU can run; ``features`` are
+            those of the last one.
     """
 
     name: str
@@ -67,7 +105,11 @@ class Metadata:
     report: str
     sbnn_version: str
     tvm_version: str
+    runtime: str = "tvm"
+    symbol: str = ""
+    parallel: bool = True
     prepares: bool = False
+    builds: tuple[BuildRecord, ...] = ()
 
     @property
     def machine(self) -> str:
@@ -87,21 +129,32 @@ class Metadata:
         """
         record = _json(text, "the record")
         names = [field.name for field in fields(cls)]
+        if isinstance(record, dict) and not record.keys() & _LATER.keys():
+            record |= _LATER
         _check(isinstance(record, dict) and sorted(record) == sorted(names), "the record", "an object of its fields")
-        for name in ("name", "target", "triple", "report", "sbnn_version", "tvm_version"):
+        for name in ("name", "target", "triple", "report", "sbnn_version", "tvm_version", "symbol"):
             _check(isinstance(record[name], str), name, "text", record[name])
-        _check(isinstance(record["prepares"], bool), "prepares", "true or false", record["prepares"])
-        for name in ("inputs", "outputs", "features"):
+        for name in ("prepares", "parallel"):
+            _check(isinstance(record[name], bool), name, "true or false", record[name])
+        runtime, symbol = record["runtime"], record["symbol"]
+        _check(runtime in RUNTIMES, "runtime", f"one of {', '.join(RUNTIMES)}", runtime)
+        valid = bool(_IDENTIFIER.fullmatch(symbol)) if runtime == "c" else not symbol
+        _check(valid, "symbol", "a C identifier for the runtime c, otherwise empty", symbol)
+        for name in ("inputs", "outputs", "features", "builds"):
             _check(isinstance(record[name], list), name, "a list", record[name])
         for name in ("inputs", "outputs"):
             record[name] = tuple(_tensor(spec, f"{name}[{index}]") for index, spec in enumerate(record[name]))
         record["features"] = tuple(record["features"])
+        record["builds"] = tuple(_build(each, f"builds[{index}]") for index, each in enumerate(record["builds"]))
         metadata = cls(**record)
         _check(metadata.machine in FLAGS, "triple", f"one for {', '.join(FLAGS)}", metadata.triple)
         known = FLAGS[metadata.machine]
-        for index, feature in enumerate(metadata.features):
-            valid = isinstance(feature, str) and feature in known
-            _check(valid, f"features[{index}]", f"a feature of {metadata.machine} that this version knows", feature)
+        lists = {"features": metadata.features}
+        lists |= {f"builds[{index}].features": build.features for index, build in enumerate(metadata.builds)}
+        for name, features in lists.items():
+            for index, feature in enumerate(features):
+                valid = isinstance(feature, str) and feature in known
+                _check(valid, f"{name}[{index}]", f"a feature of {metadata.machine} that this version knows", feature)
         _json(metadata.report, "report")
         return metadata
 
@@ -115,9 +168,20 @@ def _tensor(spec: object, where: str) -> TensorSpec:
     _check(isinstance(dtype, str) and dtype in DTYPES, f"{where}.dtype", f"one of {', '.join(DTYPES)}", dtype)
     sizes = isinstance(shape, list) and len(shape) <= _MOST_DIMENSIONS and all(map(_is_size, shape))
     _check(sizes, f"{where}.shape", f"a list of at most {_MOST_DIMENSIONS} sizes", shape)
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    _check(size <= _LARGEST_TENSOR, f"{where}.shape", f"one of at most {_LARGEST_TENSOR} bytes", shape)
-    return TensorSpec(name, tuple(shape), dtype)
+    tensor = TensorSpec(name, tuple(shape), dtype)
+    _check(tensor.bytes <= _LARGEST_TENSOR, f"{where}.shape", f"one of at most {_LARGEST_TENSOR} bytes", shape)
+    return tensor
+
+
+def _build(build: object, where: str) -> BuildRecord:
+    names = {field.name for field in fields(BuildRecord)}
+    _check(isinstance(build, Mapping) and build.keys() == names, where, "an object of the fields of a build", build)
+    assert isinstance(build, Mapping)
+    _check(isinstance(build["name"], str), f"{where}.name", "text", build["name"])
+    _check(isinstance(build["features"], list), f"{where}.features", "a list", build["features"])
+    for name in ("code", "constants", "own_constants"):
+        _check(_is_size(build[name]), f"{where}.{name}", "a size", build[name])
+    return BuildRecord(**{**build, "features": tuple(build["features"])})
 
 
 def _is_size(value: object) -> bool:

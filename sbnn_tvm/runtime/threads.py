@@ -1,33 +1,27 @@
-"""Where the calls of models run: how many at once, on which threads, in a forked process, and when a process ends.
+"""The threads of TVM's runtime.
 
 TVM would create a thread pool in every thread that runs a parallel loop. Such a pool outlives its thread for seconds,
 hangs in a forked child, and aborts the process at its end. So there is one pool here for all callers:
 
 - A call that uses one thread runs in the thread of its caller. TVM then needs no pool.
 - A call that uses several threads is handed to one thread of ours, the only one that has a pool of TVM. This costs
-  about 20 us. If at least as many callers as the call would use threads are busy, each runs alone instead: then all
-  CPUs have work anyway.
-- Each call holds one of a limited number of permits. Before a fork, and at the end of the process, all permits are
-  taken, so that no thread is inside TVM.
+  about 20 us.
+
+sbnn_tvm.runtime.callers decides which of the two a call is.
 """
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import os
 import threading
-import time
-from _thread import get_ident
 from collections.abc import Callable
 from functools import lru_cache
-from itertools import islice
-from math import inf
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from ..errors import InputError, LibraryError
+from ..errors import LibraryError
+from . import callers
 from .cpu_quota import usable_cpus
 from .tvm_runtime import tvm_runtime
 
@@ -37,35 +31,6 @@ _T = TypeVar("_T")
 _SHARE_CORES = -3
 
 _configured = threading.local()
-
-# Permits for each CPU. They bound the memory of calls. With one for each CPU, 8 threads on 2 CPUs would waste 12 to
-# 18 % of their time: waking a thread that waits costs more than letting the system share the CPUs.
-_PERMITS = 4
-
-# Seconds that a caller counts as busy between two calls.
-_BUSY = 0.01
-
-# Seconds that a call waits for a process that is about to end. Then it fails, in case somebody waits for its thread.
-_END = 10.0
-
-
-def default_num_threads() -> int:
-    """The environment's ``TVM_NUM_THREADS``, otherwise the number of physical cores that this process may use."""
-    wanted = os.environ.get("TVM_NUM_THREADS", "")
-    if wanted.isdigit() and int(wanted) > 0:
-        return min(int(wanted), usable_cpus())
-    return min(len({_core(cpu) for cpu in os.sched_getaffinity(0)}), usable_cpus())
-
-
-def check_num_threads(num_threads: int) -> int:
-    """``num_threads``, limited to the number of CPUs that this process may use.
-
-    Raises:
-        InputError: If it is not a positive integer.
-    """
-    if not isinstance(num_threads, int) or isinstance(num_threads, bool) or num_threads < 1:
-        raise InputError(f"num_threads must be a positive integer, but got {num_threads!r}")
-    return min(num_threads, usable_cpus())
 
 
 def call(num_threads: int | None, function: Callable[..., _T], *arguments: Any) -> _T:
@@ -82,7 +47,16 @@ def call(num_threads: int | None, function: Callable[..., _T], *arguments: Any) 
     Raises:
         LibraryError: If the process is about to end, or the system refuses to start a thread.
     """
-    return _calls.call(num_threads, function, arguments)
+    if num_threads is None:
+        return callers.call(None, function, function, *arguments)
+
+    def alone() -> _T:
+        return _alone(function, arguments)
+
+    def together() -> _T:
+        return _pool.call(num_threads, function, arguments)
+
+    return callers.call(num_threads, alone, together)
 
 
 def use_threads(num_threads: int) -> None:
@@ -104,90 +78,6 @@ def use_threads(num_threads: int) -> None:
     tvm_ffi = tvm_runtime()
     tvm_ffi.get_global_func("runtime.NumThreads")()  # creates the pool, with the number of threads just set
     tvm_ffi.get_global_func("runtime.config_threadpool")(_SHARE_CORES, num_threads, [str(cpu) for cpu in cpus])
-
-
-class _Calls:
-    """The calls of one process. Whatever a signal handler interrupts or raises, no permit is lost."""
-
-    def __init__(self, cpus: int) -> None:
-        self._limit = limit = _PERMITS * cpus
-        self._inside: dict[int, list[None]] = {}  # the permit of each thread with a call; empty while it waits for one
-        self._permits: SimpleQueue[None] = SimpleQueue()
-        for _ in range(limit):
-            self._permits.put(None)
-        # An interrupt between two Python operations could lose a permit. "list += iterator" takes and stores it in one.
-        self._source = iter(self._permits.get, 0)
-        self._pool = _Pool()
-        self._pausing = threading.RLock()  # a signal handler may fork while this thread forks
-        self._pauses = 0
-        self._pause: list[None] = []
-        self._crowded = -inf  # when a call last saw as many callers as it would use threads
-        self._ending = False
-
-    def call(self, num_threads: int | None, function: Callable[..., _T], arguments: tuple[Any, ...]) -> _T:
-        """Same as ``call``."""
-        inside, thread = self._inside, get_ident()
-        if thread in inside:  # in a signal handler: what it interrupted cannot go on, so do not wait for it
-            return function(*arguments) if num_threads is None else _alone(function, arguments)
-        permit: list[None] = []
-        try:
-            if self._pauses:  # else this thread could take its permit again and again before the one that waits for it
-                with self._pausing:
-                    pass
-            inside[thread] = permit
-            permit += islice(self._source, 1)
-            if self._ending:
-                time.sleep(_END)
-                raise LibraryError("the model cannot run any more: this process is about to end")
-            if num_threads is None:
-                return function(*arguments)
-            now = time.monotonic()
-            if num_threads <= len(inside):
-                self._crowded = now
-            elif now > self._crowded + _BUSY:
-                return self._pool.call(num_threads, function, arguments)
-            return _alone(function, arguments)
-        finally:
-            try:
-                if permit:
-                    self._permits.put(None)
-            finally:
-                inside.pop(thread, None)
-
-    def pause(self) -> None:
-        """Wait until no other thread is inside of a call, and let none begin."""
-        if self._ending:
-            return
-        self._pausing.acquire()
-        self._pauses += 1
-        own = self._inside.setdefault(get_ident(), self._pause)
-        interrupted = 0 if own is self._pause else len(own)  # 1 in a signal handler that interrupted a call
-        self._pause += islice(self._source, self._limit - interrupted - len(self._pause))
-        self._pool.wait()
-
-    def go_on(self) -> None:
-        """End the pause that this thread began."""
-        if self._ending or not self._pauses:
-            return
-        self._pauses -= 1
-        if not self._pauses:
-            thread = get_ident()
-            if self._inside.get(thread) is self._pause:
-                del self._inside[thread]
-            for _ in self._pause:
-                self._permits.put(None)
-            self._pause.clear()
-        self._pausing.release()
-
-    def end(self) -> None:
-        """Let no other thread begin a call any more; this one may."""
-        if self._ending:
-            return
-        self.pause()
-        self._ending = True
-        self._permits.put(None)  # each thread that waits gets it, sees that this is the end, and returns it
-        self._pauses = 0
-        self._pausing.release()
 
 
 class _Pool:
@@ -310,24 +200,14 @@ def _concurrency() -> tuple[Callable[[], int], Callable[[int], None]]:
     return get, set_
 
 
-def _core(cpu: int) -> tuple[str, str] | int:
-    topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
-    try:
-        return (topology / "physical_package_id").read_text(), (topology / "core_id").read_text()
-    except OSError:
-        return cpu
-
-
-_calls = _Calls(usable_cpus())
+_pool = _Pool()
 
 
 def _begin_in_child() -> None:
-    """A forked child has no other threads, and so neither their calls nor a pool."""
-    global _calls
-    _calls = _Calls(usable_cpus())
+    """A forked child has no other threads, and so no pool."""
+    global _pool
+    _pool = _Pool()
 
 
-os.register_at_fork(
-    before=lambda: _calls.pause(), after_in_parent=lambda: _calls.go_on(), after_in_child=_begin_in_child
-)
-atexit.register(lambda: _calls.end())  # after threading has waited for all threads but daemons
+os.register_at_fork(after_in_child=_begin_in_child)
+callers.when_paused.append(lambda: _pool.wait())

@@ -8,7 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
-from ..errors import LibraryError
 from .hide_torch import hide_torch
 
 
@@ -17,10 +16,10 @@ def tvm_runtime() -> ModuleType:
     """tvm_ffi with TVM's runtime library loaded. In a process that has imported tvm, it is loaded already.
 
     Raises:
-        LibraryError: If it is not installed.
+        ModuleNotFoundError: If it is not installed.
     """
     if "tvm" not in sys.modules and importlib.util.find_spec("tvm") is None:
-        raise LibraryError("TVM's runtime is not installed: pip install apache-tvm")
+        raise ModuleNotFoundError("No module named 'tvm'", name="tvm")
     with hide_torch():
         import tvm_ffi
     if "tvm" not in sys.modules:

@@ -52,7 +52,7 @@ def compare_networks(
     with temporary_folder(TuningError) as folder:
         libraries = {}
         for name, module in (("untuned", plain), ("tuned", tuned)):
-            libraries[name] = module.export(folder / f"{name}.so")
+            libraries[name] = module.export(folder / f"{name}.so", "tvm")  # as RPC servers need it
             # Two copies of the same code show the noise of the measurement, including that of their places in memory.
             libraries[f"{name} again"] = Path(shutil.copyfile(libraries[name], folder / f"{name} again.so"))
         inputs = random_inputs(plain.inputs, np.random.default_rng(0))

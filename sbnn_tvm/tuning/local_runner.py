@@ -11,7 +11,7 @@ from tvm.support.popen_pool import PopenWorker
 from ..deploy.targets import CpuTarget
 from ..errors import TuningError
 from ..runtime.cpu import this_cpu_model
-from ..runtime.threads import check_num_threads
+from ..runtime.thread_counts import check_num_threads
 from ..tuning_database.lookup import code_of
 from ..tuning_database.records import SECONDS, TunedMachine
 from .build_candidate import CandidateBuild

@@ -17,7 +17,7 @@ from sbnn_tvm.passes.families.choose import Candidate, Decisions
 from sbnn_tvm.passes.pipeline import to_kernels
 
 from ..compiler import LoweredModel, lower_model
-from ..deploy.targets import CpuTarget
+from ..deploy.targets import CpuTarget, resolve
 from ..errors import TuningError
 from ..options import CompileOptions, ModelKeywords, options_of
 from ..temporary_folder import check_space, temporary_folder
@@ -204,7 +204,7 @@ def tune(
             raise TuningError(f"{what} must be above 0, but got {value}")
     check_cloudpickle()
     untuned = CompileOptions(**{name: getattr(chosen, name) for name in ModelKeywords.__annotations__})
-    front = lower_model(model, target, untuned)
+    front = lower_model(model, resolve(target).single, untuned)
     layers = [entry.layer for entry in front.lowered.layers]
     own = runner_named(runner, threads) if isinstance(runner, str) else runner
     try:

@@ -104,6 +104,8 @@ class Verification:
         reason: What was found about the first of these; empty if there are none.
         drawn: What is to be known about the inputs that ``verify`` drew; often empty.
         approximated: How the reference differs from the model, as the user allowed it; often empty.
+        builds: The results of the other builds of a target with several.
+        not_run: The names of those that can neither run here nor be emulated.
     """
 
     model: str
@@ -119,6 +121,8 @@ class Verification:
     reason: str = ""
     drawn: str = ""
     approximated: str = ""
+    builds: tuple[Verification, ...] = ()
+    not_run: tuple[str, ...] = ()
 
     @property
     def flipped(self) -> int:
@@ -143,7 +147,11 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether every layer agrees, and the outputs agree or differ only where rounding explains it."""
+        """Whether in all builds every layer agrees, and outputs agree or differ only where rounding explains it."""
+        return self._agrees and all(build.passed for build in self.builds)
+
+    @property
+    def _agrees(self) -> bool:
         return self.first_difference is None and not self.unexplained
 
     def check(self) -> None:
@@ -151,10 +159,22 @@ class Verification:
         if not self.passed:
             raise VerificationError(str(self))
 
+    @property
+    def about_builds(self) -> str:
+        """A sentence about the other builds; empty without."""
+        parts = []
+        agree = [build.target for build in self.builds if build.passed]
+        if agree:
+            parts.append(f"the other builds agree too: {', '.join(agree)}")
+        parts += [f"the build {build}" for build in self.builds if not build.passed]
+        if self.not_run:
+            parts.append(f"builds that this machine cannot run are not compared: {', '.join(self.not_run)}")
+        return printable("; ".join(parts))
+
     def __str__(self) -> str:
         head = f"{self.model} for {self.target}, {self.method}, {self.samples} input{'s' * (self.samples != 1)}"
         found = "; ".join(self._rounding())
-        if self.passed:
+        if self._agrees:
             which = "all outputs"
             if self.after_flips:
                 which += f" (for {self.after_flips} of the inputs except values after bits flipped by rounding, "
@@ -162,7 +182,7 @@ class Verification:
             text = f"{head}: agrees with onnxruntime in {len(self.layers)} layers and {which}; {found}"
         else:
             text = f"{head}: differs from onnxruntime: {found}; {self._where()}"
-        return printable("; ".join(each for each in (text, self.approximated, self.drawn) if each))
+        return printable("; ".join(each for each in (text, self.about_builds, self.approximated, self.drawn) if each))
 
     def _rounding(self) -> list[str]:
         """What differs, and how much of it rounding explains."""

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..execution.programs import how, why_not
 from ..execution.run_kernels import ComputedValue, run_kernels
 from ..execution.runnable_model import RunnableModel
 from ..execution.value_layout import encode, holds_rows, shape_in_onnx
@@ -23,6 +24,9 @@ from .layers import StoredValues, compare_layers
 from .reference import Reference
 from .result import LayerComparison, OutputComparison, Verification
 from .signed_zeros import with_signed_zeros
+
+EMULATED = ("aarch64", "arm")
+"""The architectures whose code can be run kernel by kernel in an emulator."""
 
 
 def verify(
@@ -78,11 +82,10 @@ def verify(
         for name, output in compared.items():
             outputs[name] = outputs[name].and_also(output) if name in outputs else output
         samples += 1
-    method = "run on this machine" if module.target.native else "kernels run in an emulator (unicorn)"
     return Verification(
         module.report.model,
         module.target.name,
-        method,
+        _method(module),
         samples,
         tolerance,
         tuple(outputs.values()),
@@ -97,10 +100,19 @@ def verify(
 
 
 def _run(module: RunnableModel, arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-    if not module.target.native:
-        return module.emulate(*arrays)
-    result = module.library.run(*arrays)
-    return result if isinstance(result, tuple) else (result,)
+    if module.target.native:
+        result = module.library.run(*arrays)
+        return result if isinstance(result, tuple) else (result,)
+    return module.emulate(*arrays) if module.program is None else module.program.run(*arrays)
+
+
+def _method(module: RunnableModel) -> str:
+    """What ran."""
+    if module.target.native:
+        return "run on this machine"
+    if module.program is not None:
+        return f"the library run in {how(module.target)}"
+    return f"kernels run in an emulator (unicorn), the library not run since {why_not(module.target)}"
 
 
 def _compare(name: str, got: np.ndarray, expected: np.ndarray, tolerance: float | None) -> OutputComparison:

@@ -27,7 +27,7 @@ from ..kernel import Kernel
 from ..shapes import ProductShape
 from ..tir.kernel_builder import KernelBuilder
 from ..tir.loops import for_blocks, one_block, parallel_rows
-from ..tir.vectors import Index, VectorType, load, store, transposed
+from ..tir.vectors import Index, VectorType, lanes_of, load, powers_of_two, store, transposed
 from .tiles import Tile, default_tile
 
 
@@ -80,14 +80,28 @@ def batched_matmul(shape: ProductShape, epilogue: Program, isa: Isa, tile: Tile 
                 sums = T.alloc_buffer((rows * tile.vectors, lanes), "float32")
                 for i in range(rows * tile.vectors):
                     store(sums, vector.constant(0.0), (i,), 0)
-                with T.serial(0, shape.depth) as k:
-                    loads = [load(packed, (matrix, number, k), v * lanes, lanes) for v in range(tile.vectors)]
-                    weights = [T.bind(each) for each in loads]
-                    for row in range(rows):
-                        factor = T.bind(vector.broadcast(left[matrix, first + row, k]))
-                        for v, weight in enumerate(weights):
-                            i = row * tile.vectors + v
-                            store(sums, load(sums, (i,), 0, lanes) + factor * weight, (i,), 0)
+
+                def steps(start: Index, count: int) -> None:
+                    places = [(k, v) for k in range(count) for v in range(tile.vectors)]
+                    weights = {
+                        (k, v): T.bind(load(packed, (matrix, number, start + k), v * lanes, lanes)) for k, v in places
+                    }
+                    factors = []
+                    for k in range(count):
+                        for row in range(rows):
+                            if k == 0:
+                                loaded = T.bind(load(left, (matrix, first + row), start, count))
+                                factors.append(lanes_of(loaded, lanes))
+                            factor = T.bind(factors[row][k])
+                            for v in range(tile.vectors):
+                                i = row * tile.vectors + v
+                                store(sums, load(sums, (i,), 0, lanes) + factor * weights[k, v], (i,), 0)
+
+                def run_of_steps(start: Index, count: int) -> None:
+                    for begin, size in powers_of_two(count):
+                        steps(start + begin, size)
+
+                for_blocks(shape.depth, lanes if isa.multiplies_by_lane else 1, run_of_steps)
                 for row in range(rows):
                     values = [load(sums, (row * tile.vectors + v,), 0, lanes) for v in range(tile.vectors)]
                     writer.store(

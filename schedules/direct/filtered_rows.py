@@ -18,7 +18,7 @@ Example: a 7x7 filter with stride 2 needs 13 products per window row for 4 outpu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,7 +28,7 @@ from tvm.tirx.script import builder as T
 from ..isa import Isa
 from ..shapes import Conv2dShape
 from ..tir.loops import parallel_rows
-from ..tir.vectors import VectorType, load, store, transposed
+from ..tir.vectors import VectorType, lanes_of, load, powers_of_two, store, transposed
 from .loop_nest import Store
 from .minimal_filters import MOST_TAPS, OUTPUTS, MinimalFilter, minimal_filter
 from .tiles import Tile, default_tile
@@ -63,12 +63,14 @@ class FilteredRows:
         filters: One filter per phase.
         tile: The register tile. Its pixels are tiles of 4 outputs; its vectors are of output channels.
         lanes: float32 values per vector.
+        by_lane: Whether a multiply-add takes its factor from one lane of a register, so that one load reads several.
     """
 
     shape: Conv2dShape
     filters: tuple[MinimalFilter, ...]
     tile: Tile
     lanes: int
+    by_lane: bool
 
     @classmethod
     def of(cls, shape: Conv2dShape, isa: Isa) -> FilteredRows:
@@ -79,7 +81,7 @@ class FilteredRows:
             padding=(shape.padding[0], 0, shape.padding[2], 0),
         )  # fmt: skip
         filters = tuple(minimal_filter(taps) for taps in _taps(shape))
-        return cls(shape, filters, default_tile(column, isa, "float32"), isa.float_lanes)
+        return cls(shape, filters, default_tile(column, isa, "float32"), isa.float_lanes, isa.multiplies_by_lane)
 
     @property
     def block(self) -> int:
@@ -225,12 +227,19 @@ class FilteredRows:
             at = (block, product, ky * shape.in_channels + channel)
             vectors = {v: T.bind(load(weights, at, v, lanes)) for v in range(0, self.block, lanes)}
             source = (top + ky * shape.dilation[0], product * shape.in_channels + channel)
-            for p in range(tile.pixels):
-                value = T.bind(vector_type.broadcast(image[(*source, first + p)]))
+            for p, value in enumerate(self._inputs(image, source, first)):
                 for v, vector in vectors.items():
                     store(sums, load(sums, (p,), v, lanes) + value * vector, (p,), v)
         for p, v in runs:
             store(products, load(sums, (p,), v, lanes), (product, p), v)
+
+    def _inputs(self, image: tirx.Buffer, source: tuple[tirx.Expr, tirx.Expr], first: tirx.Expr) -> Iterator[tirx.Expr]:
+        """Emit one input of each tile of a register tile, in all lanes."""
+        run = self.lanes if self.by_lane else 1
+        for start in range(0, self.tile.pixels, run):
+            for begin, size in powers_of_two(min(run, self.tile.pixels - start)):
+                loaded = T.bind(load(image, source, first + (start + begin), size))
+                yield from map(T.bind, lanes_of(loaded, self.lanes))
 
 
 def _combination(factors: Sequence[float], values: Sequence[tirx.Expr]) -> tirx.Expr:

@@ -27,6 +27,7 @@ def float_convolution(
         weights=channels_last.reshape(shape.groups, shape.group_out_channels, *channels_last.shape[1:]),
         loops=(ReductionLoop(shape.group_in_channels, 1),),
         border=np.zeros((1, shape.in_channels), np.float32),
+        run_length=isa.float_lanes if isa.multiplies_by_lane else 1,
     )
 
 

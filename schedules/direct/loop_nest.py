@@ -16,11 +16,15 @@ Layouts: data [N, H, W, elements], weights [groups * blocks, steps per window, l
 
 A :class:`MultiplyAccumulate` defines ``+=``, ``*`` and ``broadcast``. Instructions per step: ``pixels * vectors``
 multiply-adds, ``vectors`` loads, ``pixels`` broadcasts (memory operands on AVX-512).
+
+Where a multiply-add takes its factor from one lane of a register (NEON), steps come in runs: one load per pixel reads
+the elements of the run, and nothing is broadcast. Sums are added in the same order.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -35,7 +39,7 @@ from ..shapes import Conv2dShape
 from ..tir.kernel_builder import KernelBuilder
 from ..tir.llvm import LlvmFunction
 from ..tir.loops import parallel_rows
-from ..tir.vectors import Index, VectorType, load, store
+from ..tir.vectors import Index, VectorType, lanes_of, load, powers_of_two, store
 from .tiles import Tile
 
 # Channels per store once a row is collected: a multiple of 8 that divides every word size.
@@ -77,10 +81,12 @@ class Partial:
     Attributes:
         dtype: The dtype of the narrow accumulators.
         steps: The number of steps that cannot overflow them.
+        lanes: Lanes of a vector of them.
     """
 
     dtype: str
     steps: int
+    lanes: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +112,10 @@ class MultiplyAccumulate:
     def partial(self) -> Partial | None:
         """The narrow accumulators, or None if steps add to the full-width accumulators."""
         return None
+
+    def widened(self, narrow: tirx.Expr) -> tirx.Expr:
+        """A vector of narrow accumulators as one of full-width accumulators."""
+        return VectorType(self.accumulator, self.lanes).cast(narrow)
 
     @property
     def together(self) -> int:
@@ -168,6 +178,8 @@ class DirectConv2d:
         border: A pixel outside the image, in the layout of the data: [planes, elements].
         planes: Planes of the data. The result is the sum over planes j of 2^j times the result for plane j.
         skippable: Whether taps outside the image may be skipped. The sink then accounts for them.
+        run_length: Steps whose elements of the image one load reads. They must be neighbours in memory. Only for plain
+            arithmetic: no narrow accumulators, no joined elements, no taps skipped.
     """
 
     name: str
@@ -180,6 +192,7 @@ class DirectConv2d:
     border: np.ndarray
     planes: int = 1
     skippable: bool = False
+    run_length: int = 1
 
     def __post_init__(self) -> None:
         if not 1 <= self.tile.pixels <= self.shape.out_width:
@@ -380,7 +393,7 @@ class Nest:
         width = conv.shape.out_width
         with T.serial(0, -(-width // tile.pixels)) as i:
             x = T.bind(tirx.min(i * tile.pixels, width - tile.pixels))
-            accumulators = self._zeros(conv.arithmetic.accumulator)
+            accumulators = self._zeros(VectorType(conv.arithmetic.accumulator, conv.arithmetic.lanes))
             self._reduce(accumulators, (*row, x), group, T.bind(group * conv.blocks + block))
             for p in range(tile.pixels):
                 values = [self._vector(accumulators, p * tile.vectors + v) for v in range(tile.vectors)]
@@ -441,10 +454,10 @@ class Nest:
 
         def chunk(walk: Callable[[Callable[[_Place], None]], None]) -> None:
             assert partial is not None
-            narrow, wide = self._zeros(partial.dtype), VectorType(str(accumulators.dtype), self.conv.arithmetic.lanes)
+            narrow = self._zeros(VectorType(partial.dtype, partial.lanes))
             walk(lambda place: step(narrow, place))
             for k in range(self.conv.tile.pixels * self.conv.tile.vectors):
-                added = wide.cast(self._vector(narrow, k))
+                added = self.conv.arithmetic.widened(self._vector(narrow, k))
                 store(accumulators, self._vector(accumulators, k) + added, (k,), 0)
 
         def walk_row(place: _Place) -> None:
@@ -463,6 +476,9 @@ class Nest:
             first, end = self._inside(place.line) if self.conv.skips_rows else (0, shape.kernel[0])
             with T.serial(first, end) as i:
                 walk_row(place.moved(rows, i, inner))
+        elif self.conv.run_length > 1:
+            run = functools.partial(self._run, accumulators, n, shape.strides[1] * pixel, block)
+            _walk_in_runs([rows, *columns], place, self.conv.run_length, run)
         elif partial is None:
             _walk([rows, *columns], place, lambda place: step(accumulators, place))
         else:
@@ -523,6 +539,20 @@ class Nest:
                 k = p * tile.vectors + v
                 store(sums, arithmetic.accumulate(self._vector(sums, k), value, weights[v]), (k,), 0)
 
+    def _run(self, sums: tirx.Buffer, n: tirx.Expr, stride: int, block: tirx.Expr, place: _Place, length: int) -> None:
+        """Emit ``length`` steps on neighbouring elements, the first of them at ``place``."""
+        arithmetic, tile = self.conv.arithmetic, self.conv.tile
+        line, element = T.bind(place.line), T.bind(place.element)
+        loaded = [T.bind(load(self.image, (n, line), element + p * stride, length)) for p in range(tile.pixels)]
+        elements = [lanes_of(vector, arithmetic.lanes) for vector in loaded]
+        # All loads come first: a core that executes in order waits once.
+        weights = [self._step_weights(block, T.bind(place.step + i)) for i in range(length)]
+        for i, p in itertools.product(range(length), range(tile.pixels)):
+            value = (T.bind(elements[p][i]),)
+            for v in range(tile.vectors):
+                k = p * tile.vectors + v
+                store(sums, arithmetic.accumulate(self._vector(sums, k), value, weights[i][v]), (k,), 0)
+
     def _image_row(self, row: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
         height = self.conv.shape.out_height
         return T.bind(tirx.floordiv(row, height)), T.bind(tirx.floormod(row, height))
@@ -530,16 +560,16 @@ class Nest:
     def _position(self, n: tirx.Expr, y: tirx.Expr, x: tirx.Expr) -> tuple[tirx.Expr, ...]:
         return (x,) if self.conv.dense else (n, y, x)
 
-    def _zeros(self, dtype: str) -> tirx.Buffer:
+    def _zeros(self, vector: VectorType) -> tirx.Buffer:
         """Accumulators of the tile, set to 0."""
-        tile, lanes = self.conv.tile, self.conv.arithmetic.lanes
-        accumulators = T.alloc_buffer((tile.pixels * tile.vectors, lanes), dtype)
+        tile = self.conv.tile
+        accumulators = T.alloc_buffer((tile.pixels * tile.vectors, vector.lanes), vector.element)
         for k in range(tile.pixels * tile.vectors):
-            store(accumulators, VectorType(dtype, lanes).constant(0), (k,), 0)
+            store(accumulators, vector.constant(0), (k,), 0)
         return accumulators
 
     def _vector(self, buffer: tirx.Buffer, row: int) -> tirx.Expr:
-        return load(buffer, (row,), 0, self.conv.arithmetic.lanes)
+        return load(buffer, (row,), 0, int(buffer.shape[1]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -568,14 +598,31 @@ def _fuse(loops: Sequence[ReductionLoop]) -> list[ReductionLoop]:
     return fused
 
 
-def _walk(loops: Sequence[ReductionLoop], place: _Place, body: Callable[[_Place], None]) -> None:
-    """Emit the loops over all steps."""
+def _walk(loops: Sequence[ReductionLoop], place: _Place, body: Callable[[_Place], None], steps: int = 1) -> None:
+    """Emit the loops over all steps, of which ``body`` emits ``steps``."""
     if not loops:
         body(place)
         return
     loop, *rest = loops
     with T.serial(0, loop.extent) as i:
-        _walk(rest, place.moved(loop, i, prod(each.extent for each in rest)), body)
+        _walk(rest, place.moved(loop, i, prod(each.extent for each in rest) * steps), body, steps)
+
+
+def _walk_in_runs(
+    loops: Sequence[ReductionLoop], place: _Place, length: int, run: Callable[[_Place, int], None]
+) -> None:
+    """Emit the loops over all steps; ``run`` emits up to ``length`` steps of the last loop."""
+    *outer, last = loops
+    whole, rest = divmod(last.extent, length)
+
+    def runs(place: _Place) -> None:
+        if whole:
+            with T.serial(0, whole) as i:
+                run(place.moved(last, i * length, 1), length)
+        for start, size in powers_of_two(rest):
+            run(place.moved(last, tirx.const(whole * length + start, "int32"), 1), size)
+
+    _walk(outer, place, runs, last.extent)
 
 
 def _walk_in_chunks(loops: Sequence[ReductionLoop], place: _Place, steps: int, chunk: Callable[..., None]) -> None:

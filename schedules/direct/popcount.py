@@ -29,7 +29,7 @@ from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain
 
 from ..epilogue.program import Epilogue, IntegerThreshold, code_bits
 from ..epilogue.writer import EpilogueWriter, store_code
-from ..isa import Isa
+from ..isa import Isa, PopcountMethod
 from ..kernel import Kernel
 from ..layouts.words import pack_channels, pack_codes, packed_shape
 from ..shapes import Conv2dShape
@@ -37,6 +37,7 @@ from ..tir.kernel_builder import KernelBuilder
 from ..tir.llvm import pack
 from ..tir.vectors import Index, VectorType, load
 from .loop_nest import DirectConv2d, MultiplyAccumulate, ReductionLoop, Sink
+from .popcount_bytes import PopcountBytes
 from .popcount_lookup import PopcountLookup
 from .popcount_neon import PopcountBroadcast
 from .popcount_threes import PopcountThrees, join_weights
@@ -94,6 +95,9 @@ def direct_popcount(
     elif signed and popcount_by_threes(shape, isa):
         arithmetic = PopcountThrees(isa.word, _counter(isa.word, largest), lanes(shape, isa, "popcount"))
         loops, weights = (ReductionLoop(words.shape[-1], 1),), join_weights(words)
+    elif isa.popcount == PopcountMethod.BYTES:
+        arithmetic = PopcountBytes(isa.word, _counter(isa.word, largest), lanes(shape, isa, "popcount"), signed)
+        loops, weights = (ReductionLoop(words.shape[-1], 1),), words
     elif popcount_by_broadcast(shape, isa):
         count = lanes(shape, isa, "popcount")
         arithmetic = PopcountBroadcast(isa.word, _counter(isa.word, largest), count, signed)
@@ -335,7 +339,8 @@ class _PopcountThreshold:
         # Compare as signed if all limits fit: AVX2 has no unsigned comparison.
         sign = "s" if self.limits.largest < 1 << (dtype.bits - 1) else "u"
         predicate = sign + ("lt" if self.inverted is None else "ge")
-        compare = pack(predicate, VectorType.of(values[0]), bits // dtype.lanes)  # type: ignore[arg-type]
+        vector, words = VectorType.of(values[0]), self.isa.masks_are_words
+        compare = pack(predicate, vector, bits // dtype.lanes, words)  # type: ignore[arg-type]
 
         def store_part(part: int, compared: list[tirx.Expr]) -> None:
             at = tirx.floordiv(first_channel, bits) + part

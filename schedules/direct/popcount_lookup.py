@@ -44,7 +44,7 @@ class PopcountLookup(MultiplyAccumulate):
     @property
     def partial(self) -> Partial:
         """Byte counters: 31 steps of at most 8 bits each cannot overflow them."""
-        return Partial("uint8", 31)
+        return Partial("uint8", 31, self.lanes)
 
     def declare(self, builder: KernelBuilder) -> None:
         """Declare the 16 tables of 16 bytes, one after the other."""

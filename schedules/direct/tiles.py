@@ -43,6 +43,14 @@ THREE = 3
 THREE_INSTRUCTIONS = 8
 """Instructions per step in popcount_threes.py. Processing the three words one by one takes 9."""
 
+_WORD_INSTRUCTIONS = {
+    PopcountMethod.VECTOR: 3,
+    PopcountMethod.BYTES: 4,
+    PopcountMethod.LOOKUP: 10,
+    PopcountMethod.NONE: 10,
+}
+"""Instructions per vector of words: exclusive or, count, add. LOOKUP is for channels that do not fill its lanes."""
+
 
 def popcount_by_threes(shape: Conv2dShape, isa: Isa) -> bool:
     """Whether a layer with {-1, +1} weights counts three words at once, neighbours in a row of a window."""
@@ -86,11 +94,17 @@ def tiles(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> list[Tile]:
         weights, others = 2, 3
     elif arithmetic == "popcount" and popcount_by_threes(shape, isa):
         weights, others = 3, 5
+
+    def most_pixels(vectors: int) -> int:
+        if arithmetic == "float32" and isa.multiplies_by_lane:  # a register per pixel, and at least four weights
+            return (isa.registers - max(vectors, 4)) // (vectors + 1)
+        return (isa.registers - weights * vectors - others) // vectors
+
     blocks = arithmetic == "popcount" and popcount_by_broadcast(shape, isa)
     candidates = [
         Tile(pixels, vectors)
         for vectors in _vectors(shape.groups, shape.group_out_channels, lanes(shape, isa, arithmetic))
-        for pixels in range(1, min(shape.out_width, (isa.registers - weights * vectors - others) // vectors) + 1)
+        for pixels in range(1, min(shape.out_width, most_pixels(vectors)) + 1)
         if pixels == 1 or -(-shape.out_width // pixels) < -(-shape.out_width // (pixels - 1))  # else: no fewer tiles
         if not blocks or fits_block(pixels, vectors)
     ]
@@ -121,7 +135,11 @@ def tile_cost(tile: Tile, shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) 
     results = tile.pixels * tile.vectors
     # On AVX-512 a broadcast is a memory operand and almost free.
     pixel, vector = (0.1 if isa.vector_bits == 512 else 0.5), 0.3
-    if arithmetic == "float32":
+    if arithmetic == "float32" and isa.multiplies_by_lane:
+        # Between two kinds of cores, by LLVM's models: one that executes in order waits for loads, about 2 cycles for
+        # each and 5 more per step; a wide one waits for multiply-adds alone.
+        channels, work, vector, pixel = 1, max(results, 8) + 2.5, 1.0, 0.25
+    elif arithmetic == "float32":
         # Latency: with fewer than 8 accumulators the multiply-add pipes are idle at times.
         channels, work = 1, float(max(results, 8))
     elif popcount_by_lookup(shape, isa):
@@ -134,7 +152,7 @@ def tile_cost(tile: Tile, shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) 
         # others load in the meantime.
         channels, work, pixel, vector = isa.word_bits, 3 * results, 0.5, 0.5
     else:
-        channels, work = isa.word_bits, (3 if isa.popcount == PopcountMethod.VECTOR else 10) * results
+        channels, work = isa.word_bits, _WORD_INSTRUCTIONS[isa.popcount] * results
     steps = shape.kernel[0] * shape.kernel[1] * -(-shape.group_in_channels // channels)
     width = lanes(shape, isa, arithmetic) * tile.vectors
     tiles_ = -(-shape.out_width // tile.pixels) * -(-shape.group_out_channels // width)

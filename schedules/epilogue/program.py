@@ -191,6 +191,11 @@ class Program:
     steps: tuple[Step, ...]
     outputs: tuple[Output, ...]
 
+    @property
+    def packed(self) -> bool:
+        """Whether an output is packed."""
+        return any(isinstance(output, PackedOutput) for output in self.outputs)
+
 
 @dataclass(frozen=True, eq=False)
 class IntegerThreshold:

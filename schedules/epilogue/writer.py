@@ -265,7 +265,8 @@ class EpilogueWriter:
         if bits < word_bits:
             shape = (*words.shape[:-1], words.shape[-1] * (word_bits // bits))
             words = T.decl_buffer(shape, f"uint{bits}", data=words.data)
-        compare = pack(_PREDICATES[output.inclusive, output.of_nan], head.type, bits // head.lanes)
+        predicate = _PREDICATES[output.inclusive, output.of_nan]
+        compare = pack(predicate, head.type, bits // head.lanes, self.isa.masks_are_words)
         end = run // bits
         if last:
             start = self.channels - head.valid

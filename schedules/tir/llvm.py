@@ -106,7 +106,7 @@ def link(func: tirx.PrimFunc, functions: Iterable[LlvmFunction]) -> tirx.PrimFun
 
 
 @cache
-def pack(predicate: Predicate, vector: VectorType, count: int) -> LlvmFunction:
+def pack(predicate: Predicate, vector: VectorType, count: int, masks_are_words: bool = True) -> LlvmFunction:
     """Compare ``count`` pairs of vectors and pack the results into one word, the first lane in the lowest bit.
 
     Args:
@@ -114,6 +114,8 @@ def pack(predicate: Predicate, vector: VectorType, count: int) -> LlvmFunction:
             ``"slt"`` etc. for integers.
         vector: Type of the vectors.
         count: Number of pairs; ``count * lanes`` must be 8, 16, 32 or 64.
+        masks_are_words: Same as in ``Isa``. Without it each lane that is true becomes a power of two, and the lanes are
+            added; ``count * lanes`` is at most 32.
 
     Returns:
         A function of ``count`` left operands followed by ``count`` right operands.
@@ -124,6 +126,10 @@ def pack(predicate: Predicate, vector: VectorType, count: int) -> LlvmFunction:
     compare = "fcmp" if vector.element == "float32" else "icmp"
     arguments = [f"{vector.llvm} %{side}{i}" for side in "ab" for i in range(count)]
     lines = [f"%c0_{i} = {compare} {predicate} {vector.llvm} %a{i}, %b{i}" for i in range(count)]
+    name = f"sbnn_pack_{predicate}_{vector}_{count}"
+    if not masks_are_words:
+        more, declare = _sum_of_bits(vector.lanes, count)
+        return LlvmFunction.of(f"{name}_sum", VectorType(f"uint{bits}", 1), arguments, [*lines, *more], declare)
     # Concatenate the masks in a tree.
     level, lanes, left = 0, vector.lanes, count
     while left > 1:
@@ -134,8 +140,21 @@ def pack(predicate: Predicate, vector: VectorType, count: int) -> LlvmFunction:
             lines.append(f"%c{level + 1}_{i} = shufflevector {pair}, <{2 * lanes} x i32> <{order}>")
         level, lanes, left = level + 1, 2 * lanes, left // 2
     lines += [f"%word = bitcast <{bits} x i1> %c{level}_0 to i{bits}", f"ret i{bits} %word"]
-    name = f"sbnn_pack_{predicate}_{vector}_{count}"
     return LlvmFunction.of(name, VectorType(f"uint{bits}", 1), arguments, lines)
+
+
+def _sum_of_bits(lanes: int, count: int) -> tuple[list[str], str]:
+    """The word of the masks %c0_0, %c0_1, ..., and the declarations that its instructions need."""
+    kind, bits, lines = f"<{lanes} x i32>", lanes * count, []
+    for i in range(count):
+        values = ", ".join(f"i32 {1 << (lanes * i + lane)}" for lane in range(lanes))
+        lines.append(f"%v{i} = select <{lanes} x i1> %c0_{i}, {kind} <{values}>, {kind} zeroinitializer")
+        lines.append(f"%s{i} = or {kind} %v{i}, {f'%s{i - 1}' if i else 'zeroinitializer'}")
+    reduce = f"@llvm.vector.reduce.add.v{lanes}i32"
+    lines.append(f"%sum = call i32 {reduce}({kind} %s{count - 1})")
+    if bits < 32:
+        lines.append(f"%word = trunc i32 %sum to i{bits}")
+    return [*lines, f"ret i{bits} %{'word' if bits < 32 else 'sum'}"], f"declare i32 {reduce}({kind})\n"
 
 
 @cache

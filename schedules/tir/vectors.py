@@ -101,6 +101,16 @@ def store(
         store(buffer, piece, position, first + start)
 
 
+def lanes_of(vector: tirx.Expr, lanes: int) -> list[tirx.Expr]:
+    """For each lane of a vector, a vector of ``lanes`` lanes that all hold it.
+
+    Where a multiply-add takes a factor from one lane of a register, no instruction makes them.
+    """
+    source = VectorType.of(vector)
+    scalars = [tirx.Shuffle([vector], [i]) for i in range(source.lanes)] if source.lanes > 1 else [vector]
+    return [VectorType(source.element, lanes).broadcast(scalar) for scalar in scalars]
+
+
 def powers_of_two(length: int) -> list[tuple[int, int]]:
     """Split [0, length) into pieces (start, size) whose sizes are powers of two, largest first."""
     pieces, start = [], 0

@@ -22,7 +22,7 @@ def depthwise_conv2d(
         weight: float32 [C, 1, kh, kw].
         epilogue: Ref(0) is the convolution without bias.
         isa: The instruction set.
-        tile: One of ``template.window_tiles(shape, isa)``; by default the first.
+        tile: One of ``template.window_tiles(shape, isa, epilogue.packed)``; by default the first.
 
     Returns:
         ``func(data float32 [N, H, W, C], *tensors, weights, *constants, *outputs)``.

@@ -30,7 +30,7 @@ def max_pool2d(shape: Conv2dShape, epilogue: Program, isa: Isa, tile: WindowTile
         shape: Shape of the pooling, with ``in_channels == out_channels``.
         epilogue: Ref(0) is the maximum.
         isa: The instruction set.
-        tile: One of ``template.window_tiles(shape, isa)``; by default the first.
+        tile: One of ``template.window_tiles(shape, isa, epilogue.packed)``; by default the first.
 
     Returns:
         ``func(data float32 [N, H, W, C], *tensors, *constants, *outputs)``.

@@ -31,7 +31,7 @@ from ..tir.loops import for_blocks, parallel_rows
 from ..tir.taps import column_spans, taps_inside
 from ..tir.vectors import Index, VectorType, load, store
 
-MAX_TILE = 8  # pixels; larger tiles save hardly any loads and only increase the code size
+MAX_TILE = 8  # pixels; with memory operands, larger tiles save hardly any loads and only increase the code size
 
 
 class Combine(Protocol):
@@ -77,14 +77,24 @@ class WindowTile:
         return f"{self.pixels}x{self.channels}"
 
 
-def window_tiles(shape: Conv2dShape, isa: Isa) -> list[WindowTile]:
+def window_tiles(shape: Conv2dShape, isa: Isa, packed: bool = True) -> list[WindowTile]:
     """All tiles worth measuring, the default first.
 
     Larger tiles, which cut a row into fewer pieces, come first. If windows share no columns, tiles of about two pixels
     come first.
+
+    Args:
+        shape: Shape of the layer.
+        isa: The instruction set.
+        packed: Whether an output is packed, which needs 8 channels at a time.
     """
-    vectors = max(1, 8 // isa.float_lanes)  # packed outputs need 8 channels at a time
+    vectors = max(1, 8 // isa.float_lanes)
     most = min(MAX_TILE, isa.registers // 2 // vectors)
+    if isa.architecture == "aarch64" and not packed:
+        # Every load is an instruction. More pixels, of one vector, load fewer columns each. The compiler loads columns
+        # ahead: beyond this number of pixels, results are spilled.
+        vectors, taps, stride = 1, shape.kernel[1], shape.strides[1]
+        most = max(1, (isa.registers + 2 - 2 * taps + stride) // (1 + stride))
     fewest = -(-shape.out_width // most)
     # All tiles of a row have about the same size.
     sizes = dict.fromkeys(-(-shape.out_width // count) for count in range(fewest, shape.out_width + 1))
@@ -102,12 +112,12 @@ def window_kernel(
         shape: Shape of the layer, with ``in_channels == out_channels``.
         epilogue: Ref(0) is the result of the operation.
         isa: The instruction set.
-        tile: One of ``window_tiles(shape, isa)``; by default the first.
+        tile: One of ``window_tiles(shape, isa, epilogue.packed)``; by default the first.
 
     Returns:
         ``func(data [N, H, W, C], *tensors, weights?, *constants, *outputs)``.
     """
-    lanes, tile = isa.float_lanes, tile or window_tiles(shape, isa)[0]
+    lanes, tile = isa.float_lanes, tile or window_tiles(shape, isa, epilogue.packed)[0]
     pixels, run = tile.pixels, tile.channels
     out_shape = (shape.batch, shape.out_height, shape.out_width, shape.in_channels)
     writer = EpilogueWriter(epilogue, out_shape, isa, shape.border_classes())

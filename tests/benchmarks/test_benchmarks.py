@@ -52,6 +52,19 @@ def test_the_vpshufb_loop_counts_right(rng: np.random.Generator) -> None:
     vpshufb_contestant(Conv2dShape(1, 3, 3, 256, 64, (3, 3), (1, 1), (1, 1, 1, 1)), rng).run()
 
 
+def test_shares_of_the_multiply_add_peak() -> None:
+    import core_cycles
+    import float_cycles
+    from layers import convolution
+
+    if missing := core_cycles.missing_tools():
+        pytest.skip(missing)
+    layer = float_cycles.FloatLayer("3x3", convolution(8, 16, 16))
+    (share,) = float_cycles.shares(layer, resolve("arm"), ["neoverse-n1"])
+    assert 0 < share.call < share.loops <= 1
+    assert share.passes
+
+
 @pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
 def test_openvino_computes_the_same_chain(rng: np.random.Generator) -> None:
     import openvino_peer

@@ -278,7 +278,8 @@ def pooling(draw: Draw, cpu: CpuTarget) -> RandomKernel:
         kernel = global_avg_pool2d(input_of(shape), STORE, isa)
         return RandomKernel(kernel, [x], [x.mean((1, 2), keepdims=True, dtype=np.float64)], 1e-5)
     layer = replace(shape, groups=shape.in_channels) if what == "depthwise" else shape
-    tile = draw.choose(None, *window_tiles(layer, isa))
+    program = STORE if what == "mean" else draw.choose(STORE, border_program(rng, layer))
+    tile = draw.choose(None, *window_tiles(layer, isa, program.packed))
     if what == "mean":
         counted = draw.choose((0, 0, 0, 0), shape.padding)
         with np.errstate(all="ignore"):  # a window that lies in the padding altogether is 0 / 0
@@ -286,7 +287,6 @@ def pooling(draw: Draw, cpu: CpuTarget) -> RandomKernel:
         if not np.isfinite(means).all():
             counted, means = shape.padding, windows.mean(x, shape, shape.padding)
         return RandomKernel(avg_pool2d(shape, STORE, isa, counted, tile), [x], [means], 1e-5)
-    program = draw.choose(STORE, border_program(rng, layer))
     tensors = [] if program is STORE else [rng.standard_normal(output_of(shape)).astype(np.float32)]
     if what == "maximum":
         kernel, result = max_pool2d(shape, program, isa, tile), windows.windows(x, shape, -np.inf).max(0)

@@ -165,7 +165,7 @@ def _no_record(record: dict[str, Any], rng: Rng) -> bytes:
 
 
 def _no_text(record: dict[str, Any], rng: Rng) -> bytes:
-    field = str(rng.choice(["name", "target", "triple", "sbnn_version", "tvm_version", "report"]))
+    field = str(rng.choice(["name", "target", "triple", "sbnn_version", "tvm_version", "report", "symbol"]))
     return _changed(record, field, NO_TEXT, rng)
 
 
@@ -178,7 +178,16 @@ def _no_triple(record: dict[str, Any], rng: Rng) -> bytes:
 
 
 def _no_flag(record: dict[str, Any], rng: Rng) -> bytes:
-    return _changed(record, "prepares", (None, 0, 1, "true", []), rng)
+    field = str(rng.choice(["prepares", "parallel"]))
+    return _changed(record, field, (None, 0, 1, "true", []), rng)
+
+
+def _no_runtime(record: dict[str, Any], rng: Rng) -> bytes:
+    return _changed(record, "runtime", (None, 1, "", "rust", "C", [], {}), rng)
+
+
+def _no_symbol(record: dict[str, Any], rng: Rng) -> bytes:
+    return _changed(record, "symbol", ("2x", "a b", "x()", "\u00e9", "\0", "x\n"), rng)
 
 
 def _no_features(record: dict[str, Any], rng: Rng) -> bytes:
@@ -206,7 +215,7 @@ def _changed(record: dict[str, Any], field: str, values: tuple[Any, ...], rng: R
 
 WRONG_RECORDS: tuple[Callable[[dict[str, Any], Rng], bytes], ...] = (
     *(_without, _with_another, _no_record, _no_text, _no_report, _no_triple, _no_flag, _no_features),
-    *(_no_tensors, _no_tensor),
+    *(_no_runtime, _no_symbol, _no_tensors, _no_tensor),
 )
 
 

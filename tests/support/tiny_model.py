@@ -1,13 +1,24 @@
-"""The smallest models that go through TVM whole, for the tests of linking and running."""
+"""The smallest model, as a library for either runtime, for the tests of linking and running."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import tvm
 from tvm import te
 from tvm.relax import BlockBuilder, TensorType, Var
 
+from sbnn_tvm.deploy import linking, targets
 from sbnn_tvm.deploy.targets import CpuTarget
-from sbnn_tvm.runtime.metadata import Metadata, TensorSpec
+from sbnn_tvm.runtime.library_file import record_object, seal
+from sbnn_tvm.runtime.metadata import RUNTIMES, Metadata, TensorSpec
 
 ROWS, COLUMNS = 4, 37
+
+__all__ = ["COLUMNS", "ROWS", "RUNTIMES", "build", "metadata", "write"]
 
 
 def build(target: CpuTarget):
@@ -28,7 +39,34 @@ def build(target: CpuTarget):
     return tvm.compile(schedule.mod, target.target)
 
 
-def metadata(target: CpuTarget) -> Metadata:
+def write(path: Path, runtime: str, target: str = "native", **record: Any) -> Path:
+    """Write the model as a library; ``record`` are fields of its metadata that shall differ."""
+    resolved = targets.resolve(target)
+    written = replace(metadata(resolved, runtime), **record)
+    if runtime == "tvm":
+        linking.write_library(_built(target), path, resolved, written)
+    else:
+        note = path.with_name("note.o")
+        note.write_bytes(record_object(resolved.machine, written))
+        linking.find_linker(resolved).link(path, [_object(path.with_name("tiny.o"), resolved.machine), note])
+        seal(path)
+    return path
+
+
+@cache
+def _built(target: str) -> Any:
+    return build(targets.resolve(target))
+
+
+def _object(path: Path, machine: str) -> Path:
+    """The model as C, compiled. Nothing of a C library is linked: the process that loads it has one."""
+    source = str(Path(__file__).with_name("tiny_library.c"))
+    options = ["-c", "-O2", "-fPIC", "-fvisibility=hidden", "-target", f"{machine}-linux-gnu"]
+    subprocess.run([sys.executable, "-m", "ziglang", "cc", *options, source, "-o", str(path)], check=True)
+    return path
+
+
+def metadata(target: CpuTarget, runtime: str = "tvm") -> Metadata:
     x, y, total, copy = (TensorSpec(name, (ROWS, COLUMNS), "float32") for name in ("x", "y", "total", "copy"))
     return Metadata(
         name="tiny",
@@ -40,4 +78,6 @@ def metadata(target: CpuTarget) -> Metadata:
         report='{"layers": ["é", 1]}',
         sbnn_version="0.1.0",
         tvm_version=tvm.__version__,
+        runtime=runtime,
+        symbol="tiny" if runtime == "c" else "",
     )

@@ -7,6 +7,7 @@ aaelf32, aapcs64, aapcs32 with the hard-float variant).
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import unicorn
@@ -53,6 +54,23 @@ class ArmMachine:
     bound: tuple[int, int]
     slots: int
     slot: int
+
+    def place_arguments(self, words: Sequence[int], integers: Sequence[int]) -> tuple[list[int], bytes]:
+        """Where a call has its arguments: the values of the first registers, and the bytes on the stack.
+
+        Args:
+            words: Arguments of the size of a pointer.
+            integers: Arguments of type int64_t after them. On 32-bit ARM, each takes an even register and the next, or
+                8 aligned bytes.
+        """
+        if self.pointer == "Q":
+            values = [*words, *integers]
+        else:
+            values = list(words)
+            for integer in integers:
+                values += [0] * (len(values) % 2) + [integer & 0xFFFF_FFFF, integer >> 32]
+        count = len(self.arguments)
+        return values[:count], struct.pack(f"<{max(0, len(values) - count)}{self.pointer}", *values[count:])
 
 
 AARCH64 = ArmMachine(

@@ -1,7 +1,8 @@
 """Load a library into an emulated ARM CPU and call its kernels.
 
 The library is loaded into unicorn (QEMU's CPU as a Python package), similar to the system's loader. The functions that
-it imports are in sbnn_tvm.execution.emulator.imports. Kernels follow TVM's calling convention (tvm/ffi/c_api.h)::
+it imports are in sbnn_tvm.execution.emulator.imports. Kernels of a C library are plain functions
+(passes/lowering/raw_kernels.py). Those for TVM's runtime follow its calling convention (tvm/ffi/c_api.h)::
 
     int __tvm_ffi_NAME(void* self, const TVMFFIAny* arguments, int32_t count, TVMFFIAny* result)
 """
@@ -27,8 +28,9 @@ from elftools.elf.sections import Symbol, SymbolTableSection
 from tvm.ir import IRModule
 
 from sbnn_tvm.passes.lowering.machine_code import MACHINE_CODE
+from sbnn_tvm.passes.lowering.raw_kernels import RawKernels
 
-from ...deploy.linking import write_library
+from ...deploy.linking import write_kernels, write_library
 from ...deploy.targets import CpuTarget
 from ...errors import EmulationError, LibraryError, TargetError
 from ...runtime.elf import header_of
@@ -149,6 +151,26 @@ class Emulator:
         emulator._load(Path(path).read_bytes(), str(path), features, None, num_tasks)
         return emulator
 
+    @classmethod
+    def from_raw_kernels(cls, kernels: RawKernels, target: CpuTarget, cpu: str | None = None) -> Emulator:
+        """Load the kernels of a C library.
+
+        Args:
+            kernels: The kernels.
+            target: The target that they were compiled for.
+            cpu: Same as in the constructor.
+
+        Raises:
+            TargetError: If the target is not ARM, or the CPU is unknown.
+        """
+        _machine(target.machine, str(target))
+        emulator = cls.__new__(cls)
+        with temporary_folder(LibraryError) as folder:
+            write_kernels(kernels.code, folder / "kernels.so", target)
+            library = (folder / "kernels.so").read_bytes()
+        emulator._load(library, str(target), target.features, cpu, 1, kernels)
+        return emulator
+
     @property
     def kernels(self) -> tuple[str, ...]:
         """The names of the kernels."""
@@ -228,12 +250,22 @@ class Emulator:
         self._uc.ctl_flush_tb()  # type: ignore[attr-defined]  # made at run time
 
     def _start(self, name: str, arrays: Sequence[np.ndarray], addresses: Sequence[int]) -> None:
-        result, arguments = self._write_call(arrays, addresses)
         machine, uc = self._machine, self._uc
-        for register, value in zip(machine.arguments, (0, arguments, len(arrays), result), strict=False):
+        if self._raw is None:
+            result, call = self._write_call(arrays, addresses)
+            arguments, extents = [0, call, len(arrays), result], []
+        else:
+            signature = self._raw.signatures[name]
+            if wrong := signature.mismatch(arrays):
+                raise EmulationError(f"kernel {name!r} cannot be called: {wrong}")
+            arguments, extents = list(addresses), [arrays[index].shape[axis] for index, axis in signature.extents]
+        registers, beyond = machine.place_arguments(arguments, extents)
+        for register, value in zip(machine.arguments, registers, strict=False):
             uc.reg_write(register, value)
+        top = (self._stack.end - PAGE - len(beyond)) // 16 * 16
+        uc.mem_write(top, beyond)
         uc.reg_write(machine.link, _STOP)
-        uc.reg_write(machine.stack, self._stack.end - PAGE)
+        uc.reg_write(machine.stack, top)
         try:
             uc.emu_start(self._kernels[name], _STOP)
         except unicorn.UcError as error:
@@ -281,7 +313,16 @@ class Emulator:
             return f"uses an instruction that the {self.cpu} does not have, {where}"
         return f"cannot be emulated: {error}, {where}"
 
-    def _load(self, library: bytes, what: str, features: frozenset[str], cpu: str | None, num_tasks: int) -> None:
+    def _load(
+        self,
+        library: bytes,
+        what: str,
+        features: frozenset[str],
+        cpu: str | None,
+        num_tasks: int,
+        raw: RawKernels | None = None,
+    ) -> None:
+        self._raw = raw
         name = header_of(library).machine
         self._machine = machine = _machine(name, what)
         self.cpu = cpu or (machine.default_cpu if features <= _WITHOUT_EXTENSIONS else "max")
@@ -303,6 +344,7 @@ class Emulator:
 
     def _map(self, library: bytes) -> None:
         """Map the library, resolve its imports, and find its kernels."""
+        prefix = _PREFIX if self._raw is None else self._raw.prefix
         elf = ELFFile(BytesIO(library))
         for segment in elf.iter_segments("PT_LOAD"):
             begin = _IMAGE + segment["p_vaddr"]
@@ -324,8 +366,8 @@ class Emulator:
             service = self._imports.service(symbol.name)
             if service is not None:  # a weak variable, which TVM's loader sets
                 self._uc.mem_write(_IMAGE + symbol["st_value"], self._pointer(service))
-            elif symbol.name.startswith(_PREFIX) and symbol["st_info"]["type"] == "STT_FUNC":
-                self._kernels[symbol.name.removeprefix(_PREFIX)] = _IMAGE + symbol["st_value"]
+            elif symbol.name.startswith(prefix) and symbol["st_info"]["type"] == "STT_FUNC":
+                self._kernels[symbol.name.removeprefix(prefix)] = _IMAGE + symbol["st_value"]
 
     def _relocate(self, entry: Any, symbol: Symbol) -> None:
         machine, kind = self._machine, entry["r_info_type"]

@@ -58,7 +58,7 @@ def test_without_the_packages_of_the_compiler() -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_compile_as_a_process_leaves_one_library_and_nothing_else(model: Path, tmp_path: Path) -> None:
+def test_compile_as_a_process_leaves_a_library_its_header_and_nothing_else(model: Path, tmp_path: Path) -> None:
     here, temporary = tmp_path / "here", tmp_path / "tmp"
     here.mkdir()
     temporary.mkdir()
@@ -69,12 +69,26 @@ def test_compile_as_a_process_leaves_one_library_and_nothing_else(model: Path, t
     assert re.search(r"net\.so: [\d.]+ KiB for \S+-linux-gnu", done.stdout)
     assert "agrees with onnxruntime" in done.stdout
     assert "4 of 5 layers with weights are binary" in done.stdout
-    assert sorted(path.name for path in here.iterdir()) == ["net.so", "report.json"]
+    assert sorted(path.name for path in here.iterdir()) == ["net.h", "net.so", "report.json"]
     assert not [path for path in temporary.iterdir() if path.name != ".ses"]  # onnxruntime's
     report = Report.from_json((here / "report.json").read_text())
     assert report.model == "net" and len(report.linear) == 5
     x = np.zeros((1, 3, 8, 8), np.float32)
     assert sbnn_tvm.load(here / "net.so").run(x).shape == (1, 10)
+
+
+def test_compile_writes_what_the_output_and_the_runtime_name(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "net.zip").write_bytes(b"PK")
+    for name in ("net.a", "folder", "net.zip"):
+        if name != "net.zip":
+            shown, _ = run("compile", model, "-o", tmp_path / name)
+            assert re.search(rf"{name}: [\d.]+ KiB for \S+-linux-gnu", shown)
+        _, error = run("inspect", tmp_path / name, code=2)
+        assert "only shared libraries have a record" in error and error.count("\n") == 1
+    assert (tmp_path / "net.h").exists() and (tmp_path / "folder" / "net.c").exists()
+    run("compile", model, "-o", tmp_path / "tvm.so", "--runtime", "tvm")
+    shown, _ = run("inspect", tmp_path / "tvm.so")
+    assert re.search(r"runtime +TVM 0\.", shown) and "C names" not in shown
 
 
 def test_compile_for_a_shape_a_target_and_a_sign(tmp_path: Path) -> None:
@@ -151,6 +165,8 @@ def test_tables_fit_the_terminal(model: Path, library: Path, columns: int) -> No
 def test_inspect_a_library(library: Path) -> None:
     shown, _ = run("inspect", library)
     assert "x: float32[1, 3, 8, 8]" in shown and "y: float32[1, 10]" in shown and "native" in shown
+    assert re.search(r"runtime +none: a C library", shown) and "net_init, net_run and so on, in net.h" in shown
+    assert re.search(r"size +[\d.]+ KiB: [\d.]+ KiB code, [\d.]+ KiB constants, [\d.]+ KiB record", shown)
     assert "4 of 5 layers with weights are binary" in shown
 
 
@@ -188,6 +204,9 @@ def test_export_demo_gives_a_model_for_the_other_commands(arch: str, tmp_path: P
         (("compile", "{model}", "-t", '{{"kind": "llvm", "mcpu": "znver99"}}'), "knows no CPU (mcpu) 'znver99'"),
         (("compile", "{model}", "-o", "missing/net.so"), "there is no folder missing"),
         (("compile", "{model}", "-o", "/proc/net.so"), "cannot write /proc/net.so"),
+        (("compile", "{model}", "-o", "missing/net"), "there is no folder missing"),
+        (("compile", "{model}", "-o", "net.txt"), "the output of a compiled model is a file .so, .a, .zip"),
+        (("compile", "{model}", "-o", "net.a", "--runtime", "tvm"), "a library for TVM's runtime is a file .so, but"),
         (("compile", "{model}", "--report", "missing/net.json"), "there is no folder missing"),
         (("compile", "{model}", "--dump", "{model}"), "cannot make the folder"),
         (("compile", "{model}", "--input-shape", "1,three"), "a shape is written as in 1,3,224,224"),
@@ -208,6 +227,15 @@ def test_export_demo_gives_a_model_for_the_other_commands(arch: str, tmp_path: P
         (("bench", "{library}", "--against", "tflite"), "--against takes onnxruntime or a compiled library"),
         (("bench", "{library}", "--seconds", "0"), "--seconds is 0"),
         (("bench", "{library}", "--threads", "0"), "num_threads must be a positive integer"),
+        (("bench", "{library}", "--ssh", "a@b"), "name the model that"),
+        (("bench", "{model}", "--ssh", "a@b", "--layers"), "--layers measures on this machine"),
+        (("bench", "{model}", "--ssh", "a@b", "--rpc", "c:1/d"), "give one of them"),
+        (("bench", "{model}", "--ssh=-v"), "a board is written as in user@host, but got '-v'"),
+        (("bench", "{model}", "--ssh-port", "22"), "are for --ssh USER@HOST"),
+        (("bench", "{model}", "--ssh", "a@b", "--ssh-config", "missing"), "there is no file missing"),
+        (("bench", "{model}", "--ssh", "a@b", "--threads", "0"), "--threads is 0"),
+        (("bench", "{model}", "--ssh", "a@b", "-t", "cortex-m4"), "cortex-m4 is cortex-m with no operating system"),
+        (("bench", "{model}", "--rpc", "nowhere"), "a runner is 'local', 'estimated' or 'rpc://host:port/key'"),
         (("export-demo", "--arch", "mlp"), "there is no architecture 'mlp'"),
         (("export-demo", "--input-shape", "1,3,32,16"), "square images"),
         (("export-demo", "--density", "1.5"), "the density must be between 0 and 1"),

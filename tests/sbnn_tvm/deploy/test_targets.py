@@ -25,12 +25,54 @@ AVX512_FEATURES = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
         ("cortex-a72", replace(isa.NEON, core="a72"), "aarch64"),
         ("neoverse-n1", replace(isa.NEON_DOTPROD, core="wide"), "aarch64"),
         ("armv7", isa.ARMV7_NEON, "arm"),
+        ("riscv64", isa.RISCV64, "riscv64"),
+        ("riscv64-v", isa.RISCV64_V, "riscv64"),
+        ("wasm", isa.WASM, "wasm32"),
+        ("cortex-m4", isa.THUMB, "cortex-m"),
+        ("cortex-m7", isa.THUMB, "cortex-m"),
+        ("cortex-m55", isa.HELIUM, "cortex-m"),
+        ("aarch64-linux-musl", isa.NEON, "aarch64"),
+        ("x86_64-linux-android", isa.X86_BASELINE, "x86_64"),
+        ("aarch64-apple-macos", isa.NEON, "aarch64"),
     ],
 )
 def test_named(name, expected, machine):
     target = targets.resolve(name)
     assert (target.name, target.isa, target.machine) == (name, expected, machine)
     assert str(target) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "system", "libc", "format_", "runtimes"),
+    [
+        ("arm", "linux", "glibc", "ELF", ("tvm", "c")),
+        ("x86_64-linux-musl", "linux", "musl", "ELF", ("c",)),
+        ("aarch64-linux-android", "android", "bionic", "ELF", ("c",)),
+        ("aarch64-apple-macos", "macos", "libSystem", "Mach-O", ("c",)),
+        ("aarch64-apple-ios", "ios", "libSystem", "Mach-O", ("c",)),
+        ("riscv64", "linux", "glibc", "ELF", ("c",)),
+        ("wasm", "wasm", "none", "WebAssembly", ("c",)),
+        ("cortex-m4", "none", "none", "ELF", ("c",)),
+    ],
+)
+def test_platforms(name, system, libc, format_, runtimes):
+    target = targets.resolve(name)
+    platform = target.platform
+    assert (platform.system, platform.libc, platform.object_format, target.runtimes) == (
+        *(system, libc, format_),
+        runtimes,
+    )
+    assert platform.threads == (system in ("linux", "android", "macos", "ios"))
+    assert platform.shared_libraries == (system in ("linux", "android", "macos"))
+    assert platform.static_libraries == (system != "wasm")
+    assert not target.native or system == "linux"
+
+
+def test_a_library_for_another_c_library_does_not_run_here():
+    machine = cpu.this_cpu().machine
+    named = {"x86_64": "x86_64-linux-musl", "aarch64": "aarch64-linux-musl"}
+    if machine in named:
+        assert not targets.resolve(named[machine]).native
 
 
 @pytest.mark.parametrize("name", targets.KNOWN)
@@ -94,13 +136,16 @@ X86 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu"}
     ("target", "message"),
     [
         ("arm64", "unknown target 'arm64': did you mean arm"),
-        ("gpu", "the known ones are native, x86, .*, armv7"),
+        ("gpu", "the known ones are native, x86, .*, armv7, .*, cortex-m4"),
         (7, "a target is a name .* but got a int"),
         ({"kind": "cuda"}, "only CPUs are supported"),
         ({"mcpu": "znver4"}, "only CPUs are supported"),
-        ({"kind": "llvm", "mtriple": "riscv64-linux-gnu"}, "unknown target triple 'riscv64-unknown-linux-gnu'"),
+        ({"kind": "llvm", "mtriple": "ppc64le-linux-gnu"}, "unknown target triple 'ppc64le-unknown-linux-gnu'"),
         ({"kind": "llvm", "mtriple": "nonsense"}, "unknown target triple 'nonsense'"),
-        ({"kind": "llvm", "mtriple": "aarch64-apple-darwin"}, "only Linux is supported"),
+        ({"kind": "llvm", "mtriple": "x86_64-pc-windows-msvc"}, "unsupported target triple .* the system must be"),
+        ({"kind": "llvm", "mtriple": "riscv64-linux-gnu"}, "has no popcount"),
+        ({"kind": "llvm", "mtriple": "wasm32-unknown-unknown"}, "has no vectors"),
+        ({"kind": "llvm", "mtriple": "thumbv6m-none-eabi", "mcpu": "cortex-m0"}, "has no floating-point unit"),
         ({**X86, "mcpu": "cortex-a53"}, "LLVM knows no CPU .mcpu. 'cortex-a53' for x86_64-unknown-linux-gnu"),
         ({**X86, "mcpu": "znver9"}, "did you mean znver"),
         ({**X86, "mattr": ["+avx3"]}, r"LLVM knows no feature .mattr. '\+avx3' .*did you mean avx"),

@@ -8,6 +8,7 @@ import pytest
 
 import sbnn_tvm
 from sbnn_tvm.errors import LibraryError
+from sbnn_tvm.runtime.metadata import RUNTIMES
 from tests.support import foreign_models
 
 
@@ -16,14 +17,19 @@ def compiled():
     return [sbnn_tvm.compile(foreign_models.mlp(seed=seed)) for seed in (0, 1)]
 
 
+@pytest.fixture(params=RUNTIMES)
+def runtime(request):
+    return request.param
+
+
 @pytest.fixture
 def image(rng):
     return rng.standard_normal((1, 64)).astype(np.float32)
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_copies_run_by_themselves(compiled, image, tmp_path, duplicate):
-    model = sbnn_tvm.load(compiled[0].export(tmp_path / "model.so"), num_threads=2)
+def test_copies_run_by_themselves(compiled, image, tmp_path, runtime, duplicate):
+    model = sbnn_tvm.load(compiled[0].export(tmp_path / "model.so", runtime), num_threads=2)
     expected, threads = model.run(image), model.num_threads
     other = duplicate(model)
     assert other is not model
@@ -34,18 +40,18 @@ def test_copies_run_by_themselves(compiled, image, tmp_path, duplicate):
     assert other.metadata.report == compiled[0].report.to_json()
 
 
-def test_pickle_of_a_relative_path(compiled, image, tmp_path, monkeypatch):
-    compiled[0].export(tmp_path / "model.so")
+def test_pickle_of_a_relative_path(compiled, image, tmp_path, runtime, monkeypatch):
+    compiled[0].export(tmp_path / "model.so", runtime)
     monkeypatch.chdir(tmp_path)
     pickled = pickle.dumps(sbnn_tvm.load("model.so"))
     monkeypatch.chdir("/")
     np.testing.assert_array_equal(pickle.loads(pickled).run(image), compiled[0].run(image))
 
 
-def test_a_pickle_whose_file_is_another_model_now(compiled, tmp_path):
-    path = compiled[0].export(tmp_path / "model.so")
+def test_a_pickle_whose_file_is_another_model_now(compiled, tmp_path, runtime):
+    path = compiled[0].export(tmp_path / "model.so", runtime)
     pickled = pickle.dumps(sbnn_tvm.load(path))
-    compiled[1].export(path)
+    compiled[1].export(path, runtime)
     with pytest.raises(LibraryError, match=r"model.so has changed since the model was pickled.*load\(\) the new model"):
         pickle.loads(pickled)
     path.unlink()

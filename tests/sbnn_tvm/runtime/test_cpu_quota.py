@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from sbnn_tvm.runtime import cpu_quota, threads
+from sbnn_tvm.runtime import cpu_quota, thread_counts
 
 
 @pytest.fixture
@@ -80,5 +80,5 @@ def test_a_fraction_of_a_cpu_does_not_count(monkeypatch, quota, expected):
     bound = len(os.sched_getaffinity(0))
     assert cpu_quota.usable_cpus() == min(bound, expected or bound)
     monkeypatch.delenv("TVM_NUM_THREADS", raising=False)
-    assert threads.check_num_threads(1000) == min(bound, expected or bound)
-    assert 1 <= threads.default_num_threads() <= min(bound, expected or bound)
+    assert thread_counts.check_num_threads(1000) == min(bound, expected or bound)
+    assert 1 <= thread_counts.default_num_threads() <= min(bound, expected or bound)

@@ -1,11 +1,12 @@
 """Files of libraries: a damaged one is refused, whatever file is named gives a sentence, and any name will do."""
 
+import json
 import os
 import resource
 import socket
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -16,9 +17,9 @@ import sbnn_tvm
 from sbnn_tvm.deploy import linking, targets
 from sbnn_tvm.errors import LibraryError
 from sbnn_tvm.execution.emulator import Emulator
-from sbnn_tvm.runtime import elf
+from sbnn_tvm.runtime import elf, library_file
 from sbnn_tvm.runtime.loading import read_metadata
-from sbnn_tvm.runtime.metadata import TensorSpec
+from sbnn_tvm.runtime.metadata import Metadata, TensorSpec
 from tests.support import damaged_libraries, tiny_model
 from tests.support.damaged_libraries import damaged, resealed
 from tests.support.paths import ROOT
@@ -32,9 +33,9 @@ def write(path, name="native"):
     return path
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("runtime") / "tiny.so")
+@pytest.fixture(scope="module", params=tiny_model.RUNTIMES)
+def library(tmp_path_factory, request):
+    return tiny_model.write(tmp_path_factory.mktemp("runtime") / "tiny.so", request.param)
 
 
 def load_damaged(library, count):
@@ -77,21 +78,33 @@ def test_every_byte_counts(library, tmp_path):
     read_metadata(path)
 
 
-def test_an_older_format_says_so(library, tmp_path):
+def test_an_older_format_says_so(tmp_path):
     target = targets.resolve("native")
     note = tmp_path / "note.o"
     note.write_bytes(elf.note_object(target.machine, "sbnn_tvm", 1, b'{"format": 1}'))
     linking.find_linker(target).link(tmp_path / "old.so", [note])
-    message = "old.so cannot be read: it has format 1, but this version reads format 2; compile the model again"
+    message = "old.so cannot be read: it has format 1, but this version reads format 3; compile the model again"
     with pytest.raises(LibraryError, match=message):
         sbnn_tvm.load(tmp_path / "old.so")
 
 
+def test_a_record_of_the_format_before(tmp_path, monkeypatch):
+    """It has no word about the runtime: there was only TVM's."""
+    record = asdict(tiny_model.metadata(targets.resolve("native")))
+    for field in ("runtime", "parallel", "symbol"):
+        del record[field]
+    monkeypatch.setattr(library_file, "FORMAT", 2)
+    monkeypatch.setattr(Metadata, "to_json", lambda _: json.dumps(record))
+    path = write(tmp_path / "old.so")
+    monkeypatch.undo()
+    assert read_metadata(path).runtime == "tvm"
+    assert sbnn_tvm.load(path).run(ONES, ONES)[0][0, 0] == pytest.approx(np.exp(1) + 1)
+
+
 def test_a_record_for_another_machine(tmp_path):
     """The record says x86, the code is for ARM."""
-    arm, x86 = targets.resolve("arm"), targets.resolve("x86")
-    record = replace(tiny_model.metadata(arm), triple=x86.triple, features=())
-    linking.write_library(tiny_model.build(arm), tmp_path / "model.so", arm, record)
+    x86 = targets.resolve("x86")
+    tiny_model.write(tmp_path / "model.so", "c", "arm", triple=x86.triple, features=())
     with pytest.raises(LibraryError, match="its code is for aarch64, but its record for x86_64"):
         read_metadata(tmp_path / "model.so")
 
@@ -102,6 +115,8 @@ def test_a_record_that_could_not_be_read_is_not_written(tmp_path):
     for record, message in [
         (replace(tiny_model.metadata(target), inputs=(deep,)), r"tiny cannot be exported: inputs\[0\].shape must be a"),
         (replace(tiny_model.metadata(target), report="{"), "tiny cannot be exported: report is not JSON"),
+        (replace(tiny_model.metadata(target), symbol="x"), "symbol must be a C identifier for the runtime c"),
+        (replace(tiny_model.metadata(target, "c"), symbol="2x"), "symbol must be a C identifier for the runtime c"),
     ]:
         with pytest.raises(LibraryError, match=message):
             linking.write_library(tiny_model.build(target), tmp_path / "model.so", target, record)
@@ -178,7 +193,7 @@ NAMES = [
 ]
 
 
-def test_names(library, tmp_path, monkeypatch):
+def test_names(tmp_path, monkeypatch):
     """Any name that a library can be written to can be loaded, relative ones too."""
     target = targets.resolve("native")
     executable = tiny_model.build(target)

@@ -13,25 +13,16 @@ import pytest
 import sbnn_tvm
 from sbnn_tvm.deploy import linking, targets
 from sbnn_tvm.errors import InputError, LibraryError
-from sbnn_tvm.runtime import cpu, elf, library_file
-from sbnn_tvm.runtime import loading as runtime
+from sbnn_tvm.runtime import cpu, elf, library_file, loading
 from tests.support import tiny_model
 from tests.support.paths import ROOT
 
 SHAPE = (tiny_model.ROWS, tiny_model.COLUMNS)
 
 
-@pytest.fixture(scope="module")
-def executable():
-    return tiny_model.build(targets.resolve("native"))
-
-
-@pytest.fixture(scope="module")
-def library(executable, tmp_path_factory):
-    path = tmp_path_factory.mktemp("runtime") / "tiny.so"
-    target = targets.resolve("native")
-    linking.write_library(executable, path, target, tiny_model.metadata(target))
-    return path
+@pytest.fixture(scope="module", params=tiny_model.RUNTIMES)
+def library(tmp_path_factory, request):
+    return tiny_model.write(tmp_path_factory.mktemp("runtime") / "tiny.so", request.param)
 
 
 @pytest.fixture
@@ -85,6 +76,10 @@ def test_threads(library, inputs, num_threads):
 def test_wrong_num_threads(library, num_threads):
     with pytest.raises(InputError, match="num_threads must be a positive integer"):
         sbnn_tvm.load(library, num_threads=num_threads)
+    model = sbnn_tvm.load(library, num_threads=1)
+    with pytest.raises(InputError, match="num_threads must be a positive integer"):
+        model.num_threads = num_threads
+    assert model.num_threads == 1
 
 
 def test_wrong_inputs(library, inputs):
@@ -124,52 +119,61 @@ def test_not_a_library(tmp_path):
             sbnn_tvm.load(path)
 
 
-def test_a_library_for_another_machine(tmp_path):
+@pytest.mark.parametrize("runtime", tiny_model.RUNTIMES)
+def test_a_library_for_another_machine(tmp_path, runtime):
     target = targets.resolve("arm" if cpu.this_cpu().machine == "x86_64" else "x86")
-    path = tmp_path / "other.so"
-    linking.write_library(tiny_model.build(target), path, target, tiny_model.metadata(target))
+    path = tiny_model.write(tmp_path / "other.so", runtime, target.name)
     message = f"other.so is for {target.machine} .target '{target.name}'., but this machine is {cpu.this_cpu().machine}"
     with pytest.raises(LibraryError, match=message):
         sbnn_tvm.load(path)
-    assert runtime.read_metadata(path).target == target.name
+    assert loading.read_metadata(path).target == target.name
 
 
 def test_a_library_for_a_better_cpu_is_refused_before_it_runs(library, monkeypatch):
-    weak = replace(cpu.this_cpu(), features=cpu.this_cpu().features - {"avx2", "avx512f", "neon"})
-    monkeypatch.setattr(runtime, "this_cpu", lambda: weak)
-    with pytest.raises(LibraryError, match=r"target .native., but this CPU lacks (avx2|neon).*a target without them"):
+    weak = replace(cpu.this_cpu(), features=frozenset())
+    monkeypatch.setattr(loading, "this_cpu", lambda: weak)
+    with pytest.raises(LibraryError, match=r"target .native., but this CPU lacks (avx|neon).*a target without them"):
         sbnn_tvm.load(library)
 
 
-def test_other_versions(executable, tmp_path):
-    target = targets.resolve("native")
-    good = tiny_model.metadata(target)
-    path = tmp_path / "model.so"
-    for record, message in [
-        (replace(good, tvm_version="0.25.1"), r"needs TVM 0.25, but .* is installed: install .apache-tvm==0.25.1"),
-    ]:
-        linking.write_library(executable, path, target, record)
-        with pytest.raises(LibraryError, match=message):
-            sbnn_tvm.load(path)
+def test_another_version_of_tvm(tmp_path):
+    """It matters to TVM's runtime alone."""
+    old = {"tvm_version": "0.25.1"}
+    with pytest.raises(LibraryError, match=r"needs TVM 0.25, but .* is installed: install .apache-tvm==0.25.1"):
+        sbnn_tvm.load(tiny_model.write(tmp_path / "model.so", "tvm", **old))
+    assert sbnn_tvm.load(tiny_model.write(tmp_path / "model.so", "c", **old))
 
 
-def test_a_library_without_the_virtual_machine(tmp_path):
+@pytest.mark.parametrize("runtime", tiny_model.RUNTIMES)
+def test_a_library_without_code(tmp_path, runtime):
     """One with our note, but without a model: what a broken build would leave."""
     note = tmp_path / "note.o"
     native = targets.resolve("native")
-    note.write_bytes(library_file.record_object(native.machine, tiny_model.metadata(native)))
+    note.write_bytes(library_file.record_object(native.machine, tiny_model.metadata(native, runtime)))
     linking.find_linker(native).link(tmp_path / "model.so", [note])
     library_file.seal(tmp_path / "model.so")
     with pytest.raises(LibraryError, match=r"model.so cannot be loaded: "):
         sbnn_tvm.load(tmp_path / "model.so")
 
 
-def test_loading_needs_no_torch_onnx_or_compiler(library):
+def test_a_library_with_another_symbol(tmp_path):
+    with pytest.raises(
+        LibraryError, match=r"/model.so cannot be loaded: undefined symbol: other_\w+; compile the model"
+    ):
+        sbnn_tvm.load(tiny_model.write(tmp_path / "model.so", "c", symbol="other"))
+
+
+@pytest.fixture(scope="module")
+def tvm_library(tmp_path_factory):
+    return tiny_model.write(tmp_path_factory.mktemp("runtime") / "tiny.so", "tvm")
+
+
+def test_loading_needs_no_torch_onnx_or_compiler(tvm_library):
     script = f"""
 import sys
 import sbnn_tvm
 assert not {{"numpy", "tvm_ffi", "tvm", "torch", "onnx"}} & set(sys.modules), "importing the package is not free"
-model = sbnn_tvm.load({str(library)!r})
+model = sbnn_tvm.load({str(tvm_library)!r})
 import numpy as np
 x = np.ones({SHAPE}, np.float32)
 assert abs(model.run(x, x)[0][0, 0] - 3.7182818) < 1e-5

@@ -8,8 +8,7 @@ import threading
 
 import pytest
 
-from sbnn_tvm.deploy import linking, targets
-from sbnn_tvm.runtime import threads
+from sbnn_tvm.runtime import callers, threads
 from tests.support import tiny_model
 
 # The tiny model has one parallel loop. "ready" is how the program says that it reached its end.
@@ -18,7 +17,7 @@ import atexit, os, signal, sys, threading, time
 at_end = []  # called last: functions at exit are called in reverse order
 atexit.register(lambda: [function() for function in at_end])
 import numpy as np, sbnn_tvm
-from sbnn_tvm.runtime import threads
+from sbnn_tvm.runtime import callers
 model = sbnn_tvm.load(sys.argv[1], num_threads=int(sys.argv[2]))
 arrays = [np.random.default_rng(0).standard_normal((4, 37)).astype(np.float32) for _ in range(2)]
 expected = model.run(*arrays)[0]
@@ -40,10 +39,9 @@ def child(function):
 """
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    path, target = tmp_path_factory.mktemp("programs") / "tiny.so", targets.resolve("native")
-    return linking.write_library(tiny_model.build(target), path, target, tiny_model.metadata(target)) or path
+@pytest.fixture(scope="module", params=tiny_model.RUNTIMES)
+def library(tmp_path_factory, request):
+    return tiny_model.write(tmp_path_factory.mktemp("programs") / "tiny.so", request.param)
 
 
 @pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
@@ -168,7 +166,7 @@ def test_the_process_ends_after_its_last_thread(run):
 
 def test_a_worker_that_is_joined_at_the_end_gets_an_error(run):
     run("""
-        threads._END = 0.1
+        callers._END = 0.1
         errors = []
         def work():
             try:
@@ -177,7 +175,7 @@ def test_a_worker_that_is_joined_at_the_end_gets_an_error(run):
                 errors.append(str(error))
         worker = threading.Thread(target=work, daemon=True)
         worker.start()
-        threads._calls.end()
+        callers._callers.end()
         worker.join()
         assert errors == ["the model cannot run any more: this process is about to end"]
         assert right() and child(right) == 0
@@ -224,8 +222,8 @@ def test_interrupts_lose_nothing(run):
                 armed = False
                 stops += 1
         signal.setitimer(signal.ITIMER_REAL, 0)
-        calls = threads._calls
-        assert calls._permits.qsize() == calls._limit and not calls._inside
+        inside = callers._callers
+        assert inside._permits.qsize() == inside._limit and not inside._inside
         assert right()
         print("ready")
         """)
@@ -235,9 +233,10 @@ def test_no_thread_can_be_started(run):
     run("""
         def refuse(self):
             raise RuntimeError("can't start new thread")
-        threads._calls = threads._Calls(2)
+        from sbnn_tvm.runtime import threads
+        threads._pool = threads._Pool()
         threading.Thread.start = refuse
-        if model.num_threads == 1:
+        if model.metadata.runtime == "c" or model.num_threads == 1:
             assert right()
         else:
             try:
@@ -253,33 +252,46 @@ def test_no_thread_can_be_started(run):
 def test_affinity_and_default_threads_of_the_caller(run):
     """A call changes neither the CPUs of the calling thread nor how many threads TVM uses in it otherwise."""
     run("""
-        get, set_ = threads._concurrency()
-        set_(7)
         before = os.sched_getaffinity(0)
-        assert right() and get() == 7 and os.sched_getaffinity(0) == before
+        assert right() and os.sched_getaffinity(0) == before
+        if model.metadata.runtime == "tvm":
+            from sbnn_tvm.runtime import threads
+            get, set_ = threads._concurrency()
+            set_(7)
+            assert right() and get() == 7
         print("ready")
         """)
 
 
 def test_where_calls_run():
-    """A call alone runs in the pool; of as many calls as it has threads, each runs in its caller's thread."""
-    calls, meet, places = threads._Calls(4), threading.Barrier(2), []
+    """A call alone is one on several threads; of as many calls as it has threads, each is on its caller's thread."""
+    calls, meet, ways = callers._Callers(4), threading.Barrier(2), []
 
-    def work(wait):
-        places.append(threading.current_thread().name)
-        if wait:
-            meet.wait(30)
-            meet.wait(30)
+    def call(num_threads, wait=False):
+        def way(name):
+            ways.append(name)
+            if wait:
+                meet.wait(30)
+                meet.wait(30)
 
-    calls.call(2, work, (False,))
-    caller = threading.Thread(target=calls.call, args=(1, work, (True,)), name="caller")
+        calls.call(num_threads, lambda: way(f"{num_threads}: alone"), lambda: way(f"{num_threads}: together"), ())
+
+    call(2)
+    caller = threading.Thread(target=call, args=(1, True))
     caller.start()
     meet.wait(30)
-    calls.call(2, work, (False,))
-    calls.call(3, work, (False,))
+    call(2)
+    call(3)
     meet.wait(30)
     caller.join()
     calls._crowded = -math.inf  # as if some time had passed
-    calls.call(2, work, (False,))
-    main = threading.current_thread().name
-    assert places == ["sbnn_tvm pool", "caller", main, main, "sbnn_tvm pool"]  # just before, 2 callers were busy
+    call(2)
+    # When 3 threads were asked for, 2 callers had just been busy.
+    assert ways == ["2: together", "1: alone", "2: alone", "3: alone", "2: together"]
+
+
+def test_calls_of_tvm_on_several_threads_run_in_one_thread():
+    names = []
+    for _ in range(2):
+        threads._pool.call(1, lambda: names.append(threading.current_thread().name), ())
+    assert names == ["sbnn_tvm pool"] * 2

@@ -24,7 +24,7 @@ from tests.support.epilogues import integer_threshold, rich_program
 from tests.support.kernel_execution import FEWER, TARGETS, run, target_for
 from tests.support.packing import pack_groups
 from tests.support.paths import ROOT
-from tests.support.random_arrays import bits_and_signs
+from tests.support.random_arrays import bits_and_signs, normal
 from tests.support.reference.convolution import conv2d
 
 
@@ -72,6 +72,22 @@ def test_popcount_program(shape: Conv2dShape, name: str, rng: np.random.Generato
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_float_conv2d(shape: Conv2dShape, name: str, rng: np.random.Generator) -> None:
     check_float(rng, shape, name)
+
+
+@pytest.mark.skipif(not target_for("x86-64-v3").native, reason="the comparison needs fused multiply-adds")
+@pytest.mark.parametrize("shape", ["channel tails", "dilated", "stem", "2 groups"])
+def test_float_sums_have_one_order(shape: str, rng: np.random.Generator) -> None:
+    """Every tile, and every instruction set with fused multiply-adds, gives the same bits."""
+    layer, targets = SHAPES[shape], [target_for("x86-64-v3"), target_for("arm")]
+    x = normal(rng, layer.batch, layer.height, layer.width, layer.in_channels)
+    w = normal(rng, layer.out_channels, layer.group_in_channels, *layer.kernel)
+    results = [
+        run(float_conv2d(layer, w, STORE, target.isa, tile=tile), target, x)[0]
+        for target in targets
+        for tile in tiles(layer, target.isa, "float32")[:: 4 if target.native else 2]
+    ]
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
 
 
 def check_float(rng: np.random.Generator, shape: Conv2dShape, name: str) -> None:

@@ -29,15 +29,16 @@ def test_depthwise_conv2d(shape: Conv2dShape, rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(run(depthwise_conv2d(layer, weight, STORE, target.isa), target, x)[0], expected)
 
 
-@pytest.mark.parametrize("target_name", ["native", "x86-64"])
+@pytest.mark.parametrize("target_name", ["native", "x86-64", "arm"])
 def test_window_tiles(target_name: str, rng: np.random.Generator) -> None:
     target = target_for(target_name)
     shape = Conv2dShape(1, 5, 23, 20, 20, (3, 3), (1, 2), (1, 1, 1, 1), groups=20)
     x = np.round(image(rng, shape) * 4)
     weight = np.round(rng.standard_normal((20, 1, 3, 3)) * 4)
     expected = reference.depthwise_conv2d(x, weight, shape)
-    tiles = window_tiles(shape, target.isa)
+    tiles = window_tiles(shape, target.isa, packed=False)
     assert [tile.pixels for tile in tiles] == [6, 4, 3, 2, 1][-len(tiles) :]
+    assert {tile.channels for tile in tiles} == ({4} if target_name == "arm" else {max(8, target.isa.float_lanes)})
     for tile in tiles:
         kernel = depthwise_conv2d(shape, weight, STORE, target.isa, tile)
         assert kernel.name == f"depthwise_conv2d {tile}"

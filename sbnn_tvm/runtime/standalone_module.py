@@ -1,0 +1,195 @@
+"""A library that stands alone: C functions and kernels, called by ctypes.
+
+A context is the memory of one call. There are as many contexts as there were calls at the same time, and one more with
+threads of its own, for calls that no other caller disturbs. The library starts and ends these threads, Python owns the
+memory.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from ctypes import CDLL, byref, c_void_p
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import LibraryError
+from . import callers
+from .c_interface import ERRORS, MOST_THREADS, Functions, Input, Output, options
+from .library_file import Library
+from .loaded_module import LoadedModule, aligned_array, aligned_bytes
+from .metadata import Metadata
+from .private_copy import load_private_copy
+
+
+def load_standalone_module(library: Library, num_threads: int) -> StandaloneModule:
+    """Load a library with ``metadata.runtime == "c"``, which was checked.
+
+    Raises:
+        LibraryError: If the dynamic loader refuses it, or it lacks a function.
+        OSError: If too many files are open, for example.
+    """
+
+    def functions(path: str) -> Functions:
+        try:
+            return Functions.of(CDLL(path), library.metadata.symbol)
+        except (OSError, AttributeError) as error:  # what the loader says names the private copy
+            reason = str(error).removeprefix(f"{path}: ")
+            raise LibraryError(f"{library.path} cannot be loaded: {reason}; compile the model again") from None
+
+    loaded = load_private_copy(library, functions)
+    return StandaloneModule(library.path, library.digest, library.metadata, loaded, num_threads)
+
+
+class StandaloneModule(LoadedModule):
+    """A compiled model that runs on its own C code."""
+
+    def __init__(self, path: Path, digest: bytes, metadata: Metadata, functions: Functions, num_threads: int) -> None:
+        super().__init__(path, digest, metadata, num_threads)
+        self._functions = functions
+        self._idle: list[_Context] = []
+        self._idle_pool: list[_Context] = []  # the context with threads of its own, unless a call uses it
+        self._pools: weakref.WeakSet[_Context] = weakref.WeakSet()  # that context, if it exists
+        _modules.add(self)
+        if metadata.parallel and num_threads > 1:
+            self._idle_pool.append(self._new_pool())
+        else:
+            self._idle.append(self._new_context(1))
+
+    def _call(self, arrays: tuple[np.ndarray, ...]) -> np.ndarray | tuple[np.ndarray, ...]:
+        num_threads = self._num_threads if self.metadata.parallel else None
+        return callers.call(num_threads, self._alone, self._together, arrays)
+
+    def _alone(self, arrays: tuple[np.ndarray, ...]) -> np.ndarray | tuple[np.ndarray, ...]:
+        """Run on this thread."""
+        try:
+            context = self._idle.pop()
+        except IndexError:
+            context = self._new_context(1)
+        try:
+            return self._run(context, arrays)
+        finally:
+            self._idle.append(context)
+
+    def _together(self, arrays: tuple[np.ndarray, ...]) -> np.ndarray | tuple[np.ndarray, ...]:
+        """Run on several threads, or on this one if another call uses them."""
+        try:
+            context = self._idle_pool.pop()
+        except IndexError:
+            if self._pools:
+                return self._alone(arrays)
+            context = self._new_pool()
+        if context.threads != min(self._num_threads, MOST_THREADS):
+            del context  # ends its threads
+            context = self._new_pool()
+        try:
+            return self._run(context, arrays)
+        finally:
+            self._idle_pool[:] = [context]
+
+    def _new_pool(self) -> _Context:
+        context = self._new_context(min(self._num_threads, MOST_THREADS))
+        self._pools.add(context)
+        return context
+
+    def _new_context(self, threads: int) -> _Context:
+        try:
+            return _Context(self._functions, self.metadata, threads)
+        except _CodeError as error:
+            hint = "" if threads == 1 else ": raise the limit of threads, or load the model with num_threads=1"
+            raise LibraryError(f"{self.path} cannot be run: {error}{hint}") from None
+        except MemoryError:
+            raise LibraryError(f"{self.path} cannot be run: its context does not fit in memory") from None
+
+    def _run(self, context: _Context, arrays: tuple[np.ndarray, ...]) -> np.ndarray | tuple[np.ndarray, ...]:
+        try:
+            return context.run(arrays)
+        except _CodeError as error:
+            raise LibraryError(f"{self.path} cannot be run: {error}; compile the model again") from None
+
+    def begin_in_child(self) -> None:
+        """Do without the threads that a forked child does not have."""
+        for context in list(self._pools):
+            context.forget_threads()
+            # A signal handler may fork. The call that it interrupted goes on in the child, with this context.
+            if all(idle is not context for idle in self._idle_pool):
+                context.init(1)
+        self._pools.clear()
+
+    def __copy__(self) -> StandaloneModule:
+        return StandaloneModule(self.path, self.digest, self.metadata, self._functions, self.num_threads)
+
+
+class _CodeError(Exception):
+    """A C function returned a code that is not 0; the text says what it means."""
+
+
+class _Context:
+    """The memory of one call, and the arrays that it reads and writes.
+
+    Attributes:
+        threads: How many threads it uses, the caller's included. The others end when nobody refers to the context.
+    """
+
+    def __init__(self, functions: Functions, metadata: Metadata, threads: int) -> None:
+        self.threads = 0
+        self._functions = functions
+        self._memory = aligned_bytes(functions.context_bytes(byref(options(threads))))
+        self._pointer = c_void_p(self._memory.ctypes.data)
+        self._inputs = tuple(map(aligned_array, metadata.inputs))
+        self._outputs = tuple(map(aligned_array, metadata.outputs))
+        self._arguments = (
+            (Input * len(self._inputs))(*(Input(array.ctypes.data, array.nbytes) for array in self._inputs)),
+            (Output * len(self._outputs))(*(Output(array.ctypes.data, array.nbytes) for array in self._outputs)),
+        )
+        self.init(threads)
+
+    def init(self, threads: int) -> None:
+        """Begin, with as many threads as the context was made for, or fewer.
+
+        Raises:
+            _CodeError: If the library refuses.
+        """
+        self.threads = threads  # before: an interrupt may come when they have started
+        code = self._functions.init(self._pointer, self._memory.nbytes, byref(options(threads)))
+        if code != 0:
+            self.threads = 0
+        _check(code)
+
+    def forget_threads(self) -> None:
+        """Never wait for the context's threads to end: they do not exist in a forked child."""
+        self.threads = 0
+
+    def run(self, arrays: tuple[np.ndarray, ...]) -> np.ndarray | tuple[np.ndarray, ...]:
+        """Run the model on arrays that match its inputs.
+
+        Raises:
+            _CodeError: If it refuses.
+        """
+        for staging, array in zip(self._inputs, arrays, strict=True):
+            np.copyto(staging, array)
+        _check(self._functions.run(self._pointer, *self._arguments))
+        if len(self._outputs) == 1:
+            return self._outputs[0].copy()
+        return tuple(array.copy() for array in self._outputs)
+
+    def __del__(self) -> None:
+        if self.threads > 1:
+            self._functions.close(self._pointer)
+
+
+def _check(code: int) -> None:
+    if code != 0:
+        raise _CodeError(ERRORS.get(code, f"error {code}"))
+
+
+_modules: weakref.WeakSet[StandaloneModule] = weakref.WeakSet()
+
+
+def _begin_in_child() -> None:
+    for module in list(_modules):
+        module.begin_in_child()
+
+
+os.register_at_fork(after_in_child=_begin_in_child)
