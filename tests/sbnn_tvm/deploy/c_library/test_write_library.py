@@ -139,6 +139,8 @@ def test_readme_and_cmake(c_models: Sequence[Exported], tmp_path: Path) -> None:
     folder = c_models[2].folder
     listed = set((folder / "FILES.txt").read_text().split())
     assert listed == {each.name for each in folder.iterdir()}
+    readme = (folder / "README.txt").read_text()
+    assert not [name for name in listed if name not in readme and name not in ("README.txt", "small_constants.bin")]
     program = tmp_path / "program.c"
     program.write_text('#include "small.h"\nint main(void) { return small_inputs(NULL)[0].bytes != 320; }\n')
     commands = [line[4:] for line in (folder / "README.txt").read_text().splitlines() if line.startswith("    cc ")]
