@@ -19,7 +19,8 @@ from elftools.elf.sections import SymbolTableSection
 from ...errors import LibraryError
 from ..linking import C_LIBRARY, MATHEMATICS, undefined_symbols
 
-# The runtime's threads and its question for the CPU; what a compiler's own library has, such as divisions of 32-bit ARM or thread-local memory.
+# The runtime's threads, and its question for the CPU; what a compiler's own library has, such as divisions of 32-bit
+# ARM and memory of threads.
 _KNOWN = re.compile(r"pthread_\w+|sigfillset|getpid|syscall|getauxval|_GLOBAL_OFFSET_TABLE_|__(?!tvm|TVM)\w+")
 
 _SHT_SYMTAB = 2
