@@ -220,15 +220,12 @@ def _write_parts(
 
 
 class _ConstantStore:
-    """The constants of all builds, each once.
-
-    They follow zeros: a compiler refuses to embed a file that begins like text in UTF-16 or UTF-32, whatever follows.
-    """
+    """The constants of all builds, each once."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, int] = {}
-        self._arrays: list[bytes] = [bytes(ALIGNMENT)]
-        self.size = ALIGNMENT
+        self._arrays: list[bytes] = []
+        self.size = 0
 
     def add(self, array: np.ndarray) -> int:
         """The offset of a constant."""
@@ -241,7 +238,8 @@ class _ConstantStore:
 
     def data(self) -> bytes:
         """All constants, one after the other."""
-        return b"".join(data + bytes(-len(data) % ALIGNMENT) for data in self._arrays)
+        padded = b"".join(data + bytes(-len(data) % ALIGNMENT) for data in self._arrays)
+        return padded or bytes(ALIGNMENT)
 
 
 def _write_text(path: Path, text: str) -> None:
