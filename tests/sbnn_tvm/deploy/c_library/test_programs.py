@@ -115,7 +115,7 @@ def test_shared_libraries_in_one_process(c_models: Sequence[Exported], tmp_path:
     for name, library in zip(names, libraries, strict=True):
         shown = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True)
         symbols = {line.split()[-1] for line in shown.stdout.splitlines()}
-        functions = ("context_bytes", "init", "run", "close", "inputs", "outputs", "last_error", "version")
+        functions = ("context_bytes", "init", "run", "close", "inputs", "outputs", "last_error", "version", "build")
         assert symbols == {f"{name}_{function}" for function in functions}
     source = tmp_path / "models.c"
     source.write_text(c_programs.models_source(names))
