@@ -13,7 +13,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 import sbnn_tvm
-from sbnn_tvm.errors import LibraryError, TargetError
+from sbnn_tvm.errors import LibraryError
 from sbnn_tvm.module import CompiledModule
 from tests.support.binarised_models import BINARIZE, BITS
 from tests.support.small_models import run_reference, small_model
@@ -37,9 +37,9 @@ def compiled(target: str, last: str = "y = Relu(d)") -> CompiledModule:
     ("target", "last", "needed"),
     [
         ("aarch64-linux-android", "y = Sin(d)", ["libc.so", "libm.so"]),
-        ("x86_64-linux-android", "y = Relu(d)", ["libc.so"]),
-        ("aarch64-linux-musl", "y = Sin(d)", ["libc.so"]),
-        ("arm", "y = Sin(d)", ["libc.so.6", "libm.so.6"]),
+        pytest.param("x86_64-linux-android", "y = Relu(d)", ["libc.so"], marks=pytest.mark.slow),
+        pytest.param("aarch64-linux-musl", "y = Sin(d)", ["libc.so"], marks=pytest.mark.slow),
+        pytest.param("arm", "y = Sin(d)", ["libc.so.6", "libm.so.6"], marks=pytest.mark.slow),
         ("riscv64", "y = Relu(d)", ["libc.so.6"]),
     ],
 )
