@@ -14,6 +14,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,12 +23,23 @@ from pathlib import Path
 import numpy as np
 
 from sbnn_tvm.execution.emulator import Emulator
+from sbnn_tvm.schedules.isa import CoreClass
 
 CORES = ("cortex-a53", "cortex-a55", "cortex-a72", "neoverse-n1", "neoverse-v2", "apple-m1")
 """Cores by LLVM's names: two that execute in order, one that begins three instructions a cycle, and three wide ones."""
 
+CLASSES: dict[CoreClass, tuple[str, ...]] = {
+    "in-order": CORES[:2],
+    "a72": CORES[2:3],
+    "wide": CORES[3:],
+}
+"""The cores above by the class that a target names."""
+
+INSTRUCTION = dict(zip(CORES, (1.2, 1.2, 0.5, 0.5, 0.25, 1 / 3), strict=True))
+"""Cycles of a vector instruction of a good loop: a third of those for eor, cnt and uadalp."""
+
 _LLVM = Path("/usr/lib/llvm-19/bin")
-_ITERATIONS = 200
+_ITERATIONS = ((200, 0, 250), (20, 250, sys.maxsize))  # of blocks of so many instructions: from, up to
 _TRIPLES = {"aarch64": "aarch64", "arm": "armv7"}
 _BRANCH = re.compile(r"(b|bl|blr|br|ret|bx|b\.\w+|cbn?z|tbn?z|b(eq|ne|[hl][sioe]|[gl][te]|mi|pl|cs|cc|v[sc]))$")
 
@@ -91,6 +103,12 @@ class Execution:
         return sum(block.count * cycles for block, cycles in zip(some, each, strict=True))
 
 
+def instructions_of_class(executions: Sequence[Execution], cores: Sequence[str]) -> float:
+    """Cycles of several calls, in vector instructions of a good loop: the mean over some cores."""
+    cycles = (sum(each.cycles(core) for each in executions) / INSTRUCTION[core] for core in cores)
+    return sum(cycles) / len(cores)
+
+
 def execute(emulator: Emulator, machine: str, name: str, arrays: Sequence[np.ndarray]) -> Execution:
     """Call a kernel in the emulator, and find its basic blocks.
 
@@ -123,17 +141,22 @@ def disassembled(code: bytes, machine: str) -> list[str]:
 @cache
 def block_cycles(blocks: tuple[tuple[str, ...], ...], core: str, machine: str = "aarch64") -> tuple[float, ...]:
     """Cycles for one execution of each block on a core, if the block is repeated without end."""
-    if not blocks:
-        return ()
+    cycles: dict[int, float] = {}
+    for iterations, least, end in _ITERATIONS:
+        some = {number: block for number, block in enumerate(blocks) if least <= len(block) < end}
+        cycles.update(_region_cycles(some, core, machine, iterations) if some else {})
+    return tuple(cycles[number] for number in range(len(blocks)))
+
+
+def _region_cycles(blocks: dict[int, tuple[str, ...]], core: str, machine: str, iterations: int) -> dict[int, float]:
     text = "".join(
         f"# LLVM-MCA-BEGIN {number}\n" + "\n".join(block) + f"\n# LLVM-MCA-END {number}\n"
-        for number, block in enumerate(blocks)
+        for number, block in blocks.items()
     )
-    options = [f"-mtriple={_TRIPLES[machine]}", f"-mcpu={core}", f"-iterations={_ITERATIONS}", "-json"]
+    options = [f"-mtriple={_TRIPLES[machine]}", f"-mcpu={core}", f"-iterations={iterations}", "-json"]
     options += ["-skip-unsupported-instructions=lack-sched"]
     regions = json.loads(_run("llvm-mca", options, text))["CodeRegions"]
-    cycles = {int(region["Name"]): region["SummaryView"]["TotalCycles"] / _ITERATIONS for region in regions}
-    return tuple(cycles[number] for number in range(len(blocks)))
+    return {int(region["Name"]): region["SummaryView"]["TotalCycles"] / iterations for region in regions}
 
 
 def _mnemonic(line: str) -> str:

@@ -3,15 +3,17 @@
 Run ``python benchmarks/fit_cost_model.py``, on one core that nobody else uses.
 
 1. For every shape, density of set weights and epilogue, the popcount kernel and the counters are timed in turns. For
-   every layout of planes the conversions between words and planes are timed too. For ARM targets an emulator counts
-   instructions instead, exactly.
+   every layout of planes the conversions between words and planes are timed too, and so are float kernels, dense and
+   with few weights. For ARM targets an emulator counts
+   executions instead. For aarch64 they become cycles by LLVM's models of cores (core_cycles.py), one fit per class of
+   cores and one for all classes, in vector instructions of a good loop; for armv7 they are instructions.
 2. Each time is a sum of steps whose numbers are known (passes/families/). The fit finds the cost per
    step that minimises the sum of squared relative errors.
 3. Two tables compare the present constants with the fitted ones: predicted over measured time, and the loss from the
    choice between the two families (time of the chosen family over time of the faster one).
 
 ``--write`` writes the fitted constants into passes/families/costs.py. In the output of ``--output`` a
-nanosecond stands for an instruction if instructions were counted.
+nanosecond stands for an instruction on ARM.
 """
 
 from __future__ import annotations
@@ -25,36 +27,42 @@ import numpy as np
 import tvm
 from chains import library_of, residual_epilogue
 from command_line import console, parser
+from core_cycles import CLASSES, Execution, execute, instructions_of_class, missing_tools
 from layers import convolution
 from records import Machine, Record, read, write
 from rich.progress import track
 from rich.table import Table
 from scipy.optimize import nnls
 
-from sbnn_tvm.algebra.domain import BIT, SIGN
+from sbnn_tvm.algebra.domain import BIT, SIGN, Domain
 from sbnn_tvm.deploy.targets import CpuTarget, resolve
 from sbnn_tvm.execution.emulator import Emulator
 from sbnn_tvm.passes.families import costs as table
 from sbnn_tvm.passes.families.costs import COSTS, Steps
 from sbnn_tvm.passes.families.counters import conversion_steps, counter_steps
+from sbnn_tvm.passes.families.float32 import float_steps
 from sbnn_tvm.passes.families.popcount import popcount_steps
+from sbnn_tvm.passes.families.sparse_float import sparse_steps
 from sbnn_tvm.profiling.timing import Burst, interleave_bursts
 from sbnn_tvm.runtime.threads import use_threads
 from sbnn_tvm.schedules.counters.conv2d import sparse_conv2d
-from sbnn_tvm.schedules.direct.conv2d import popcount_conv2d
-from sbnn_tvm.schedules.epilogue.program import Epilogue, IntegerThreshold
-from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.direct.conv2d import float_conv2d, popcount_conv2d
+from sbnn_tvm.schedules.epilogue.program import STORE, Epilogue, IntegerThreshold
+from sbnn_tvm.schedules.isa import ISAS, Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.layouts.bit_planes import plane_layout
 from sbnn_tvm.schedules.layouts.plane_conversions import planes_to_words, words_to_planes
 from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.sparse_float.kernel import sparse_float_conv2d
 from sbnn_tvm.tuning.build_candidate import library_kernel
 from sbnn_tvm.tuning.measure_candidate import burst_of
 
 DENSITIES = {"counters": (0.01, 0.03, 0.1, 0.25, 0.5), "counters {0, 1}": (0.03, 0.1)}
 FLOATS = {"bits": False, "float + bits": True}
-POPCOUNT, CONVERSIONS = "popcount", "conversions"
+POPCOUNT, CONVERSIONS, FLOAT = "popcount", "conversions", "float"
 COUNTERS = {"counters": SIGN, "counters {0, 1}": BIT}
+SPARSE: dict[str, Domain | None] = {"sparse float": None, "sparse float on bits": SIGN}
+SPARSE_DENSITIES = (0.05, 0.2)
 
 
 SHAPES = (
@@ -71,10 +79,10 @@ class Case:
 
     Attributes:
         shape: The layer.
-        kernel: ``POPCOUNT``, one of ``COUNTERS``, or ``CONVERSIONS``. Conversions are words to planes and, if the layer
-            stores planes, planes to words.
-        epilogue: One of ``FLOATS``.
-        density: Share of set weights; None if they do not matter.
+        kernel: ``POPCOUNT``, one of ``COUNTERS``, ``CONVERSIONS``, ``FLOAT`` or one of ``SPARSE``. Conversions are those
+            of words to planes and, if the layer stores planes, of planes to words.
+        epilogue: One of ``FLOATS``; "float" for float kernels, which only store.
+        density: Share of set weights, or of weights that are not 0; None if they do not matter.
     """
 
     shape: Conv2dShape
@@ -88,8 +96,18 @@ class Case:
         size = (self.shape.out_channels, self.shape.in_channels, *self.shape.kernel)
         return np.random.default_rng(0).random(size) < (self.density or 0.5)
 
+    @property
+    def float_weights(self) -> np.ndarray:
+        """float32 [OC, Cin, kh, kw], 0 where a weight is not set."""
+        values = np.random.default_rng(1).standard_normal(self.weights.shape).astype(np.float32)
+        return values if self.density is None else values * self.weights
+
     def steps(self, isa: Isa) -> Steps:
         """The number of steps of each kind."""
+        if self.kernel == FLOAT:
+            return float_steps(self.shape, isa)
+        if self.kernel in SPARSE:
+            return sparse_steps(self.shape, self.float_weights, isa, SPARSE[self.kernel])
         floats = FLOATS[self.epilogue]
         if self.kernel == CONVERSIONS:
             return conversion_steps(self.shape, isa, floats)
@@ -99,7 +117,12 @@ class Case:
 
     def kernels(self, isa: Isa) -> list[Kernel]:
         """The kernels, to be called one after the other."""
-        s, floats = self.shape, FLOATS[self.epilogue]
+        s = self.shape
+        if self.kernel == FLOAT:
+            return [float_conv2d(s, self.float_weights, STORE, isa)]
+        if self.kernel in SPARSE:
+            return [sparse_float_conv2d(s, self.float_weights, STORE, isa, SPARSE[self.kernel])]
+        floats = FLOATS[self.epilogue]
         if self.kernel == CONVERSIONS:
             ins, outs = (
                 (s.batch, s.height, s.width, s.in_channels),
@@ -124,10 +147,13 @@ def epilogue_of(shape: Conv2dShape, floats: bool) -> Epilogue:
     return residual_epilogue(shape.out_channels, rng)
 
 
-def cases(shapes: Sequence[Conv2dShape]) -> list[Case]:
-    """All cases that are measured."""
+def cases(shapes: Sequence[Conv2dShape], binary: bool = True, floats: bool = True) -> list[Case]:
+    """All cases that are measured: those of kernels on bits, of float kernels, or both."""
     found = []
-    for shape in shapes:
+    for shape in shapes if floats else ():
+        found.append(Case(shape, FLOAT, "float"))
+        found += [Case(shape, name, "float", density) for name in SPARSE for density in SPARSE_DENSITIES]
+    for shape in shapes if binary else ():
         for epilogue in FLOATS:
             found += [Case(shape, kernel, epilogue) for kernel in (POPCOUNT, CONVERSIONS)]
             found += [Case(shape, name, epilogue, density) for name, ds in DENSITIES.items() for density in ds]
@@ -151,11 +177,25 @@ def built(case: Case, target: CpuTarget) -> list[Burst]:
     return bursts
 
 
-def counted(case: Case, target: CpuTarget) -> int:
-    """Instructions that a case executes."""
+def executed(case: Case, target: CpuTarget) -> list[Execution]:
+    """The executions of a case's kernels in the emulator."""
     kernels = case.kernels(target.isa)
     emulators = [Emulator(tvm.IRModule({"kernel": kernel.func}), target) for kernel in kernels]
-    return sum(e.instructions("kernel", arguments_of(k)) for e, k in zip(emulators, kernels, strict=True))
+    return [execute(e, target.machine, "kernel", arguments_of(k)) for e, k in zip(emulators, kernels, strict=True)]
+
+
+def counted(case: Case, target: CpuTarget) -> dict[Isa, float]:
+    """What a case costs in instructions: for armv7 as executed, for aarch64 by cycles, for each class and for all."""
+    executions, isa = executed(case, target), target.isa
+    if target.machine == "arm":
+        return {isa: float(sum(each.instructions for each in executions))}
+    named = {isa.core: CLASSES[isa.core]} if isa.core else CLASSES
+    # The models of two cores lack dot products.
+    cores = {core: names[isa.dot_product and core == "in-order" :] for core, names in named.items()}
+    if isa.dot_product:
+        cores.pop("a72", None)
+    costs = {replace(isa, core=core): instructions_of_class(executions, names) for core, names in cores.items()}
+    return {**costs, replace(isa, core=None): sum(costs.values()) / len(costs)} if isa.core is None else costs
 
 
 def measured(bursts: Mapping[Case, Sequence[Burst]], seconds: float) -> dict[Case, float]:
@@ -176,7 +216,7 @@ def fit(times: Mapping[Case, float], isa: Isa) -> Steps:
     """
     rows = np.array([astuple(case.steps(isa)) for case in times]) / np.array([[time * 1e9] for time in times.values()])
     used = rows.any(axis=0)
-    costs = np.array(astuple(COSTS[isa.name]))
+    costs = np.array(astuple(COSTS[isa.costs]))
     # The numbers of steps differ by orders of magnitude.
     scale = rows[:, used].max(axis=0)
     costs[used] = nnls(rows[:, used] / scale, np.ones(len(rows)))[0] / scale
@@ -218,14 +258,13 @@ def errors_table(times: Mapping[Case, float], models: Mapping[str, Steps], isa: 
         out.add_column(heading)
     for name in models:
         out.add_column(f"{name}: median, range", justify="right")
-    for kernel in (POPCOUNT, *COUNTERS, CONVERSIONS):
-        for epilogue in FLOATS:
-            some = [case for case in times if (case.kernel, case.epilogue) == (kernel, epilogue)]
-            cells = []
-            for factors in models.values():
-                ratios = [factors.cost(case.steps(isa)) / (times[case] * 1e9) for case in some]
-                cells.append(f"{np.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
-            out.add_row(kernel, epilogue, str(len(some)), *cells)
+    for kernel, epilogue in dict.fromkeys((case.kernel, case.epilogue) for case in times):
+        some = [case for case in times if (case.kernel, case.epilogue) == (kernel, epilogue)]
+        cells = []
+        for factors in models.values():
+            ratios = [factors.cost(case.steps(isa)) / (times[case] * 1e9) for case in some]
+            cells.append(f"{np.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
+        out.add_row(kernel, epilogue, str(len(some)), *cells)
     return out
 
 
@@ -254,11 +293,11 @@ def store(factors: Steps, isa: Isa) -> None:
     """Write the constants of an instruction set into the file that the compiler reads."""
     path = Path(table.__file__)
     costs = ", ".join(f"{cost:g}" for cost in astuple(factors))
-    line = f'    "{isa.name}": Steps({costs}),'
-    pattern = rf'^    "{re.escape(isa.name)}": Steps\([^)]*\),$'
+    line = f'    "{isa.costs}": Steps({costs}),'
+    pattern = rf'^    "{re.escape(isa.costs)}": Steps\([^)]*\),$'
     text, found = re.subn(pattern, line, path.read_text(), flags=re.MULTILINE)
     if found != 1:
-        raise SystemExit(f"{path} has no line for {isa.name}")
+        raise SystemExit(f"{path} has no line for {isa.costs}")
     path.write_text(text)
 
 
@@ -268,6 +307,9 @@ def main() -> None:
     options.add_argument("--target", default="native", help="target to compile for: this machine, or an ARM target")
     options.add_argument("--seconds", type=float, default=60.0, help="time to measure (default: %(default)s)")
     options.add_argument("--only", default="", metavar="TEXT", help="measure only layers whose name contains TEXT")
+    options.add_argument(
+        "--kernels", choices=("binary", "float", "all"), default="all", help="kernels to measure (default: %(default)s)"
+    )
     options.add_argument("--input", type=Path, help="fit to this output of an earlier run instead of measuring")
     options.add_argument(
         "--write", action="store_true", help="write the fitted constants into passes/families/costs.py"
@@ -275,31 +317,47 @@ def main() -> None:
     arguments = options.parse_args()
     target, machine, out = resolve(arguments.target), Machine(), console()
     isa = target.isa
+    times: dict[Isa, dict[Case, float]] = {}
     if arguments.input:
         machine, records = read(arguments.input)
-        times = {Case(each.shape, each.kernel, each.epilogue, each.density): each.seconds for each in records}
+        for each in records:
+            case = Case(each.shape, each.kernel, each.epilogue, each.density)
+            times.setdefault(_isa(each.isa), {})[case] = each.seconds
     else:
         use_threads(1)
-        wanted = cases([shape for shape in SHAPES if arguments.only in label(shape)])
+        shapes = [shape for shape in SHAPES if arguments.only in label(shape)]
+        wanted = cases(shapes, arguments.kernels != "float", arguments.kernels != "binary")
         if target.native:
             bursts = {case: built(case, target) for case in track(wanted, "building", console=out, transient=True)}
-            times = measured(bursts, arguments.seconds)
+            times[isa] = measured(bursts, arguments.seconds)
         else:
-            counts = track(wanted, "counting instructions", console=out, transient=True)
-            times = {case: counted(case, target) * 1e-9 for case in counts}
+            if target.machine == "aarch64" and (missing := missing_tools()):
+                raise SystemExit(missing)
+            for case in track(wanted, "counting executions", console=out, transient=True):
+                for each, cost in counted(case, target).items():
+                    times.setdefault(each, {})[case] = cost * 1e-9
     if arguments.output:
         rows = [
-            Record(label(case.shape), case.shape, case.kernel, isa.name, case.epilogue, time, case.density)
-            for case, time in times.items()
+            Record(label(case.shape), case.shape, case.kernel, each.costs, case.epilogue, time, case.density)
+            for each, some in times.items()
+            for case, time in some.items()
         ]
         write(arguments.output, rows, machine)
-    models = {"present": COSTS[isa.name], "fitted": fit(times, isa)}
-    out.print(errors_table(times, models, isa, f"Predicted over measured, {isa.name}, {machine}"))
-    out.print(choices_table(times, models, isa))
-    for name, factors in models.items():
-        out.print(f"{name}: {factors}", highlight=False)
-    if arguments.write:
-        store(models["fitted"], isa)
+    for isa, some in times.items():
+        models = {"present": COSTS[isa.costs], "fitted": fit(some, isa)}
+        out.print(errors_table(some, models, isa, f"Predicted over measured, {isa.costs}, {machine}"))
+        if any(case.kernel in COUNTERS for case in some):
+            out.print(choices_table(some, models, isa))
+        for name, factors in models.items():
+            out.print(f"{name}: {factors}", highlight=False)
+        if arguments.write:
+            store(models["fitted"], isa)
+
+
+def _isa(costs: str) -> Isa:
+    """The instruction set, and the class of cores, of a record."""
+    name, _, core = costs.partition(" ")
+    return replace(ISAS[name], core=core or None)
 
 
 if __name__ == "__main__":

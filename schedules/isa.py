@@ -8,6 +8,9 @@ from typing import Literal
 
 Architecture = Literal["x86", "aarch64", "arm", "riscv64", "wasm"]
 
+CoreClass = Literal["in-order", "a72", "wide"]
+"""Classes of AArch64 cores that a target can name: in order, two vector instructions a cycle, and later cores."""
+
 
 class PopcountMethod(Enum):
     """The fastest way to count the set bits of a vector's lanes."""
@@ -43,6 +46,7 @@ class Isa:
         multiplies_by_lane: Whether a float multiply-add takes a factor from one lane of a register, for all lanes of
             the other factor (``fmla v0.4s, v1.4s, v2.s[3]``).
         dot_product: Whether one instruction adds products of four bytes to a 32-bit sum (ARM's udot).
+        core: The class of the core, if the target names one. It decides between kernels, but not what they contain.
     """
 
     name: str
@@ -57,11 +61,17 @@ class Isa:
     small: bool = False
     multiplies_by_lane: bool = False
     dot_product: bool = False
+    core: CoreClass | None = None
 
     def __str__(self) -> str:
         if self.scalar:
             return f"{self.name}, {self.word_bits}-bit words without vectors"
         return f"{self.name}, {self.vector_bits}-bit vectors"
+
+    @property
+    def costs(self) -> str:
+        """Name of the costs of this instruction set: ``"neon"``, or ``"neon in-order"`` for a class of cores."""
+        return self.name if self.core is None else f"{self.name} {self.core}"
 
     @property
     def float_lanes(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from tvm.target import Target, codegen
 
 from sbnn_tvm.schedules import isa
-from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.isa import CoreClass, Isa
 
 from ..errors import TargetError
 from ..runtime.cpu import FLAGS, needed_features, normalize_machine, this_cpu
@@ -87,6 +87,9 @@ _X86 = _llvm("x86_64-unknown-linux-gnu")
 _AARCH64 = _llvm("aarch64-unknown-linux-gnu")
 _ARMV7 = _llvm("armv7-unknown-linux-gnueabihf", **{"mfloat-abi": "hard"})
 _RVA22 = ["+m", "+a", "+f", "+d", "+c", "+zba", "+zbb", "+zbs"]  # what the profile RVA22U64 has of use to us
+
+_IN_ORDER = {f"cortex-{name}" for name in ("a34", "a35", "a53", "a55", "a320", "a510", "a520", "r82", "r82ae")}
+_LIKE_A72 = {f"cortex-{name}" for name in ("a57", "a72", "a73")}
 
 NAMED: dict[str, dict[str, Any]] = {
     "x86-64": {**_X86, "mcpu": "x86-64"},
@@ -214,7 +217,8 @@ def _from_dict(name: str | None, config: Mapping[str, Any]) -> CpuTarget:
     features = frozenset(str(feature) for feature in codegen.llvm_get_cpu_features(tvm_target))
     name = name or mcpu or triple
     needed = needed_features(machine, features)
-    return CpuTarget(name, _isa(name, machine, features), triple, platform, needed, tvm_target)
+    chosen = _isa(name, machine, features, config.get("mcpu"))
+    return CpuTarget(name, chosen, triple, platform, needed, tvm_target)
 
 
 _ARCHITECTURES = "x86_64, aarch64, armv7, riscv64, wasm32, thumbv7em, thumbv8.1m.main"
@@ -251,7 +255,7 @@ def _check_attribute(attribute: object, triple: str) -> None:
         raise TargetError(f"LLVM knows no feature (mattr) {attribute!r} for {triple}: {hint}")
 
 
-def _isa(name: str, machine: str, features: frozenset[str]) -> Isa:
+def _isa(name: str, machine: str, features: frozenset[str], mcpu: str | None) -> Isa:
     if machine == "x86_64":
         # The schedules use byte and word masks, and 256-bit vectors next to 512-bit ones.
         if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= features:
@@ -275,7 +279,16 @@ def _isa(name: str, machine: str, features: frozenset[str]) -> Isa:
         raise TargetError(f'the target {name!r} has no NEON, which the kernels need: add "+neon" to its mattr')
     if machine != "aarch64":
         return isa.ARMV7_NEON
-    return isa.NEON_DOTPROD if "dotprod" in features else isa.NEON
+    return replace(isa.NEON_DOTPROD if "dotprod" in features else isa.NEON, core=_core_class(mcpu))
+
+
+def _core_class(mcpu: str | None) -> CoreClass | None:
+    """The class of an AArch64 core by LLVM's name; None if the target names none."""
+    if mcpu in (None, "generic"):
+        return None
+    if mcpu in _IN_ORDER:
+        return "in-order"
+    return "a72" if mcpu in _LIKE_A72 else "wide"
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:
