@@ -126,7 +126,8 @@ def write_library(
     with replacing(path, LibraryError, 0o777) as draft, ExitStack() as files:
         objects = [files.enter_context(file) for file in _object_files(executable)]
         if metadata is not None:
-            metadata = replace(metadata, features=tuple(sorted(used_features(objects, target))))
+            used = used_features(objects, target)
+            metadata = replace(metadata, features=tuple(each for each in metadata.features if each in used))
             objects.append(files.enter_context(_file_in_memory()))
             objects[-1].write(record_object(target.machine, metadata))
             objects[-1].flush()

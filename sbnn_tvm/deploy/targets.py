@@ -217,8 +217,7 @@ def _from_dict(name: str | None, config: Mapping[str, Any]) -> CpuTarget:
     features = frozenset(str(feature) for feature in codegen.llvm_get_cpu_features(tvm_target))
     name = name or mcpu or triple
     needed = needed_features(machine, features)
-    chosen = _isa(name, machine, features, config.get("mcpu"))
-    return CpuTarget(name, chosen, triple, platform, needed, tvm_target)
+    return CpuTarget(name, _isa(name, machine, features, mcpu), triple, platform, needed, tvm_target)
 
 
 _ARCHITECTURES = "x86_64, aarch64, armv7, riscv64, wasm32, thumbv7em, thumbv8.1m.main"

@@ -53,9 +53,7 @@ def write_bench_program(module: CompiledModule, folder: Path) -> Path:
     check_has_bench_program(module.target)
     name = c_identifier(module.report.model)
     library, program = module.export(folder / "model.a", "c"), folder / "bench_program"
-    # The library takes threads if the program has them, and a static program has what it asks for.
-    threads = "-Wl,-u,pthread_create"
-    options = ("-std=c11", "-D_GNU_SOURCE", threads, f"-DMODEL_NAME={name}", "-include")
-    options = (*options, str(library.with_name(f"{name}.h")))
+    header = library.with_name(f"{name}.h")
+    options = ("-std=c11", "-D_GNU_SOURCE", f"-DMODEL_NAME={name}", "-include", str(header))
     Toolchain(_MUSL[module.target.machine], folder).build_program(program, [_SOURCE, library], options)
     return program

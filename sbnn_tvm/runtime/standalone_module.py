@@ -109,13 +109,9 @@ class StandaloneModule(LoadedModule):
             raise LibraryError(f"{self.path} cannot be run: {error}; compile the model again") from None
 
     def begin_in_child(self) -> None:
-        """Do without the threads that a forked child does not have."""
+        """Do without the threads that a forked child does not have: the next call starts others."""
         for context in list(self._pools):
-            context.forget_threads()
-            # A signal handler may fork. The call that it interrupted goes on in the child, with this context.
-            if all(idle is not context for idle in self._idle_pool):
-                context.init(1)
-        self._pools.clear()
+            context.threads = 1
 
     def __copy__(self) -> StandaloneModule:
         return StandaloneModule(self.path, self.digest, self.metadata, self._functions, self.num_threads)
@@ -129,7 +125,8 @@ class _Context:
     """The memory of one call, and the arrays that it reads and writes.
 
     Attributes:
-        threads: How many threads it uses, the caller's included. The others end when nobody refers to the context.
+        threads: How many threads it uses, the caller's included; the others end when nobody refers to the context. A
+            context goes on in a forked child, on one thread.
     """
 
     def __init__(self, functions: Functions, metadata: Metadata, threads: int) -> None:
@@ -143,23 +140,11 @@ class _Context:
             (Input * len(self._inputs))(*(Input(array.ctypes.data, array.nbytes) for array in self._inputs)),
             (Output * len(self._outputs))(*(Output(array.ctypes.data, array.nbytes) for array in self._outputs)),
         )
-        self.init(threads)
-
-    def init(self, threads: int) -> None:
-        """Begin, with as many threads as the context was made for, or fewer.
-
-        Raises:
-            _CodeError: If the library refuses.
-        """
         self.threads = threads  # before: an interrupt may come when they have started
-        code = self._functions.init(self._pointer, self._memory.nbytes, byref(options(threads)))
+        code = functions.init(self._pointer, self._memory.nbytes, byref(options(threads)))
         if code != 0:
             self.threads = 0
         _check(code)
-
-    def forget_threads(self) -> None:
-        """Never wait for the context's threads to end: they do not exist in a forked child."""
-        self.threads = 0
 
     def run(self, arrays: tuple[np.ndarray, ...]) -> np.ndarray | tuple[np.ndarray, ...]:
         """Run the model on arrays that match its inputs.

@@ -218,12 +218,15 @@ def _write_parts(
 
 
 class _ConstantStore:
-    """The constants of all builds, each once."""
+    """The constants of all builds, each once.
+
+    They follow zeros: a compiler refuses to embed a file that begins like text in UTF-16 or UTF-32, whatever follows.
+    """
 
     def __init__(self) -> None:
         self._known: dict[bytes, int] = {}
-        self._arrays: list[bytes] = []
-        self.size = 0
+        self._arrays: list[bytes] = [bytes(ALIGNMENT)]
+        self.size = ALIGNMENT
 
     def add(self, array: np.ndarray) -> int:
         """The offset of a constant."""
@@ -236,8 +239,7 @@ class _ConstantStore:
 
     def data(self) -> bytes:
         """All constants, one after the other."""
-        padded = b"".join(data + bytes(-len(data) % ALIGNMENT) for data in self._arrays)
-        return padded or bytes(ALIGNMENT)
+        return b"".join(data + bytes(-len(data) % ALIGNMENT) for data in self._arrays)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -84,9 +84,18 @@ def test_a_platform_without_tvm(tmp_path):
         module.export(tmp_path / "model.so", "tvm")
     with pytest.raises(LibraryError, match=r"for cortex-m4 \(no operating system\) is a file \.a, \.zip or a folder"):
         module.export(tmp_path / "model.so")
-    with pytest.raises(TargetError, match="cannot be emulated one by one"):
+    with pytest.raises(TargetError, match="only aarch64 and arm can be emulated"):
         module.verify()
     assert not list(tmp_path.iterdir())
+
+
+def test_constants_that_begin_like_text_in_utf_16(tmp_path):
+    # A float32 weight whose bytes are ff fe 00 3f.
+    weight = np.frombuffer(b"\xff\xfe\x00\x3f" * 16, np.float32).reshape(1, 16, 1, 1)
+    text = small_model("y = Conv(x, w)", {"x": (1, 16, 1, 1)}, {"w": weight})
+    module = sbnn_tvm.compile(text, target="cortex-m4", name="model")
+    folder = module.export(tmp_path / "model")
+    assert (folder / "model_constants.bin").read_bytes().startswith(bytes(64))
 
 
 @pytest.mark.slow
