@@ -6,7 +6,8 @@
 
 Only ratios within an instruction set matter. They differ less between machines than the costs themselves.
 
-``benchmarks/fit_cost_model.py --write`` fits the table to measured times (on ARM, to counted instructions).
+``benchmarks/fit_cost_model.py --write`` fits the table to measured times, on AArch64 to modelled cycles, on ARMv7 to
+counted instructions.
 """
 
 from __future__ import annotations
