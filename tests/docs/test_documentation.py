@@ -24,7 +24,7 @@ def test_links(page):
         if link.startswith("#"):
             assert link[1:] in headings, f"{page.name} has no heading {link}"
         elif not link.startswith("http"):
-            assert (page.parent / link.split("#")[0]).exists(), f"{page.name} links to {link}, which does not exist"
+            assert (page.parent / link).exists(), f"{page.name} links to {link}, which does not exist"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
