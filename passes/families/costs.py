@@ -68,8 +68,8 @@ class Steps:
 
 # fit_cost_model.py writes these lines, one per instruction set.
 # - The float steps of x86 are fitted to 3x3 convolutions of 56x56x64 to 7x7x512. They were measured on another day, at
-#   another clock. So they are scaled: a multiply-add costs as much as one instruction of a ``word`` step, as measured on
-#   groups of 2 to 24 channels. Such a step has 3 instructions with a vector popcount, 4 with byte shuffles, else 5.
+#   another clock. So they are scaled: a multiply-add costs as much as one instruction of a ``word`` step, as measured
+#   on groups of 2 to 24 channels. Such a step has 3 instructions with a vector popcount, 4 with byte shuffles, else 5.
 # - Those of neon are fitted to cycles of 1x1, 3x3 and strided convolutions of 14x14 pixels (``--kernels float``). Those
 #   of neon-dotprod are the same: such kernels have no dot products.
 # - armv7-neon is neon with counters 1.25 times as expensive. Its own counts at 14x14x256 are these, all times 1.4.
