@@ -3,7 +3,8 @@
 Run ``python benchmarks/fit_cost_model.py``, on one core that nobody else uses.
 
 1. For every shape, density of set weights and epilogue, the popcount kernel and the counters are timed in turns. For
-   every layout of planes the conversions between words and planes are timed too. For ARM targets an emulator counts
+   every layout of planes the conversions between words and planes are timed too, and so are float kernels, dense and
+   with few weights. For ARM targets an emulator counts
    executions instead. For aarch64 they become cycles by LLVM's models of cores (core_cycles.py), one fit per class of
    cores and one for all classes, in vector instructions of a good loop; for armv7 they are instructions.
 2. Each time is a sum of steps whose numbers are known (passes/families/). The fit finds the cost per
@@ -33,30 +34,35 @@ from rich.progress import track
 from rich.table import Table
 from scipy.optimize import nnls
 
-from sbnn_tvm.algebra.domain import BIT, SIGN
+from sbnn_tvm.algebra.domain import BIT, SIGN, Domain
 from sbnn_tvm.deploy.targets import CpuTarget, resolve
 from sbnn_tvm.execution.emulator import Emulator
 from sbnn_tvm.passes.families import costs as table
 from sbnn_tvm.passes.families.costs import COSTS, Steps
 from sbnn_tvm.passes.families.counters import conversion_steps, counter_steps
+from sbnn_tvm.passes.families.float32 import float_steps
 from sbnn_tvm.passes.families.popcount import popcount_steps
+from sbnn_tvm.passes.families.sparse_float import sparse_steps
 from sbnn_tvm.profiling.timing import Burst, interleave_bursts
 from sbnn_tvm.runtime.threads import use_threads
 from sbnn_tvm.schedules.counters.conv2d import sparse_conv2d
-from sbnn_tvm.schedules.direct.conv2d import popcount_conv2d
-from sbnn_tvm.schedules.epilogue.program import Epilogue, IntegerThreshold
+from sbnn_tvm.schedules.direct.conv2d import float_conv2d, popcount_conv2d
+from sbnn_tvm.schedules.epilogue.program import STORE, Epilogue, IntegerThreshold
 from sbnn_tvm.schedules.isa import ISAS, Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.layouts.bit_planes import plane_layout
 from sbnn_tvm.schedules.layouts.plane_conversions import planes_to_words, words_to_planes
 from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.sparse_float.kernel import sparse_float_conv2d
 from sbnn_tvm.tuning.build_candidate import library_kernel
 from sbnn_tvm.tuning.measure_candidate import burst_of
 
 DENSITIES = {"counters": (0.01, 0.03, 0.1, 0.25, 0.5), "counters {0, 1}": (0.03, 0.1)}
 FLOATS = {"bits": False, "float + bits": True}
-POPCOUNT, CONVERSIONS = "popcount", "conversions"
+POPCOUNT, CONVERSIONS, FLOAT = "popcount", "conversions", "float"
 COUNTERS = {"counters": SIGN, "counters {0, 1}": BIT}
+SPARSE: dict[str, Domain | None] = {"sparse float": None, "sparse float on bits": SIGN}
+SPARSE_DENSITIES = (0.05, 0.2)
 
 
 SHAPES = (
@@ -73,10 +79,10 @@ class Case:
 
     Attributes:
         shape: The layer.
-        kernel: ``POPCOUNT``, one of ``COUNTERS``, or ``CONVERSIONS``. Conversions are words to planes and, if the layer
-            stores planes, planes to words.
-        epilogue: One of ``FLOATS``.
-        density: Share of set weights; None if they do not matter.
+        kernel: ``POPCOUNT``, one of ``COUNTERS``, ``CONVERSIONS``, ``FLOAT`` or one of ``SPARSE``. Conversions are
+            of words to planes and, if the layer stores planes, of planes to words.
+        epilogue: One of ``FLOATS``; "float" for float kernels, which only store.
+        density: Share of set weights, or of weights that are not 0; None if they do not matter.
     """
 
     shape: Conv2dShape
@@ -90,8 +96,18 @@ class Case:
         size = (self.shape.out_channels, self.shape.in_channels, *self.shape.kernel)
         return np.random.default_rng(0).random(size) < (self.density or 0.5)
 
+    @property
+    def float_weights(self) -> np.ndarray:
+        """float32 [OC, Cin, kh, kw], 0 where a weight is not set."""
+        values = np.random.default_rng(1).standard_normal(self.weights.shape).astype(np.float32)
+        return values if self.density is None else values * self.weights
+
     def steps(self, isa: Isa) -> Steps:
         """The number of steps of each kind."""
+        if self.kernel == FLOAT:
+            return float_steps(self.shape, isa)
+        if self.kernel in SPARSE:
+            return sparse_steps(self.shape, self.float_weights, isa, SPARSE[self.kernel])
         floats = FLOATS[self.epilogue]
         if self.kernel == CONVERSIONS:
             return conversion_steps(self.shape, isa, floats)
@@ -101,7 +117,12 @@ class Case:
 
     def kernels(self, isa: Isa) -> list[Kernel]:
         """The kernels, to be called one after the other."""
-        s, floats = self.shape, FLOATS[self.epilogue]
+        s = self.shape
+        if self.kernel == FLOAT:
+            return [float_conv2d(s, self.float_weights, STORE, isa)]
+        if self.kernel in SPARSE:
+            return [sparse_float_conv2d(s, self.float_weights, STORE, isa, SPARSE[self.kernel])]
+        floats = FLOATS[self.epilogue]
         if self.kernel == CONVERSIONS:
             ins, outs = (
                 (s.batch, s.height, s.width, s.in_channels),
@@ -126,10 +147,13 @@ def epilogue_of(shape: Conv2dShape, floats: bool) -> Epilogue:
     return residual_epilogue(shape.out_channels, rng)
 
 
-def cases(shapes: Sequence[Conv2dShape]) -> list[Case]:
-    """All cases that are measured."""
+def cases(shapes: Sequence[Conv2dShape], binary: bool = True, floats: bool = True) -> list[Case]:
+    """All cases that are measured: those of kernels on bits, of float kernels, or both."""
     found = []
-    for shape in shapes:
+    for shape in shapes if floats else ():
+        found.append(Case(shape, FLOAT, "float"))
+        found += [Case(shape, name, "float", density) for name in SPARSE for density in SPARSE_DENSITIES]
+    for shape in shapes if binary else ():
         for epilogue in FLOATS:
             found += [Case(shape, kernel, epilogue) for kernel in (POPCOUNT, CONVERSIONS)]
             found += [Case(shape, name, epilogue, density) for name, ds in DENSITIES.items() for density in ds]
@@ -234,14 +258,13 @@ def errors_table(times: Mapping[Case, float], models: Mapping[str, Steps], isa: 
         out.add_column(heading)
     for name in models:
         out.add_column(f"{name}: median, range", justify="right")
-    for kernel in (POPCOUNT, *COUNTERS, CONVERSIONS):
-        for epilogue in FLOATS:
-            some = [case for case in times if (case.kernel, case.epilogue) == (kernel, epilogue)]
-            cells = []
-            for factors in models.values():
-                ratios = [factors.cost(case.steps(isa)) / (times[case] * 1e9) for case in some]
-                cells.append(f"{np.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
-            out.add_row(kernel, epilogue, str(len(some)), *cells)
+    for kernel, epilogue in dict.fromkeys((case.kernel, case.epilogue) for case in times):
+        some = [case for case in times if (case.kernel, case.epilogue) == (kernel, epilogue)]
+        cells = []
+        for factors in models.values():
+            ratios = [factors.cost(case.steps(isa)) / (times[case] * 1e9) for case in some]
+            cells.append(f"{np.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
+        out.add_row(kernel, epilogue, str(len(some)), *cells)
     return out
 
 
@@ -284,6 +307,9 @@ def main() -> None:
     options.add_argument("--target", default="native", help="target to compile for: this machine, or an ARM target")
     options.add_argument("--seconds", type=float, default=60.0, help="time to measure (default: %(default)s)")
     options.add_argument("--only", default="", metavar="TEXT", help="measure only layers whose name contains TEXT")
+    options.add_argument(
+        "--kernels", choices=("binary", "float", "all"), default="all", help="kernels to measure (default: %(default)s)"
+    )
     options.add_argument("--input", type=Path, help="fit to this output of an earlier run instead of measuring")
     options.add_argument(
         "--write", action="store_true", help="write the fitted constants into passes/families/costs.py"
@@ -299,7 +325,8 @@ def main() -> None:
             times.setdefault(_isa(each.isa), {})[case] = each.seconds
     else:
         use_threads(1)
-        wanted = cases([shape for shape in SHAPES if arguments.only in label(shape)])
+        shapes = [shape for shape in SHAPES if arguments.only in label(shape)]
+        wanted = cases(shapes, arguments.kernels != "float", arguments.kernels != "binary")
         if target.native:
             bursts = {case: built(case, target) for case in track(wanted, "building", console=out, transient=True)}
             times[isa] = measured(bursts, arguments.seconds)
@@ -319,7 +346,8 @@ def main() -> None:
     for isa, some in times.items():
         models = {"present": COSTS[isa.costs], "fitted": fit(some, isa)}
         out.print(errors_table(some, models, isa, f"Predicted over measured, {isa.costs}, {machine}"))
-        out.print(choices_table(some, models, isa))
+        if any(case.kernel in COUNTERS for case in some):
+            out.print(choices_table(some, models, isa))
         for name, factors in models.items():
             out.print(f"{name}: {factors}", highlight=False)
         if arguments.write:

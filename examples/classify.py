@@ -1,4 +1,4 @@
-"""Classify images with a compiled model, as a deployed program does. Needs only numpy and TVM's runtime.
+"""Classify images with a compiled model, as a deployed program does. Needs only numpy.
 
 python examples/classify.py MODEL.so IMAGES.npy PREDICTIONS.npy
 """

@@ -39,7 +39,7 @@ from .runtime.tvm_module import TvmModule
 from .temporary_folder import temporary_folder
 from .verification.inputs import RandomInputs
 from .verification.result import Verification
-from .verification.verify import EMULATED, verify
+from .verification.verify import verify
 
 if TYPE_CHECKING:
     from .profiling.profile import KernelTime
@@ -159,7 +159,7 @@ class CompiledModule:
             raise InputError(f"the seed must be a number from 0 on, but got {seed}")
         batches = RandomInputs(samples, seed) if inputs is None else list(split_batches(self.inputs, inputs))
         others = [each for each in self.builds if each.target != self.target.single]
-        runnable = [each for each in others if each.target.native or each.target.machine in EMULATED]
+        runnable = [each for each in others if each._runs_here]
         result = replace(
             verify(self, batches, tolerance),
             builds=tuple(verify(each, batches, tolerance) for each in runnable),
@@ -207,31 +207,31 @@ class CompiledModule:
         path = Path(path)
         if runtime not in (None, "c", "tvm"):
             raise LibraryError(f"the runtime of a library is 'c' or 'tvm', but got {runtime!r}")
-        programs = self._programs
+        builds = self._programs
         if runtime == "tvm" and "tvm" not in self.target.runtimes:
             raise LibraryError(
                 f"there is no TVM runtime for {self.target} ({self.target.platform} on {self.target.machine}): export "
                 f'with runtime="c"'
             )
-        if isinstance(programs, NeedsTvmError) and "tvm" not in self.target.runtimes:
+        if isinstance(builds, NeedsTvmError) and "tvm" not in self.target.runtimes:
             raise LibraryError(
-                f"{programs}, and there is no TVM runtime for {self.target} ({self.target.platform} on "
+                f"{builds}, and there is no TVM runtime for {self.target} ({self.target.platform} on "
                 f"{self.target.machine})"
             )
-        if runtime == "c" and isinstance(programs, NeedsTvmError):
-            raise LibraryError(f'the model needs TVM\'s runtime: {programs}; export it with runtime="tvm"')
-        if runtime == "tvm" or isinstance(programs, NeedsTvmError):
+        if runtime == "c" and isinstance(builds, NeedsTvmError):
+            raise LibraryError(f'the model needs TVM\'s runtime: {builds}; export it with runtime="tvm"')
+        if runtime == "tvm" or isinstance(builds, NeedsTvmError):
             if self.builds:
                 return self.one_build.export(path, "tvm")
             if path.suffix in (".a", ".zip", ""):
                 raise LibraryError(f"with TVM's runtime a model is a shared library, but {path} names something else")
             write_library(self._executable, path, self.target, self._metadata("tvm"))
         else:
-            write_c_library(path, self._symbol, programs, self.target, self._metadata("c"))
+            write_c_library(path, self._symbol, builds, self.target, self._metadata("c"))
         return path
 
     def _metadata(self, runtime: str) -> Metadata:
-        programs = self._programs
+        builds = self._programs
         return Metadata(
             name=self.report.model,
             inputs=self.inputs,
@@ -244,7 +244,7 @@ class CompiledModule:
             tvm_version=version("apache-tvm"),
             runtime=runtime,
             symbol=self._symbol if runtime == "c" else "",
-            parallel=isinstance(programs, NeedsTvmError) or any(each.program.parallel for each in programs),
+            parallel=isinstance(builds, NeedsTvmError) or any(each.program.parallel for each in builds),
             prepares=self.lowered.prepares,
         )
 
@@ -272,10 +272,10 @@ class CompiledModule:
     @property
     def one_build(self) -> CompiledModule:
         """The module itself, or the build for a runtime whose libraries hold one."""
+        if not self.builds:
+            return self
         name = ONE_OF_SEVERAL.get(self.target.name)
-        return (
-            next((each for each in self.builds if each.target.name == name), self._described) if self.builds else self
-        )
+        return next((each for each in self.builds if each.target.name == name), self._described)
 
     @cached_property
     def _programs(self) -> tuple[CompiledProgram, ...] | NeedsTvmError:
@@ -338,7 +338,7 @@ class CompiledModule:
         """
         if self.target.native:
             return NativeKernels(self._kernels, self.target)
-        if self.target.machine in ("aarch64", "arm") and self.target.platform.object_format == "ELF":
+        if self._emulated:
             with needed_by("the emulator"):
                 from .execution.emulator import Emulator
 
@@ -346,6 +346,16 @@ class CompiledModule:
         if reason := programs.why_not(self.target):
             raise TargetError(f"a model for {self.target} can be neither run nor emulated here: {reason}")
         return KernelProgram(self._kernels, self.target)
+
+    @property
+    def _emulated(self) -> bool:
+        """Whether kernels can run in the emulator."""
+        return self.target.machine in ("aarch64", "arm") and self.target.platform.object_format == "ELF"
+
+    @property
+    def _runs_here(self) -> bool:
+        """Whether this machine can run the kernels somehow."""
+        return self.target.native or self._emulated or programs.why_not(self.target) is None
 
     @cached_property
     def constants(self) -> tuple[np.ndarray, ...]:

@@ -8,7 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from sbnn_tvm.algebra.domain import Domain
 from sbnn_tvm.schedules.isa import Isa
+from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.sparse_float.kernel import sparse_float_conv2d, sparse_float_dense, vector_steps
 
 from ..layers.forms import Form
@@ -32,12 +34,7 @@ class SparseFloatFamily(Family):
         """Cost of the multiply-adds of nonzero weights, and of converting the layouts of input and output."""
         if not isinstance(layer, FloatLinearLayer):
             raise TypeError(f"no {self} layer: {layer}")
-        shape, domain = layer.shape, layer.input_domain
-        pixels = shape.out_height * shape.out_width
-        elements = shape.batch * (shape.height * shape.width * shape.in_channels + pixels * shape.out_channels)
-        vectors = int(np.count_nonzero(layer.weight)) * vector_steps(shape, isa, domain)
-        steps = Steps(sparse_step=vectors) if domain is None else Steps(packed_step=vectors)
-        return cost_of(isa, steps, Steps(element=elements))
+        return cost_of(isa, sparse_steps(layer.shape, layer.weight, isa, layer.input_domain))
 
     def build(self, layer: Layer, isa: Isa, member: Member) -> BuiltKernel:
         """Build a kernel of schedules.sparse_float.kernel."""
@@ -62,3 +59,11 @@ class SparseFloatFamily(Family):
 
 
 SPARSE_FLOAT = SparseFloatFamily()
+
+
+def sparse_steps(shape: Conv2dShape, weight: np.ndarray, isa: Isa, domain: Domain | None) -> Steps:
+    """Steps of a sparse float kernel; ``domain`` has the values of packed activations, None for floats."""
+    pixels = shape.out_height * shape.out_width
+    elements = shape.batch * (shape.height * shape.width * shape.in_channels + pixels * shape.out_channels)
+    vectors = int(np.count_nonzero(weight)) * vector_steps(shape, isa, domain)
+    return Steps(sparse_step=0 if domain else vectors, packed_step=vectors if domain else 0, element=elements)

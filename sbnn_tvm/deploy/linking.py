@@ -34,7 +34,8 @@ from ..runtime.metadata import Metadata
 from .targets import CpuTarget
 from .used_features import used_features
 
-_LIBC = {"memcpy", "memmove", "memset", "memcmp"}
+C_LIBRARY = {"memcpy", "memmove", "memset", "memcmp"}
+"""The functions of the C library for memory."""
 MATHEMATICS = {
     name + suffix
     for name in (
@@ -126,7 +127,8 @@ def write_library(
     with replacing(path, LibraryError, 0o777) as draft, ExitStack() as files:
         objects = [files.enter_context(file) for file in _object_files(executable)]
         if metadata is not None:
-            metadata = replace(metadata, features=tuple(sorted(used_features(objects, target))))
+            used = used_features(objects, target)
+            metadata = replace(metadata, features=tuple(each for each in metadata.features if each in used))
             objects.append(files.enter_context(_file_in_memory()))
             objects[-1].write(record_object(target.machine, metadata))
             objects[-1].flush()
@@ -206,7 +208,7 @@ def check_library(path: Path, target: CpuTarget) -> None:
         raise LibraryError(f"the linker made a damaged library: {error}") from None
     if header.machine != target.machine:
         raise LibraryError(f"the linker made a library for {header.machine} instead of {target.machine}")
-    foreign = sorted(undefined_symbols(path) - _LIBC - MATHEMATICS)
+    foreign = sorted(undefined_symbols(path) - C_LIBRARY - MATHEMATICS)
     foreign = [symbol for symbol in foreign if not _RUNTIME.fullmatch(symbol)]
     if foreign:
         raise LibraryError(

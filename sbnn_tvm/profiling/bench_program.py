@@ -54,8 +54,6 @@ def write_bench_program(module: CompiledModule, folder: Path) -> Path:
     name = c_identifier(module.report.model)
     library, program = module.export(folder / "model.a", "c"), folder / "bench_program"
     header = library.with_name(f"{name}.h")
-    # The library takes threads if the program has them, and a static program has what it asks for.
-    threads = "-Wl,-u,pthread_create"
-    options = ("-std=c11", "-D_GNU_SOURCE", threads, f"-DMODEL_NAME={name}", "-include", str(header))
+    options = ("-std=c11", "-D_GNU_SOURCE", f"-DMODEL_NAME={name}", "-include", str(header))
     Toolchain(_MUSL[module.target.machine], folder).build_program(program, [_SOURCE, library], options)
     return program

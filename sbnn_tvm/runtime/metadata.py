@@ -23,7 +23,7 @@ DTYPES = (
 RUNTIMES = ("c", "tvm")
 """What runs a library: its own C code, or TVM's runtime."""
 
-_LATER = {"runtime": "tvm", "parallel": True, "symbol": "", "builds": []}
+_LATER: dict[str, object] = {"runtime": "tvm", "parallel": True, "symbol": "", "builds": []}
 """Fields that records of format 2 lack, and what they mean there."""
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -25,9 +25,6 @@ from .reference import Reference
 from .result import LayerComparison, OutputComparison, Verification
 from .signed_zeros import with_signed_zeros
 
-EMULATED = ("aarch64", "arm")
-"""The architectures whose code can be run kernel by kernel in an emulator."""
-
 
 def verify(
     module: RunnableModel, batches: Iterable[tuple[np.ndarray, ...]] | RandomInputs, tolerance: float | None = None

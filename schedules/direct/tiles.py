@@ -45,7 +45,7 @@ THREE_INSTRUCTIONS = 8
 
 _WORD_INSTRUCTIONS = {
     PopcountMethod.VECTOR: 3,
-    PopcountMethod.BYTES: 4,
+    PopcountMethod.BYTES: 3,
     PopcountMethod.LOOKUP: 10,
     PopcountMethod.NONE: 10,
 }

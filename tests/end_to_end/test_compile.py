@@ -655,7 +655,7 @@ def test_sign_without_zero(sign_zero: str) -> None:
     module.verify()
 
 
-@pytest.mark.parametrize("target", ["x86-64", "x86", "x86-64-v4"])
+@pytest.mark.parametrize("target", ["x86-64", "x86-64-v3", "x86-64-v4"])
 def test_other_instruction_sets_of_this_machine(target: str) -> None:
     if not resolve(target).native:
         pytest.skip(f"this machine cannot run {target}")

@@ -54,7 +54,7 @@ class Mixed(nn.Module):
         return self.last(joined), self.pool(bits), joined
 
 
-@pytest.mark.parametrize("target", ["native", "x86", "x86-64", "arm", "armv7"])
+@pytest.mark.parametrize("target", ["native", "x86-64-v3", "x86-64", "arm", "armv7"])
 def test_among_other_forms(target: str, rng: np.random.Generator) -> None:
     if target.startswith("x86") and not sbnn_tvm.compile(foreign_models.mlp(), target).target.native:
         pytest.skip(f"this machine cannot run {target}")

@@ -529,7 +529,7 @@ def check(model: onnx.ModelProto, target: str) -> None:
 
 
 RELAXED = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
-TARGETS = st.sampled_from(["native", *(name for name in ("x86", "x86-64", "x86-64-v4") if resolve(name).native)])
+TARGETS = st.sampled_from(["native", *(name for name in ("x86-64-v3", "x86-64", "x86-64-v4") if resolve(name).native)])
 
 
 @given(networks(), TARGETS)

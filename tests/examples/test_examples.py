@@ -85,6 +85,27 @@ def test_classify_refuses_wrong_arguments():
     assert done.returncode == 1 and "MODEL.so" in done.stderr
 
 
+def test_frames_on_a_board(tmp_path, capsys):
+    """Raw inputs, and the same as images of bytes; the last frame is cut short."""
+    frames = example("deploy_python_board/frames")
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4), torch.nn.Flatten())
+    library = sbnn_tvm.compile(network, input_shape=(1, 3, 4, 4)).export(tmp_path / "model.so", "c")
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
+    floats = np.ascontiguousarray((images / 127.5 - 1).astype(np.float32).transpose(0, 3, 1, 2))
+    expected = network(torch.from_numpy(floats)).detach().numpy()
+    for data, size, options in [(floats, 192, []), (images, 48, ["--pixels", "-1", "1"])]:
+        (tmp_path / "frames.raw").write_bytes(data.tobytes()[:-1])
+        assert frames.main([str(library), str(tmp_path / "frames.raw"), *options]) == 0
+        shown = capsys.readouterr()
+        lines = [line.split("\t") for line in shown.out.splitlines()]
+        assert [int(line[1]) for line in lines[:4]] == list(expected[:4].argmax(1))
+        assert lines[4][0].startswith("4 frames; a run took ")
+        assert shown.err == f"the last frame has {size - 1} of {size} bytes, and is left out\n"
+    assert frames.main([str(tmp_path / "missing.so"), "-"]) == 1
+    assert "there is no file" in capsys.readouterr().err
+
+
 def test_foreign_onnx_report():
     foreign = example("foreign_onnx")
     model = foreign.foreign_model()

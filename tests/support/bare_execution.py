@@ -18,7 +18,7 @@ import pytest
 import tvm
 
 from sbnn_tvm.deploy.targets import CpuTarget
-from sbnn_tvm.passes.lowering.raw_kernels import raw_kernels
+from sbnn_tvm.passes.lowering.raw_kernels import RawKernels, raw_kernels
 from sbnn_tvm.schedules.kernel import Kernel
 
 from .paths import ROOT
@@ -51,7 +51,7 @@ def _board(name: str, cpu: str) -> BareMachine:
     return BareMachine(
         ("qemu-system-arm", "-M", name, *semihosting, "-kernel"),
         ("-target", "thumb-freestanding-eabihf", f"-mcpu={cpu}"),
-        ("ld.lld", "-static", "-T", str(EXAMPLE / f"{name}.ld"), "-L", str(EXAMPLE)),
+        ("ld.lld", "-static", "-T", str(EXAMPLE / f"{name}.ld"), "-L", str(EXAMPLE), "--defsym=STACK_SIZE=0x10000"),
         (EXAMPLE / "startup.c", EXAMPLE / "semihosting.c"),
     )
 
@@ -96,7 +96,7 @@ def run_all(calls: Sequence[tuple[Kernel, Sequence[np.ndarray]]], target: CpuTar
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         raw.code.write_to_file(str(folder / "kernels.o"), "o")
-        (folder / "main.c").write_text(_main(calls, folder))
+        (folder / "main.c").write_text(_main(calls, raw, folder))
         objects = [folder / "kernels.o"]
         workspace = max(each.serial + each.task for each in raw.workspaces.values())
         for source in (*machine.sources, _PROGRAMS / "hooks.c", _FREESTANDING, folder / "main.c"):
@@ -107,7 +107,7 @@ def run_all(calls: Sequence[tuple[Kernel, Sequence[np.ndarray]]], target: CpuTar
             )  # fmt: skip
         _call(zig, *machine.linker, "-o", str(folder / "program"), *map(str, objects))
         done = subprocess.run([*machine.emulator, str(folder / "program")], capture_output=True, timeout=300)
-    assert done.returncode == 0, f"exit code {done.returncode}: {done.stdout[-200:]!r} {done.stderr[-2500:]!r}"
+    assert done.returncode == 0, f"exit code {done.returncode}: {done.stdout[-200:]!r} {done.stderr[-500:]!r}"
     results, at = [], 0
     for kernel, _ in calls:
         results.append([])
@@ -121,12 +121,12 @@ def run_all(calls: Sequence[tuple[Kernel, Sequence[np.ndarray]]], target: CpuTar
     return results
 
 
-def _main(calls: Sequence[tuple[Kernel, Sequence[np.ndarray]]], folder: Path) -> str:
+def _main(calls: Sequence[tuple[Kernel, Sequence[np.ndarray]]], raw: RawKernels, folder: Path) -> str:
     """The C source that calls each kernel, and writes its outputs and their guards."""
     lines = ["#include <stdint.h>", "#include <stddef.h>", '#include "semihosting.h"']
     body = []
     for number, (kernel, arrays) in enumerate(calls):
-        arguments = []
+        arguments, shapes = [], [array.shape for array in (*arrays, *kernel.constants)]
         for i, array in enumerate((*arrays, *kernel.constants)):
             # A compiler refuses to embed a file that begins like text in UTF-16 or UTF-32.
             (folder / f"data{number}_{i}").write_bytes(bytes(64) + np.ascontiguousarray(array).tobytes())
@@ -137,7 +137,11 @@ def _main(calls: Sequence[tuple[Kernel, Sequence[np.ndarray]]], folder: Path) ->
         for shape, dtype in kernel.outputs:
             arguments.append(f"room + {room}")
             room += -(-(int(np.prod(shape)) * np.dtype(dtype).itemsize + _GUARD) // 64) * 64
-        lines.append(f"extern int32_t bare_kernel{number}({', '.join(['const void *'] * len(arguments))});")
+        types = ["const void *"] * len(arguments)
+        for index, axis in raw.signatures[f"kernel{number}"].extents:
+            arguments.append(str(shapes[index][axis]))
+            types.append("int64_t")
+        lines.append(f"extern int32_t bare_kernel{number}({', '.join(types)});")
         body.append(f"    fill({room});")
         body.append(f"    if (bare_kernel{number}({', '.join(arguments)}) != 0) return {number % 90 + 1};")
         at = 0

@@ -1,117 +1,54 @@
-/* The tiny model of tests/support/tiny_model.py as a standalone library: what it computes and how it is called. Its
-   rows are shared by the threads of a context, as those of a parallel loop are. */
+/* The tiny model of tests/support/tiny_model.py as it stands in a C library: two kernels by hand, on the fixed runtime.
+   The first one has a parallel loop. The functions of the library follow (model.c.in). */
+#define _POSIX_C_SOURCE 200809L
+#include "sbnn.h"
+#include "sbnn_runtime.h"
+
 #include <math.h>
-#include <pthread.h>
-#include <stddef.h>
 
 #define ROWS 4
 #define COLUMNS 37
 #define BYTES (ROWS * COLUMNS * sizeof(float))
-#define MOST 64
-#define VISIBLE __attribute__((visibility("default")))
 
-typedef struct { const void *data; size_t bytes; } sbnn_input;
-typedef struct { void *data; size_t bytes; } sbnn_output;
-typedef struct { size_t threads; } sbnn_options;
-
-struct context {
-    size_t threads;
-    pthread_t handles[MOST];
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    unsigned long round;
-    size_t begun, working;
-    int closing;
-    const sbnn_input *inputs;
-    const sbnn_output *outputs;
+struct arguments {
+    const float *x, *y;
+    float *total;
 };
 
-static void rows_of(struct context *self, size_t thread)
+static int add_rows(int task, sbnn_parallel_group *group, void *data)
 {
-    const float *x = self->inputs[0].data, *y = self->inputs[1].data;
-    float *total = self->outputs[0].data, *copy = self->outputs[1].data;
-    for (size_t row = thread; row < ROWS; row += self->threads)
-        for (size_t at = row * COLUMNS; at < (row + 1) * COLUMNS; at++) {
-            total[at] = expf(x[at]) + y[at];
-            copy[at] = y[at];
-        }
-}
-
-static void *work(void *argument)
-{
-    struct context *self = argument;
-    unsigned long seen = 0;
-    pthread_mutex_lock(&self->lock);
-    size_t thread = ++self->begun;
-    for (;;) {
-        while (self->round == seen && !self->closing)
-            pthread_cond_wait(&self->changed, &self->lock);
-        if (self->closing)
-            break;
-        seen = self->round;
-        pthread_mutex_unlock(&self->lock);
-        rows_of(self, thread);
-        pthread_mutex_lock(&self->lock);
-        if (--self->working == 0)
-            pthread_cond_broadcast(&self->changed);
-    }
-    pthread_mutex_unlock(&self->lock);
-    return NULL;
-}
-
-VISIBLE size_t tiny_context_bytes(const sbnn_options *options)
-{
-    (void)options;
-    return sizeof(struct context);
-}
-
-VISIBLE void tiny_close(void *context)
-{
-    struct context *self = context;
-    pthread_mutex_lock(&self->lock);
-    self->closing = 1;
-    pthread_cond_broadcast(&self->changed);
-    pthread_mutex_unlock(&self->lock);
-    for (size_t thread = 1; thread < self->threads; thread++)
-        pthread_join(self->handles[thread], NULL);
-}
-
-VISIBLE int tiny_init(void *context, size_t bytes, const sbnn_options *options)
-{
-    struct context *self = context;
-    size_t threads = options == NULL || options->threads == 0 ? 1 : options->threads;
-    if (bytes < sizeof *self)
-        return 2;
-    *self = (struct context){.threads = 1};
-    pthread_mutex_init(&self->lock, NULL);
-    pthread_cond_init(&self->changed, NULL);
-    while (self->threads < threads && self->threads < MOST) {
-        if (pthread_create(&self->handles[self->threads], NULL, work, self) != 0) {
-            tiny_close(self);
-            return 7;
-        }
-        self->threads++;
-    }
+    const struct arguments *self = data;
+    for (int row = task; row < ROWS; row += group->num_task)
+        for (int at = row * COLUMNS; at < (row + 1) * COLUMNS; at++)
+            self->total[at] = expf(self->x[at]) + self->y[at];
     return 0;
 }
 
-VISIBLE int tiny_run(void *context, const sbnn_input *inputs, const sbnn_output *outputs)
+static int prepare(const struct sbnn_frame *frame)
 {
-    struct context *self = context;
-    for (int index = 0; index < 2; index++)
-        if (inputs[index].bytes != BYTES || outputs[index].bytes != BYTES)
-            return 4;
-    self->inputs = inputs;
-    self->outputs = outputs;
-    pthread_mutex_lock(&self->lock);
-    self->working = self->threads - 1;
-    self->round++;
-    pthread_cond_broadcast(&self->changed);
-    pthread_mutex_unlock(&self->lock);
-    rows_of(self, 0);
-    pthread_mutex_lock(&self->lock);
-    while (self->working > 0)
-        pthread_cond_wait(&self->changed, &self->lock);
-    pthread_mutex_unlock(&self->lock);
-    return 0;
+    (void)frame;
+    return SBNN_OK;
 }
+
+static int run(const struct sbnn_frame *frame)
+{
+    unsigned char *arena = frame->arena;
+    struct arguments arguments = {
+        sbnn_input_at(frame, 0, arena),
+        sbnn_input_at(frame, 1, arena + sbnn_aligned(BYTES)),
+        sbnn_output_at(frame, 0, arena + 2 * sbnn_aligned(BYTES)),
+    };
+    if (sbnn_parallel_launch(add_rows, &arguments, 0) != 0)
+        return SBNN_ERROR_KERNEL;
+    sbnn_return(frame, 0, arguments.total);
+    sbnn_return(frame, 1, arguments.y);
+    return SBNN_OK;
+}
+
+static const int64_t shape[] = {ROWS, COLUMNS};
+static const sbnn_tensor inputs[] = {{"x", SBNN_FLOAT32, 2, shape, BYTES}, {"y", SBNN_FLOAT32, 2, shape, BYTES}};
+static const sbnn_tensor outputs[] = {{"total", SBNN_FLOAT32, 2, shape, BYTES}, {"copy", SBNN_FLOAT32, 2, shape, BYTES}};
+static const struct sbnn_build builds[] = {
+    {.name = "any", .arena_bytes = 4 * 640, .parallel = 1, .prepare = prepare, .run = run},
+};
+static const struct sbnn_model sbnn_this_model = {"tiny (test)", inputs, 2, outputs, 2, builds, 1};

@@ -1,7 +1,5 @@
 """The smallest model, as a library for either runtime, for the tests of linking and running."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,6 +10,8 @@ from tvm import te
 from tvm.relax import BlockBuilder, TensorType, Var
 
 from sbnn_tvm.deploy import linking, targets
+from sbnn_tvm.deploy.c_library.interface import RUNTIME
+from sbnn_tvm.deploy.c_library.toolchain import Toolchain
 from sbnn_tvm.deploy.targets import CpuTarget
 from sbnn_tvm.runtime.library_file import record_object, seal
 from sbnn_tvm.runtime.metadata import RUNTIMES, Metadata, TensorSpec
@@ -59,10 +59,11 @@ def _built(target: str) -> Any:
 
 
 def _object(path: Path, machine: str) -> Path:
-    """The model as C, compiled. Nothing of a C library is linked: the process that loads it has one."""
-    source = str(Path(__file__).with_name("tiny_library.c"))
-    options = ["-c", "-O2", "-fPIC", "-fvisibility=hidden", "-target", f"{machine}-linux-gnu"]
-    subprocess.run([sys.executable, "-m", "ziglang", "cc", *options, source, "-o", str(path)], check=True)
+    """The model as C, compiled."""
+    source = path.with_suffix(".c")
+    interface = (RUNTIME / "model.c.in").read_text("utf-8").replace("@NAME@", "tiny")
+    source.write_text(Path(__file__).with_name("tiny_library.c").read_text() + interface)
+    Toolchain(f"{machine}-linux-gnu", path.parent, ("-DSBNN_WEAK", f"-I{RUNTIME}")).compile(source, path)
     return path
 
 

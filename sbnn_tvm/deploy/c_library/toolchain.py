@@ -126,7 +126,7 @@ class Toolchain:
         options = ["--no-entry", *(f"--export={each}" for each in exports), "-z", f"stack-size={stack}"]
         files = [*map(str, objects), "-o", str(output)]
         try:
-            self._zig("wasm-ld", "--gc-sections", "--strip-all", "--stack-first", *options, *files)
+            self._zig("wasm-ld", "--fatal-warnings", "--gc-sections", "--strip-all", "--stack-first", *options, *files)
         except LibraryError as error:
             if "undefined symbol" not in str(error):
                 raise

@@ -27,7 +27,7 @@ from .cpu_needs import needs_of
 from .driver import aligned, offsets, write_driver
 from .interface import RUNTIME, Build, hook_names, write_header, write_source
 from .memory_plan import ALIGNMENT, plan_memory
-from .object_symbols import own_symbols
+from .object_symbols import check_imports, own_symbols
 from .program import Program
 from .source_folder import MANIFEST, cmake_lists, constants_source, readme
 from .toolchain import Toolchain
@@ -69,7 +69,7 @@ def write_c_library(
 
     Args:
         path: A file ``.so`` (``.dylib`` on macOS), ``.a`` or ``.zip``, or a folder (no suffix). The header of a library
-            is written beside it.
+            is written beside it, and that for C++ beside ``.a``.
         name: What the C names begin with.
         builds: The model for one or more kinds of CPU, best first; ``init`` takes the first that the CPU can run.
         target: The target.
@@ -89,9 +89,11 @@ def write_c_library(
         flags = (*zig.flags, "-DSBNN_WEAK") if path.suffix == ".so" else zig.flags
         toolchain = Toolchain(zig.name, folder, flags)
         objects, records = _write_parts(parts, name, builds, target, metadata, toolchain)
+        check_imports(objects, target)
         if path.suffix in (".so", ".dylib", ".a"):
             _write_text(path.with_name(f"{name}.h"), (parts / f"{name}.h").read_text("utf-8"))
         if path.suffix == ".a":
+            _write_text(path.with_name("sbnn.hpp"), (parts / "sbnn.hpp").read_text("utf-8"))
             archive = folder / "archive.a"
             toolchain.archive(archive, objects)
             with replacing(path, LibraryError) as draft:

@@ -12,7 +12,7 @@ from sbnn_tvm.runtime.elf import ElfError, ElfHeader, Note, find_note, note_obje
 from sbnn_tvm.runtime.loading import read_metadata
 from tests.support import tiny_model
 
-TARGETS = ("x86", "arm", "armv7")
+TARGETS = ("x86-64-v3", "arm", "armv7")
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_a_library_for_the_wrong_machine_or_with_strange_needs_is_refused(execut
     path = tmp_path / "model.so"
     write(executables, "arm", path)
     with pytest.raises(LibraryError, match="a library for aarch64 instead of x86_64"):
-        linking.check_library(path, targets.resolve("x86"))
+        linking.check_library(path, targets.resolve("x86-64-v3"))
     monkeypatch.setattr(linking, "MATHEMATICS", frozenset())
     with pytest.raises(LibraryError, match="the library for arm would need expf"):
         write(executables, "arm", tmp_path / "other.so")
@@ -93,7 +93,7 @@ def test_notes_survive_the_linker(machine, size, tmp_path):
     contents = bytes(index % 251 for index in range(size))
     (tmp_path / "note.o").write_bytes(note_object(machine, "someone", 1, contents))
     (tmp_path / "other.o").write_bytes(note_object(machine, "else", 2, b"0123456"))
-    name = {"x86_64": "x86", "aarch64": "arm", "arm": "armv7"}[machine]
+    name = {"x86_64": "x86-64-v3", "aarch64": "arm", "arm": "armv7"}[machine]
     library = tmp_path / "note.so"
     linking.find_linker(targets.resolve(name)).link(library, [tmp_path / "other.o", tmp_path / "note.o"])
     data = library.read_bytes()

@@ -16,7 +16,7 @@ AVX512_FEATURES = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
 @pytest.mark.parametrize(
     ("name", "expected", "machine"),
     [
-        ("x86", isa.AVX2, "x86_64"),
+        ("icelake-server", isa.AVX512_VPOPCNTDQ, "x86_64"),
         ("x86-64", isa.X86_BASELINE, "x86_64"),
         ("x86-64-v3", isa.AVX2, "x86_64"),
         ("x86-64-v4", isa.AVX512, "x86_64"),
@@ -75,12 +75,22 @@ def test_a_library_for_another_c_library_does_not_run_here():
         assert not targets.resolve(named[machine]).native
 
 
-@pytest.mark.parametrize("name", targets.KNOWN)
+@pytest.mark.parametrize("name", ["native", *targets.NAMED])
 def test_the_same_target_by_dict_and_by_tvm_target(name):
     target = targets.resolve(name)
     for other in (targets.resolve(target.tvm), targets.resolve(target.target), targets.resolve(Target(target.tvm))):
         assert replace(other, name=name) == target
     assert targets.resolve(target) is target
+
+
+@pytest.mark.parametrize("name", targets.SEVERAL)
+def test_several_builds(name):
+    target = targets.resolve(name)
+    assert tuple(build.name for build in target.builds) == targets.SEVERAL[name]
+    assert target.builds == tuple(targets.resolve(build) for build in targets.SEVERAL[name])
+    assert target.single in target.builds and target == replace(target.single, name=name, builds=target.builds)
+    assert target.single == next((build for build in target.builds if build.native), target.builds[0])
+    assert targets.ONE_OF_SEVERAL[name] in targets.SEVERAL[name]
 
 
 def test_native_is_this_machine():
@@ -115,7 +125,7 @@ def test_vpopcntdq_from_a_dict():
 
 
 def test_cpu_features_are_those_the_compiled_code_needs():
-    assert "avx2" in targets.resolve("x86").features
+    assert "avx2" in targets.resolve("x86-64-v3").features
     assert "dotprod" in targets.resolve("neoverse-n1").features
     assert "dotprod" not in targets.resolve("arm").features
     assert targets.resolve("x86-64").features == frozenset()

@@ -234,7 +234,7 @@ def test_the_library_of_a_whole_model(tmp_path, rng):
 
 def test_what_cannot_be_emulated(tmp_path):
     path = tmp_path / "model.so"
-    target = targets.resolve("x86")
+    target = targets.resolve("x86-64-v3")
     linking.write_library(tiny_model.build(target), path, target, tiny_model.metadata(target))
     with pytest.raises(TargetError, match=r"model.so is for x86_64, but only aarch64 and arm can be emulated"):
         Emulator.from_library(path)

@@ -106,7 +106,7 @@ def test_not_a_library(tmp_path):
     empty = tmp_path / "empty.so"
     empty.touch()
     foreign = tmp_path / "foreign.so"
-    linking.find_linker(targets.resolve("x86")).link(foreign, [_object(tmp_path, "someone else")])
+    linking.find_linker(targets.resolve("x86-64-v3")).link(foreign, [_object(tmp_path, "someone else")])
     for path, message in [
         (tmp_path / "missing.so", "there is no file .*missing.so: export"),
         (tmp_path, "is a folder, not a compiled model: name the file"),
@@ -121,7 +121,7 @@ def test_not_a_library(tmp_path):
 
 @pytest.mark.parametrize("runtime", tiny_model.RUNTIMES)
 def test_a_library_for_another_machine(tmp_path, runtime):
-    target = targets.resolve("arm" if cpu.this_cpu().machine == "x86_64" else "x86")
+    target = targets.resolve("arm" if cpu.this_cpu().machine == "x86_64" else "x86-64-v3")
     path = tiny_model.write(tmp_path / "other.so", runtime, target.name)
     message = f"other.so is for {target.machine} .target '{target.name}'., but this machine is {cpu.this_cpu().machine}"
     with pytest.raises(LibraryError, match=message):
