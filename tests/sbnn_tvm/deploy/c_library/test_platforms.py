@@ -13,7 +13,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 import sbnn_tvm
-from sbnn_tvm.errors import LibraryError, TargetError
+from sbnn_tvm.errors import LibraryError
 from sbnn_tvm.module import CompiledModule
 from tests.support.binarised_models import BINARIZE, BITS
 from tests.support.small_models import run_reference, small_model
