@@ -1,4 +1,5 @@
-# Everything runs in .venv, made here from PyPI alone: no compiler, linker or other system package is needed.
+# Everything runs in .venv, made here from PyPI alone: no compiler, linker or other system package is needed. Tests that
+# need an emulator or a C compiler are skipped without it (make emulators).
 # A second run starts at once: the environment is renewed only when pyproject.toml or constraints.txt change.
 
 VENV := .venv
@@ -9,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help demo test test-slow test-interop conformance fuzz fuzz-kernels fuzz-c bench methods runtime-wheel lint format clean
+.PHONY: help demo test test-slow test-interop conformance fuzz fuzz-kernels fuzz-c bench methods runtime-wheel emulators lint format clean
 
 help:
 	@echo 'make demo    train a small binary network, compile it for this machine and for ARM, verify and benchmark it'
@@ -23,6 +24,7 @@ help:
 	@echo 'make bench   measure kernels and networks against the limits of this machine and against onnxruntime'
 	@echo 'make methods train every method on digits; draw accuracy against bytes and time, for docs/methods.md'
 	@echo 'make runtime-wheel  build sbnn-tvm-runtime, the wheel for devices that only run compiled models, into dist/'
+	@echo 'make emulators  say which Debian packages some tests need beside Python; install them where CI=true'
 	@echo 'make lint    check style, types, dead code, and which folder may import which'
 	@echo 'make format  apply the style'
 	@echo 'make clean   remove everything made here'
@@ -91,6 +93,9 @@ methods: $(INSTALLED)
 
 # mypy and import-linter do not know that passes/ is sbnn_tvm.passes: show them the package as it is installed.
 TYPED := build/typed
+
+emulators:
+	tests/install_emulators.sh
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

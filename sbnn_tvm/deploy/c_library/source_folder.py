@@ -86,7 +86,7 @@ project({name} LANGUAGES C ASM)
 
 set({name}_kernels
     {kernels})
-set_source_files_properties(${{{name}_kernels}} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED FALSE)
+set_source_files_properties(${{{name}_kernels}} PROPERTIES EXTERNAL_OBJECT TRUE)
 set_source_files_properties({name}_constants.S PROPERTIES OBJECT_DEPENDS
     ${{CMAKE_CURRENT_SOURCE_DIR}}/{name}_constants.bin)
 

@@ -37,9 +37,9 @@ def compiled(target: str, last: str = "y = Relu(d)") -> CompiledModule:
     ("target", "last", "needed"),
     [
         ("aarch64-linux-android", "y = Sin(d)", ["libc.so", "libm.so"]),
-        ("x86_64-linux-android", "y = Relu(d)", ["libc.so"]),
-        ("aarch64-linux-musl", "y = Sin(d)", ["libc.so"]),
-        ("arm", "y = Sin(d)", ["libc.so.6", "libm.so.6"]),
+        pytest.param("x86_64-linux-android", "y = Relu(d)", ["libc.so"], marks=pytest.mark.slow),
+        pytest.param("aarch64-linux-musl", "y = Sin(d)", ["libc.so"], marks=pytest.mark.slow),
+        pytest.param("arm", "y = Sin(d)", ["libc.so.6", "libm.so.6"], marks=pytest.mark.slow),
         ("riscv64", "y = Relu(d)", ["libc.so.6"]),
     ],
 )
