@@ -18,13 +18,18 @@ def python_blocks(page: Path) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links(page):
-    text = page.read_text()
-    headings = {re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in text.splitlines()}
-    for link in re.findall(r"\]\(([^)]+)\)", text):
-        if link.startswith("#"):
-            assert link[1:] in headings, f"{page.name} has no heading {link}"
-        elif not link.startswith("http"):
-            assert (page.parent / link).exists(), f"{page.name} links to {link}, which does not exist"
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if not link.startswith("http"):
+            name, _, heading = link.partition("#")
+            target = page.parent / name if name else page
+            assert target.exists(), f"{page.name} links to {link}, which does not exist"
+            assert not heading or heading in headings(target), f"{target.name} has no heading {heading}"
+
+
+def headings(page: Path) -> set[str]:
+    """The headings of a page, as links name them; other lines as well, which do no harm."""
+    lines = page.read_text().splitlines()
+    return {re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in lines}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
