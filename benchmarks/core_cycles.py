@@ -154,6 +154,7 @@ def _region_cycles(blocks: dict[int, tuple[str, ...]], core: str, machine: str, 
         for number, block in blocks.items()
     )
     options = [f"-mtriple={_TRIPLES[machine]}", f"-mcpu={core}", f"-iterations={iterations}", "-json"]
+    options += ["-instruction-info=0", "-resource-pressure=0"]
     options += ["-skip-unsupported-instructions=lack-sched"]
     regions = json.loads(_run("llvm-mca", options, text))["CodeRegions"]
     return {int(region["Name"]): region["SummaryView"]["TotalCycles"] / iterations for region in regions}

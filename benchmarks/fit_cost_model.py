@@ -79,7 +79,7 @@ class Case:
 
     Attributes:
         shape: The layer.
-        kernel: ``POPCOUNT``, one of ``COUNTERS``, ``CONVERSIONS``, ``FLOAT`` or one of ``SPARSE``. Conversions are those
+        kernel: ``POPCOUNT``, one of ``COUNTERS``, ``CONVERSIONS``, ``FLOAT`` or one of ``SPARSE``. Conversions are
             of words to planes and, if the layer stores planes, of planes to words.
         epilogue: One of ``FLOATS``; "float" for float kernels, which only store.
         density: Share of set weights, or of weights that are not 0; None if they do not matter.

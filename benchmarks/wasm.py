@@ -1,6 +1,6 @@
 """How much slower is a model in WebAssembly than on this CPU?
 
-    python benchmarks/wasm.py MODEL.onnx...
+    python benchmarks/wasm.py --most 9 MODEL.onnx...
 
 Each model runs on one thread in Node.js, through its ES module, and as a C program for this CPU. They take turns; the
 fastest run of all rounds counts. The first time, building the C program takes a minute: zig builds a C library.
@@ -8,6 +8,7 @@ fastest run of all rounds counts. The first time, building the C program takes a
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -40,18 +41,25 @@ def measure(model: str, folder: Path) -> tuple[float, float, int]:
     return fastest[0], fastest[1], wasm.stat().st_size
 
 
-def main() -> None:
+def main() -> int:
     """Measure the models that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--most", type=float, default=float("inf"), help="the exit code is 1 if a ratio is above this")
+    parser.add_argument("models", nargs="+", metavar="MODEL.onnx")
+    arguments = parser.parse_args()
+    ratios = []
     table = Table("model", "WebAssembly, us", "this CPU, us", "ratio", ".wasm, bytes")
-    for model in sys.argv[1:]:
+    for model in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
             wasm, native, size = measure(model, Path(folder))
+        ratios.append(wasm / native)
         table.add_row(Path(model).stem, f"{wasm:.1f}", f"{native:.1f}", f"{wasm / native:.1f}", f"{size:,}")
     console().print(table)
+    return int(max(ratios) > arguments.most)
 
 
 if __name__ == "__main__":
     try:
-        main()
+        sys.exit(main())
     except SbnnError as error:
         sys.exit(str(error))

@@ -7,6 +7,7 @@ for ``x86_64`` (the emulator on a PC). They need Android 10 (API 29) or later.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 import sbnn_tvm
@@ -15,12 +16,13 @@ ABIS = {"arm64-v8a": "aarch64-linux-android", "x86_64": "x86_64-linux-android"}
 """Android's names of its ABIs, and the targets."""
 
 
-def prepare(model: str | Path, folder: Path) -> list[Path]:
+def prepare(model: str | Path, folder: Path, abis: Iterable[str] = ABIS) -> list[Path]:
     """Write the libraries and their headers to a folder for each ABI."""
     written = []
-    for abi, target in ABIS.items():
+    for abi in abis:
         (folder / abi).mkdir(parents=True, exist_ok=True)
-        written.append(sbnn_tvm.compile(model, target=target, name="model").export(folder / abi / "libmodel.so", "c"))
+        module = sbnn_tvm.compile(model, target=ABIS[abi], name="model")
+        written.append(module.export(folder / abi / "libmodel.so", "c"))
     return written
 
 

@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "clock.h"
 #include "model.h"
 #include "sample.h"
 #include "semihosting.h"
@@ -41,14 +42,17 @@ int main(void)
 {
     const sbnn_input inputs[] = {{sample_input, sizeof sample_input}};
     const sbnn_output outputs[] = {{output, sizeof output}};
+    uint32_t ticks;
     int error;
 
     print(model_version());
     print("\n");
     print_line("context bytes: ", model_context_bytes(NULL));
     error = model_init(context, sizeof context, NULL);
+    clock_start();
     if (error == SBNN_OK)
         error = model_run(context, inputs, outputs);
+    ticks = clock_ticks();
     if (error != SBNN_OK) {
         print(error == SBNN_ERROR_MEMORY ? "CONTEXT_BYTES is too small" : model_last_error(context));
         print("\n");
@@ -56,6 +60,7 @@ int main(void)
     }
     print("output: ");
     print_hexadecimal(output, sizeof output);
+    print_line("clock ticks: ", ticks); /* of the processor; an emulator's clock tells little */
     print_line("flash bytes: ", (uintptr_t)flash_bytes);
     print_line("static RAM bytes: ", (uintptr_t)ram_bytes);
     print_line("stack bytes: ", stack_used());

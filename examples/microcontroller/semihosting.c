@@ -24,8 +24,12 @@ void host_write(const void *data, size_t bytes)
         const uintptr_t open[3] = {(uintptr_t)":tt", MODE_WRITE, 3};
         output = call_host(SYS_OPEN, open);
     }
-    const uintptr_t write[3] = {(uintptr_t)output, (uintptr_t)data, bytes};
-    call_host(SYS_WRITE, write);
+    while (bytes > 0) {
+        const uintptr_t write[3] = {(uintptr_t)output, (uintptr_t)data, bytes};
+        const size_t left = (size_t)call_host(SYS_WRITE, write); /* what the host did not take yet */
+        data = (const char *)data + (bytes - left);
+        bytes = left;
+    }
 }
 
 _Noreturn void host_exit(int code)

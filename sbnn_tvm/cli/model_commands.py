@@ -263,7 +263,5 @@ def _verify(module: CompiledModule, console: Console, **options: Any) -> None:
         step("comparing with onnxruntime")
         found = module.verify(check=False, **options)
     console.print("", verification_table(found))
-    if found.about_builds:
-        console.print(plain(found.about_builds))
     if not found.passed:
         raise typer.Exit(MISMATCH)

@@ -166,7 +166,7 @@ def targets_table(targets: Mapping[str, CpuTarget]) -> Table:
     """The named targets."""
     table = plain_table("name", "kernels", "CPU", "triple", "here")
     for name, target in targets.items():
-        cpu = str(target.tvm.get("mcpu", "any"))
+        cpu = f"the best of {len(target.builds)}" if target.builds else str(target.tvm.get("mcpu", "any"))
         here = Text("runs", "green") if target.native else "emulated" if target.machine != "x86_64" else "no"
         table.add_row(bold(name), target.isa.name, cpu, target.triple.replace("-unknown", ""), here)
     return table

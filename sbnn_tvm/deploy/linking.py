@@ -34,7 +34,8 @@ from ..runtime.metadata import Metadata
 from .targets import CpuTarget
 from .used_features import used_features
 
-_LIBC = {"memcpy", "memmove", "memset", "memcmp"}
+C_LIBRARY = {"memcpy", "memmove", "memset", "memcmp"}
+"""The functions of the C library for memory."""
 MATHEMATICS = {
     name + suffix
     for name in (
@@ -207,7 +208,7 @@ def check_library(path: Path, target: CpuTarget) -> None:
         raise LibraryError(f"the linker made a damaged library: {error}") from None
     if header.machine != target.machine:
         raise LibraryError(f"the linker made a library for {header.machine} instead of {target.machine}")
-    foreign = sorted(undefined_symbols(path) - _LIBC - MATHEMATICS)
+    foreign = sorted(undefined_symbols(path) - C_LIBRARY - MATHEMATICS)
     foreign = [symbol for symbol in foreign if not _RUNTIME.fullmatch(symbol)]
     if foreign:
         raise LibraryError(

@@ -88,6 +88,7 @@ _AARCH64 = _llvm("aarch64-unknown-linux-gnu")
 _ARMV7 = _llvm("armv7-unknown-linux-gnueabihf", **{"mfloat-abi": "hard"})
 _RVA22 = ["+m", "+a", "+f", "+d", "+c", "+zba", "+zbb", "+zbs"]  # what the profile RVA22U64 has of use to us
 
+# Cores that execute in order, and those with two vector instructions a cycle; cost models are fitted to such classes.
 _IN_ORDER = {f"cortex-{name}" for name in ("a34", "a35", "a53", "a55", "a320", "a510", "a520", "r82", "r82ae")}
 _LIKE_A72 = {f"cortex-{name}" for name in ("a57", "a72", "a73")}
 
@@ -217,8 +218,7 @@ def _from_dict(name: str | None, config: Mapping[str, Any]) -> CpuTarget:
     features = frozenset(str(feature) for feature in codegen.llvm_get_cpu_features(tvm_target))
     name = name or mcpu or triple
     needed = needed_features(machine, features)
-    chosen = _isa(name, machine, features, config.get("mcpu"))
-    return CpuTarget(name, chosen, triple, platform, needed, tvm_target)
+    return CpuTarget(name, _isa(name, machine, features, mcpu), triple, platform, needed, tvm_target)
 
 
 _ARCHITECTURES = "x86_64, aarch64, armv7, riscv64, wasm32, thumbv7em, thumbv8.1m.main"

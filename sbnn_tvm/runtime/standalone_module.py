@@ -52,10 +52,14 @@ class StandaloneModule(LoadedModule):
         self._idle_pool: list[_Context] = []  # the context with threads of its own, unless a call uses it
         self._pools: weakref.WeakSet[_Context] = weakref.WeakSet()  # that context, if it exists
         _modules.add(self)
+        context = self._new_context()
         if metadata.parallel and num_threads > 1:
-            self._idle_pool.append(self._new_pool())
+            self._pools.add(context)
+            self._idle_pool.append(context)
+            self._begin(context, num_threads)
         else:
-            self._idle.append(self._new_context(1))
+            self._idle.append(context)
+            self._begin(context, 1)
 
     def _call(self, arrays: tuple[np.ndarray, ...]) -> np.ndarray | tuple[np.ndarray, ...]:
         num_threads = self._num_threads if self.metadata.parallel else None
@@ -66,8 +70,9 @@ class StandaloneModule(LoadedModule):
         try:
             context = self._idle.pop()
         except IndexError:
-            context = self._new_context(1)
+            context = self._new_context()
         try:
+            self._begin(context, 1)
             return self._run(context, arrays)
         finally:
             self._idle.append(context)
@@ -79,28 +84,31 @@ class StandaloneModule(LoadedModule):
         except IndexError:
             if self._pools:
                 return self._alone(arrays)
-            context = self._new_pool()
-        if context.threads != min(self._num_threads, MOST_THREADS):
-            del context  # ends its threads
-            context = self._new_pool()
+            context = self._new_context()
+            self._pools.add(context)
         try:
+            self._begin(context, self._num_threads)
             return self._run(context, arrays)
         finally:
             self._idle_pool[:] = [context]
 
-    def _new_pool(self) -> _Context:
-        context = self._new_context(min(self._num_threads, MOST_THREADS))
-        self._pools.add(context)
-        return context
-
-    def _new_context(self, threads: int) -> _Context:
+    def _new_context(self) -> _Context:
         try:
-            return _Context(self._functions, self.metadata, threads)
+            return _Context(self._functions, self.metadata)
+        except MemoryError:
+            raise self._no_memory() from None
+
+    def _begin(self, context: _Context, threads: int) -> None:
+        try:
+            context.begin(min(threads, MOST_THREADS))
         except _CodeError as error:
             hint = "" if threads == 1 else ": raise the limit of threads, or load the model with num_threads=1"
             raise LibraryError(f"{self.path} cannot be run: {error}{hint}") from None
         except MemoryError:
-            raise LibraryError(f"{self.path} cannot be run: its context does not fit in memory") from None
+            raise self._no_memory() from None
+
+    def _no_memory(self) -> LibraryError:
+        return LibraryError(f"{self.path} cannot be run: its context does not fit in memory")
 
     def _run(self, context: _Context, arrays: tuple[np.ndarray, ...]) -> np.ndarray | tuple[np.ndarray, ...]:
         try:
@@ -111,7 +119,7 @@ class StandaloneModule(LoadedModule):
     def begin_in_child(self) -> None:
         """Do without the threads that a forked child does not have: the next call starts others."""
         for context in list(self._pools):
-            context.threads = 1
+            context.threads = 0
 
     def __copy__(self) -> StandaloneModule:
         return StandaloneModule(self.path, self.digest, self.metadata, self._functions, self.num_threads)
@@ -124,27 +132,46 @@ class _CodeError(Exception):
 class _Context:
     """The memory of one call, and the arrays that it reads and writes.
 
+    An interrupt, which a signal handler raises between two Python operations, leaves it such that ``begin`` works.
+
     Attributes:
-        threads: How many threads it uses, the caller's included; the others end when nobody refers to the context. A
-            context goes on in a forked child, on one thread.
+        threads: How many threads it uses, the caller's included; 0 before ``begin``, and in a forked child, where the
+            call that forked goes on on one thread.
     """
 
-    def __init__(self, functions: Functions, metadata: Metadata, threads: int) -> None:
+    def __init__(self, functions: Functions, metadata: Metadata) -> None:
         self.threads = 0
+        self._codes: list[int] = []  # what init has returned
         self._functions = functions
-        self._memory = aligned_bytes(functions.context_bytes(byref(options(threads))))
-        self._pointer = c_void_p(self._memory.ctypes.data)
+        self._memory = aligned_bytes(0)
+        self._pointer = c_void_p()
         self._inputs = tuple(map(aligned_array, metadata.inputs))
         self._outputs = tuple(map(aligned_array, metadata.outputs))
         self._arguments = (
             (Input * len(self._inputs))(*(Input(array.ctypes.data, array.nbytes) for array in self._inputs)),
             (Output * len(self._outputs))(*(Output(array.ctypes.data, array.nbytes) for array in self._outputs)),
         )
-        self.threads = threads  # before: an interrupt may come when they have started
-        code = functions.init(self._pointer, self._memory.nbytes, byref(options(threads)))
-        if code != 0:
-            self.threads = 0
-        _check(code)
+
+    def begin(self, threads: int) -> None:
+        """Make it ready for calls on so many threads, if it is not.
+
+        Raises:
+            _CodeError: If the library refuses.
+            MemoryError: If the context does not fit in memory.
+        """
+        if self.threads == threads and self._codes == [0]:
+            return
+        self.threads = 0
+        if self._codes:
+            self._functions.close(self._pointer)
+            self._codes.clear()
+        wanted = byref(options(threads))
+        self._memory = aligned_bytes(self._functions.context_bytes(wanted))
+        self._pointer = c_void_p(self._memory.ctypes.data)
+        self.threads = threads
+        # "list += iterator" calls init and stores its result in one operation: no interrupt comes between.
+        self._codes += map(self._functions.init, [self._pointer], [self._memory.nbytes], [wanted])
+        _check(self._codes[0])
 
     def run(self, arrays: tuple[np.ndarray, ...]) -> np.ndarray | tuple[np.ndarray, ...]:
         """Run the model on arrays that match its inputs.
@@ -160,7 +187,7 @@ class _Context:
         return tuple(array.copy() for array in self._outputs)
 
     def __del__(self) -> None:
-        if self.threads > 1:
+        if self._codes:
             self._functions.close(self._pointer)
 
 

@@ -4,6 +4,7 @@ It uses the loop nest of loop_nest.py with the step ``counter += popcount(input 
 multiply-accumulates:
 
 * 3 with a vector popcount, or 8 for three of them (popcount_threes.py)
+* 3 with a popcount of bytes (popcount_bytes.py)
 * 4 with a byte shuffle (popcount_lookup.py)
 * about 10 otherwise
 

@@ -144,3 +144,35 @@ def test_published_costs_of_response_reuse(t: int, billions: float, megabits: fl
     )
     assert total / 1e9 == pytest.approx(billions, abs=5e-5)
     assert sum(each.weight.numel() for each in layers) * t / 9 / 1e6 == pytest.approx(megabits, abs=1e-3)
+
+
+def test_cycles_of_a_kernel_on_a_core(rng: np.random.Generator) -> None:
+    import tvm
+    from core_cycles import Block, block_cycles, execute, missing_tools
+
+    from sbnn_tvm.execution.emulator import Emulator
+    from sbnn_tvm.schedules.direct.conv2d import popcount_conv2d
+    from sbnn_tvm.schedules.epilogue.program import IntegerThreshold
+
+    if missing := missing_tools():
+        pytest.skip(missing)
+    additions = ("add v0.4s, v2.4s, v3.4s", "add v1.4s, v2.4s, v3.4s")
+    wide, narrow = (block_cycles((additions,), core)[0] for core in ("cortex-a72", "cortex-a53"))
+    assert wide == pytest.approx(1, rel=0.05) and narrow == pytest.approx(2, rel=0.05)
+
+    target, shape = resolve("arm"), Conv2dShape(1, 8, 8, 64, 64, (3, 3), (1, 1), (1, 1, 1, 1))
+    epilogue = IntegerThreshold(np.zeros(64, np.int64), np.zeros(64, bool))
+    kernel = popcount_conv2d(shape, rng.random((64, 64, 3, 3)) < 0.5, 0, epilogue, target.isa)
+    ((size, dtype),) = kernel.outputs
+    arrays = [np.zeros((1, 8, 8, 4), "uint16"), *kernel.constants, np.zeros(size, dtype)]
+    emulator = Emulator(tvm.IRModule({"kernel": kernel.func}), target)
+    execution = execute(emulator, target.machine, "kernel", arrays)
+    assert execution.instructions == emulator.instructions("kernel", arrays)
+
+    def counts_bits(block: Block) -> bool:
+        return block.has("cnt")
+
+    loop = execution.cycles("cortex-a72", counts_bits)
+    assert counts_bits(execution.hottest) and 0.8 * execution.cycles("cortex-a72") < loop
+    # 22 of the 24 taps of the rows are inside the image.
+    assert loop == pytest.approx(1.5 * shape.macs / 128 * 22 / 24, rel=0.02)

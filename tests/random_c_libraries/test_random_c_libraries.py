@@ -11,7 +11,7 @@ from .batches import check_batch
 
 def test_random_c_libraries(tmp_path: Path) -> None:
     done = check_batch(0, tmp_path, number=3)
-    assert done.models > 0 and done.parallel > 0
+    assert done.models > 0
 
 
 @pytest.mark.slow

@@ -2,12 +2,14 @@
 
 import importlib
 import importlib.metadata
+import re
 import subprocess
 import sys
 from distutils.core import run_setup
 
 import pytest
 import setuptools  # noqa: F401  # brings distutils where Python has none
+import tomllib
 
 import sbnn_tvm
 from tests.support.paths import ROOT
@@ -94,6 +96,14 @@ import sbnn_tvm.frontends.onnx, sbnn_tvm.passes, sbnn_tvm.schedules.isa
 assert Path(sbnn_tvm.schedules.isa.__file__) == Path.cwd() / "schedules" / "isa.py"
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60, cwd=ROOT)
+
+
+def test_running_a_model_needs_numpy_alone():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    device = tomllib.loads((ROOT / "packaging" / "runtime.toml").read_text())["project"]
+    for dependencies in (project["dependencies"], device["dependencies"]):
+        assert [re.split(r"\W", each)[0] for each in dependencies] == ["numpy"]
+    assert any(each.startswith("apache-tvm>=") for each in project["optional-dependencies"]["compile"])
 
 
 def test_every_pin_is_exact():

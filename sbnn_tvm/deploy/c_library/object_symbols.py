@@ -7,8 +7,21 @@ defines is given a name of its own. Only ELF files are changed; the files of oth
 
 from __future__ import annotations
 
+import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
+
+from ...errors import LibraryError
+from ..linking import C_LIBRARY, MATHEMATICS, undefined_symbols
+
+# The runtime's threads, and its question for the CPU; what a compiler's own library has, such as divisions of 32-bit
+# ARM and memory of threads.
+_KNOWN = re.compile(r"pthread_\w+|sigfillset|getpid|syscall|getauxval|_GLOBAL_OFFSET_TABLE_|__(?!tvm|TVM)\w+")
 
 _SHT_SYMTAB = 2
 _STB_LOCAL = 0
@@ -67,3 +80,30 @@ def own_symbols(data: bytes, name: str, prefix: str) -> bytes:
         result += names
         struct.pack_into("<" + layout.section, result, sections_at + header[6] * size, *table)
     return bytes(result)
+
+
+def check_imports(objects: Sequence[Path], target: object) -> None:
+    """Check that the object files of a model need nothing but each other and functions that every C library has.
+
+    Args:
+        objects: The files; only ELF files are read.
+        target: What they were compiled for, for messages.
+
+    Raises:
+        LibraryError: If not.
+    """
+    imported, defined = set[str](), set[str]()
+    for path in objects:
+        with path.open("rb") as file:
+            if file.read(4) != b"\x7fELF":
+                return
+            table = ELFFile(file).get_section_by_name(".symtab")
+            assert isinstance(table, SymbolTableSection)
+            defined |= {symbol.name for symbol in table.iter_symbols() if symbol["st_shndx"] != "SHN_UNDEF"}
+        imported |= undefined_symbols(path)
+    foreign = [name for name in sorted(imported - defined - C_LIBRARY - MATHEMATICS) if not _KNOWN.fullmatch(name)]
+    if foreign:
+        raise LibraryError(
+            f"the C library for {target} would need {', '.join(foreign)}, which no C library has; "
+            f'export the model with runtime="tvm"'
+        )

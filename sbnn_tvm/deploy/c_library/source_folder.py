@@ -53,12 +53,14 @@ sbnn.hpp                for C++17: classes on that interface (optional)
 {name}.c                the calls of the kernels, readable
 sbnn_runtime.h          contexts and checks, included by {name}.c
 sbnn_cpu.h              what this CPU can do, included by {name}.c
+sbnn_cpu.h              what the CPU can do, included by {name}.c
 sbnn_threads.h          threads that share the work of large layers, included by {name}.c
 {name}_constants.bin    the weights
 {name}_constants.S      them as assembler source; it includes the .bin file
 *.o                     all of this compiled for {target}: kernels (which have no source in C), {name}.o and
                         {name}_constants.o
 CMakeLists.txt          a static library {name}, for add_subdirectory
+FILES.txt               all files; export replaces a folder that has no others
 
 With the object files, a program needs no more than:
 
@@ -71,7 +73,7 @@ To compile all but the kernels by another compiler, or with other options:
     cc -I. program.c {name}.o {name}_constants.o {kernels} -lm -pthread
 
 -DSBNN_THREADS=0 builds {name}.c without threads. -DSBNN_FREESTANDING builds it without operating system and C library;
-memcpy and memset must exist.
+memcpy and memset must exist (freestanding.c, for targets without operating system, has them).
 """
 
 

@@ -27,7 +27,7 @@ from .cpu_needs import needs_of
 from .driver import aligned, offsets, write_driver
 from .interface import RUNTIME, Build, hook_names, write_header, write_source
 from .memory_plan import ALIGNMENT, plan_memory
-from .object_symbols import own_symbols
+from .object_symbols import check_imports, own_symbols
 from .program import Program
 from .source_folder import MANIFEST, cmake_lists, constants_source, readme
 from .toolchain import Toolchain
@@ -69,7 +69,7 @@ def write_c_library(
 
     Args:
         path: A file ``.so`` (``.dylib`` on macOS), ``.a`` or ``.zip``, or a folder (no suffix). The header of a library
-            is written beside it.
+            is written beside it, and that for C++ beside ``.a``.
         name: What the C names begin with.
         builds: The model for one or more kinds of CPU, best first; ``init`` takes the first that the CPU can run.
         target: The target.
@@ -89,9 +89,11 @@ def write_c_library(
         flags = (*zig.flags, "-DSBNN_WEAK") if path.suffix == ".so" else zig.flags
         toolchain = Toolchain(zig.name, folder, flags)
         objects, records = _write_parts(parts, name, builds, target, metadata, toolchain)
+        check_imports(objects, target)
         if path.suffix in (".so", ".dylib", ".a"):
             _write_text(path.with_name(f"{name}.h"), (parts / f"{name}.h").read_text("utf-8"))
         if path.suffix == ".a":
+            _write_text(path.with_name("sbnn.hpp"), (parts / "sbnn.hpp").read_text("utf-8"))
             archive = folder / "archive.a"
             toolchain.archive(archive, objects)
             with replacing(path, LibraryError) as draft:
@@ -218,15 +220,12 @@ def _write_parts(
 
 
 class _ConstantStore:
-    """The constants of all builds, each once.
-
-    They follow zeros: a compiler refuses to embed a file that begins like text in UTF-16 or UTF-32, whatever follows.
-    """
+    """The constants of all builds, each once."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, int] = {}
-        self._arrays: list[bytes] = [bytes(ALIGNMENT)]
-        self.size = ALIGNMENT
+        self._arrays: list[bytes] = []
+        self.size = 0
 
     def add(self, array: np.ndarray) -> int:
         """The offset of a constant."""
@@ -239,7 +238,8 @@ class _ConstantStore:
 
     def data(self) -> bytes:
         """All constants, one after the other."""
-        return b"".join(data + bytes(-len(data) % ALIGNMENT) for data in self._arrays)
+        padded = b"".join(data + bytes(-len(data) % ALIGNMENT) for data in self._arrays)
+        return padded or bytes(ALIGNMENT)
 
 
 def _write_text(path: Path, text: str) -> None:

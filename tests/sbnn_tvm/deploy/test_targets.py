@@ -33,7 +33,7 @@ AVX512_FEATURES = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
         ("cortex-m55", isa.HELIUM, "cortex-m"),
         ("aarch64-linux-musl", isa.NEON, "aarch64"),
         ("x86_64-linux-android", isa.X86_BASELINE, "x86_64"),
-        ("aarch64-apple-macos", isa.NEON_DOTPROD, "aarch64"),
+        ("aarch64-apple-macos", replace(isa.NEON_DOTPROD, core="wide"), "aarch64"),
     ],
 )
 def test_named(name, expected, machine):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import onnx
 import pytest
 from elftools.elf.elffile import ELFFile
@@ -17,9 +18,11 @@ from elftools.elf.elffile import ELFFile
 import sbnn_tvm
 from sbnn_tvm.deploy import linking
 from sbnn_tvm.deploy.c_library import interface, toolchain
+from sbnn_tvm.deploy.c_library.object_symbols import check_imports
 from sbnn_tvm.errors import LibraryError
 from sbnn_tvm.schedules.tir import loops
 from tests.support import c_programs
+from tests.support.small_models import small_model
 
 from .conftest import Exported
 
@@ -136,6 +139,8 @@ def test_readme_and_cmake(c_models: Sequence[Exported], tmp_path: Path) -> None:
     folder = c_models[2].folder
     listed = set((folder / "FILES.txt").read_text().split())
     assert listed == {each.name for each in folder.iterdir()}
+    readme = (folder / "README.txt").read_text()
+    assert not [name for name in listed if name not in readme and name not in ("README.txt", "small_constants.bin")]
     program = tmp_path / "program.c"
     program.write_text('#include "small.h"\nint main(void) { return small_inputs(NULL)[0].bytes != 320; }\n')
     commands = [line[4:] for line in (folder / "README.txt").read_text().splitlines() if line.startswith("    cc ")]
@@ -179,3 +184,24 @@ def test_bare_imports(c_models: Sequence[Exported], tmp_path: Path) -> None:
     """A model imports nothing but memory functions of C, and threads as weak symbols."""
     library = c_models[0].module.export(tmp_path / "model.so", "c")
     assert linking.undefined_symbols(library) <= {"memcpy", "memset", "memmove", "__tls_get_addr"}
+
+
+def test_unknown_imports_are_refused(c_models: Sequence[Exported], tmp_path: Path) -> None:
+    source, objects = tmp_path / "x.c", [tmp_path / "x.o", *c_models[2].objects]
+    source.write_text("int tvm_sort(void);\nint sbnn_x(void) { return tvm_sort(); }\n")
+    subprocess.run([*c_programs.compiler(), "-c", source, "-o", objects[0]], check=True)
+    with pytest.raises(LibraryError, match=r"would need tvm_sort, which no C library has; .*runtime=\"tvm\""):
+        check_imports(objects, "native")
+    check_imports(objects[1:], "native")
+
+
+def test_sorts_need_tvm(tmp_path: Path) -> None:
+    """What TVM's runtime computes is refused with a sentence; without a runtime, export takes TVM's."""
+    model = small_model("y, i = TopK(x, k)", {"x": (3, 40)}, {"k": np.array([5])}, ["y", "i"])
+    module = sbnn_tvm.compile(model, name="sorts")
+    with pytest.raises(LibraryError, match=r"the model needs TVM's runtime: .*; export it with runtime=\"tvm\""):
+        module.export(tmp_path / "model.so", "c")
+    with pytest.raises(LibraryError, match="shared library"):
+        module.export(tmp_path / "model.a")
+    assert list(tmp_path.iterdir()) == []
+    assert sbnn_tvm.load(module.export(tmp_path / "model.so")).metadata.runtime == "tvm"
