@@ -1,5 +1,7 @@
 """Sparse layers in bit planes: right among layers of every other form, and only where they pay."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
