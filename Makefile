@@ -91,11 +91,11 @@ methods: $(INSTALLED)
 	$(BIN)/python benchmarks/plots.py out/methods.json
 	cp out/plots/methods.png docs/pictures/methods.png
 
-# mypy and import-linter do not know that passes/ is sbnn_tvm.passes: show them the package as it is installed.
-TYPED := build/typed
-
 emulators:
 	tests/install_emulators.sh
+
+# mypy and import-linter do not know that passes/ is sbnn_tvm.passes: show them the package as it is installed.
+TYPED := build/typed
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

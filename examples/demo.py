@@ -1,8 +1,8 @@
 """All steps on real data: train, export, compile, verify, deploy, measure. ``make demo`` runs this.
 
 A sparse binary network learns scikit-learn's handwritten digits. It becomes an ONNX file and two libraries, for this
-machine and for ARM. PyTorch, onnxruntime and a fresh process with neither of them must classify every test image in the
-same way. All files are written to out/. The exit code is not 0 if anything disagrees.
+machine and for ARM. PyTorch, onnxruntime, a fresh process with neither of them, and a C program must classify every
+test image in the same way. All files are written to out/. The exit code is not 0 if anything disagrees.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -198,6 +199,27 @@ def classify_in_fresh_process(library: Path, images: np.ndarray, folder: Path) -
     return Deployed(predictions=np.load(predictions_path), **json.loads(done.stdout))
 
 
+def classify_in_c(module: sbnn_tvm.CompiledModule, images: np.ndarray, folder: Path) -> tuple[np.ndarray, Path] | None:
+    """The class of every image, by the program classify.c with a static library, and that program.
+
+    Returns:
+        None if there is no C compiler.
+    """
+    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    if compiler is None:
+        return None
+    library, program = module.export(folder / "digits.a"), folder / "classify"
+    source = str(Path(__file__).with_name("classify.c"))
+    command = [compiler, "-O2", "-s", "-I", str(folder), source, str(library), "-lm", "-pthread", "-o", str(program)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    if built.returncode != 0:
+        check(False, f"classify.c: {built.stderr.strip()}")
+    done = subprocess.run([program.resolve()], input=images.tobytes(), capture_output=True, timeout=120)
+    if done.returncode != 0:
+        check(False, f"classify.c: {done.stderr.decode().strip()}")
+    return np.array(done.stdout.split(), dtype=np.int64), program
+
+
 def latencies(library: Path, float_model: Path, image: np.ndarray) -> tuple[float, float]:
     """Seconds per image on one thread, for the library and onnxruntime, measured in turns; the fastest call counts."""
     ours, theirs = sbnn_tvm.load(library, num_threads=1), session(float_model)
@@ -272,7 +294,12 @@ def main(arguments: list[str] | None = None) -> None:
     check(not deployed.imported, "the process imported neither torch, onnx, onnxruntime nor the compiler")
     same = (deployed.predictions == predictions).all() and (deployed.predictions == reference).all()
     check(same, f"all {len(images)} predictions equal those of PyTorch and onnxruntime")
-    console.print(f"loading the library took {deployed.load_seconds * 1e3:.0f} ms")
+    console.print(f"loading the library took {deployed.load_seconds * 1e3:.1f} ms")
+    in_c = classify_in_c(modules["native"], images, options.out)
+    if in_c is None:
+        console.print("no C compiler (cc) is installed, so the program in C is left out")
+    else:
+        check((in_c[0] == predictions).all(), f"a C program of {kib(in_c[1])}, model included, predicts the same")
 
     heading("6. Measure: one image, one thread")
     with console.status("timing both in turns"):

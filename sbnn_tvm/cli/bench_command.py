@@ -96,7 +96,10 @@ def bench(
         else:
             module = compile_model(file, flags, step)
             if not module.target.native:
-                raise TargetError(f"code for {module.target} does not run on this machine, so it cannot be timed here")
+                raise TargetError(
+                    f"code for {module.target} does not run on this machine, so it cannot be timed here: time it on a "
+                    f"board by --ssh USER@HOST"
+                )
             step("linking")
             loaded = load(module.export(folder / "model.so"), threads)
         inputs = random_inputs(loaded.inputs, np.random.default_rng(0))

@@ -20,6 +20,7 @@ from .flags import CompileFlags, expand_flags
 from .model_files import ModelFile, ModelOrLibrary, check_is_model, is_library, read_arrays
 
 if TYPE_CHECKING:
+    from ..deploy.platforms import Platform
     from ..module import CompiledModule
 
 COMPILE_EXAMPLES = examples(
@@ -61,7 +62,7 @@ def compile_(
             metavar="FILE",
             help="What to write: FILE.so is a shared library, FILE.a a static one; FILE.zip, or a folder (no suffix), "
             "has the sources, objects and constants.",
-            show_default="MODEL.so, or .a where there are no shared libraries",
+            show_default="MODEL.so; .dylib for macOS, .a for iOS and microcontrollers, .wasm for wasm",
         ),
     ] = None,
     runtime: Annotated[
@@ -92,8 +93,7 @@ def compile_(
     from ..atomic_file import check_destination, replacing
 
     check_is_model(model)
-    if output is not None:
-        _check_output(output, runtime)
+    _check_output(output or Path(model.stem + ".so"), runtime)
     if report is not None:
         check_destination(report, LibraryError)
     console = result_console()
@@ -103,7 +103,7 @@ def compile_(
     if verify:
         _verify(module, console)
     if output is None:
-        output = Path(model.stem + (".so" if module.target.platform.shared_libraries else ".a"))
+        output = Path(model.stem + _default_suffix(module.target.platform))
     with shown_steps() as step:
         step("linking")
         module.export(output, None if runtime is None else runtime.value)
@@ -134,6 +134,13 @@ def _check_output(output: Path, runtime: RuntimeChoice | None) -> None:
 
 
 _FORMS = (".so", ".a", ".zip", ".dylib", ".wasm", "")
+
+
+def _default_suffix(platform: Platform) -> str:
+    """What is written for a platform if the user does not say."""
+    if platform.shared_libraries:
+        return ".dylib" if platform.system == "macos" else ".so"
+    return ".a" if platform.static_libraries else ".wasm"
 
 
 @expand_flags

@@ -45,7 +45,12 @@ def _form_without_record(path: Path) -> str | None:
     """What a path is, if it is a compiled model that is no shared library."""
     if path.is_dir():
         return "a folder of a C library" if (path / "sbnn_runtime.h").exists() else None
-    forms = {".a": "a static library", ".zip": "a C library in parts", ".dylib": "a library for macOS"}
+    forms = {
+        ".a": "a static library",
+        ".zip": "a C library in parts",
+        ".dylib": "a library for macOS",
+        ".wasm": "a WebAssembly module",
+    }
     return forms.get(path.suffix) if path.exists() else None
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..deploy.c_library.toolchain import Toolchain
 from ..deploy.c_library.write_library import c_identifier
 from ..deploy.targets import CpuTarget
 from ..errors import TargetError
-
-if TYPE_CHECKING:
-    from ..module import CompiledModule
+from ..execution.runnable_model import RunnableModel
 
 _SOURCE = Path(__file__).with_name("bench_program.c")
 _MUSL = {
@@ -34,7 +31,7 @@ def check_has_bench_program(target: CpuTarget) -> None:
         )
 
 
-def write_bench_program(module: CompiledModule, folder: Path) -> Path:
+def write_bench_program(module: RunnableModel, folder: Path) -> Path:
     """Write ``bench_program.c`` with the model as one static program; ``board.py`` reads what it prints.
 
     It is linked with musl, which zig compiles for each architecture once, in about a minute, and keeps in its cache.

@@ -61,6 +61,8 @@ def test_demo_network_says_the_same_everywhere(tmp_path, one_torch_thread):
     deployed = demo.classify_in_fresh_process(library, images, tmp_path)
     assert deployed.imported == []
     assert (deployed.predictions == expected).all()
+    in_c = demo.classify_in_c(module, images, tmp_path)
+    assert in_c is None or (in_c[0] == expected).all()
 
 
 def test_demo_density_penalty_acts_on_the_general_domain_only():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -390,6 +391,9 @@ def test_servers_of_a_tracker_measure_at_once(model, tmp_path):
         plain = sbnn_tvm.compile(model)
         record = compare_networks(plain, plain, runner, machine, 0.5)
         assert record.gain == pytest.approx(1.0, rel=0.5) and not result.not_compared
+        onnx.save(model, tmp_path / "net.onnx")
+        shown, _ = run_cli("bench", tmp_path / "net.onnx", "--rpc", f"127.0.0.1:{tracker.port}/here", "--seconds", 0.1)
+        assert re.search(r"net\.onnx +[\d.]+ (us|ms) +[\d.]+ (us|ms) +[\d,]+\n", shown)
     finally:
         for server in servers:
             server.terminate()
