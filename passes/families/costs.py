@@ -71,7 +71,7 @@ class Steps:
 #   clock. So they are scaled: a multiply-add costs as much as one instruction of a ``word`` step, as measured on groups
 #   of 2 to 24 channels. On x86, such a step has 3 instructions with a vector popcount, 4 with byte shuffles, else 5.
 # - armv7-neon is neon with counters 1.25 times as expensive. Its own counts at 14x14x256 are these, all times 1.4.
-# - wasm-simd128 is armv7-neon with a popcount of four instructions.
+# - wasm-simd128 is armv7-neon with a dearer popcount, and narrow planes as slow as they were in Node.js on x86.
 # - thumb, helium and riscv64 are estimates: instructions of a step, counted by hand; the popcounts of thumb and helium
 #   by qemu-system-arm -icount shift=0, in a network of 9.5 M MACs.
 # - A microcontroller reads its flash fast enough, but has little: there a KiB costs as much as 50,000 instructions.
@@ -102,7 +102,7 @@ COSTS = {
         4.69, 4.09, 5.01, 4.9, 7.81, 6.04, 3.92, 10.9, 3.5, 6.5, 6.33, 307, 1.563, 1.898, 2.903, 4.467
     ),
     "armv7-neon": Steps(4.69, 4.09, 6.3, 6.1, 9.8, 7.5, 4.9, 13.6, 4.4, 8.1, 7.9, 307, 1.563, 1.911, 2.606, 4.343),
-    "wasm-simd128": Steps(5.7, 4.09, 6.3, 6.1, 9.8, 7.5, 4.9, 13.6, 4.4, 8.1, 7.9, 307, 1.8, 1.911, 2.606, 4.343),
+    "wasm-simd128": Steps(5.7, 4.09, 6.3, 6.1, 13, 7.5, 4.9, 13.6, 4.4, 8.1, 7.9, 307, 1.8, 1.911, 2.606, 4.343),
     "thumb": Steps(52, 8, 28, 14, 28, 30, 6, 16, 6, 40, 40, 50_000, 9, 10, 12, 6),
     "helium": Steps(19, 6, 14, 14, 20, 20, 6, 20, 6, 30, 30, 50_000, 3, 4, 6, 5),
     "riscv64": Steps(7, 6, 13, 6.5, 13, 12, 5, 10, 5, 14, 14, 300, 7, 8, 10, 5),

@@ -11,17 +11,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
-from typing import TYPE_CHECKING
 
 from ..deploy.targets import CpuTarget
 from ..errors import BoardError
 from ..runtime.cpu import normalize_machine
 from ..temporary_folder import temporary_folder
-from .bench_program import check_has_bench_program, write_bench_program
+from .bench_program import ExportableModel, check_has_bench_program, write_bench_program
 from .timing import Timing
-
-if TYPE_CHECKING:
-    from ..module import CompiledModule
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ class BoardTiming:
 
 
 def measure_on_board(
-    module: CompiledModule,
+    module: ExportableModel,
     board: Board,
     seconds: float = 5.0,
     threads: int = 1,

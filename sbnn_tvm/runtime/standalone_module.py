@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Iterator
 from ctypes import CDLL, byref, c_void_p
 from pathlib import Path
 
@@ -67,30 +68,32 @@ class StandaloneModule(LoadedModule):
 
     def _alone(self, arrays: tuple[np.ndarray, ...]) -> np.ndarray | tuple[np.ndarray, ...]:
         """Run on this thread."""
+        held: list[_Context] = []
         try:
-            context = self._idle.pop()
-        except IndexError:
-            context = self._new_context()
-        try:
-            self._begin(context, 1)
-            return self._run(context, arrays)
+            try:
+                held += _popped(self._idle)
+            except IndexError:
+                held.append(self._new_context())
+            self._begin(held[0], 1)
+            return self._run(held[0], arrays)
         finally:
-            self._idle.append(context)
+            self._idle.extend(held)
 
     def _together(self, arrays: tuple[np.ndarray, ...]) -> np.ndarray | tuple[np.ndarray, ...]:
         """Run on several threads, or on this one if another call uses them."""
+        held: list[_Context] = []
         try:
-            context = self._idle_pool.pop()
-        except IndexError:
-            if self._pools:
-                return self._alone(arrays)
-            context = self._new_context()
-            self._pools.add(context)
-        try:
-            self._begin(context, self._num_threads)
-            return self._run(context, arrays)
+            try:
+                held += _popped(self._idle_pool)
+            except IndexError:
+                if self._pools:
+                    return self._alone(arrays)
+                held.append(self._new_context())
+                self._pools.add(held[0])
+            self._begin(held[0], self._num_threads)
+            return self._run(held[0], arrays)
         finally:
-            self._idle_pool[:] = [context]
+            self._idle_pool.extend(held)
 
     def _new_context(self) -> _Context:
         try:
@@ -189,6 +192,15 @@ class _Context:
     def __del__(self) -> None:
         if self._codes:
             self._functions.close(self._pointer)
+
+
+def _popped(contexts: list[_Context]) -> Iterator[_Context]:
+    """Takes the last context. "held += _popped(contexts)" takes and stores it in one operation: no interrupt loses it.
+
+    Raises:
+        IndexError: If the list is empty.
+    """
+    return map(list.pop, [contexts])
 
 
 def _check(code: int) -> None:
