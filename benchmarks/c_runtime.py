@@ -45,6 +45,9 @@ RATIO = {1: 1.02, 2: 1.0}
 ARENA = 1.05
 """The bar: bytes of the arena relative to the largest set of values that are alive at the same time."""
 
+SIZES = {"cortex-a53": 140_000, "armv7": 80_000}
+"""The bars: bytes of the shared library of digits for other targets."""
+
 _NETWORK = "Bi-Real ResNet-18, 32x32"
 _PAUSE = 0.25  # seconds until TVM's threads sleep
 
@@ -203,6 +206,15 @@ def _virtual_machine(
     return lambda: main(*arguments)
 
 
+def sizes(digits: Path) -> dict[str, int]:
+    """Bytes of the shared library of digits for each target of SIZES."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {
+            target: sbnn_tvm.compile(digits, target, name="digits").export(Path(folder, target + ".so")).stat().st_size
+            for target in SIZES
+        }
+
+
 def table(results: list[Result]) -> Table:
     """The results, one network and number of threads a row."""
     made = Table(title=f"C library and TVM's runtime, {Machine()}")
@@ -239,6 +251,7 @@ def main() -> int:
     options.add_argument("--network", type=Path, help=f"another ONNX file instead of {_NETWORK}")
     args = options.parse_args()
     results = []
+    other = sizes(args.digits) if args.digits else {}
     if args.digits:
         module = sbnn_tvm.compile(args.digits, args.target, name="digits")
         bars = Bars(run=10e-6, first=1e-3, peak=2_000_000, size=95_000)
@@ -249,9 +262,11 @@ def main() -> int:
     for threads in RATIO:
         results.append(measure(name, module, threads, Bars(ratio=True), args.seconds))
     console().print(table(results))
+    for target, size in other.items():
+        print(f"digits for {target}: {size / 1e3:.1f} KB, at most {SIZES[target] / 1e3:.0f}")
     if args.output:
         write_json(args.output, {"machine": asdict(Machine()), "networks": [asdict(each) for each in results]})
-    return int(any(each.missed for each in results))
+    return int(any(each.missed for each in results) or any(size > SIZES[target] for target, size in other.items()))
 
 
 if __name__ == "__main__":

@@ -67,10 +67,14 @@ class Steps:
 
 
 # fit_cost_model.py writes these lines, one per instruction set.
-# - The float steps are fitted to 3x3 convolutions of 56x56x64 to 7x7x512. They were measured on another day, at another
-#   clock. So they are scaled: a multiply-add costs as much as one instruction of a ``word`` step, as measured on groups
-#   of 2 to 24 channels. On x86, such a step has 3 instructions with a vector popcount, 4 with byte shuffles, else 5.
-# - armv7-neon is neon with counters 1.25 times as expensive. Its own counts at 14x14x256 are these, all times 1.4.
+# - The float steps of x86 are fitted to 3x3 convolutions of 56x56x64 to 7x7x512. They were measured on another day, at
+#   another clock. So they are scaled: a multiply-add costs as much as one instruction of a ``word`` step, as measured
+#   on groups of 2 to 24 channels. Such a step has 3 instructions with a vector popcount, 4 with byte shuffles, else 5.
+# - neon is the mean of the three classes of cores; neon-dotprod has the same kernels, and no core like the A72. No
+#   layer that was measured has ``half`` steps: they cost a little less than ``plane``. The float steps are fitted to
+#   1x1, 3x3 and strided convolutions of 14x14 pixels (``--kernels float``).
+# - armv7-neon has the instructions of neon as they were counted, with counters 1.25 times as expensive. Its own counts
+#   at 14x14x256 are these, all times 1.4.
 # - wasm-simd128 is armv7-neon with a dearer popcount, and narrow planes as slow as they were in Node.js on x86.
 # - thumb, helium and riscv64 are estimates: instructions of a step, counted by hand; the popcounts of thumb and helium
 #   by qemu-system-arm -icount shift=0, in a network of 9.5 M MACs.
@@ -86,20 +90,16 @@ COSTS = {
         0.596, 0.296, 0.641, 0, 1.32, 1.57, 0.654, 0.545, 0.201, 1.49, 1.63, 39, 0.149, 0.2454, 0.1753, 0.2191
     ),
     "sse": Steps(1.41, 0.33, 0.571, 0.45, 0.651, 0.904, 0.64, 0.23, 0.376, 2, 2.04, 39, 0.282, 0.2452, 0.2452, 0.3678),
-    "neon": Steps(4.69, 4.09, 5.01, 4.9, 7.81, 6.04, 3.92, 10.9, 3.5, 6.5, 6.33, 307, 1.563, 1.898, 2.903, 4.467),
-    "neon in-order": Steps(
-        4.69, 4.09, 5.01, 4.9, 7.81, 6.04, 3.92, 10.9, 3.5, 6.5, 6.33, 307, 1.563, 1.898, 2.903, 4.467
-    ),
-    "neon a72": Steps(4.69, 4.09, 5.01, 4.9, 7.81, 6.04, 3.92, 10.9, 3.5, 6.5, 6.33, 307, 1.563, 1.898, 2.903, 4.467),
-    "neon wide": Steps(4.69, 4.09, 5.01, 4.9, 7.81, 6.04, 3.92, 10.9, 3.5, 6.5, 6.33, 307, 1.563, 1.898, 2.903, 4.467),
-    "neon-dotprod": Steps(
-        4.69, 4.09, 5.01, 4.9, 7.81, 6.04, 3.92, 10.9, 3.5, 6.5, 6.33, 307, 1.563, 1.898, 2.903, 4.467
-    ),
+    "neon": Steps(2.91, 6.43, 6.2, 6.1, 8.03, 9.13, 4.09, 9.69, 4.13, 8.07, 6.53, 307, 1.39, 2.37, 2.93, 1.44),
+    "neon in-order": Steps(3, 5.87, 7.45, 7.3, 9.59, 10.9, 3.87, 15.4, 4.35, 7, 6.77, 307, 1.16, 3.42, 3.43, 1.41),
+    "neon a72": Steps(2.88, 8.62, 6.5, 6.4, 7.73, 7.92, 3.3, 7.97, 4.99, 8.38, 6.63, 307, 2.01, 2.27, 3.12, 1.76),
+    "neon wide": Steps(2.84, 4.79, 4.61, 4.5, 6.8, 8.07, 4.98, 5.82, 3.05, 8.82, 6.17, 307, 1.01, 1.4, 2.22, 1.23),
+    "neon-dotprod": Steps(2.92, 5.33, 6.03, 5.9, 8.2, 9.49, 4.43, 10.6, 3.7, 7.91, 6.47, 307, 1.08, 2.41, 2.83, 1.32),
     "neon-dotprod in-order": Steps(
-        4.69, 4.09, 5.01, 4.9, 7.81, 6.04, 3.92, 10.9, 3.5, 6.5, 6.33, 307, 1.563, 1.898, 2.903, 4.467
+        3, 5.87, 7.45, 7.3, 9.59, 10.9, 3.87, 15.4, 4.35, 7, 6.77, 307, 1.16, 3.42, 3.43, 1.41
     ),
     "neon-dotprod wide": Steps(
-        4.69, 4.09, 5.01, 4.9, 7.81, 6.04, 3.92, 10.9, 3.5, 6.5, 6.33, 307, 1.563, 1.898, 2.903, 4.467
+        2.84, 4.79, 4.61, 4.5, 6.8, 8.07, 4.98, 5.82, 3.05, 8.82, 6.17, 307, 1.01, 1.4, 2.22, 1.23
     ),
     "armv7-neon": Steps(4.69, 4.09, 6.3, 6.1, 9.8, 7.5, 4.9, 13.6, 4.4, 8.1, 7.9, 307, 1.563, 1.911, 2.606, 4.343),
     "wasm-simd128": Steps(5.7, 4.09, 6.3, 6.1, 13, 7.5, 4.9, 13.6, 4.4, 8.1, 7.9, 307, 1.8, 1.911, 2.606, 4.343),

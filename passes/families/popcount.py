@@ -14,6 +14,7 @@ from sbnn_tvm.schedules.direct.tiles import (
     Tile,
     default_tile,
     lanes,
+    popcount_by_broadcast,
     popcount_by_lookup,
     popcount_by_threes,
     tile_cost,
@@ -69,6 +70,9 @@ class PopcountFamily(Family):
 
 POPCOUNT = PopcountFamily()
 
+_WITHOUT_BLOCKS = 1.6
+"""Cost of a step of AArch64 kernels that broadcast in the loop and leave the order to LLVM, in steps of the others."""
+
 
 def popcount_cost(shape: Conv2dShape, isa: Isa, floats: bool, bits: int = 1) -> float:
     """Cost with the best tile, fetching the weights included. Arguments: same as in ``popcount_steps``."""
@@ -93,6 +97,8 @@ def popcount_steps(shape: Conv2dShape, isa: Isa, floats: bool, bits: int = 1) ->
     else:
         # If an ISA can look bytes up, the table has the cost of a step with look-ups, 4 instructions; this step has 5.
         steps = isa.words(shape.group_in_channels) * (5 / 4 if isa.popcount == PopcountMethod.LOOKUP else 1)
+    if isa.architecture == "aarch64" and not popcount_by_broadcast(shape, isa):
+        steps *= _WITHOUT_BLOCKS
     if popcount_by_threes(shape, isa):
         steps *= THREE_INSTRUCTIONS / (3 * THREE)
     return Steps(

@@ -167,9 +167,19 @@ def targets_table(targets: Mapping[str, CpuTarget]) -> Table:
     table = plain_table("name", "kernels", "CPU", "triple", "here")
     for name, target in targets.items():
         cpu = f"the best of {len(target.builds)}" if target.builds else str(target.tvm.get("mcpu", "any"))
-        here = Text("runs", "green") if target.native else "emulated" if target.machine != "x86_64" else "no"
-        table.add_row(bold(name), target.isa.name, cpu, target.triple.replace("-unknown", ""), here)
+        table.add_row(bold(name), target.isa.name, cpu, target.triple.replace("-unknown", ""), _here(target))
     return table
+
+
+def _here(target: CpuTarget) -> Text | str:
+    """Whether this machine runs code for a target, by itself or in an emulator that is installed."""
+    from ..execution import programs
+
+    possible = programs.why_not(target) is None
+    if target.native or (possible and programs.how(target) == "this machine"):
+        return Text("runs", "green")
+    emulated = target.machine in ("aarch64", "arm") and target.platform.object_format == "ELF"
+    return "emulated" if possible or emulated else "no"
 
 
 def readable_bytes(count: int) -> str:

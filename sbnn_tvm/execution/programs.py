@@ -19,6 +19,7 @@ from ..deploy.c_library.write_library import RUNTIME
 from ..deploy.c_library.zig_targets import zig_target
 from ..deploy.linking import find_zig
 from ..deploy.targets import CpuTarget
+from ..runtime.cpu import this_cpu
 
 _SOURCES = files(__package__) / "standalone_programs"
 
@@ -72,8 +73,8 @@ def why_not(target: CpuTarget) -> str | None:
     emulator = _emulator(target)
     if emulator and shutil.which(emulator[0]) is None:
         return f"the emulator {emulator[0]} is not installed (Debian: qemu-user)"
-    if not emulator and not target.native:
-        return f"this CPU lacks features of {target}"
+    if not emulator and (missing := this_cpu().missing(target.features)):
+        return f"this CPU lacks {', '.join(missing)}"
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,3 +50,6 @@ class RunnableModel(Protocol):
 
     def emulate(self, *inputs: Any) -> tuple[np.ndarray, ...]:
         """Run the model kernel by kernel in an emulator of the target's CPU."""
+
+    def export(self, path: Path, runtime: str | None = None) -> Path:
+        """Write the model as a library."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 from ..deploy.c_library.toolchain import Toolchain
 from ..deploy.c_library.write_library import c_identifier
 from ..deploy.targets import CpuTarget
 from ..errors import TargetError
-from ..report.report import Report
+from ..execution.runnable_model import RunnableModel
 
 _SOURCE = Path(__file__).with_name("bench_program.c")
 _MUSL = {
@@ -18,21 +17,6 @@ _MUSL = {
     "arm": "arm-linux-musleabihf",
     "riscv64": "riscv64-linux-musl",
 }
-
-
-class ExportableModel(Protocol):
-    """A compiled model that can be written to a file; ``CompiledModule`` is one.
-
-    Attributes:
-        target: The CPU that it was compiled for.
-        report: What each layer became.
-    """
-
-    target: CpuTarget
-    report: Report
-
-    def export(self, path: Path, runtime: str | None = None) -> Path:
-        """Write the model as a library."""
 
 
 def check_has_bench_program(target: CpuTarget) -> None:
@@ -47,7 +31,7 @@ def check_has_bench_program(target: CpuTarget) -> None:
         )
 
 
-def write_bench_program(module: ExportableModel, folder: Path) -> Path:
+def write_bench_program(module: RunnableModel, folder: Path) -> Path:
     """Write ``bench_program.c`` with the model as one static program; ``board.py`` reads what it prints.
 
     It is linked with musl, which zig compiles for each architecture once, in about a minute, and keeps in its cache.

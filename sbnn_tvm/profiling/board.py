@@ -14,9 +14,10 @@ from shutil import which
 
 from ..deploy.targets import CpuTarget
 from ..errors import BoardError
+from ..execution.runnable_model import RunnableModel
 from ..runtime.cpu import normalize_machine
 from ..temporary_folder import temporary_folder
-from .bench_program import ExportableModel, check_has_bench_program, write_bench_program
+from .bench_program import check_has_bench_program, write_bench_program
 from .timing import Timing
 
 
@@ -84,7 +85,7 @@ class BoardTiming:
 
 
 def measure_on_board(
-    module: ExportableModel,
+    module: RunnableModel,
     board: Board,
     seconds: float = 5.0,
     threads: int = 1,

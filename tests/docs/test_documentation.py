@@ -16,20 +16,21 @@ def python_blocks(page: Path) -> str:
     return "\n".join(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
 
 
+def headings(page: Path) -> set[str]:
+    """The headings of a page, as links name them."""
+    lines = page.read_text().splitlines()
+    return {re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in lines}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links(page):
     for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
-        if not link.startswith("http"):
-            name, _, heading = link.partition("#")
-            target = page.parent / name if name else page
-            assert target.exists(), f"{page.name} links to {link}, which does not exist"
-            assert not heading or heading in headings(target), f"{target.name} has no heading {heading}"
-
-
-def headings(page: Path) -> set[str]:
-    """The headings of a page, as links name them; other lines as well, which do no harm."""
-    lines = page.read_text().splitlines()
-    return {re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in lines}
+        if link.startswith("http"):
+            continue
+        name, _, heading = link.partition("#")
+        linked = page.parent / name if name else page
+        assert linked.exists(), f"{page.name} links to {link}, which does not exist"
+        assert not heading or heading in headings(linked), f"{linked.name} has no heading {heading}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

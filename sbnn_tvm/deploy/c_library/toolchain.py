@@ -38,7 +38,8 @@ class Toolchain:
         Raises:
             LibraryError: If the compiler is missing or fails.
         """
-        hidden = ("-std=c11", "-Os", "-g0", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fno-sanitize=all")
+        hidden = ("-std=c11", "-Os", "-g0", "-fPIC", "-fvisibility=hidden", "-ffunction-sections", "-fno-sanitize=all",
+                  "-fno-unwind-tables", "-fno-asynchronous-unwind-tables", "-fno-stack-protector")  # fmt: skip
         self._zig("cc", "-target", self.target, *hidden, *self.flags, "-c", source.name, "-o", str(output),
                   folder=source.parent)  # fmt: skip
 
@@ -71,7 +72,8 @@ class Toolchain:
         Raises:
             LibraryError: If the linker is missing or fails.
         """
-        self._zig("ld.lld", "-shared", "-s", "--gc-sections", "-z", "noexecstack", *options, "-o", str(output),
+        small = ("-s", "--gc-sections", "--hash-style=gnu")
+        self._zig("ld.lld", "-shared", *small, "-z", "noexecstack", *options, "-o", str(output),
                   *map(str, objects))  # fmt: skip
 
     def link_program(self, output: Path, objects: Sequence[Path], script: Sequence[str] = ()) -> frozenset[str]:
