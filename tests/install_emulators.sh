@@ -3,10 +3,10 @@
 # Without one of them, its tests are skipped, and say so. On a machine of continuous integration (CI=true, root, Debian)
 # the missing ones are installed; elsewhere this says what to install. It never fails.
 
-programs=(qemu-aarch64 qemu-system-arm node sshd cmake gcc g++)
+programs=(qemu-aarch64 qemu-system-arm node sshd cmake gcc g++ llvm-mca-19)
 declare -A package=(
     [qemu-aarch64]=qemu-user [qemu-system-arm]=qemu-system-arm [node]=nodejs [sshd]=openssh-server
-    [cmake]=cmake [gcc]=gcc [g++]=g++
+    [cmake]=cmake [gcc]=gcc [g++]=g++ [llvm-mca-19]=llvm-19
 )
 
 PATH="$PATH:/usr/sbin"

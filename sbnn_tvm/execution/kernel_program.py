@@ -20,6 +20,8 @@ from ..temporary_folder import temporary_folder
 from .program_process import ProgramProcess
 from .programs import link, read_source, why_not
 
+_OVERRUN = 1000  # as in kernels.c.in
+
 
 class KernelProgram:
     """Calls raw kernels in a program."""
@@ -57,6 +59,8 @@ class KernelProgram:
             raise EmulationError(f"kernel {name!r} cannot be called: {wrong}")
         extents = [arrays[index].shape[axis] for index, axis in signature.extents]
         status, results = self._call(self._numbers[name], extents, [array.tobytes() for array in arrays])
+        if status >= _OVERRUN:
+            raise EmulationError(f"kernel {name!r} writes beyond the end of argument {status - _OVERRUN}")
         if status != 0:
             raise EmulationError(f"kernel {name!r} failed with status {status}")
         for array, result in zip(arrays, results, strict=True):

@@ -102,7 +102,8 @@ def test_they_are_chosen_where_they_pay(rng: np.random.Generator) -> None:
     for isa in every:
         for floats in (False, True):
             assert counters_pay(large, few, isa, floats) and counters_pay(large, ~few, isa, floats)
-        assert counters_pay(large, many, isa, floats=False)
+        # In cycles, popcounts are faster on most AArch64 cores.
+        assert counters_pay(large, many, isa, floats=False) == (isa != isas.NEON)
     # Few pixels fill no vector.
     half = rng.random((512, 512, 3, 3)) < 0.5
     for isa in (isas.AVX512_VPOPCNTDQ, isas.AVX512, isas.AVX2, isas.NEON):

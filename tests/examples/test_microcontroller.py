@@ -13,11 +13,13 @@ import pytest
 import torch
 
 import sbnn_tvm
-from tests.support.bare_execution import EXAMPLE
 from tests.support.binarised_models import BINARIZE, BITS, binarized
+from tests.support.paths import ROOT
 from tests.support.small_models import small_model
 
 from .test_examples import example
+
+EXAMPLE = ROOT / "examples" / "microcontroller"
 
 BOARDS = {"cortex-m4": "mps2-an386", "cortex-m7": "mps2-an500", "cortex-m55": "mps3-an547"}
 FLASH, RAM = 100_000, 8192  # bytes

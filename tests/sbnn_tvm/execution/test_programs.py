@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tvm.ir import IRModule
+from tvm.script import tirx as T
 
 import sbnn_tvm
 from sbnn_tvm.deploy.targets import resolve
@@ -11,6 +13,7 @@ from sbnn_tvm.errors import EmulationError, TargetError
 from sbnn_tvm.execution import programs
 from sbnn_tvm.execution.kernel_program import KernelProgram
 from sbnn_tvm.execution.run_kernels import outputs_of, run_kernels
+from sbnn_tvm.passes.lowering.raw_kernels import raw_kernels
 from tests.support.small_models import small_model
 
 TARGETS = [
@@ -68,6 +71,25 @@ def test_a_kernel_that_fails_and_arguments_that_do_not_fit(model):
 
 def _parts(signature):
     return signature.shapes, signature.dtypes
+
+
+@T.prim_func(s_tir=True)
+def beyond(a: T.Buffer((100,), "float32"), c: T.Buffer((100,), "float32")):
+    """Writes beyond its second argument."""
+    for i in range(100):
+        with T.sblock("beyond"):
+            v = T.axis.spatial(100, i)
+            c[v + 8] = a[v]
+
+
+def test_a_kernel_that_writes_beyond_its_arguments():
+    target = resolve("native")
+    if reason := programs.why_not(target):
+        pytest.skip(reason)
+    mod = IRModule({"beyond": beyond.with_attr("global_symbol", "beyond")})
+    kernels = KernelProgram(raw_kernels(mod, target.target, "net_"), target)
+    with pytest.raises(EmulationError, match="kernel 'beyond' writes beyond the end of argument 1"):
+        kernels.run("beyond", [np.ones(100, np.float32), np.zeros(100, np.float32)])
 
 
 def test_what_cannot_run_says_why(model, monkeypatch):
