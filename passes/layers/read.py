@@ -225,7 +225,7 @@ class _Reader:
         return _Anchor(result, BatchedProduct, {"shape": ProductShape(batch, rows, depth, columns, used == 2)}, used)
 
     def _float_output(self, var: Var, extent: tuple[int, ...]) -> FloatOutput | RowOutput:
-        of_rows = self.composite == Rows.kind and shape(var) != extent
+        of_rows = self.composite == Rows.kind and without_pixels(shape(var)) != without_pixels(extent)
         return RowOutput(self.env[var]) if of_rows else FloatOutput(self.env[var])
 
     def _recurrent(self, used: int) -> _Anchor:
@@ -365,8 +365,9 @@ def _padding(call: Call) -> tuple[int, int, int, int]:
 
 def _tensor_operand(of: tuple[int, ...], extent: tuple[int, ...]) -> type[Tensor | Pixel | Sample | SampleChannel]:
     """The class of a tensor operand of shape ``of``: how it is broadcast to a result of shape ``extent``."""
-    if extent != without_pixels(extent):  # [N, C, 1, 1]: after a reshape the operand may have two axes, or four
-        of, extent = without_pixels(of), without_pixels(extent)
+    extent = without_pixels(extent)
+    if len(extent) == 2:  # [N, C] or [N, C, 1, 1]: after a reshape the operand may have two axes, or four
+        of = without_pixels(of)
     if without_pixels(of) == extent:
         return Tensor
     return Pixel if is_per_pixel(of, extent) else Sample if is_per_sample(of, extent) else SampleChannel

@@ -405,34 +405,39 @@ class _Former:
         rows, name = self._rows_of(value), op_name(value)
         if rows is None or name not in _STEPS or name in ("where", "nn.prelu") or str(var.ty.dtype) != "float32":
             return False
-        extent = shape(rows.data[0])
+        extent = _extent(rows.data[0])
         variables = self.sources(value)
-        fits = [shape(each) == extent or is_per_pixel(shape(each), extent) for each in (var, *variables)]
+        fits = [_extent(each) == extent or is_per_pixel(_extent(each), extent) for each in (var, *variables)]
         floats = all(str(each.ty.dtype) == "float32" for each in variables)
         return floats and all(fits) and all(is_per_channel(each, shape(var)) for each in _constants(value))
 
-    def _only_floats(self, group: _Group) -> bool:
-        """Whether a group stores no bits and codes."""
-        return not any(member in self.quantisers or member in self.domains for member in group.members)
+    def _is_packed(self, var: Var) -> bool:
+        """Whether a group that computes a value stores it as bits or codes. Rows store floats only."""
+        return var in self.quantisers or var in self.domains
 
     def _place_in_rows(self, var: Var, value: Call) -> None:
         rows = self._rows_of(value)
         reduced = value.args[0]
         before = self.group_of.get(reduced)
-        if rows is None and before is not None and before.composite == Elementwise.kind and self._only_floats(before):
-            before.composite = Rows.kind  # the data stay the same, and its steps become those of rows
-            rows = before
-        if rows is not None and (op_name(value) in _STEPS or shape(reduced) == shape(rows.data[0])):
+        if rows is not None and (op_name(value) in _STEPS or _can_reduce(rows, reduced)):
             self._join(rows, var)
+        elif rows is None and before is not None and self._can_become_rows(before):
+            before.composite = Rows.kind  # the data stay the same, and its steps become those of rows
+            self._join(before, var)
         else:
             self._open(self._layer(Rows, var, [reduced]), var)
+
+    def _can_become_rows(self, group: _Group) -> bool:
+        return group.composite == Elementwise.kind and not any(map(self._is_packed, group.members))
 
     def _place_step(self, var: Var, value: Call) -> None:
         sources = self.sources(value)
         homes = [group for source in sources if (group := self.group_of.get(source)) is not None]
         last = max(homes, key=lambda group: group.index, default=None)
-        # A group stores its binarised values as bits. An operation on those values needs a group of its own.
+        # A group stores its binarised values as bits. An operation on those values needs a group of its own, and so do
+        # bits of rows.
         bits = any(source in self.domains and self.group_of.get(source) is last for source in sources)
+        bits = bits or (last is not None and last.composite == Rows.kind and self._is_packed(var))
         if last is not None and last.open and last.extent == _extent(var) and not bits and _fits(last, value):
             self._join(last, var)
             return
@@ -576,6 +581,15 @@ def _is_of_samples(mean: Call) -> bool:
     rank = len(shape(mean.args[0]))
     axes = sorted(int(axis) % rank for axis in mean.attrs.axis) if mean.attrs.axis is not None else []
     return rank in (2, 4) and axes == list(range(1, rank))
+
+
+def _can_reduce(rows: _Group, reduced: Var) -> bool:
+    """Whether a reduction of a value may join a group of rows, which cannot reduce one value per row again.
+
+    With one channel, the results of earlier reductions have the shape of the data.
+    """
+    extent = _extent(rows.data[0])
+    return _extent(reduced) == extent and (extent[channel_axis(extent)] > 1 or reduced not in rows.members)
 
 
 def _fits(group: _Group, step: Call) -> bool:

@@ -33,6 +33,7 @@ from ..epilogue.program import (
     Reduction,
     Ref,
     RowOutput,
+    SampleChannel,
     Step,
     Tensor,
 )
@@ -111,7 +112,7 @@ class _Stages:
         found: set[int] = set()
         for number, step in self._numbered:
             sides = step.a, step.b
-            whole = any(isinstance(each, Channel | Tensor) for each in sides)
+            whole = any(isinstance(each, Channel | Tensor | SampleChannel) for each in sides)
             whole = whole or any(isinstance(each, Ref) and each.index not in found for each in sides)
             if _reduces(step) or not whole:
                 found.add(number)
