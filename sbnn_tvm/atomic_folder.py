@@ -30,15 +30,9 @@ def replacing_folder(path: str | os.PathLike[str], error: type[SbnnError], mark:
         error: If ``path`` cannot be written, is no folder, or has files that ``mark`` does not list.
     """
     path = Path(os.path.realpath(path))
-    if not path.parent.is_dir():
-        raise error(f"cannot write {path}: there is no folder {path.parent}")
-    if path.exists() and not path.is_dir():
-        raise error(f"cannot write {path}: it is a file, but would become a folder")
-    foreign = _foreign(path, mark)
-    if foreign is not None:
-        raise error(f"cannot write {path}: it has a file {foreign} that is not ours; name a new or an empty folder")
-    draft = path.with_name(f".sbnn_tvm-{secrets.token_hex(8)}")
     try:
+        _check(path, error, mark)
+        draft = path.with_name(f".sbnn_tvm-{secrets.token_hex(8)}")
         draft.mkdir()
         try:
             yield draft
@@ -48,6 +42,16 @@ def replacing_folder(path: str | os.PathLike[str], error: type[SbnnError], mark:
             shutil.rmtree(draft, ignore_errors=True)
     except OSError as reason:
         raise error(f"cannot write {path}: {reason.strerror or reason}") from None
+
+
+def _check(path: Path, error: type[SbnnError], mark: str) -> None:
+    if not path.parent.is_dir():
+        raise error(f"cannot write {path}: there is no folder {path.parent}")
+    if path.exists() and not path.is_dir():
+        raise error(f"cannot write {path}: it is a file, but would become a folder")
+    foreign = _foreign(path, mark)
+    if foreign is not None:
+        raise error(f"cannot write {path}: it has a file {foreign} that is not ours; name a new or an empty folder")
 
 
 def _foreign(path: Path, mark: str) -> str | None:

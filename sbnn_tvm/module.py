@@ -29,6 +29,7 @@ from .execution.kernel_program import KernelProgram
 from .execution.library_program import LibraryProgram
 from .execution.native_kernels import NativeKernels
 from .execution.run_kernels import KernelRunner, outputs_of, prepare, run_kernels
+from .execution.tvm_kernels import TvmKernels
 from .extras import needed_by
 from .report.report import Report
 from .runtime.inputs import match_inputs, split_batches
@@ -182,9 +183,7 @@ class CompiledModule:
 
         if self.builds:
             return self._described.profile(seconds)
-        library = self._load(1, "tvm")
-        assert isinstance(library, TvmModule)  # its kernels can be called one by one
-        return profile(self, library, seconds)
+        return profile(self, self._tvm_library, seconds)
 
     def export(self, path: str | os.PathLike[str], runtime: str | None = None) -> Path:
         """Write the model as a library.
@@ -321,6 +320,13 @@ class CompiledModule:
         with temporary_folder(LibraryError) as folder:
             return load(self.export(folder / "model.so", runtime), num_threads)
 
+    @property
+    def _tvm_library(self) -> TvmModule:
+        """The model for TVM's runtime on one thread; its kernels can be called one by one."""
+        library = self._load(1, "tvm")
+        assert isinstance(library, TvmModule)
+        return library
+
     @cached_property
     def program(self) -> LibraryProgram | None:
         """The C library in a program of its own, usually in an emulator; None if the model needs TVM's runtime, or
@@ -337,12 +343,17 @@ class CompiledModule:
             TargetError: If there is no emulator for the target.
         """
         if self.target.native:
+            if self.needs_tvm:
+                return TvmKernels(self._tvm_library)
             return NativeKernels(self._kernels, self.target)
         if self._emulated:
             with needed_by("the emulator"):
                 from .execution.emulator import Emulator
 
-            return Emulator.from_raw_kernels(self._kernels, self.target)
+            if not self.needs_tvm:
+                return Emulator.from_raw_kernels(self._kernels, self.target)
+            with temporary_folder(LibraryError) as folder:
+                return Emulator.from_library(self.export(folder / "model.so", "tvm"))
         if reason := programs.why_not(self.target):
             raise TargetError(f"a model for {self.target} can be neither run nor emulated here: {reason}")
         return KernelProgram(self._kernels, self.target)

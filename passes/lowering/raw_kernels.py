@@ -160,7 +160,10 @@ def _raw(func: tirx.PrimFunc, signature: KernelSignature, target: Target) -> tir
     # kernels are a fifth slower.
     body = tirx.AttrStmt(tirx.IntImm("int32", 0), "compute_scope", ir.StringImm(f"{symbol}_compute_"), func.body)
     buffers = [tirx.DeclBuffer(param, data=pointer) for param, pointer in zip(func.params, pointers, strict=True)]
-    body = tirx.SeqStmt([*buffers, body, tirx.stmt.Return(tirx.IntImm("int32", 0))])
+    # TVM's own operators may read a buffer from an offset on. Ours begin where they are, without gaps.
+    offsets = [param.elem_offset for param in func.params if isinstance(param.elem_offset, ir.Var)]
+    starts = [tirx.stmt.Bind(offset, tirx.IntImm(str(offset.ty.dtype), 0)) for offset in offsets]
+    body = tirx.SeqStmt([*starts, *buffers, body, tirx.stmt.Return(tirx.IntImm("int32", 0))])
     for param in func.params:
         body = tirx.AttrStmt(param, "storage_alignment", tirx.IntImm("int32", ALIGNMENT), body)
     for key, value in (("device_type", _CPU), ("device_id", 0)):

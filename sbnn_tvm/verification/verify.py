@@ -109,7 +109,8 @@ def _method(module: RunnableModel) -> str:
         return "run on this machine"
     if module.program is not None:
         return f"the library run in {how(module.target)}"
-    return f"kernels run in an emulator (unicorn), the library not run since {why_not(module.target)}"
+    reason = why_not(module.target) or "it needs TVM's runtime"
+    return f"kernels run in an emulator (unicorn), the library not run since {reason}"
 
 
 def _compare(name: str, got: np.ndarray, expected: np.ndarray, tolerance: float | None) -> OutputComparison:

@@ -351,7 +351,7 @@ def test_outputs_that_cannot_be_written(module: CompiledModule, library: Path, t
     unwritable: list[tuple[Path, str]] = [
         (tmp_path / "missing" / "model.so", "there is no folder"),
         (tmp_path / "file" / "model.so", "there is no folder"),
-        (tmp_path, "it is a folder; give the name of a file in it"),
+        (tmp_path, "it has a file file that is not ours; name a new or an empty folder"),
         (Path("/proc/model.so"), "No such file or directory"),
         (tmp_path / ("x" * 300), "File name too long"),
     ]
@@ -369,7 +369,7 @@ def test_a_failed_export_keeps_the_old_file(
         raise OSError(28, "No space left on device")
 
     (tmp_path / "model.so").write_text("old")
-    monkeypatch.setattr("sbnn_tvm.deploy.linking.check_library", fail)
+    monkeypatch.setattr("sbnn_tvm.deploy.c_library.write_library.seal", fail)
     with refused(LibraryError, "cannot write .*No space left on device"):
         module.export(tmp_path / "model.so")
     assert [path.name for path in tmp_path.iterdir()] == ["model.so"]

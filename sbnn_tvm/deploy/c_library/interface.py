@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -138,7 +137,7 @@ def write_source(name: str, version: str, builds: Sequence[Build]) -> str:
             "};",
             "",
             "static const struct sbnn_model sbnn_this_model = {",
-            f"    {json.dumps(version)}, {name}_input_tensors, {counts}, {name}_builds, {len(builds)}}};",
+            f"    {_literal(version)}, {name}_input_tensors, {counts}, {name}_builds, {len(builds)}}};",
             "",
             "/* Functions that the machine code of kernels calls. */",
             f"int (*const {parallel})(sbnn_task, void *, int) = sbnn_parallel_launch;",

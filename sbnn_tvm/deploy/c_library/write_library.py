@@ -90,10 +90,7 @@ def write_c_library(
         toolchain = Toolchain(zig.name, folder, flags)
         objects, records = _write_parts(parts, name, builds, target, metadata, toolchain)
         check_imports(objects, target)
-        if path.suffix in (".so", ".dylib", ".a"):
-            _write_text(path.with_name(f"{name}.h"), (parts / f"{name}.h").read_text("utf-8"))
         if path.suffix == ".a":
-            _write_text(path.with_name("sbnn.hpp"), (parts / "sbnn.hpp").read_text("utf-8"))
             archive = folder / "archive.a"
             toolchain.archive(archive, objects)
             with replacing(path, LibraryError) as draft:
@@ -129,6 +126,11 @@ def write_c_library(
             with replacing(path, LibraryError, 0o777) as draft:
                 toolchain.link_shared(draft, [*objects, record, *needed], options)
                 seal(draft)
+        # Beside the library, which is written: a header alone would be of no use.
+        if path.suffix in (".so", ".dylib", ".a"):
+            _write_text(path.with_name(f"{name}.h"), (parts / f"{name}.h").read_text("utf-8"))
+        if path.suffix == ".a":
+            _write_text(path.with_name("sbnn.hpp"), (parts / "sbnn.hpp").read_text("utf-8"))
 
 
 def _check_form(path: Path, target: CpuTarget) -> None:

@@ -238,7 +238,7 @@ def test_what_cannot_be_emulated(tmp_path):
     linking.write_library(tiny_model.build(target), path, target, tiny_model.metadata(target))
     with pytest.raises(TargetError, match=r"model.so is for x86_64, but only aarch64 and arm can be emulated"):
         Emulator.from_library(path)
-    with pytest.raises(TargetError, match="x86 is for x86_64, but only aarch64 and arm can be emulated"):
+    with pytest.raises(TargetError, match="x86-64-v3 is for x86_64, but only aarch64 and arm can be emulated"):
         Emulator(module(clear=clear), target)
     with pytest.raises(TargetError, match="unknown CPU 'm1' to emulate: for aarch64 there are a53, a57, a72, max"):
         Emulator(module(clear=clear), targets.resolve("arm"), cpu="m1")
