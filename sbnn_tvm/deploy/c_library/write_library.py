@@ -120,7 +120,7 @@ def write_c_library(
             record = folder / "record.o"
             record.write_bytes(record_object(target.machine, metadata))
             script = folder / "exports"
-            script.write_text(f"{{ global: {name}_*; local: *; }};\n".replace(f"{name}_*", _exports(name)))
+            script.write_text(f"{{ global: {_exports(name)}; local: *; }};\n")
             needed = [toolchain.stand_in(each) for each in _needed(objects, zig.libraries)]
             options = ["--version-script", str(script), "--no-as-needed", "-z", f"max-page-size={_PAGE}"]
             with replacing(path, LibraryError, 0o777) as draft:
