@@ -9,7 +9,7 @@ from .layers.modules import Binarize, BinaryConv2d, BinaryLayer, BinaryLinear, R
 from .layers.quantizers import EWGS, DoReFa, Quantizer, Symmetric
 from .layers.two_bits import TwoBits
 from .methods.adabin import Adaptive, AdaptiveBinarize, Maxout
-from .methods.apb import APB, APBMemory, FreezeAPB, apb_memory, apb_parameter_groups
+from .methods.apb import APB, APBMemory, BinarizeStandardized, FreezeAPB, apb_memory, apb_parameter_groups
 from .methods.codebook import SubBit
 from .methods.contrastive import ContrastiveLoss, info_nce
 from .methods.distillation import BlockDistillation
@@ -37,6 +37,7 @@ __all__ = [
     "BCDNet",
     "Binarize",
     "BinarizeAboveMean",
+    "BinarizeStandardized",
     "BinaryConfig",
     "BinaryConv2d",
     "BinaryLayer",
