@@ -13,6 +13,7 @@ from .methods.apb import APB, APBMemory, BinarizeStandardized, FreezeAPB, apb_me
 from .methods.codebook import SubBit
 from .methods.contrastive import ContrastiveLoss, info_nce
 from .methods.distillation import BlockDistillation
+from .methods.rbonn import RBONN, backtrack_, rbonn_parameter_groups
 from .methods.regularisers import KurtosisPenalty, ReconstructionPenalty
 from .methods.sbnn import ExpectedConnections, keep_densest_
 from .methods.siman import BinarizeAboveMean, Magnitudes, parameter_groups
@@ -30,6 +31,7 @@ __all__ = [
     "EWGS",
     "FIRST",
     "LAST",
+    "RBONN",
     "VGG",
     "APBMemory",
     "Adaptive",
@@ -77,6 +79,7 @@ __all__ = [
     "WeightDomain",
     "apb_memory",
     "apb_parameter_groups",
+    "backtrack_",
     "bcdnet",
     "binarize",
     "binarize_",
@@ -88,6 +91,7 @@ __all__ = [
     "parameter_groups",
     "quantize_",
     "quicknet",
+    "rbonn_parameter_groups",
     "reactnet",
     "recalibrate_",
     "resnet",
