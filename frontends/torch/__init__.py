@@ -9,10 +9,11 @@ from .layers.modules import Binarize, BinaryConv2d, BinaryLayer, BinaryLinear, R
 from .layers.quantizers import EWGS, DoReFa, Quantizer, Symmetric
 from .layers.two_bits import TwoBits
 from .methods.adabin import Adaptive, AdaptiveBinarize, Maxout
-from .methods.apb import APB, APBMemory, FreezeAPB, apb_memory, apb_parameter_groups
+from .methods.apb import APB, APBMemory, BinarizeStandardized, FreezeAPB, apb_memory, apb_parameter_groups
 from .methods.codebook import SubBit
 from .methods.contrastive import ContrastiveLoss, info_nce
 from .methods.distillation import BlockDistillation
+from .methods.rbonn import RBONN, backtrack_, rbonn_parameter_groups
 from .methods.regularisers import KurtosisPenalty, ReconstructionPenalty
 from .methods.sbnn import ExpectedConnections, keep_densest_
 from .methods.siman import BinarizeAboveMean, Magnitudes, parameter_groups
@@ -30,6 +31,7 @@ __all__ = [
     "EWGS",
     "FIRST",
     "LAST",
+    "RBONN",
     "VGG",
     "APBMemory",
     "Adaptive",
@@ -37,6 +39,7 @@ __all__ = [
     "BCDNet",
     "Binarize",
     "BinarizeAboveMean",
+    "BinarizeStandardized",
     "BinaryConfig",
     "BinaryConv2d",
     "BinaryLayer",
@@ -76,6 +79,7 @@ __all__ = [
     "WeightDomain",
     "apb_memory",
     "apb_parameter_groups",
+    "backtrack_",
     "bcdnet",
     "binarize",
     "binarize_",
@@ -87,6 +91,7 @@ __all__ = [
     "parameter_groups",
     "quantize_",
     "quicknet",
+    "rbonn_parameter_groups",
     "reactnet",
     "recalibrate_",
     "resnet",
