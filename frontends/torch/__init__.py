@@ -10,6 +10,7 @@ from .layers.quantizers import EWGS, DoReFa, Quantizer, Symmetric
 from .layers.two_bits import TwoBits
 from .methods.adabin import Adaptive, AdaptiveBinarize, Maxout
 from .methods.apb import APB, APBMemory, BinarizeStandardized, FreezeAPB, apb_memory, apb_parameter_groups
+from .methods.binrelu import BinReLU
 from .methods.codebook import SubBit
 from .methods.contrastive import ContrastiveLoss, info_nce
 from .methods.distillation import BlockDistillation
@@ -39,6 +40,7 @@ __all__ = [
     "Adaptive",
     "AdaptiveBinarize",
     "BCDNet",
+    "BinReLU",
     "Binarize",
     "BinarizeAboveMean",
     "BinarizeStandardized",
