@@ -16,7 +16,7 @@ from .methods.contrastive import ContrastiveLoss, info_nce
 from .methods.distillation import BlockDistillation
 from .methods.rbonn import RBONN, backtrack_, rbonn_parameter_groups
 from .methods.regularisers import KurtosisPenalty, ReconstructionPenalty
-from .methods.sbnn import ExpectedConnections, keep_densest_
+from .methods.sbnn import SBNN_CIFAR10, SBNN_CIFAR100, ExpectedConnections, SBNNRecipe, keep_densest_
 from .methods.siman import BinarizeAboveMean, Magnitudes, parameter_groups
 from .networks.bcdnet import BCDNet, bcdnet
 from .networks.config import NetworkConfig
@@ -33,6 +33,8 @@ __all__ = [
     "FIRST",
     "LAST",
     "RBONN",
+    "SBNN_CIFAR10",
+    "SBNN_CIFAR100",
     "VGG",
     "APBMemory",
     "Adaptive",
@@ -71,6 +73,7 @@ __all__ = [
     "ReActNet",
     "ReconstructionPenalty",
     "ResNet",
+    "SBNNRecipe",
     "ScaledBits",
     "ScaledSigns",
     "Signs",

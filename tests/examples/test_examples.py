@@ -209,7 +209,7 @@ def test_training_losses(one_torch_thread):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sbnn", "siman", "adabin"])
+@pytest.mark.parametrize("name", ["sbnn", "siman", "adabin", "rbonn"])
 def test_a_methods_claims_hold(name, one_torch_thread, capsys):
     example(name).main()
     assert "torch = onnxruntime = compiled: 1297 of 1297 predictions" in capsys.readouterr().out

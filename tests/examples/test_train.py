@@ -18,6 +18,8 @@ import train
 from torch import nn
 from torch.utils.data import DataLoader
 
+from sbnn_tvm.frontends.torch import Binarize, BinaryLayer
+
 SCRIPT = Path(train.__file__)
 SMALL = train.Settings(width=4, epochs=2, batch=32, mixup=0.5, smoothing=0.1)
 
@@ -40,9 +42,9 @@ def equal(ours: dict, theirs: dict) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize("method", ["sbnn", "siman"])
+@pytest.mark.parametrize("method", ["sbnn-cifar10", "siman", "rbonn"])
 def test_a_stopped_training_goes_on_to_the_same_weights(method: str, tmp_path: Path, monkeypatch) -> None:
-    settings = train.Settings(**{**vars(SMALL), "method": method, "expected": 0.2 if method == "sbnn" else 0.0})
+    settings = train.Settings(**{**vars(SMALL), "method": method, "expected": 0.1 if method == "sbnn-cifar10" else 0.0})
     data = few_digits(96)
     (tmp_path / "whole").mkdir()
     whole = train.train(settings, data, tmp_path / "whole", train.Alone())
@@ -67,6 +69,26 @@ def test_a_stopped_training_goes_on_to_the_same_weights(method: str, tmp_path: P
         train.train(changed, data, tmp_path, train.Alone(), resume=True)
     with pytest.raises(SystemExit, match="holds a checkpoint already: pass --resume"):
         train.main(["--out", str(tmp_path)])
+
+
+def test_the_recipes_of_sbnn() -> None:
+    data = few_digits(50)
+    cifar10, cifar100 = (
+        train.build(train.Settings(method=f"sbnn-{name}", width=4), data) for name in ("cifar10", "cifar100")
+    )
+    found = []
+    for model in (cifar10, cifar100):
+        layer = next(module for module in model.modules() if isinstance(module, BinaryLayer))
+        signs = next(module for module in model.modules() if isinstance(module, Binarize))
+        assert (layer.values.tau.item(), layer.values.phi.item()) == (1, 0)
+        found.append((str(layer.estimator), str(signs.estimator), isinstance(signs.threshold, nn.Parameter)))
+    assert found == [("EDE(0)", "EDE(0)", False), ("Identity", "Polynomial", True)]
+    (penalty,) = train.penalties(train.Settings(method="sbnn-cifar100", expected=0.02), cifar100)
+    assert penalty.gamma == 0.06
+    (penalty,) = train.penalties(train.Settings(method="sbnn-cifar100", expected=0.02, gamma=0.5), cifar100)
+    assert penalty.gamma == 0.5
+    with pytest.raises(SystemExit, match="--expected needs --gamma, since method signs has no recipe"):
+        train.penalties(train.Settings(expected=0.02), cifar100)
 
 
 def test_what_is_missing(tmp_path: Path) -> None:
@@ -129,7 +151,8 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    arguments = ["--out", str(tmp_path), "--method", "sbnn", "--expected", "0.45", "--rate", "0.01"]
+    arguments = ["--out", str(tmp_path), "--method", "sbnn-cifar10", "--expected", "0.45", "--gamma", "0.07"]
+    arguments += ["--mixup", "0", "--rate", "0.01"]
     done = subprocess.run(command(*arguments, torchrun=2), capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch 6:") == 1
