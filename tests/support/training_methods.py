@@ -21,7 +21,9 @@ DOMAINS: dict[str, WeightDomain] = {
     "optimal magnitudes": sbnn.Magnitudes("bits", "optimal"),
     "adaptive": sbnn.Adaptive(),
     "apb": sbnn.APB(),
+    "rbonn": sbnn.RBONN(),
     "sub-bit": sbnn.SubBit(4, every=2),
+    "selected kernels": sbnn.SelectedKernels(3),
     "two bits": sbnn.TwoBits(),
     "learned two bits": sbnn.TwoBits(learned=True),
 }
@@ -32,6 +34,7 @@ ACTIVATIONS: dict[str, Callable[[int, int], nn.Module]] = {
     "ede": lambda channels, axis: sbnn.Binarize(estimator="ede"),
     "adaptive": lambda channels, axis: sbnn.AdaptiveBinarize(),
     "above mean": lambda channels, axis: sbnn.BinarizeAboveMean("ede"),
+    "standardized": lambda channels, axis: sbnn.BinarizeStandardized(),
     "dorefa": lambda channels, axis: sbnn.DoReFa(2, learned=True),
     "symmetric": lambda channels, axis: sbnn.Symmetric(2, learned=True),
     "ewgs": lambda channels, axis: sbnn.EWGS(2),

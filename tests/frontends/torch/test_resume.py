@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from sbnn_tvm.frontends import torch as sbnn
 from sbnn_tvm.frontends.torch import BinaryConfig, binarize_, set_progress
+from sbnn_tvm.frontends.torch.methods.rbonn import BilinearValues
 from tests.support.training_methods import ACTIVATIONS, DOMAINS
 
 STEPS, STOP, EPOCH = 6, 3, 2
@@ -47,6 +48,8 @@ class Training:
             loss.backward()
             self.optimizer.step()
             self.schedule.step()
+            if any(isinstance(module, BilinearValues) for module in self.model.modules()):
+                sbnn.backtrack_(self.model)
             self.losses.append(loss.item())
 
     def parts(self) -> dict[str, Any]:
