@@ -4,9 +4,10 @@ from .convert.post_training import Quantization, QuantizedLayer, quantize_, reca
 from .convert.replace_layers import FIRST, LAST, BinaryConfig, Conversion, LayerNote, binarize_
 from .export import export_onnx, to_onnx
 from .layers.domains import Bits, ScaledBits, ScaledSigns, Signs, TwoValues, WeightDomain
-from .layers.estimators import EDE, Clip, Estimator, Identity, Polynomial, binarize, set_progress
+from .layers.estimators import EDE, Clip, Estimator, Identity, Polynomial, binarize
 from .layers.modules import Binarize, BinaryConv2d, BinaryLayer, BinaryLinear, RPReLU, clamp_latent_
 from .layers.quantizers import EWGS, DoReFa, Quantizer, Symmetric
+from .layers.training_state import set_progress
 from .layers.two_bits import TwoBits
 from .methods.adabin import Adaptive, AdaptiveBinarize, Maxout
 from .methods.apb import APB, APBMemory, BinarizeStandardized, FreezeAPB, apb_memory, apb_parameter_groups
@@ -14,6 +15,7 @@ from .methods.binrelu import BinReLU
 from .methods.codebook import SubBit
 from .methods.contrastive import ContrastiveLoss, info_nce
 from .methods.distillation import BlockDistillation
+from .methods.kernel_selection import SelectedKernels
 from .methods.rbonn import RBONN, backtrack_, rbonn_parameter_groups
 from .methods.regularisers import KurtosisPenalty, ReconstructionPenalty
 from .methods.sbnn import SBNN_CIFAR10, SBNN_CIFAR100, ExpectedConnections, SBNNRecipe, keep_densest_
@@ -76,6 +78,7 @@ __all__ = [
     "SBNNRecipe",
     "ScaledBits",
     "ScaledSigns",
+    "SelectedKernels",
     "Signs",
     "SubBit",
     "Symmetric",
