@@ -11,9 +11,11 @@ from .layers.two_bits import TwoBits
 from .methods.adabin import Adaptive, AdaptiveBinarize, Maxout
 from .methods.apb import APB, APBMemory, FreezeAPB, apb_memory, apb_parameter_groups
 from .methods.codebook import SubBit
-from .methods.contrastive import ContrastiveLoss, info_nce
-from .methods.distillation import BlockDistillation
+from .methods.contrastive import ContrastiveLoss
+from .methods.distillation import BlockDistillation, DistributionMimicking
+from .methods.feature_pairs import BinarizerPairs, Twin
 from .methods.regularisers import KurtosisPenalty, ReconstructionPenalty
+from .methods.residual_branch import SqueezeInteraction, add_branches_
 from .methods.sbnn import ExpectedConnections, keep_densest_
 from .methods.siman import BinarizeAboveMean, Magnitudes, parameter_groups
 from .networks.bcdnet import BCDNet, bcdnet
@@ -37,6 +39,7 @@ __all__ = [
     "BCDNet",
     "Binarize",
     "BinarizeAboveMean",
+    "BinarizerPairs",
     "BinaryConfig",
     "BinaryConv2d",
     "BinaryLayer",
@@ -46,6 +49,7 @@ __all__ = [
     "Clip",
     "ContrastiveLoss",
     "Conversion",
+    "DistributionMimicking",
     "DoReFa",
     "Estimator",
     "ExpectedConnections",
@@ -69,11 +73,14 @@ __all__ = [
     "ScaledBits",
     "ScaledSigns",
     "Signs",
+    "SqueezeInteraction",
     "SubBit",
     "Symmetric",
+    "Twin",
     "TwoBits",
     "TwoValues",
     "WeightDomain",
+    "add_branches_",
     "apb_memory",
     "apb_parameter_groups",
     "bcdnet",
@@ -82,7 +89,6 @@ __all__ = [
     "clamp_latent_",
     "export_onnx",
     "group_mobilenet",
-    "info_nce",
     "keep_densest_",
     "parameter_groups",
     "quantize_",
