@@ -19,8 +19,11 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import claims
 import digits
 import torch
+import training_loop
+from agreement import deploy
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -104,7 +107,7 @@ METHODS = {
 }
 
 
-def train(method: Method, teacher: nn.Module, data: digits.Digits, seed: int, epochs: int) -> nn.Module:
+def train(method: Method, teacher: nn.Module, data: training_loop.Data, seed: int, epochs: int) -> nn.Module:
     """The tiny network, trained by the given method."""
     torch.manual_seed(seed)
     student = digits.tiny_network(method.layer, width=WIDTH)
@@ -144,18 +147,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = digits.load()
     torch.manual_seed(0)
     teacher = digits.tiny_network(digits.float_layer, width=WIDTH)
-    recipe = digits.Recipe(
+    recipe = training_loop.Recipe(
         epochs=arguments.epochs, penalty=KurtosisPenalty(teacher, weight=0.1, layers=FLOAT_LAYERS.values())
     )
-    digits.train(teacher, data, recipe)
-    print(f"the float teacher: {digits.accuracy(teacher, data):.1f} %")
+    training_loop.train(teacher, data, recipe)
+    print(f"the float teacher: {training_loop.accuracy(teacher, data):.1f} %")
     results = {}
     for name, method in METHODS.items():
         models = [train(method, teacher, data, seed, arguments.epochs) for seed in range(arguments.seeds)]
-        results[name] = digits.Mean.of(digits.accuracy(model, data) for model in models)
-        print(f"{name}: {results[name]} %; {digits.deploy(models[0], data)}")
+        results[name] = claims.Mean.of(training_loop.accuracy(model, data) for model in models)
+        print(f"{name}: {results[name]} %; {deploy(models[0], data)}")
     worst = min(results.values(), key=lambda mean: mean.value)
-    digits.check(worst.value > results["plain"].value - 3, "no loss costs more than 3 points")
+    claims.check(worst.value > results["plain"].value - 3, "no loss costs more than 3 points")
 
 
 if __name__ == "__main__":

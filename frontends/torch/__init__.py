@@ -9,11 +9,13 @@ from .layers.modules import Binarize, BinaryConv2d, BinaryLayer, BinaryLinear, R
 from .layers.quantizers import EWGS, DoReFa, Quantizer, Symmetric
 from .layers.two_bits import TwoBits
 from .methods.adabin import Adaptive, AdaptiveBinarize, Maxout
-from .methods.apb import APB, APBMemory, FreezeAPB, apb_memory, apb_parameter_groups
+from .methods.apb import APB, APBMemory, BinarizeStandardized, FreezeAPB, apb_memory, apb_parameter_groups
+from .methods.binrelu import BinReLU
 from .methods.codebook import SubBit
 from .methods.contrastive import ContrastiveLoss
 from .methods.distillation import BlockDistillation, DistributionMimicking
 from .methods.feature_pairs import BinarizerPairs, Twin
+from .methods.rbonn import RBONN, backtrack_, rbonn_parameter_groups
 from .methods.regularisers import KurtosisPenalty, ReconstructionPenalty
 from .methods.residual_branch import SqueezeInteraction, add_branches_
 from .methods.sbnn import ExpectedConnections, keep_densest_
@@ -32,13 +34,16 @@ __all__ = [
     "EWGS",
     "FIRST",
     "LAST",
+    "RBONN",
     "VGG",
     "APBMemory",
     "Adaptive",
     "AdaptiveBinarize",
     "BCDNet",
+    "BinReLU",
     "Binarize",
     "BinarizeAboveMean",
+    "BinarizeStandardized",
     "BinarizerPairs",
     "BinaryConfig",
     "BinaryConv2d",
@@ -83,6 +88,7 @@ __all__ = [
     "add_branches_",
     "apb_memory",
     "apb_parameter_groups",
+    "backtrack_",
     "bcdnet",
     "binarize",
     "binarize_",
@@ -93,6 +99,7 @@ __all__ = [
     "parameter_groups",
     "quantize_",
     "quicknet",
+    "rbonn_parameter_groups",
     "reactnet",
     "recalibrate_",
     "resnet",
