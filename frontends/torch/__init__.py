@@ -19,6 +19,13 @@ from .methods.kernel_selection import SelectedKernels
 from .methods.rbonn import RBONN, backtrack_, rbonn_parameter_groups
 from .methods.regularisers import KurtosisPenalty, ReconstructionPenalty
 from .methods.sbnn import SBNN_CIFAR10, SBNN_CIFAR100, ExpectedConnections, SBNNRecipe, keep_densest_
+from .methods.contrastive import ContrastiveLoss
+from .methods.distillation import BlockDistillation, DistributionMimicking
+from .methods.feature_pairs import BinarizerPairs, Twin
+from .methods.rbonn import RBONN, backtrack_, rbonn_parameter_groups
+from .methods.regularisers import KurtosisPenalty, ReconstructionPenalty
+from .methods.residual_branch import SqueezeInteraction, add_branches_
+from .methods.sbnn import ExpectedConnections, keep_densest_
 from .methods.siman import BinarizeAboveMean, Magnitudes, parameter_groups
 from .networks.bcdnet import BCDNet, bcdnet
 from .networks.config import NetworkConfig
@@ -46,6 +53,7 @@ __all__ = [
     "Binarize",
     "BinarizeAboveMean",
     "BinarizeStandardized",
+    "BinarizerPairs",
     "BinaryConfig",
     "BinaryConv2d",
     "BinaryLayer",
@@ -55,6 +63,7 @@ __all__ = [
     "Clip",
     "ContrastiveLoss",
     "Conversion",
+    "DistributionMimicking",
     "DoReFa",
     "Estimator",
     "ExpectedConnections",
@@ -80,11 +89,14 @@ __all__ = [
     "ScaledSigns",
     "SelectedKernels",
     "Signs",
+    "SqueezeInteraction",
     "SubBit",
     "Symmetric",
+    "Twin",
     "TwoBits",
     "TwoValues",
     "WeightDomain",
+    "add_branches_",
     "apb_memory",
     "apb_parameter_groups",
     "backtrack_",
@@ -94,7 +106,6 @@ __all__ = [
     "clamp_latent_",
     "export_onnx",
     "group_mobilenet",
-    "info_nce",
     "keep_densest_",
     "parameter_groups",
     "quantize_",
