@@ -22,6 +22,7 @@ from .networks.quicknet import QuickNet, quicknet
 from .networks.reactnet import ReActNet, group_mobilenet, reactnet
 from .networks.resnet import ResNet, resnet, resnet18
 from .networks.vgg import VGG, vgg_small
+from .search.group_search import Evolution, SearchedGroups, search_groups
 from .search.partial_binarization import PartialBinarization, search_partial_binarization
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "Conversion",
     "DoReFa",
     "Estimator",
+    "Evolution",
     "ExpectedConnections",
     "FreezeAPB",
     "Identity",
@@ -68,6 +70,7 @@ __all__ = [
     "ResNet",
     "ScaledBits",
     "ScaledSigns",
+    "SearchedGroups",
     "Signs",
     "SubBit",
     "Symmetric",
@@ -91,6 +94,7 @@ __all__ = [
     "recalibrate_",
     "resnet",
     "resnet18",
+    "search_groups",
     "search_partial_binarization",
     "set_progress",
     "to_onnx",
