@@ -33,6 +33,7 @@ from .networks.quicknet import QuickNet, quicknet
 from .networks.reactnet import ReActNet, group_mobilenet, reactnet
 from .networks.resnet import ResNet, resnet, resnet18
 from .networks.vgg import VGG, vgg_small
+from .search.group_search import Evolution, SearchedGroups, search_groups
 from .search.partial_binarization import PartialBinarization, search_partial_binarization
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "DistributionMimicking",
     "DoReFa",
     "Estimator",
+    "Evolution",
     "ExpectedConnections",
     "FreezeAPB",
     "Identity",
@@ -88,6 +90,7 @@ __all__ = [
     "ScaledBits",
     "ScaledSigns",
     "SelectedKernels",
+    "SearchedGroups",
     "Signs",
     "SqueezeInteraction",
     "SubBit",
@@ -115,6 +118,7 @@ __all__ = [
     "recalibrate_",
     "resnet",
     "resnet18",
+    "search_groups",
     "search_partial_binarization",
     "set_progress",
     "to_onnx",
