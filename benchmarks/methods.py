@@ -93,7 +93,7 @@ def without_training(seed: int, epochs: int) -> nn.Module:
 
 def partly_binary(seed: int, epochs: int) -> nn.Module:
     """Let a greedy search choose the binary layers, then train from scratch; ``epochs`` is ignored."""
-    return mixbin.from_scratch(mixbin.search("greedy", seed).binary, seed)
+    return mixbin.tuned(mixbin.search("greedy", seed).binary, seed)
 
 
 def few_in_float(decay: float, seed: int, epochs: int) -> nn.Module:

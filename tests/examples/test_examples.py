@@ -198,7 +198,7 @@ def test_mixbin(one_torch_thread, capsys):
     import mixbin
 
     mixbin.main([])
-    assert capsys.readouterr().out.count("ok ") == 2
+    assert capsys.readouterr().out.count("ok ") == 5
 
 
 @pytest.mark.slow
