@@ -74,26 +74,25 @@ def network(
     width: int = 64,
     activation: Callable[[int], nn.Module] = lambda channels: nn.Identity(),
 ) -> nn.Sequential:
-    """A float stem, four 3x3 convolutions, a float head on the means of the image's quarters.
+    """A float stem of stride 2, three 3x3 convolutions, a float head on the means of the image's quarters.
 
     Args:
-        layer: Makes the layers of the body, ``body.0.layer`` to ``body.3.layer``. The first has 28x28 pixels and half
-            the channels, the others 14x14.
-        width: Channels of the body.
+        layer: Makes the layers of the body, ``body.0.layer`` to ``body.2.layer``, at 14x14 pixels.
+        width: Channels of the body; the stem has half of them.
         activation: Makes the module after a batch norm, from the number of channels.
     """
     body = nn.Sequential()
     channels = width // 2
-    for index in range(4):
-        parts: OrderedDict[str, nn.Module] = OrderedDict(layer=layer(channels, width))
-        if index == 0:
-            parts["pool"] = nn.MaxPool2d(2)
-        parts |= OrderedDict(norm=nn.BatchNorm2d(width), activation=activation(width))
+    for _ in range(3):
+        parts: OrderedDict[str, nn.Module] = OrderedDict(layer=layer(channels, width), norm=nn.BatchNorm2d(width))
+        parts["activation"] = activation(width)
         body.append(nn.Sequential(parts))
         channels = width
     model = nn.Sequential(
         OrderedDict(
-            stem=nn.Sequential(nn.Conv2d(1, width // 2, 3, padding=1, bias=False), nn.BatchNorm2d(width // 2)),
+            stem=nn.Sequential(
+                nn.Conv2d(1, width // 2, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width // 2)
+            ),
             body=body,
             head=nn.Sequential(nn.AvgPool2d(7), nn.Flatten(), nn.Linear(4 * width, 10)),
         )
