@@ -1,8 +1,13 @@
 """Train a binary network on images on this machine, export it, compile it.
 
     python examples/train.py --data digits --model vgg --width 32 --out out/digits
+<<<<<<< HEAD
     python examples/train.py --data cifar10 --root data --model resnet --method sbnn-cifar10 --expected 0.05 \\
         --epochs 500 --batch 512 --rate 1e-3 --out out/cifar
+=======
+    python examples/train.py --data mnist1d --model curves --width 64 --epochs 40 --out out/mnist1d
+    python examples/train.py --data cifar10 --root data --model resnet --method sbnn --epochs 300 --out out/cifar
+>>>>>>> zoo
     torchrun --nproc_per_node 4 examples/train.py --data folder --root imagenet --model reactnet --out out/imagenet
 
 The loop uses Adam with a cosine schedule of the learning rate, optional mixup and label smoothing, and clamps the
@@ -26,6 +31,7 @@ from typing import Any
 
 import datasets
 import torch
+from curves import curve_network
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, distributed, nn
@@ -112,6 +118,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "quicknet": lambda width, **rest: quicknet(widths=[n * width for n in (1, 2, 4, 8)], **rest),
     "bcdnet": lambda width, **rest: bcdnet(width=width, **rest),
     "group_mobilenet": lambda width, **rest: group_mobilenet(width=width, **rest),
+    "curves": curve_network,
 }
 
 
@@ -155,7 +162,10 @@ class Settings:
 def build(settings: Settings, data: datasets.Data) -> nn.Module:
     """The network, with the method's weights and activations."""
     method = METHODS[settings.method]
-    channels, size, _ = data.shape
+    channels, height, size = data.shape
+    if (height == 1) != (settings.model == "curves"):
+        other = "curves" if height == 1 else "vgg, for example"
+        raise SystemExit(f"--model {settings.model} is not for {height}x{size} pixels: pass --model {other}")
     activations: dict[str, Any] = {}
     if method.recipe is not None:
         activations = {"estimator": method.recipe.estimator, "learn_threshold": method.recipe.learn_threshold}

@@ -13,19 +13,14 @@ from .methods.adabin import Adaptive, AdaptiveBinarize, Maxout
 from .methods.apb import APB, APBMemory, BinarizeStandardized, FreezeAPB, apb_memory, apb_parameter_groups
 from .methods.binrelu import BinReLU
 from .methods.codebook import SubBit
-from .methods.contrastive import ContrastiveLoss, info_nce
-from .methods.distillation import BlockDistillation
-from .methods.kernel_selection import SelectedKernels
-from .methods.rbonn import RBONN, backtrack_, rbonn_parameter_groups
-from .methods.regularisers import KurtosisPenalty, ReconstructionPenalty
-from .methods.sbnn import SBNN_CIFAR10, SBNN_CIFAR100, ExpectedConnections, SBNNRecipe, keep_densest_
 from .methods.contrastive import ContrastiveLoss
 from .methods.distillation import BlockDistillation, DistributionMimicking
 from .methods.feature_pairs import BinarizerPairs, Twin
+from .methods.kernel_selection import SelectedKernels
 from .methods.rbonn import RBONN, backtrack_, rbonn_parameter_groups
 from .methods.regularisers import KurtosisPenalty, ReconstructionPenalty
 from .methods.residual_branch import SqueezeInteraction, add_branches_
-from .methods.sbnn import ExpectedConnections, keep_densest_
+from .methods.sbnn import SBNN_CIFAR10, SBNN_CIFAR100, ExpectedConnections, SBNNRecipe, keep_densest_
 from .methods.siman import BinarizeAboveMean, Magnitudes, parameter_groups
 from .networks.bcdnet import BCDNet, bcdnet
 from .networks.config import NetworkConfig
@@ -89,8 +84,8 @@ __all__ = [
     "SBNNRecipe",
     "ScaledBits",
     "ScaledSigns",
-    "SelectedKernels",
     "SearchedGroups",
+    "SelectedKernels",
     "Signs",
     "SqueezeInteraction",
     "SubBit",

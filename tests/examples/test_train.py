@@ -91,6 +91,17 @@ def test_the_recipes_of_sbnn() -> None:
         train.penalties(train.Settings(expected=0.02), cifar100)
 
 
+def test_curves_have_a_network_of_their_own() -> None:
+    nothing = datasets.digits().test
+    data = datasets.Data(nothing, nothing, 10, (1, 1, 40))
+    model = train.build(train.Settings(model="curves", width=8, method="siman"), data)
+    assert model(torch.randn(2, 1, 1, 40)).shape == (2, 10)
+    with pytest.raises(SystemExit, match="--model vgg is not for 1x40 pixels: pass --model curves"):
+        train.build(train.Settings(), data)
+    with pytest.raises(SystemExit, match="--model curves is not for 8x8 pixels: pass --model vgg"):
+        train.build(train.Settings(model="curves"), few_digits(1))
+
+
 def test_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="must be on this machine: pass --root"):
         train.main(["--data", "cifar10", "--out", str(tmp_path / "out")])
@@ -104,9 +115,9 @@ def test_what_is_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", train.MODELS)
 def test_every_model_can_be_built(model: str) -> None:
     nothing = datasets.digits().test
-    data = datasets.Data(nothing, nothing, 7, (3, 32, 32))
-    network = train.build(train.Settings(model=model, width=4), data)
-    assert isinstance(network, nn.Module) and network.example_input_array.shape == (1, 3, 32, 32)
+    shape = (3, 1, 32) if model == "curves" else (3, 32, 32)
+    network = train.build(train.Settings(model=model, width=4), datasets.Data(nothing, nothing, 7, shape))
+    assert isinstance(network, nn.Module) and network.example_input_array.shape == (1, *shape)
 
 
 @pytest.mark.parametrize("method", train.METHODS)
