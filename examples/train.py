@@ -1,13 +1,9 @@
 """Train a binary network on images on this machine, export it, compile it.
 
     python examples/train.py --data digits --model vgg --width 32 --out out/digits
-<<<<<<< HEAD
     python examples/train.py --data cifar10 --root data --model resnet --method sbnn-cifar10 --expected 0.05 \\
         --epochs 500 --batch 512 --rate 1e-3 --out out/cifar
-=======
     python examples/train.py --data mnist1d --model curves --width 64 --epochs 40 --out out/mnist1d
-    python examples/train.py --data cifar10 --root data --model resnet --method sbnn --epochs 300 --out out/cifar
->>>>>>> zoo
     torchrun --nproc_per_node 4 examples/train.py --data folder --root imagenet --model reactnet --out out/imagenet
 
 The loop uses Adam with a cosine schedule of the learning rate, optional mixup and label smoothing, and clamps the
