@@ -19,7 +19,7 @@ import mnist
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from training_loop import Recipe, train
+from training_loop import Recipe, parameter_groups, train
 
 from sbnn_tvm.frontends.torch import (
     APB,
@@ -76,11 +76,12 @@ class Start:
 
     def float_network(self) -> nn.Module:
         """The trained float32 network, which is the teacher of all others."""
-        path = self.folder / "starts" / f"float32-seed{self.seed}-epochs{self.epochs}.pt"
+        epochs = min(self.epochs * 2, mnist.FLOAT.epochs)
+        path = self.folder / "starts" / f"float32-seed{self.seed}-epochs{epochs}.pt"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.with_suffix(f".{os.getpid()}")  # another process may train the same network
-            torch.save(mnist.train_float(self.seed, self.epochs).state_dict(), draft)
+            torch.save(mnist.train_float(self.seed, epochs).state_dict(), draft)
             draft.replace(path)
         model = common_network()
         model.load_state_dict(torch.load(path, weights_only=True))
@@ -97,7 +98,7 @@ class Start:
 
     def tuned(self, model: nn.Module, **recipe: object) -> nn.Module:
         """Trains a network by the common recipe, with changes."""
-        return mnist.tune(model, self.float_network(), replace(Recipe(self.epochs), **recipe), self.seed)
+        return mnist.tune(model, self.float_network(), replace(mnist.BINARY, epochs=self.epochs, **recipe), self.seed)
 
 
 def thresholds(channels: int) -> nn.Module:
@@ -153,7 +154,7 @@ def apb(decay: float, start: Start) -> nn.Module:
     freeze = FreezeAPB(interval=0.5)
     return start.tuned(
         model,
-        optimizer=lambda model: torch.optim.AdamW(apb_parameter_groups(model, decay), lr=Recipe.rate),
+        optimizer=lambda model: torch.optim.AdamW(apb_parameter_groups(model, decay), lr=mnist.BINARY.rate),
         clamp=float("inf"),
         before_epoch=lambda progress: freeze(model, progress),
     )
@@ -164,7 +165,7 @@ def rbonn(start: Start) -> nn.Module:
     model = start.network(layer(RBONN(init="fit")))
     return start.tuned(
         model,
-        optimizer=lambda model: torch.optim.Adam(rbonn_parameter_groups(model, Recipe.rate)),
+        optimizer=lambda model: torch.optim.Adam(rbonn_parameter_groups(model, mnist.BINARY.rate)),
         clamp=float("inf"),
         after_step=lambda: backtrack_(model),
     )
@@ -184,7 +185,9 @@ def with_penalty(make: Callable[[nn.Module, nn.Module], Callable[[Tensor], Tenso
     start.tuned(
         model,
         penalty=penalty,
-        optimizer=lambda model: torch.optim.Adam([*model.parameters(), *heads], lr=Recipe.rate),
+        optimizer=lambda model: torch.optim.Adam(
+            [*parameter_groups(model, mnist.BINARY), {"params": heads}], lr=mnist.BINARY.rate
+        ),
     )
     if hasattr(penalty, "remove"):
         penalty.remove()
