@@ -54,10 +54,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))  # first, becaus
 
 import adabin
 import apb
+import claims
 import digits
 import mixbin
 import sbnn
 import siman
+import training_loop
+from agreement import deploy
 
 console = Console(highlight=False)
 
@@ -78,7 +81,7 @@ class Method:
 def plain(layer: digits.Layer, seed: int, epochs: int) -> nn.Module:
     """Train by the protocol of digits.py, with ``layer`` in the body."""
     torch.manual_seed(seed)
-    return digits.train(digits.tiny_network(layer), digits.load(), digits.Recipe(epochs=epochs), seed)
+    return training_loop.train(digits.tiny_network(layer), digits.load(), training_loop.Recipe(epochs=epochs), seed)
 
 
 def without_training(seed: int, epochs: int) -> nn.Module:
@@ -165,8 +168,8 @@ def train(methods: tuple[Method, ...], seeds: int, epochs: int, folder: Path) ->
     data = digits.load()
     for method in methods:
         models = [method.train(seed, epochs) for seed in track(range(seeds), method.name, console=console)]
-        accuracy = digits.Mean.of(digits.accuracy(model, data) for model in models)
-        agreement = digits.deploy(models[0], data)
+        accuracy = claims.Mean.of(training_loop.accuracy(model, data) for model in models)
+        agreement = deploy(models[0], data)
         console.print(f"{accuracy} %; {agreement}")
         place = folder / str(METHODS.index(method))
         agreement.module.export(place.with_suffix(".so"))

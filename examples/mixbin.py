@@ -16,8 +16,11 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import claims
 import digits
 import torch
+import training_loop
+from agreement import deploy
 from torch import nn
 from torch.nn import functional
 
@@ -29,7 +32,7 @@ BUDGET = 0.52
 ALL_DATA = digits.load(train=900)
 TRAIN = slice(0, 500)
 VALIDATION = slice(500, 900)
-DATA = digits.Digits(
+DATA = training_loop.Data(
     ALL_DATA.train_images[TRAIN], ALL_DATA.train_labels[TRAIN], ALL_DATA.test_images, ALL_DATA.test_labels
 )
 
@@ -47,7 +50,7 @@ def network() -> nn.Sequential:
 
 def fit(model: nn.Module, epochs: int, penalty=None, rate: float = 2e-3) -> None:
     """The training of a search, which is shorter than the training from scratch."""
-    digits.train(model, DATA, digits.Recipe(epochs=epochs, rate=rate, penalty=penalty))
+    training_loop.train(model, DATA, training_loop.Recipe(epochs=epochs, rate=rate, penalty=penalty))
 
 
 def validation_loss(model: nn.Module) -> float:
@@ -74,7 +77,7 @@ def search(method: str, seed: int, budget: float = BUDGET, progress: bool = Fals
 def float_network(seed: int) -> nn.Module:
     """A trained float network."""
     torch.manual_seed(seed)
-    return digits.train(network(), DATA, digits.Recipe(epochs=40), seed=seed)
+    return training_loop.train(network(), DATA, training_loop.Recipe(epochs=40), seed=seed)
 
 
 @functools.cache
@@ -83,12 +86,12 @@ def from_scratch(mask: Mask, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     model = network()
     apply_mask_(model, mask)
-    return digits.train(model, DATA, digits.Recipe(epochs=40), seed=seed)
+    return training_loop.train(model, DATA, training_loop.Recipe(epochs=40), seed=seed)
 
 
-def accuracy(mask: Mask, seeds: Sequence[int]) -> digits.Mean:
+def accuracy(mask: Mask, seeds: Sequence[int]) -> claims.Mean:
     """The accuracy on the test images, in per cent."""
-    return digits.Mean.of(digits.accuracy(from_scratch(mask, seed), DATA) for seed in seeds)
+    return claims.Mean.of(training_loop.accuracy(from_scratch(mask, seed), DATA) for seed in seeds)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -114,12 +117,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     for method in ("greedy", "gradual"):
         found = [search(method, seed) for seed in seeds]
         print(found[0])
-        result = digits.Mean.of(within.get(each.binary, 0) for each in found)
-        digits.check(
+        result = claims.Mean.of(within.get(each.binary, 0) for each in found)
+        claims.check(
             within[optimum] - result.value <= 0.3 and result.value > chance,
             f"{method} search over {len(seeds)} seeds: {result} %, at most 0.3 below the optimum and above chance",
         )
-    print(digits.deploy(from_scratch(found[0].binary, 0), DATA))
+    print(deploy(from_scratch(found[0].binary, 0), DATA))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,11 @@ paper brings a network to 10 % of +1, and a float network is converted without t
 
 from __future__ import annotations
 
+import claims
 import digits
 import torch
+import training_loop
+from agreement import deploy
 from torch import nn
 
 from sbnn_tvm import quantize_
@@ -42,8 +45,8 @@ def train_sparse(density: float, symmetric: bool = False, seed: int = 0, epochs:
     """Trains with exactly that share of +1 in every layer."""
     torch.manual_seed(seed)
     model = network(symmetric)
-    recipe = digits.Recipe(epochs=epochs, after_step=lambda: keep_densest_(model, density))
-    return digits.train(model, digits.load(), recipe, seed)
+    recipe = training_loop.Recipe(epochs=epochs, after_step=lambda: keep_densest_(model, density))
+    return training_loop.train(model, digits.load(), recipe, seed)
 
 
 def train_with_penalty(expected: float, seed: int = 0, epochs: int = 40) -> nn.Module:
@@ -53,8 +56,8 @@ def train_with_penalty(expected: float, seed: int = 0, epochs: int = 40) -> nn.M
     """
     torch.manual_seed(seed)
     model = network()
-    recipe = digits.Recipe(epochs=epochs, mixup=1.0, penalty=ExpectedConnections(model, expected, gamma=0.5))
-    return digits.train(model, digits.load(), recipe, seed)
+    recipe = training_loop.Recipe(epochs=epochs, mixup=1.0, penalty=ExpectedConnections(model, expected, gamma=0.5))
+    return training_loop.train(model, digits.load(), recipe, seed)
 
 
 def density(model: nn.Module) -> float:
@@ -63,33 +66,38 @@ def density(model: nn.Module) -> float:
     return sum(layer.density() * layer.weight.numel() for layer in layers) / sum(x.weight.numel() for x in layers)
 
 
-def main(seeds: int = digits.SEEDS, epochs: int = 40, check: bool = True) -> None:
+def main(seeds: int = claims.SEEDS, epochs: int = 40, check: bool = True) -> None:
     """Check the claims. ``check=False`` skips the accuracies, which need all seeds and epochs to hold."""
     torch.set_num_threads(1)
     data = digits.load()
     print("rarer value  general {alpha, beta}  symmetric {-tau, +tau}  gain")
     for share, required in REQUIRED_GAIN.items():
         general, symmetric = (
-            digits.over_seeds(lambda seed: digits.accuracy(train_sparse(share, symmetric, seed, epochs), data), seeds)  # noqa: B023
+            claims.over_seeds(
+                lambda seed: training_loop.accuracy(train_sparse(share, symmetric, seed, epochs), data),  # noqa: B023
+                seeds,
+            )
             for symmetric in (False, True)
         )
         gain = general.value - symmetric.value
         print(f"{share:11.0%}  {general!s:>21}  {symmetric!s:>23}  {gain:4.1f}")
         if check:
-            digits.check(gain >= required, f"any two values gain {required:g} points or more at {share:.0%}")
+            claims.check(gain >= required, f"any two values gain {required:g} points or more at {share:.0%}")
 
     model = train_with_penalty(0.1, epochs=epochs)
-    print(f"penalty: {density(model):.1%} of +1 (10% expected), accuracy {digits.accuracy(model, data):.1f} %")
+    print(f"penalty: {density(model):.1%} of +1 (10% expected), accuracy {training_loop.accuracy(model, data):.1f} %")
     for name, layer in model.named_modules():
         if isinstance(layer, BinaryLayer):
             found = canonical(layer)
             print(f"  {name}: alpha {found.alpha[0]:.3f}, beta {found.beta[0]:.3f}, {found.density:.1%} beta")
-    print(digits.deploy(model, data))
+    print(deploy(model, data))
 
-    float_model = digits.train(digits.tiny_network(digits.float_layer), data, digits.Recipe(epochs=epochs))
-    before = digits.accuracy(float_model, data)
+    float_model = training_loop.train(
+        digits.tiny_network(digits.float_layer), data, training_loop.Recipe(epochs=epochs)
+    )
+    before = training_loop.accuracy(float_model, data)
     print(quantize_(float_model, calibration=data.train_images))
-    print(f"without training: float {before:.1f} %, two-valued {digits.accuracy(float_model, data):.1f} %")
+    print(f"without training: float {before:.1f} %, two-valued {training_loop.accuracy(float_model, data):.1f} %")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import math
 
+import claims
 import digits
 import torch
+import training_loop
+from agreement import deploy
 from torch import nn
 
 from sbnn_tvm.frontends.torch import (
@@ -38,11 +41,11 @@ def network(domain: WeightDomain) -> nn.Module:
 def train(domain: WeightDomain, seed: int = 0, epochs: int = 40, of_binary: float = 0.0) -> nn.Module:
     """The paper's recipe: SGD with weight decay, except on binary weights."""
     torch.manual_seed(seed)
-    recipe = digits.Recipe(
+    recipe = training_loop.Recipe(
         epochs=epochs,
         optimizer=lambda model: torch.optim.SGD(parameter_groups(model, 5e-4, of_binary), lr=0.05, momentum=0.9),
     )
-    return digits.train(network(domain), digits.load(), recipe, seed)
+    return training_loop.train(network(domain), digits.load(), recipe, seed)
 
 
 def share_of_ones(model: nn.Module) -> float:
@@ -52,7 +55,7 @@ def share_of_ones(model: nn.Module) -> float:
     return float(torch.cat([optimal_ones(each) / each.shape[1] for each in rows]).mean())
 
 
-def main(seeds: int = digits.SEEDS, epochs: int = 40, check: bool = True) -> None:
+def main(seeds: int = claims.SEEDS, epochs: int = 40, check: bool = True) -> None:
     """Check the claims. ``check=False`` skips the accuracies, which need all seeds and epochs to hold."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -66,7 +69,7 @@ def main(seeds: int = digits.SEEDS, epochs: int = 40, check: bool = True) -> Non
         shares = optimal_ones(sample.abs()) / sample.shape[1]
         error = float(shares.std()) / math.sqrt(len(shares))
         found = float(shares.mean())
-        digits.check(
+        claims.check(
             abs(found - expected) < max(4 * error, 1e-3),
             f"{name} weights: {found:.3f} +- {error:.3f} of them are ones, {expected:.3f} in theory",
         )
@@ -74,13 +77,13 @@ def main(seeds: int = digits.SEEDS, epochs: int = 40, check: bool = True) -> Non
     accuracies, models = {}, {}
     for name, domain in (("magnitudes", Magnitudes()), ("signs", ScaledSigns(learned=True))):
         models[name] = [train(domain, seed, epochs) for seed in range(seeds)]
-        accuracies[name] = digits.Mean.of(digits.accuracy(model, data) for model in models[name])
-        optimum = digits.Mean.of(100 * share_of_ones(model) for model in models[name])
+        accuracies[name] = claims.Mean.of(training_loop.accuracy(model, data) for model in models[name])
+        optimum = claims.Mean.of(100 * share_of_ones(model) for model in models[name])
         print(f"{name}: accuracy {accuracies[name]} %; the smallest angle has {optimum} % ones")
     if check:
         loss = accuracies["signs"].value - accuracies["magnitudes"].value
-        digits.check(loss <= TOLERATED_LOSS, f"magnitudes are no worse than signs ({-loss:+.1f} points)")
-    print(digits.deploy(models["magnitudes"][0], data))
+        claims.check(loss <= TOLERATED_LOSS, f"magnitudes are no worse than signs ({-loss:+.1f} points)")
+    print(deploy(models["magnitudes"][0], data))
 
 
 if __name__ == "__main__":

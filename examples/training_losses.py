@@ -11,8 +11,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 
+import claims
 import digits
 import torch
+import training_loop
+from agreement import deploy
 from torch import nn
 
 from sbnn_tvm.frontends.torch import (
@@ -68,7 +71,7 @@ LOSSES: dict[str, tuple[Callable, digits.Layer]] = {
 }
 
 
-def train(name: str, teacher: nn.Module, data: digits.Digits, seed: int, epochs: int) -> nn.Module:
+def train(name: str, teacher: nn.Module, data: training_loop.Data, seed: int, epochs: int) -> nn.Module:
     """The tiny network, trained with the given loss."""
     make, layer = LOSSES[name]
     torch.manual_seed(seed)
@@ -79,7 +82,9 @@ def train(name: str, teacher: nn.Module, data: digits.Digits, seed: int, epochs:
     def optimizer(model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.Adam([*model.parameters(), *heads], lr=5e-3)
 
-    digits.train(student, data, digits.Recipe(epochs=epochs, penalty=penalty, optimizer=optimizer), seed=seed)
+    training_loop.train(
+        student, data, training_loop.Recipe(epochs=epochs, penalty=penalty, optimizer=optimizer), seed=seed
+    )
     if hasattr(penalty, "remove"):
         penalty.remove()
     return student
@@ -94,15 +99,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     data = digits.load()
     torch.manual_seed(0)
-    teacher = digits.train(digits.tiny_network(digits.float_layer), data, digits.Recipe(epochs=arguments.epochs))
-    print(f"the float teacher: {digits.accuracy(teacher, data):.1f} %")
+    teacher = training_loop.train(
+        digits.tiny_network(digits.float_layer), data, training_loop.Recipe(epochs=arguments.epochs)
+    )
+    print(f"the float teacher: {training_loop.accuracy(teacher, data):.1f} %")
     results = {}
     for name in LOSSES:
         models = [train(name, teacher, data, seed, arguments.epochs) for seed in range(arguments.seeds)]
-        results[name] = digits.Mean.of(digits.accuracy(model, data) for model in models)
-        print(f"{name}: {results[name]} %; {digits.deploy(models[0], data)}")
+        results[name] = claims.Mean.of(training_loop.accuracy(model, data) for model in models)
+        print(f"{name}: {results[name]} %; {deploy(models[0], data)}")
     worst = min(results.values(), key=lambda mean: mean.value)
-    digits.check(worst.value > results["plain"].value - 3, "no loss costs more than 3 points")
+    claims.check(worst.value > results["plain"].value - 3, "no loss costs more than 3 points")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,12 @@ from .layers.modules import Binarize, BinaryConv2d, BinaryLayer, BinaryLinear, R
 from .layers.quantizers import EWGS, DoReFa, Quantizer, Symmetric
 from .layers.two_bits import TwoBits
 from .methods.adabin import Adaptive, AdaptiveBinarize, Maxout
-from .methods.apb import APB, APBMemory, FreezeAPB, apb_memory, apb_parameter_groups
+from .methods.apb import APB, APBMemory, BinarizeStandardized, FreezeAPB, apb_memory, apb_parameter_groups
+from .methods.binrelu import BinReLU
 from .methods.codebook import SubBit
 from .methods.contrastive import ContrastiveLoss, info_nce
 from .methods.distillation import BlockDistillation
+from .methods.rbonn import RBONN, backtrack_, rbonn_parameter_groups
 from .methods.regularisers import KurtosisPenalty, ReconstructionPenalty
 from .methods.sbnn import ExpectedConnections, keep_densest_
 from .methods.siman import BinarizeAboveMean, Magnitudes, parameter_groups
@@ -30,13 +32,16 @@ __all__ = [
     "EWGS",
     "FIRST",
     "LAST",
+    "RBONN",
     "VGG",
     "APBMemory",
     "Adaptive",
     "AdaptiveBinarize",
     "BCDNet",
+    "BinReLU",
     "Binarize",
     "BinarizeAboveMean",
+    "BinarizeStandardized",
     "BinaryConfig",
     "BinaryConv2d",
     "BinaryLayer",
@@ -76,6 +81,7 @@ __all__ = [
     "WeightDomain",
     "apb_memory",
     "apb_parameter_groups",
+    "backtrack_",
     "bcdnet",
     "binarize",
     "binarize_",
@@ -87,6 +93,7 @@ __all__ = [
     "parameter_groups",
     "quantize_",
     "quicknet",
+    "rbonn_parameter_groups",
     "reactnet",
     "recalibrate_",
     "resnet",

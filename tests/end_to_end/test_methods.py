@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import digits
 import torch
+import training_loop
+from agreement import deploy
 from torch import nn
 
 from sbnn_tvm.frontends.torch import (
@@ -38,8 +40,8 @@ def test_a_trained_model_deploys_exactly() -> None:
     data = digits.load()
     model = mixed_network()
     sparsify = ExpectedConnections(model[1][0], 0.1, weight=5.0)
-    digits.train(model, data, digits.Recipe(epochs=4, penalty=sparsify, mixup=1.0))
-    assert digits.accuracy(model, data) > 30  # chance is 10
-    agreement = digits.deploy(model, data)
+    training_loop.train(model, data, training_loop.Recipe(epochs=4, penalty=sparsify, mixup=1.0))
+    assert training_loop.accuracy(model, data) > 30  # chance is 10
+    agreement = deploy(model, data)
     assert agreement.passed
     assert [layer.binary for layer in agreement.module.report.linear].count(True) == 4

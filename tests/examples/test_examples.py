@@ -132,28 +132,33 @@ def test_convert_float_model(one_torch_thread, capsys):
 
 
 def test_digits_deploy(one_torch_thread):
+    import claims
     import digits
+    import training_loop
+    from agreement import deploy
 
     data = digits.load()
-    model = digits.train(digits.tiny_network(), data, digits.Recipe(epochs=2))
-    agreement = digits.deploy(model, data)
+    model = training_loop.train(digits.tiny_network(), data, training_loop.Recipe(epochs=2))
+    agreement = deploy(model, data)
     assert agreement.passed and agreement.images == 1297
     assert [layer.binary for layer in agreement.module.report.linear] == [False, *[True] * 4, False]
-    assert str(digits.Mean.of([1.0, 2.0, 3.0])) == "2.0 +- 0.6"
+    assert str(claims.Mean.of([1.0, 2.0, 3.0])) == "2.0 +- 0.6"
 
 
 def test_digits_deploy_tells_rounding_from_difference(one_torch_thread):
     import digits
+    import training_loop
+    from agreement import deploy
 
     data = digits.load()
-    model = digits.train(digits.tiny_network(), data, digits.Recipe(epochs=2))
+    model = training_loop.train(digits.tiny_network(), data, training_loop.Recipe(epochs=2))
     torch_differs_by = 2.0**-18  # of a pixel: rounding may decide a bit
     model.register_forward_pre_hook(lambda _, x: (x[0] * (1 + torch_differs_by),) if len(x[0]) > 1 else None)
-    agreement = digits.deploy(model, data)
+    agreement = deploy(model, data)
     assert agreement.passed and agreement.ties <= 3
     torch_differs_by = 2.0**-8
     with pytest.raises(SystemExit, match=r"FAILED torch = onnxruntime = compiled: 12\d\d of 1297"):
-        digits.deploy(model, data)
+        deploy(model, data)
 
 
 @pytest.mark.slow

@@ -22,6 +22,8 @@ from sbnn_tvm.errors import ArgumentError
 
 from .estimators import Estimator, binarize
 
+SignGradient = Literal["scaled", "unscaled", "xnor"]
+
 
 class WeightDomain(Protocol):
     """The choice of the two weight values."""
@@ -35,12 +37,16 @@ class WeightValues(nn.Module):
 
     Attributes:
         prunable: Whether the value of ``S = -1`` may stand for a pruned weight.
+        gradient: How the scale enters the gradient of the latent weights (ScaledSigns).
     """
 
     prunable = False
+    gradient: SignGradient = "scaled"
 
     def signs(self, weight: Tensor, estimator: Estimator) -> Tensor:
         """S in {-1, +1}, of the shape of the latent weights [OC, ...], with the estimator's gradient."""
+        if self.gradient != "scaled":
+            estimator = _BesideScale(estimator, self.gradient, self(weight)[0].detach())
         return binarize(weight, 0.0, SIGN, estimator)
 
     def forward(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -69,20 +75,50 @@ class Signs:
 class ScaledSigns:
     """Weights are -a and +a, with one scale `a` per output channel.
 
+    With ``W = a * sign(w)``, n weights per channel, and the estimator's slope in place of the derivative of sign, the
+    gradients of the latent weights to choose from are::
+
+        "scaled"      dL/dw = dL/dW * a * slope(w)
+        "unscaled"    dL/dw = dL/dW * slope(w)
+        "xnor"        dL/dw = dL/dW * (1 / n + a * slope(w))
+
+    The first follows from the forward pass if `a` is a constant: a channel of small weights gets small gradients. The
+    second is that of ``(a * sign(w)).detach() - clip(w).detach() + clip(w)``, as the released code of Bi-Real Net,
+    ReActNet and BCDNet has it. The third adds what a weight contributes to the mean. They differ in the sizes of steps
+    with SGD. Adam divides most of the factor `a` out again.
+
     Attributes:
         learned: If False, a is the mean of |w| over the channel's latent weights at every forward pass, and no gradient
-            flows through it. If True, a is a parameter with that initial value.
+            flows through it but the 1 / n of ``"xnor"``. If True, a is a parameter with that initial value.
+        gradient: ``"scaled"``, ``"unscaled"`` or ``"xnor"``. Where a is 0, the others act as ``"scaled"``, whose
+            gradient is 0.
+
+    Raises:
+        ArgumentError: If the gradient is none of the three, or ``"xnor"`` is asked of a learned scale.
 
     References:
-        Rastegari et al., "XNOR-Net", ECCV 2016, arXiv 1603.05279 (the mean is the least-squares optimum);
-        Liu et al., "Bi-Real Net", ECCV 2018, arXiv 1808.00278 (no gradient through it).
+        Rastegari et al., "XNOR-Net", ECCV 2016, arXiv 1603.05279 (the mean is the least-squares optimum; "xnor" is the
+        gradient of its section 3.1); Liu et al., "Bi-Real Net", ECCV 2018, arXiv 1808.00278 (its magnitude-aware
+        gradient is "scaled"; its code has "unscaled").
     """
 
     learned: bool = False
+    gradient: SignGradient = "scaled"
+
+    def __post_init__(self) -> None:
+        if self.gradient not in ("scaled", "unscaled", "xnor"):
+            raise ArgumentError(f"ScaledSigns takes gradient='scaled', 'unscaled' or 'xnor', but got {self.gradient!r}")
+        if self.learned and self.gradient == "xnor":
+            raise ArgumentError(
+                "gradient='xnor' is that of a scale computed from the weights, but learned=True makes it a parameter; "
+                "take gradient='scaled' or 'unscaled'"
+            )
 
     def build(self, weight: Tensor) -> WeightValues:
         """Builds one parameter [OC] if ``learned``, otherwise none."""
-        return LearnedValues(_mean_magnitude(weight), None) if self.learned else _MeanMagnitude()
+        values = LearnedValues(_mean_magnitude(weight), None) if self.learned else _MeanMagnitude()
+        values.gradient = self.gradient
+        return values
 
 
 @dataclass(frozen=True)
@@ -148,6 +184,25 @@ class ScaledBits:
         """Builds one parameter, [OC] with ``per="channel"``, otherwise [1]."""
         rows = weight.detach().reshape(len(weight) if self.per == "channel" else 1, -1)
         return _HalfScale(_mean_where(rows, rows > 0))
+
+
+class _BesideScale(Estimator):
+    """The slope of S that gives the gradients of ScaledSigns, since ``dL/dS = dL/dW * scale``.
+
+    Args:
+        estimator: The slope for a constant scale.
+        gradient: ``"unscaled"`` or ``"xnor"``.
+        scale: The factor of S, [OC].
+    """
+
+    def __init__(self, estimator: Estimator, gradient: SignGradient, scale: Tensor) -> None:
+        self.estimator, self.gradient = estimator, gradient
+        self.scale = torch.where(scale == 0, torch.ones_like(scale), scale)  # dL/dS is 0 there, without this nan
+
+    def slope(self, u: Tensor) -> Tensor:
+        """The slope for latent weights [OC, ...]."""
+        scale, slope = self.scale.reshape(-1, *[1] * (u.ndim - 1)), self.estimator.slope(u)
+        return slope / scale if self.gradient == "unscaled" else slope + 1 / (u[0].numel() * scale)
 
 
 class _Ones(WeightValues):

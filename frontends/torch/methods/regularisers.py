@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sbnn_tvm.errors import ArgumentError
 
 from ..layers.modules import binary_layers
+from .rbonn import RBONN
 
 
 def kurtosis(x: Tensor) -> Tensor:
@@ -71,15 +72,14 @@ class ReconstructionPenalty:
         (2)  dP/dw = weight * (w - a * b)
         (3)  dP/da = -weight * sum b * (w - a * b)
 
-    The method's other part (Density-ReLU) changes the weights of filters with small scales before a forward pass. It is
-    not implemented.
+    This is the penalty alone, for domains of any method. The domain RBONN has the whole method, with this penalty.
 
     Args:
-        model: The penalty covers its binary layers with a learned scale, ``ScaledSigns(learned=True)``.
+        model: The penalty covers its binary layers with a learned scale, such as ``ScaledSigns(learned=True)``.
         weight: Factor of the penalty.
 
     Raises:
-        ArgumentError: If there is no such layer.
+        ArgumentError: If there is no such layer, or a layer has the domain RBONN.
 
     References:
         Xu et al., "Recurrent Bilinear Optimization for Binary Neural Networks" (RBONN), ECCV 2022, arXiv 2209.01542.
@@ -89,6 +89,8 @@ class ReconstructionPenalty:
         self.layers = [layer for layer in binary_layers(model) if list(layer.values.parameters())]
         if not self.layers:
             raise ArgumentError("no binary layer learns its scale; make them with domain=ScaledSigns(learned=True)")
+        if any(isinstance(layer.domain, RBONN) for layer in self.layers):
+            raise ArgumentError("the domain RBONN adds this penalty itself; set RBONN(reconstruction=...) instead")
         self.weight = weight
 
     def __call__(self, loss: Tensor | None = None) -> Tensor:

@@ -88,26 +88,41 @@ def two_means(rows: Tensor, members: int | None = None) -> TwoMeans:
     return TwoMeans(lo[:, 0].to(rows.dtype), hi[:, 0].to(rows.dtype), bits)
 
 
-def fit_(layer: BinaryLayer, density: float | None = None) -> None:
+def _largest(rows: Tensor, members: int) -> TwoMeans:
+    """The mean of the ``members`` largest numbers of each row in their place, 0 in that of the others."""
+    largest = rows.topk(members, dim=1)
+    bits = torch.zeros_like(rows, dtype=torch.bool).scatter(1, largest.indices, True)
+    return TwoMeans(rows.new_zeros(len(rows)), largest.values.mean(1), bits)
+
+
+def fit_(layer: BinaryLayer, density: float | None = None, *, zero: bool = False) -> None:
     """Sets a layer with the domain TwoValues to the two-valued weights nearest to its latent ones, in least squares.
 
     tau and phi become those of the closed form. Latent weights are shifted so that their signs give its two sets. This
     starts a training from trained float weights, or converts them without training. Pruned weights stay in the lower
     set.
 
+    To train a sparse layer, start with ``zero=True``. The closed form leaves the many weights at a small lower value
+    alpha, and alpha times the sum of the window's inputs is a term that all channels share. There are so many such
+    weights that the term outweighs what the few others compute, and the first steps learn nothing.
+
     Args:
         layer: Changed in place.
         density: The share of weights in the smaller set, for each layer or channel (``TwoValues.per``); None for the
             best.
+        zero: Whether the lower value is 0, which needs a density. The upper set has the largest weights then, and the
+            upper value is their mean, the nearest one in least squares.
 
     Raises:
-        ArgumentError: If the layer has another domain, or the density is not between 0 and 1.
+        ArgumentError: If the layer has another domain, the density is not between 0 and 1, or ``zero`` has none.
     """
     domain = layer.domain
     if not isinstance(domain, TwoValues):
         raise ArgumentError(f"the closed form is for domain=TwoValues(...), but the layer has {domain}")
     if density is not None and not 0 < density < 1:
         raise ArgumentError(f"a density is between 0 and 1, but got {density}")
+    if zero and density is None:
+        raise ArgumentError("a lower value of 0 needs a density: give fit_(layer, density, zero=True)")
     with torch.no_grad():
         latent = layer.latent()
         mask = layer.mask()
@@ -118,7 +133,7 @@ def fit_(layer: BinaryLayer, density: float | None = None) -> None:
             fit = TwoMeans(rows[:, 0], rows[:, 0], torch.ones_like(rows, dtype=torch.bool))
         else:
             members = None if density is None else min(max(round(density * n), 1), n - 1)
-            fit = two_means(rows, members)
+            fit = _largest(rows, members) if zero and members is not None else two_means(rows, members)
         middle = ((fit.lo + fit.hi) / 2)[:, None]
         tiny = torch.finfo(rows.dtype).tiny
         # Clamped, since equal numbers may be in different sets, and a prescribed size moves the border off the middle.
@@ -201,7 +216,7 @@ class ExpectedConnections:
         return (self.gamma * loss.detach() / ((1 - self.gamma) * excess.detach())) * excess
 
 
-def keep_densest_(model: nn.Module, density: float, per: Literal["layer", "model"] = "layer") -> None:
+def keep_densest_(model: nn.Module, density: float, per: Literal["channel", "layer", "model"] = "layer") -> None:
     """Shifts all latent weights so that exactly the largest ones, a given share, are positive and so +1.
 
     This is the hard variant of the penalty; call it after every optimiser step. Pruned weights are never +1, but the
@@ -210,33 +225,39 @@ def keep_densest_(model: nn.Module, density: float, per: Literal["layer", "model
     Args:
         model: Its binary layers are changed in place.
         density: The share of +1.
-        per: Whether the share holds in each layer, or in the model as a whole.
+        per: Whether the share holds in each output channel, in each layer, or in the model as a whole.
 
     Raises:
         ArgumentError: If the model has no binary layer, or the density is not between 0 and 1.
     """
     if not 0 < density < 1:
         raise ArgumentError(f"a density is between 0 and 1, but got {density}")
-    if per not in ("layer", "model"):
-        raise ArgumentError(f"per is 'layer' or 'model', but got {per!r}")
+    if per not in ("channel", "layer", "model"):
+        raise ArgumentError(f"per is 'channel', 'layer' or 'model', but got {per!r}")
     layers = _layers_of_latent_density(model)
     with torch.no_grad():
         for group in [layers] if per == "model" else [[layer] for layer in layers]:
             latents = [layer.latent() for layer in group]
-            numbers = torch.cat([latent.flatten() for latent in latents])
-            masks = [
-                torch.ones_like(latent) if (mask := layer.mask()) is None else mask
-                for layer, latent in zip(group, latents, strict=True)
-            ]
-            left = torch.cat([mask.flatten() for mask in masks]) > 0
-            ones = min(max(round(density * len(numbers)), 1), int(left.sum()))
-            order = torch.where(left, numbers, -torch.inf).argsort(descending=True)
-            border = numbers[order[ones - 1 : ones + 1]].mean()
-            upper = torch.zeros_like(left).index_fill(0, order[:ones], True)
-            tiny = torch.finfo(numbers.dtype).tiny
-            shifted = torch.where(upper, (numbers - border).clamp_min(tiny), (numbers - border).clamp_max(0))
+            masks = [torch.ones_like(layer.weight) if (mask := layer.mask()) is None else mask for layer in group]
+            rows = len(latents[0]) if per == "channel" else 1
+            numbers, left = (torch.cat([w.flatten() for w in each]).reshape(rows, -1) for each in (latents, masks))
+            shifted = _largest_positive(numbers, left > 0, density).flatten()
             for latent, part in zip(latents, shifted.split([latent.numel() for latent in latents]), strict=True):
                 latent.copy_(part.reshape(latent.shape))
+
+
+def _largest_positive(numbers: Tensor, left: Tensor, density: float) -> Tensor:
+    """Numbers [rows, n], shifted so that a share of each row is positive, the largest of those that are ``left``."""
+    n = numbers.shape[1]
+    ones = left.sum(1, keepdim=True).clamp_max(min(max(round(density * n), 1), n))
+    order = torch.where(left, numbers, -torch.inf).argsort(dim=1, descending=True)
+    places = order.gather(
+        1, torch.cat([ones - 1, ones], dim=1).clamp(0, n - 1)
+    )  # of the last inside, the first outside
+    border = numbers.gather(1, places).mean(1, keepdim=True)
+    upper = torch.zeros_like(left).scatter(1, order, torch.arange(n, device=order.device) < ones)
+    tiny = torch.finfo(numbers.dtype).tiny
+    return torch.where(upper, (numbers - border).clamp_min(tiny), (numbers - border).clamp_max(0))
 
 
 @dataclass(frozen=True, eq=False)

@@ -79,3 +79,54 @@ def test_signs_cannot_be_pruned() -> None:
     prune.l1_unstructured(layer, "weight", 0.5)
     with pytest.raises(ValueError, match="neither of its two values stands for a pruned weight"):
         layer(torch.ones(1, 8))
+
+
+def test_the_gradient_of_scaled_signs_is_that_of_its_formula() -> None:
+    """Against the formulas of the papers' code, with a weight matrix that PyTorch differentiates."""
+    torch.manual_seed(0)
+    x, out = torch.randn(3, 4, 6, 6).sign(), torch.randn(3, 5, 4, 4)
+    results = []
+    for domain in (ScaledSigns(), ScaledSigns(gradient="unscaled"), ScaledSigns(gradient="xnor")):
+        torch.manual_seed(1)
+        layer = BinaryConv2d(4, 5, 3, domain=domain)
+        with torch.no_grad():
+            layer.weight.mul_(8)  # some of them beyond the slope's end
+        results.append(layer(x))
+        (results[-1] * out).sum().backward()
+        weight = layer.weight.detach().requires_grad_()
+        scale = weight.detach().abs().mean((1, 2, 3), keepdim=True)
+        signs, inside = weight.detach().sign(), weight.clamp(-1, 1)
+        formula = {
+            "scaled": scale * (signs - inside.detach() + inside),
+            "unscaled": (scale * signs).detach() - inside.detach() + inside,
+            "xnor": scale * (signs - inside.detach() + inside) + (weight - weight.detach()) / weight[0].numel(),
+        }[domain.gradient]
+        (nn.functional.conv2d(x, formula) * out).sum().backward()
+        assert 0 < (weight.detach().abs() > 1).sum() < weight.numel()
+        torch.testing.assert_close(layer.weight.grad, weight.grad)
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])  # the forward pass is the same
+
+
+def test_the_gradient_of_scaled_signs_without_a_scale_is_0_not_nan() -> None:
+    for gradient in ("scaled", "unscaled", "xnor"):
+        layer = BinaryLinear(4, 2, domain=ScaledSigns(gradient=gradient))
+        with torch.no_grad():
+            layer.weight[0] = 0
+        layer(torch.ones(1, 4)).sum().backward()
+        assert (layer.weight.grad[0] == 0).all() and (layer.weight.grad[1] != 0).all()
+
+
+def test_a_learned_scale_of_any_sign_divides_out() -> None:
+    layer = BinaryLinear(4, 2, domain=ScaledSigns(learned=True, gradient="unscaled"))
+    with torch.no_grad():
+        layer.values.tau.copy_(torch.tensor([-0.5, 2.0]))
+    layer(torch.ones(1, 4)).sum().backward()
+    torch.testing.assert_close(layer.weight.grad, torch.ones(2, 4))
+    assert (layer.values.tau.grad == layer.signs().sum(1)).all()
+
+
+def test_wrong_gradients_of_scaled_signs() -> None:
+    with pytest.raises(ValueError, match="takes gradient='scaled', 'unscaled' or 'xnor', but got 'none'"):
+        ScaledSigns(gradient="none")
+    with pytest.raises(ValueError, match="learned=True makes it a parameter; take gradient='scaled'"):
+        ScaledSigns(learned=True, gradient="xnor")
