@@ -89,7 +89,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     names = list(SHAPES[0].layers())
-    table = Table("layer", "float ms", *names[1:], title=f"time of a training step / nn.Conv2d's, {Machine.here()}")
+    table = Table("layer", "float ms", *names[1:], title=f"time of a training step / nn.Conv2d's, {Machine()}")
     worst = 0.0
     for shape in SHAPES:
         times = seconds(shape, steps)
@@ -98,7 +98,7 @@ def main() -> None:
         ratios = [(fastest[name] / fastest["float"], medians[name] / medians["float"]) for name in names[1:]]
         worst = max(worst, *(ratio for ratio, _ in ratios))
         table.add_row(str(shape), f"{fastest['float'] * 1e3:.0f}", *(f"{low:.2f} ({mid:.2f})" for low, mid in ratios))
-    console.print(table)
+    console().print(table)
     if worst > BAR:
         raise SystemExit(f"a step takes {worst:.2f} times that of nn.Conv2d, more than {BAR}")
 

@@ -315,9 +315,16 @@ class BinaryConv2d(BinaryLayer):
         if x.ndim == 3:
             return self._product(x[None])[0]
         scale, offset = self.affine()
-        weights = (None if each is None else widened(each) for each in (self.integers(), scale, offset, self.residual()))
+        rest = self.residual()
         x, padding = self._padded(x)
-        return convolve(x, *weights, Window(self.stride, padding, self.dilation, self.groups))  # type: ignore[arg-type]
+        return convolve(
+            x,
+            widened(self.integers()),
+            widened(scale),
+            None if offset is None else widened(offset),
+            None if rest is None else widened(rest),
+            Window(self.stride, padding, self.dilation, self.groups),
+        )
 
     def _padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The input, and the zeros around it that the convolution shall add; else the input is padded already."""
