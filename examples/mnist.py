@@ -115,6 +115,14 @@ def start_from_(model: nn.Module, trained: nn.Module) -> None:
                     conv.weight.mul_(0.5 / conv.weight.abs().mean())
 
 
+def start_sparse_(model: nn.Module, density: float, symmetric: bool = False) -> None:
+    """The largest latent weights become beta, the others 0; ``symmetric`` values stay -beta/2 and beta/2."""
+    for layer in _convolutions(model.body):
+        fit_(layer, density, zero=True)
+        if symmetric:
+            layer.values.phi.requires_grad_(False).zero_()
+
+
 def _convolutions(layer: nn.Module) -> list[BinaryConv2d | nn.Conv2d]:
     return [module for module in layer.modules() if isinstance(module, (BinaryConv2d, nn.Conv2d))]
 
@@ -155,10 +163,7 @@ def train_sparse(
     torch.manual_seed(seed)
     model = network(sparse_layer)
     start_from_(model, teacher)
-    for layer in _convolutions(model.body):
-        fit_(layer, density, zero=True)
-        if symmetric:
-            layer.values.phi.requires_grad_(False).zero_()
+    start_sparse_(model, density, symmetric)
     recipe = Recipe(epochs, after_step=lambda: keep_densest_(model, density, per="channel"))
     return tune(model, teacher, recipe, seed)
 

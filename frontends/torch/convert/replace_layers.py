@@ -13,8 +13,8 @@ from torch.nn.utils import prune
 from sbnn_tvm.algebra.domain import SIGN, BinaryDomain
 from sbnn_tvm.errors import ArgumentError
 
-from ..layers.domains import ScaledSigns, WeightDomain
-from ..layers.estimators import Estimator
+from ..layers.domains import ScaledSigns, Signs, WeightDomain
+from ..layers.estimators import Estimator, estimator
 from ..layers.modules import Binarize, BinaryConv2d, BinaryLayer, BinaryLinear
 
 FIRST = "<first>"
@@ -192,7 +192,7 @@ def _prunes_weight(hook: Callable) -> bool:
 def binary_layer(module: nn.Module, config: BinaryConfig) -> BinaryLayer:
     """The binary form of an nn.Conv2d or nn.Linear, with the same parameters."""
     layer: BinaryLayer
-    with torch.device("meta"):  # the weights are about to be replaced
+    with torch.device("meta"):  # its weights, and what a domain takes from them, are about to be replaced
         if isinstance(module, nn.Conv2d):
             layer = BinaryConv2d(
                 module.in_channels,
@@ -203,20 +203,18 @@ def binary_layer(module: nn.Module, config: BinaryConfig) -> BinaryLayer:
                 module.dilation,  # type: ignore[arg-type]
                 module.groups,
                 padding_value=config.padding_value,
-                domain=config.weights,
-                estimator=config.weight_estimator,
+                domain=Signs(),
             )
             channels, axis = module.in_channels, 1
         else:
             assert isinstance(module, nn.Linear)
-            layer = BinaryLinear(
-                module.in_features, module.out_features, domain=config.weights, estimator=config.weight_estimator
-            )
+            layer = BinaryLinear(module.in_features, module.out_features, domain=Signs())
             channels, axis = module.in_features, -1
     pruned = "weight_mask" in module._buffers
     layer.register_parameter("weight", module._parameters["weight_orig" if pruned else "weight"])
     layer.register_parameter("bias", module._parameters["bias"])
-    layer.values = config.weights.build(module.weight)  # type: ignore[arg-type]
+    layer.domain, layer.values = config.weights, config.weights.build(module.weight)  # type: ignore[arg-type]
+    layer.estimator = estimator(config.weight_estimator).to(module.weight)
     if pruned:
         prune.custom_from_mask(layer, "weight", module._buffers["weight_mask"])
         layer.mask()  # raises if the domain has no value for pruned weights

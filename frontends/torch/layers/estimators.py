@@ -19,26 +19,27 @@ from torch import Tensor, nn
 from sbnn_tvm.algebra.domain import SIGN, BinaryDomain
 from sbnn_tvm.errors import ArgumentError
 
+from .training_state import Scheduled
 
-class Estimator(ABC):
-    """A replacement for the derivative of sign."""
+
+class Estimator(nn.Module, ABC):
+    """A replacement for the derivative of sign.
+
+    A state dict loads whatever estimator it was saved with, since inference does not use it: the schedule of another
+    one is ignored.
+    """
 
     @abstractmethod
     def slope(self, u: Tensor) -> Tensor:
         """The replacement for the derivative of ``sign(u)``, elementwise."""
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for key in [key for key in state_dict if key.startswith(prefix) and key[len(prefix) :] not in self._buffers]:
+            del state_dict[key]
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def __repr__(self) -> str:
         return type(self).__name__
-
-
-class Scheduled:
-    """An object that changes in the course of training; ``set_progress`` updates it.
-
-    Attributes:
-        progress: The share of training that is done, from 0 to 1.
-    """
-
-    progress: float = 0.0
 
 
 class Identity(Estimator):
@@ -80,24 +81,17 @@ class Polynomial(Estimator):
 class EDE(Estimator, Scheduled):
     """The error decay estimator: slope ``k t (1 - tanh(t u)^2)``, which becomes steeper during training.
 
-    ``t`` grows from 0.1 to 10, evenly in its logarithm, and ``k = max(1 / t, 1)``. Call ``set_progress`` of this module
-    once per epoch.
+    ``t`` grows from 0.1 to 10, evenly in its logarithm, and ``k = max(1 / t, 1)``; ``set_progress`` sets it.
 
     References:
         Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks" (IR-Net),
         CVPR 2020, arXiv 1909.10788.
     """
 
-    def __init__(self, progress: float = 0.0) -> None:
-        self.progress = progress
-
     def slope(self, u: Tensor) -> Tensor:
         """K t (1 - tanh(t u)^2)."""
         t = 10.0 ** (2 * self.progress - 1)
-        return max(1 / t, 1.0) * t * (1 - torch.tanh(t * u).square())
-
-    def __repr__(self) -> str:
-        return f"EDE({self.progress:g})"
+        return t.clamp_min(1) * (1 - torch.tanh(t * u).square())  # k t = max(1, t)
 
 
 ESTIMATORS: dict[str, type[Estimator]] = {"identity": Identity, "clip": Clip, "polynomial": Polynomial, "ede": EDE}
@@ -110,33 +104,15 @@ def estimator(choice: str | Estimator) -> Estimator:
         choice: A key of ``ESTIMATORS``, or an Estimator, which is returned unchanged.
 
     Raises:
-        ArgumentError: If no estimator has that name.
+        ArgumentError: If no estimator has that name, or the object is no complete module.
     """
     if isinstance(choice, Estimator):
+        if "_modules" not in vars(choice):
+            raise ArgumentError(f"{type(choice).__name__}.__init__ does not call super().__init__(), as a module must")
         return choice
     if choice not in ESTIMATORS:
         raise ArgumentError(f"unknown estimator {choice!r}; pass {', '.join(ESTIMATORS)} or an Estimator object")
     return ESTIMATORS[choice]()
-
-
-def set_progress(model: nn.Module, progress: float) -> None:
-    """Tells the scheduled parts of a model (EDE, the clamping of SiMaN) how much of the training is done.
-
-    Call it at the beginning of every epoch.
-
-    Args:
-        model: Its modules that are ``Scheduled``, and their estimators that are, are updated.
-        progress: From 0 (begin) to 1 (end).
-
-    Raises:
-        ArgumentError: If the progress is not between 0 and 1.
-    """
-    if not 0 <= progress <= 1:
-        raise ArgumentError(f"progress is the share of training that is done, from 0 to 1, but got {progress}")
-    for module in model.modules():
-        for found in (module, getattr(module, "estimator", None)):
-            if isinstance(found, Scheduled):
-                found.progress = progress
 
 
 class _Binarize(torch.autograd.Function):

@@ -99,9 +99,9 @@ class Binarize(nn.Module):
         return binarize(x, threshold, self.domain, self.estimator)
 
     def extra_repr(self) -> str:
-        """Number of thresholds, domain and gradient."""
+        """Number of thresholds and domain."""
         learned = ", learned" if isinstance(self.threshold, nn.Parameter) else ""
-        return f"{self.channels or 1} threshold(s){learned}, domain={self.domain}, estimator={self.estimator}"
+        return f"{self.channels or 1} threshold(s){learned}, domain={self.domain}"
 
 
 class RPReLU(nn.Module):
@@ -361,7 +361,7 @@ class BinaryConv2d(BinaryLayer):
         return y + functional.conv2d(padded, rest, None, self.stride, 0, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
-        """The arguments of nn.Conv2d, the domain and the gradient."""
+        """The arguments of nn.Conv2d, and the domain."""
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         if any(self.pads):
             text += f", pads={self.pads}, padding_value={self.padding_value}"
@@ -369,7 +369,7 @@ class BinaryConv2d(BinaryLayer):
             text += f", dilation={self.dilation}"
         if self.groups != 1:
             text += f", groups={self.groups}"
-        return f"{text}, bias={self.bias is not None}, domain={self.domain}, estimator={self.estimator}"
+        return f"{text}, bias={self.bias is not None}, domain={self.domain}"
 
 
 class BinaryLinear(BinaryLayer):
@@ -412,11 +412,8 @@ class BinaryLinear(BinaryLayer):
         return y if rest is None else y + functional.linear(x, rest)
 
     def extra_repr(self) -> str:
-        """The arguments of nn.Linear, the domain and the gradient."""
-        return (
-            f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, "
-            f"domain={self.domain}, estimator={self.estimator}"
-        )
+        """The arguments of nn.Linear, and the domain."""
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, domain={self.domain}"
 
 
 def binary_layers(model: nn.Module) -> list[BinaryLayer]:
