@@ -128,8 +128,9 @@ def to_onnx(
             with unchanged(model), older_code_runs(device_of(model)):
                 model(*(tensor.clone() for tensor in probe.inputs))  # so that the comparison is of later calls
                 compare_with_module(model, probe, proto, module_calls(translation.program, names))
-    if translation.source:
-        onnx.helper.set_model_props(proto, {opset.SOURCE: translation.source})
+    sentences = [translation.source, *(getattr(module, "stays_float", "") for module in model.modules())]
+    if source := "; ".join(filter(None, sentences)):
+        onnx.helper.set_model_props(proto, {opset.SOURCE: source})
     return proto
 
 

@@ -12,11 +12,13 @@ With two-valued inputs the convolutions sum integers, which is exact. The scale 
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parametrize
 
 from sbnn_tvm.algebra.domain import SIGN, BinaryDomain
 from sbnn_tvm.errors import ArgumentError
@@ -200,9 +202,9 @@ class BinaryLayer(nn.Module):
         if traces_operators():
             y = self._operator(self.binarised(x))
         else:
-            weight = self.weight
-            warn_of_narrow_weights(self, weight)
-            with without_autocast(x):
+            with _computed_once(self), without_autocast(x):
+                weight = self.weight
+                warn_of_narrow_weights(self, weight)
                 y = self._product(self.binarised(widened(x))).to(weight.dtype)
         if self.bias is None:
             return y
@@ -416,6 +418,11 @@ class BinaryLinear(BinaryLayer):
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, domain={self.domain}"
 
 
+def _computed_once(layer: BinaryLayer) -> AbstractContextManager[None]:
+    """A context in which parametrised weights keep their value: spectral_norm changes them at every reading."""
+    return parametrize.cached() if parametrize.is_parametrized(layer) else nullcontext()
+
+
 def binary_layers(model: nn.Module) -> list[BinaryLayer]:
     """The binary layers of a model, in the order in which it registers them.
 
@@ -437,7 +444,10 @@ def clamp_latent_(model: nn.Module, bound: float = 1.0) -> None:
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, BinaryLayer):
-                module.latent().clamp_(-bound, bound)
+                if parametrize.is_parametrized(module, "weight"):
+                    module.weight = module.weight.clamp(-bound, bound)  # the parameters are set by right_inverse
+                else:
+                    module.latent().clamp_(-bound, bound)
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
