@@ -16,8 +16,10 @@ import argparse
 import copy
 import functools
 import itertools
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import mnist
 import torch
@@ -97,15 +99,14 @@ def tuned(mask: Mask, seed: int, effort: Effort = QUICK, activation: str = "BinR
     return train(model, data(effort), Recipe(effort.epochs, teacher=teacher), seed) if mask else model
 
 
-@functools.cache
-def search(method: str, seed: int, effort: Effort = QUICK) -> PartialBinarization:
-    """A search from the float network of that seed."""
+def search(method: str, seed: int, effort: Effort = QUICK, state: Path | None = None) -> PartialBinarization:
+    """A search from the float network of that seed; searches with the same ``state`` share the masks they train."""
     found = mnist.load()
     held_out = slice(effort.images, effort.images + effort.validation)
     images, labels = found.train_images[held_out], found.train_labels[held_out]
 
     def fit(model: nn.Module, epochs: int, penalty=None) -> None:
-        train(model, data(effort), Recipe(epochs, penalty=penalty))
+        train(model, data(effort), Recipe(epochs, rate=2e-3, penalty=penalty))
 
     def validation_loss(model: nn.Module) -> float:
         return float(functional.cross_entropy(model(images), labels))
@@ -118,12 +119,16 @@ def search(method: str, seed: int, effort: Effort = QUICK) -> PartialBinarizatio
         method=method,
         epochs=effort.proxy,
         seed=seed,
+        state=state,
         progress=False,
     )
 
 
-def compare_searches(effort: Effort) -> None:
-    """Search with every method and every seed, and print what the chosen networks achieve."""
+def compare_searches(effort: Effort, states: Path) -> list[Mask]:
+    """Search with every method and every seed, and print what the chosen networks achieve.
+
+    Returns the masks of the greedy search, one per seed.
+    """
     components = Components.of(network())
     of_test = functools.cache(lambda mask, seed: accuracy(tuned(mask, seed, effort), data(effort)))
     seeds = range(effort.seeds)
@@ -140,35 +145,34 @@ def compare_searches(effort: Effort) -> None:
         )
     chance = Mean.of(sum(of_test(mask, seed) for mask in random) / len(random) for seed in seeds)
     print(f"{'search':12} {'accuracy':>13} {'seconds':>8}  masks of the seeds\n{'random':12} {chance!s:>13} {0:8.1f}")
-    results = {}
+    found, results = {}, {}
     for method in METHODS:
-        found = [search(method, seed, effort) for seed in seeds]
-        results[method] = Mean.of(of_test(each.binary, seed) for seed, each in enumerate(found))
-        layers = "; ".join(", ".join(name.split(".")[1] for name in each.binary) for each in found)
-        seconds = sum(each.seconds for each in found) / len(found)
+        found[method] = [search(method, seed, effort, states / f"{seed}.json") for seed in seeds]
+        results[method] = Mean.of(of_test(each.binary, seed) for seed, each in enumerate(found[method]))
+        layers = "; ".join(", ".join(name.split(".")[1] for name in each.binary) for each in found[method])
+        seconds = sum(each.seconds for each in found[method]) / len(seeds)
         print(f"{method:12} {results[method]!s:>13} {seconds:8.1f}  {layers}")
     for method in METHODS[1:]:
         gap = results["exhaustive"].value - results[method].value
         check(gap <= 1, f"{method} search: at most 1 point below the exhaustive one ({gap:+.1f})")
+    return [each.binary for each in found["greedy"]]
 
 
-def compare_activations(effort: Effort) -> None:
+def compare_activations(effort: Effort, searched: list[Mask]) -> None:
     """Print the accuracy with each activation, with no layer, the searched layers and all layers binary."""
     everything = Components.of(network()).names
     print(f"{'activation':12} {'none binary':>13} {'searched':>13} {'all binary':>13}")
     for activation in ACTIVATIONS:
         row = []
-        for mask in ((), None, everything):
-            masks = [search("greedy", seed, effort).binary if mask is None else mask for seed in range(effort.seeds)]
+        for masks in ([()] * effort.seeds, searched, [everything] * effort.seeds):
             models = [tuned(mask, seed, effort, activation) for seed, mask in enumerate(masks)]
             row.append(Mean.of(accuracy(model, data(effort)) for model in models))
         print(f"{activation:12} {row[0]!s:>13} {row[1]!s:>13} {row[2]!s:>13}")
 
 
-def compare_libraries(effort: Effort) -> None:
+def compare_libraries(effort: Effort, searched: Mask) -> None:
     """Compile the float, the searched and the binary network, and print bytes and latencies."""
-    found = search("greedy", 0, effort)
-    masks = {"float": (), "searched": found.binary, "binary": found.components.names}
+    masks = {"float": (), "searched": searched, "binary": Components.of(network()).names}
     modules: dict[str, sbnn_tvm.CompiledModule] = {}
     for name, mask in masks.items():
         agreement = deploy(tuned(mask, 0, effort), data(effort))
@@ -189,10 +193,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--full", action="store_true", help="more images, three seeds, and other activations")
     effort = FULL if parser.parse_args(argv).full else QUICK
     torch.set_num_threads(1)
-    compare_searches(effort)
+    with tempfile.TemporaryDirectory() as states:
+        searched = compare_searches(effort, Path(states))
     if effort is FULL:
-        compare_activations(effort)
-    compare_libraries(effort)
+        compare_activations(effort, searched)
+    compare_libraries(effort, searched[0])
 
 
 if __name__ == "__main__":
