@@ -34,6 +34,7 @@ from sbnn_tvm.frontends.torch import (
     BinReLU,
     BlockDistillation,
     ContrastiveLoss,
+    DistributionMimicking,
     DoReFa,
     FreezeAPB,
     KurtosisPenalty,
@@ -41,10 +42,13 @@ from sbnn_tvm.frontends.torch import (
     Maxout,
     PartialBinarization,
     ScaledSigns,
+    SelectedKernels,
     SubBit,
     Symmetric,
+    Twin,
     TwoBits,
     WeightDomain,
+    add_branches_,
     apb_parameter_groups,
     backtrack_,
     quantize_,
@@ -177,37 +181,56 @@ def binrelu(start: Start) -> nn.Module:
     return with_layer(lambda inputs, outputs: nn.Sequential(BinReLU(inputs), plain(inputs, outputs)), start)
 
 
-def with_penalty(make: Callable[[nn.Module, nn.Module], Callable[[Tensor], Tensor]], start: Start) -> nn.Module:
-    """Weights {-a, +a} and signs, trained with a further loss, made from the model and its float teacher."""
-    model = start.network(layer(ScaledSigns()))
-    penalty = make(model, start.float_network())
-    heads = list(penalty.parameters()) if isinstance(penalty, nn.Module) else []
-    start.tuned(
-        model,
-        penalty=penalty,
-        optimizer=lambda model: torch.optim.Adam(
-            [*parameter_groups(model, mnist.BINARY), {"params": heads}], lr=mnist.BINARY.rate
-        ),
-    )
-    if hasattr(penalty, "remove"):
-        penalty.remove()
+def bd_bnn(start: Start) -> nn.Module:
+    """Latent weights with two modes, and distributions of weights and scores like the float network's.
+
+    The authors' float network is trained with a kurtosis penalty too; here it is the common one.
+    """
+    model, teacher = start.network(layer(ScaledSigns())), start.float_network()
+    convolutions = {f"{block}.layer": f"{block}.layer.1" for block in _blocks(model)}
+    mimic, kurtosis = DistributionMimicking(model, teacher, convolutions), KurtosisPenalty(model, weight=0.1)
+    start.tuned(model, penalty=lambda loss: mimic(loss) + kurtosis(loss))
+    mimic.remove()
     return model
 
 
-def kurtosis(student: nn.Module, teacher: nn.Module) -> KurtosisPenalty:
-    """BD-BNN's."""
-    return KurtosisPenalty(student, weight=0.1)
+def cmim(start: Start) -> nn.Module:
+    """The features before the head contrasted with the float network's, as in the authors' code."""
+    model, teacher = start.network(layer(ScaledSigns())), start.float_network()
+    channels = teacher.head[-1].in_features
+    pairs = Twin(model, teacher, ["head.1"])
+    labels = mnist.load().train_labels
+    contrast = ContrastiveLoss(pairs, {"head.1": (channels, channels)}, labels, weight=0.1, negatives=256)
+    batch: list[Tensor] = []
+    start.tuned(
+        model,
+        penalty=lambda loss: contrast(batch.pop()),
+        before_step=batch.append,
+        optimizer=lambda model: torch.optim.Adam(
+            [*parameter_groups(model, mnist.BINARY), {"params": list(contrast.parameters())}], lr=mnist.BINARY.rate
+        ),
+    )
+    pairs.remove()
+    return model
 
 
-def contrast(student: nn.Module, teacher: nn.Module) -> ContrastiveLoss:
-    """CMIM's, for the last features of the body."""
-    last, channels = _blocks(teacher)[-1], teacher.body[-1].norm.num_features
-    return ContrastiveLoss(student, teacher, [last], {last: (channels, channels)}, weight=0.1)
-
-
-def distillation(student: nn.Module, teacher: nn.Module) -> BlockDistillation:
-    """DGRL's."""
-    return BlockDistillation(student, teacher, _blocks(teacher))
+def dgrl(start: Start) -> nn.Module:
+    """Blocks with float branches learn the float network's features: each alone for two epochs, then together."""
+    model, teacher = start.network(layer(ScaledSigns())), start.float_network()
+    blocks = _blocks(model)
+    add_branches_(model, blocks)
+    distill = BlockDistillation(model, teacher, ["stem", *blocks])
+    optimizer = torch.optim.Adam(model.parameters(), lr=mnist.BINARY.rate)
+    images = mnist.load().train_images
+    model.train()
+    for _ in range(min(2, start.epochs)):
+        for chosen in torch.randperm(len(images)).split(mnist.BINARY.batch):
+            optimizer.zero_grad()
+            distill.blockwise(mnist.shifted(images[chosen])).backward()
+            optimizer.step()
+    start.tuned(model, penalty=distill)
+    distill.remove()
+    return model
 
 
 def _blocks(model: nn.Module) -> list[str]:
@@ -318,15 +341,24 @@ METHODS = (
         Method(f"subbit-{bits}", f"Sub-bit {bits}/9", "codebooks", partial(with_layer, layer(SubBit(bits))))
         for bits in (6, 4)
     ),
+    *(
+        Method(
+            f"selected-{bits}",
+            f"kernel selection {bits}/9",
+            "codebooks",
+            partial(with_layer, layer(SelectedKernels(bits))),
+        )
+        for bits in (6, 4)
+    ),
     Method("apb", "APB", "partly float", partial(apb, 1e-3)),
     Method("mixbin-greedy", "MixBin greedy", "partly float", partial(mixbin, "greedy")),
     Method("mixbin-gradual", "MixBin gradual", "partly float", partial(mixbin, "gradual")),
     *(Method(key, name, "2 bits", partial(with_layer, made)) for key, (name, made) in _TWO_BITS.items()),
     Method("binrelu", "BinReLU", "gradients", binrelu),
     Method("rbonn", "RBONN", "gradients", rbonn),
-    Method("bd-bnn", "BD-BNN", "losses", partial(with_penalty, kurtosis)),
-    Method("cmim", "CMIM", "losses", partial(with_penalty, contrast)),
-    Method("dgrl", "DGRL", "losses", partial(with_penalty, distillation)),
+    Method("bd-bnn", "BD-BNN", "losses", bd_bnn),
+    Method("cmim", "CMIM", "losses", cmim),
+    Method("dgrl", "DGRL", "partly float", dgrl),
     Method("bcdnet", "BCDNet blocks", "blocks", partial(from_scratch, mlp_network), mlp_network),
     Method("groups", "4 groups", "blocks", partial(from_scratch, grouped_network), grouped_network),
     Method("quantize", "not trained", "not trained", without_training),

@@ -38,6 +38,7 @@ class Recipe:
         clamp: Latent weights are kept within [-clamp, clamp].
         mixup: Alpha of the Beta distribution by which images and labels are mixed; 0 does not mix.
         penalty: Computes from the loss what to add to it.
+        before_step: Called before every step with the indices of its images, int64 [n].
         after_step: Called after every step.
         before_epoch: Called with the share of training that is done.
     """
@@ -52,6 +53,7 @@ class Recipe:
     clamp: float = 1.5
     mixup: float = 0.0
     penalty: Callable[[Tensor], Tensor] | None = None
+    before_step: Callable[[Tensor], None] | None = None
     after_step: Callable[[], None] | None = None
     before_epoch: Callable[[float], None] | None = None
 
@@ -71,6 +73,8 @@ def train(model: nn.Module, data: Data, recipe: Recipe = Recipe(), seed: int = 0
         if recipe.before_epoch is not None:
             recipe.before_epoch(epoch / recipe.epochs)
         for chosen in torch.randperm(len(data.train_images)).split(recipe.batch):
+            if recipe.before_step is not None:
+                recipe.before_step(chosen)
             images, labels = data.train_images[chosen], data.train_labels[chosen]
             if recipe.augment is not None:
                 images = recipe.augment(images)
