@@ -30,7 +30,7 @@ def network(adaptive: bool = True) -> nn.Module:
             padding=1,
             domain=Adaptive() if adaptive else ScaledSigns(),
             estimator="ede",
-            binarize=AdaptiveBinarize() if adaptive else Binarize(estimator="ede"),
+            binarize=AdaptiveBinarize() if adaptive else Binarize(),
         )
 
     return digits.tiny_network(layer, activation=Maxout)

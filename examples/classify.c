@@ -1,14 +1,14 @@
 /* Classify images with a compiled model, as a program without Python does. demo.py builds and runs it.
 
-   cc -Iout examples/classify.c out/digits.a -lm -pthread -o out/classify
+   cc -Iout examples/classify.c out/mnist.a -lm -pthread -o out/classify
    out/classify < IMAGES      # raw float32 pixels; prints the class of each image */
 
 #include <stdio.h>
-#include "digits.h"
+#include "mnist.h"
 
-static unsigned char context[DIGITS_CONTEXT_BYTES];
-static float image[DIGITS_INPUT0_BYTES / sizeof(float)];
-static float scores[DIGITS_OUTPUT0_BYTES / sizeof(float)];
+static unsigned char context[MNIST_CONTEXT_BYTES];
+static float image[MNIST_INPUT0_BYTES / sizeof(float)];
+static float scores[MNIST_OUTPUT0_BYTES / sizeof(float)];
 
 int main(void)
 {
@@ -16,14 +16,14 @@ int main(void)
     const sbnn_output outputs[] = {{scores, sizeof scores}};
     const size_t classes = sizeof scores / sizeof *scores;
 
-    if (digits_init(context, sizeof context, NULL) != SBNN_OK) {
-        fprintf(stderr, "%s\n", digits_last_error(context));
+    if (mnist_init(context, sizeof context, NULL) != SBNN_OK) {
+        fprintf(stderr, "%s\n", mnist_last_error(context));
         return 1;
     }
     while (fread(image, sizeof image, 1, stdin) == 1) {
         size_t best = 0, index;
-        if (digits_run(context, inputs, outputs) != SBNN_OK) {
-            fprintf(stderr, "%s\n", digits_last_error(context));
+        if (mnist_run(context, inputs, outputs) != SBNN_OK) {
+            fprintf(stderr, "%s\n", mnist_last_error(context));
             return 1;
         }
         for (index = 1; index < classes; index++)
@@ -31,6 +31,6 @@ int main(void)
                 best = index;
         printf("%zu\n", best);
     }
-    digits_close(context);
+    mnist_close(context);
     return 0;
 }

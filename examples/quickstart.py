@@ -1,4 +1,4 @@
-"""The example of the README: compile a model, print its report, verify, export and run it."""
+"""Start here: compile a trained network, classify digits, verify, print the report, export and run the library."""
 
 from __future__ import annotations
 
@@ -7,27 +7,26 @@ from pathlib import Path
 import numpy as np
 
 import sbnn_tvm
-from sbnn_tvm.frontends.torch import vgg_small
 
 
 def main() -> None:
-    """Compile an untrained VGG-Small for two targets."""
-    model = vgg_small(classes=10, image_size=32)  # or your own model, trained like any PyTorch model
-    image = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    """Compile a network of the zoo for two targets."""
+    digits = sbnn_tvm.zoo.load("mnist-sbnn-5")  # or your own model: a torch module, or the path of an ONNX file
+    print(f"{digits.card.name}: {digits.card.summary}, {digits.card.accuracy:.1%} of the test images are right")
 
-    module = sbnn_tvm.compile(model, target="native")
+    module = sbnn_tvm.compile(digits, target="native")
     print(module.report)  # for each layer: its kernel, and the reason
-    print(module.verify(image))  # against onnxruntime
-    print("classified as", np.argmax(module.run(image)))  # numpy in, numpy out
+    print(module.verify(digits.images))  # against onnxruntime
+    scores = np.concatenate([module.run(image[None]) for image in digits.images])  # numpy in, numpy out
+    print("ten digits, classified as", *scores.argmax(axis=1))
 
     folder = Path("out")
     folder.mkdir(exist_ok=True)
     library = module.export(folder / "model.so")
     again = sbnn_tvm.load(library)  # imports the runtime only: no torch, no onnx, no compiler
-    assert np.array_equal(again.run(image), module.run(image))
+    assert np.array_equal(again.run(digits.images[:1]), scores[:1])
 
-    sbnn_tvm.compile(model, target="arm").export(folder / "model.arm.so")  # for example for a Raspberry Pi
-    sbnn_tvm.export_onnx(model, folder / "model.onnx")  # the same file runs in stock onnxruntime
+    sbnn_tvm.compile(digits, target="arm").export(folder / "model.arm.so")  # for example for a Raspberry Pi
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sbnn_tvm.frontends.torch.convert.post_training import quantize_
     from sbnn_tvm.frontends.torch.export import export_onnx
 
+    from . import zoo
     from .algebra.domain import BinaryDomain
     from .compiler import compile
     from .errors import SbnnError
@@ -43,6 +44,7 @@ __all__ = [
     "load",
     "quantize_",
     "tune",
+    "zoo",
 ]
 
 _HOMES = {
@@ -56,6 +58,7 @@ _HOMES = {
     "load": "sbnn_tvm.runtime.loading",
     "quantize_": "sbnn_tvm.frontends.torch.convert.post_training",
     "tune": "sbnn_tvm.tuning.tuner",
+    "zoo": "sbnn_tvm.zoo",
 }
 
 
@@ -63,7 +66,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        value = getattr(import_module(_HOMES[name]), name)
+        home = import_module(_HOMES[name])
+        value = home if _HOMES[name] == f"{__name__}.{name}" else getattr(home, name)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing == __name__ and _HOMES[name].startswith(error.name or " "):

@@ -14,8 +14,8 @@ const model = await load().catch(error => {
 })
 const [input] = model.inputs
 const [output] = model.outputs
-if (input.shape.join() !== '1,1,8,8' || output.shape.join() !== '1,10') {
-  said.textContent = `This page is for digits of 8x8 pixels, but the model takes ${input.shape.join('x')}.`
+if (input.shape.join() !== '1,1,28,28' || output.shape.join() !== '1,10') {
+  said.textContent = `This page is for digits of 28x28 pixels, but the model takes ${input.shape.join('x')}.`
   throw new Error(said.textContent)
 }
 

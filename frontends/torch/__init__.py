@@ -4,17 +4,23 @@ from .convert.post_training import Quantization, QuantizedLayer, quantize_, reca
 from .convert.replace_layers import FIRST, LAST, BinaryConfig, Conversion, LayerNote, binarize_
 from .export import export_onnx, to_onnx
 from .layers.domains import Bits, ScaledBits, ScaledSigns, Signs, TwoValues, WeightDomain
-from .layers.estimators import EDE, Clip, Estimator, Identity, Polynomial, binarize, set_progress
+from .layers.estimators import EDE, Clip, Estimator, Identity, Polynomial, binarize
 from .layers.modules import Binarize, BinaryConv2d, BinaryLayer, BinaryLinear, RPReLU, clamp_latent_
 from .layers.quantizers import EWGS, DoReFa, Quantizer, Symmetric
+from .layers.training_state import set_progress
 from .layers.two_bits import TwoBits
 from .methods.adabin import Adaptive, AdaptiveBinarize, Maxout
-from .methods.apb import APB, APBMemory, FreezeAPB, apb_memory, apb_parameter_groups
+from .methods.apb import APB, APBMemory, BinarizeStandardized, FreezeAPB, apb_memory, apb_parameter_groups
+from .methods.binrelu import BinReLU
 from .methods.codebook import SubBit
-from .methods.contrastive import ContrastiveLoss, info_nce
-from .methods.distillation import BlockDistillation
+from .methods.contrastive import ContrastiveLoss
+from .methods.distillation import BlockDistillation, DistributionMimicking
+from .methods.feature_pairs import BinarizerPairs, Twin
+from .methods.kernel_selection import SelectedKernels
+from .methods.rbonn import RBONN, backtrack_, rbonn_parameter_groups
 from .methods.regularisers import KurtosisPenalty, ReconstructionPenalty
-from .methods.sbnn import ExpectedConnections, keep_densest_
+from .methods.residual_branch import SqueezeInteraction, add_branches_
+from .methods.sbnn import SBNN_CIFAR10, SBNN_CIFAR100, ExpectedConnections, SBNNRecipe, keep_densest_
 from .methods.siman import BinarizeAboveMean, Magnitudes, parameter_groups
 from .networks.bcdnet import BCDNet, bcdnet
 from .networks.config import NetworkConfig
@@ -31,13 +37,19 @@ __all__ = [
     "EWGS",
     "FIRST",
     "LAST",
+    "RBONN",
+    "SBNN_CIFAR10",
+    "SBNN_CIFAR100",
     "VGG",
     "APBMemory",
     "Adaptive",
     "AdaptiveBinarize",
     "BCDNet",
+    "BinReLU",
     "Binarize",
     "BinarizeAboveMean",
+    "BinarizeStandardized",
+    "BinarizerPairs",
     "BinaryConfig",
     "BinaryConv2d",
     "BinaryLayer",
@@ -47,6 +59,7 @@ __all__ = [
     "Clip",
     "ContrastiveLoss",
     "Conversion",
+    "DistributionMimicking",
     "DoReFa",
     "Estimator",
     "Evolution",
@@ -68,28 +81,34 @@ __all__ = [
     "ReActNet",
     "ReconstructionPenalty",
     "ResNet",
+    "SBNNRecipe",
     "ScaledBits",
     "ScaledSigns",
     "SearchedGroups",
+    "SelectedKernels",
     "Signs",
+    "SqueezeInteraction",
     "SubBit",
     "Symmetric",
+    "Twin",
     "TwoBits",
     "TwoValues",
     "WeightDomain",
+    "add_branches_",
     "apb_memory",
     "apb_parameter_groups",
+    "backtrack_",
     "bcdnet",
     "binarize",
     "binarize_",
     "clamp_latent_",
     "export_onnx",
     "group_mobilenet",
-    "info_nce",
     "keep_densest_",
     "parameter_groups",
     "quantize_",
     "quicknet",
+    "rbonn_parameter_groups",
     "reactnet",
     "recalibrate_",
     "resnet",

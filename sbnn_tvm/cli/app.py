@@ -29,6 +29,7 @@ from .model_commands import COMPILE_EXAMPLES, INSPECT_EXAMPLES, VERIFY_EXAMPLES,
 from .streams import flush, guard_streams
 from .targets_command import targets
 from .tuning_commands import TUNE_EXAMPLES, tune, tuning_app
+from .zoo_commands import zoo_app
 
 
 class _Commands(TyperGroup):
@@ -90,7 +91,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=examples(
-        "sbnn-tvm export-demo -o model.onnx     [dim]a model to try the commands on[/]",
+        "sbnn-tvm zoo list                      [dim]trained models to try the commands on[/]",
+        "sbnn-tvm compile zoo:mnist-sbnn-5      [dim]any command takes them by name[/]",
         "sbnn-tvm inspect model.onnx            [dim]which layers become binary[/]",
         "sbnn-tvm compile model.onnx -o model.so",
         "sbnn-tvm verify model.onnx --target arm",
@@ -106,6 +108,7 @@ app.command("bench", epilog=BENCH_EXAMPLES)(bench)
 app.command("tune", epilog=TUNE_EXAMPLES)(tune)
 app.add_typer(tuning_app, name="tuning")
 app.command("targets")(targets)
+app.add_typer(zoo_app, name="zoo")
 app.command("export-demo", epilog=EXPORT_DEMO_EXAMPLES)(export_demo)
 
 

@@ -10,12 +10,38 @@ import typer
 
 from ..errors import InputError
 
+ZOO = "zoo:"
+"""What the name of a model of the zoo begins with, where a command takes a file."""
+
+
+def file_named(text: str) -> Path:
+    """The path that an argument names: of a file, or of a model of the zoo.
+
+    Raises:
+        ModelError: If the zoo has no such model.
+    """
+    if not text.startswith(ZOO):
+        return Path(text)
+    from ..zoo import load
+
+    return load(text.removeprefix(ZOO)).path
+
+
 ModelFile = Annotated[
     Path,
-    typer.Argument(metavar="MODEL.onnx", help="The model (.onnx or .tflite), for example from export_onnx."),
+    typer.Argument(
+        metavar="MODEL.onnx",
+        help="The model (.onnx or .tflite), for example from export_onnx; or zoo:NAME.",
+        parser=file_named,
+    ),
 ]
 ModelOrLibrary = Annotated[
-    Path, typer.Argument(metavar="MODEL.onnx|MODEL.so", help="A model (.onnx or .tflite), or a compiled library.")
+    Path,
+    typer.Argument(
+        metavar="MODEL.onnx|MODEL.so",
+        help="A model (.onnx or .tflite) or zoo:NAME; or a compiled library.",
+        parser=file_named,
+    ),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..profiling.timing import Timing
     from ..runtime.metadata import BuildRecord, Metadata
     from ..verification.result import LayerComparison, OutputComparison, Verification
+    from ..zoo import Card
 
 _VERIFICATION = ("elements", "largest difference", "flipped", "wrong")
 _OK, _FLIPPED, _WRONG = Text("agrees", "green"), Text("rounding", "yellow"), Text("differs", "bold red")
@@ -180,6 +182,32 @@ def _here(target: CpuTarget) -> Text | str:
         return Text("runs", "green")
     emulated = target.machine in ("aarch64", "arm") and target.platform.object_format == "ELF"
     return "emulated" if possible or emulated else "no"
+
+
+def zoo_table(cards: Sequence[Card]) -> Table:
+    """The models of the zoo."""
+    table = plain_table("name", "accuracy", "ONNX file", "", right=("accuracy", "ONNX file"))
+    for card in cards:
+        table.add_row(bold(card.name), f"{card.accuracy:.1%}", readable_bytes(card.file_bytes), card.summary)
+    return table
+
+
+def card_table(card: Card, path: Path) -> Table:
+    """What is known about a model of the zoo."""
+    return _properties(
+        {
+            "name": card.name,
+            "what": card.summary,
+            "data": card.data,
+            "input": card.input,
+            "network": card.architecture,
+            "accuracy": f"{card.accuracy:.1%} of {card.tests:,} test images",
+            "licence": card.licence,
+            "trained by": card.command,
+            "file": f"{printable(path)}, {readable_bytes(card.file_bytes)}",
+            "SHA-256": card.sha256,
+        }
+    )
 
 
 def readable_bytes(count: int) -> str:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 
 import sbnn_tvm
+from sbnn_tvm.zoo import ZooModel
 from tests.support.binarised_models import BINARIZE, BITS, binarized
 from tests.support.paths import ROOT
 from tests.support.small_models import small_model
@@ -25,7 +25,7 @@ BOARDS = {"cortex-m4": "mps2-an386", "cortex-m7": "mps2-an500", "cortex-m55": "m
 FLASH, RAM = 100_000, 8192  # bytes
 
 
-def build_and_run(model: Path, target: str, folder: Path) -> dict[str, str]:
+def build_and_run(model: Path | ZooModel, target: str, folder: Path) -> dict[str, str]:
     """What the program prints about a model, by label."""
     for program in ("cmake", "qemu-system-arm"):
         if shutil.which(program) is None:
@@ -71,13 +71,11 @@ def test_small_model(tmp_path: Path, rng: np.random.Generator) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("target", BOARDS)
 def test_digits_fit_a_microcontroller(tmp_path: Path, target: str) -> None:
-    torch.manual_seed(0)
-    network = example("demo").network().eval()
-    from sbnn_tvm.frontends.torch.export import export_onnx
-
-    export_onnx(network, tmp_path / "digits.onnx")
-    said = build_and_run(tmp_path / "digits.onnx", target, tmp_path / "build")
-    np.testing.assert_array_max_ulp(output(said), expected(tmp_path / "digits.onnx"), 2)
+    model = sbnn_tvm.zoo.load("digits")
+    said = build_and_run(model, target, tmp_path / "build")
+    scores = sbnn_tvm.compile(model).run(model.images[:1]).ravel()
+    np.testing.assert_array_max_ulp(output(said), scores, 2)
+    assert scores.argmax() == model.labels[0]
     flash, ram, stack = (int(said[f"{label} bytes"]) for label in ("flash", "static RAM", "stack"))
     assert flash <= FLASH
     assert ram + stack <= RAM

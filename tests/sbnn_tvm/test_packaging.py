@@ -12,6 +12,7 @@ import setuptools  # noqa: F401  # brings distutils where Python has none
 import tomllib
 
 import sbnn_tvm
+from sbnn_tvm.zoo import zoo_models
 from tests.support.paths import ROOT
 
 FOLDERS = {
@@ -45,7 +46,7 @@ assert not {"tvm", "torch", "onnx"} & set(sys.modules)
 
 @pytest.mark.parametrize("name", sbnn_tvm.__all__)
 def test_public_names(name):
-    assert getattr(sbnn_tvm, name).__name__ == name
+    assert getattr(sbnn_tvm, name).__name__ in (name, f"sbnn_tvm.{name}")  # the zoo is a package
     assert name in dir(sbnn_tvm)
 
 
@@ -73,6 +74,15 @@ else:
 def test_version():
     assert importlib.metadata.version("sbnn-tvm") == sbnn_tvm.__version__
     assert f"## [{sbnn_tvm.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:.*absent from the `packages`")  # folders of data
+def test_the_models_of_the_zoo_are_packed(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    build = run_setup(str(ROOT / "setup.py"), stop_after="config").get_command_obj("build_py")
+    build.ensure_finalized()
+    packed = {package: files for package, _, _, files in build.data_files}
+    assert {f"models/{path.name}" for path in zoo_models.FOLDER.iterdir()} == set(packed["sbnn_tvm.zoo"])
 
 
 def test_every_folder_is_packed():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from sbnn_tvm.frontends.torch.search.costs import BITS_PER_WORD, layer_costs
+from sbnn_tvm.frontends.torch.search.costs import MEASURES, layer_costs
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Operations:
     @property
     def ops(self) -> float:
         """The sum, in units of a float multiply-accumulate."""
-        return self.float_macs + self.binary_macs / BITS_PER_WORD
+        return self.float_macs + self.binary_macs * MEASURES["operations"].binary
 
 
 def operations(model: nn.Module) -> Operations:

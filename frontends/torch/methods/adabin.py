@@ -27,6 +27,7 @@ class Adaptive:
 
     ``w = alpha * sign((w - beta) / alpha) + beta``, where beta is the mean and alpha the standard deviation of the
     channel. Both are computed at every forward pass, and gradients flow through both. These weights cannot be pruned.
+    The authors take the estimator ``"ede"`` for the layer.
 
     References:
         arXiv 2208.08084, section 3.2.
@@ -54,7 +55,8 @@ class AdaptiveBinarize(nn.Module):
     The deployed form is ``hi = alpha * beta + |alpha|`` where x > beta, and ``lo = alpha * beta - |alpha|`` elsewhere.
 
     Args:
-        estimator: The gradient: a name (estimators.ESTIMATORS) or an Estimator.
+        estimator: The gradient: a name (estimators.ESTIMATORS) or an Estimator. The authors take Bi-Real Net's
+            polynomial for activations, and EDE for weights.
 
     Shapes:
         Any to the same, float32.
@@ -63,7 +65,7 @@ class AdaptiveBinarize(nn.Module):
         arXiv 2208.08084, section 3.3.
     """
 
-    def __init__(self, estimator: str | Estimator = "ede") -> None:
+    def __init__(self, estimator: str | Estimator = "polynomial") -> None:
         super().__init__()
         self.estimator = estimator_of(estimator)
         self.alpha = nn.Parameter(torch.ones(()))
@@ -93,10 +95,6 @@ class AdaptiveBinarize(nn.Module):
         alpha = self.alpha.abs()
         smooth = alpha * binarize((x - self.beta) / alpha, 0.0, SIGN, self.estimator) + self.alpha * self.beta
         return torch.where(x > self.beta, hi, lo).detach() + (smooth - smooth.detach())  # adds an exact 0
-
-    def extra_repr(self) -> str:
-        """The gradient."""
-        return f"estimator={self.estimator}"
 
 
 class Maxout(nn.Module):

@@ -23,15 +23,18 @@ import torch
 from torch import Tensor, nn
 
 from sbnn_tvm.algebra.coding import SparseArray
+from sbnn_tvm.algebra.domain import SIGN
 from sbnn_tvm.errors import ArgumentError
 
 from ..layers.domains import WeightValues
-from ..layers.estimators import Estimator
+from ..layers.estimators import Estimator, Polynomial, binarize
 from ..layers.modules import BinaryLayer
+from ..layers.operators import symbolic, traces_operators
 
 Interval = Literal["one-sided", "two-sided"]
 
 _SMALLEST = 1e-8  # the smallest alpha and delta, whatever their parameters are
+_EPSILON = 1e-5  # added to a variance
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,9 @@ class APB:
     ``+alpha``.
 
     Attributes:
-        interval: ``"one-sided"``: weights are binary where ``|w| <= alpha + delta``, so the large ones stay float.
-            ``"two-sided"``: weights are binary where ``|w|`` is less than delta away from alpha, so weights near 0 may
-            stay float too.
+        interval: ``"two-sided"``, as in the authors' code: weights are binary where ``|w|`` is less than delta away
+            from alpha, so weights near 0 may stay float too, once delta is below alpha. ``"one-sided"``: weights are
+            binary where ``|w| <= alpha + delta``, so only large ones stay float.
 
     Examples:
         >>> from sbnn_tvm.frontends.torch import BinaryConfig, binarize_
@@ -58,7 +61,7 @@ class APB:
         >>> _ = binarize_(model, BinaryConfig(weights=APB()))
     """
 
-    interval: Interval = "one-sided"
+    interval: Interval = "two-sided"
 
     def __post_init__(self) -> None:
         if self.interval not in ("one-sided", "two-sided"):
@@ -149,6 +152,46 @@ class _Residual(torch.autograd.Function):
         of_alpha = -signed.mean() if ctx.needs_input_grad[1] else None
         of_delta = (signed * (alpha - weight.abs())).mean() / delta if ctx.needs_input_grad[2] else None
         return grads[0], of_alpha, of_delta, None, None
+
+
+class BinarizeStandardized(nn.Module):
+    """Signs with a gradient whose window fits the spread of every sample: the 1-bit activation of APB's authors.
+
+    ::
+
+        training      y = sign(x / sqrt(var(x) + 1e-5)), with Bi-Real Net's polynomial as the derivative of sign
+        evaluation    y = sign(x)
+
+    The variance is that of a sample: over all axes but the first. The division changes no sign, so the values of both
+    are equal, and files hold a Binarize with threshold 0. The gradient flows through the variance too. Nothing is
+    subtracted; BinarizeAboveMean subtracts the mean.
+
+    Shapes:
+        float32 [N, ...] to the same.
+
+    References:
+        The mode "binary-recu" of the authors' code; the idea is from Xu et al., "ReCU: Reviving the Dead Weights in
+        Binary Neural Networks", ICCV 2021, arXiv 2103.12369.
+
+    Examples:
+        >>> BinarizeStandardized()(torch.tensor([[-200.0, 0.0, 100.0]]))
+        tensor([[-1., -1.,  1.]])
+    """
+
+    threshold: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("threshold", torch.zeros(()), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Binarises x."""
+        if traces_operators():
+            return symbolic("Binarize", [x, self.threshold], {"lo": -1.0, "hi": 1.0}, x.shape)
+        if self.training:
+            axes = tuple(range(1, x.ndim))
+            x = x / (x.var(axes, correction=min(1, x[0].numel() - 1), keepdim=True) + _EPSILON).sqrt()
+        return binarize(x, 0.0, SIGN, Polynomial())
 
 
 def _signs(weight: Tensor) -> Tensor:

@@ -88,26 +88,41 @@ def two_means(rows: Tensor, members: int | None = None) -> TwoMeans:
     return TwoMeans(lo[:, 0].to(rows.dtype), hi[:, 0].to(rows.dtype), bits)
 
 
-def fit_(layer: BinaryLayer, density: float | None = None) -> None:
+def _largest(rows: Tensor, members: int) -> TwoMeans:
+    """The mean of the ``members`` largest numbers of each row in their place, 0 in that of the others."""
+    largest = rows.topk(members, dim=1)
+    bits = torch.zeros_like(rows, dtype=torch.bool).scatter(1, largest.indices, True)
+    return TwoMeans(rows.new_zeros(len(rows)), largest.values.mean(1), bits)
+
+
+def fit_(layer: BinaryLayer, density: float | None = None, *, zero: bool = False) -> None:
     """Sets a layer with the domain TwoValues to the two-valued weights nearest to its latent ones, in least squares.
 
     tau and phi become those of the closed form. Latent weights are shifted so that their signs give its two sets. This
     starts a training from trained float weights, or converts them without training. Pruned weights stay in the lower
     set.
 
+    To train a sparse layer, start with ``zero=True``. The closed form leaves the many weights at a small lower value
+    alpha, and alpha times the sum of the window's inputs is a term that all channels share. There are so many such
+    weights that the term outweighs what the few others compute, and the first steps learn nothing.
+
     Args:
         layer: Changed in place.
         density: The share of weights in the smaller set, for each layer or channel (``TwoValues.per``); None for the
             best.
+        zero: Whether the lower value is 0, which needs a density. The upper set has the largest weights then, and the
+            upper value is their mean, the nearest one in least squares.
 
     Raises:
-        ArgumentError: If the layer has another domain, or the density is not between 0 and 1.
+        ArgumentError: If the layer has another domain, the density is not between 0 and 1, or ``zero`` has none.
     """
     domain = layer.domain
     if not isinstance(domain, TwoValues):
         raise ArgumentError(f"the closed form is for domain=TwoValues(...), but the layer has {domain}")
     if density is not None and not 0 < density < 1:
         raise ArgumentError(f"a density is between 0 and 1, but got {density}")
+    if zero and density is None:
+        raise ArgumentError("a lower value of 0 needs a density: give fit_(layer, density, zero=True)")
     with torch.no_grad():
         latent = layer.latent()
         mask = layer.mask()
@@ -118,7 +133,7 @@ def fit_(layer: BinaryLayer, density: float | None = None) -> None:
             fit = TwoMeans(rows[:, 0], rows[:, 0], torch.ones_like(rows, dtype=torch.bool))
         else:
             members = None if density is None else min(max(round(density * n), 1), n - 1)
-            fit = two_means(rows, members)
+            fit = _largest(rows, members) if zero and members is not None else two_means(rows, members)
         middle = ((fit.lo + fit.hi) / 2)[:, None]
         tiny = torch.finfo(rows.dtype).tiny
         # Clamped, since equal numbers may be in different sets, and a prescribed size moves the border off the middle.
@@ -201,7 +216,7 @@ class ExpectedConnections:
         return (self.gamma * loss.detach() / ((1 - self.gamma) * excess.detach())) * excess
 
 
-def keep_densest_(model: nn.Module, density: float, per: Literal["layer", "model"] = "layer") -> None:
+def keep_densest_(model: nn.Module, density: float, per: Literal["channel", "layer", "model"] = "layer") -> None:
     """Shifts all latent weights so that exactly the largest ones, a given share, are positive and so +1.
 
     This is the hard variant of the penalty; call it after every optimiser step. Pruned weights are never +1, but the
@@ -210,33 +225,124 @@ def keep_densest_(model: nn.Module, density: float, per: Literal["layer", "model
     Args:
         model: Its binary layers are changed in place.
         density: The share of +1.
-        per: Whether the share holds in each layer, or in the model as a whole.
+        per: Whether the share holds in each output channel, in each layer, or in the model as a whole.
 
     Raises:
         ArgumentError: If the model has no binary layer, or the density is not between 0 and 1.
     """
     if not 0 < density < 1:
         raise ArgumentError(f"a density is between 0 and 1, but got {density}")
-    if per not in ("layer", "model"):
-        raise ArgumentError(f"per is 'layer' or 'model', but got {per!r}")
+    if per not in ("channel", "layer", "model"):
+        raise ArgumentError(f"per is 'channel', 'layer' or 'model', but got {per!r}")
     layers = _layers_of_latent_density(model)
     with torch.no_grad():
         for group in [layers] if per == "model" else [[layer] for layer in layers]:
             latents = [layer.latent() for layer in group]
-            numbers = torch.cat([latent.flatten() for latent in latents])
-            masks = [
-                torch.ones_like(latent) if (mask := layer.mask()) is None else mask
-                for layer, latent in zip(group, latents, strict=True)
-            ]
-            left = torch.cat([mask.flatten() for mask in masks]) > 0
-            ones = min(max(round(density * len(numbers)), 1), int(left.sum()))
-            order = torch.where(left, numbers, -torch.inf).argsort(descending=True)
-            border = numbers[order[ones - 1 : ones + 1]].mean()
-            upper = torch.zeros_like(left).index_fill(0, order[:ones], True)
-            tiny = torch.finfo(numbers.dtype).tiny
-            shifted = torch.where(upper, (numbers - border).clamp_min(tiny), (numbers - border).clamp_max(0))
+            masks = [torch.ones_like(layer.weight) if (mask := layer.mask()) is None else mask for layer in group]
+            rows = len(latents[0]) if per == "channel" else 1
+            numbers, left = (torch.cat([w.flatten() for w in each]).reshape(rows, -1) for each in (latents, masks))
+            shifted = _largest_positive(numbers, left > 0, density).flatten()
             for latent, part in zip(latents, shifted.split([latent.numel() for latent in latents]), strict=True):
                 latent.copy_(part.reshape(latent.shape))
+
+
+def _largest_positive(numbers: Tensor, left: Tensor, density: float) -> Tensor:
+    """Numbers [rows, n], shifted so that a share of each row is positive, the largest of those that are ``left``."""
+    n = numbers.shape[1]
+    ones = left.sum(1, keepdim=True).clamp_max(min(max(round(density * n), 1), n))
+    order = torch.where(left, numbers, -torch.inf).argsort(dim=1, descending=True)
+    places = order.gather(
+        1, torch.cat([ones - 1, ones], dim=1).clamp(0, n - 1)
+    )  # of the last inside, the first outside
+    border = numbers.gather(1, places).mean(1, keepdim=True)
+    upper = torch.zeros_like(left).scatter(1, order, torch.arange(n, device=order.device) < ones)
+    tiny = torch.finfo(numbers.dtype).tiny
+    return torch.where(upper, (numbers - border).clamp_min(tiny), (numbers - border).clamp_max(0))
+
+
+@dataclass(frozen=True)
+class SBNNRecipe:
+    """How the paper's authors train, as plain data; ``SBNN_CIFAR10`` and ``SBNN_CIFAR100`` are their two recipes.
+
+    Both use Adam without weight decay, a rate that falls to 0 on a cosine, no float pretraining, and images that are
+    shifted by up to four pixels and mirrored (for CIFAR-100 also rotated by up to 15 degrees).
+
+    Attributes:
+        domain: The two weight values; they start from -1 and +1.
+        weight_estimator, estimator: The gradients of the weights' and of the activations' signs.
+        learn_threshold: Whether every channel has a trained activation threshold (RSign).
+        epochs, batch, rate: Of the training with Adam.
+        mixup: Alpha of the Beta distribution by which images and labels are mixed.
+        clamp: The bound of latent weights (clamp_latent_).
+        gammas: Pairs of an expected share of +1 and the penalty's share of the loss; 0.5 has no penalty.
+
+    References:
+        arXiv 2306.13515; the values are those of its authors' code.
+
+    Examples:
+        >>> from sbnn_tvm.frontends.torch import resnet
+        >>> recipe = SBNN_CIFAR10
+        >>> model = resnet(
+        ...     domain=recipe.domain,
+        ...     weight_estimator=recipe.weight_estimator,
+        ...     estimator=recipe.estimator,
+        ...     learn_threshold=recipe.learn_threshold,
+        ... )
+        >>> recipe.penalty(model, 0.05).gamma
+        0.07
+    """
+
+    weight_estimator: str
+    estimator: str
+    learn_threshold: bool
+    epochs: int
+    gammas: tuple[tuple[float, float], ...]
+    domain: TwoValues = TwoValues(init="unit")  # noqa: RUF009 (frozen)
+    batch: int = 512
+    rate: float = 1e-3
+    mixup: float = 1.0
+    clamp: float = 1.5
+
+    def gamma(self, expected: float) -> float:
+        """The authors' gamma for an expected share of +1.
+
+        Raises:
+            ArgumentError: If they have none for that share.
+        """
+        found = dict(self.gammas)
+        if expected not in found:
+            raise ArgumentError(
+                f"this recipe has a gamma for expected={', '.join(f'{each:g}' for each in found)}, but got {expected}; "
+                f"for another share pass gamma to ExpectedConnections"
+            )
+        return found[expected]
+
+    def penalty(self, model: nn.Module, expected: float) -> ExpectedConnections:
+        """The penalty with the authors' gamma.
+
+        Raises:
+            ArgumentError: If they have none for that share, or the model has no binary layer.
+        """
+        return ExpectedConnections(model, expected, gamma=self.gamma(expected))
+
+
+SBNN_CIFAR10 = SBNNRecipe(
+    weight_estimator="ede",
+    estimator="ede",
+    learn_threshold=False,
+    epochs=500,
+    gammas=((0.5, 0), (0.25, 0.02), (0.1, 0.04), (0.05, 0.07), (0.04, 0.07), (0.03, 0.08), (0.02, 0.08), (0.01, 0.1)),
+)
+"""For a ResNet-18 with a shortcut around every two convolutions: EDE for weights and activations."""
+
+SBNN_CIFAR100 = SBNNRecipe(
+    weight_estimator="identity",
+    estimator="polynomial",
+    learn_threshold=True,
+    epochs=300,
+    gammas=((0.5, 0), (0.05, 0.05), (0.04, 0.05), (0.03, 0.05), (0.02, 0.06), (0.01, 0.07)),
+)
+"""For a ResNet-18 with ReActNet's blocks: identity for weights, Bi-Real Net's polynomial and RSign for activations."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from sbnn_tvm.errors import ArgumentError
 
 from ..convert.replace_layers import FIRST, LAST, obstacle
 from ..export import Shape
-from .costs import BITS_PER_WORD, layer_costs
+from .costs import MEASURES, layer_costs
 
 EXCLUDED = (FIRST, LAST, "*downsample*", "*shortcut*")
 """Layers that stay float by default: stem, head, and projections of shortcuts, which are found by name."""
@@ -28,10 +28,12 @@ class Component:
     Attributes:
         name: Its qualified name.
         macs: Its multiply-accumulates for one image.
+        weights: The number of its weights.
     """
 
     name: str
     macs: int
+    weights: int
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,22 @@ class Components:
 
     Attributes:
         choices: The components, in the order of execution.
-        fixed_macs: Multiply-accumulates of all other layers, which stay float.
+        fixed_macs, fixed_weights: Multiply-accumulates and weights of all other layers, which stay float.
+        measure: What a cost counts: a name from MEASURES.
     """
 
     choices: tuple[Component, ...]
     fixed_macs: int
+    fixed_weights: int
+    measure: str = "operations"
 
     @staticmethod
-    def of(model: nn.Module, exclude: Collection[str] = EXCLUDED, input_shape: Shape | None = None) -> Components:
+    def of(
+        model: nn.Module,
+        exclude: Collection[str] = EXCLUDED,
+        input_shape: Shape | None = None,
+        measure: str = "operations",
+    ) -> Components:
         """The convolutions of a float model that binarize_ can convert.
 
         Args:
@@ -55,10 +65,13 @@ class Components:
             exclude: Names or patterns of layers that stay float; FIRST and LAST are the first and last layer with
                 weights.
             input_shape: Same as in layer_costs.
+            measure: What a cost counts: a name from MEASURES.
 
         Raises:
-            ArgumentError: If no convolution is left, or some layer is binary already.
+            ArgumentError: If no convolution is left, some layer is binary already, or the measure is unknown.
         """
+        if measure not in MEASURES:
+            raise ArgumentError(f"unknown measure {measure!r}; pass {', '.join(MEASURES)}")
         layers = layer_costs(model, input_shape)
         if binary := [layer.name for layer in layers if layer.binary]:
             raise ArgumentError(f"the search starts from a float model, but {binary[0]!r} is binary already")
@@ -66,7 +79,7 @@ class Components:
         ends = {FIRST: layers[:1], LAST: layers[-1:]}
         fixed = {layer.name for pattern in exclude for layer in ends.get(pattern, ())}
         choices = tuple(
-            Component(layer.name, layer.macs)
+            Component(layer.name, layer.macs, layer.weights)
             for layer in layers
             if type(modules[layer.name]) is nn.Conv2d
             and not obstacle(modules[layer.name])
@@ -78,7 +91,13 @@ class Components:
                 f"no convolution is left to make binary: the layers are {', '.join(layer.name for layer in layers)}, "
                 f"and exclude={tuple(exclude)}"
             )
-        return Components(choices, sum(layer.macs for layer in layers) - sum(choice.macs for choice in choices))
+        fixed_layers = [layer for layer in layers if layer.name not in {choice.name for choice in choices}]
+        return Components(
+            choices,
+            sum(layer.macs for layer in fixed_layers),
+            sum(layer.weights for layer in fixed_layers),
+            measure,
+        )
 
     @property
     def names(self) -> Mask:
@@ -97,8 +116,13 @@ class Components:
 
     def savings(self) -> dict[str, float]:
         """For each component, the share of the float network's cost that it saves when it becomes binary."""
-        total = self.fixed_macs + sum(choice.macs for choice in self.choices)
-        return {choice.name: choice.macs * (1 - 1 / BITS_PER_WORD) / total for choice in self.choices}
+        measure = MEASURES[self.measure]
+        if measure.of == "macs":
+            fixed, amounts = self.fixed_macs, [choice.macs for choice in self.choices]
+        else:
+            fixed, amounts = self.fixed_weights, [choice.weights for choice in self.choices]
+        total = fixed + sum(amounts)
+        return {name: amount * (1 - measure.binary) / total for name, amount in zip(self.names, amounts, strict=True)}
 
     def until_within(self, budget: float, order: Sequence[str], start: Iterable[str] = ()) -> Mask:
         """Makes components binary in the given order until the cost is within the budget.

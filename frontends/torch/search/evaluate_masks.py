@@ -6,9 +6,11 @@ import copy
 import hashlib
 import json
 import math
+import pickle
 import re
+import time
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -45,16 +47,18 @@ class Evaluation:
         binary: The mask.
         cost: Its share of the float network's cost.
         loss: The validation loss after training.
+        seconds: How long training and evaluation took.
     """
 
     binary: Mask
     cost: float
     loss: float
+    seconds: float = field(compare=False)
 
 
 def evaluation_of(record: dict) -> Evaluation:
     """An evaluation from its JSON form."""
-    return Evaluation(tuple(record["binary"]), record["cost"], record["loss"])
+    return Evaluation(tuple(record["binary"]), record["cost"], record["loss"], record["seconds"])
 
 
 def apply_mask_(model: nn.Module, binary: Collection[str], config: BinaryConfig = BinaryConfig()) -> Conversion:  # noqa: B008 (frozen)
@@ -83,6 +87,7 @@ class MaskEvaluator:
         components: The layers to choose from.
         budget, config, seed: Same as in search_partial_binarization.
         tried: The results that the search has asked for so far.
+        stage_seconds: How long the stages took, for a search that trains in stages.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class MaskEvaluator:
     ) -> None:
         self.model, self.components, self.budget, self.config, self.seed = model, components, budget, config, seed
         self.tried: dict[Mask, Evaluation] = {}
+        self.stage_seconds = 0.0
         self._known: dict[Mask, Evaluation] = {}
         self._fit, self._evaluate, self._epochs, self._state = fit, evaluate, epochs, state
         self._progress = progress
@@ -114,19 +120,59 @@ class MaskEvaluator:
         Each mask is trained once.
         """
         if mask not in self._known:
+            start = time.perf_counter()
             model = copy.deepcopy(self.model)
             apply_mask_(model, mask, self.config)
-            self.train(model, None, ", ".join(mask) or "nothing binary")
+            self._train(model, None, ", ".join(mask) or "nothing binary")
             with torch.no_grad():
                 loss = float(self._evaluate(model))
             if math.isnan(loss):
                 loss = math.inf
-            self._known[mask] = Evaluation(mask, self.components.cost(mask), loss)
+            self._known[mask] = Evaluation(mask, self.components.cost(mask), loss, time.perf_counter() - start)
             self._save()
         self.tried[mask] = self._known[mask]
         return self.tried[mask].loss
 
-    def train(self, model: nn.Module, penalty: Penalty | None, what: str, seed: int = 0) -> None:
+    def train_in_stages(
+        self, method: object, stages: int, make: Callable[[], nn.Module], prepare: Callable[[nn.Module, int], Penalty]
+    ) -> nn.Module:
+        """Trains a model of a search method's own in several stages; a stopped training goes on after the last one.
+
+        Args:
+            method: The method, whose attributes tell its checkpoint from those of other methods.
+            stages: The number of stages, of ``epochs`` each.
+            make: Makes the model.
+            prepare: Called with the model and the number of each stage before it; returns its penalty.
+        """
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            model = make()
+        path = self._checkpoint_path(method)
+        done = self._load_stages(path, model) if path is not None and path.exists() else 0
+        for stage in range(stages):
+            penalty = prepare(model, stage)
+            if stage < done:
+                continue
+            start = time.perf_counter()
+            self._train(model, penalty, f"stage {stage + 1} of {stages}", seed=stage)
+            self.stage_seconds += time.perf_counter() - start
+            if path is not None:
+                record = {"stages": stage + 1, "seconds": self.stage_seconds, "model": model.state_dict()}
+                with replacing(path, ModelError) as draft:
+                    torch.save(record, draft)
+        return model
+
+    def _load_stages(self, path: Path, model: nn.Module) -> int:
+        """Restores a model and the time that its stages took; returns their number."""
+        try:
+            record = torch.load(path, weights_only=True)
+            model.load_state_dict(record["model"])
+            self.stage_seconds = record["seconds"]
+            return record["stages"]
+        except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            raise ModelError(f"{path} is not the checkpoint of a search: {error!r}; remove it") from None
+
+    def _train(self, model: nn.Module, penalty: Penalty | None, what: str, seed: int = 0) -> None:
         """Trains a model; every mask gets the same random numbers, so that chance affects the comparison less."""
         self._progress.update(self._row, description=what, completed=len(self.tried))
         with torch.random.fork_rng():
@@ -135,33 +181,12 @@ class MaskEvaluator:
             self._fit(model, self._epochs, penalty)
         model.eval()
 
-    def checkpoint(self, make: Callable[[], nn.Module]) -> tuple[nn.Module, int]:
-        """The model that ``save_checkpoint`` stored and its number of finished stages, or a new model and 0."""
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            model = make()
-        path = self._checkpoint_path()
-        if path is None or not path.exists():
-            return model, 0
-        record = torch.load(path, weights_only=True)
-        if record["fingerprint"] != self._checkpoint_fingerprint():
-            raise ArgumentError(f"{path} belongs to another search; remove it, or pass another state")
-        model.load_state_dict(record["model"])
-        return model, record["stages"]
-
-    def save_checkpoint(self, model: nn.Module, stages: int) -> None:
-        """Stores a model whose training takes several stages."""
-        path = self._checkpoint_path()
-        if path is not None:
-            with replacing(path, ModelError) as draft:
-                record = {"fingerprint": self._checkpoint_fingerprint(), "stages": stages, "model": model.state_dict()}
-                torch.save(record, draft)
-
-    def _checkpoint_path(self) -> Path | None:
-        return self._state and self._state.with_name(self._state.name + ".stages")
-
-    def _checkpoint_fingerprint(self) -> str:
-        return f"{self._fingerprint} {self.budget}"
+    def _checkpoint_path(self, method: object) -> Path | None:
+        """A file beside the state for each method and budget."""
+        if self._state is None:
+            return None
+        settings = f"{self._fingerprint} {method} {self.budget} {self.components.measure}"
+        return self._state.with_name(f"{self._state.name}.{_digest(settings)[:12]}.stages")
 
     def _save(self) -> None:
         if self._state is not None:
@@ -185,16 +210,21 @@ class MaskEvaluator:
                 f"{state} belongs to another search (other weights, components, epochs, config or seed); "
                 f"remove it, or pass another state"
             )
-        self._known = {each.binary: each for each in evaluations}
+        # The cost depends on the measure, which a state does not fix.
+        self._known = {each.binary: replace(each, cost=self.components.cost(each.binary)) for each in evaluations}
 
 
 def _fingerprint(model: nn.Module, components: Components, config: BinaryConfig, epochs: int, seed: int) -> str:
     """A hash of everything that the loss of a mask depends on."""
-    settings = re.sub(
-        r" at 0x[0-9a-f]+", "", repr((components, config, epochs, seed))
-    )  # without addresses of functions
-    digest = hashlib.sha256(settings.encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    settings = repr((components.choices, config, epochs, seed))
+    settings = re.sub(r" at 0x[0-9a-f]+", "", settings)  # without addresses of functions
+    state = model.state_dict()
+    data = (tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy() for tensor in state.values())
+    return _digest(settings, *state, *(each.tobytes() for each in data))
+
+
+def _digest(*parts: str | bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else part)
     return digest.hexdigest()

@@ -21,10 +21,12 @@ from sbnn_tvm.errors import ArgumentError
 from ..export import Shape
 from ..layers.modules import BinaryConv2d
 from ..layers.operators import traces_operators
-from .costs import BITS_PER_WORD, layer_costs
+from .costs import MEASURES, layer_costs
 
 Groups = tuple[int, ...]
 """The number of groups of each layer of a GroupSpace."""
+
+_OPERATIONS = MEASURES["operations"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class GroupSpace:
                 if len(dividing) > 1:
                     layers.append(GroupedLayer(cost.name, cost.macs, dividing))
                     continue
-            fixed += cost.macs / (BITS_PER_WORD if cost.binary else 1)
+            fixed += cost.macs * (_OPERATIONS.binary if cost.binary else 1)
         if not layers:
             raise ArgumentError(
                 f"no layer has groups to choose: a binary convolution with one group, a kernel larger than 1x1 and "
@@ -99,9 +101,8 @@ class GroupSpace:
     def cost(self, groups: Sequence[int]) -> float:
         """The operations with these groups, as a share of those with one group in every layer."""
         chosen = sum(layer.macs / n for layer, n in zip(self.layers, groups, strict=True))
-        return (self.fixed + chosen / BITS_PER_WORD) / (
-            self.fixed + sum(layer.macs for layer in self.layers) / BITS_PER_WORD
-        )
+        whole = sum(layer.macs for layer in self.layers)
+        return (self.fixed + chosen * _OPERATIONS.binary) / (self.fixed + whole * _OPERATIONS.binary)
 
     @property
     def least(self) -> float:

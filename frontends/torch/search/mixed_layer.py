@@ -40,3 +40,8 @@ class MixedLayer(nn.Module):
         """The mixture of both parts."""
         m = self.share()
         return m * self.binary_part(x) + (1 - m) * self.float_part(x)
+
+
+def mixed_layers(model: nn.Module) -> dict[str, MixedLayer]:
+    """The mixtures of a model by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, MixedLayer)}

@@ -3,13 +3,18 @@
 Binarisation costs more accuracy in some layers than in others, and layers differ in cost. A *mask* is the set of binary
 components. The search looks for the mask within the budget whose validation loss is smallest.
 
-The **budget** is this project's definition: ``(float MACs + binary MACs / 64) / MACs of the float network``, over all
-layers with weights (costs). The **components** are the convolutions, except the first and the last layer with weights
-and the projections of shortcuts.
+The **budget** is a share of the float network's cost, over all layers with weights. Four measures of the cost are known
+(costs.MEASURES). ``"operations"`` is ``float MACs + binary MACs / 64``, which most papers on binary networks report.
+``"flops"`` is the float MACs, and ``"weights"`` the float weights, so 1 - budget is the fraction of the network that is
+binary. ``"bytes"`` is the size of the weights. The **components** are the convolutions, except the first and the last
+layer with weights and the projections of shortcuts.
 
-The abstracts of the papers say that a budget controls the mix of binary and float components. They say that it is found
-by an iterative search (version 1) or by optimising the mixing (version 2). The texts of the papers were not available,
-so the step rules here are this project's. The papers' activation BinReLU is left out, since its formula was unknown.
+The texts of the papers were not available. From their abstracts are: networks with binary and float components (B2NN);
+a budget, given as the fraction of the network that is binary or as a share of the FLOPs; an iterative search (version
+1) or an optimised mixing (version 2); comparison with random masks; and BinReLU, one activation for both kinds of
+component (methods/binrelu). How an amount is counted, the step rules, and the choice of components are this project's.
+The group's library trailmet, which has no search, makes whole stages of a ResNet binary, and counts its budget in float
+stages.
 
 References:
     Bamba, Anand, Aggarwal, Prasad, Gupta, "Partial Binarization of Neural Networks for Budget-Aware Efficient
@@ -21,7 +26,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -47,8 +52,10 @@ class PartialBinarization:
         binary: The components to make binary.
         cost: The cost with these, as a share of the float network's cost.
         loss: The validation loss with these.
-        components: The layers that the search chose from.
+        components: The layers that the search chose from, and the measure of their cost.
         evaluations: The masks that this search tried, in order; the result is among them.
+        seconds: How long training and evaluation took: all that the search needed, also if it was stopped in between or
+            found results in its state.
     """
 
     method: str
@@ -58,6 +65,7 @@ class PartialBinarization:
     loss: float
     components: Components
     evaluations: tuple[Evaluation, ...]
+    seconds: float = field(compare=False)
 
     def apply_(self, model: nn.Module, config: BinaryConfig = BinaryConfig()) -> Conversion:  # noqa: B008 (frozen)
         """Makes the chosen layers of a float model binary, in place; train it afterwards.
@@ -86,7 +94,7 @@ class PartialBinarization:
         try:
             record = json.loads(Path(path).read_text())
             choices = tuple(Component(**choice) for choice in record["components"]["choices"])
-            record["components"] = Components(choices, record["components"]["fixed_macs"])
+            record["components"] = Components(**{**record["components"], "choices": choices})
             record["evaluations"] = tuple(evaluation_of(each) for each in record["evaluations"])
             record["binary"] = tuple(record["binary"])
             return cls(**record)
@@ -98,7 +106,8 @@ class PartialBinarization:
     def __str__(self) -> str:
         names = ", ".join(self.binary) or "nothing"
         return (
-            f"{self.method} search within {self.budget:.0%} of the float cost, {len(self.evaluations)} masks tried: "
+            f"{self.method} search within {self.budget:.0%} of the float {self.components.measure}, "
+            f"{len(self.evaluations)} masks tried in {self.seconds:.1f} s: "
             f"{len(self.binary)} of {len(self.components.choices)} components binary ({names}), "
             f"cost {self.cost:.1%}, validation loss {self.loss:.4g}"
         )
@@ -113,6 +122,7 @@ def search_partial_binarization(
     method: str | Method = "greedy",
     epochs: int = 5,
     config: BinaryConfig = BinaryConfig(),  # noqa: B008 (frozen)
+    measure: str = "operations",
     exclude: Collection[str] = EXCLUDED,
     input_shape: Shape | None = None,
     seed: int = 0,
@@ -131,11 +141,14 @@ def search_partial_binarization(
         method: ``"greedy"``, ``"gradual"``, ``"random"`` or ``"exhaustive"``, or an object such as ``Random(20)``.
         epochs: Epochs of each training: of each mask, or of each stage.
         config: How components become binary.
+        measure: What the budget counts: ``"operations"``, ``"flops"``, ``"weights"`` or ``"bytes"`` (costs.MEASURES).
         exclude: Layers that stay float; an explicit value replaces the default EXCLUDED.
         input_shape: Shape of the model's input, with the batch; None uses ``model.example_input_array``.
         seed: Seed of all random numbers; equal searches give equal results if ``fit`` is deterministic.
         state: A file with the evaluations so far, written after each one. A stopped search continues from it. Searches
-            with other methods or other budgets may share it.
+            with other methods, budgets or measures may share it. ``"gradual"`` writes checkpoints beside it, named
+            ``state.*.stages``. Other weights, settings or seeds are noticed; after a change of ``fit`` or ``evaluate``
+            pass another file.
         progress: Whether to show a progress bar.
 
     Raises:
@@ -150,12 +163,12 @@ def search_partial_binarization(
         raise ArgumentError(f"unknown method {method!r}; pass {', '.join(METHODS)} or a Method object")
     if epochs < 1:
         raise ArgumentError(f"epochs must be 1 or more, but got {epochs}")
-    components = Components.of(model, exclude, input_shape)
+    components = Components.of(model, exclude, input_shape, measure)
     least = components.cost(components.names)
     if not least <= budget <= 1:
         raise ArgumentError(
-            f"budget={budget} must be between {least:.4f}, the cost with all {len(components.choices)} components "
-            f"binary, and 1"
+            f"budget={budget} must be between {least:.4f}, the share of the float {measure} with all "
+            f"{len(components.choices)} components binary, and 1"
         )
     if state is not None:
         check_destination(state, ModelError)
@@ -172,5 +185,6 @@ def search_partial_binarization(
         mask = searcher.search(evaluator)
         loss = evaluator.loss(mask)
     name = type(searcher).__name__.lower()
-    cost = components.cost(mask)
-    return PartialBinarization(name, budget, mask, cost, loss, components, tuple(evaluator.tried.values()))
+    tried = tuple(evaluator.tried.values())
+    seconds = evaluator.stage_seconds + sum(each.seconds for each in tried)
+    return PartialBinarization(name, budget, mask, components.cost(mask), loss, components, tried, seconds)

@@ -1,4 +1,13 @@
-"""Methods to search for the components to make binary."""
+"""Methods to search for the components to make binary.
+
+The abstract of MixBin's first version calls its search iterative; the step rule of ``Greedy`` is this project's. The
+second version optimises the mixing, and beats random and iterative searches. ``Gradual`` does so in the way in which
+ChipNet, by the same group, chooses channels: trained logistic masks that get crisper, and a squared penalty on the
+budget.
+
+References:
+    Tiwari, Bamba, Chavan, Gupta, "ChipNet", ICLR 2021, arXiv 2102.07156.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +15,7 @@ import copy
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,8 +25,8 @@ from torch import Tensor, nn
 from sbnn_tvm.errors import ArgumentError
 
 from .components import Mask
-from .evaluate_masks import MaskEvaluator
-from .mixed_layer import MixedLayer
+from .evaluate_masks import MaskEvaluator, Penalty
+from .mixed_layer import MixedLayer, mixed_layers
 
 
 class Method(Protocol):
@@ -59,7 +68,7 @@ class Greedy:
 
 @dataclass(frozen=True)
 class Gradual:
-    """Trains a network whose components are mixtures of float and binary, which become more decided over time.
+    """Trains a network whose components are mixtures of float and binary, which get crisper from stage to stage.
 
     With m the share of the binary part of a component, z its trained parameter and k the crispness::
 
@@ -67,9 +76,9 @@ class Gradual:
         (2)  m = sigmoid(k * z)
         (3)  loss + strength * relu(cost(m) - budget)^2      is minimised
 
-    Training has several stages, and k grows by a factor between them. At the end m is rounded. If the cost is then
-    above the budget, the components with the largest m become binary too. Components that need not be binary become
-    float again, those with the smallest m first.
+    k grows by the same factor between stages. At the end m is rounded. If the cost is then above the budget, the
+    components with the largest m become binary too. Components that need not be binary become float again, those with
+    the smallest m first.
 
     Attributes:
         stages: Number of stages, of the search's ``epochs`` each.
@@ -82,27 +91,29 @@ class Gradual:
     strength: float = 20.0
 
     def search(self, evaluator: MaskEvaluator) -> Mask:
-        """Trains once, with a checkpoint after each stage."""
+        """Trains once, in stages."""
         components = evaluator.components
-        model, done = evaluator.checkpoint(lambda: self._mixed(evaluator))
-        mixed = dict(_mixed(model))
-
-        def penalty(loss: Tensor) -> Tensor:
-            saved = torch.stack([mixed[name].share() * share for name, share in components.savings().items()]).sum()
-            return self.strength * torch.relu(1 - saved - evaluator.budget).square()
-
+        savings = components.savings()
         first, last = self.crispness
-        for stage in range(self.stages):
+
+        def penalty_of(model: nn.Module, stage: int) -> Penalty:
+            mixed = mixed_layers(model)
             for layer in mixed.values():
                 layer.crispness = first * (last / first) ** (stage / max(self.stages - 1, 1))
-            if stage >= done:
-                evaluator.train(model, penalty, f"stage {stage + 1} of {self.stages}", seed=stage)
-                evaluator.save_checkpoint(model, stage + 1)
-        order = sorted(components.names, key=lambda name: -float(mixed[name].z.detach()))
-        rounded = [name for name in order if mixed[name].z > 0]
-        return components.until_within(evaluator.budget, order, rounded)
 
-    def _mixed(self, evaluator: MaskEvaluator) -> nn.Module:
+            def penalty(loss: Tensor) -> Tensor:
+                saved = torch.stack([mixed[name].share() * share for name, share in savings.items()]).sum()
+                return self.strength * torch.relu(1 - saved - evaluator.budget).square()
+
+            return penalty
+
+        model = evaluator.train_in_stages(self, self.stages, lambda: self._mixtures(evaluator), penalty_of)
+        z = {name: float(layer.z.detach()) for name, layer in mixed_layers(model).items()}
+        order = sorted(components.names, key=lambda name: -z[name])
+        return components.until_within(evaluator.budget, order, [name for name in order if z[name] > 0])
+
+    def _mixtures(self, evaluator: MaskEvaluator) -> nn.Module:
+        """The float model with a mixture in place of each component, also where a layer is registered twice."""
         model = copy.deepcopy(evaluator.model)
         mixtures = {
             layer: MixedLayer(layer, evaluator.config) for layer in map(model.get_submodule, evaluator.components.names)
@@ -160,9 +171,3 @@ METHODS: dict[str, Callable[[], Method]] = {
     "random": Random,
     "exhaustive": Exhaustive,
 }
-
-
-def _mixed(model: nn.Module) -> Iterator[tuple[str, MixedLayer]]:
-    for name, module in model.named_modules():
-        if isinstance(module, MixedLayer):
-            yield name, module

@@ -45,6 +45,13 @@ def test_adaptive_binarize(alpha: float) -> None:
     assert {a.name: a.f for a in node.attribute} == {"lo": lo, "hi": hi}
 
 
+def test_the_gradients_of_the_authors() -> None:
+    """EDE for weights is the layer's argument; activations have Bi-Real Net's polynomial by default."""
+    x = torch.linspace(-2, 2, 9, requires_grad=True)
+    AdaptiveBinarize()(x).sum().backward()
+    torch.testing.assert_close(x.grad, (2 - 2 * x.detach().abs()).clamp_min(0))
+
+
 def test_maxout() -> None:
     layer = Maxout(2, 0.5, 0.25)
     x = torch.tensor([[-2.0, 2.0]])

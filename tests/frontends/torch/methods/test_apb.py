@@ -14,6 +14,7 @@ from sbnn_tvm.frontends.onnx.opset import unpack_bits
 from sbnn_tvm.frontends.torch import (
     APB,
     Binarize,
+    BinarizeStandardized,
     BinaryConfig,
     BinaryConv2d,
     BinaryLinear,
@@ -148,6 +149,31 @@ def test_parameter_groups():
     assert len(rest["params"]) + len(own["params"]) == len(list(model.parameters()))
 
 
+def test_the_authors_activation():
+    """Standardised per sample in training, a plain sign in evaluation; against autograd of the formula."""
+    layer, x = BinarizeStandardized(), (torch.randn(4, 3, 5, 5) * torch.tensor([0.1, 1, 7, 40]).view(4, 1, 1, 1))
+    x = x.requires_grad_()
+    g, y = torch.randn(4, 3, 5, 5), layer(x)
+    y.backward(g)
+    ours, x.grad = x.grad, None
+    u = x / torch.sqrt(x.var([1, 2, 3], keepdim=True) + 1e-5)
+    polynomial = torch.where(u < 0, 2 * u + u * u, 2 * u - u * u)  # its derivative is 2 - 2|u|
+    torch.where(u.abs() < 1, polynomial, 0).backward(g)
+    torch.testing.assert_close(ours, x.grad)
+    assert torch.equal(y, x.sign()) and torch.equal(layer.eval()(x), y)
+    (constant,) = [node for node in to_onnx(nn.Sequential(layer), (1, 3)).graph.node if node.op_type == "Binarize"]
+    assert {each.name: each.f for each in constant.attribute} == {"lo": -1, "hi": 1}
+    assert not layer.state_dict()
+    assert BinarizeStandardized()(torch.ones(2, 1)).tolist() == [[1.0], [1.0]]  # one number has no spread
+
+
+def test_the_default_interval_is_the_authors():
+    values = APB().build(torch.tensor([[0.1, 1.0, -2.0, 5.0]]))
+    with torch.no_grad():
+        values.alpha.fill_(1.5), values.delta.fill_(1.0)
+    assert (values.residual(torch.tensor([[0.1, 1.0, -2.0, 5.0]])) != 0).tolist() == [[True, False, False, True]]
+
+
 def test_wrong_interval():
     with pytest.raises(ValueError, match="interval='one-sided' or 'two-sided', but got 'both'"):
         APB("both")
@@ -169,6 +195,7 @@ def network(activations) -> nn.Sequential:
 
 ACTIVATIONS = {
     "1 bit": Binarize().domain,
+    "1 bit, standardised": lambda channels, axis: BinarizeStandardized(),
     "2 bits": lambda channels, axis: DoReFa(2, 2.0, learned=True),
     "2 bits, symmetric": lambda channels, axis: Symmetric(2),
     "float": None,
@@ -190,7 +217,7 @@ def test_torch_is_onnxruntime_is_compiled(bits):
         np.testing.assert_allclose(module.run(image.numpy()), scores, rtol=1e-4, atol=1e-4)
     sparse = [layer for layer in module.report.layers if layer.kernel.startswith("sparse_float")]
     assert len(sparse) >= 1
-    assert {layer.activations for layer in sparse} == {{"1 bit": 1, "float": 32}.get(bits, 2)}
+    assert {layer.activations for layer in sparse} == {{"1 bit": 1, "1 bit, standardised": 1, "float": 32}.get(bits, 2)}
 
 
 def test_file_holds_the_decomposition_and_no_more_than_the_formula():

@@ -7,8 +7,11 @@ from itertools import combinations
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from sbnn_tvm.frontends.torch import (
+    SBNN_CIFAR10,
+    SBNN_CIFAR100,
     BinaryConv2d,
     BinaryLinear,
     Bits,
@@ -70,6 +73,18 @@ def test_fit_writes_the_closed_form_into_a_layer(per, density) -> None:
     torch.testing.assert_close(weight.reshape(rows.shape), fit.values())
 
 
+def test_fit_with_a_lower_value_of_zero_takes_the_mean_of_the_largest_weights() -> None:
+    layer = BinaryConv2d(8, 6, 3, domain=TwoValues("channel"))
+    rows = layer.weight.detach().flatten(1).clone()
+    fit_(layer, 0.1, zero=True)
+    scale, offset = layer.values(layer.weight)
+    largest = rows.topk(7, dim=1)
+    expected = torch.zeros_like(rows).scatter(1, largest.indices, largest.values.mean(1, keepdim=True).expand(-1, 7))
+    torch.testing.assert_close(scale[:, None] * layer.signs().flatten(1) + offset[:, None], expected)
+    with pytest.raises(ValueError, match="needs a density"):
+        fit_(layer, zero=True)
+
+
 def test_expected_connections() -> None:
     model = nn.Sequential(BinaryLinear(10, 10, domain=TwoValues()), BinaryLinear(10, 5, domain=TwoValues()))
     ones = int(sum((layer.weight > 0).sum() for layer in model))
@@ -104,16 +119,34 @@ def test_expected_connections_refuses_wrong_arguments() -> None:
         keep_densest_(BinaryLinear(4, 4, domain=Magnitudes()), 0.1)
 
 
-@pytest.mark.parametrize("per", ["layer", "model"])
+@pytest.mark.parametrize("per", ["channel", "layer", "model"])
 def test_keep_densest(per) -> None:
     model = nn.Sequential(BinaryLinear(20, 30, domain=TwoValues()), BinaryLinear(30, 10, domain=TwoValues()))
     before = [layer.weight.detach().clone() for layer in model]
     keep_densest_(model, 0.05, per)
-    if per == "layer":
+    if per == "channel":
+        assert all(((layer.weight > 0).sum(1) == ones).all() for layer, ones in zip(model, (1, 2), strict=True))
+        assert all(
+            (layer.weight > 0).gather(1, w.argmax(1, keepdim=True)).all()
+            for layer, w in zip(model, before, strict=True)
+        )
+    elif per == "layer":
         assert [int((layer.weight > 0).sum()) for layer in model] == [30, 15]
     else:
         border = torch.cat([weight.flatten() for weight in before]).topk(45).values[-1]
         assert all(torch.equal(layer.weight > 0, weight >= border) for layer, weight in zip(model, before, strict=True))
+
+
+@pytest.mark.parametrize("per", ["channel", "layer", "model"])
+def test_keep_densest_leaves_pruned_weights_out(per) -> None:
+    layer = BinaryLinear(10, 3, domain=TwoValues())
+    mask = torch.zeros(3, 10)
+    mask[0, :1] = mask[1, :5] = 1  # the last channel has none
+    prune.custom_from_mask(layer, "weight", mask)
+    keep_densest_(layer, 0.3, per)
+    ones = (layer.signs() > 0).sum(1).tolist()
+    assert ones == [1, 3, 0] if per == "channel" else (sum(ones) == 6 and ones[2] == 0)
+    assert layer.latent().isfinite().all()
 
 
 def test_canonical_values_of_a_negative_scale() -> None:
@@ -129,3 +162,17 @@ def test_canonical_values_of_a_negative_scale() -> None:
     file = written(layer)
     assert file["scale"].tolist() == [0.5, 0.5] and file["offset"].tolist() == [0.25, 0.25]
     assert (file["signs"][:, 3] == -1).all() and file["signs"].sum() == 28
+
+
+def test_the_recipes_of_the_paper() -> None:
+    cifar10, cifar100 = SBNN_CIFAR10, SBNN_CIFAR100
+    assert (cifar10.weight_estimator, cifar10.estimator, cifar10.learn_threshold) == ("ede", "ede", False)
+    assert (cifar100.weight_estimator, cifar100.estimator, cifar100.learn_threshold) == ("identity", "polynomial", True)
+    assert [recipe.gamma(0.02) for recipe in (cifar10, cifar100)] == [0.08, 0.06]
+    layer = BinaryLinear(20, 4, domain=cifar10.domain)
+    assert (layer.values.tau.item(), layer.values.phi.item()) == (1, 0)
+    loss = torch.tensor(3.0)
+    assert cifar10.penalty(layer, 0.1)(loss).item() == pytest.approx(3 * 0.04 / 0.96)
+    assert cifar10.penalty(layer, 0.5)(loss) == 0
+    with pytest.raises(ValueError, match=r"a gamma for expected=0\.5, 0\.05, 0\.04, .*but got 0\.1; for another share"):
+        cifar100.penalty(layer, 0.1)

@@ -29,7 +29,7 @@ from sbnn_tvm.frontends.torch import (
     vgg_small,
 )
 from sbnn_tvm.frontends.torch.search.components import Components, Mask
-from sbnn_tvm.frontends.torch.search.costs import layer_costs
+from sbnn_tvm.frontends.torch.search.costs import LayerCost, layer_costs
 from sbnn_tvm.frontends.torch.search.evaluate_masks import apply_mask_
 from sbnn_tvm.frontends.torch.search.mixed_layer import MixedLayer
 from sbnn_tvm.frontends.torch.search.search_methods import Gradual, Method, Random
@@ -100,9 +100,9 @@ def test_published_operations() -> None:
 def test_costs_of_layers() -> None:
     model = nn.Sequential(nn.Conv2d(4, 6, 3, 2, groups=2), nn.Flatten(), nn.Linear(24, 5))
     costs = layer_costs(model, (3, 4, 5, 5))
-    assert [(cost.name, cost.macs, cost.binary) for cost in costs] == [("0", 4 * 6 * 18, False), ("2", 120, False)]
+    assert costs == (LayerCost("0", 4 * 6 * 18, 6 * 18, False), LayerCost("2", 120, 120, False))
     shared = nn.Conv2d(3, 3, 3, padding=1)
-    assert layer_costs(nn.Sequential(shared, shared), (1, 3, 4, 4))[0].macs == 2 * 16 * 81
+    assert layer_costs(nn.Sequential(shared, shared), (1, 3, 4, 4)) == (LayerCost("0", 2 * 16 * 81, 81, False),)
     with pytest.raises(ValueError, match="'0' is a LSTM, whose cost is not defined"):
         layer_costs(nn.Sequential(nn.LSTM(3, 3)), (1, 3))
 
@@ -126,6 +126,29 @@ def test_components_and_their_cost() -> None:
         Components.of(model)
     with pytest.raises(ValueError, match="no convolution is left"):
         Components.of(network(), exclude=("*",))
+
+
+def test_measures_of_the_cost() -> None:
+    weights = [8 * 16 * 9, 16 * 16 * 9, 16 * 20 * 9]
+    fixed = 9 * 8 + 8 * 16 + 16 * 16 + 16 * 20 + 200
+    total = fixed + sum(weights)
+    components = Components.of(network(), measure="weights")
+    assert [choice.weights for choice in components.choices] == weights
+    assert components.fixed_weights == fixed
+    assert 1 - components.cost(["3.conv"]) == pytest.approx(weights[1] / total)  # the fraction that is binary
+    assert Components.of(network(), measure="bytes").cost(NAMES) == pytest.approx((fixed + sum(weights) / 32) / total)
+    flops = Components.of(network(), measure="flops")
+    assert flops.cost(NAMES) == pytest.approx(flops.fixed_macs / sum(layer.macs for layer in layer_costs(network())))
+
+
+def test_a_state_serves_all_measures(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    operations = search("exhaustive", 1.0, state=state)
+    weights = search("exhaustive", 1.0, state=state, measure="weights", fit=None)  # trains nothing
+    assert weights.binary == operations.binary
+    cost = {each.binary: each.cost for each in weights.evaluations}
+    assert cost[NAMES] == pytest.approx(Components.of(network(), measure="weights").cost(NAMES))
+    assert weights.seconds == operations.seconds > 0
 
 
 @pytest.mark.parametrize("budget", [0.3, 0.4, 0.6, 0.9, 1.0])
@@ -250,8 +273,13 @@ def test_gradual_search_meets_the_budget_and_goes_on(tmp_path: Path) -> None:
         run(fit_twice, tmp_path / "state")
     assert run(fit_twice, tmp_path / "state") == whole
     assert calls == 5  # two stages, a stop, the third stage, the result
-    with pytest.raises(ValueError, match="belongs to another search"):
-        search(method, 0.7, fit=fit, evaluate=evaluate, epochs=3, state=tmp_path / "state")
+    search(Gradual(stages=1), 0.7, fit=fit, evaluate=evaluate, epochs=3, state=tmp_path / "state")  # may share it
+    checkpoints = list(tmp_path.glob("state.*.stages"))
+    assert len(checkpoints) == 2
+    for checkpoint in checkpoints:
+        checkpoint.write_bytes(b"no checkpoint")
+    with pytest.raises(ModelError, match="is not the checkpoint of a search"):
+        run(fit, tmp_path / "state")
     assert all(torch.equal(value, before[name]) for name, value in network().state_dict().items())
 
 
@@ -278,7 +306,7 @@ def test_result_as_a_file(tmp_path: Path) -> None:
     model = network()
     conversion = found.apply_(model)
     assert tuple(note.name for note in conversion.converted) == found.binary
-    assert "greedy search within 60%" in str(found)
+    assert "greedy search within 60% of the float operations" in str(found)
     with pytest.raises(ValueError, match=re.escape("no layer '3.conv'")):
         found.apply_(nn.Sequential(nn.Conv2d(1, 1, 1)))
     (tmp_path / "mask.json").write_text("[]")
@@ -289,10 +317,12 @@ def test_result_as_a_file(tmp_path: Path) -> None:
 
 
 def test_wrong_arguments() -> None:
-    with pytest.raises(ValueError, match=r"budget=0.01 must be between 0\.\d+, the cost with all 3 components"):
+    with pytest.raises(ValueError, match=r"budget=0.01 must be between 0\.\d+, the share of the float operations"):
         search("greedy", 0.01)
     with pytest.raises(ValueError, match="unknown method 'best'; pass greedy, gradual, random, exhaustive"):
         search("best")
+    with pytest.raises(ValueError, match="unknown measure 'macs'; pass operations, flops, weights, bytes"):
+        search("greedy", measure="macs")
     with pytest.raises(ValueError, match="epochs must be 1 or more"):
         search("greedy", epochs=0)
 

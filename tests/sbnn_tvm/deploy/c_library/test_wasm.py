@@ -20,13 +20,13 @@ from .conftest import two_outputs
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a model with two inputs and three outputs, and of one for images of 8x8 pixels."""
+    """The folder of a model with two inputs and three outputs, and of one for images of 28x28 pixels."""
     folder = tmp_path_factory.mktemp("wasm")
     sbnn_tvm.compile(two_outputs(), target="wasm", name="two").export(folder / "two.wasm")
     digits = small_model(
         "p = Greater(x, t)\ns = Where(p, hi, lo)\nf = Flatten(s)\ny = MatMul(f, w)",
-        {"x": (1, 1, 8, 8)},
-        {"t": 0.0, "hi": 1.0, "lo": -1.0, "w": np.random.default_rng(3).choice([-1.0, 1.0], (64, 10))},
+        {"x": (1, 1, 28, 28)},
+        {"t": 0.0, "hi": 1.0, "lo": -1.0, "w": np.random.default_rng(3).choice([-1.0, 1.0], (784, 10))},
     )
     sbnn_tvm.compile(digits, target="wasm", name="digits").export(folder / "digits.wasm")
     return folder
@@ -124,18 +124,34 @@ def test_drawings_of_the_example(folder: Path) -> None:
     import { load as digits } from './digits.mjs'
     import { inputOf, softmax } from './image.mjs'
     const ink = new Float32Array(40 * 20)
-    for (let y = 4; y < 36; y++) for (let x = 2; x < 10; x++) ink[y * 20 + x] = 1 // a bar, a quarter as wide as high
+    for (let y = 0; y < 40; y++) for (let x = 2; x < 10; x++) ink[y * 20 + x] = 1 // a bar, a fifth as wide as high
     const x = inputOf(ink, 20, 40)
     const { y } = (await digits()).run({ x })
     const sum = softmax(y).reduce((a, b) => a + b)
     const nothing = inputOf(ink.fill(0), 20, 40)
-    console.log(JSON.stringify([Array.from(x.slice(8, 16)), Array.from(y), Math.round(sum * 1e6), nothing]))
+    console.log(JSON.stringify([Array.from(x), Array.from(y), Math.round(sum * 1e6), nothing]))
     """
-    row, scores, total, nothing = node(folder, script)  # type: ignore[misc]
-    assert row == [-1, -1, -1, 1, 1, -1, -1, -1]
-    weights = np.random.default_rng(3).choice([-1.0, 1.0], (64, 10))
-    np.testing.assert_array_equal(scores, np.tile(row, 8) @ weights)
+    pixels, scores, total, nothing = node(folder, script)  # type: ignore[misc]
+    bar = np.full((28, 28), -1.0)
+    bar[5:25, 13:17] = 1  # 20 pixels high, and in the middle
+    np.testing.assert_array_equal(np.reshape(pixels, (28, 28)), bar)
+    weights = np.random.default_rng(3).choice([-1.0, 1.0], (784, 10))
+    np.testing.assert_array_equal(scores, bar.ravel() @ weights)
     assert total == 1_000_000 and nothing is None
+
+
+def test_a_drawing_becomes_an_image_of_mnist(folder: Path) -> None:
+    """An image of the data set, drawn four times as large, gives the image."""
+    shutil.copyfile(ROOT / "examples" / "web" / "image.js", folder / "image.mjs")
+    images = sbnn_tvm.zoo.load("mnist-dense").images.reshape(10, 28, 28)
+    script = """
+    import { inputOf } from './image.mjs'
+    const drawings = %s
+    console.log(JSON.stringify(drawings.map(ink => Array.from(inputOf(Float32Array.from(ink), 112, 112)))))
+    """
+    drawings = (images + 1) / 2
+    found = node(folder, script % drawings.repeat(4, 1).repeat(4, 2).reshape(10, -1).round(4).tolist())
+    np.testing.assert_allclose(np.reshape(found, (10, 28, 28)), images, atol=0.1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["model.so", "model.a"])
