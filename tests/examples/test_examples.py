@@ -195,6 +195,13 @@ def test_mixbin(one_torch_thread, capsys):
 
 
 @pytest.mark.slow
+def test_group_search(one_torch_thread, capsys):
+    example("group_search").main(["--seeds", "2", "--random", "3"])
+    printed = capsys.readouterr().out
+    assert "897 of 897 predictions" in printed and printed.count("ok ") == 1
+
+
+@pytest.mark.slow
 def test_training_losses(one_torch_thread):
     import training_losses
 
