@@ -147,7 +147,8 @@ def search_partial_binarization(
         seed: Seed of all random numbers; equal searches give equal results if ``fit`` is deterministic.
         state: A file with the evaluations so far, written after each one. A stopped search continues from it. Searches
             with other methods, budgets or measures may share it. ``"gradual"`` writes checkpoints beside it, named
-            ``state.*.stages``.
+            ``state.*.stages``. Other weights, settings or seeds are noticed; after a change of ``fit`` or ``evaluate``
+            pass another file.
         progress: Whether to show a progress bar.
 
     Raises:
