@@ -1,7 +1,8 @@
 """Weights of less than one bit, on digits: 3x3 kernels from 64, 16 and 4 learned patterns.
 
-Sub-bit learns patterns that may become equal; sparse kernel selection learns which of all 512 patterns to use. Every network is trained, exported, and compared on all test images: PyTorch, onnxruntime and the compiled model must
-agree. Files and libraries hold t bits per kernel; the convolutions are ordinary binary ones.
+Sub-bit learns patterns that may become equal; sparse kernel selection learns which of all 512 patterns to use. Every
+network is trained, exported, and compared on all test images: PyTorch, onnxruntime and the compiled model must agree.
+Files and libraries hold t bits per kernel; the convolutions are ordinary binary ones.
 """
 
 from __future__ import annotations
