@@ -63,7 +63,7 @@ class Clip(Estimator):
 
     def slope(self, u: Tensor) -> Tensor:
         """1 on [-1, 1], otherwise 0."""
-        return (u.abs() <= 1).to(u.dtype)
+        return u.abs().le_(1)
 
 
 class Polynomial(Estimator):
@@ -75,7 +75,7 @@ class Polynomial(Estimator):
 
     def slope(self, u: Tensor) -> Tensor:
         """2 - 2|u| on [-1, 1], otherwise 0."""
-        return (2 - 2 * u.abs()).clamp_min(0)
+        return u.abs().mul_(-2).add_(2).clamp_min_(0)
 
 
 class EDE(Estimator, Scheduled):
@@ -116,18 +116,27 @@ def estimator(choice: str | Estimator) -> Estimator:
 
 
 class _Binarize(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, threshold: Tensor | float, domain: BinaryDomain, estimator: Estimator) -> Tensor:
-        ctx.domain, ctx.estimator = domain, estimator
+    def forward(x: Tensor, threshold: Tensor | float, domain: BinaryDomain, estimator: Estimator) -> Tensor:
+        if not all(float(value).is_integer() and abs(value) <= 128 for value in (domain.lo, domain.hi)):
+            return torch.where(x > threshold, x.new_tensor(domain.hi), x.new_tensor(domain.lo))
+        # Arithmetic on small integers is exact, in all float types, and several times faster.
+        return (x > threshold).to(x.dtype).mul_(domain.hi - domain.lo).add_(domain.lo)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, threshold, ctx.domain, ctx.estimator = inputs
         ctx.fixed = None if isinstance(threshold, Tensor) else threshold
         ctx.save_for_backward(x, *([threshold] if isinstance(threshold, Tensor) else []))
-        return torch.where(x > threshold, x.new_tensor(domain.hi), x.new_tensor(domain.lo))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, *thresholds = ctx.saved_tensors
         threshold = thresholds[0] if thresholds else ctx.fixed
-        grad = grads[0] * (ctx.domain.tau * ctx.estimator.slope(x - threshold))
+        slope = ctx.estimator.slope(x - threshold)
+        grad = grads[0] * (slope if ctx.domain.tau == 1 else ctx.domain.tau * slope)
         to_threshold = -grad.sum_to_size(threshold.shape) if thresholds and ctx.needs_input_grad[1] else None
         return grad, to_threshold, None, None
 
