@@ -22,7 +22,7 @@ help:
 	@echo 'make fuzz-kernels  compare 20,000 random kernels with numpy, for an hour or two; FIRST=20000 takes others'
 	@echo 'make fuzz-c  run 1,000 random networks as C libraries with sanitizers, for an hour or two; needs gcc or clang'
 	@echo 'make bench   measure kernels and networks against the limits of this machine and against onnxruntime'
-	@echo 'make methods train every method on digits; draw accuracy against bytes and time, for docs/methods.md'
+	@echo 'make methods train every method on 28x28 MNIST, for an hour or two; renew table and picture of docs/methods.md'
 	@echo 'make runtime-wheel  build sbnn-tvm-runtime, the wheel for devices that only run compiled models, into dist/'
 	@echo 'make emulators  say which Debian packages some tests need beside Python; install them where CI=true'
 	@echo 'make lint    check style, types, dead code, and which folder may import which'
@@ -87,7 +87,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/plots.py
 
 methods: $(INSTALLED)
-	$(BIN)/python benchmarks/methods.py --output out/methods.json
+	$(BIN)/python benchmarks/methods.py --output out/methods.json --docs docs/methods.md
 	$(BIN)/python benchmarks/plots.py out/methods.json
 	cp out/plots/methods.png docs/pictures/methods.png
 

@@ -1,25 +1,26 @@
-"""What do the binarisation methods reach on the same small network?
+"""What do the binarisation methods reach on the same network?
 
-Run ``python benchmarks/methods.py`` (or ``make methods``). Each method trains the same network on digits with several
-seeds, by the protocol of examples/digits.py, and is compiled. PyTorch, onnxruntime and the compiled model must agree on
-the whole test set. The table, and the plot of plots.py, give:
+Run ``python benchmarks/methods.py`` (or ``make methods``). Each method of method_rows.py trains the network of
+examples/mnist.py on 28x28 MNIST with several seeds, and its first model is compiled. PyTorch, onnxruntime and the
+compiled model must agree on the whole test set. The table, and the plot of plots.py, give:
 
 * the accuracy, with its standard error over the seeds
 * the bytes of the body's weights as a file codes them, with scales; stem, head and batch norms do not count
-* the latency of the whole network on one thread; all methods take turns. With 8x8 pixels and 16 channels it consists
-  mostly of calls; networks.py has networks of real size
+* the size of the whole library
+* the latency of the whole network on one thread, and that of the float32 network of the same architecture in
+  onnxruntime; all take turns
 
-To add a method, add an entry to ``METHODS``: a name, and a function that trains a model from a seed for a number of
-epochs.
+What is finished is kept in a folder and not trained again, so that a comparison can be stopped, and filled by several
+processes with different ``--only`` or ``--seeds``. A smoke test is ``--epochs 1 --seeds 0 --only signs``.
 """
 
 from __future__ import annotations
 
-import json
-import math
+import argparse
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -27,130 +28,45 @@ import numpy as np
 import onnx
 import torch
 from command_line import parser
+from method_results import Deployment, Gain, Row, Training, deployment, markdown, replace_table, trainings, write
+from networks import float_twin
 from onnx import numpy_helper
+from onnxruntime_peer import session
 from records import Machine, write_json
 from rich.console import Console
-from rich.progress import track
 from rich.table import Column, Table
 from torch import nn
 
 import sbnn_tvm
 from sbnn_tvm.algebra.coding import smallest
 from sbnn_tvm.frontends.onnx.opset import unpack_bits
-from sbnn_tvm.frontends.torch import (
-    Binarize,
-    BinaryConv2d,
-    ScaledSigns,
-    SubBit,
-    Symmetric,
-    TwoBits,
-    WeightDomain,
-    quantize_,
-    to_onnx,
-)
+from sbnn_tvm.frontends.torch import to_onnx
 from sbnn_tvm.profiling.timing import interleave
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))  # first, because this folder has an apb.py too
 
-import adabin
-import apb
-import claims
-import digits
-import mixbin
-import sbnn
-import siman
-import training_loop
+import mnist
 from agreement import deploy
+from method_rows import METHODS, Method, Start
+from training_loop import accuracy
 
 console = Console(highlight=False)
 
-
-@dataclass(frozen=True)
-class Method:
-    """A method to train a network.
-
-    Attributes:
-        name: Its name in tables and plots.
-        train: Takes a seed and a number of epochs; returns the trained model in eval mode.
-    """
-
-    name: str
-    train: Callable[[int, int], nn.Module]
-
-
-def plain(layer: digits.Layer, seed: int, epochs: int) -> nn.Module:
-    """Train by the protocol of digits.py, with ``layer`` in the body."""
-    torch.manual_seed(seed)
-    return training_loop.train(digits.tiny_network(layer), digits.load(), training_loop.Recipe(epochs=epochs), seed)
-
-
-def without_training(seed: int, epochs: int) -> nn.Module:
-    """Train the float network, then replace its weights by the nearest two values per channel."""
-    model = plain(digits.float_layer, seed, epochs)
-    quantize_(model, calibration=digits.load().train_images)
-    return model
-
-
-def partly_binary(seed: int, epochs: int) -> nn.Module:
-    """Let a greedy search choose the binary layers, then train from scratch; ``epochs`` is ignored."""
-    return mixbin.tuned(mixbin.search("greedy", seed).binary, seed)
-
-
-def few_in_float(decay: float, seed: int, epochs: int) -> nn.Module:
-    """Train the float network, then continue with binary weights of which a few stay float."""
-    data = digits.load()
-    return apb.tuned(apb.apb_network(apb.pretrained(data, seed)), data, decay, seed, epochs)
-
-
-def with_domain(weights: WeightDomain, activations: Callable[[], nn.Module], seed: int, epochs: int) -> nn.Module:
-    """Train by the protocol of digits.py, with other weights and activations in the body."""
-    layer = partial(BinaryConv2d, kernel_size=3, padding=1, domain=weights)
-    return plain(lambda inputs, outputs: layer(inputs, outputs, binarize=activations()), seed, epochs)
-
-
-METHODS = (
-    Method("float32", partial(plain, digits.float_layer)),
-    Method("{-a, +a}", partial(plain, digits.binary_layer)),
-    Method("SBNN, 50 %", lambda seed, epochs: sbnn.train_sparse(0.5, seed=seed, epochs=epochs)),
-    Method("SBNN, 10 %", lambda seed, epochs: sbnn.train_sparse(0.1, seed=seed, epochs=epochs)),
-    Method("SBNN, 5 %", lambda seed, epochs: sbnn.train_sparse(0.05, seed=seed, epochs=epochs)),
-    Method("SBNN, 2 %", lambda seed, epochs: sbnn.train_sparse(0.02, seed=seed, epochs=epochs)),
-    Method("SiMaN", lambda seed, epochs: siman.train(siman.Magnitudes(), seed, epochs)),
-    Method("AdaBin", lambda seed, epochs: adabin.train(seed=seed, epochs=epochs)),
-    Method("Sub-bit, 4/9 bit per weight", partial(with_domain, SubBit(4), Binarize)),
-    Method("APB, weight decay 0.001", partial(few_in_float, 1e-3)),
-    Method("2-bit activations", partial(with_domain, ScaledSigns(), partial(Symmetric, 2, 0.4, learned=True))),
-    Method("2-bit activations and weights", partial(with_domain, TwoBits(), partial(Symmetric, 2, 0.4, learned=True))),
-    Method("MixBin-style, half the cost", partly_binary),
-    Method("two-valued weights, float activations, not trained", without_training),
+GAINS = (
+    ("general minus symmetric values at 5 %", "sbnn-5", "symmetric-5"),
+    ("general minus symmetric values at 2 %", "sbnn-2", "symmetric-2"),
 )
-
-
-@dataclass(frozen=True)
-class Result:
-    """The result of a method.
-
-    Attributes:
-        method: Name of the method.
-        accuracy, error: Per cent of the test images: mean over the seeds, and its standard error.
-        nbytes: Size of the body's weights.
-        microseconds: Latency of one image.
-    """
-
-    method: str
-    accuracy: float
-    error: float
-    nbytes: int
-    microseconds: float = math.nan
+"""Comparisons seed by seed: what is compared, and two methods."""
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:
-    """Bytes of the body's layers: bits in their shortest coding, everything else as it is in the file."""
+    """Bytes of the body's constants without batch norms: bits in their shortest coding, all else as in the file."""
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    norms = {name for node in model.graph.node if node.op_type == "BatchNormalization" for name in node.input}
     sizes = {
         name: array.nbytes
         for name, array in constants.items()
-        if name.startswith("body") and ".layer" in name and array.dtype != np.int64  # shapes and pads
+        if name.startswith("body") and name not in norms and array.dtype != np.int64  # shapes and pads
     }
     for node in model.graph.node:
         if node.op_type == "BinaryConv2d" and node.input[1] in sizes:
@@ -163,62 +79,143 @@ def weight_bytes(model: onnx.ModelProto) -> int:
     return sum(sizes.values())
 
 
-def train(methods: tuple[Method, ...], seeds: int, epochs: int, folder: Path) -> None:
-    """Train and deploy methods; libraries and results are written to the folder, other files there are kept."""
-    data = digits.load()
-    for method in methods:
-        models = [method.train(seed, epochs) for seed in track(range(seeds), method.name, console=console)]
-        accuracy = claims.Mean.of(training_loop.accuracy(model, data) for model in models)
-        agreement = deploy(models[0], data)
-        console.print(f"{accuracy} %; {agreement}")
-        place = folder / str(METHODS.index(method))
-        agreement.module.export(place.with_suffix(".so"))
-        result = Result(method.name, accuracy.value, accuracy.error, weight_bytes(to_onnx(models[0])))
-        place.with_suffix(".json").write_text(json.dumps(asdict(result)))
+def train(method: Method, start: Start) -> None:
+    """Trains a method with a seed, unless that is done; the first seed's model is deployed too."""
+    folder = start.folder / method.key
+    folder.mkdir(parents=True, exist_ok=True)
+    done = trainings(folder).get(start.seed)
+    if done is not None and done.epochs != start.epochs:
+        raise SystemExit(
+            f"{folder} was trained for {done.epochs} epochs, but now it is {start.epochs}: pass another --folder"
+        )
+    if done is not None and (start.seed != 0 or deployment(folder) is not None):
+        return
+    torch.manual_seed(start.seed)
+    start.float_network()  # not part of the method's time
+    begin = time.perf_counter()
+    model = method.train(start)
+    seconds = time.perf_counter() - begin
+    reached = accuracy(model, mnist.load())
+    console.print(f"{method.key}, seed {start.seed}: {reached:.1f} % in {seconds:.0f} s")
+    if start.seed == 0:
+        write(folder / "deployed.json", deployed(model, folder / "model.so"))
+    write(folder / f"seed-{start.seed}.json", Training(start.seed, start.epochs, reached, seconds))
 
 
-def time(folder: Path) -> list[Result]:
-    """Time the libraries in the folder, in turns."""
-    places = [place for index in range(len(METHODS)) if (place := folder / f"{index}.json").exists()]
-    results = [Result(**json.loads(place.read_text())) for place in places]
-    image = digits.load().test_images[:1].numpy()
-    libraries = [sbnn_tvm.load(place.with_suffix(".so"), num_threads=1) for place in places]
-    calls = {each.method: partial(library.run, image) for each, library in zip(results, libraries, strict=True)}
-    times = interleave(calls, seconds=2.0 * len(calls))
-    return [replace(result, microseconds=times[result.method].minimum * 1e6) for result in results]
+def deployed(model: nn.Module, library: Path) -> Deployment:
+    """Compiles a model, compares it with onnxruntime and PyTorch on all test images, and exports it."""
+    result = deploy(model, mnist.load())
+    result.module.export(library)
+    body = [layer for layer in result.module.report.linear if layer.name.startswith("body")]
+    console.print(f"  {result}")
+    return Deployment(
+        weight_bytes(to_onnx(model)),
+        library.stat().st_size,
+        result.images,
+        result.predictions,
+        result.distance,
+        (sum(layer.binary for layer in body), len(body)),
+        tuple(dict.fromkeys(layer.kernel for layer in body)),
+    )
 
 
-def table(results: list[Result]) -> Table:
+def measure(methods: Sequence[Method], folder: Path, seconds: float) -> list[Row]:
+    """Times the libraries in the folder, and the float32 networks in onnxruntime, in turns."""
+    found = [(method, made) for method in methods if (made := deployment(folder / method.key)) is not None]
+    image = mnist.load().test_images[:1].numpy()
+    calls = {}
+    for method, _ in found:
+        library = sbnn_tvm.load(folder / method.key / "model.so", num_threads=1)
+        calls[method.key] = partial(library.run, image)
+    architectures = dict.fromkeys(method.architecture for method, _ in found)
+    for architecture in architectures:
+        peer = session(to_onnx(float_twin(architecture()).eval()))
+        calls[architecture] = partial(peer.run, None, {"input": image})
+    times = interleave(calls, seconds=seconds * len(calls))
+    rows = []
+    for method, made in found:
+        done = trainings(folder / method.key)
+        rows.append(
+            Row(
+                method.key,
+                method.name,
+                method.family,
+                {seed: each.accuracy for seed, each in sorted(done.items())},
+                float(np.mean([each.seconds for each in done.values()])),
+                made,
+                times[method.key].minimum * 1e6,
+                times[method.architecture].minimum * 1e6,
+            )
+        )
+    return rows
+
+
+def gains(rows: Sequence[Row]) -> list[Gain]:
+    """The comparisons of GAINS whose rows there are."""
+    by_key = {row.key: row for row in rows}
+    return [Gain.of(name, by_key[one], by_key[other]) for name, one, other in GAINS if {one, other} <= by_key.keys()]
+
+
+def table(rows: Sequence[Row]) -> Table:
     """One row per method."""
-    made = Table("method", *(Column(name, justify="right") for name in ("accuracy %", "bytes", "us per image")))
-    for each in results:
+    columns = ("accuracy %", "bytes", "library", "us", "float32 us", "faster", "equal classes", "on bits", "seconds")
+    made = Table("method", *(Column(name, justify="right") for name in columns), "kernels")
+    for row in rows:
+        of = row.deployment
         made.add_row(
-            each.method, f"{each.accuracy:.1f} +- {each.error:.1f}", f"{each.nbytes:,}", f"{each.microseconds:.1f}"
+            row.name,
+            f"{row.accuracy:.1f} +- {row.error:.1f}",
+            f"{of.weight_bytes:,}",
+            f"{of.library_bytes:,}",
+            f"{row.microseconds:.1f}",
+            f"{row.float_microseconds:.0f}",
+            f"{row.float_microseconds / row.microseconds:.1f}x",
+            f"{of.equal}/{of.images}",
+            f"{of.on_bits[0]}/{of.on_bits[1]}",
+            f"{row.seconds:.0f}",
+            ", ".join(of.kernels),
         )
     return made
 
 
-def main() -> None:
-    """Train, measure, and print a table."""
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     options = parser(__doc__)
-    options.add_argument("--seeds", type=int, default=3, help="trainings per method (default: %(default)s)")
-    options.add_argument("--epochs", type=int, default=40, help="epochs per training (default: %(default)s)")
+    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
     options.add_argument(
-        "--only", nargs="+", choices=[method.name for method in METHODS], help="train these methods only"
+        "--epochs", type=int, default=mnist.BINARY.epochs, help="epochs per training (default: %(default)s)"
     )
-    options.add_argument("--folder", type=Path, default=Path("out/methods"), help="of libraries (default: %(default)s)")
+    options.add_argument("--only", nargs="+", choices=[method.key for method in METHODS], help="train only these")
+    options.add_argument(
+        "--folder", type=Path, default=Path("out/methods"), help="of the results (default: %(default)s)"
+    )
     options.add_argument("--retime", action="store_true", help="do not train: time the libraries in the folder")
-    arguments = options.parse_args()
+    options.add_argument("--seconds", type=float, default=2.0, help="measuring time per library (default: %(default)s)")
+    options.add_argument("--docs", type=Path, help="put the table into this document, between its marks")
+    return options.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> list[Row]:
+    """Train, measure, and print a table."""
+    arguments = parse(argv)
     torch.set_num_threads(1)
-    chosen = tuple(method for method in METHODS if arguments.only is None or method.name in arguments.only)
-    arguments.folder.mkdir(parents=True, exist_ok=True)
     if not arguments.retime:
-        train(chosen, arguments.seeds, arguments.epochs, arguments.folder)
-    results = time(arguments.folder)
-    console.print(table(results))
+        for seed in arguments.seeds:
+            start = Start(arguments.folder, seed, arguments.epochs)
+            for method in METHODS:
+                if arguments.only is None or method.key in arguments.only:
+                    train(method, start)
+    rows = measure(METHODS, arguments.folder, arguments.seconds)
+    console.print(table(rows))
+    compared = gains(rows)
+    for gain in compared:
+        console.print(f"{gain.name}: {gain}")
+    machine = Machine()
     if arguments.output is not None:
-        content = {"machine": asdict(Machine()), "methods": [asdict(result) for result in results]}
-        write_json(arguments.output, content)
+        write_json(arguments.output, {"machine": asdict(machine), "methods": [asdict(row) for row in rows]})
+    if arguments.docs is not None:
+        replace_table(arguments.docs, markdown(rows, compared, str(machine)))
+    return rows
 
 
 if __name__ == "__main__":

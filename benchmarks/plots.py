@@ -17,9 +17,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import method_plot
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from method_results import Row
 from records import Machine, Record, read
 
 # Colours that most colour-blind readers can tell apart (Okabe and Ito); sbnn_tvm has the strongest.
@@ -170,47 +172,6 @@ def networks(latencies: Sequence[Latency], machine: Machine) -> Figure:
     return figure
 
 
-@dataclass(frozen=True)
-class Reached:
-    """The result of a method; same fields as methods.Result, whose module would import torch."""
-
-    method: str
-    accuracy: float
-    error: float
-    nbytes: int
-    microseconds: float
-
-
-def methods(results: Sequence[Reached], machine: Machine) -> Figure:
-    """Accuracy against the bytes of the weights, and against the time per image."""
-    figure, axes = plt.subplots(1, 2, figsize=(13, 5), sharey=True, layout="constrained")
-    markers = "osD^vP*Xph<>d"
-    colours = (_OURS, *list(_COLOURS.values())[1:], *_MORE_COLOURS)
-    for index, each in enumerate(results):
-        for axis, x in zip(axes, (each.nbytes, each.microseconds), strict=True):
-            axis.errorbar(
-                x,
-                each.accuracy,
-                each.error,
-                fmt=markers[index % len(markers)],
-                color=colours[index % len(colours)],
-                label=each.method,
-                capsize=3,
-            )
-    for axis, label in zip(axes, ("bytes of the body's weights", "microseconds per image, one thread"), strict=True):
-        axis.set_xlabel(label)
-        axis.grid(alpha=0.3)
-    axes[0].set_xscale("log")
-    low, high = axes[0].get_xlim()
-    ticks = [tick for tick in _ONE_TWO_FIVE if low <= tick <= high]
-    axes[0].set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axes[0].minorticks_off()
-    axes[0].set_ylabel("accuracy, %")
-    axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
-    figure.suptitle(f"Methods on digits: {machine}", x=0.02, ha="left", fontsize=10)
-    return figure
-
-
 def read_networks(content: dict) -> tuple[Machine, list[Latency]]:
     """The results of networks.py."""
     engines = {"ours": "sbnn_tvm", "int8": "onnxruntime int8", "float32": "onnxruntime float32"}
@@ -231,8 +192,8 @@ def figures(files: Iterable[Path]) -> dict[str, Figure]:
             machine, latencies = read_networks(content)
             made["networks"] = networks(latencies, machine)
         if content.get("methods"):
-            reached = [Reached(**fields) for fields in content["methods"]]
-            made["methods"] = methods(reached, Machine(**content["machine"]))
+            rows = [Row.from_json(fields) for fields in content["methods"]]
+            made["methods"] = method_plot.methods(rows, Machine(**content["machine"]))
         if "records" not in content:
             continue
         machine, records = read(path)

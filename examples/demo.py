@@ -9,7 +9,6 @@ every test image in the same way. All files are written to out/. The exit code i
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import shutil
 import subprocess
@@ -21,17 +20,14 @@ from pathlib import Path
 
 import mnist
 import numpy as np
-import onnx
 import onnxruntime
 import torch
-from onnx import inliner
 from rich.console import Console
 from rich.table import Column, Table
 from torch import nn
 from training_loop import accuracy
 
 import sbnn_tvm
-from sbnn_tvm.frontends.torch import BinaryConv2d, BinaryLayer, to_onnx
 from sbnn_tvm.profiling.timing import interleave
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
@@ -62,48 +58,20 @@ class Trained:
     seconds: float
 
 
-def train_all(epochs: int) -> list[Trained]:
+def train_all() -> list[Trained]:
     """The float network, then the dense and the sparse one, which start from its weights."""
     data, found = mnist.load(), list[Trained]()
     for name, make in (
-        ("float32", lambda: mnist.train_float(epochs=epochs)),
-        ("dense, {-a, +a}", lambda: mnist.train_dense(found[0].model, epochs=epochs)),
-        ("sparse, {alpha, beta}", lambda: mnist.train_sparse(found[0].model, DENSITY, epochs=epochs)),
+        ("float32", lambda: mnist.train_float()),
+        ("dense, {-a, +a}", lambda: mnist.train_dense(found[0].model)),
+        ("sparse, {alpha, beta}", lambda: mnist.train_sparse(found[0].model, DENSITY)),
     ):
         begin = time.perf_counter()
         with console.status(f"training: {name}"):
             model = make()
         found.append(Trained(name, model, accuracy(model, data), time.perf_counter() - begin))
-        console.print(f"{name}: {found[-1].accuracy:.1f} % after {epochs} epochs, {found[-1].seconds:.0f} s")
+        console.print(f"{name}: {found[-1].accuracy:.1f} % of the test images, {found[-1].seconds:.0f} s")
     return found
-
-
-def float_twin(model: nn.Module) -> nn.Module:
-    """The same trained network with its binary weights as float32 in ordinary layers."""
-    twin = copy.deepcopy(model)
-    for parent in list(twin.modules()):
-        for name, layer in parent.named_children():
-            if not isinstance(layer, BinaryLayer):
-                continue
-            scale, offset = (v if v is not None else torch.zeros(1) for v in layer.values(layer.weight))
-            channel = (-1, *[1] * (layer.weight.ndim - 1))
-            weight = scale.reshape(channel) * layer.signs() + offset.reshape(channel)
-            plain: nn.Module
-            if isinstance(layer, BinaryConv2d):
-                plain = nn.Conv2d(layer.in_channels, layer.out_channels, 3, padding=1, bias=False)
-            else:
-                plain = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-            plain.weight = nn.Parameter(weight.detach())
-            setattr(parent, name, plain)
-    return twin
-
-
-def write_onnx(model: nn.Module, folder: Path, name: str) -> tuple[Path, Path]:
-    """The model with ai.sbnn operators, and its float twin in standard operators only."""
-    binary, plain = folder / f"{name}.onnx", folder / f"{name}_float.onnx"
-    sbnn_tvm.export_onnx(model, binary)
-    onnx.save(inliner.inline_local_functions(to_onnx(float_twin(model))), plain)
-    return binary, plain
 
 
 def session(path: Path, optimise: bool = True) -> onnxruntime.InferenceSession:
@@ -208,14 +176,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for all files (default: out)")
-    parser.add_argument("--epochs", type=int, default=mnist.EPOCHS, help="of each network (default: %(default)s)")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     data = mnist.load()
     images = data.test_images.numpy()
 
     heading("1. Train three networks of one shape on handwritten digits of 28x28 pixels")
-    trained = train_all(options.epochs)
+    trained = train_all()
     model = trained[-1].model
     predictions = classify_with_torch(model, images)
     claim = f"the sparse network classifies {trained[-1].accuracy:.1f} % of {len(images)} test images correctly"
@@ -223,16 +190,18 @@ def main(arguments: list[str] | None = None) -> None:
 
     heading("2. Export to ONNX")
     with console.status("exporting"):
-        files = [write_onnx(each.model, options.out, name) for each, name in zip(trained, NAMES, strict=True)]
-    model_path, float_path = files[-1]
-    console.print(f"{model_path}: {kib(model_path)}; the same network with float32 weights: {kib(float_path)}")
+        files = [options.out / f"{name}.onnx" for name in NAMES]
+        for each, path in zip(trained, files, strict=True):
+            sbnn_tvm.export_onnx(each.model, path)
+    model_path = files[-1]
+    console.print("; ".join(f"{path}: {kib(path)}" for path in files))
     reference = classify_with_onnxruntime(model_path, images)
     check((reference == predictions).all(), "onnxruntime gives PyTorch's predictions")
 
     heading("3. Compile")
     modules, libraries = {}, list[Path]()
     for name, path, target in (
-        *((name, path, "native") for name, (path, _) in zip(NAMES, files, strict=True)),
+        *((name, path, "native") for name, path in zip(NAMES, files, strict=True)),
         (NAMES[-1], model_path, "arm"),
     ):
         with console.status(f"compiling {name} for {target}"):
@@ -267,9 +236,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     heading("6. Measure: one image, one thread")
     with console.status("timing all in turns"):
-        *ours, theirs = latencies(libraries[: len(trained)], files[0][0], images[:1])
+        *ours, theirs = latencies(libraries[: len(trained)], files[0], images[:1])
     table = Table("network", *(Column(name, justify="right") for name in COLUMNS), title=None)
-    for each, (path, _), library, seconds in zip(trained, files, libraries, ours, strict=False):
+    for each, path, library, seconds in zip(trained, files, libraries, ours, strict=False):
         table.add_row(
             each.name,
             f"{each.accuracy:.1f} %",
@@ -281,7 +250,7 @@ def main(arguments: list[str] | None = None) -> None:
     table.add_row(
         "float32, in onnxruntime",
         f"{trained[0].accuracy:.1f} %",
-        kib(files[0][0]),
+        kib(files[0]),
         "",
         f"{theirs * 1e6:.0f} us",
         "1.0x",

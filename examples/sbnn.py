@@ -15,7 +15,14 @@ from agreement import deploy
 from torch import nn
 
 from sbnn_tvm import quantize_
-from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, BinaryLayer, ExpectedConnections, TwoValues, keep_densest_
+from sbnn_tvm.frontends.torch import (
+    SBNN_CIFAR10,
+    Binarize,
+    BinaryConv2d,
+    BinaryLayer,
+    ExpectedConnections,
+    keep_densest_,
+)
 from sbnn_tvm.frontends.torch.methods.sbnn import canonical
 
 REQUIRED_GAIN = {0.05: 5.0, 0.02: 10.0}
@@ -31,9 +38,9 @@ def network(symmetric: bool = False) -> nn.Module:
             outputs,
             3,
             padding=1,
-            domain=TwoValues(init="unit"),
-            estimator="ede",
-            binarize=Binarize(estimator="ede"),
+            domain=SBNN_CIFAR10.domain,
+            estimator=SBNN_CIFAR10.weight_estimator,
+            binarize=Binarize(estimator=SBNN_CIFAR10.estimator),
         )
         conv.values.phi.requires_grad_(not symmetric)  # its initial value is 0
         return conv

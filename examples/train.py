@@ -1,7 +1,9 @@
 """Train a binary network on images on this machine, export it, compile it.
 
     python examples/train.py --data digits --model vgg --width 32 --out out/digits
-    python examples/train.py --data cifar10 --root data --model resnet --method sbnn --epochs 300 --out out/cifar
+    python examples/train.py --data cifar10 --root data --model resnet --method sbnn-cifar10 --expected 0.05 \\
+        --epochs 500 --batch 512 --rate 1e-3 --out out/cifar
+    python examples/train.py --data mnist1d --model curves --width 64 --epochs 40 --out out/mnist1d
     torchrun --nproc_per_node 4 examples/train.py --data folder --root imagenet --model reactnet --out out/imagenet
 
 The loop uses Adam with a cosine schedule of the learning rate, optional mixup and label smoothing, and clamps the
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +27,7 @@ from typing import Any
 
 import datasets
 import torch
+from curves import curve_network
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, distributed, nn
@@ -36,6 +40,9 @@ import sbnn_tvm
 from sbnn_tvm.atomic_file import replacing
 from sbnn_tvm.errors import ModelError
 from sbnn_tvm.frontends.torch import (
+    RBONN,
+    SBNN_CIFAR10,
+    SBNN_CIFAR100,
     Adaptive,
     AdaptiveBinarize,
     Binarize,
@@ -43,9 +50,10 @@ from sbnn_tvm.frontends.torch import (
     ExpectedConnections,
     KurtosisPenalty,
     Magnitudes,
+    SBNNRecipe,
     ScaledSigns,
-    TwoValues,
     WeightDomain,
+    backtrack_,
     bcdnet,
     clamp_latent_,
     group_mobilenet,
@@ -72,19 +80,30 @@ class Method:
         weight_estimator: The gradient of their signs.
         activation: Makes a module that replaces every Binarize; None keeps them.
         clamp: The bound of latent weights.
+        recipe: SBNN's gradients and thresholds of the activations, its mixup, and its gamma for each expected share.
+        after_step: Called with the network after every step.
     """
 
     domain: WeightDomain = field(default_factory=ScaledSigns)
     weight_estimator: str = "clip"
     activation: Callable[[], nn.Module] | None = None
     clamp: float = 1.0
+    recipe: SBNNRecipe | None = None
+    after_step: Callable[[nn.Module], None] | None = None
+
+    @staticmethod
+    def of(recipe: SBNNRecipe) -> Method:
+        """The method of a recipe."""
+        return Method(recipe.domain, recipe.weight_estimator, clamp=recipe.clamp, recipe=recipe)
 
 
 METHODS = {
     "signs": Method(),
-    "sbnn": Method(TwoValues(), "ede", clamp=1.5),
+    "sbnn-cifar10": Method.of(SBNN_CIFAR10),
+    "sbnn-cifar100": Method.of(SBNN_CIFAR100),
     "siman": Method(Magnitudes(), activation=BinarizeAboveMean),
     "adabin": Method(Adaptive(), "ede", AdaptiveBinarize),
+    "rbonn": Method(RBONN(), clamp=math.inf, after_step=backtrack_),
 }
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -95,6 +114,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "quicknet": lambda width, **rest: quicknet(widths=[n * width for n in (1, 2, 4, 8)], **rest),
     "bcdnet": lambda width, **rest: bcdnet(width=width, **rest),
     "group_mobilenet": lambda width, **rest: group_mobilenet(width=width, **rest),
+    "curves": curve_network,
 }
 
 
@@ -108,9 +128,11 @@ class Settings:
         method: A key of METHODS.
         epochs, batch, rate: For Adam; the batch is that of all processes together.
         decay: Weight decay of all parameters but the latent weights.
-        mixup: Alpha of the Beta distribution by which images are mixed; 0 does not mix.
+        mixup: Alpha of the Beta distribution by which images are mixed; 0 does not mix, None does as the method's
+            recipe, if it has one.
         smoothing: Label smoothing.
-        expected, gamma: The share of +1 to reach (ExpectedConnections) and the penalty's share of the loss; 0 for none.
+        expected, gamma: The share of +1 to reach (ExpectedConnections), 0 for none; and the penalty's share of the
+            loss, None for that of the method's recipe.
         kurtosis: The weight of KurtosisPenalty; 0 for none.
         seed: Seed of all random numbers.
     """
@@ -125,10 +147,10 @@ class Settings:
     batch: int = 64
     rate: float = 2e-3
     decay: float = 0.0
-    mixup: float = 0.0
+    mixup: float | None = None
     smoothing: float = 0.0
     expected: float = 0.0
-    gamma: float = 0.07
+    gamma: float | None = None
     kurtosis: float = 0.0
     seed: int = 0
 
@@ -136,7 +158,13 @@ class Settings:
 def build(settings: Settings, data: datasets.Data) -> nn.Module:
     """The network, with the method's weights and activations."""
     method = METHODS[settings.method]
-    channels, size, _ = data.shape
+    channels, height, size = data.shape
+    if (height == 1) != (settings.model == "curves"):
+        other = "curves" if height == 1 else "vgg, for example"
+        raise SystemExit(f"--model {settings.model} is not for {height}x{size} pixels: pass --model {other}")
+    activations: dict[str, Any] = {}
+    if method.recipe is not None:
+        activations = {"estimator": method.recipe.estimator, "learn_threshold": method.recipe.learn_threshold}
     torch.manual_seed(settings.seed)
     model = MODELS[settings.model](
         settings.width,
@@ -145,6 +173,7 @@ def build(settings: Settings, data: datasets.Data) -> nn.Module:
         image_size=size,
         domain=method.domain,
         weight_estimator=method.weight_estimator,
+        **activations,
     )
     if method.activation is not None:
         for parent in list(model.modules()):
@@ -158,7 +187,12 @@ def penalties(settings: Settings, model: nn.Module) -> list[Penalty]:
     """The penalties to add to the loss."""
     found: list[Penalty] = []
     if settings.expected:
-        found.append(ExpectedConnections(model, settings.expected, gamma=settings.gamma))
+        recipe, gamma = METHODS[settings.method].recipe, settings.gamma
+        if gamma is None and recipe is None:
+            raise SystemExit(f"--expected needs --gamma, since method {settings.method} has no recipe for it")
+        if gamma is None and recipe is not None:
+            gamma = recipe.gamma(settings.expected)
+        found.append(ExpectedConnections(model, settings.expected, gamma=gamma))
     if settings.kurtosis:
         found.append(KurtosisPenalty(model, weight=settings.kurtosis))
     return found
@@ -243,7 +277,7 @@ def train(
     settings: Settings, data: datasets.Data, out: Path, process: Alone, *, resume: bool = False, workers: int = 0
 ) -> nn.Module:
     """Trains, and writes a checkpoint after each epoch; returns the network in eval mode."""
-    checkpoint = out / "checkpoint.pt"
+    checkpoint, method = out / "checkpoint.pt", METHODS[settings.method]
     model = build(settings, data).to(process.device)
     optimizer = torch.optim.Adam(parameter_groups(model, settings.decay), lr=settings.rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs)
@@ -271,7 +305,9 @@ def train(
             stepping.zero_grad()
             process.backward(loss)
             stepping.step()
-            clamp_latent_(model, METHODS[settings.method].clamp)
+            clamp_latent_(model, method.clamp)
+            if method.after_step is not None:
+                method.after_step(model)
         schedule.step()
         if process.rank == 0:
             right = accuracy(model, data.test, settings.batch, process.device, workers)
@@ -283,14 +319,17 @@ def train(
 
 
 def mixed_loss(model: nn.Module, images: Tensor, labels: Tensor, settings: Settings) -> Tensor:
-    """Cross-entropy, with mixup of the images if the settings ask for it.
+    """Cross-entropy, with mixup of the images if the settings or the method's recipe ask for it.
 
     References:
         Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018, arXiv 1710.09412.
     """
-    if not settings.mixup:
+    mixup, recipe = settings.mixup, METHODS[settings.method].recipe
+    if mixup is None:
+        mixup = 0.0 if recipe is None else recipe.mixup
+    if not mixup:
         return functional.cross_entropy(model(images), labels, label_smoothing=settings.smoothing)
-    alpha = torch.tensor(settings.mixup)
+    alpha = torch.tensor(mixup)
     share = float(torch.distributions.Beta(alpha, alpha).sample())
     other = torch.randperm(len(images)).to(images.device)
     scores = model(share * images + (1 - share) * images[other])
@@ -370,7 +409,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line: every setting, and options that do not change the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     choices = {"data": datasets.DATASETS, "model": MODELS, "method": METHODS}
-    types = {"root": str, "size": int}
+    types = {"root": str, "size": int, "mixup": float, "gamma": float}
     for name, default in asdict(Settings()).items():
         kind = types.get(name, type(default))
         parser.add_argument(f"--{name}", type=kind, default=default, choices=choices.get(name), help=f"{default!r}")

@@ -18,9 +18,11 @@ from functools import cache
 from pathlib import Path
 
 import datasets
+import mnist
 import numpy as np
 import onnxruntime
 import torch
+from curves import curve_network
 from torch import Tensor, nn
 from training_loop import Data, Recipe, train
 
@@ -87,14 +89,14 @@ def digits(data: Data) -> nn.Module:
         layer = BinaryConv2d(inputs, outputs, 3, padding=1, binarize=Binarize(inputs, learned=True))
         return nn.Sequential(OrderedDict(conv=layer, norm=nn.BatchNorm2d(outputs)))
 
-    hidden = BinaryLinear(256, 64, binarize=Binarize(256, learned=True))
     model = nn.Sequential(
         OrderedDict(
             stem=nn.Sequential(nn.Conv2d(1, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)),
             body1=conv(32, 32),
             body2=nn.Sequential(conv(32, 64), nn.MaxPool2d(2)),
-            body3=nn.Sequential(conv(64, 64), nn.MaxPool2d(2), nn.Flatten()),
-            hidden=nn.Sequential(hidden, nn.BatchNorm1d(64)),
+            body3=nn.Sequential(conv(64, 64), nn.MaxPool2d(2)),
+            flatten=nn.Sequential(Binarize(64, learned=True), nn.Flatten()),
+            hidden=nn.Sequential(BinaryLinear(256, 64), nn.BatchNorm1d(64)),
             head=nn.Linear(64, 10),
         )
     )
@@ -102,37 +104,10 @@ def digits(data: Data) -> nn.Module:
     return train(model, data, Recipe(epochs=30, rate=3e-3))
 
 
-class Block(nn.Module):
-    """x -> PReLU(x + norm(1x3 binary convolution(x)))."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        binarize = Binarize(channels, learned=True)
-        self.conv = BinaryConv2d(channels, channels, (1, 3), padding=(0, 1), binarize=binarize)
-        self.norm = nn.BatchNorm2d(channels)
-        self.activation = nn.PReLU(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The block's output, of the shape of x."""
-        return self.activation(x + self.norm(self.conv(x)))
-
-
 def mnist1d(data: Data) -> nn.Module:
-    """Blocks on 20, 10 and 5 points, trained on eight changed copies of each curve."""
+    """A network with shortcuts, for curves that change a little in every epoch."""
     torch.manual_seed(0)
-    model = nn.Sequential(
-        OrderedDict(
-            stem=nn.Sequential(nn.Conv2d(1, 64, (1, 5), (1, 2), (0, 2), bias=False), nn.BatchNorm2d(64)),
-            body1=nn.Sequential(Block(64), Block(64), nn.MaxPool2d((1, 2))),
-            body2=nn.Sequential(Block(64), Block(64), nn.MaxPool2d((1, 2))),
-            body3=nn.Sequential(Block(64), Block(64), nn.Flatten()),
-            head=nn.Linear(5 * 64, 10),
-        )
-    )
-    model.example_input_array = torch.zeros(1, 1, 1, 40)
-    images = torch.cat([changed(data.train_images) for _ in range(8)])
-    many = Data(images, data.train_labels.repeat(8), data.test_images, data.test_labels)
-    return train(model, many, Recipe(epochs=6, batch=100, rate=3e-3))
+    return train(curve_network(), data, Recipe(epochs=48, batch=100, rate=3e-3, augment=changed))
 
 
 def changed(curves: Tensor) -> Tensor:
@@ -144,7 +119,27 @@ def changed(curves: Tensor) -> Tensor:
     return (moved + 0.02 * torch.randn_like(moved))[:, None, None]
 
 
+@cache
+def mnist_teacher() -> nn.Sequential:
+    """The float network that those for MNIST start from and learn from."""
+    return mnist.train_float()
+
+
 ENTRIES = {
+    "mnist-dense": Entry(
+        "mnist",
+        "handwritten digits of 28x28 pixels",
+        "3x3 convolution in float32, four binary 3x3 convolutions of 64 channels with weights {-a, +a} per channel, "
+        "linear head in float32",
+        lambda data: mnist.train_dense(mnist_teacher()),
+    ),
+    "mnist-sbnn-5": Entry(
+        "mnist",
+        "handwritten digits of 28x28 pixels, by a sparse network",
+        "3x3 convolution in float32, four binary 3x3 convolutions of 64 channels with weights {alpha, beta}, 5 % of "
+        "them beta (SBNN), linear head in float32",
+        lambda data: mnist.train_sparse(mnist_teacher()),
+    ),
     "digits": Entry(
         "digits",
         "handwritten digits of 8x8 pixels",

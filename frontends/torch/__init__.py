@@ -4,19 +4,23 @@ from .convert.post_training import Quantization, QuantizedLayer, quantize_, reca
 from .convert.replace_layers import FIRST, LAST, BinaryConfig, Conversion, LayerNote, binarize_
 from .export import export_onnx, to_onnx
 from .layers.domains import Bits, ScaledBits, ScaledSigns, Signs, TwoValues, WeightDomain
-from .layers.estimators import EDE, Clip, Estimator, Identity, Polynomial, binarize, set_progress
+from .layers.estimators import EDE, Clip, Estimator, Identity, Polynomial, binarize
 from .layers.modules import Binarize, BinaryConv2d, BinaryLayer, BinaryLinear, RPReLU, clamp_latent_
 from .layers.quantizers import EWGS, DoReFa, Quantizer, Symmetric
+from .layers.training_state import set_progress
 from .layers.two_bits import TwoBits
 from .methods.adabin import Adaptive, AdaptiveBinarize, Maxout
 from .methods.apb import APB, APBMemory, BinarizeStandardized, FreezeAPB, apb_memory, apb_parameter_groups
 from .methods.binrelu import BinReLU
 from .methods.codebook import SubBit
-from .methods.contrastive import ContrastiveLoss, info_nce
-from .methods.distillation import BlockDistillation
+from .methods.contrastive import ContrastiveLoss
+from .methods.distillation import BlockDistillation, DistributionMimicking
+from .methods.feature_pairs import BinarizerPairs, Twin
+from .methods.kernel_selection import SelectedKernels
 from .methods.rbonn import RBONN, backtrack_, rbonn_parameter_groups
 from .methods.regularisers import KurtosisPenalty, ReconstructionPenalty
-from .methods.sbnn import ExpectedConnections, keep_densest_
+from .methods.residual_branch import SqueezeInteraction, add_branches_
+from .methods.sbnn import SBNN_CIFAR10, SBNN_CIFAR100, ExpectedConnections, SBNNRecipe, keep_densest_
 from .methods.siman import BinarizeAboveMean, Magnitudes, parameter_groups
 from .networks.bcdnet import BCDNet, bcdnet
 from .networks.config import NetworkConfig
@@ -24,6 +28,7 @@ from .networks.quicknet import QuickNet, quicknet
 from .networks.reactnet import ReActNet, group_mobilenet, reactnet
 from .networks.resnet import ResNet, resnet, resnet18
 from .networks.vgg import VGG, vgg_small
+from .search.group_search import Evolution, SearchedGroups, search_groups
 from .search.partial_binarization import PartialBinarization, search_partial_binarization
 
 __all__ = [
@@ -33,6 +38,8 @@ __all__ = [
     "FIRST",
     "LAST",
     "RBONN",
+    "SBNN_CIFAR10",
+    "SBNN_CIFAR100",
     "VGG",
     "APBMemory",
     "Adaptive",
@@ -42,6 +49,7 @@ __all__ = [
     "Binarize",
     "BinarizeAboveMean",
     "BinarizeStandardized",
+    "BinarizerPairs",
     "BinaryConfig",
     "BinaryConv2d",
     "BinaryLayer",
@@ -51,8 +59,10 @@ __all__ = [
     "Clip",
     "ContrastiveLoss",
     "Conversion",
+    "DistributionMimicking",
     "DoReFa",
     "Estimator",
+    "Evolution",
     "ExpectedConnections",
     "FreezeAPB",
     "Identity",
@@ -71,14 +81,20 @@ __all__ = [
     "ReActNet",
     "ReconstructionPenalty",
     "ResNet",
+    "SBNNRecipe",
     "ScaledBits",
     "ScaledSigns",
+    "SearchedGroups",
+    "SelectedKernels",
     "Signs",
+    "SqueezeInteraction",
     "SubBit",
     "Symmetric",
+    "Twin",
     "TwoBits",
     "TwoValues",
     "WeightDomain",
+    "add_branches_",
     "apb_memory",
     "apb_parameter_groups",
     "backtrack_",
@@ -88,7 +104,6 @@ __all__ = [
     "clamp_latent_",
     "export_onnx",
     "group_mobilenet",
-    "info_nce",
     "keep_densest_",
     "parameter_groups",
     "quantize_",
@@ -98,6 +113,7 @@ __all__ = [
     "recalibrate_",
     "resnet",
     "resnet18",
+    "search_groups",
     "search_partial_binarization",
     "set_progress",
     "to_onnx",

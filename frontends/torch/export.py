@@ -20,6 +20,7 @@ import torch
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 from onnxscript import optimizer
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from sbnn_tvm.atomic_file import check_destination, replacing
 from sbnn_tvm.errors import ModelError
@@ -27,19 +28,21 @@ from sbnn_tvm.errors import ModelError
 from ..onnx import opset
 from ..onnx.encode_weights import encode_weights
 from .compare_export import Probe, compare_with_module, module_calls
+from .layers.estimators import Estimator
 from .layers.modules import BinaryLayer, Freezes
 from .layers.quantizers import Quantizer
 from .layers.two_bits import TwoBitValues
 from .module_state import unchanged
 from .older_code import older_code_runs
 from .trace import device_of, translate
+from .unwrap import as_it_is, unwrapped
 from .user_code import reason_of
 
 Shape = Sequence[int]
 
 
 def export_onnx(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     path: str | os.PathLike[str],
     input_shape: Shape | None = None,
     *,
@@ -49,10 +52,12 @@ def export_onnx(
     """Writes a torch model as an ONNX file that stock onnxruntime runs.
 
     Args:
-        model: Any module; its BinaryConv2d, BinaryLinear and Binarize become ai.sbnn operators. Left unchanged.
+        model: Any module; its BinaryConv2d, BinaryLinear and Binarize become ai.sbnn operators. Left unchanged. The
+            module inside wrappers is taken (unwrap.py). Or what torch.export made of a module in eval mode, where
+            layers are the operations that they consist of.
         path: Written in one step: an existing file stays whole if the export fails.
         input_shape: Shape of the single float32 input, with the batch. None uses ``model.example_input_array``, a
-            tensor or a tuple of tensors.
+            tensor or a tuple of tensors, or what an ExportedProgram was made with.
         compare_export: Run the model and the file once on the same input, and refuse a file that computes something
             else (compare_export.py). onnxruntime runs it if it is installed, else onnx's reference implementation,
             which takes some seconds for a ResNet-18.
@@ -73,7 +78,11 @@ def export_onnx(
 
 
 def to_onnx(
-    model: nn.Module, input_shape: Shape | None = None, *, compare_export: bool = True, exact_weights: bool = False
+    model: nn.Module | ExportedProgram,
+    input_shape: Shape | None = None,
+    *,
+    compare_export: bool = True,
+    exact_weights: bool = False,
 ) -> onnx.ModelProto:
     """The ONNX model that export_onnx writes.
 
@@ -86,20 +95,24 @@ def to_onnx(
     Raises:
         ModelError: Same as in export_onnx, except for the path.
     """
+    if isinstance(model, ExportedProgram):
+        if input_shape is None:
+            input_shape = _shape_of(model)
+        model = model.module()
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected a torch.nn.Module to export, but got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
         model = nn.Sequential(model)  # TorchScript is no place for hooks and attributes
-    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        model = model.module
+    model = unwrapped(model)
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise ModelError(f"{name!r} of the model is {_dtype(tensor)}, not float32; call model.float() first")
     inputs = example_inputs(model, input_shape)
-    with eval_mode(model), torch.no_grad():
+    with as_it_is(model), eval_mode(model), torch.no_grad():
         probe = _probe(model, inputs)
         with _packed_weights(model), _quiet():
             translation = translate(model, probe.inputs, exact_weights)
+            _refuse_bfloat16(translation.program)
             graph = translation.model
             optimizer.fold_constants(graph, onnx_shape_inference=True)
             _drop_zero_biases(graph)
@@ -116,8 +129,9 @@ def to_onnx(
             with unchanged(model), older_code_runs(device_of(model)):
                 model(*(tensor.clone() for tensor in probe.inputs))  # so that the comparison is of later calls
                 compare_with_module(model, probe, proto, module_calls(translation.program, names))
-    if translation.source:
-        onnx.helper.set_model_props(proto, {opset.SOURCE: translation.source})
+    sentences = [translation.source, *(getattr(module, "stays_float", "") for module in model.modules())]
+    if source := "; ".join(filter(None, sentences)):
+        onnx.helper.set_model_props(proto, {opset.SOURCE: source})
     return proto
 
 
@@ -167,18 +181,51 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     """While this context is open, the model is in eval mode; afterwards each module is in its previous mode.
 
     Raises:
-        ModelError: If the model is a graph that torch.export made, which has no modes.
+        ModelError: If the model is a graph that torch.export made, which has no modes, of a model in training mode.
     """
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
     except NotImplementedError:  # says torch.export of its graphs
-        raise ModelError("the model is a graph that torch.export made; pass the module it was made of") from None
+        assert isinstance(model, torch.fx.GraphModule)
+        if any(_trains(node) for node in model.graph.nodes):
+            raise ModelError(
+                "torch.export made this graph of a model in training mode, whose batch norms and dropouts stay so; "
+                "call model.eval() before torch.export.export"
+            ) from None
     try:
         yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _trains(node: torch.fx.Node) -> bool:
+    """Whether a node is a batch norm or a dropout in training mode."""
+    schema = getattr(node.target, "_schema", None)
+    names = [argument.name for argument in schema.arguments] if schema is not None else []
+    given = dict(zip(names, node.args, strict=False)) | node.kwargs
+    return given.get("training") is True or given.get("train") is True
+
+
+def _shape_of(program: ExportedProgram) -> Shape | None:
+    """The shape of the only input that a program was exported with; None if it has others."""
+    arguments, keywords = program.example_inputs or ((), {})
+    only = len(arguments) == 1 and not keywords and isinstance(arguments[0], Tensor)
+    return tuple(arguments[0].shape) if only else None
+
+
+def _refuse_bfloat16(program: ExportedProgram) -> None:
+    """Refuses autocast in a forward, whose operators stock onnxruntime cannot run."""
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if node.op == "call_function" and isinstance(value, Tensor) and value.dtype == torch.bfloat16:
+            scopes = list((node.meta.get("nn_module_stack") or {}).values())
+            place = f" in {scopes[-1][0]!r}" if scopes and scopes[-1][0] else ""
+            raise ModelError(
+                f"the model computes in bfloat16{place}, but an exported model computes in float32; enter autocast "
+                "around the model in the training loop, or with enabled=self.training in its forward"
+            )
 
 
 @contextmanager
@@ -277,7 +324,7 @@ def _name_after_modules(graph: ir.Model, model: nn.Module) -> None:
         scopes = _scopes(node)
         path = scopes[-2] if len(scopes) > 1 else ""
         module = modules.get(path)
-        whole = path and module is not None and (isinstance(module, BinaryLayer) or not list(module.children()))
+        whole = path and module is not None and (isinstance(module, BinaryLayer) or _is_leaf(module))
         long_name = f"{path}/{node.op_type}" if path else node.op_type
         node.name = _unused(path if whole and path not in used else long_name, used)
         for value in node.outputs:
@@ -290,6 +337,11 @@ def _name_after_modules(graph: ir.Model, model: nn.Module) -> None:
         for source, role in zip(node.inputs, _input_names(node), strict=False):
             if source is not None and source.name in graph.graph.initializers and source.name not in state:
                 source.name = _unused(f"{node.name}.{role}", taken)
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    """Whether nothing but the module itself computes in its forward pass."""
+    return all(isinstance(child, Estimator) for child in module.children())
 
 
 def _input_names(node: ir.Node) -> list[str]:

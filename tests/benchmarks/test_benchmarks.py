@@ -4,6 +4,7 @@ import dataclasses
 import json
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from sbnn_tvm.deploy.targets import resolve
 from sbnn_tvm.frontends.torch import BinaryConv2d, resnet18
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from tests.support.paths import ROOT
+
+if TYPE_CHECKING:
+    from method_results import Row
 
 
 @pytest.fixture(autouse=True)
@@ -87,10 +91,85 @@ def test_every_kind_of_result_is_drawn(tmp_path: Path) -> None:
     dense = [Record("3x3", shape, name, "avx2", "bits", 1e-4) for name in ("binary", "float32", "binary limit")]
     write(tmp_path / "sparse.json", sparse)
     write(tmp_path / "dense.json", dense)
-    reached = [{"method": str(i), "accuracy": 90.0, "error": 1.0, "nbytes": 9, "microseconds": 5.0} for i in range(20)]
+    rows = [dataclasses.asdict(method_row(f"method-{i}", 97.0 + i / 100, 99.0)) for i in range(5)]
     machine = {"cpu": "a CPU", "day": "2026-11-20"}
-    (tmp_path / "methods.json").write_text(json.dumps({"machine": machine, "methods": reached}))
+    (tmp_path / "methods.json").write_text(json.dumps({"machine": machine, "methods": rows}))
     assert figures(sorted(tmp_path.glob("*.json"))).keys() == {"speed-avx2", "density-neon", "methods"}
+
+
+def method_row(key: str, *accuracies: float) -> "Row":
+    from method_results import Deployment, Row
+
+    made = Deployment(100, 2048, 1000, 999, 1e-6, (3, 3), ("popcount",))
+    return Row(key, key, "SBNN", dict(enumerate(accuracies)), 60.0, made, 10.0, 100.0)
+
+
+def test_the_labels_of_methods_cover_nothing() -> None:
+    from method_plot import methods
+    from records import Machine
+
+    rows = [dataclasses.replace(method_row(f"method-{i}", 97.0, 97.5 + i / 50), microseconds=10 + i) for i in range(12)]
+    figure = methods(rows, Machine("a CPU", "2026-11-20"))
+    for axis in figure.axes:
+        boxes = [label.get_window_extent() for label in axis.texts]
+        markers = [axis.transData.transform(label.xy) for label in axis.texts]
+        assert sorted(label.get_text() for label in axis.texts) == sorted(row.name for row in rows)
+        assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+        assert not any(box.contains(*marker) for box in boxes for marker in markers)
+
+
+def test_pareto_line() -> None:
+    from method_plot import pareto
+
+    assert pareto([(3, 9), (1, 5), (2, 4), (2, 7), (4, 9), (5, 10)]) == [(1, 5), (2, 7), (3, 9), (5, 10)]
+
+
+def test_table_of_methods_in_a_document(tmp_path: Path) -> None:
+    from method_results import BEGIN, END, Gain, Row, markdown, replace_table
+
+    rows = [method_row("sbnn-5", 95.0, 97.0), method_row("symmetric-5", 90.0, 91.0, 94.0)]
+    assert [Row.from_json(json.loads(json.dumps(dataclasses.asdict(row)))) for row in rows] == rows
+    gain = Gain.of("general minus symmetric", *rows)
+    assert gain.gains == {0: 5.0, 1: 6.0}
+    document = tmp_path / "methods.md"
+    document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    replace_table(document, markdown(rows, [gain], "a CPU, 2026-11-20"))
+    text = document.read_text()
+    assert "| sbnn-5 | 96.0 +- 1.0 | 100 | 2 | 10.0 | 10.0x | `sbnn-5` |" in text and "old" not in text
+    assert "1,998 of 2,000 images" in text and "- general minus symmetric: +5.5 +- 0.5 points over 2 seeds." in text
+    assert text.startswith("before\n") and text.endswith(f"{END}\nafter\n")
+    document.write_text("no marks")
+    with pytest.raises(SystemExit, match="has no lines"):
+        replace_table(document, "")
+
+
+@pytest.mark.slow
+def test_methods_continue_where_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import method_rows
+    import methods
+    import mnist
+
+    data = mnist.load()
+    few = dataclasses.replace(
+        data,
+        train_images=data.train_images[:200],
+        train_labels=data.train_labels[:200],
+        test_images=data.test_images[:50],
+        test_labels=data.test_labels[:50],
+    )
+    monkeypatch.setattr(mnist, "load", lambda: few)
+    arguments = ["--epochs", "1", "--folder", str(tmp_path), "--seconds", "0.1", "--output", str(tmp_path / "out.json")]
+    methods.main([*arguments, "--only", "sbnn-5", "--seeds", "0"])
+    rows = methods.main([*arguments, "--only", "sbnn-5", "symmetric-5", "--seeds", "0"])
+    assert [row.key for row in rows] == ["sbnn-5", "symmetric-5"]
+    assert all(row.deployment.equal == 50 and row.deployment.on_bits == (3, 3) for row in rows)
+    assert all(row.deployment.weight_bytes < 3000 and 0 < row.microseconds < row.float_microseconds for row in rows)
+    monkeypatch.setattr(method_rows.mnist, "tune", None)  # nothing is trained again
+    assert [row.key for row in methods.main([*arguments, "--seeds", "0", "--only", "sbnn-5"])] == [
+        row.key for row in rows
+    ]
+    with pytest.raises(SystemExit, match="was trained for 1 epochs, but now it is 2"):
+        methods.main([*arguments, "--epochs", "2", "--seeds", "0", "--only", "sbnn-5"])
 
 
 def test_bytes_of_weights() -> None:

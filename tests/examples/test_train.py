@@ -18,6 +18,8 @@ import train
 from torch import nn
 from torch.utils.data import DataLoader
 
+from sbnn_tvm.frontends.torch import Binarize, BinaryLayer
+
 SCRIPT = Path(train.__file__)
 SMALL = train.Settings(width=4, epochs=2, batch=32, mixup=0.5, smoothing=0.1)
 
@@ -40,9 +42,9 @@ def equal(ours: dict, theirs: dict) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize("method", ["sbnn", "siman"])
+@pytest.mark.parametrize("method", ["sbnn-cifar10", "siman", "rbonn"])
 def test_a_stopped_training_goes_on_to_the_same_weights(method: str, tmp_path: Path, monkeypatch) -> None:
-    settings = train.Settings(**{**vars(SMALL), "method": method, "expected": 0.2 if method == "sbnn" else 0.0})
+    settings = train.Settings(**{**vars(SMALL), "method": method, "expected": 0.1 if method == "sbnn-cifar10" else 0.0})
     data = few_digits(96)
     (tmp_path / "whole").mkdir()
     whole = train.train(settings, data, tmp_path / "whole", train.Alone())
@@ -69,6 +71,37 @@ def test_a_stopped_training_goes_on_to_the_same_weights(method: str, tmp_path: P
         train.main(["--out", str(tmp_path)])
 
 
+def test_the_recipes_of_sbnn() -> None:
+    data = few_digits(50)
+    cifar10, cifar100 = (
+        train.build(train.Settings(method=f"sbnn-{name}", width=4), data) for name in ("cifar10", "cifar100")
+    )
+    found = []
+    for model in (cifar10, cifar100):
+        layer = next(module for module in model.modules() if isinstance(module, BinaryLayer))
+        signs = next(module for module in model.modules() if isinstance(module, Binarize))
+        assert (layer.values.tau.item(), layer.values.phi.item()) == (1, 0)
+        found.append((str(layer.estimator), str(signs.estimator), isinstance(signs.threshold, nn.Parameter)))
+    assert found == [("EDE(0)", "EDE(0)", False), ("Identity", "Polynomial", True)]
+    (penalty,) = train.penalties(train.Settings(method="sbnn-cifar100", expected=0.02), cifar100)
+    assert penalty.gamma == 0.06
+    (penalty,) = train.penalties(train.Settings(method="sbnn-cifar100", expected=0.02, gamma=0.5), cifar100)
+    assert penalty.gamma == 0.5
+    with pytest.raises(SystemExit, match="--expected needs --gamma, since method signs has no recipe"):
+        train.penalties(train.Settings(expected=0.02), cifar100)
+
+
+def test_curves_have_a_network_of_their_own() -> None:
+    nothing = datasets.digits().test
+    data = datasets.Data(nothing, nothing, 10, (1, 1, 40))
+    model = train.build(train.Settings(model="curves", width=8, method="siman"), data)
+    assert model(torch.randn(2, 1, 1, 40)).shape == (2, 10)
+    with pytest.raises(SystemExit, match="--model vgg is not for 1x40 pixels: pass --model curves"):
+        train.build(train.Settings(), data)
+    with pytest.raises(SystemExit, match="--model curves is not for 8x8 pixels: pass --model vgg"):
+        train.build(train.Settings(model="curves"), few_digits(1))
+
+
 def test_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="must be on this machine: pass --root"):
         train.main(["--data", "cifar10", "--out", str(tmp_path / "out")])
@@ -82,9 +115,9 @@ def test_what_is_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", train.MODELS)
 def test_every_model_can_be_built(model: str) -> None:
     nothing = datasets.digits().test
-    data = datasets.Data(nothing, nothing, 7, (3, 32, 32))
-    network = train.build(train.Settings(model=model, width=4), data)
-    assert isinstance(network, nn.Module) and network.example_input_array.shape == (1, 3, 32, 32)
+    shape = (3, 1, 32) if model == "curves" else (3, 32, 32)
+    network = train.build(train.Settings(model=model, width=4), datasets.Data(nothing, nothing, 7, shape))
+    assert isinstance(network, nn.Module) and network.example_input_array.shape == (1, *shape)
 
 
 @pytest.mark.parametrize("method", train.METHODS)
@@ -129,7 +162,8 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    arguments = ["--out", str(tmp_path), "--method", "sbnn", "--expected", "0.45", "--rate", "0.01"]
+    arguments = ["--out", str(tmp_path), "--method", "sbnn-cifar10", "--expected", "0.45", "--gamma", "0.07"]
+    arguments += ["--mixup", "0", "--rate", "0.01"]
     done = subprocess.run(command(*arguments, torchrun=2), capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch 6:") == 1

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from sbnn_tvm.algebra.domain import SIGN, BinaryDomain
 from sbnn_tvm.errors import ArgumentError
 
-from ..layers.domains import ScaledSigns, WeightDomain
-from ..layers.estimators import Estimator
+from ..layers.domains import ScaledSigns, Signs, WeightDomain
+from ..layers.estimators import Estimator, estimator
 from ..layers.modules import Binarize, BinaryConv2d, BinaryLayer, BinaryLinear
 
 FIRST = "<first>"
@@ -99,8 +102,9 @@ def binarize_(model: nn.Module, config: BinaryConfig = BinaryConfig(), skip: Ski
 
     A converted layer binarises its input. It keeps the float weights (the same parameters) as latent weights, and its
     bias. Weights that ``torch.nn.utils.prune`` masks stay masked; the module ``domains`` describes which value they
-    take. By default the first and the last linear layer, in the order in which the model registers them, stay float, as
-    in nearly all published binary networks.
+    take. Parametrisations of the weights (``torch.nn.utils.parametrizations.weight_norm``, ``spectral_norm`` and
+    others) become those of the latent weights. By default the first and the last linear layer, in the order in which
+    the model registers them, stay float, as in nearly all published binary networks.
 
     Args:
         model: Changed in place. Optimisers that were made for it before miss new parameters of the config, if any.
@@ -110,7 +114,8 @@ def binarize_(model: nn.Module, config: BinaryConfig = BinaryConfig(), skip: Ski
             replaces the default: pass ``(FIRST, LAST, ...)`` to add to it.
 
     Returns:
-        The converted layers, and the others with the reason.
+        The converted layers, and the others with the reason. A warning names the layers that stay float without being
+        skipped, and so does the report of the compiled model.
 
     Raises:
         ArgumentError: If a name or pattern matches no linear layer, the model itself is a layer that would be replaced,
@@ -128,11 +133,16 @@ def binarize_(model: nn.Module, config: BinaryConfig = BinaryConfig(), skip: Ski
     reason_to_skip = _skip_rule(skip, layers)
     converted: list[LayerNote] = []
     kept: list[LayerNote] = []
+    refused: list[str] = []
     replacements: dict[nn.Module, BinaryLayer] = {}
     for name, module in layers:
-        kind = type(module).__name__
-        if reason := reason_to_skip(name, module) or obstacle(module):
+        kind = _kind(module).__name__
+        if reason := reason_to_skip(name, module):
             kept.append(LayerNote(name, kind, reason))
+        elif reason := obstacle(module):
+            kept.append(LayerNote(name, kind, reason))
+            module.stays_float = f"{name!r} stays float: {reason}"  # for the report of its compilation
+            refused.append(module.stays_float)
         elif not name:
             raise ArgumentError(f"the model itself is a {kind}; put it into an nn.Sequential to convert it in place")
         else:
@@ -145,6 +155,8 @@ def binarize_(model: nn.Module, config: BinaryConfig = BinaryConfig(), skip: Ski
         for child_name, child in parent._modules.items():
             if child in replacements:
                 parent._modules[child_name] = replacements[child]
+    if refused:
+        warnings.warn("; ".join([*refused, "name it in skip= to say that this is right"]), stacklevel=2)
     return Conversion(tuple(converted), tuple(kept))
 
 
@@ -172,17 +184,29 @@ def _skip_rule(skip: Skip, layers: Sequence[tuple[str, nn.Module]]) -> Callable[
 
 def obstacle(module: nn.Module) -> str:
     """The reason why a layer cannot be converted; empty if it can."""
-    kind = type(module)
+    kind = _kind(module)
     if kind is not nn.Conv2d and kind is not nn.Linear:
         base = next((base for base in (nn.Conv2d, nn.Linear) if isinstance(module, base)), None)
         return f"a subclass of {base.__name__} with code of its own" if base else f"{kind.__name__} has no binary form"
     if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
         return f"padding_mode={module.padding_mode!r}, only zeros has a binary form"
+    computed = parametrize.is_parametrized(module) and module.parametrizations.keys() - {"weight"}
+    if computed:
+        return f"its {' and '.join(sorted(computed))} is parametrised, only the weight of a binary layer can be"
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm | SpectralNorm):
+            old = "weight_norm" if isinstance(hook, WeightNorm) else "spectral_norm"
+            return f"it has torch.nn.utils.{old}; torch.nn.utils.parametrizations.{old} has a binary form"
     if module._forward_hooks or any(not _prunes_weight(hook) for hook in module._forward_pre_hooks.values()):
         return "it has forward hooks, which would be lost"
     if isinstance(module.weight, nn.UninitializedParameter):
         return "its weights are not initialised yet"
     return ""
+
+
+def _kind(module: nn.Module) -> type[nn.Module]:
+    """The class of a module; without parametrisations, which change it."""
+    return parametrize.type_before_parametrizations(module)
 
 
 def _prunes_weight(hook: Callable) -> bool:
@@ -192,7 +216,7 @@ def _prunes_weight(hook: Callable) -> bool:
 def binary_layer(module: nn.Module, config: BinaryConfig) -> BinaryLayer:
     """The binary form of an nn.Conv2d or nn.Linear, with the same parameters."""
     layer: BinaryLayer
-    with torch.device("meta"):  # the weights are about to be replaced
+    with torch.device("meta"):  # its weights, and what a domain takes from them, are about to be replaced
         if isinstance(module, nn.Conv2d):
             layer = BinaryConv2d(
                 module.in_channels,
@@ -203,20 +227,23 @@ def binary_layer(module: nn.Module, config: BinaryConfig) -> BinaryLayer:
                 module.dilation,  # type: ignore[arg-type]
                 module.groups,
                 padding_value=config.padding_value,
-                domain=config.weights,
-                estimator=config.weight_estimator,
+                domain=Signs(),
             )
             channels, axis = module.in_channels, 1
         else:
             assert isinstance(module, nn.Linear)
-            layer = BinaryLinear(
-                module.in_features, module.out_features, domain=config.weights, estimator=config.weight_estimator
-            )
+            layer = BinaryLinear(module.in_features, module.out_features, domain=Signs())
             channels, axis = module.in_features, -1
     pruned = "weight_mask" in module._buffers
-    layer.register_parameter("weight", module._parameters["weight_orig" if pruned else "weight"])
+    if parametrize.is_parametrized(module):
+        layer.register_parameter("weight", nn.Parameter(module.weight.detach().clone()))  # type: ignore[operator]
+        parametrize.register_parametrization(layer, "weight", nn.Identity())
+        layer.parametrizations["weight"] = module.parametrizations["weight"]  # type: ignore[index, operator]
+    else:
+        layer.register_parameter("weight", module._parameters["weight_orig" if pruned else "weight"])
     layer.register_parameter("bias", module._parameters["bias"])
-    layer.values = config.weights.build(module.weight)  # type: ignore[arg-type]
+    layer.domain, layer.values = config.weights, config.weights.build(module.weight)  # type: ignore[arg-type]
+    layer.estimator = estimator(config.weight_estimator).to(module.weight)
     if pruned:
         prune.custom_from_mask(layer, "weight", module._buffers["weight_mask"])
         layer.mask()  # raises if the domain has no value for pruned weights

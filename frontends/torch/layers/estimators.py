@@ -19,26 +19,27 @@ from torch import Tensor, nn
 from sbnn_tvm.algebra.domain import SIGN, BinaryDomain
 from sbnn_tvm.errors import ArgumentError
 
+from .training_state import Scheduled
 
-class Estimator(ABC):
-    """A replacement for the derivative of sign."""
+
+class Estimator(nn.Module, ABC):
+    """A replacement for the derivative of sign.
+
+    A state dict loads whatever estimator it was saved with, since inference does not use it: the schedule of another
+    one is ignored.
+    """
 
     @abstractmethod
     def slope(self, u: Tensor) -> Tensor:
         """The replacement for the derivative of ``sign(u)``, elementwise."""
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for key in [key for key in state_dict if key.startswith(prefix) and key[len(prefix) :] not in self._buffers]:
+            del state_dict[key]
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def __repr__(self) -> str:
         return type(self).__name__
-
-
-class Scheduled:
-    """An object that changes in the course of training; ``set_progress`` updates it.
-
-    Attributes:
-        progress: The share of training that is done, from 0 to 1.
-    """
-
-    progress: float = 0.0
 
 
 class Identity(Estimator):
@@ -62,7 +63,7 @@ class Clip(Estimator):
 
     def slope(self, u: Tensor) -> Tensor:
         """1 on [-1, 1], otherwise 0."""
-        return (u.abs() <= 1).to(u.dtype)
+        return u.abs().le_(1)
 
 
 class Polynomial(Estimator):
@@ -74,30 +75,23 @@ class Polynomial(Estimator):
 
     def slope(self, u: Tensor) -> Tensor:
         """2 - 2|u| on [-1, 1], otherwise 0."""
-        return (2 - 2 * u.abs()).clamp_min(0)
+        return u.abs().mul_(-2).add_(2).clamp_min_(0)
 
 
 class EDE(Estimator, Scheduled):
     """The error decay estimator: slope ``k t (1 - tanh(t u)^2)``, which becomes steeper during training.
 
-    ``t`` grows from 0.1 to 10, evenly in its logarithm, and ``k = max(1 / t, 1)``. Call ``set_progress`` of this module
-    once per epoch.
+    ``t`` grows from 0.1 to 10, evenly in its logarithm, and ``k = max(1 / t, 1)``; ``set_progress`` sets it.
 
     References:
         Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks" (IR-Net),
         CVPR 2020, arXiv 1909.10788.
     """
 
-    def __init__(self, progress: float = 0.0) -> None:
-        self.progress = progress
-
     def slope(self, u: Tensor) -> Tensor:
         """K t (1 - tanh(t u)^2)."""
         t = 10.0 ** (2 * self.progress - 1)
-        return max(1 / t, 1.0) * t * (1 - torch.tanh(t * u).square())
-
-    def __repr__(self) -> str:
-        return f"EDE({self.progress:g})"
+        return t.clamp_min(1) * (1 - torch.tanh(t * u).square())  # k t = max(1, t)
 
 
 ESTIMATORS: dict[str, type[Estimator]] = {"identity": Identity, "clip": Clip, "polynomial": Polynomial, "ede": EDE}
@@ -110,48 +104,39 @@ def estimator(choice: str | Estimator) -> Estimator:
         choice: A key of ``ESTIMATORS``, or an Estimator, which is returned unchanged.
 
     Raises:
-        ArgumentError: If no estimator has that name.
+        ArgumentError: If no estimator has that name, or the object is no complete module.
     """
     if isinstance(choice, Estimator):
+        if "_modules" not in vars(choice):
+            raise ArgumentError(f"{type(choice).__name__}.__init__ does not call super().__init__(), as a module must")
         return choice
     if choice not in ESTIMATORS:
         raise ArgumentError(f"unknown estimator {choice!r}; pass {', '.join(ESTIMATORS)} or an Estimator object")
     return ESTIMATORS[choice]()
 
 
-def set_progress(model: nn.Module, progress: float) -> None:
-    """Tells the scheduled parts of a model (EDE, the clamping of SiMaN) how much of the training is done.
-
-    Call it at the beginning of every epoch.
-
-    Args:
-        model: Its modules that are ``Scheduled``, and their estimators that are, are updated.
-        progress: From 0 (begin) to 1 (end).
-
-    Raises:
-        ArgumentError: If the progress is not between 0 and 1.
-    """
-    if not 0 <= progress <= 1:
-        raise ArgumentError(f"progress is the share of training that is done, from 0 to 1, but got {progress}")
-    for module in model.modules():
-        for found in (module, getattr(module, "estimator", None)):
-            if isinstance(found, Scheduled):
-                found.progress = progress
-
-
 class _Binarize(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, threshold: Tensor | float, domain: BinaryDomain, estimator: Estimator) -> Tensor:
-        ctx.domain, ctx.estimator = domain, estimator
+    def forward(x: Tensor, threshold: Tensor | float, domain: BinaryDomain, estimator: Estimator) -> Tensor:
+        if not all(float(value).is_integer() and abs(value) <= 128 for value in (domain.lo, domain.hi)):
+            return torch.where(x > threshold, x.new_tensor(domain.hi), x.new_tensor(domain.lo))
+        # Arithmetic on small integers is exact, in all float types, and several times faster.
+        return (x > threshold).to(x.dtype).mul_(domain.hi - domain.lo).add_(domain.lo)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, threshold, ctx.domain, ctx.estimator = inputs
         ctx.fixed = None if isinstance(threshold, Tensor) else threshold
         ctx.save_for_backward(x, *([threshold] if isinstance(threshold, Tensor) else []))
-        return torch.where(x > threshold, x.new_tensor(domain.hi), x.new_tensor(domain.lo))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, *thresholds = ctx.saved_tensors
         threshold = thresholds[0] if thresholds else ctx.fixed
-        grad = grads[0] * (ctx.domain.tau * ctx.estimator.slope(x - threshold))
+        slope = ctx.estimator.slope(x - threshold)
+        grad = grads[0] * (slope if ctx.domain.tau == 1 else ctx.domain.tau * slope)
         to_threshold = -grad.sum_to_size(threshold.shape) if thresholds and ctx.needs_input_grad[1] else None
         return grad, to_threshold, None, None
 

@@ -12,20 +12,23 @@ With two-valued inputs the convolutions sum integers, which is exact. The scale 
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parametrize
 
 from sbnn_tvm.algebra.domain import SIGN, BinaryDomain
 from sbnn_tvm.errors import ArgumentError
 
+from .convolution import Window, convolve
 from .domains import ScaledSigns, WeightDomain
 from .estimators import Estimator, binarize
 from .estimators import estimator as estimator_of
 from .operators import symbolic, traces_operators
+from .precision import warn_of_narrow_weights, widened, without_autocast
 from .quantizers import Quantizer
 from .two_bits import TwoBitValues
 
@@ -52,7 +55,7 @@ class Binarize(nn.Module):
         channel_axis: The axis of ``x`` with ``channels`` entries.
 
     Shapes:
-        Any to the same, float32.
+        Any to the same, float32; under autocast too.
 
     Examples:
         >>> Binarize()(torch.tensor([-0.5, 0.0, 0.5]))
@@ -93,12 +96,14 @@ class Binarize(nn.Module):
         if traces_operators():
             attributes = {"lo": float(self.domain.lo), "hi": float(self.domain.hi)}
             return symbolic("Binarize", [x, threshold], attributes, x.shape)
+        if threshold.dtype == torch.float32:
+            x = widened(x)  # as it is in the exported model
         return binarize(x, threshold, self.domain, self.estimator)
 
     def extra_repr(self) -> str:
-        """Number of thresholds, domain and gradient."""
+        """Number of thresholds and domain."""
         learned = ", learned" if isinstance(self.threshold, nn.Parameter) else ""
-        return f"{self.channels or 1} threshold(s){learned}, domain={self.domain}, estimator={self.estimator}"
+        return f"{self.channels or 1} threshold(s){learned}, domain={self.domain}"
 
 
 class RPReLU(nn.Module):
@@ -192,9 +197,26 @@ class BinaryLayer(nn.Module):
         rest = self.values.residual(self.weight)
         return rest * self.binarize.scale() if rest is not None and isinstance(self.binarize, Quantizer) else rest
 
-    def _residual(self) -> Tensor | None:
-        """The residual; during a trace the constant that the exporter attached, if the residual is not 0."""
-        return self._buffers.get("packed_residual") if traces_operators() else self.residual()
+    def forward(self, x: Tensor) -> Tensor:
+        """Binarises x if the layer has a ``binarize``, and multiplies it by the weights."""
+        if traces_operators():
+            y = self._operator(self.binarised(x))
+        else:
+            with _computed_once(self), without_autocast(x):
+                weight = self.weight
+                warn_of_narrow_weights(self, weight)
+                y = self._product(self.binarised(widened(x))).to(weight.dtype)
+        if self.bias is None:
+            return y
+        return y + self.bias[(..., *[None] * len(self.weight.shape[2:]))]
+
+    def _product(self, x: Tensor) -> Tensor:
+        """The product of a binarised input and the weights, in float32."""
+        raise NotImplementedError
+
+    def _operator(self, x: Tensor) -> Tensor:
+        """The same as operators of ai.sbnn, with the constants that the exporter attached."""
+        raise NotImplementedError
 
     def binarised(self, x: Tensor) -> Tensor:
         """The input after ``binarize``; for a quantiser the integers, without its scale."""
@@ -219,7 +241,7 @@ class BinaryLayer(nn.Module):
         with torch.no_grad():
             return float((self.signs() > 0).float().mean())
 
-    def _operators(self, name: str, x: Tensor, attributes: dict, shape: tuple[int, ...], rank: int) -> Tensor:
+    def _symbolic(self, name: str, x: Tensor, attributes: dict, shape: tuple[int, ...], rank: int) -> Tensor:
         """The layer as an ai.sbnn operator on the constants that the exporter attached.
 
         Two-bit weights need two operators.
@@ -291,39 +313,29 @@ class BinaryConv2d(BinaryLayer):
         weight = torch.empty(out_channels, in_channels // groups, *self.kernel_size)
         self._setup(weight, bias, domain, estimator, binarize)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Binarises x if the layer has a ``binarize``, and convolves it."""
-        x = self.binarised(x)
-        y = self._symbolic(x) if traces_operators() else self._convolve(x)
-        if (rest := self._residual()) is not None:
-            y = y + self._exact_conv2d(self._padded(x), rest)
-        return y if self.bias is None else y + self.bias[:, None, None]
-
-    def _convolve(self, x: Tensor) -> Tensor:
-        padded = self._padded(x)
+    def _product(self, x: Tensor) -> Tensor:
+        if x.ndim == 3:
+            return self._product(x[None])[0]
         scale, offset = self.affine()
-        d = self._exact_conv2d(padded, self.integers())
-        y = d * scale[:, None, None]
-        if offset is None:
-            return y
-        ones = x.new_ones(self.groups, *self.weight.shape[1:])  # one filter per group; its channels share the sum
-        t = self._exact_conv2d(padded, ones)
-        return y + t.repeat_interleave(self.out_channels // self.groups, -3) * offset[:, None, None]
+        rest = self.residual()
+        x, padding = self._padded(x)
+        return convolve(
+            x,
+            widened(self.integers()),
+            widened(scale),
+            None if offset is None else widened(offset),
+            None if rest is None else widened(rest),
+            Window(self.stride, padding, self.dilation, self.groups),
+        )
 
-    def _padded(self, x: Tensor) -> Tensor:
+    def _padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """The input, and the zeros around it that the convolution shall add; else the input is padded already."""
         top, left, bottom, right = self.pads
-        return functional.pad(x, (left, right, top, bottom), value=float(self.padding_value)) if any(self.pads) else x
+        if (self.padding_value == 0 and (top, left) == (bottom, right)) or not any(self.pads):
+            return x, (top, left)
+        return functional.pad(x, (left, right, top, bottom), value=float(self.padding_value)), (0, 0)
 
-    def _exact_conv2d(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The convolution without NNPACK, whose Winograd transforms round sums of integers.
-
-        torch uses NNPACK where oneDNN is missing.
-        """
-        compiling = torch.compiler.is_compiling()  # the flag cannot be traced
-        with nullcontext() if compiling else torch.backends.nnpack.flags(enabled=False):
-            return functional.conv2d(x, weight, None, self.stride, 0, self.dilation, self.groups)
-
-    def _symbolic(self, x: Tensor) -> Tensor:
+    def _operator(self, x: Tensor) -> Tensor:
         attributes = {
             "weight_shape": list(self.weight.shape),
             "strides": list(self.stride),
@@ -343,10 +355,15 @@ class BinaryConv2d(BinaryLayer):
                 strict=True,
             )
         )
-        return self._operators("BinaryConv2d", x, attributes, (x.shape[0], self.out_channels, height, width), 3)
+        y = self._symbolic("BinaryConv2d", x, attributes, (x.shape[0], self.out_channels, height, width), 3)
+        rest = self._buffers.get("packed_residual")
+        if rest is None:
+            return y
+        padded = functional.pad(x, (left, right, top, bottom)) if any(self.pads) else x
+        return y + functional.conv2d(padded, rest, None, self.stride, 0, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
-        """The arguments of nn.Conv2d, the domain and the gradient."""
+        """The arguments of nn.Conv2d, and the domain."""
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         if any(self.pads):
             text += f", pads={self.pads}, padding_value={self.padding_value}"
@@ -354,7 +371,7 @@ class BinaryConv2d(BinaryLayer):
             text += f", dilation={self.dilation}"
         if self.groups != 1:
             text += f", groups={self.groups}"
-        return f"{text}, bias={self.bias is not None}, domain={self.domain}, estimator={self.estimator}"
+        return f"{text}, bias={self.bias is not None}, domain={self.domain}"
 
 
 class BinaryLinear(BinaryLayer):
@@ -382,27 +399,28 @@ class BinaryLinear(BinaryLayer):
         self.in_features, self.out_features = in_features, out_features
         self._setup(torch.empty(out_features, in_features), bias, domain, estimator, binarize)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Binarises x if the layer has a ``binarize``, and multiplies it by the weights."""
-        x = self.binarised(x)
-        if traces_operators():
-            shape = (*x.shape[:-1], self.out_features)
-            y = self._operators("BinaryLinear", x, {"in_features": self.in_features}, shape, 1)
-        else:
-            scale, offset = self.affine()
-            y = functional.linear(x, self.integers()) * scale
-            if offset is not None:
-                y = y + x.sum(-1, keepdim=True) * offset
-        if (rest := self._residual()) is not None:
-            y = y + functional.linear(x, rest)
-        return y if self.bias is None else y + self.bias
+    def _product(self, x: Tensor) -> Tensor:
+        scale, offset = self.affine()
+        y = functional.linear(x, widened(self.integers())) * widened(scale)
+        if offset is not None:
+            y = y + x.sum(-1, keepdim=True) * widened(offset)
+        rest = self.residual()
+        return y if rest is None else y + functional.linear(x, widened(rest))
+
+    def _operator(self, x: Tensor) -> Tensor:
+        shape = (*x.shape[:-1], self.out_features)
+        y = self._symbolic("BinaryLinear", x, {"in_features": self.in_features}, shape, 1)
+        rest = self._buffers.get("packed_residual")
+        return y if rest is None else y + functional.linear(x, rest)
 
     def extra_repr(self) -> str:
-        """The arguments of nn.Linear, the domain and the gradient."""
-        return (
-            f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, "
-            f"domain={self.domain}, estimator={self.estimator}"
-        )
+        """The arguments of nn.Linear, and the domain."""
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, domain={self.domain}"
+
+
+def _computed_once(layer: BinaryLayer) -> AbstractContextManager[None]:
+    """A context in which parametrised weights keep their value: spectral_norm changes them at every reading."""
+    return parametrize.cached() if parametrize.is_parametrized(layer) else nullcontext()
 
 
 def binary_layers(model: nn.Module) -> list[BinaryLayer]:
@@ -426,7 +444,10 @@ def clamp_latent_(model: nn.Module, bound: float = 1.0) -> None:
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, BinaryLayer):
-                module.latent().clamp_(-bound, bound)
+                if parametrize.is_parametrized(module, "weight"):
+                    module.weight = module.weight.clamp(-bound, bound)  # the parameters are set by right_inverse
+                else:
+                    module.latent().clamp_(-bound, bound)
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:

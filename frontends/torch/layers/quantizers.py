@@ -21,6 +21,7 @@ from sbnn_tvm.algebra.domain import MOST_BITS
 from sbnn_tvm.errors import ArgumentError
 
 from .operators import symbolic, traces_operators
+from .ranks import Moments
 
 
 class Quantizer(nn.Module):
@@ -160,7 +161,8 @@ class EWGS(Quantizer):
     The first batch in training mode sets ``l = min(x)`` and ``u = 3 * std(x) / sqrt(1 - 2 / pi)``: three deviations of
     the normal distribution whose positive part has the deviation of x. It also sets ``scale = u - l``, which keeps the
     size of the values and is this project's choice. These choices suit rectified values: without a ReLU before the
-    quantiser, most of x falls into one or two levels.
+    quantiser, most of x falls into one or two levels. In a distributed training (torch.distributed) min and std are
+    those of all ranks' batches, so ranks start with equal levels; all of them must run their first batch.
 
     Args:
         bits: n, 1 to 4.
@@ -187,7 +189,8 @@ class EWGS(Quantizer):
     def initialise(self, x: Tensor) -> None:
         """Sets l, u and the scale from a batch."""
         with torch.no_grad():
-            lower, upper = x.min(), 3 * x.std() / math.sqrt(1 - 2 / math.pi)
+            moments = Moments.of(x)
+            lower, upper = moments.least, 3 * moments.deviation / math.sqrt(1 - 2 / math.pi)
             if not upper > lower:
                 raise ArgumentError(
                     f"EWGS starts with levels from min(x) to {3 / math.sqrt(1 - 2 / math.pi):.2f} deviations of x, but "

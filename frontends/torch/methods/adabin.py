@@ -96,10 +96,6 @@ class AdaptiveBinarize(nn.Module):
         smooth = alpha * binarize((x - self.beta) / alpha, 0.0, SIGN, self.estimator) + self.alpha * self.beta
         return torch.where(x > self.beta, hi, lo).detach() + (smooth - smooth.detach())  # adds an exact 0
 
-    def extra_repr(self) -> str:
-        """The gradient."""
-        return f"estimator={self.estimator}"
-
 
 class Maxout(nn.Module):
     """``positive * max(x, 0) + negative * min(x, 0)``: two learned slopes per channel, where a PReLU has one.

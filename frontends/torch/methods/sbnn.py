@@ -260,6 +260,91 @@ def _largest_positive(numbers: Tensor, left: Tensor, density: float) -> Tensor:
     return torch.where(upper, (numbers - border).clamp_min(tiny), (numbers - border).clamp_max(0))
 
 
+@dataclass(frozen=True)
+class SBNNRecipe:
+    """How the paper's authors train, as plain data; ``SBNN_CIFAR10`` and ``SBNN_CIFAR100`` are their two recipes.
+
+    Both use Adam without weight decay, a rate that falls to 0 on a cosine, no float pretraining, and images that are
+    shifted by up to four pixels and mirrored (for CIFAR-100 also rotated by up to 15 degrees).
+
+    Attributes:
+        domain: The two weight values; they start from -1 and +1.
+        weight_estimator, estimator: The gradients of the weights' and of the activations' signs.
+        learn_threshold: Whether every channel has a trained activation threshold (RSign).
+        epochs, batch, rate: Of the training with Adam.
+        mixup: Alpha of the Beta distribution by which images and labels are mixed.
+        clamp: The bound of latent weights (clamp_latent_).
+        gammas: Pairs of an expected share of +1 and the penalty's share of the loss; 0.5 has no penalty.
+
+    References:
+        arXiv 2306.13515; the values are those of its authors' code.
+
+    Examples:
+        >>> from sbnn_tvm.frontends.torch import resnet
+        >>> recipe = SBNN_CIFAR10
+        >>> model = resnet(
+        ...     domain=recipe.domain,
+        ...     weight_estimator=recipe.weight_estimator,
+        ...     estimator=recipe.estimator,
+        ...     learn_threshold=recipe.learn_threshold,
+        ... )
+        >>> recipe.penalty(model, 0.05).gamma
+        0.07
+    """
+
+    weight_estimator: str
+    estimator: str
+    learn_threshold: bool
+    epochs: int
+    gammas: tuple[tuple[float, float], ...]
+    domain: TwoValues = TwoValues(init="unit")  # noqa: RUF009 (frozen)
+    batch: int = 512
+    rate: float = 1e-3
+    mixup: float = 1.0
+    clamp: float = 1.5
+
+    def gamma(self, expected: float) -> float:
+        """The authors' gamma for an expected share of +1.
+
+        Raises:
+            ArgumentError: If they have none for that share.
+        """
+        found = dict(self.gammas)
+        if expected not in found:
+            raise ArgumentError(
+                f"this recipe has a gamma for expected={', '.join(f'{each:g}' for each in found)}, but got {expected}; "
+                f"for another share pass gamma to ExpectedConnections"
+            )
+        return found[expected]
+
+    def penalty(self, model: nn.Module, expected: float) -> ExpectedConnections:
+        """The penalty with the authors' gamma.
+
+        Raises:
+            ArgumentError: If they have none for that share, or the model has no binary layer.
+        """
+        return ExpectedConnections(model, expected, gamma=self.gamma(expected))
+
+
+SBNN_CIFAR10 = SBNNRecipe(
+    weight_estimator="ede",
+    estimator="ede",
+    learn_threshold=False,
+    epochs=500,
+    gammas=((0.5, 0), (0.25, 0.02), (0.1, 0.04), (0.05, 0.07), (0.04, 0.07), (0.03, 0.08), (0.02, 0.08), (0.01, 0.1)),
+)
+"""For a ResNet-18 with a shortcut around every two convolutions: EDE for weights and activations."""
+
+SBNN_CIFAR100 = SBNNRecipe(
+    weight_estimator="identity",
+    estimator="polynomial",
+    learn_threshold=True,
+    epochs=300,
+    gammas=((0.5, 0), (0.05, 0.05), (0.04, 0.05), (0.03, 0.05), (0.02, 0.06), (0.01, 0.07)),
+)
+"""For a ResNet-18 with ReActNet's blocks: identity for weights, Bi-Real Net's polynomial and RSign for activations."""
+
+
 @dataclass(frozen=True, eq=False)
 class Canonical:
     """The two values of a layer in the method's notation.

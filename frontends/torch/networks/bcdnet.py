@@ -1,41 +1,45 @@
-"""BCDNet: ReActNet whose later blocks gather context by shifted binary 1x1 convolutions in place of 3x3 ones."""
+"""BCDNet: the early blocks of ReActNet, then blocks of binary 1x1 convolutions that gather context by shifted maps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sbnn_tvm.errors import ArgumentError
 
-from ..layers.modules import BinaryConv2d, RPReLU
-from .config import NetworkConfig, NetworkOptions
+from ..layers.modules import RPReLU
+from .config import BI_REAL_SIGNS, NetworkConfig, NetworkOptions
 from .reactnet import ReActBlock
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-BlockKind = Literal["conv", "mlp"]
-_CONV: tuple[BlockKind, int, int] = ("conv", 16, 1)
-_MLP: tuple[BlockKind, int, int] = ("mlp", 16, 1)
+BlockKind = Literal["conv", "shift", "point"]
+Block = tuple[BlockKind, int, int]
+"""Kind, output channels (as a multiple of the stem's channels) and stride of a block."""
 
-# Kind, output channels (as a multiple of the stem's channels) and stride of each block. ReActNet-A has five blocks
-# with the multiple 16. Two of them remain, and ten MLP blocks have as many multiply-accumulates as the other three.
-_BCDNET_A: tuple[tuple[BlockKind, int, int], ...] = (
+_MLP: tuple[Block, ...] = (("shift", 32, 1), ("shift", 32, 1), ("shift", 32, 1), ("point", 32, 1))
+_BCDNET_A: tuple[Block, ...] = (
     ("conv", 2, 1),
     ("conv", 4, 2),
     ("conv", 4, 1),
     ("conv", 8, 2),
     ("conv", 8, 1),
     ("conv", 16, 2),
-    *[_CONV] * 2,
-    *[_MLP] * 10,
+    ("conv", 16, 1),
+    ("conv", 16, 1),
+    ("conv", 16, 1),
     ("conv", 32, 2),
-    ("conv", 32, 1),
+    *_MLP * 3,
 )
+
+_REDUCTION = 4
 
 
 def shift_quarters(x: Tensor, rows: int, columns: int) -> Tensor:
@@ -55,87 +59,136 @@ def shift_quarters(x: Tensor, rows: int, columns: int) -> Tensor:
     return torch.cat([down.roll(rows, 2), up.roll(-rows, 2), right.roll(columns, 3), left.roll(-columns, 3)], 1)
 
 
-class DynamicShift(nn.Module):
-    """Adds to each channel a number that two small float layers compute from the means of all channels.
+class Context(nn.Module):
+    """Thresholds of a binarisation and terms to add to the convolutions after it, from the means of all channels.
 
-    References:
-        Xing et al., "Towards Accurate Binary Neural Networks via Modeling Contextual Dependencies" (BCDNet), ECCV 2022,
-        arXiv 2209.01404; this makes the paper's version B.
+    ``z = W1 mean(x)``, thresholds ``W2 z``, terms ``W3 z`` of each convolution; z has a quarter of the channels.
+
+    Args:
+        channels: Channels of x, which is binarised with the thresholds, and of each convolution's output.
+        convolutions: Number of the convolutions that read the bits.
     """
 
-    def __init__(self, channels: int, reduction: int = 16) -> None:
+    def __init__(self, channels: int, convolutions: int) -> None:
         super().__init__()
-        hidden = max(channels // reduction, 1)
-        self.layers = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1)
-        )
+        hidden = max(channels // _REDUCTION, 1)
+        self.reduce = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.threshold = nn.Conv2d(hidden, channels, 1, bias=False)
+        self.terms = nn.ModuleList(nn.Conv2d(hidden, channels, 1, bias=False) for _ in range(convolutions))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """[N, C, H, W] to the thresholds and the terms, each [N, C, 1, 1]."""
+        z = self.reduce(functional.adaptive_avg_pool2d(x, 1))
+        return self.threshold(z), [term(z) for term in self.terms]
+
+
+class DynamicBlock(ReActBlock):
+    """A ReActBlock whose thresholds depend on the image: the convolution blocks of BCDNet-B.
+
+    Each of its two steps is ``act(bn(conv(sign(x - threshold)) + term) + shortcut(x))`` with a Context, where the
+    learned thresholds of ReActBlock are added to the computed ones. The authors have published the figure of this block
+    but not its code. In the figure the maps W1, W2 and W3 are linear, without bias. The quarter of the channels is
+    derived: with it the float multiply-accumulates are the published 0.14e8, 0.02e8 more than without.
+    """
+
+    def __init__(
+        self, config: NetworkConfig, in_channels: int, out_channels: int, stride: int, *, odd_size: bool
+    ) -> None:
+        super().__init__(config, in_channels, out_channels, stride, odd_size=odd_size)
+        self.context_3x3 = Context(in_channels, 1)
+        self.context_1x1 = Context(in_channels, len(self.convs_1x1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] to the same."""
-        return x + self.layers(x)
+        """[N, in, H, W] to [N, out, H / stride, W / stride]."""
+        threshold, (term,) = self.context_3x3(x)
+        conv, norm = self.conv_3x3
+        x = self.act_3x3(norm(conv(self.binarize_3x3(x - threshold)) + term) + self.pool(x))
+        threshold, terms = self.context_1x1(x)
+        bits = self.binarize_1x1(x - threshold)
+        halves = []
+        for half, term in zip(self.convs_1x1, terms, strict=True):
+            assert isinstance(half, nn.Sequential)
+            halves.append(half[1](half[0](bits) + term) + x)
+        return self.act_1x1(halves[0] if len(halves) == 1 else torch.cat(halves, 1))
 
 
 class MLPBlock(nn.Module):
-    """Three binary 1x1 convolutions of the same bits: unshifted, shifted by one pixel, and shifted far.
+    """Binary 1x1 convolutions of the same bits, each shifted by another distance.
 
-    ``act(bn(conv(b) + conv(near(b)) + conv(far(b))) + x)``, where b are the signs of x. Each shift moves the four
-    quarters of the channels in four directions (shift_quarters).
+    ``act(bn(conv_0(shift(b, d_0)) + conv_1(shift(b, d_1)) + ...) + x)``, where b are the signs of x. A shift moves the
+    four quarters of the channels in four directions (shift_quarters).
 
     Args:
         config: The binary layers; the published networks set ``learn_threshold``.
-        channels: A multiple of 4.
-        groups: Groups of the convolutions.
-        far: Pixels of the long shift. None is half the image, as in the paper; the authors' code uses 3.
-        dynamic: Whether the thresholds of the signs depend on the image (DynamicShift).
+        channels: A multiple of 4 if there are shifts.
+        distances: Pixels of each shift; 0 does not shift, None is half the image, rounded down.
 
     Shapes:
         float32 [N, channels, H, W] to the same.
 
     Raises:
-        ArgumentError: If the number of channels is not a multiple of 4.
+        ArgumentError: If there are shifts, and the number of channels is not a multiple of 4.
     """
 
-    def __init__(
-        self,
-        config: NetworkConfig,
-        channels: int,
-        *,
-        groups: int = 1,
-        far: int | None = None,
-        dynamic: bool = False,
-    ) -> None:
+    def __init__(self, config: NetworkConfig, channels: int, distances: Sequence[int | None]) -> None:
         super().__init__()
-        if channels % 4:
+        if channels % 4 and any(distance != 0 for distance in distances):
             raise ArgumentError(f"an MLP block shifts its channels in quarters, but has {channels} of them")
-
-        def conv() -> BinaryConv2d:
-            return config.conv2d(channels, channels, 1, groups=groups)
-
-        self.far = far
-        self.shift = DynamicShift(channels) if dynamic else nn.Identity()
+        self.distances = tuple(distances)
         self.binarize = config.binarize(channels)
-        self.conv, self.conv_near, self.conv_far = conv(), conv(), conv()
+        self.convs = nn.ModuleList(config.conv2d(channels, channels, 1) for _ in self.distances)
         self.bn = nn.BatchNorm2d(channels)
         self.act = RPReLU(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Mixes the channels of each pixel with those of a neighbour and of a distant pixel."""
-        bits = self.binarize(self.shift(x))
+        """Mixes the channels of each pixel with those of its neighbours and of distant pixels."""
+        bits = self.binarize(x)
         height, width = x.shape[2:]
-        far = (height // 2, width // 2) if self.far is None else (self.far, self.far)
-        y = self.conv(bits) + self.conv_near(shift_quarters(bits, 1, 1)) + self.conv_far(shift_quarters(bits, *far))
-        return self.act(self.bn(y) + x)
+        maps = []
+        for conv, distance in zip(self.convs, self.distances, strict=True):
+            rows, columns = (height // 2, width // 2) if distance is None else (distance, distance)
+            maps.append(conv(shift_quarters(bits, rows, columns) if distance != 0 else bits))
+        return self.act(self.bn(reduce(torch.add, maps)) + x)
+
+
+class TwoHeads(nn.Linear):
+    """A classifier that learns the labels (this layer), and one that learns a teacher's scores (``teacher``).
+
+    Args:
+        features, classes: Same as in nn.Linear.
+        separate: Whether forward returns the scores of both in training mode, to train each with a loss of its own.
+
+    Shapes:
+        float32 [N, features] to [N, classes], or to two of these. In eval mode, or without ``separate``, the result is
+        the mean of both, computed with the mean of their weights: a deployed network holds one classifier.
+    """
+
+    def __init__(self, features: int, classes: int, *, separate: bool) -> None:
+        super().__init__(features, classes)
+        self.teacher = nn.Linear(features, classes)
+        self.separate = separate
+
+    def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:  # type: ignore[override]
+        """The scores."""
+        if self.training and self.separate:
+            return super().forward(input), self.teacher(input)
+        weight, bias = (self.weight + self.teacher.weight) / 2, (self.bias + self.teacher.bias) / 2
+        return functional.linear(input, weight, bias)
 
 
 class BCDNet(nn.Module):
-    """A float stem, a chain of ReActBlock and MLPBlock, and a float head.
+    """A float stem, a chain of convolution and MLP blocks, and a float head with two classifiers.
 
     Args:
         config: Input, output and binary layers; the published networks set ``learn_threshold``.
         width: Output channels of the stem, which halves the image.
-        blocks: For each block its kind, ``"conv"`` (ReActBlock) or ``"mlp"`` (MLPBlock), its output channels, as a
-            multiple of ``width``, and its stride. An MLP block keeps the channels and has stride 1.
-        groups, far, dynamic: Same as in MLPBlock.
+        blocks: For each block its kind, its output channels, as a multiple of ``width``, and its stride. ``"conv"`` is
+            a ReActBlock, or a DynamicBlock with ``dynamic``. ``"shift"`` is an MLPBlock with shifts by 0, 1 and ``far``
+            pixels, ``"point"`` one without shifts; both keep the channels and have stride 1.
+        far: Pixels of the long shift. The authors' code uses 3. None is half the image, as in the paper's formula; at
+            the 7x7 pixels of the published network this is 3 as well.
+        dynamic: Whether the thresholds of the convolution blocks depend on the image: the paper's version B.
+        separate_heads: Same as in TwoHeads.
 
     Attributes:
         stem, blocks, head: The parts.
@@ -150,33 +203,36 @@ class BCDNet(nn.Module):
         config: NetworkConfig,
         *,
         width: int = 32,
-        blocks: Sequence[tuple[BlockKind, int, int]] = _BCDNET_A,
-        groups: int = 1,
-        far: int | None = None,
+        blocks: Sequence[Block] = _BCDNET_A,
+        far: int | None = 3,
         dynamic: bool = False,
+        separate_heads: bool = False,
     ) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(config.in_channels, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width))
+        convolutions = DynamicBlock if dynamic else ReActBlock
+        distances: dict[str, tuple[int | None, ...]] = {"shift": (0, 1, far), "point": (0,)}
         channels, size = width, -(-config.image_size // 2)
         self.blocks = nn.Sequential()
         for kind, multiple, stride in blocks:
             if kind == "conv":
-                self.blocks.append(ReActBlock(config, channels, multiple * width, stride, odd_size=size % 2 == 1))
-            elif kind != "mlp":
-                raise ArgumentError(f"a block is 'conv' or 'mlp', but got {kind!r}")
+                self.blocks.append(convolutions(config, channels, multiple * width, stride, odd_size=size % 2 == 1))
+            elif kind not in distances:
+                raise ArgumentError(f"a block is 'conv', 'shift' or 'point', but got {kind!r}")
             elif (multiple * width, stride) != (channels, 1):
                 raise ArgumentError(
                     f"an MLP block keeps channels and size, but has {channels} to {multiple * width} channels "
                     f"and stride {stride}"
                 )
             else:
-                self.blocks.append(MLPBlock(config, channels, groups=groups, far=far, dynamic=dynamic))
+                self.blocks.append(MLPBlock(config, channels, distances[kind]))
             channels, size = multiple * width, -(-size // stride)
-        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, config.classes))
+        classifiers = TwoHeads(channels, config.classes, separate=separate_heads)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), classifiers)
         self.example_input_array = config.example_input()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits [N, classes] from images [N, C, H, W]."""
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits [N, classes] from images [N, C, H, W]; two of them in training mode with ``separate_heads``."""
         return self.head(self.blocks(self.stem(x)))
 
 
@@ -184,22 +240,25 @@ def bcdnet(
     classes: int = 1000,
     *,
     width: int = 32,
-    blocks: Sequence[tuple[BlockKind, int, int]] = _BCDNET_A,
-    groups: int = 1,
-    far: int | None = None,
+    blocks: Sequence[Block] = _BCDNET_A,
+    far: int | None = 3,
     dynamic: bool = False,
+    separate_heads: bool = False,
     **options: Unpack[NetworkOptions],
 ) -> BCDNet:
-    """A network in the style of BCDNet: convolution blocks, and binary MLP blocks with shifted branches.
+    """A network in the style of BCDNet; the defaults give BCDNet-A for ImageNet, ``dynamic=True`` gives BCDNet-B.
 
-    The blocks are the paper's. Their number is this project's choice, so that the default has the 4.82e9 binary
-    multiply-accumulates that are published for BCDNet-A. The paper averages two heads at inference; this network has
-    one.
+    BCDNet-A is the authors' code (github.com/Sense-GVT/BCDNet): ten convolution blocks, then three times three MLP
+    blocks with shifts and one without, at 1024 channels and 7x7 pixels. DynamicBlock says what is known of version B.
+
+    The authors train with ``separate_heads=True`` and the loss ``(cross_entropy(first, labels) + distillation(second,
+    teacher's scores)) / 2``. Without it an ordinary training loop trains the mean.
 
     Args:
         classes: Number of outputs.
-        width, blocks, groups, far, dynamic: Same as in BCDNet.
-        options: Other attributes of NetworkConfig; by default the thresholds are learned.
+        width, blocks, far, dynamic, separate_heads: Same as in BCDNet.
+        options: Other attributes of NetworkConfig; by default the thresholds are learned, and the domain is
+            BI_REAL_SIGNS.
 
     Raises:
         ArgumentError: If a block cannot have its channels or its stride.
@@ -208,5 +267,12 @@ def bcdnet(
         Xing et al., "Towards Accurate Binary Neural Networks via Modeling Contextual Dependencies", ECCV 2022,
         arXiv 2209.01404.
     """
-    config = NetworkConfig(classes=classes, learn_threshold=True)
-    return BCDNet(replace(config, **options), width=width, blocks=blocks, groups=groups, far=far, dynamic=dynamic)
+    config = NetworkConfig(classes=classes, domain=BI_REAL_SIGNS, learn_threshold=True)
+    return BCDNet(
+        replace(config, **options),
+        width=width,
+        blocks=blocks,
+        far=far,
+        dynamic=dynamic,
+        separate_heads=separate_heads,
+    )

@@ -12,6 +12,9 @@ from ..layers.domains import ScaledSigns, WeightDomain
 from ..layers.estimators import Estimator
 from ..layers.modules import Binarize, BinaryConv2d, BinaryLinear
 
+BI_REAL_SIGNS = ScaledSigns(gradient="unscaled")
+"""The weights of Bi-Real Net, ReActNet and BCDNet, in their authors' code: the scale does not multiply the gradient."""
+
 
 @dataclass(frozen=True)
 class NetworkConfig:

@@ -37,7 +37,7 @@ class QuickBlock(nn.Module):
 
 
 def transition(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Halves the image without aliasing: ReLU, 3x3 max pooling, fixed blur of stride 2, 1x1 convolution; all float."""
+    """Halves the image without aliasing: ReLU, 2x2 max pooling, fixed blur of stride 2, 1x1 convolution; all float."""
     blur = nn.Conv2d(in_channels, in_channels, 3, 2, 1, groups=in_channels, bias=False)
     row = torch.tensor([1.0, 2.0, 1.0]) / 4
     with torch.no_grad():
@@ -45,7 +45,7 @@ def transition(in_channels: int, out_channels: int) -> nn.Sequential:
     blur.weight.requires_grad_(False)
     return nn.Sequential(
         nn.ReLU(),
-        nn.MaxPool2d(3, 1, 1),
+        nn.MaxPool2d(2, 1),
         blur,
         nn.Conv2d(in_channels, out_channels, 1, bias=False),
         nn.BatchNorm2d(out_channels),
@@ -57,8 +57,8 @@ class QuickNet(nn.Module):
 
     Args:
         config: Input, output and binary layers.
-        stem_channels: Output channels of the first convolution. It has stride 2, and so has the depthwise convolution
-            that follows it.
+        stem_channels: Output channels of the first convolution; None is a quarter of ``widths[0]``. It has stride 2,
+            and so has the depthwise convolution that follows it.
         widths: Channels of each section. Every section but the first halves the image.
         blocks: Binary convolutions of each section.
 
@@ -67,14 +67,14 @@ class QuickNet(nn.Module):
         example_input_array: float32 [1, C, H, W], the input shape that an export assumes.
 
     Raises:
-        ArgumentError: If widths and blocks differ in length.
+        ArgumentError: If widths and blocks differ in length, or the image is too small for the number of sections.
     """
 
     def __init__(
         self,
         config: NetworkConfig,
         *,
-        stem_channels: int = 8,
+        stem_channels: int | None = None,
         widths: Sequence[int] = _WIDTHS,
         blocks: Sequence[int] = _BLOCKS_PER_SECTION,
     ) -> None:
@@ -83,13 +83,20 @@ class QuickNet(nn.Module):
             raise ArgumentError(
                 f"widths and blocks need one number per section each, but have {len(widths)} and {len(blocks)} numbers"
             )
+        if -(-config.image_size // 4) >> len(widths) - 1 < 1:
+            raise ArgumentError(
+                f"image_size={config.image_size} cannot be halved {len(widths) + 1} times, "
+                f"twice in the stem and once per section after the first"
+            )
         channels = widths[0]
+        stem = max(channels // 4, 1) if stem_channels is None else stem_channels
         self.stem = nn.Sequential(
-            nn.Conv2d(config.in_channels, stem_channels, 3, 2, 1, bias=False),
-            nn.BatchNorm2d(stem_channels),
+            nn.Conv2d(config.in_channels, stem, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(stem),
             nn.ReLU(),
-            nn.Conv2d(stem_channels, stem_channels, 3, 2, 1, groups=stem_channels, bias=False),
-            nn.Conv2d(stem_channels, channels, 1, bias=False),
+            nn.Conv2d(stem, stem, 3, 2, 1, groups=stem, bias=False),
+            nn.BatchNorm2d(stem, affine=False),
+            nn.Conv2d(stem, channels, 1, bias=False),
             nn.BatchNorm2d(channels),
         )
         self.sections = nn.Sequential()
@@ -112,12 +119,16 @@ class QuickNet(nn.Module):
 def quicknet(
     classes: int = 1000,
     *,
-    stem_channels: int = 8,
+    stem_channels: int | None = None,
     widths: Sequence[int] = _WIDTHS,
     blocks: Sequence[int] = _BLOCKS_PER_SECTION,
     **options: Unpack[NetworkOptions],
 ) -> QuickNet:
     """A network in the style of QuickNet; the defaults give its medium size for ImageNet.
+
+    QuickNetSmall has ``widths=(32, 64, 256, 512)``, QuickNetLarge ``blocks=(6, 8, 12, 6)``. The authors' code
+    (larq_zoo) clips gradients and latent weights at 1.25, where this one clips gradients at 1. Its convolutions of
+    stride 2 pad an even image at the bottom and at the right, these ones at the top and at the left.
 
     Args:
         classes: Number of outputs.
@@ -125,7 +136,7 @@ def quicknet(
         options: Other attributes of NetworkConfig; the default domain is Signs, the default estimator ``"clip"``.
 
     Raises:
-        ArgumentError: If widths and blocks differ in length.
+        ArgumentError: If widths and blocks differ in length, or the image is too small for the number of sections.
 
     References:
         Bannink et al., "Larq Compute Engine", MLSys 2021, arXiv 2011.09398.

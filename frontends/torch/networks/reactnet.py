@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sbnn_tvm.errors import ArgumentError
 
 from ..layers.modules import RPReLU
-from .config import NetworkConfig, NetworkOptions
+from .config import BI_REAL_SIGNS, NetworkConfig, NetworkOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -130,7 +130,8 @@ def reactnet(
     Args:
         classes: Number of outputs.
         width, blocks, groups: Same as in ReActNet.
-        options: Other attributes of NetworkConfig; by default the thresholds are learned.
+        options: Other attributes of NetworkConfig; by default the thresholds are learned, and the domain is
+            BI_REAL_SIGNS.
 
     Raises:
         ArgumentError: If a block neither keeps nor doubles its channels, or its groups do not divide them.
@@ -138,7 +139,7 @@ def reactnet(
     References:
         Liu et al., "ReActNet", ECCV 2020, arXiv 2003.03488.
     """
-    config = NetworkConfig(classes=classes, learn_threshold=True)
+    config = NetworkConfig(classes=classes, domain=BI_REAL_SIGNS, learn_threshold=True)
     return ReActNet(replace(config, **options), width=width, blocks=blocks, groups=groups)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sbnn_tvm.errors import ArgumentError
 
-from .config import NetworkConfig, NetworkOptions
+from .config import BI_REAL_SIGNS, NetworkConfig, NetworkOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -129,12 +129,12 @@ def resnet(
     Args:
         classes: Number of outputs.
         widths, blocks, stem, prelu: Same as in ResNet.
-        options: Other attributes of NetworkConfig; the default image size is 32.
+        options: Other attributes of NetworkConfig; the default image size is 32, the default domain BI_REAL_SIGNS.
 
     Raises:
         ArgumentError: If widths and blocks differ in length, or the stem is unknown.
     """
-    config = NetworkConfig(classes=classes, image_size=32)
+    config = NetworkConfig(classes=classes, image_size=32, domain=BI_REAL_SIGNS)
     return ResNet(replace(config, **options), widths=widths, blocks=blocks, stem=stem, prelu=prelu)
 
 
@@ -144,9 +144,10 @@ def resnet18(classes: int = 1000, *, prelu: bool = False, **options: Unpack[Netw
     Args:
         classes: Number of outputs.
         prelu: Whether a PReLU follows each addition.
-        options: Other attributes of NetworkConfig.
+        options: Other attributes of NetworkConfig; the default domain is BI_REAL_SIGNS.
 
     References:
         Liu et al., "Bi-Real Net", ECCV 2018, arXiv 1808.00278.
     """
-    return ResNet(NetworkConfig(classes=classes, **options), stem="imagenet", prelu=prelu)
+    config = NetworkConfig(classes=classes, domain=BI_REAL_SIGNS)
+    return ResNet(replace(config, **options), stem="imagenet", prelu=prelu)

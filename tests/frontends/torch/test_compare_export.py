@@ -178,10 +178,10 @@ def test_a_model_that_counts_its_calls_is_refused() -> None:
 
 
 def test_what_torch_made_of_a_module() -> None:
-    exported = torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),))
-    for model, sentence in (
-        (exported, "expected a torch.nn.Module to export, but got ExportedProgram"),
-        (exported.module(), "the model is a graph that torch.export made; pass the module it was made of"),
-    ):
-        with pytest.raises(ModelError, match=sentence):
-            sbnn_tvm.compile(model, input_shape=(1, 2))
+    model, example = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).eval(), (torch.zeros(1, 2),)
+    exported = torch.export.export(model, example)
+    for each in (exported, exported.module()):
+        assert [node.op_type for node in to_onnx(each, (1, 2)).graph.node] == ["Gemm", "BatchNormalization"]
+    assert to_onnx(exported).graph.input[0].type.tensor_type.shape.dim[1].dim_value == 2
+    with pytest.raises(ModelError, match=r"of a model in training mode.*call model.eval\(\)"):
+        to_onnx(torch.export.export(model.train(), (torch.zeros(2, 2),)))

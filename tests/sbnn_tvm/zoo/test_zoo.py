@@ -21,7 +21,7 @@ NAMES = zoo.names()
 
 def test_names() -> None:
     assert sbnn_tvm.zoo is zoo
-    assert set(NAMES) >= {"digits", "mnist1d"}
+    assert set(NAMES) >= {"digits", "mnist-dense", "mnist-sbnn-5", "mnist1d"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -36,7 +36,7 @@ def test_a_model_is_what_its_card_says(name: str) -> None:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     (tensor,) = session.get_inputs()
     right = [session.run(None, {tensor.name: image[None]})[0].argmax() for image in model.images] == model.labels
-    assert right.sum() >= 8
+    assert right.mean() >= model.card.accuracy - 0.25
 
 
 def test_a_model_is_a_path() -> None:

@@ -15,8 +15,10 @@ from sbnn_tvm.frontends.torch import (
     BinaryConv2d,
     BinaryLinear,
     TwoValues,
+    WeightDomain,
     binarize_,
 )
+from tests.support.training_methods import DOMAINS
 
 
 def float_model() -> nn.Sequential:
@@ -106,3 +108,17 @@ def test_conversion_keeps_device_type_and_mode() -> None:
     binarize_(model, BinaryConfig(weights=TwoValues("channel"), learn_threshold=True, activations=BinaryDomain(0, 1)))
     assert model(torch.randn(2, 3, dtype=torch.float64)).dtype == torch.float64
     assert not any(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("domain", DOMAINS.values(), ids=DOMAINS)
+def test_every_domain_starts_from_the_float_weights(domain: WeightDomain) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 6, 3), nn.Flatten(), nn.Linear(54, 2))
+    latent = model[1].weight.detach().clone()
+    torch.manual_seed(5)
+    binarize_(model, BinaryConfig(weights=domain, activations=None))
+    torch.manual_seed(5)
+    values = domain.build(latent)
+    layer = model[1].eval()
+    torch.testing.assert_close(layer.values.state_dict(), values.state_dict())
+    assert torch.equal(layer.weight, latent) and layer.domain == domain
+    assert model(torch.randn(3, 2, 7, 7)).shape == (3, 2)

@@ -76,6 +76,30 @@ def test_ede_sharpens_with_progress() -> None:
     assert model[1].estimator.progress == 1.0
 
 
+def test_progress_is_saved_and_does_not_bind_an_estimator() -> None:
+    trained = BinaryLinear(2, 2, estimator="ede")
+    sbnn.set_progress(trained, 0.75)
+    same, other = BinaryLinear(2, 2, estimator="ede"), BinaryLinear(2, 2)
+    same.load_state_dict(trained.state_dict())
+    assert same.estimator.progress == 0.75
+    other.load_state_dict(trained.state_dict())  # to deploy it, say
+    assert torch.equal(other.weight, trained.weight)
+    same.load_state_dict(other.state_dict())  # also the state of an earlier version
+    assert same.estimator.progress == 0.75
+
+
+def test_a_broken_estimator_is_named() -> None:
+    class Mine(sbnn.Estimator):
+        def __init__(self) -> None:
+            self.steepness = 2.0
+
+        def slope(self, u: torch.Tensor) -> torch.Tensor:
+            return u * self.steepness
+
+    with pytest.raises(ValueError, match=r"Mine.__init__ does not call super\(\).__init__\(\)"):
+        Binarize(estimator=Mine())
+
+
 def test_an_unknown_estimator_is_named() -> None:
     with pytest.raises(ValueError, match="unknown estimator 'tanh'; pass identity, clip, polynomial, ede"):
         Binarize(estimator="tanh")

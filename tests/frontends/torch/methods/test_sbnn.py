@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 from sbnn_tvm.frontends.torch import (
+    SBNN_CIFAR10,
+    SBNN_CIFAR100,
     BinaryConv2d,
     BinaryLinear,
     Bits,
@@ -160,3 +162,17 @@ def test_canonical_values_of_a_negative_scale() -> None:
     file = written(layer)
     assert file["scale"].tolist() == [0.5, 0.5] and file["offset"].tolist() == [0.25, 0.25]
     assert (file["signs"][:, 3] == -1).all() and file["signs"].sum() == 28
+
+
+def test_the_recipes_of_the_paper() -> None:
+    cifar10, cifar100 = SBNN_CIFAR10, SBNN_CIFAR100
+    assert (cifar10.weight_estimator, cifar10.estimator, cifar10.learn_threshold) == ("ede", "ede", False)
+    assert (cifar100.weight_estimator, cifar100.estimator, cifar100.learn_threshold) == ("identity", "polynomial", True)
+    assert [recipe.gamma(0.02) for recipe in (cifar10, cifar100)] == [0.08, 0.06]
+    layer = BinaryLinear(20, 4, domain=cifar10.domain)
+    assert (layer.values.tau.item(), layer.values.phi.item()) == (1, 0)
+    loss = torch.tensor(3.0)
+    assert cifar10.penalty(layer, 0.1)(loss).item() == pytest.approx(3 * 0.04 / 0.96)
+    assert cifar10.penalty(layer, 0.5)(loss) == 0
+    with pytest.raises(ValueError, match=r"a gamma for expected=0\.5, 0\.05, 0\.04, .*but got 0\.1; for another share"):
+        cifar100.penalty(layer, 0.1)

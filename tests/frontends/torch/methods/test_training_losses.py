@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
 from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, BinaryLinear, ScaledSigns, TwoValues
-from sbnn_tvm.frontends.torch.methods.contrastive import ContrastiveLoss, info_nce
-from sbnn_tvm.frontends.torch.methods.distillation import BlockDistillation, Twin
+from sbnn_tvm.frontends.torch.methods.distillation import BlockDistillation, DistributionMimicking
+from sbnn_tvm.frontends.torch.methods.feature_pairs import BinarizerPairs, Twin
 from sbnn_tvm.frontends.torch.methods.regularisers import KurtosisPenalty, ReconstructionPenalty, kurtosis
 
 
@@ -37,12 +34,22 @@ def test_kurtosis_penalty_makes_weights_uniform() -> None:
         penalty().backward()
         optimizer.step()
     assert all(kurtosis(layer.weight.detach()) == pytest.approx(1.8, abs=0.05) for layer in model)
-    with pytest.raises(ValueError, match="one for each of 2 binary layers"):
+    with pytest.raises(ValueError, match="one for each of 2 layers, but got 1"):
         KurtosisPenalty(model, [1.8])
     with pytest.raises(ValueError, match="no distribution has a kurtosis below 1"):
         KurtosisPenalty(model, 0.5)
     with pytest.raises(ValueError, match="no binary layers"):
         KurtosisPenalty(nn.Linear(2, 2))
+
+
+def test_kurtosis_penalty_of_a_float_teacher() -> None:
+    teacher = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Linear(4, 5))
+    penalty = KurtosisPenalty(teacher, [1.4, 1.2], layers=["0", "2"])
+    expected = (kurtosis(teacher[0].weight) - 1.4) ** 2 + (kurtosis(teacher[2].weight) - 1.2) ** 2
+    torch.testing.assert_close(penalty(), expected / 2)
+    for names, message in ((["x"], "no module 'x'"), ([], "names no layer"), (["1"], "two axes or more")):
+        with pytest.raises(ValueError, match=message):
+            KurtosisPenalty(teacher, layers=names)
 
 
 def test_gradients_of_the_reconstruction() -> None:
@@ -90,7 +97,7 @@ def test_block_distillation() -> None:
     assert distill() < before / 2
     assert all(parameter.grad is None for parameter in teacher.parameters())
     student.eval()(x)
-    with pytest.raises(RuntimeError, match="run the student in training mode first"):
+    with pytest.raises(RuntimeError, match="run the network in training mode first"):
         distill()
     distill.remove()
     student.train()(x)
@@ -112,41 +119,84 @@ def test_twins_must_fit() -> None:
         distill()
 
 
-def test_info_nce() -> None:
-    queries, keys, others = torch.randn(3, 5), torch.randn(3, 5), torch.randn(4, 5)
-    pool = functional.normalize(torch.cat([keys, others]), dim=1)
-    total = 0.0
-    for index, query in enumerate(functional.normalize(queries, dim=1)):
-        terms = [math.exp(float(query @ key) / 0.2) for key in pool]
-        total -= math.log(terms[index] / sum(terms)) / 3
-    assert float(info_nce(queries, keys, others, 0.2)) == pytest.approx(total, rel=1e-5)
-    assert info_nce(keys, keys, temperature=0.01) < 1e-3 < info_nce(queries, keys)
-    with pytest.raises(ValueError, match=r"but got \[3, 5\] and \[4, 5\]"):
-        info_nce(queries, others)
-    with pytest.raises(ValueError, match="above 0"):
-        info_nce(queries, keys, temperature=0)
-
-
-def test_contrastive_loss() -> None:
+def test_blockwise_distillation_runs_each_block_on_the_teachers_input() -> None:
     student, teacher = twins()
-    contrast = ContrastiveLoss(student, teacher, ["1"], {"1": (6, 6)}, dimensions=8, memory=12, weight=1.0)
-    assert {name.split(".")[0] for name, _ in contrast.named_parameters()} == {
-        "query_heads",
-        "key_heads",
-    }  # the student is not inside
-    optimizer = torch.optim.Adam([*student.parameters(), *contrast.parameters()], lr=0.01)
-    batches = torch.randn(4, 5, 1, 8, 8)
-    losses = []
-    for step in range(80):
-        student(batches[step % 4])
-        loss = contrast()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert int(contrast.filled) == 12
-    assert contrast.memory.square().sum(2).allclose(torch.ones(12))
-    assert sum(losses[-8:]) < 0.8 * sum(losses[4:12])
-    assert set(contrast.state_dict()) >= {"memory", "filled"}
-    with pytest.raises(ValueError, match="no channels for '0'"):
-        ContrastiveLoss(student, teacher, ["0"], {})
+    distill = BlockDistillation(student, teacher, ["0", "1"], weight=2.0)
+    x = torch.randn(5, 1, 8, 8)
+    teacher.eval()
+    first, second = teacher[0](x), teacher[:2](x)
+    teacher[1][0].inplace = True  # changes the input of its block
+    ours = [student[0](x), student[1](first)]  # batch norms of the student use the batch
+    errors = [(a - b).square().mean() / b.square().mean() for a, b in zip(ours, (first, second), strict=True)]
+    loss = distill.blockwise(x)
+    torch.testing.assert_close(loss, sum(errors))
+    (gradient,) = torch.autograd.grad(loss, student[0].weight)
+    torch.testing.assert_close(gradient, torch.autograd.grad(errors[0], student[0].weight)[0])  # of its block alone
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_mimicking_a_teachers_distributions() -> None:
+    student, teacher = twins()
+    student.append(nn.LazyLinear(3))
+    teacher.append(nn.LazyLinear(3))
+    x = torch.randn(5, 1, 8, 8)
+    student(x), teacher(x)
+    mimic = DistributionMimicking(student, teacher, ["1.1"], weights=2.0, logits=0.5, temperature=3.0)
+    ours, theirs = student(x), teacher.eval()(x)
+    soft = -(theirs.softmax(1) * ours.log_softmax(1)).sum(1).mean()
+    v, w = teacher[1][1].weight, student[1][1].latent()
+    p, q = (v / 3).softmax(1), (w / 3).softmax(1)
+    divergence = 9 * (p * (p / q).log()).mean()
+    torch.testing.assert_close(mimic(), 2 * divergence + 0.5 * soft)
+    released = DistributionMimicking(student, teacher, ["1.1"], weights=2.0, logits=0.0, form="released")
+    student(x)
+    torch.testing.assert_close(released(), 2 * (v.exp() * (v - w)).mean())
+    with torch.no_grad():
+        w.copy_(v)
+    student(x)
+    mimic.logits = 0.0
+    torch.testing.assert_close(mimic(), torch.tensor(0.0))
+    mimic.remove()
+    with pytest.raises(RuntimeError, match="run the network in training mode first"):
+        mimic()
+
+
+def test_mimicking_needs_layers_of_equal_shapes() -> None:
+    student, teacher = twins()
+    with pytest.raises(ValueError, match=r"'1\.1' have shape \[6, 4, 3, 3\], but those of the teacher's '0' \[4"):
+        DistributionMimicking(student, teacher, {"1.1": "0"})
+    with pytest.raises(ValueError, match="weights of two axes or more is needed, but got Hardtanh"):
+        DistributionMimicking(student, teacher, {"1.1": "1.0"})
+    with pytest.raises(ValueError, match="but got 'kl'"):
+        DistributionMimicking(student, teacher, form="kl")
+    with pytest.raises(ValueError, match="temperature must be above 0"):
+        DistributionMimicking(student, teacher, temperature=0)
+    assert len(DistributionMimicking(student, teacher).layers) == 1  # the binary layers
+
+
+def test_a_feature_that_is_changed_in_place_is_refused() -> None:
+    student, teacher = twins()
+    teacher.insert(1, nn.Hardtanh(inplace=True))
+    twin = Twin(student, teacher, {"0": "0"})
+    student(torch.randn(2, 1, 8, 8))
+    with pytest.raises(RuntimeError, match="the feature of '0' was changed in place by a later module"):
+        twin.features()
+    twin.remove()
+    fine = Twin(student, teacher, {"0": "1"})
+    student(torch.randn(2, 1, 8, 8))
+    fine.features()
+
+
+def test_pairs_at_a_binariser() -> None:
+    student, _ = twins()
+    pairs = BinarizerPairs(student, ["1.0"])
+    x = torch.randn(2, 1, 8, 8)
+    student(x)
+    ((binary, latent),) = pairs.features().values()
+    torch.testing.assert_close(latent, student[0](x))
+    assert torch.equal(binary, torch.where(latent > 0, 1.0, -1.0))
+    student.eval()(x)
+    with pytest.raises(RuntimeError, match=r"there is no feature of '1\.0'"):
+        pairs.features()
+    with pytest.raises(ValueError, match="the network has no module 'x'"):
+        BinarizerPairs(student, ["x"])
