@@ -19,7 +19,7 @@ import mnist
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from training_loop import Recipe, train
+from training_loop import Recipe, parameter_groups, train
 
 from sbnn_tvm.frontends.torch import (
     APB,
@@ -80,11 +80,12 @@ class Start:
 
     def float_network(self) -> nn.Module:
         """The trained float32 network, which is the teacher of all others."""
-        path = self.folder / "starts" / f"float32-seed{self.seed}-epochs{self.epochs}.pt"
+        epochs = min(self.epochs * 2, mnist.FLOAT.epochs)
+        path = self.folder / "starts" / f"float32-seed{self.seed}-epochs{epochs}.pt"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.with_suffix(f".{os.getpid()}")  # another process may train the same network
-            torch.save(mnist.train_float(self.seed, self.epochs).state_dict(), draft)
+            torch.save(mnist.train_float(self.seed, epochs).state_dict(), draft)
             draft.replace(path)
         model = common_network()
         model.load_state_dict(torch.load(path, weights_only=True))
@@ -101,7 +102,7 @@ class Start:
 
     def tuned(self, model: nn.Module, **recipe: object) -> nn.Module:
         """Trains a network by the common recipe, with changes."""
-        return mnist.tune(model, self.float_network(), replace(Recipe(self.epochs), **recipe), self.seed)
+        return mnist.tune(model, self.float_network(), replace(mnist.BINARY, epochs=self.epochs, **recipe), self.seed)
 
 
 def thresholds(channels: int) -> nn.Module:
@@ -157,7 +158,7 @@ def apb(decay: float, start: Start) -> nn.Module:
     freeze = FreezeAPB(interval=0.5)
     return start.tuned(
         model,
-        optimizer=lambda model: torch.optim.AdamW(apb_parameter_groups(model, decay), lr=Recipe.rate),
+        optimizer=lambda model: torch.optim.AdamW(apb_parameter_groups(model, decay), lr=mnist.BINARY.rate),
         clamp=float("inf"),
         before_epoch=lambda progress: freeze(model, progress),
     )
@@ -168,7 +169,7 @@ def rbonn(start: Start) -> nn.Module:
     model = start.network(layer(RBONN(init="fit")))
     return start.tuned(
         model,
-        optimizer=lambda model: torch.optim.Adam(rbonn_parameter_groups(model, Recipe.rate)),
+        optimizer=lambda model: torch.optim.Adam(rbonn_parameter_groups(model, mnist.BINARY.rate)),
         clamp=float("inf"),
         after_step=lambda: backtrack_(model),
     )
@@ -205,26 +206,27 @@ def cmim(start: Start) -> nn.Module:
         model,
         penalty=lambda loss: contrast(batch.pop()),
         before_step=batch.append,
-        optimizer=lambda model: torch.optim.Adam([*model.parameters(), *contrast.parameters()], lr=Recipe.rate),
+        optimizer=lambda model: torch.optim.Adam(
+            [*parameter_groups(model, mnist.BINARY), {"params": contrast.parameters()}], lr=mnist.BINARY.rate
+        ),
     )
     pairs.remove()
     return model
 
 
 def dgrl(start: Start) -> nn.Module:
-    """Blocks with float branches learn the float network's features: each alone for two epochs, then together."""
+    """Blocks with float branches learn the float network's features: each alone for an epoch, then together."""
     model, teacher = start.network(layer(ScaledSigns())), start.float_network()
     blocks = _blocks(model)
     add_branches_(model, blocks)
     distill = BlockDistillation(model, teacher, ["stem", *blocks])
-    optimizer = torch.optim.Adam(model.parameters(), lr=Recipe.rate)
+    optimizer = torch.optim.Adam(parameter_groups(model, mnist.BINARY), lr=mnist.BINARY.rate)
     images = mnist.load().train_images
     model.train()
-    for _ in range(min(2, start.epochs)):
-        for chosen in torch.randperm(len(images)).split(Recipe.batch):
-            optimizer.zero_grad()
-            distill.blockwise(mnist.shifted(images[chosen])).backward()
-            optimizer.step()
+    for chosen in torch.randperm(len(images)).split(mnist.BINARY.batch):
+        optimizer.zero_grad()
+        distill.blockwise(mnist.shifted(images[chosen])).backward()
+        optimizer.step()
     start.tuned(model, penalty=distill)
     distill.remove()
     return model
