@@ -19,7 +19,7 @@ import mnist
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from training_loop import Recipe, train
+from training_loop import Recipe, parameter_groups, train
 
 from sbnn_tvm.frontends.torch import (
     APB,
@@ -34,6 +34,7 @@ from sbnn_tvm.frontends.torch import (
     BinReLU,
     BlockDistillation,
     ContrastiveLoss,
+    DistributionMimicking,
     DoReFa,
     FreezeAPB,
     KurtosisPenalty,
@@ -41,10 +42,13 @@ from sbnn_tvm.frontends.torch import (
     Maxout,
     PartialBinarization,
     ScaledSigns,
+    SelectedKernels,
     SubBit,
     Symmetric,
+    Twin,
     TwoBits,
     WeightDomain,
+    add_branches_,
     apb_parameter_groups,
     backtrack_,
     quantize_,
@@ -76,11 +80,12 @@ class Start:
 
     def float_network(self) -> nn.Module:
         """The trained float32 network, which is the teacher of all others."""
-        path = self.folder / "starts" / f"float32-seed{self.seed}-epochs{self.epochs}.pt"
+        epochs = min(self.epochs * 2, mnist.FLOAT.epochs)
+        path = self.folder / "starts" / f"float32-seed{self.seed}-epochs{epochs}.pt"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = path.with_suffix(f".{os.getpid()}")  # another process may train the same network
-            torch.save(mnist.train_float(self.seed, self.epochs).state_dict(), draft)
+            torch.save(mnist.train_float(self.seed, epochs).state_dict(), draft)
             draft.replace(path)
         model = common_network()
         model.load_state_dict(torch.load(path, weights_only=True))
@@ -97,7 +102,7 @@ class Start:
 
     def tuned(self, model: nn.Module, **recipe: object) -> nn.Module:
         """Trains a network by the common recipe, with changes."""
-        return mnist.tune(model, self.float_network(), replace(Recipe(self.epochs), **recipe), self.seed)
+        return mnist.tune(model, self.float_network(), replace(mnist.BINARY, epochs=self.epochs, **recipe), self.seed)
 
 
 def thresholds(channels: int) -> nn.Module:
@@ -153,7 +158,7 @@ def apb(decay: float, start: Start) -> nn.Module:
     freeze = FreezeAPB(interval=0.5)
     return start.tuned(
         model,
-        optimizer=lambda model: torch.optim.AdamW(apb_parameter_groups(model, decay), lr=Recipe.rate),
+        optimizer=lambda model: torch.optim.AdamW(apb_parameter_groups(model, decay), lr=mnist.BINARY.rate),
         clamp=float("inf"),
         before_epoch=lambda progress: freeze(model, progress),
     )
@@ -164,7 +169,7 @@ def rbonn(start: Start) -> nn.Module:
     model = start.network(layer(RBONN(init="fit")))
     return start.tuned(
         model,
-        optimizer=lambda model: torch.optim.Adam(rbonn_parameter_groups(model, Recipe.rate)),
+        optimizer=lambda model: torch.optim.Adam(rbonn_parameter_groups(model, mnist.BINARY.rate)),
         clamp=float("inf"),
         after_step=lambda: backtrack_(model),
     )
@@ -176,35 +181,56 @@ def binrelu(start: Start) -> nn.Module:
     return with_layer(lambda inputs, outputs: nn.Sequential(BinReLU(inputs), plain(inputs, outputs)), start)
 
 
-def with_penalty(make: Callable[[nn.Module, nn.Module], Callable[[Tensor], Tensor]], start: Start) -> nn.Module:
-    """Weights {-a, +a} and signs, trained with a further loss, made from the model and its float teacher."""
-    model = start.network(layer(ScaledSigns()))
-    penalty = make(model, start.float_network())
-    heads = list(penalty.parameters()) if isinstance(penalty, nn.Module) else []
-    start.tuned(
-        model,
-        penalty=penalty,
-        optimizer=lambda model: torch.optim.Adam([*model.parameters(), *heads], lr=Recipe.rate),
-    )
-    if hasattr(penalty, "remove"):
-        penalty.remove()
+def bd_bnn(start: Start) -> nn.Module:
+    """Latent weights with two modes, and distributions of weights and scores like the float network's.
+
+    The authors' float network is trained with a kurtosis penalty too; here it is the common one.
+    """
+    model, teacher = start.network(layer(ScaledSigns())), start.float_network()
+    convolutions = {f"{block}.layer": f"{block}.layer.1" for block in _blocks(model)}
+    mimic, kurtosis = DistributionMimicking(model, teacher, convolutions), KurtosisPenalty(model, weight=0.1)
+    start.tuned(model, penalty=lambda loss: mimic(loss) + kurtosis(loss))
+    mimic.remove()
     return model
 
 
-def kurtosis(student: nn.Module, teacher: nn.Module) -> KurtosisPenalty:
-    """BD-BNN's."""
-    return KurtosisPenalty(student, weight=0.1)
+def cmim(start: Start) -> nn.Module:
+    """The features before the head contrasted with the float network's, as in the authors' code."""
+    model, teacher = start.network(layer(ScaledSigns())), start.float_network()
+    channels = teacher.head[-1].in_features
+    pairs = Twin(model, teacher, ["head.1"])
+    labels = mnist.load().train_labels
+    contrast = ContrastiveLoss(pairs, {"head.1": (channels, channels)}, labels, weight=0.1, negatives=256)
+    batch: list[Tensor] = []
+    start.tuned(
+        model,
+        penalty=lambda loss: contrast(batch.pop()),
+        before_step=batch.append,
+        optimizer=lambda model: torch.optim.Adam(
+            [*parameter_groups(model, mnist.BINARY), {"params": list(contrast.parameters())}], lr=mnist.BINARY.rate
+        ),
+    )
+    pairs.remove()
+    return model
 
 
-def contrast(student: nn.Module, teacher: nn.Module) -> ContrastiveLoss:
-    """CMIM's, for the last features of the body."""
-    last, channels = _blocks(teacher)[-1], teacher.body[-1].norm.num_features
-    return ContrastiveLoss(student, teacher, [last], {last: (channels, channels)}, weight=0.1)
-
-
-def distillation(student: nn.Module, teacher: nn.Module) -> BlockDistillation:
-    """DGRL's."""
-    return BlockDistillation(student, teacher, _blocks(teacher))
+def dgrl(start: Start) -> nn.Module:
+    """Blocks with float branches learn the float network's features: each alone for two epochs, then together."""
+    model, teacher = start.network(layer(ScaledSigns())), start.float_network()
+    blocks = _blocks(model)
+    add_branches_(model, blocks)
+    distill = BlockDistillation(model, teacher, ["stem", *blocks])
+    optimizer = torch.optim.Adam(model.parameters(), lr=mnist.BINARY.rate)
+    images = mnist.load().train_images
+    model.train()
+    for _ in range(min(2, start.epochs)):
+        for chosen in torch.randperm(len(images)).split(mnist.BINARY.batch):
+            optimizer.zero_grad()
+            distill.blockwise(mnist.shifted(images[chosen])).backward()
+            optimizer.step()
+    start.tuned(model, penalty=distill)
+    distill.remove()
+    return model
 
 
 def _blocks(model: nn.Module) -> list[str]:
@@ -315,15 +341,24 @@ METHODS = (
         Method(f"subbit-{bits}", f"Sub-bit {bits}/9", "codebooks", partial(with_layer, layer(SubBit(bits))))
         for bits in (6, 4)
     ),
+    *(
+        Method(
+            f"selected-{bits}",
+            f"kernel selection {bits}/9",
+            "codebooks",
+            partial(with_layer, layer(SelectedKernels(bits))),
+        )
+        for bits in (6, 4)
+    ),
     Method("apb", "APB", "partly float", partial(apb, 1e-3)),
     Method("mixbin-greedy", "MixBin greedy", "partly float", partial(mixbin, "greedy")),
     Method("mixbin-gradual", "MixBin gradual", "partly float", partial(mixbin, "gradual")),
     *(Method(key, name, "2 bits", partial(with_layer, made)) for key, (name, made) in _TWO_BITS.items()),
     Method("binrelu", "BinReLU", "gradients", binrelu),
     Method("rbonn", "RBONN", "gradients", rbonn),
-    Method("bd-bnn", "BD-BNN", "losses", partial(with_penalty, kurtosis)),
-    Method("cmim", "CMIM", "losses", partial(with_penalty, contrast)),
-    Method("dgrl", "DGRL", "losses", partial(with_penalty, distillation)),
+    Method("bd-bnn", "BD-BNN", "losses", bd_bnn),
+    Method("cmim", "CMIM", "losses", cmim),
+    Method("dgrl", "DGRL", "partly float", dgrl),
     Method("bcdnet", "BCDNet blocks", "blocks", partial(from_scratch, mlp_network), mlp_network),
     Method("groups", "4 groups", "blocks", partial(from_scratch, grouped_network), grouped_network),
     Method("quantize", "not trained", "not trained", without_training),

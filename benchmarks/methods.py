@@ -182,7 +182,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     options = parser(__doc__)
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
-    options.add_argument("--epochs", type=int, default=8, help="epochs per training (default: %(default)s)")
+    options.add_argument(
+        "--epochs", type=int, default=mnist.BINARY.epochs, help="epochs per training (default: %(default)s)"
+    )
     options.add_argument("--only", nargs="+", choices=[method.key for method in METHODS], help="train only these")
     options.add_argument(
         "--folder", type=Path, default=Path("out/methods"), help="of the results (default: %(default)s)"

@@ -58,19 +58,19 @@ class Trained:
     seconds: float
 
 
-def train_all(epochs: int) -> list[Trained]:
+def train_all() -> list[Trained]:
     """The float network, then the dense and the sparse one, which start from its weights."""
     data, found = mnist.load(), list[Trained]()
     for name, make in (
-        ("float32", lambda: mnist.train_float(epochs=epochs)),
-        ("dense, {-a, +a}", lambda: mnist.train_dense(found[0].model, epochs=epochs)),
-        ("sparse, {alpha, beta}", lambda: mnist.train_sparse(found[0].model, DENSITY, epochs=epochs)),
+        ("float32", lambda: mnist.train_float()),
+        ("dense, {-a, +a}", lambda: mnist.train_dense(found[0].model)),
+        ("sparse, {alpha, beta}", lambda: mnist.train_sparse(found[0].model, DENSITY)),
     ):
         begin = time.perf_counter()
         with console.status(f"training: {name}"):
             model = make()
         found.append(Trained(name, model, accuracy(model, data), time.perf_counter() - begin))
-        console.print(f"{name}: {found[-1].accuracy:.1f} % after {epochs} epochs, {found[-1].seconds:.0f} s")
+        console.print(f"{name}: {found[-1].accuracy:.1f} % of the test images, {found[-1].seconds:.0f} s")
     return found
 
 
@@ -176,14 +176,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for all files (default: out)")
-    parser.add_argument("--epochs", type=int, default=mnist.EPOCHS, help="of each network (default: %(default)s)")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     data = mnist.load()
     images = data.test_images.numpy()
 
     heading("1. Train three networks of one shape on handwritten digits of 28x28 pixels")
-    trained = train_all(options.epochs)
+    trained = train_all()
     model = trained[-1].model
     predictions = classify_with_torch(model, images)
     claim = f"the sparse network classifies {trained[-1].accuracy:.1f} % of {len(images)} test images correctly"

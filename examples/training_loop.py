@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sbnn_tvm.frontends.torch import clamp_latent_, set_progress
+from sbnn_tvm.frontends.torch import BinaryLayer, clamp_latent_, set_progress
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,12 @@ class Recipe:
         augment: Changes each batch of images.
         teacher: A trained model. The loss is then 0.3 of the labels' and 0.7 of the distance to the teacher's classes
             (Hinton et al., arXiv 1503.02531; temperature 2).
+        latent_rate: Another learning rate for latent weights.
         optimizer: Makes another optimiser; its learning rates follow the same cosine.
         clamp: Latent weights are kept within [-clamp, clamp].
         mixup: Alpha of the Beta distribution by which images and labels are mixed; 0 does not mix.
         penalty: Computes from the loss what to add to it.
+        before_step: Called before every step with the indices of its images, int64 [n].
         after_step: Called after every step.
         before_epoch: Called with the share of training that is done.
     """
@@ -46,10 +48,12 @@ class Recipe:
     rate: float = 5e-3
     augment: Callable[[Tensor], Tensor] | None = None
     teacher: nn.Module | None = None
+    latent_rate: float | None = None
     optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None
     clamp: float = 1.5
     mixup: float = 0.0
     penalty: Callable[[Tensor], Tensor] | None = None
+    before_step: Callable[[Tensor], None] | None = None
     after_step: Callable[[], None] | None = None
     before_epoch: Callable[[float], None] | None = None
 
@@ -58,7 +62,7 @@ def train(model: nn.Module, data: Data, recipe: Recipe = Recipe(), seed: int = 0
     """An ordinary training loop; returns the model in eval mode."""
     torch.manual_seed(seed)
     if recipe.optimizer is None:
-        optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=recipe.rate)
+        optimizer: torch.optim.Optimizer = torch.optim.Adam(parameter_groups(model, recipe), lr=recipe.rate)
     else:
         optimizer = recipe.optimizer(model)
     steps = recipe.epochs * math.ceil(len(data.train_images) / recipe.batch)
@@ -69,6 +73,8 @@ def train(model: nn.Module, data: Data, recipe: Recipe = Recipe(), seed: int = 0
         if recipe.before_epoch is not None:
             recipe.before_epoch(epoch / recipe.epochs)
         for chosen in torch.randperm(len(data.train_images)).split(recipe.batch):
+            if recipe.before_step is not None:
+                recipe.before_step(chosen)
             images, labels = data.train_images[chosen], data.train_labels[chosen]
             if recipe.augment is not None:
                 images = recipe.augment(images)
@@ -93,6 +99,14 @@ def train(model: nn.Module, data: Data, recipe: Recipe = Recipe(), seed: int = 0
             if recipe.after_step is not None:
                 recipe.after_step()
     return model.eval()
+
+
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
+    """The parameters for an optimiser: latent weights have a learning rate of their own."""
+    latent = [layer.latent() for layer in model.modules() if isinstance(layer, BinaryLayer)]
+    found = {id(parameter) for parameter in latent}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in found]
+    return [{"params": others}, {"params": latent, "lr": recipe.latent_rate or recipe.rate}]
 
 
 def distillation(scores: Tensor, teacher: nn.Module, images: Tensor, temperature: float = 2.0) -> Tensor:

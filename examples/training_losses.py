@@ -78,7 +78,8 @@ def distillation(student: nn.Module, teacher: nn.Module, labels: Tensor) -> Bloc
 
 def mimicking(student: nn.Module, teacher: nn.Module, labels: Tensor) -> Callable[..., Tensor]:
     """BD-BNN with its teacher."""
-    mimic, kurtosis = DistributionMimicking(student, teacher, FLOAT_LAYERS), KurtosisPenalty(student, weight=0.1)
+    mimic = DistributionMimicking(student, teacher, FLOAT_LAYERS, weights=3)  # of small layers: the sums are means
+    kurtosis = KurtosisPenalty(student, weight=0.1)
     return lambda loss: mimic(loss) + kurtosis(loss)
 
 

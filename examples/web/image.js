@@ -1,17 +1,19 @@
 /* From a drawing to the input of the model, as the images of MNIST were made: a digit is scaled to fit 20x20 pixels, with
-   grey pixels at its edges, and its centre of mass is the centre of 28x28 pixels. The model takes -1 for background
-   and 1 for ink. */
+   grey pixels at its edges, and its centre of mass is in the middle of pixel (14, 14) of 28x28. The model takes -1 for
+   background and 1 for ink. */
 
 const SIZE = 28
 const BOX = 20
+const CENTRE = 14.5
 const SAMPLES = 4 // per pixel, in each direction
+const INK = 0.1
 
-/* ink: one number for each pixel of the drawing, row by row, from 0 to 1. Null if there is none above 0.5. */
+/* ink: one number for each pixel of the drawing, row by row, from 0 to 1. Null if there is none above INK. */
 export function inputOf(ink, width, height) {
   let [left, top, right, bottom] = [width, height, -1, -1]
   for (let y = 0; y < height; y++) {
     for (let x = 0; x < width; x++) {
-      if (ink[y * width + x] > 0.5) {
+      if (ink[y * width + x] > INK) {
         left = Math.min(left, x)
         right = Math.max(right, x)
         top = Math.min(top, y)
@@ -31,8 +33,8 @@ export function inputOf(ink, width, height) {
     }
   }
   // Whole pixels, as in MNIST: from the corner of the digit to where it is in the input.
-  const column = Math.round(SIZE / 2 - (massX / mass - left) / scale)
-  const row = Math.round(SIZE / 2 - (massY / mass - top) / scale)
+  const column = Math.round(CENTRE - (massX / mass - left) / scale)
+  const row = Math.round(CENTRE - (massY / mass - top) / scale)
   return Float32Array.from({ length: SIZE * SIZE }, (_, i) => {
     let sum = 0
     for (let n = 0; n < SAMPLES * SAMPLES; n++) {

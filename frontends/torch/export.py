@@ -29,6 +29,7 @@ from sbnn_tvm.errors import ModelError
 from ..onnx import opset
 from ..onnx.encode_weights import encode_weights
 from .compare_export import Probe, compare_with_module, module_calls
+from .layers.estimators import Estimator
 from .layers.modules import BinaryLayer, Freezes
 from .layers.quantizers import Quantizer
 from .layers.two_bits import TwoBitValues
@@ -323,7 +324,7 @@ def _name_after_modules(graph: ir.Model, model: nn.Module) -> None:
         scopes = _scopes(node)
         path = scopes[-2] if len(scopes) > 1 else ""
         module = modules.get(path)
-        whole = path and module is not None and (isinstance(module, BinaryLayer) or not list(module.children()))
+        whole = path and module is not None and (isinstance(module, BinaryLayer) or _is_leaf(module))
         long_name = f"{path}/{node.op_type}" if path else node.op_type
         node.name = _unused(path if whole and path not in used else long_name, used)
         for value in node.outputs:
@@ -336,6 +337,11 @@ def _name_after_modules(graph: ir.Model, model: nn.Module) -> None:
         for source, role in zip(node.inputs, _input_names(node), strict=False):
             if source is not None and source.name in graph.graph.initializers and source.name not in state:
                 source.name = _unused(f"{node.name}.{role}", taken)
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    """Whether nothing but the module itself computes in its forward pass."""
+    return all(isinstance(child, Estimator) for child in module.children())
 
 
 def _input_names(node: ir.Node) -> list[str]:

@@ -21,7 +21,8 @@ class TrainingState(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name, buffer in self._buffers.items():
-            state_dict.setdefault(f"{prefix}{name}", buffer)
+            if name not in self._non_persistent_buffers_set:
+                state_dict.setdefault(f"{prefix}{name}", buffer)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 from sbnn_tvm.errors import ArgumentError
 
@@ -72,21 +73,26 @@ class BlockDistillation:
             inputs: What the teacher is called with. The student's blocks run, but not the student as a whole.
         """
         student, teacher = self.twin.network, self.twin.teacher
-        taught: dict[str, tuple[tuple[Tensor, ...], Tensor]] = {}
-        hooks = []
-        for name, twin in self.twin.names.items():
+        given: dict[str, list[Tensor]] = {}
+        taught: dict[str, Tensor] = {}
 
-            def keep(_: nn.Module, given: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
-                taught[name] = given, output
+        def hooks(name: str, block: nn.Module) -> list[RemovableHandle]:
+            def before(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+                given[name] = [each.clone() for each in arguments]  # modules may change tensors in place
 
-            hooks.append(teacher.get_submodule(twin).register_forward_hook(keep))
+            def after(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+                taught[name] = output.clone()
+
+            return [block.register_forward_pre_hook(before), block.register_forward_hook(after)]
+
+        handles = [
+            handle for name, twin in self.twin.names.items() for handle in hooks(name, teacher.get_submodule(twin))
+        ]
         with torch.no_grad():
             teacher(*inputs)
-        for hook in hooks:
-            hook.remove()
-        return self._error(
-            {name: (student.get_submodule(name)(*given), output) for name, (given, output) in taught.items()}
-        )
+        for handle in handles:
+            handle.remove()
+        return self._error({name: (student.get_submodule(name)(*given[name]), taught[name]) for name in taught})
 
     def remove(self) -> None:
         """Removes the hooks from both networks."""

@@ -26,17 +26,24 @@ class FeaturePairs:
     def __init__(self, network: nn.Module, places: Iterable[str]) -> None:
         self.network, self.places = network, tuple(places)
         self._kept: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
+        self._versions: dict[tuple[int, str], int] = {}
         self._hooks: list[RemovableHandle] = [network.register_forward_pre_hook(self._begin)]
 
     def features(self) -> dict[str, tuple[Tensor, Tensor]]:
         """The two features of each place, from the latest forward pass.
 
         Raises:
-            RuntimeError: If the network has not run in training mode.
+            RuntimeError: If the network has not run in training mode, or a later module changed a feature in place.
         """
         first, second = self._kept
         if missing := [name for name in self.places if name not in first or name not in second]:
             raise RuntimeError(f"there is no feature of {missing[0]!r}: run the network in training mode first")
+        for (slot, name), version in self._versions.items():
+            if self._kept[slot][name]._version != version:
+                raise RuntimeError(
+                    f"the feature of {name!r} was changed in place by a later module: give it inplace=False, "
+                    f"or name that module instead"
+                )
         return {name: (first[name], second[name]) for name in self.places}
 
     def remove(self) -> None:
@@ -50,7 +57,8 @@ class FeaturePairs:
 
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if self.network.training:
-                self._kept[slot][name] = feature(inputs[0], output)
+                kept = feature(inputs[0], output)
+                self._kept[slot][name], self._versions[slot, name] = kept, kept._version
 
         self._hooks.append(module.register_forward_hook(hook))
 
@@ -61,6 +69,7 @@ class FeaturePairs:
     def _forget(self) -> None:
         for kept in self._kept:
             kept.clear()
+        self._versions.clear()
 
 
 class Twin(FeaturePairs):

@@ -21,7 +21,7 @@ NAMES = zoo.names()
 
 def test_names() -> None:
     assert sbnn_tvm.zoo is zoo
-    assert set(NAMES) >= {"digits", "mnist-dense", "mnist-sbnn-5"}
+    assert set(NAMES) >= {"digits", "mnist-dense", "mnist-sbnn-5", "mnist1d"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -125,6 +125,7 @@ def test_blockwise_distillation_runs_each_block_on_the_teachers_input() -> None:
     x = torch.randn(5, 1, 8, 8)
     teacher.eval()
     first, second = teacher[0](x), teacher[:2](x)
+    teacher[1][0].inplace = True  # changes the input of its block
     ours = [student[0](x), student[1](first)]  # batch norms of the student use the batch
     errors = [(a - b).square().mean() / b.square().mean() for a, b in zip(ours, (first, second), strict=True)]
     loss = distill.blockwise(x)
@@ -171,6 +172,19 @@ def test_mimicking_needs_layers_of_equal_shapes() -> None:
     with pytest.raises(ValueError, match="temperature must be above 0"):
         DistributionMimicking(student, teacher, temperature=0)
     assert len(DistributionMimicking(student, teacher).layers) == 1  # the binary layers
+
+
+def test_a_feature_that_is_changed_in_place_is_refused() -> None:
+    student, teacher = twins()
+    teacher.insert(1, nn.Hardtanh(inplace=True))
+    twin = Twin(student, teacher, {"0": "0"})
+    student(torch.randn(2, 1, 8, 8))
+    with pytest.raises(RuntimeError, match="the feature of '0' was changed in place by a later module"):
+        twin.features()
+    twin.remove()
+    fine = Twin(student, teacher, {"0": "1"})
+    student(torch.randn(2, 1, 8, 8))
+    fine.features()
 
 
 def test_pairs_at_a_binariser() -> None:

@@ -133,11 +133,25 @@ def test_drawings_of_the_example(folder: Path) -> None:
     """
     pixels, scores, total, nothing = node(folder, script)  # type: ignore[misc]
     bar = np.full((28, 28), -1.0)
-    bar[4:24, 12:16] = 1  # 20 pixels high, and in the middle
+    bar[5:25, 13:17] = 1  # 20 pixels high, and in the middle
     np.testing.assert_array_equal(np.reshape(pixels, (28, 28)), bar)
     weights = np.random.default_rng(3).choice([-1.0, 1.0], (784, 10))
     np.testing.assert_array_equal(scores, bar.ravel() @ weights)
     assert total == 1_000_000 and nothing is None
+
+
+def test_a_drawing_becomes_an_image_of_mnist(folder: Path) -> None:
+    """An image of the data set, drawn four times as large, gives the image."""
+    shutil.copyfile(ROOT / "examples" / "web" / "image.js", folder / "image.mjs")
+    images = sbnn_tvm.zoo.load("mnist-dense").images.reshape(10, 28, 28)
+    script = """
+    import { inputOf } from './image.mjs'
+    const drawings = %s
+    console.log(JSON.stringify(drawings.map(ink => Array.from(inputOf(Float32Array.from(ink), 112, 112)))))
+    """
+    drawings = (images + 1) / 2
+    found = node(folder, script % drawings.repeat(4, 1).repeat(4, 2).reshape(10, -1).round(4).tolist())
+    np.testing.assert_allclose(np.reshape(found, (10, 28, 28)), images, atol=0.1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["model.so", "model.a"])
