@@ -53,6 +53,7 @@ from sbnn_tvm.frontends.torch import (
     backtrack_,
     quantize_,
     rbonn_parameter_groups,
+    recalibrate_,
     search_partial_binarization,
 )
 from sbnn_tvm.frontends.torch.layers.modules import binary_layers
@@ -207,7 +208,7 @@ def cmim(start: Start) -> nn.Module:
         penalty=lambda loss: contrast(batch.pop()),
         before_step=batch.append,
         optimizer=lambda model: torch.optim.Adam(
-            [*parameter_groups(model, mnist.BINARY), {"params": list(contrast.parameters())}], lr=mnist.BINARY.rate
+            [*parameter_groups(model, mnist.BINARY), {"params": contrast.parameters()}], lr=mnist.BINARY.rate
         ),
     )
     pairs.remove()
@@ -215,19 +216,18 @@ def cmim(start: Start) -> nn.Module:
 
 
 def dgrl(start: Start) -> nn.Module:
-    """Blocks with float branches learn the float network's features: each alone for two epochs, then together."""
+    """Blocks with float branches learn the float network's features: each alone for an epoch, then together."""
     model, teacher = start.network(layer(ScaledSigns())), start.float_network()
     blocks = _blocks(model)
     add_branches_(model, blocks)
     distill = BlockDistillation(model, teacher, ["stem", *blocks])
-    optimizer = torch.optim.Adam(model.parameters(), lr=mnist.BINARY.rate)
+    optimizer = torch.optim.Adam(parameter_groups(model, mnist.BINARY), lr=mnist.BINARY.rate)
     images = mnist.load().train_images
     model.train()
-    for _ in range(min(2, start.epochs)):
-        for chosen in torch.randperm(len(images)).split(mnist.BINARY.batch):
-            optimizer.zero_grad()
-            distill.blockwise(mnist.shifted(images[chosen])).backward()
-            optimizer.step()
+    for chosen in torch.randperm(len(images)).split(mnist.BINARY.batch):
+        optimizer.zero_grad()
+        distill.blockwise(mnist.shifted(images[chosen])).backward()
+        optimizer.step()
     start.tuned(model, penalty=distill)
     distill.remove()
     return model
@@ -258,6 +258,7 @@ def search(method: str, model: nn.Module) -> PartialBinarization:
 
     def fit(model: nn.Module, epochs: int, penalty: Callable[[Tensor], Tensor] | None = None) -> None:
         train(model, training, Recipe(epochs, rate=1e-3, augment=mnist.shifted, penalty=penalty))
+        recalibrate_(model, training.train_images.split(200))
 
     def evaluate(model: nn.Module) -> float:
         return float(functional.cross_entropy(model(images), labels))

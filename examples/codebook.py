@@ -1,7 +1,8 @@
 """Weights of less than one bit, on digits: 3x3 kernels from 64, 16 and 4 learned patterns.
 
-Every network is trained, exported, and compared on all test images: PyTorch, onnxruntime and the compiled model must
-agree. Files and libraries hold t bits per kernel; the convolutions are ordinary binary ones.
+Sub-bit learns patterns that may become equal; sparse kernel selection learns which of all 512 patterns to use. Every
+network is trained, exported, and compared on all test images: PyTorch, onnxruntime and the compiled model must agree.
+Files and libraries hold t bits per kernel; the convolutions are ordinary binary ones.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import training_loop
 from agreement import deploy
 from torch import nn
 
-from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, ScaledSigns, SubBit, WeightDomain
+from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, ScaledSigns, SelectedKernels, SubBit, WeightDomain
 
 WIDTH = 64
 DOMAINS: dict[str, WeightDomain] = {
@@ -21,6 +22,9 @@ DOMAINS: dict[str, WeightDomain] = {
     "6/9 bit": SubBit(6),
     "4/9 bit": SubBit(4),
     "2/9 bit": SubBit(2),
+    "6/9 bit, selected": SelectedKernels(6),
+    "4/9 bit, selected": SelectedKernels(4),
+    "2/9 bit, selected": SelectedKernels(2),
 }
 
 
@@ -44,6 +48,10 @@ def main(epochs: int = 20, seeds: int = 1) -> dict[str, float]:
         stored = sum(layer.bytes for layer in agreement.module.report.layers if layer.binary)
         print(f"ok {name}: {accuracy} %; {stored} bytes of binary layers; {agreement}")
         found[name] = accuracy.value
+        if isinstance(domain, SelectedKernels):
+            layers = [layer for layer in models[0].modules() if isinstance(layer, BinaryConv2d)]
+            distinct = {len(layer.values.selected().unique()) for layer in layers}
+            claims.check(distinct == {1 << domain.index_bits}, f"{name}: no kernel is selected twice")
     return found
 
 

@@ -129,15 +129,15 @@ ENTRIES = {
     "mnist-dense": Entry(
         "mnist",
         "handwritten digits of 28x28 pixels",
-        "3x3 convolution in float32, four binary 3x3 convolutions of 64 channels with weights {-a, +a} per channel, "
-        "linear head in float32",
+        "3x3 convolution of stride 2 in float32, three binary 3x3 convolutions of 64 channels with weights {-a, +a} "
+        "per channel, linear head in float32",
         lambda data: mnist.train_dense(mnist_teacher()),
     ),
     "mnist-sbnn-5": Entry(
         "mnist",
         "handwritten digits of 28x28 pixels, by a sparse network",
-        "3x3 convolution in float32, four binary 3x3 convolutions of 64 channels with weights {alpha, beta}, 5 % of "
-        "them beta (SBNN), linear head in float32",
+        "3x3 convolution of stride 2 in float32, three binary 3x3 convolutions of 64 channels with weights {alpha, "
+        "beta}, 5 % of them beta (SBNN), linear head in float32",
         lambda data: mnist.train_sparse(mnist_teacher()),
     ),
     "digits": Entry(

@@ -21,6 +21,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedN
 from onnxscript import optimizer
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.utils._pytree import tree_leaves
 
 from sbnn_tvm.atomic_file import check_destination, replacing
 from sbnn_tvm.errors import ModelError
@@ -210,9 +211,8 @@ def _trains(node: torch.fx.Node) -> bool:
 
 def _shape_of(program: ExportedProgram) -> Shape | None:
     """The shape of the only input that a program was exported with; None if it has others."""
-    arguments, keywords = program.example_inputs or ((), {})
-    only = len(arguments) == 1 and not keywords and isinstance(arguments[0], Tensor)
-    return tuple(arguments[0].shape) if only else None
+    leaves = tree_leaves(program.example_inputs)
+    return tuple(leaves[0].shape) if len(leaves) == 1 and isinstance(leaves[0], Tensor) else None
 
 
 def _refuse_bfloat16(program: ExportedProgram) -> None:

@@ -21,7 +21,7 @@ zoo_app = typer.Typer(
 
 
 @zoo_app.command("list")
-def list_() -> None:
+def list_models() -> None:
     """List the models: what they do, how well, and their size."""
     from ..zoo import load, names
     from .tables import zoo_table

@@ -118,6 +118,15 @@ def test_the_labels_of_methods_cover_nothing() -> None:
         assert not any(box.contains(*marker) for box in boxes for marker in markers)
 
 
+def test_every_method_has_a_colour() -> None:
+    import methods
+    from method_plot import FAMILIES
+
+    keys = [method.key for method in methods.METHODS]
+    assert len(set(keys)) == len(keys) and {method.family for method in methods.METHODS} == FAMILIES.keys()
+    assert {key for _, *pair in methods.GAINS for key in pair} <= set(keys)
+
+
 def test_pareto_line() -> None:
     from method_plot import pareto
 

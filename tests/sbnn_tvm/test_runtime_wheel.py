@@ -69,6 +69,7 @@ import sbnn_tvm
 for action, message in [
     (lambda: sbnn_tvm.compile, "sbnn_tvm.compile is not in sbnn-tvm-runtime, which only runs compiled models"),
     (lambda: sbnn_tvm.quantize_, "sbnn_tvm.quantize_ is not in sbnn-tvm-runtime, which only runs compiled models"),
+    (lambda: sbnn_tvm.zoo, "sbnn_tvm.zoo is not in sbnn-tvm-runtime, which only runs compiled models"),
     (lambda: sbnn_tvm.load(sys.argv[1]), ".so, which was exported for TVM's runtime, needs the package tvm, "),
 ]:
     try:

@@ -141,8 +141,8 @@ def binarize_(model: nn.Module, config: BinaryConfig = BinaryConfig(), skip: Ski
             kept.append(LayerNote(name, kind, reason))
         elif reason := obstacle(module):
             kept.append(LayerNote(name, kind, reason))
-            module.stays_float = f"{name!r} stays float: {reason}"  # for the report of its compilation
-            refused.append(module.stays_float)
+            refused.append(f"{name!r} stays float: {reason}")
+            module.stays_float = refused[-1]  # type: ignore[assignment]  # for the report of its compilation
         elif not name:
             raise ArgumentError(f"the model itself is a {kind}; put it into an nn.Sequential to convert it in place")
         else:
@@ -190,9 +190,8 @@ def obstacle(module: nn.Module) -> str:
         return f"a subclass of {base.__name__} with code of its own" if base else f"{kind.__name__} has no binary form"
     if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
         return f"padding_mode={module.padding_mode!r}, only zeros has a binary form"
-    computed = parametrize.is_parametrized(module) and module.parametrizations.keys() - {"weight"}
-    if computed:
-        return f"its {' and '.join(sorted(computed))} is parametrised, only the weight of a binary layer can be"
+    if parametrize.is_parametrized(module, "bias"):
+        return "its bias is parametrised, only the weight of a binary layer can be"
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm | SpectralNorm):
             old = "weight_norm" if isinstance(hook, WeightNorm) else "spectral_norm"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sbnn_tvm.algebra.domain import SIGN
 from sbnn_tvm.errors import ArgumentError
 
-from .estimators import Estimator, binarize
+from .estimators import Estimator, Slope, binarize
 
 SignGradient = Literal["scaled", "unscaled", "xnor"]
 
@@ -45,9 +45,9 @@ class WeightValues(nn.Module):
 
     def signs(self, weight: Tensor, estimator: Estimator) -> Tensor:
         """S in {-1, +1}, of the shape of the latent weights [OC, ...], with the estimator's gradient."""
-        if self.gradient != "scaled":
-            estimator = _BesideScale(estimator, self.gradient, self(weight)[0].detach())
-        return binarize(weight, 0.0, SIGN, estimator)
+        if self.gradient == "scaled":
+            return binarize(weight, 0.0, SIGN, estimator)
+        return binarize(weight, 0.0, SIGN, _BesideScale(estimator, self.gradient, self(weight)[0].detach()))
 
     def forward(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
         """Scale [OC] and offset [OC] from latent weights [OC, ...]; the offset is None if it is 0."""
@@ -186,7 +186,7 @@ class ScaledBits:
         return _HalfScale(_mean_where(rows, rows > 0))
 
 
-class _BesideScale(Estimator):
+class _BesideScale:
     """The slope of S that gives the gradients of ScaledSigns, since ``dL/dS = dL/dW * scale``.
 
     Args:
@@ -195,7 +195,7 @@ class _BesideScale(Estimator):
         scale: The factor of S, [OC].
     """
 
-    def __init__(self, estimator: Estimator, gradient: SignGradient, scale: Tensor) -> None:
+    def __init__(self, estimator: Slope, gradient: SignGradient, scale: Tensor) -> None:
         self.estimator, self.gradient = estimator, gradient
         self.scale = torch.where(scale == 0, torch.ones_like(scale), scale)  # dL/dS is 0 there, without this nan
 

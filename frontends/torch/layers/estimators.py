@@ -11,7 +11,7 @@ The derivative of ``y = hi if x > t else lo`` is 0 almost everywhere. Each estim
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,13 @@ from sbnn_tvm.algebra.domain import SIGN, BinaryDomain
 from sbnn_tvm.errors import ArgumentError
 
 from .training_state import Scheduled
+
+
+class Slope(Protocol):
+    """What a gradient needs of an estimator."""
+
+    def slope(self, u: Tensor) -> Tensor:
+        """The replacement for the derivative of ``sign(u)``, elementwise."""
 
 
 class Estimator(nn.Module, ABC):
@@ -119,7 +126,7 @@ class _Binarize(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, threshold: Tensor | float, domain: BinaryDomain, estimator: Estimator) -> Tensor:
+    def forward(x: Tensor, threshold: Tensor | float, domain: BinaryDomain, estimator: Slope) -> Tensor:
         if not all(float(value).is_integer() and abs(value) <= 128 for value in (domain.lo, domain.hi)):
             return torch.where(x > threshold, x.new_tensor(domain.hi), x.new_tensor(domain.lo))
         # Arithmetic on small integers is exact, in all float types, and several times faster.
@@ -145,7 +152,7 @@ def binarize(
     x: Tensor,
     threshold: Tensor | float = 0.0,
     domain: BinaryDomain = SIGN,
-    estimator: Estimator = Clip(),  # noqa: B008 (it has no state)
+    estimator: Slope = Clip(),  # noqa: B008 (it has no state)
 ) -> Tensor:
     """``hi`` where ``x > threshold``, otherwise ``lo`` (also where x is NaN), with an estimated gradient.
 

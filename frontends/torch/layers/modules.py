@@ -445,7 +445,8 @@ def clamp_latent_(model: nn.Module, bound: float = 1.0) -> None:
         for module in model.modules():
             if isinstance(module, BinaryLayer):
                 if parametrize.is_parametrized(module, "weight"):
-                    module.weight = module.weight.clamp(-bound, bound)  # the parameters are set by right_inverse
+                    # right_inverse sets the parameters that the weights are computed from
+                    module.weight = module.weight.clamp(-bound, bound)  # type: ignore[assignment]
                 else:
                     module.latent().clamp_(-bound, bound)
 

@@ -61,8 +61,9 @@ def fresh_dynamo() -> Iterator[None]:
 
 
 @pytest.mark.slow  # 5 s
+@pytest.mark.usefixtures("fresh_dynamo")
 @pytest.mark.parametrize("autocast", [False, True])
-def test_torch_compile_takes_whole_networks_without_graph_breaks(fresh_dynamo: None, autocast: bool) -> None:
+def test_torch_compile_takes_whole_networks_without_graph_breaks(autocast: bool) -> None:
     model, x = network(), images()
     results = []
     for run in (model, torch.compile(copy.deepcopy(model), backend="aot_eager", fullgraph=True)):
