@@ -3,6 +3,9 @@
 The network has four blocks, whose 3x3 convolutions can have 1, 2, 4, 8 or 16 groups. A network with shared weights is
 trained on 500 images with random groups in every step. Candidates are selected by the loss on 400 others. The found
 groups, and random groups that spend the same budget, are then trained from scratch and tested on the remaining 897.
+
+In a network this small there are 20 ways to spend the budget, so the search tries all. The thirteen blocks of the
+published network can have groups in 5^13 ways.
 """
 
 from __future__ import annotations
