@@ -63,7 +63,7 @@ class RandomDraws(TrainingState):
     """Random numbers that depend on nothing but a seed and the number of earlier draws, both in the state dict.
 
     So a resumed training draws what an uninterrupted one does, and the ranks of a distributed training draw the same.
-    The seed comes from torch's default generator. Numbers are drawn on the CPU, whatever device the model is on.
+    The seed comes from torch's default generator.
     """
 
     seed: Tensor
@@ -74,7 +74,7 @@ class RandomDraws(TrainingState):
         self.register_buffer("seed", torch.randint(1 << 62, (), device="cpu"))
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64, device="cpu"))
 
-    def generator(self) -> torch.Generator:
-        """A generator for one draw, of as many numbers as needed."""
+    def generator(self, device: torch.device | str = "cpu") -> torch.Generator:
+        """A generator for one draw, of as many numbers as needed; they depend on the device, too."""
         self.draws += 1
-        return torch.Generator().manual_seed(int(self.seed + self.draws))
+        return torch.Generator(device).manual_seed(int(self.seed + self.draws))

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from sbnn_tvm.errors import ArgumentError
 
+from ..layers.training_state import RandomDraws
 from .feature_pairs import FeaturePairs
 
 
@@ -127,6 +128,7 @@ class ContrastiveLoss(nn.Module):
         memory = torch.empty(len(pairs.places), 2, len(labels), dimensions).uniform_(-bound, bound)
         self.register_buffer("memory", memory)
         self.register_buffer("normalisers", torch.zeros(len(pairs.places), 2))  # Z; 0 before the first batch
+        self.draws = RandomDraws()
         classes, labels = labels.unique(return_inverse=True)
         counts = labels.bincount(minlength=len(classes))
         self.register_buffer("labels", labels, persistent=False)
@@ -159,7 +161,8 @@ class ContrastiveLoss(nn.Module):
         own = self.labels[index]
         counts, starts = self.counts[own][:, None], self.starts[own][:, None]
         shape = len(index), self.negatives
-        place = torch.randint(2**62, shape, device=index.device) % (len(self.labels) - counts)
+        generator = self.draws.generator(index.device)
+        place = torch.randint(2**62, shape, generator=generator, device=index.device) % (len(self.labels) - counts)
         return self.by_class[place + (place >= starts) * counts]
 
     def remove(self) -> None:

@@ -92,6 +92,20 @@ def test_a_resumed_training_equals_an_uninterrupted_one(config: BinaryConfig) ->
     torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
 
 
+def test_a_resumed_contrastive_loss_draws_the_same_images() -> None:
+    def make() -> sbnn.ContrastiveLoss:
+        student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
+        places = sbnn.Twin(student, teacher, [""])
+        return sbnn.ContrastiveLoss(places, {"": (3, 3)}, torch.arange(20) % 4, dimensions=2, negatives=8)
+
+    whole, index = make(), torch.arange(5)
+    whole.draw(index)
+    resumed = make()
+    resumed.load_state_dict(whole.state_dict())
+    assert torch.equal(resumed.draw(index), whole.draw(index))
+    assert not torch.equal(resumed.draw(index), make().draw(index))
+
+
 def test_all_domains_and_activations_are_tested() -> None:
     exported = [getattr(sbnn, name) for name in sbnn.__all__]
     domains = {each for each in exported if isinstance(each, type) and hasattr(each, "build")} - {sbnn.WeightDomain}

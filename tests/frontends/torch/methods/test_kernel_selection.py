@@ -79,15 +79,16 @@ def test_noise_fades_with_the_progress() -> None:
 
 
 def test_a_file_holds_t_bits_a_kernel() -> None:
-    proto = to_onnx(nn.Sequential(Binarize(), layer_of()).eval(), (1, 32, 4, 4))
+    layer = BinaryConv2d(128, 128, 3, padding=1, domain=SelectedKernels(4))  # files code large layers only
+    proto = to_onnx(nn.Sequential(Binarize(), layer).eval(), (1, 128, 4, 4))
     sizes = {tensor.name: len(tensor.raw_data) for tensor in proto.graph.initializer}
-    assert sizes["1.weight.indices"] == 32 * 32 * 3 // 8 and sizes["1.weight.patterns"] == 8 * 2
+    assert sizes["1.weight.indices"] == 128 * 128 * 4 // 8 and sizes["1.weight.patterns"] == 16 * 2
 
 
 @pytest.mark.slow
 def test_a_library_computes_it_on_bits() -> None:
-    model = nn.Sequential(Binarize(), layer_of()).eval()
-    module = sbnn_tvm.compile(model, input_shape=(1, 32, 6, 6))
+    layer = BinaryConv2d(128, 128, 3, padding=1, domain=SelectedKernels(4))
+    module = sbnn_tvm.compile(nn.Sequential(Binarize(), layer).eval(), input_shape=(1, 128, 6, 6))
     (report,) = [layer for layer in module.report.layers if layer.binary]
     assert "codebook" in report.coding
     assert module.verify(samples=1).passed
