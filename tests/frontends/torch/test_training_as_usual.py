@@ -60,11 +60,12 @@ def fresh_dynamo() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-@pytest.mark.slow  # 5 s
+@pytest.mark.slow  # 10 s
 @pytest.mark.usefixtures("fresh_dynamo")
 @pytest.mark.parametrize("autocast", [False, True])
-def test_torch_compile_takes_whole_networks_without_graph_breaks(autocast: bool) -> None:
-    model, x = network(), images()
+def test_torch_compile_makes_one_graph_of_forward_and_backward(autocast: bool) -> None:
+    # Under autocast a layer alone: float layers may round otherwise, and a rounded value may become another bit.
+    model, x = (network()[2], torch.randn(4, 8, 6, 6).bfloat16()) if autocast else (network(), images())
     results = []
     for run in (model, torch.compile(copy.deepcopy(model), backend="aot_eager", fullgraph=True)):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -209,7 +210,7 @@ def test_a_layer_that_cannot_be_converted_says_so_in_a_warning_and_in_the_file()
     with pytest.warns(UserWarning, match=r"'1' stays float: it has torch\.nn\.utils\.weight_norm"):
         binarize_(model)
     properties = {entry.key: entry.value for entry in to_onnx(model, SHAPE).metadata_props}
-    assert properties[SOURCE].startswith("'1' stays float: it has torch.nn.utils.weight_norm")
+    assert "'1' stays float: it has torch.nn.utils.weight_norm" in properties[SOURCE]
 
 
 def test_pruned_layers_train_and_export() -> None:
