@@ -282,11 +282,11 @@ def from_scratch(build: Callable[[], nn.Module], start: Start) -> nn.Module:
 
 
 def mlp_network() -> nn.Module:
-    """Blocks of shifted 1x1 convolutions, except for the first layer, whose channels differ."""
+    """Blocks of 1x1 convolutions, shifted by 0, 1 and 3 pixels, behind a first layer whose channels differ."""
     config = NetworkConfig(learn_threshold=True)
     first = layer(ScaledSigns())
     return mnist.network(
-        lambda inputs, outputs: MLPBlock(config, outputs) if inputs == outputs else first(inputs, outputs)
+        lambda inputs, outputs: MLPBlock(config, outputs, (0, 1, 3)) if inputs == outputs else first(inputs, outputs)
     )
 
 
