@@ -129,8 +129,8 @@ ENTRIES = {
     "mnist-dense": Entry(
         "mnist",
         "handwritten digits of 28x28 pixels",
-        "3x3 convolution of stride 2 in float32, three binary 3x3 convolutions of 64 channels with weights {-a, +a} per "
-        "channel, linear head in float32",
+        "3x3 convolution of stride 2 in float32, three binary 3x3 convolutions of 64 channels with weights {-a, +a} "
+        "per channel, linear head in float32",
         lambda data: mnist.train_dense(mnist_teacher()),
     ),
     "mnist-sbnn-5": Entry(
