@@ -45,7 +45,7 @@ def test_demo_network_says_the_same_everywhere(tmp_path, one_torch_thread):
     model(torch.from_numpy(images))  # batch norms get some statistics
     expected = demo.classify_with_torch(model.eval(), images)
 
-    path = tmp_path / "sparse.onnx"
+    path = tmp_path / "mnist-sparse.onnx"  # classify.c is for this name
     sbnn_tvm.export_onnx(model, path)
     assert (demo.classify_with_onnxruntime(path, images) == expected).all()
 

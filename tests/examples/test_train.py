@@ -82,7 +82,7 @@ def test_the_recipes_of_sbnn() -> None:
         signs = next(module for module in model.modules() if isinstance(module, Binarize))
         assert (layer.values.tau.item(), layer.values.phi.item()) == (1, 0)
         found.append((str(layer.estimator), str(signs.estimator), isinstance(signs.threshold, nn.Parameter)))
-    assert found == [("EDE(0)", "EDE(0)", False), ("Identity", "Polynomial", True)]
+    assert found == [("EDE", "EDE", False), ("Identity", "Polynomial", True)]
     (penalty,) = train.penalties(train.Settings(method="sbnn-cifar100", expected=0.02), cifar100)
     assert penalty.gamma == 0.06
     (penalty,) = train.penalties(train.Settings(method="sbnn-cifar100", expected=0.02, gamma=0.5), cifar100)

@@ -170,7 +170,9 @@ def test_any_layouts(row_bits: int, rng: np.random.Generator) -> None:
             check_threshold(rng, shape, i % 3 - 1, "x86-64-v4", BIT, layouts=(source, target))
 
 
-def test_two_threads_agree(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("target", "flip", "domain"), [("x86-64-v3", 0, "SIGN"), ("x86-64-v4", 1, "BIT")])
+def test_two_threads_agree(target: str, flip: int, domain: str, tmp_path: Path) -> None:
+    target_for(target)  # skips
     script = tmp_path / "threads.py"
     script.write_text(
         "import sys; sys.path.insert(0, sys.argv[1])\n"
@@ -181,8 +183,7 @@ def test_two_threads_agree(tmp_path: Path) -> None:
         "loops.GRAIN = conv2d.GRAIN = -1 << 40\n"  # threads for everything
         "rng = np.random.default_rng(9)\n"
         "shape = tests.Conv2dShape(2, 13, 70, 20, 130, (3, 3), (1, 1), (1, 1, 1, 1))\n"
-        "tests.check_threshold(rng, shape, 0, 'x86-64-v3', tests.SIGN)\n"
-        "tests.check_threshold(rng, shape, 1, 'x86-64-v4', tests.BIT)\n"
+        f"tests.check_threshold(rng, shape, {flip}, {target!r}, tests.{domain})\n"
     )
     for threads in ("1", "2"):
         environment = {**os.environ, "TVM_NUM_THREADS": threads}

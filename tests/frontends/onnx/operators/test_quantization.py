@@ -95,6 +95,8 @@ def test_dynamic_quantize_linear(shift: float, rng: np.random.Generator) -> None
     check("y, s, z = DynamicQuantizeLinear(x)", {"x": x.astype(np.float32)}, version=11, exact=True)
 
 
+# Weights have seven bits: onnxruntime's kernels for AVX2 without VNNI add two products of uint8 and int8 in 16 bits, which
+# saturates.
 def test_integer_convolutions(rng: np.random.Generator) -> None:
     check(
         """
@@ -110,8 +112,8 @@ def test_integer_convolutions(rng: np.random.Generator) -> None:
         },
         {
             "w_all": rng.integers(0, 256, (3, 4, 3, 3)).astype(np.uint8),
-            "w": rng.integers(-128, 128, (6, 2, 3, 3)).astype(np.int8),
-            "wl": rng.integers(-128, 128, (6, 4, 3)).astype(np.int8),
+            "w": rng.integers(-64, 64, (6, 2, 3, 3)).astype(np.int8),
+            "wl": rng.integers(-64, 64, (6, 4, 3)).astype(np.int8),
             "xz": np.uint8(3),
             "wz": np.int8(2),
             "wz0": np.int8(0),
@@ -137,7 +139,7 @@ def test_integer_matrix_products(rng: np.random.Generator) -> None:
         """,
         {
             "a": rng.integers(0, 256, (2, 3, 8)).astype(np.uint8),
-            "b": rng.integers(-128, 128, (8, 5)).astype(np.int8),
+            "b": rng.integers(-64, 64, (8, 5)).astype(np.int8),
         },
         {
             "az": np.uint8(3),
