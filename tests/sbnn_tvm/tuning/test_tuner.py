@@ -148,7 +148,7 @@ def test_hopeless_families_are_not_tried(tasks):
 
 
 def filled(path: Path, tasks: list[Task], machine: TunedMachine, gain: float = 1.5) -> dict[str, str]:
-    """A database in which the last member of the untuned family wins every task that has others; returns the winners."""
+    """A database in which the last member of the untuned family wins every task that has several; the winners."""
     database, winners = Database(path), {}
     for task in tasks:
         winner = [each for each in task.space if each.family == task.space[0].family][-1].name

@@ -95,8 +95,8 @@ def test_dynamic_quantize_linear(shift: float, rng: np.random.Generator) -> None
     check("y, s, z = DynamicQuantizeLinear(x)", {"x": x.astype(np.float32)}, version=11, exact=True)
 
 
-# Weights have seven bits: onnxruntime's kernels for AVX2 without VNNI add two products of uint8 and int8 in 16 bits, which
-# saturates.
+# Weights have seven bits: onnxruntime's kernels for AVX2 without VNNI add two products of uint8 and int8 in 16 bits,
+# which saturates.
 def test_integer_convolutions(rng: np.random.Generator) -> None:
     check(
         """
