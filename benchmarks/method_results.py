@@ -87,6 +87,12 @@ class Row:
         """The standard error of the mean; NaN with one seed."""
         return standard_error(list(self.accuracies.values()))
 
+    @property
+    def accuracy_text(self) -> str:
+        """The mean with its standard error; one training has none."""
+        one = len(self.accuracies) == 1
+        return f"{self.accuracy:.1f} (one seed)" if one else f"{self.accuracy:.1f} +- {self.error:.1f}"
+
     @classmethod
     def from_json(cls, fields: dict) -> Row:
         """The row that a JSON object describes."""
@@ -154,7 +160,7 @@ def markdown(rows: Sequence[Row], gains: Sequence[Gain], machine: str) -> str:
     for row in rows:
         cells = (
             row.name,
-            f"{row.accuracy:.1f} +- {row.error:.1f}",
+            row.accuracy_text,
             f"{row.deployment.weight_bytes:,}",
             f"{row.deployment.library_bytes / 1024:.0f}",
             f"{row.microseconds:.1f}",

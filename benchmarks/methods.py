@@ -164,7 +164,7 @@ def table(rows: Sequence[Row]) -> Table:
         of = row.deployment
         made.add_row(
             row.name,
-            f"{row.accuracy:.1f} +- {row.error:.1f}",
+            row.accuracy_text,
             f"{of.weight_bytes:,}",
             f"{of.library_bytes:,}",
             f"{row.microseconds:.1f}",
