@@ -167,7 +167,11 @@ def compare_searches(effort: Effort, states: Path) -> list[Mask]:
         print(f"{method:12} {results[method]!s:>13} {seconds:8.1f}  {layers}")
     for method in METHODS[1:]:
         gap = results["exhaustive"].value - results[method].value
-        check(gap <= 1, f"{method} search: at most 1 point below the exhaustive one ({gap:+.1f})")
+        claim = f"{method} search: at most 1 point below the exhaustive one ({gap:+.1f})"
+        if effort is FULL:
+            check(gap <= 1, claim)
+        else:
+            print(f"(not checked with one seed) {claim}")
     return [each.binary for each in found["greedy"]]
 
 
