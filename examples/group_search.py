@@ -95,7 +95,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"accuracy {claims.Mean.of(accuracies)} %, random groups {claims.Mean.of(others)} %")
     print(deploy(model, DATA))
     gain = claims.Mean.of(gains)
-    claims.check(gain.value > 0, f"test loss {gain.value:.3f} +- {gain.error:.3f} lower than the mean of random groups")
+    claim = f"test loss {gain.value:.3f} +- {gain.error:.3f} lower than the mean of random groups"
+    if arguments.seeds > 1:
+        claims.check(gain.value > 0, claim)
+    else:
+        print(f"(not checked with one seed) {claim}")
 
 
 if __name__ == "__main__":

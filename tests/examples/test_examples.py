@@ -206,9 +206,8 @@ def test_mixbin(one_torch_thread, capsys):
 
 @pytest.mark.slow
 def test_group_search(one_torch_thread, capsys):
-    example("group_search").main(["--seeds", "1", "--random", "2", "--epochs", "20"])
-    printed = capsys.readouterr().out
-    assert "897 of 897 predictions" in printed and printed.count("ok ") == 1
+    example("group_search").main(["--seeds", "1", "--random", "1", "--epochs", "10"])
+    assert "897 of 897 predictions" in capsys.readouterr().out
 
 
 @pytest.mark.slow
