@@ -293,9 +293,10 @@ def test_tune_records_everything_and_goes_on(model, front, tasks, tmp_path):
     searched = [(r.task, r.candidate) for r in records if not r.confirmed]
     assert result.finished and len(set(searched)) == len(searched)  # nothing is measured twice
     assert seen[-1].trials == 5 and all(r.failure == "it crashed" for r in records if r.candidate == "float 1x1")
+    untuned = {record.task: record.reference for record in records}
     for task in result.tasks:
-        if task.best == "popcount 1x1":
-            assert task.gain == pytest.approx(2.0)
+        if task.best == "popcount 1x1":  # which is the untuned candidate itself for some instruction sets
+            assert task.gain == pytest.approx(2.0 if task.best != untuned.get(task.key, task.best) else 1.0)
     count = len(runner.measured)
     assert tune(model, database=path, runner=runner).trials == 0 and len(runner.measured) == count
 
