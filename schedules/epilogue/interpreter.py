@@ -31,7 +31,7 @@ def evaluate(
         classes: The border classes. Required for Border operands.
 
     Returns:
-        The outputs: float32 of the result's shape, or packed codes (words.packed_shape).
+        The outputs: float32 or integers of the result's shape, or packed codes (words.packed_shape).
 
     Raises:
         ValueError: If ``isa`` or ``classes`` is required and None.
@@ -42,7 +42,7 @@ def evaluate(
         match operand:
             case epilogue.Ref(index):
                 return values[index]
-            case epilogue.Tensor(index) | epilogue.Pixel(index):
+            case epilogue.Tensor(index=index) | epilogue.Pixel(index):
                 return np.asarray(tensors[index], np.float32)
             case epilogue.Sample(index) | epilogue.SampleChannel(index):
                 samples = np.asarray(tensors[index], np.float32)
@@ -67,6 +67,8 @@ def evaluate(
             value = np.broadcast_to(fetch(output.value), values[0].shape)
             if isinstance(output, epilogue.RowOutput):
                 outputs.append(value[..., :1].copy())
+            elif isinstance(output, epilogue.CodesOutput):
+                outputs.append(quantised(output, value))
             elif isinstance(output, epilogue.PackedOutput):
                 thresholds = [fetch(each) for each in output.thresholds]
                 code = np.zeros(value.shape, np.uint8)
@@ -86,6 +88,13 @@ def exceeds(
     """Whether a value counts as above a threshold of an output, bool."""
     above = value >= threshold if output.inclusive else value > threshold
     return above | np.isnan(value) | np.isnan(threshold) if output.of_nan else above
+
+
+def quantised(output: epilogue.CodesOutput, value: np.ndarray) -> np.ndarray:
+    """The integers that an output stores for float32 values."""
+    low, high = output.limits
+    limited = np.minimum(np.where(value > low, value, np.float32(low)), np.float32(high))
+    return (np.round(limited).astype(np.int32) + output.zero_point).astype(output.dtype)
 
 
 def _apply(op: epilogue.Op, a: np.ndarray, b: np.ndarray) -> np.ndarray:

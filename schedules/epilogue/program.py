@@ -27,11 +27,16 @@ class Ref:
     index: int
 
 
+Element = Literal["float32", "int8", "uint8", "int16", "uint16", "int32"]
+"""Element types of stored values. Integers become float32 when they are read: exactly, or int32 rounded."""
+
+
 @dataclass(frozen=True)
 class Tensor:
-    """The index-th tensor operand of the kernel, of the output's shape: float32 [N, H, W, C] (or [N, C])."""
+    """The index-th tensor operand of the kernel, of the output's shape: [N, H, W, C] (or [N, C])."""
 
     index: int
+    dtype: Element = "float32"
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,29 @@ class FloatOutput:
 
 
 @dataclass(frozen=True)
+class CodesOutput:
+    """Store a value as an integer, NHWC: rounded, halves to even, plus the zero point, limited to the type.
+
+    That is ONNX's QuantizeLinear after its division. NaN becomes the smallest number.
+
+    Attributes:
+        value: The value to quantise.
+        dtype: int8, uint8, int16 or uint16.
+        zero_point: A number of that type.
+    """
+
+    value: Operand
+    dtype: Element
+    zero_point: int = 0
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The smallest and the largest number before the zero point is added."""
+        info = np.iinfo(self.dtype)
+        return int(info.min) - self.zero_point, int(info.max) - self.zero_point
+
+
+@dataclass(frozen=True)
 class RowOutput:
     """Store one value per pixel, or per row of a matrix, as float32; only for rows."""
 
@@ -157,7 +185,7 @@ class LevelsOutput:
 
 
 PackedOutput = BitsOutput | LevelsOutput
-Output = FloatOutput | RowOutput | PackedOutput
+Output = FloatOutput | CodesOutput | RowOutput | PackedOutput
 
 
 def code_bits(thresholds: int) -> int:

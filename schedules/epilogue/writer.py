@@ -49,6 +49,32 @@ def store_code(words: tirx.Buffer, compared: Sequence[tirx.Expr], position: Sequ
         T.buffer_store(words, digit, [position[0], j, *position[1:], word])
 
 
+def element_of(output: epilogue.Output) -> epilogue.Element | None:
+    """The element type of an output; None for packed words."""
+    match output:
+        case epilogue.CodesOutput(dtype=dtype):
+            return dtype
+        case epilogue.FloatOutput() | epilogue.RowOutput():
+            return "float32"
+    return None
+
+
+# 1.5 * 2^23: float32 numbers near it are integers, so adding it rounds, halves to even; and its bits plus n are those
+# of its sum with n, for |n| < 2^22.
+_ROUNDER, _ROUNDER_BITS = 12582912.0, 0x4B400000
+
+
+def quantised(output: epilogue.CodesOutput, value: tirx.Expr) -> tirx.Expr:
+    """The integers that an output stores for a vector of float32 values (interpreter.quantised)."""
+    vector = VectorType.of(value)
+    low, high = (vector.constant(float(limit)) for limit in output.limits)
+    value = T.bind(tirx.Select(value > low, value, low))  # low for NaN
+    value = T.bind(tirx.Select(value < high, value, high))
+    bits = VectorType("int32", vector.lanes).reinterpret(value + vector.constant(_ROUNDER))
+    shift = VectorType("int32", vector.lanes).constant(_ROUNDER_BITS - output.zero_point)
+    return VectorType(output.dtype, vector.lanes).cast(bits - shift)
+
+
 @dataclass(eq=False)
 class EpilogueWriter:
     """Emits the code of one epilogue into the kernel under construction.
@@ -98,9 +124,9 @@ class EpilogueWriter:
         """
         read = [each for each in (*self._operands(), *self._compared()) if isinstance(each, epilogue.TensorOperand)]
         indices = sorted({each.index for each in read})
-        floats = [k for k, output in enumerate(self.program.outputs) if isinstance(output, epilogue.FloatOutput)]
+        stored = [(k, element_of(output)) for k, output in enumerate(self.program.outputs)]
         once = [each for each in read if isinstance(each, epilogue.Tensor) and read.count(each) == 1]
-        return tuple((indices.index(each.index), output) for each in once for output in floats)
+        return tuple((indices.index(each.index), k) for each in once for k, dtype in stored if dtype == each.dtype)
 
     def declare(self, builder: KernelBuilder) -> None:
         """Declare the tensor operands in the order of their indices, the per-channel constants, and the outputs."""
@@ -112,16 +138,17 @@ class EpilogueWriter:
                 epilogue.Sample: (self.shape[0], 1),
                 epilogue.SampleChannel: (self.shape[0], self.channels),
             }[type(tensor)]
-            self._tensors[index] = builder.tensor(f"tensor{index}", shape)
+            dtype = tensor.dtype if isinstance(tensor, epilogue.Tensor) else "float32"
+            self._tensors[index] = builder.tensor(f"tensor{index}", shape, dtype)
         self.declare_constants(builder)
         for index, output in enumerate(self.program.outputs):
-            shape, dtype = self.shape, "float32"
+            shape, stored = self.shape, element_of(output)
             if isinstance(output, epilogue.RowOutput):
                 shape = (*self.shape[:-1], 1)
             elif isinstance(output, epilogue.PackedOutput):
                 bits = epilogue.code_bits(len(output.thresholds))
-                shape, dtype = packed_shape(self.shape, bits, self.isa), self.isa.word
-            self.outputs.append(builder.output(shape, dtype, f"out{index}"))
+                shape = packed_shape(self.shape, bits, self.isa)
+            self.outputs.append(builder.output(shape, stored or self.isa.word, f"out{index}"))
 
     def declare_constants(self, builder: KernelBuilder) -> None:
         """Declare only the per-channel constants, for use with :meth:`values`."""
@@ -248,7 +275,10 @@ class EpilogueWriter:
                 self._store_bits(output, buffer, vectors, last)
             else:
                 for vector in vectors:
-                    store(buffer, vector.fetch(output.value), position, vector.first, vector.valid)
+                    value = vector.fetch(output.value)
+                    if isinstance(output, epilogue.CodesOutput):
+                        value = quantised(output, value)
+                    store(buffer, value, position, vector.first, vector.valid)
 
     def _store_bits(
         self,
@@ -337,8 +367,10 @@ class Vector:
         match operand:
             case epilogue.Ref(index):
                 return self.values[index]
-            case epilogue.Tensor(index):
-                return load(self.writer._tensors[index], self.position, self.first, self.lanes, self.valid)
+            case epilogue.Tensor(index=index):
+                return self.type.cast(
+                    load(self.writer._tensors[index], self.position, self.first, self.lanes, self.valid)
+                )
             case epilogue.Pixel(index):
                 return self.type.broadcast(self.writer._tensors[index][(*self.position, 0)])
             case epilogue.Sample(index):

@@ -70,9 +70,9 @@ class KernelBuilder:
         """Declare an input of the kernel."""
         return self._declare(Role.DATA, name, shape, dtype)
 
-    def tensor(self, name: str, shape: tuple[int, ...]) -> tirx.Buffer:
-        """Declare a float32 operand of the epilogue."""
-        return self._declare(Role.TENSOR, name, shape, "float32")
+    def tensor(self, name: str, shape: tuple[int, ...], dtype: str = "float32") -> tirx.Buffer:
+        """Declare an operand of the epilogue."""
+        return self._declare(Role.TENSOR, name, shape, dtype)
 
     def constant(
         self, name: str, array: np.ndarray, role: Role = Role.CONSTANT, shape: tuple[tirx.Expr | int, ...] | None = None

@@ -18,6 +18,8 @@ from sbnn_tvm.schedules.epilogue.program import (
     BitsOutput,
     Border,
     Channel,
+    CodesOutput,
+    Element,
     FloatOutput,
     Operand,
     Pixel,
@@ -229,3 +231,29 @@ def test_store_is_a_copy(rng: np.random.Generator) -> None:
     target = target_for("x86-64-v3")
     data = normal(rng, 2, 40, 33, 9)  # enough for several threads
     np.testing.assert_array_equal(run(elementwise(data.shape, STORE, target.isa), target, data)[0], data)
+
+
+TIES = np.array(
+    [0.5, 1.5, -0.5, -2.5, 126.5, 127.5, -128.5, 254.5, 255.5, 1e9, -1e9, np.inf, -np.inf, np.nan], np.float32
+)
+
+
+@pytest.mark.parametrize("channels", [1, 16, 37])
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16"])
+@pytest.mark.parametrize("target_name", X86 + ARM)
+def test_integers_in_and_out(target_name: str, dtype: Element, channels: int, rng: np.random.Generator) -> None:
+    """Ties, numbers beyond the type, infinities and NaN; the data and an operand are integers."""
+    target = target_for(target_name)
+    shape, info = (2, 3, 3, channels), np.iinfo(dtype)
+    zero_point = int(rng.integers(info.min, info.max, endpoint=True))
+    codes = [rng.integers(info.min, info.max, shape, dtype, endpoint=True) for _ in range(2)]
+    program = Program(
+        (Step("multiply", Ref(0), Scalar(0.5)), Step("add", Ref(1), Tensor(0, dtype)), Step("add", Ref(2), Tensor(1))),
+        (CodesOutput(Ref(3), dtype, zero_point), CodesOutput(Ref(1), "uint8", 3), FloatOutput(Ref(3))),
+    )
+    special = rng.choice(TIES, shape)
+    outputs = run(elementwise(shape, program, target.isa, dtype), target, codes[0], codes[1], special)
+    assert_same(outputs, evaluate(program, codes[0], [codes[1], special], target.isa))
+    value = codes[0].astype(np.float32) * np.float32(0.5)
+    expected = np.clip(np.round(value) + 3, 0, 255).astype(np.uint8)
+    np.testing.assert_array_equal(outputs[1], expected)
