@@ -65,7 +65,9 @@ class Peer:
     def missing(self) -> str:
         """A sentence about the packages that are not installed; empty if all are."""
         absent = [name for name in self.packages if find_spec(name.replace("-", "_")) is None]
-        return f"{self.name} is left out; to include it: make peers, or pip install {' '.join(absent)}" if absent else ""
+        return (
+            f"{self.name} is left out; to include it: make peers, or pip install {' '.join(absent)}" if absent else ""
+        )
 
     def checked(self, network: PeerNetwork) -> Callable[[], np.ndarray]:
         """Load a network and compare its output.
