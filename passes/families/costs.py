@@ -78,6 +78,7 @@ class Steps:
 # - wasm-simd128 is armv7-neon with a dearer popcount, and narrow planes as slow as they were in Node.js on x86.
 # - thumb, helium and riscv64 are estimates: instructions of a step, counted by hand; the popcounts of thumb and helium
 #   by qemu-system-arm -icount shift=0, in a network of 9.5 M MACs.
+# - avx512-vnni and avx2-vnni are avx512 and avx2, but for steps of integers.
 # - A microcontroller reads its flash fast enough, but has little: there a KiB costs as much as 50,000 instructions.
 COSTS = {
     "avx512-vpopcntdq": Steps(
@@ -86,7 +87,13 @@ COSTS = {
     "avx512": Steps(
         0.836, 0.216, 0.475, 0.328, 1.13, 1.61, 0.646, 0.545, 0.123, 1.09, 0.662, 39, 0.209, 0.8081, 0.4319, 0.3065
     ),
+    "avx512-vnni": Steps(
+        0.836, 0.216, 0.475, 0.328, 1.13, 1.61, 0.646, 0.545, 0.123, 1.09, 0.662, 39, 0.209, 0.8081, 0.4319, 0.3065
+    ),
     "avx2": Steps(
+        0.596, 0.296, 0.641, 0, 1.32, 1.57, 0.654, 0.545, 0.201, 1.49, 1.63, 39, 0.149, 0.2454, 0.1753, 0.2191
+    ),
+    "avx2-vnni": Steps(
         0.596, 0.296, 0.641, 0, 1.32, 1.57, 0.654, 0.545, 0.201, 1.49, 1.63, 39, 0.149, 0.2454, 0.1753, 0.2191
     ),
     "sse": Steps(1.41, 0.33, 0.571, 0.45, 0.651, 0.904, 0.64, 0.23, 0.376, 2, 2.04, 39, 0.282, 0.2452, 0.2452, 0.3678),

@@ -259,8 +259,12 @@ def _isa(name: str, machine: str, features: frozenset[str], mcpu: str | None) ->
     if machine == "x86_64":
         # The schedules use byte and word masks, and 256-bit vectors next to 512-bit ones.
         if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= features:
-            return isa.AVX512_VPOPCNTDQ if {"avx512vpopcntdq", "avx512ifma"} <= features else isa.AVX512
-        return isa.AVX2 if "avx2" in features else isa.X86_BASELINE
+            if "avx512vnni" not in features:
+                return isa.AVX512
+            return isa.AVX512_VPOPCNTDQ if {"avx512vpopcntdq", "avx512ifma"} <= features else isa.AVX512_VNNI
+        if "avx2" not in features:
+            return isa.X86_BASELINE
+        return isa.AVX2_VNNI if "avxvnni" in features else isa.AVX2
     if machine == "riscv64":
         if "zbb" not in features:
             raise TargetError(f'the target {name!r} has no popcount (zbb), which the kernels need: add "+zbb"')

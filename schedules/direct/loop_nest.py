@@ -1,4 +1,4 @@
-"""The loop nest of all direct convolutions, for float32 and for packed bits.
+"""The loop nest of all direct convolutions, for float32, for integers and for packed bits.
 
 Layouts: data [N, H, W, elements], weights [groups * blocks, steps per window, lanes per block]. A block is
 ``tile.vectors`` vectors of output channels::
@@ -91,10 +91,10 @@ class Partial:
 
 @dataclass(frozen=True, eq=False)
 class MultiplyAccumulate:
-    """The arithmetic of one step of the reduction. This class is float32; popcount.py has subclasses for packed bits.
+    """The arithmetic of one step of the reduction. This class is float32; subclasses are packed bits and integers.
 
     Attributes:
-        element: dtype of the data.
+        element: dtype of the image in the workspace, and of the data unless ``data_element`` says otherwise.
         accumulator: dtype of the accumulators.
         lanes: Output channels per vector.
     """
@@ -102,6 +102,11 @@ class MultiplyAccumulate:
     element: str
     accumulator: str
     lanes: int
+
+    @property
+    def data_element(self) -> str:
+        """dtype of the data."""
+        return self.element
 
     @property
     def image_element(self) -> str:
@@ -122,12 +127,22 @@ class MultiplyAccumulate:
         """Neighbouring elements of an image row that one step reads. ``joined`` replaces the first of them."""
         return 1
 
+    @property
+    def beyond(self) -> int:
+        """Elements that a step may read after the last one of the window: every row is followed by so many."""
+        return 0
+
     def declare(self, builder: KernelBuilder) -> None:
         """Declare the constants other than the weights."""
 
     def spread(self, element: tirx.Expr) -> tuple[tirx.Expr, ...]:
-        """The elements of the workspace, of the same dtype, that replace one element of the data."""
+        """The elements of the workspace that replace one element of the data."""
         return (element,)
+
+    @property
+    def copies(self) -> bool:
+        """Whether the inner loop cannot read the data itself, even if nothing is padded."""
+        return self.together > 1 or self.beyond > 0 or self.data_element != self.element
 
     def joined(self, elements: Sequence[tirx.Expr]) -> tirx.Expr:
         """The combination that replaces the first element of a step. The weights are already stored this way."""
@@ -172,7 +187,8 @@ class DirectConv2d:
             row of N pixels: (N, depth). With several planes, the plane axis follows N.
         arithmetic: The arithmetic of one step.
         tile: The register tile.
-        weights: [groups, output channels per group, kh, kw, steps per pixel].
+        weights: [groups, output channels per group, kh, kw, steps per pixel]; or [..., kh, 1, steps per row] if
+            ``loops`` walk through a whole row of the window.
         loops: The loops over one group's elements of a pixel, as the inner loop reads the image; one iteration per
             step.
         border: A pixel outside the image, in the layout of the data: [planes, elements].
@@ -252,9 +268,9 @@ class DirectConv2d:
 
     def packed_weights(self) -> np.ndarray:
         """The weights as the inner loop reads them: [groups * blocks, kh * kw * steps, block]."""
-        groups, channels, kh, kw, steps = self.weights.shape
+        groups, channels, kh, columns, steps = self.weights.shape
         padded = np.pad(self.weights, [(0, 0), (0, self.blocks * self.block - channels), *[(0, 0)] * 3])
-        blocked = padded.reshape(groups * self.blocks, self.block, kh * kw * steps)
+        blocked = padded.reshape(groups * self.blocks, self.block, kh * columns * steps)
         return np.ascontiguousarray(blocked.transpose(0, 2, 1))
 
     def build(self, sink: Sink) -> Kernel:
@@ -265,7 +281,7 @@ class DirectConv2d:
         """
         weights, arithmetic = self.packed_weights(), self.arithmetic
         with KernelBuilder(self.name) as builder:
-            data = builder.data(self.data_shape, arithmetic.element)
+            data = builder.data(self.data_shape, arithmetic.data_element)
             weight = builder.constant("weights", weights)
             arithmetic.declare(builder)
             sink.declare(builder)
@@ -293,18 +309,19 @@ def padded_image(conv: DirectConv2d, data: tirx.Buffer) -> tirx.Buffer:
     """
     shape, arithmetic = conv.shape, conv.arithmetic
     borders = [
-        [arithmetic.spread(tirx.const(value, arithmetic.element)) for value in plane] for plane in conv.border.tolist()
+        [arithmetic.spread(tirx.const(value, arithmetic.data_element)) for value in plane]
+        for plane in conv.border.tolist()
     ]
     images, channels, spread = shape.batch * conv.planes, len(borders[0]), len(borders[0][0])
     if conv.dense:
         images, channels = shape.batch, conv.planes * channels
-    if spread == arithmetic.together == 1 and not any(shape.padding):
+    if spread == 1 and not arithmetic.copies and not any(shape.padding):
         return T.decl_buffer((images, shape.height, shape.width * channels), arithmetic.element, data=data.data)
     top, left, bottom, right = shape.padding
     width = shape.padded_width * channels * spread
     copies = 1 if arithmetic.together == 1 else 2
-    padded = T.alloc_buffer((images, shape.padded_height, copies * width), arithmetic.element)
-    rows = T.decl_buffer((images * shape.height, shape.width * channels), arithmetic.element, data=data.data)
+    padded = T.alloc_buffer((images, shape.padded_height, copies * width + arithmetic.beyond), arithmetic.element)
+    rows = T.decl_buffer((images * shape.height, shape.width * channels), arithmetic.data_element, data=data.data)
     uniform = conv.border.min() == conv.border.max()
 
     def put(n: Index, y: Index, element: Index, values: tuple[tirx.Expr, ...]) -> None:
@@ -327,16 +344,22 @@ def padded_image(conv: DirectConv2d, data: tirx.Buffer) -> tirx.Buffer:
                 for c in range(channels):
                     put(n, y, (first + x) * channels + c, border(n, c))
 
+    def end(n: Index, y: Index) -> None:
+        for i in range(arithmetic.beyond):  # their weights are 0
+            T.buffer_store(padded, tirx.const(0, arithmetic.element), [n, y, copies * width + i])
+
     for first, count in ((0, top), (top + shape.height, bottom)):
         if count:
             with T.serial(0, images) as n, T.serial(0, count) as y:
                 fill(n, first + y, 0, shape.padded_width)
+                end(n, first + y)
     with parallel_rows(images * shape.height, images * shape.height * width) as row:
         n, y = T.bind(tirx.floordiv(row, shape.height)), T.bind(top + tirx.floormod(row, shape.height))
         fill(n, y, 0, left)
         with T.serial(0, shape.width * channels) as i:
             put(n, y, left * channels + i, arithmetic.spread(T.bind(rows[row, i])))
         fill(n, y, left + shape.width, right)
+        end(n, y)
     if copies > 1:
         with parallel_rows(images * shape.padded_height, images * shape.padded_height * width) as row:
             n, y = T.bind(tirx.floordiv(row, shape.padded_height)), T.bind(tirx.floormod(row, shape.padded_height))
@@ -429,9 +452,8 @@ class Nest:
     ) -> None:
         """Emit the sums over the window in one plane for every pixel of the tile; a pixel has ``pixel`` elements."""
         shape, partial = self.conv.shape, self.conv.arithmetic.partial
-        column, loops, stride = (
-            ReductionLoop(shape.kernel[1], shape.dilation[1] * pixel), self.conv.loops, shape.strides[1] * pixel
-        )  # fmt: skip
+        column = ReductionLoop(self.conv.weights.shape[3], shape.dilation[1] * pixel)
+        loops, stride = self.conv.loops, shape.strides[1] * pixel
         columns, together = _fuse([column, *loops]), self.conv.arithmetic.together
         if together > 1:
             columns = [columns[0].grouped(together)]
@@ -506,8 +528,9 @@ class Nest:
 
     @property
     def _row_elements(self) -> int:
-        """Elements per image row, as the inner loop reads it, without the joined elements."""
-        return int(self.image.shape[-1]) // (1 if self.conv.arithmetic.together == 1 else 2)
+        """Elements per image row, as the inner loop reads it, without the joined elements and those beyond."""
+        arithmetic = self.conv.arithmetic
+        return (int(self.image.shape[-1]) - arithmetic.beyond) // (1 if arithmetic.together == 1 else 2)
 
     def _step_weights(self, block: tirx.Expr, step: tirx.Expr) -> list[tuple[tirx.Expr, ...]]:
         """The weights of one step, for each vector of the tile's channels."""

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from math import gcd
 from typing import Literal
 
-from ..isa import Isa, PopcountMethod
+from ..isa import IntegerProducts, Isa, PopcountMethod
 from ..shapes import Conv2dShape
 from .neon_steps import fits_block
 
 # Bytes. The weights of a block are read again for every tile, so they should fit in a part of the second-level cache.
 _CACHED_WEIGHTS = 640 * 1024
 
-Arithmetic = Literal["popcount", "float32"]
+Arithmetic = Literal["popcount", "float32", "int8"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,10 @@ _WORD_INSTRUCTIONS = {
     PopcountMethod.NONE: 10,
 }
 """Instructions per vector of words: exclusive or, count, add. LOOKUP is for channels that do not fill its lanes."""
+
+
+PRODUCTS = {IntegerProducts.SINGLE: 1, IntegerProducts.PAIRS: 2, IntegerProducts.QUADS: 4}
+"""Products of integers per lane and step."""
 
 
 def popcount_by_threes(shape: Conv2dShape, isa: Isa) -> bool:
@@ -90,6 +94,8 @@ def tiles(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> list[Tile]:
     # Registers besides the accumulators: weights (two halves of bytes for a lookup), the input, the xor or a mask, the
     # constant 2.
     weights, others = 1, 1 if arithmetic == "float32" else 2
+    if arithmetic == "int8" and isa.products == IntegerProducts.QUADS:
+        others = 1
     if arithmetic == "popcount" and popcount_by_lookup(shape, isa):
         weights, others = 2, 3
     elif arithmetic == "popcount" and popcount_by_threes(shape, isa):
@@ -142,6 +148,10 @@ def tile_cost(tile: Tile, shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) 
     elif arithmetic == "float32":
         # Latency: with fewer than 8 accumulators the multiply-add pipes are idle at times.
         channels, work = 1, float(max(results, 8))
+    elif arithmetic == "int8":
+        # The latency of vpdpbusd is that of a float multiply-add. Pairs are added by an instruction of their own.
+        quads, channels = isa.products == IntegerProducts.QUADS, PRODUCTS[isa.products]
+        work, pixel, vector = float(max(results, 8)) if quads else 2.0 * results, 0.5, 0.3
     elif popcount_by_lookup(shape, isa):
         # Per byte: two lookups and their additions. Per pixel: two table loads. Per weight vector: two halves.
         channels, work, pixel, vector = 8, 4 * results, 1.0, 3.0
@@ -160,6 +170,6 @@ def tile_cost(tile: Tile, shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) 
     cost = tiles_ * (steps * (work + vector * tile.vectors + pixel * tile.pixels + 0.5) + 4 * results + 20)
     if isa.vector_bits == 512 and results >= 16 and channels != 8:
         cost *= 1.1  # LLVM loads the inputs of several unrolled steps in advance, and spills registers
-    if steps * width * (4 if arithmetic == "float32" else channels / 8) > _CACHED_WEIGHTS:
+    if steps * width * (channels / 8 if arithmetic == "popcount" else 4) > _CACHED_WEIGHTS:
         cost *= 1.3
     return cost
