@@ -120,7 +120,7 @@ class QuadProducts(SingleProducts):
 
     def accumulate(self, sums: tirx.Expr, x: tuple[tirx.Expr, ...], w: tuple[tirx.Expr, ...]) -> tirx.Expr:
         """Add the products."""
-        return _add_quads(self.lanes)(sums, x[0], w[0])
+        return add_quads(self.lanes)(sums, x[0], w[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,7 +233,8 @@ def _add_pairs(lanes: int) -> LlvmFunction:
 
 
 @cache
-def _add_quads(lanes: int) -> LlvmFunction:
+def add_quads(lanes: int) -> LlvmFunction:
+    """A function of sums, four unsigned bytes and four signed bytes per lane: ``vpdpbusd``."""
     return _dot_product("vpdpbusd", lanes)
 
 
