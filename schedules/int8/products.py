@@ -120,7 +120,7 @@ class QuadProducts(SingleProducts):
 
     def accumulate(self, sums: tirx.Expr, x: tuple[tirx.Expr, ...], w: tuple[tirx.Expr, ...]) -> tirx.Expr:
         """Add the products."""
-        return _add_quads(self.lanes)(sums, x[0], w[0])
+        return add_quads(self.lanes)(sums, x[0], w[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,12 +132,14 @@ class PackedProducts:
         weights: [OC, kh, kw, steps per pixel], or [OC, kh, 1, steps per row].
         step: Elements of the image per step.
         addend: What to add to the sums, int32 [OC] (modulo 2^32).
+        summands: How often the weights walk through each list of neighbours, since they are sums of so many numbers.
     """
 
     arithmetic: MultiplyAccumulate
     weights: np.ndarray
     step: int
     addend: np.ndarray
+    summands: int = 1
 
 
 def pack_products(
@@ -231,7 +233,8 @@ def _add_pairs(lanes: int) -> LlvmFunction:
 
 
 @cache
-def _add_quads(lanes: int) -> LlvmFunction:
+def add_quads(lanes: int) -> LlvmFunction:
+    """A function of sums, four unsigned bytes and four signed bytes per lane: ``vpdpbusd``."""
     return _dot_product("vpdpbusd", lanes)
 
 
