@@ -27,6 +27,9 @@ class IntegerProducts(Enum):
     SINGLE = "one product a lane"
     PAIRS = "the sum of two products of 16-bit numbers a lane"
     QUADS = "adds four products of an unsigned and a signed byte to each lane"
+    BYTES = "a product of signed bytes a 16-bit lane, to which it may add"
+    LANES = "adds four products of signed bytes to each lane, the second four from any lane"
+    MATRICES = "adds the products of two times eight bytes with two times eight bytes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +159,9 @@ NEON = Isa(  # eor, cnt, uadalp into 16-bit counters
     word_bits=16,
     popcount=PopcountMethod.VECTOR,
     multiplies_by_lane=True,
+    products=IntegerProducts.BYTES,  # smull, smlal, sadalp
 )
-NEON_DOTPROD = Isa(  # also udot: four bytes at once into a 32-bit counter
+NEON_DOTPROD = Isa(  # also udot: four bytes at once into a 32-bit counter; sdot
     name="neon-dotprod",
     architecture="aarch64",
     vector_bits=128,
@@ -166,9 +170,17 @@ NEON_DOTPROD = Isa(  # also udot: four bytes at once into a 32-bit counter
     popcount=PopcountMethod.VECTOR,
     dot_product=True,
     multiplies_by_lane=True,
+    products=IntegerProducts.LANES,
 )
+NEON_I8MM = replace(NEON_DOTPROD, name="neon-i8mm", products=IntegerProducts.MATRICES)  # also smmla, usmmla
 ARMV7_NEON = Isa(
-    name="armv7-neon", architecture="arm", vector_bits=128, registers=16, word_bits=16, popcount=PopcountMethod.VECTOR
+    name="armv7-neon",
+    architecture="arm",
+    vector_bits=128,
+    registers=16,
+    word_bits=16,
+    popcount=PopcountMethod.VECTOR,
+    products=IntegerProducts.BYTES,  # vmull.s8, vmlal.s8, vpadal.s16
 )
 RISCV64 = Isa(  # cpop of 64 bits (zbb): 2 lanes in 2 of 31 registers
     name="riscv64",
@@ -221,7 +233,7 @@ ISAS = {
     isa.name: isa
     for isa in (
         *(AVX512_VPOPCNTDQ, AVX512_VNNI, AVX512, AVX2_VNNI, AVX2, X86_BASELINE),
-        *(NEON, NEON_DOTPROD, ARMV7_NEON, THUMB, HELIUM),
+        *(NEON, NEON_DOTPROD, NEON_I8MM, ARMV7_NEON, THUMB, HELIUM),
         *(RISCV64, RISCV64_V, WASM),
     )
 }

@@ -78,6 +78,7 @@ class Steps:
 # - wasm-simd128 is armv7-neon with a dearer popcount, and narrow planes as slow as they were in Node.js on x86.
 # - thumb, helium and riscv64 are estimates: instructions of a step, counted by hand; the popcounts of thumb and helium
 #   by qemu-system-arm -icount shift=0, in a network of 9.5 M MACs.
+# - neon-i8mm is neon-dotprod, but for steps of integers.
 # - avx512-vnni and avx2-vnni are avx512 and avx2, but for steps of integers.
 # - A microcontroller reads its flash fast enough, but has little: there a KiB costs as much as 50,000 instructions.
 COSTS = {
@@ -108,6 +109,9 @@ COSTS = {
     "neon-dotprod wide": Steps(
         2.84, 4.79, 4.61, 4.5, 6.8, 8.07, 4.98, 5.82, 3.05, 8.82, 6.17, 307, 1.01, 1.4, 2.22, 1.23
     ),
+    "neon-i8mm": Steps(2.92, 5.33, 6.03, 5.9, 8.2, 9.49, 4.43, 10.6, 3.7, 7.91, 6.47, 307, 1.08, 2.41, 2.83, 1.32),
+    "neon-i8mm in-order": Steps(3, 5.87, 7.45, 7.3, 9.59, 10.9, 3.87, 15.4, 4.35, 7, 6.77, 307, 1.16, 3.42, 3.43, 1.41),
+    "neon-i8mm wide": Steps(2.84, 4.79, 4.61, 4.5, 6.8, 8.07, 4.98, 5.82, 3.05, 8.82, 6.17, 307, 1.01, 1.4, 2.22, 1.23),
     "armv7-neon": Steps(4.69, 4.09, 6.3, 6.1, 9.8, 7.5, 4.9, 13.6, 4.4, 8.1, 7.9, 307, 1.563, 1.911, 2.606, 4.343),
     "wasm-simd128": Steps(5.7, 4.09, 6.3, 6.1, 13, 7.5, 4.9, 13.6, 4.4, 8.1, 7.9, 307, 1.8, 1.911, 2.606, 4.343),
     "thumb": Steps(52, 8, 28, 14, 28, 30, 6, 16, 6, 40, 40, 50_000, 9, 10, 12, 6),

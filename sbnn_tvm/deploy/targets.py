@@ -102,6 +102,7 @@ NAMED: dict[str, dict[str, Any]] = {
     "cortex-a53": {**_AARCH64, "mcpu": "cortex-a53"},
     "cortex-a72": {**_AARCH64, "mcpu": "cortex-a72"},
     "neoverse-n1": {**_AARCH64, "mcpu": "neoverse-n1"},
+    "neoverse-v1": {**_AARCH64, "mcpu": "neoverse-v1", "mattr": ["-sve"]},  # with i8mm; kernels have 128-bit vectors
     "armv7": {**_ARMV7, "mattr": ["+neon"]},
     "riscv64": _llvm("riscv64-unknown-linux-gnu", mcpu="generic-rv64", mattr=_RVA22),
     "riscv64-v": _llvm("riscv64-unknown-linux-gnu", mcpu="generic-rv64", mattr=[*_RVA22, "+v"]),
@@ -283,7 +284,10 @@ def _isa(name: str, machine: str, features: frozenset[str], mcpu: str | None) ->
         raise TargetError(f'the target {name!r} has no NEON, which the kernels need: add "+neon" to its mattr')
     if machine != "aarch64":
         return isa.ARMV7_NEON
-    return replace(isa.NEON_DOTPROD if "dotprod" in features else isa.NEON, core=_core_class(mcpu))
+    neon = isa.NEON_DOTPROD if "dotprod" in features else isa.NEON
+    if {"dotprod", "i8mm"} <= features:
+        neon = isa.NEON_I8MM
+    return replace(neon, core=_core_class(mcpu))
 
 
 def _core_class(mcpu: str | None) -> CoreClass | None:

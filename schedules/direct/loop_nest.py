@@ -163,6 +163,22 @@ class MultiplyAccumulate:
         """Add the products of a step."""
         return sums + x[0] * w[0]
 
+    def packed(self, weights: np.ndarray) -> np.ndarray:
+        """The weights as the inner loop reads them: [blocks, steps, channels].
+
+        Args:
+            weights: [blocks, channels of a block, steps].
+        """
+        return weights.transpose(0, 2, 1)
+
+    def sums(self, tile: Tile) -> int:
+        """Vectors of accumulators of a tile."""
+        return tile.pixels * tile.vectors
+
+    def results(self, sums: Callable[[int], tirx.Expr], tile: Tile, pixel: int) -> list[tirx.Expr]:
+        """The vectors of output channels of a pixel of the tile; ``sums`` gives the accumulators."""
+        return [sums(pixel * tile.vectors + v) for v in range(tile.vectors)]
+
     def block(self, tile: Tile, pixels: Sequence[int], stride: int, steps: int) -> LlvmFunction | None:
         """A function for all steps of the innermost loop; None if steps are emitted one by one.
 
@@ -173,8 +189,8 @@ class MultiplyAccumulate:
             steps: The number of steps.
 
         Returns:
-            A function of pointers to the accumulators [pixels, vectors] of the tile, and to the elements of the image
-            and of the weights that the first step reads.
+            A function of pointers to the accumulators of the tile, and to the elements of the image and of the weights
+            that the first step reads.
         """
         return None
 
@@ -310,7 +326,7 @@ class DirectConv2d:
         groups, channels, kh, columns, steps = self.weights.shape
         padded = np.pad(self.weights, [(0, 0), (0, self.blocks * self.block - channels), *[(0, 0)] * 3])
         blocked = padded.reshape(groups * self.blocks, self.block, kh * columns * steps)
-        return np.ascontiguousarray(blocked.transpose(0, 2, 1))
+        return np.ascontiguousarray(self.arithmetic.packed(blocked))
 
     def build(self, sink: Sink) -> Kernel:
         """Generate the kernel.
@@ -458,7 +474,7 @@ class Nest:
             accumulators = self._zeros(VectorType(conv.arithmetic.accumulator, conv.arithmetic.lanes))
             self._reduce(accumulators, (*row, x), group, T.bind(group * conv.blocks + block))
             for p in range(tile.pixels):
-                values = [accumulators.load(p * tile.vectors + v) for v in range(tile.vectors)]
+                values = conv.arithmetic.results(accumulators.load, tile, p)
                 keep(T.bind(x + p), [T.bind(value) for value in values])
 
     def _reduce(
@@ -624,9 +640,9 @@ class Nest:
 
     def _zeros(self, vector: VectorType) -> Accumulators:
         """Accumulators of the tile, set to 0."""
-        tile = self.conv.tile
-        accumulators = Accumulators.allocated(tile.pixels * tile.vectors, vector)
-        for k in range(tile.pixels * tile.vectors):
+        count = self.conv.arithmetic.sums(self.conv.tile)
+        accumulators = Accumulators.allocated(count, vector)
+        for k in range(count):
             accumulators.store(k, vector.constant(0))
         return accumulators
 

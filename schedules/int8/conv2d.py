@@ -10,7 +10,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from ..direct.loop_nest import DirectConv2d, ReductionLoop
-from ..direct.tiles import Tile, default_tile, lanes
+from ..direct.tiles import Tile, bytes_by_blocks, default_tile, lanes
 from ..epilogue.program import Program
 from ..epilogue.writer import EpilogueWriter
 from ..isa import Isa
@@ -18,6 +18,7 @@ from ..kernel import Kernel
 from ..shapes import Conv2dShape, dense_shape
 from ..tir.kernel_builder import KernelBuilder
 from ..tir.vectors import Index, VectorType, load
+from .neon import pack_bytes
 from .products import pack_products
 
 
@@ -125,7 +126,10 @@ def _convolution(
     if shape.groups == 1 and (shape.dilation[1] == 1 or shape.kernel[1] == 1):
         # A row of the window is one list of elements: one row of few channels fills whole steps.
         elements = elements.reshape(shape.out_channels, shape.kernel[0], 1, -1)
-    packed = pack_products(elements, zero_point, data_dtype, bias, isa, lanes(shape, isa, "int8"))
+    if bytes_by_blocks(shape, isa):
+        packed = pack_bytes(elements, zero_point, data_dtype, bias, isa)
+    else:
+        packed = pack_products(elements, zero_point, data_dtype, bias, isa, lanes(shape, isa, "int8"))
     conv = DirectConv2d(
         name=name,
         shape=shape,
@@ -133,7 +137,10 @@ def _convolution(
         arithmetic=packed.arithmetic,
         tile=tile or default_tile(shape, isa, "int8"),
         weights=packed.weights.reshape(shape.groups, shape.group_out_channels, *packed.weights.shape[1:]),
-        loops=(ReductionLoop(packed.weights.shape[-1], packed.step),),
+        loops=(
+            ReductionLoop(packed.summands, 0),
+            ReductionLoop(packed.weights.shape[-1] // packed.summands, packed.step),
+        ),
         border=np.full((1, shape.in_channels), zero_point, np.int32),
     )
     return conv, packed.addend

@@ -50,7 +50,7 @@ def int8_depthwise_conv2d(
         raise ValueError(f"the weight of this depthwise convolution is {weight.shape}, not {expected}")
     weight, bias = checked(weight, zero_point, data_dtype, bias)
     taps = weight[:, 0].transpose(1, 2, 0).astype(np.int32)
-    pairs = isa.products != IntegerProducts.SINGLE and isa.float_lanes in (4, 8, 16)
+    pairs = isa.products in (IntegerProducts.PAIRS, IntegerProducts.QUADS)
     vector = VectorType("int32", isa.float_lanes)
     if pairs:
         taps &= 0xFFFF  # pairs whose second weight is 0: a product of 16 bits is faster than one of 32

@@ -132,12 +132,14 @@ class PackedProducts:
         weights: [OC, kh, kw, steps per pixel], or [OC, kh, 1, steps per row].
         step: Elements of the image per step.
         addend: What to add to the sums, int32 [OC] (modulo 2^32).
+        summands: How often the weights walk through each list of neighbours, since they are sums of so many numbers.
     """
 
     arithmetic: MultiplyAccumulate
     weights: np.ndarray
     step: int
     addend: np.ndarray
+    summands: int = 1
 
 
 def pack_products(
