@@ -44,12 +44,15 @@ def with_exact_products(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _signed(node: onnx.NodeProto, arrays: dict[str, onnx.TensorProto]) -> bool:
-    """Whether a node has signed weights that are constant."""
+    """Whether a node multiplies unsigned data by signed weights that are constant."""
     if node.op_type not in _WEIGHT or node.domain not in ("", "ai.onnx"):
         return False
     place, point = _WEIGHT[node.op_type]
     weight = arrays.get(node.input[place])
     known = len(node.input) <= point or not node.input[point] or node.input[point] in arrays
+    data = arrays.get(node.input[2]) if len(node.input) > 2 else None  # its zero point has the type of the data
+    if data is not None and data.data_type == onnx.TensorProto.INT8:
+        return False  # products of signed bytes do not saturate, and onnxruntime has none with unsigned weights
     return weight is not None and weight.data_type == onnx.TensorProto.INT8 and known
 
 
