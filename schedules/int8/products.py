@@ -81,6 +81,13 @@ class PairProducts(SingleProducts):
         """Neighbouring elements, 32 bits, in all lanes."""
         return (T.bind(_repeated(self.lanes, 2)(T.address_of(image[tuple(at)]))),)
 
+    def weight(self, vector: tirx.Expr) -> tuple[tirx.Expr, ...]:
+        """Pairs of bytes become pairs of 16-bit numbers."""
+        if VectorType.of(vector).element == "int32":
+            return (vector,)
+        wide = VectorType("int16", 2 * self.lanes).cast(VectorType("int8", 2 * self.lanes).reinterpret(vector))
+        return (T.bind(VectorType("int32", self.lanes).reinterpret(wide)),)
+
     def accumulate(self, sums: tirx.Expr, x: tuple[tirx.Expr, ...], w: tuple[tirx.Expr, ...]) -> tirx.Expr:
         """Add the sums of two products."""
         if self.accumulates:
@@ -156,7 +163,8 @@ def pack_products(
         lanes: Output channels per vector.
     """
     products = isa.products if lanes in (4, 8, 16) else IntegerProducts.SINGLE
-    if products == IntegerProducts.QUADS and (weight.min() < -128 or weight.max() > 127):
+    bytes_ = bool(weight.min() >= -128 and weight.max() <= 127)
+    if products == IntegerProducts.QUADS and not bytes_:
         products = IntegerProducts.PAIRS
     step = {IntegerProducts.SINGLE: 1, IntegerProducts.PAIRS: 2, IntegerProducts.QUADS: 4}[products]
     beyond = -weight.shape[-1] % step
@@ -168,7 +176,8 @@ def pack_products(
         accumulates = isa.products == IntegerProducts.QUADS
         data = data_dtype, zero_point, beyond
         arithmetic = PairProducts("int16", "int32", lanes, *data, isa.architecture, accumulates)
-        padded = padded.view(np.int32)
+        # Weights of 8 bits are stored in 8: half of the constants, and of the bytes from the caches.
+        padded = padded.astype(np.int8).view(np.int16) if bytes_ else padded.view(np.int32)
     else:
         arithmetic = QuadProducts("uint8", "int32", lanes, data_dtype, zero_point, beyond)
         padded = padded.astype(np.int8).view(np.int32)
