@@ -48,6 +48,9 @@ _COLLECTED_RUN = 16
 # Kernels with at most this many columns of taps may have the column loop unrolled.
 _UNROLLED = 5
 
+# TVM does not put more bytes on the stack, and LLVM keeps nothing else in registers.
+_MOST_ON_STACK = 1023
+
 Store = Callable[[tirx.Expr, Sequence[tirx.Expr]], None]
 
 
@@ -190,6 +193,42 @@ class MultiplyAccumulate:
             that the first step reads.
         """
         return None
+
+
+@dataclass(frozen=True, eq=False)
+class Accumulators:
+    """The sums of a tile, which LLVM keeps in registers.
+
+    Attributes:
+        vector: The type of one.
+        buffers: They are in these, one after the other, each small enough for the stack: [``each``, lanes].
+        each: Accumulators per buffer.
+    """
+
+    vector: VectorType
+    buffers: tuple[tirx.Buffer, ...]
+    each: int
+
+    @classmethod
+    def allocated(cls, count: int, vector: VectorType) -> Accumulators:
+        """``count`` accumulators."""
+        each = min(count, _MOST_ON_STACK * 8 // (vector.lanes * vector.bits))
+        sizes = [min(each, count - first) for first in range(0, count, each)]
+        return cls(vector, tuple(T.alloc_buffer((size, vector.lanes), vector.element) for size in sizes), each)
+
+    def load(self, k: int) -> tirx.Expr:
+        """An accumulator."""
+        return load(self.buffers[k // self.each], (k % self.each,), 0, self.vector.lanes)
+
+    def store(self, k: int, value: tirx.Expr) -> None:
+        """Set an accumulator."""
+        store(self.buffers[k // self.each], value, (k % self.each,), 0)
+
+    @property
+    def data(self) -> tirx.Expr:
+        """Where all of them are, for functions of pointers."""
+        (buffer,) = self.buffers
+        return buffer.data
 
 
 @dataclass(frozen=True, eq=False)
@@ -434,14 +473,13 @@ class Nest:
             x = T.bind(tirx.min(i * tile.pixels, width - tile.pixels))
             accumulators = self._zeros(VectorType(conv.arithmetic.accumulator, conv.arithmetic.lanes))
             self._reduce(accumulators, (*row, x), group, T.bind(group * conv.blocks + block))
-            sums = functools.partial(self._vector, accumulators)
             for p in range(tile.pixels):
-                values = conv.arithmetic.results(sums, tile, p)
+                values = conv.arithmetic.results(accumulators.load, tile, p)
                 keep(T.bind(x + p), [T.bind(value) for value in values])
 
     def _reduce(
         self,
-        accumulators: tirx.Buffer,
+        accumulators: Accumulators,
         position: tuple[tirx.Expr, tirx.Expr, tirx.Expr],
         group: tirx.Expr,
         block: tirx.Expr,
@@ -457,7 +495,7 @@ class Nest:
         # The last plane is the most significant: its sum is doubled once for each plane that follows.
         for plane in reversed(range(conv.planes)):
             for k in range(conv.tile.pixels * conv.tile.vectors if plane < conv.planes - 1 else 0):
-                store(accumulators, self._vector(accumulators, k) + self._vector(accumulators, k), (k,), 0)
+                accumulators.store(k, accumulators.load(k) + accumulators.load(k))
             image, first = (
                 (n, start + plane * (pixel // conv.planes)) if conv.dense else (n * conv.planes + plane, start)
             )
@@ -465,7 +503,7 @@ class Nest:
             self._reduce_plane(accumulators, T.bind(image), place, pixel, block)
 
     def _reduce_plane(
-        self, accumulators: tirx.Buffer, n: tirx.Expr, place: _Place, pixel: int, block: tirx.Expr
+        self, accumulators: Accumulators, n: tirx.Expr, place: _Place, pixel: int, block: tirx.Expr
     ) -> None:
         """Emit the sums over the window in one plane for every pixel of the tile; a pixel has ``pixel`` elements."""
         shape, partial = self.conv.shape, self.conv.arithmetic.partial
@@ -483,7 +521,7 @@ class Nest:
             columns[-1] = columns[-1].grouped(together)
         rows = ReductionLoop(shape.kernel[0], 0, shape.dilation[0])
 
-        def step(target: tirx.Buffer, place: _Place, pixels: Sequence[int] = range(self.conv.tile.pixels)) -> None:
+        def step(target: Accumulators, place: _Place, pixels: Sequence[int] = range(self.conv.tile.pixels)) -> None:
             at, number = [n, T.bind(place.line), T.bind(place.element)], T.bind(place.step * together)
             function = self.conv.arithmetic.block(self.conv.tile, pixels, stride, together) if pixels else None
             if function is None:
@@ -496,8 +534,8 @@ class Nest:
             narrow = self._zeros(VectorType(partial.dtype, partial.lanes))
             walk(lambda place: step(narrow, place))
             for k in range(self.conv.tile.pixels * self.conv.tile.vectors):
-                added = self.conv.arithmetic.widened(self._vector(narrow, k))
-                store(accumulators, self._vector(accumulators, k) + added, (k,), 0)
+                added = self.conv.arithmetic.widened(narrow.load(k))
+                accumulators.store(k, accumulators.load(k) + added)
 
         def walk_row(place: _Place) -> None:
             if partial is not None:
@@ -562,7 +600,7 @@ class Nest:
 
     def _step(
         self,
-        sums: tirx.Buffer,
+        sums: Accumulators,
         at: list[tirx.Expr],
         stride: int,
         weights: Sequence[tuple[tirx.Expr, ...]],
@@ -577,9 +615,9 @@ class Nest:
             value = tuple(part for parts in inputs for part in parts)
             for v in range(tile.vectors):
                 k = p * tile.vectors + v
-                store(sums, arithmetic.accumulate(self._vector(sums, k), value, weights[v]), (k,), 0)
+                sums.store(k, arithmetic.accumulate(sums.load(k), value, weights[v]))
 
-    def _run(self, sums: tirx.Buffer, n: tirx.Expr, stride: int, block: tirx.Expr, place: _Place, length: int) -> None:
+    def _run(self, sums: Accumulators, n: tirx.Expr, stride: int, block: tirx.Expr, place: _Place, length: int) -> None:
         """Emit ``length`` steps on neighbouring elements, the first of them at ``place``."""
         arithmetic, tile = self.conv.arithmetic, self.conv.tile
         line, element = T.bind(place.line), T.bind(place.element)
@@ -591,7 +629,7 @@ class Nest:
             value = (T.bind(elements[p][i]),)
             for v in range(tile.vectors):
                 k = p * tile.vectors + v
-                store(sums, arithmetic.accumulate(self._vector(sums, k), value, weights[i][v]), (k,), 0)
+                sums.store(k, arithmetic.accumulate(sums.load(k), value, weights[i][v]))
 
     def _image_row(self, row: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
         height = self.conv.shape.out_height
@@ -600,16 +638,13 @@ class Nest:
     def _position(self, n: tirx.Expr, y: tirx.Expr, x: tirx.Expr) -> tuple[tirx.Expr, ...]:
         return (x,) if self.conv.dense else (n, y, x)
 
-    def _zeros(self, vector: VectorType) -> tirx.Buffer:
+    def _zeros(self, vector: VectorType) -> Accumulators:
         """Accumulators of the tile, set to 0."""
         count = self.conv.arithmetic.sums(self.conv.tile)
-        accumulators = T.alloc_buffer((count, vector.lanes), vector.element)
+        accumulators = Accumulators.allocated(count, vector)
         for k in range(count):
-            store(accumulators, vector.constant(0), (k,), 0)
+            accumulators.store(k, vector.constant(0))
         return accumulators
-
-    def _vector(self, buffer: tirx.Buffer, row: int) -> tirx.Expr:
-        return load(buffer, (row,), 0, int(buffer.shape[1]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -248,3 +248,49 @@ def _dot_product(instruction: str, lanes: int) -> LlvmFunction:
         [f"%r = call {kind} {name}({kind} %s, {kind} %x, {kind} %w)", f"ret {kind} %r"],
         f"declare {kind} {name}({kind}, {kind}, {kind})\n",
     )
+
+
+def _of_arm(instruction: str) -> LlvmFunction:
+    kind, octets, name = "<4 x i32>", "<16 x i8>", f"@llvm.aarch64.neon.{instruction}.v4i32.v16i8"
+    return LlvmFunction.of(
+        f"sbnn_{instruction}",
+        VectorType("int32", 4),
+        [f"{kind} %s", f"{kind} %x", f"{kind} %w"],
+        [
+            f"%a = bitcast {kind} %x to {octets}",
+            f"%b = bitcast {kind} %w to {octets}",
+            f"%r = call {kind} {name}({kind} %s, {octets} %a, {octets} %b)",
+            f"ret {kind} %r",
+        ],
+        f"declare {kind} {name}({kind}, {octets}, {octets})\n",
+    )
+
+
+SDOT = _of_arm("sdot")
+"""Sums, and vectors of signed bytes as int32x4: adds four products to each sum."""
+
+SMMLA = _of_arm("smmla")
+"""Sums of 2x2 results, and matrices of 2x8 signed bytes as int32x4: adds eight products to each sum."""
+
+
+@cache
+def sum_of_bytes(architecture: Architecture) -> LlvmFunction:
+    """Sums of four products of signed bytes, in vectors as int32x4, added in 16 bits first: NEON without ``sdot``."""
+    kind, halves, bytes_ = "<4 x i32>", "<8 x i16>", "<8 x i8>"
+    pairwise = {"aarch64": "aarch64.neon.saddlp", "arm": "arm.neon.vpaddls"}[architecture] + ".v4i32.v8i16"
+    lines = []
+    for name in "xw":
+        lines.append(f"%{name}b = bitcast {kind} %{name} to <16 x i8>")
+        for part, first in (("l", 0), ("h", 8)):
+            order = ", ".join(f"i32 {first + i}" for i in range(8))
+            lines.append(f"%{name}{part} = shufflevector <16 x i8> %{name}b, <16 x i8> poison, <8 x i32> <{order}>")
+            lines.append(f"%{name}{part}w = sext {bytes_} %{name}{part} to {halves}")
+    lines += [
+        f"%l = mul {halves} %xlw, %wlw",
+        f"%h = mul {halves} %xhw, %whw",
+        f"%p = add {halves} %l, %h",
+        f"%r = call {kind} @llvm.{pairwise}({halves} %p)",
+        f"ret {kind} %r",
+    ]
+    arguments, declare = [f"{kind} %x", f"{kind} %w"], f"declare {kind} @llvm.{pairwise}({halves})\n"
+    return LlvmFunction.of("sbnn_sum_of_bytes", VectorType("int32", 4), arguments, lines, declare)

@@ -115,7 +115,7 @@ def _average_pool_2d(node: Node) -> Value | None:
     """The mean of the codes; TFLite rounds its halves away from 0."""
     if not _keeps_codes(node):
         return None
-    x, dtype = node.graph.reordered(node.required(0), CHANNELS_FIRST), node.required(0).dtype
+    x, dtype = node.images_of_any_type(0), node.required(0).dtype
     x = node.graph.add("Cast", x, order=CHANNELS_FIRST, to=TensorProto.FLOAT)
     mean = pooling.pooled(node, x, "AveragePool")
     size = node.graph.add("Abs", mean, order=CHANNELS_FIRST) if dtype == "int8" else mean
@@ -131,8 +131,7 @@ def _average_pool_2d(node: Node) -> Value | None:
 def _max_pool_2d(node: Node) -> Value | None:
     if not _keeps_codes(node):
         return None
-    x = node.graph.reordered(node.required(0), CHANNELS_FIRST)
-    return _activated(node, pooling.pooled(node, x, "MaxPool"))
+    return _activated(node, pooling.pooled(node, node.images_of_any_type(0), "MaxPool"))
 
 
 def _moving(name: str) -> CodesConverter:
