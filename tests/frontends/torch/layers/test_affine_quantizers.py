@@ -46,12 +46,11 @@ def test_values_are_those_of_onnx(dtype: torch.dtype) -> None:
             assert (ends.abs() <= scale).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_stock_onnxruntime_computes_the_same(kind: type[AffineQuantizer]) -> None:
-    model = nn.Sequential(*(with_range(kind(dtype), -2.0, 3.0) for dtype in CODE_TYPES))  # one file for all types
+def test_stock_onnxruntime_computes_the_same() -> None:
+    model = nn.Sequential(*(with_range(kind(dtype), -2.0, 3.0) for kind in KINDS for dtype in CODE_TYPES))
     x = torch.cat([near_ties(quantizer) for quantizer in model])
     proto = to_onnx(model, x.shape)
-    assert [node.op_type for node in proto.graph.node] == ["QuantizeLinear", "DequantizeLinear"] * 4
+    assert [node.op_type for node in proto.graph.node] == ["QuantizeLinear", "DequantizeLinear"] * len(model)
     assert [node.name for node in proto.graph.node][:2] == ["0", "0/DequantizeLinear"]
     np.testing.assert_array_equal(run_file(proto, {"input": x.numpy()})["output"], model(x).detach().numpy())
 
