@@ -11,6 +11,7 @@ from onnx import AttributeProto, FunctionProto, NodeProto, TypeProto, helper
 from onnx.defs import SchemaError
 
 from .model_parts import graphs_of
+from .node import STANDARD
 
 
 @cache
@@ -30,7 +31,7 @@ def has_body(node: NodeProto, version: int) -> bool:
 
 def off_default(node: NodeProto, version: int, honoured: Collection[str]) -> str:
     """The first attribute that is neither honoured nor at its default, as text ``name=value``, or an empty text."""
-    schema = schema_of(node.op_type, version)
+    schema = schema_of(node.op_type, version) if node.domain in STANDARD else None
     for attribute in node.attribute:
         if attribute.name in honoured or attribute.ref_attr_name:
             continue

@@ -26,13 +26,19 @@ from .fold_constants import fold, shape_like
 from .function_bodies import body, has_body, off_default, schema_of
 from .inferred_types import InferredType, contradiction, infer_types, type_proto
 from .node import STANDARD, Converter, Node, Value, as_expr, describe, dtype_of, is_static, shape_of
+from .operators import contributed
 from .operators.table import CONVERTERS
 from .refused_operators import REFUSED
 from .size_limits import ConstantBudget, check_shape
 from .static_shapes import check_declared, check_numpy_type, model_inputs, tensor_spec
 from .tvm_converters import HONOURED, TvmConverters
 
-_CONVERTERS = {"": CONVERTERS, "ai.onnx": CONVERTERS, opset.DOMAIN: BINARY_CONVERTERS}
+_CONVERTERS = {
+    "": CONVERTERS,
+    "ai.onnx": CONVERTERS,
+    contributed.DOMAIN: contributed.CONVERTERS,
+    opset.DOMAIN: BINARY_CONVERTERS,
+}
 _POOLINGS = frozenset({"AveragePool", "LpPool", "MaxPool"})
 _WINDOWED = _POOLINGS | {"Conv", "ConvTranspose"}  # without any output, the input is too small
 LARGEST_NODE_COUNT = 10_000
@@ -216,7 +222,7 @@ class GraphImport:
         if converter is not None:
             read = Node(node, tuple(inputs), version, lambda expr: self._emit(expr, hint), self._builder.add_func)
             result = converter(read)
-            unread = off_default(node, version, read.read) if result is not None and node.domain in STANDARD else ""
+            unread = off_default(node, version, read.read) if result is not None and node.domain != opset.DOMAIN else ""
             if unread:
                 raise read.error(f"has {unread}, which is not supported; export the model without it")
         if result is None and node.domain in STANDARD:

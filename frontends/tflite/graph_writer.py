@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,6 +49,7 @@ class GraphWriter:
         self._reserved = frozenset(reserved)
         self._names = set(self._reserved)
         self._reordered: dict[tuple[str, tuple[int, ...]], Value] = {}
+        self._made: dict[Hashable, Value] = {}
         self._stored: dict[int, tuple[Value, str]] = {}
         self._budget = ConstantBudget(file_bytes)
 
@@ -130,6 +131,12 @@ class GraphWriter:
             self._reordered[value.name, order] = found
             self._reordered[found.name, value.order] = value
         return replace(found, packed=value.packed)
+
+    def once(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """The value that ``make`` adds, which is the same for all operators that ask for the same key."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def reshaped(self, value: Value, shape: Sequence[int]) -> Value:
         """The elements in the file's order with another shape.

@@ -62,7 +62,12 @@ class Node:
 
     def image(self, index: int) -> Value:
         """Input ``index``, float32 images, stored as NCHW."""
-        value = self.floats(index)
+        self.floats(index)
+        return self.images_of_any_type(index)
+
+    def images_of_any_type(self, index: int) -> Value:
+        """Input ``index``, images, stored as NCHW."""
+        value = self.required(index)
         if value.rank != 4:
             raise self.error(f"needs images of four axes, but input {index} has the shape {list(value.shape)}")
         return self.graph.reordered(value, CHANNELS_FIRST)

@@ -22,7 +22,7 @@ from .flatbuffer_file import Operator, Tensor, TfliteGraph, parse
 from .graph_writer import GraphWriter
 from .node import Node
 from .operators.larq import WORD
-from .operators.table import CONVERTERS, TAKING_BITS, TAKING_QUANTISED
+from .operators.table import CONVERTERS, TAKING_BITS, convert
 from .tensor_types import dtype_of
 from .values import CHANNELS_FIRST, Value, plain
 
@@ -125,9 +125,8 @@ class _Conversion:
     def _input(self, number: int, shape: tuple[int, ...]) -> Value:
         tensor, name = self._graph.tensors[number], self._names[number]
         what = f"input {name!r} of {self._where}"
-        if len(tensor.scales) or tensor.special or tensor.data is not None:
-            kind = tensor.special or ("a constant" if tensor.data is not None else f"quantised ({tensor.dtype})")
-            raise ModelError(f"{what} is {kind}, which is not supported; convert the network as float32")
+        if tensor.special or tensor.data is not None:
+            raise ModelError(f"{what} is {tensor.special or 'a constant'}, which is not supported; convert it again")
         self._writer.begin(what, name)
         value = self._writer.input(name, dtype_of(tensor, what), shape)
         return self._writer.reordered(value, CHANNELS_FIRST) if value.rank == 4 else value
@@ -160,8 +159,7 @@ class _Conversion:
         computed = tuple(tensors[number] for number in operator.outputs)
         node = Node(operator, inputs, read, computed, self._writer)
         _check_kinds(node, where)
-        found = CONVERTERS[operator.name](node)
-        results = (found,) if isinstance(found, Value) else tuple(found)
+        results = convert(node)
         if len(results) != len(operator.outputs):
             raise ModelError(f"{where} has {len(operator.outputs)} outputs; expected {len(results)}")
         for number, value in zip(operator.outputs, results, strict=True):
@@ -183,7 +181,7 @@ def _check_kinds(node: Node, where: str) -> None:
         if value is not None and tensor is not None and value.packed and operator.name not in TAKING_BITS:
             raise ModelError(f"{where} reads the packed bits {tensor.name!r}; only the operators of Larq can do that")
     for tensor in (*node.read, *node.computed):
-        if tensor is not None and len(tensor.scales) and operator.name not in TAKING_QUANTISED:
+        if tensor is not None and len(tensor.scales) and operator.name in TAKING_BITS:
             raise ModelError(
                 f"{where} computes with quantised numbers ({tensor.dtype} in {tensor.name!r}), which is not supported; "
                 "convert the network as float32"

@@ -10,7 +10,7 @@ import numpy as np
 import tflite
 from flatbuffers import flexbuffers
 
-_TYPES = {name: name.upper() for name in ("float32", "float16", "int32", "int64", "int8", "bool")}
+_TYPES = {name: name.upper() for name in ("float32", "float16", "int32", "int64", "int8", "uint8", "int16", "bool")}
 
 
 class TfliteBuilder:
@@ -32,9 +32,14 @@ class TfliteBuilder:
         name: str | None = None,
         signature: Sequence[int] | None = None,
         scales: Sequence[float] = (),
+        zero_points: Sequence[int] = (),
+        axis: int = 0,
         sparse: bool = False,
     ) -> int:
-        """Adds a tensor; ``data`` makes it a constant. ``dtype`` is numpy's name of the type, or the schema's."""
+        """Adds a tensor; ``data`` makes it a constant. ``dtype`` is numpy's name of the type, or the schema's.
+
+        Zero points are 0 by default; ``axis`` is the one that several scales belong to.
+        """
         b = self._builder
         text = b.CreateString(f"tensor_{len(self._tensors)}" if name is None else name)
         sizes = self._numbers(shape, "int32")
@@ -45,10 +50,11 @@ class TfliteBuilder:
             self._buffers.append(self._buffer(data if isinstance(data, bytes) else data.tobytes()))
         quantised = sparsity = None
         if scales:
-            scale, zero = self._numbers(scales, "float32"), self._numbers([0] * len(scales), "int64")
+            scale, zero = self._numbers(scales, "float32"), self._numbers(zero_points or [0] * len(scales), "int64")
             tflite.QuantizationParametersStart(b)
             tflite.QuantizationParametersAddScale(b, scale)
             tflite.QuantizationParametersAddZeroPoint(b, zero)
+            tflite.QuantizationParametersAddQuantizedDimension(b, axis)
             quantised = tflite.QuantizationParametersEnd(b)
         if sparse:
             tflite.SparsityParametersStart(b)
@@ -77,7 +83,7 @@ class TfliteBuilder:
         name: str,
         inputs: Sequence[int],
         outputs: Sequence[int],
-        options: Mapping[str, int] | None = None,
+        options: Mapping[str, float] | None = None,
         kind: str | None = None,
     ) -> None:
         """Adds an operator.

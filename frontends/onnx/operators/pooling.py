@@ -35,9 +35,14 @@ def max_pool(node: Node) -> relax.Expr:
 
 def average_pool(node: Node) -> relax.Expr:
     """Average pooling over one to three axes."""
+    return averaged(node, node.expr(0))
+
+
+def averaged(node: Node, x: relax.Expr) -> relax.Expr:
+    """Average pooling of a float tensor of the shape of the node's first input."""
     attributes = node.attributes
     ceil_mode, counted = (bool(attributes.get(name, 0)) for name in ("ceil_mode", "count_include_pad"))
-    return _pool(node, node.expr(0), "avg", _window(node), ceil_mode, counted)
+    return _pool(node, x, "avg", _window(node), ceil_mode, counted)
 
 
 def lp_pool(node: Node) -> relax.Expr:

@@ -83,7 +83,7 @@ def _spread(node: Node, value: Value) -> Value:
     count = int(np.prod(given))
     if count == 1 and not block:
         node.ignore("axis")
-        return value.reshape(()) if isinstance(value, np.ndarray) else node.emit(relax.op.reshape(value, ()))
+        return reshaped(node, value, ())
     axis = node.attributes.get("axis", 1)
     if not -len(shape) <= axis < len(shape):
         raise node.error(f"has axis {axis}; its input has {len(shape)} dimensions")
@@ -98,13 +98,17 @@ def _spread(node: Node, value: Value) -> Value:
         return node.emit(relax.op.strided_slice(value, [axis], [0], [shape[axis]]))
     if given != (shape[axis],):
         raise node.error(f"has scales or zero points of shape {list(given)}; axis {axis} needs [{shape[axis]}]")
-    along = (1,) * axis + given + (1,) * (len(shape) - axis - 1)
-    return value.reshape(along) if isinstance(value, np.ndarray) else node.emit(relax.op.reshape(value, along))
+    spread = (1,) * axis + given + (1,) * (len(shape) - axis - 1)
+    return reshaped(node, value, spread)
 
 
 def dynamic_quantize_linear(node: Node) -> relax.Tuple:
-    """Quantisation to uint8 by the range of the input, which is made to include 0."""
-    x = node.expr(0)
+    """Quantisation to uint8 by the range of the input."""
+    return relax.Tuple(dynamically_quantized(node, node.expr(0)))
+
+
+def dynamically_quantized(node: Node, x: relax.Expr) -> tuple[relax.Expr, relax.Expr, relax.Expr]:
+    """Codes of uint8, their scale and their zero point, by the range of a tensor, which is made to include 0."""
     axes = list(range(rank_of(x)))
     zero, levels, one = (relax.const(value, "float32") for value in (0.0, 255.0, 1.0))
     high = node.emit(relax.op.maximum(node.emit(relax.op.max(x, axes)), zero))
@@ -115,7 +119,37 @@ def dynamic_quantize_linear(node: Node) -> relax.Tuple:
     shift = node.emit(relax.op.divide(node.emit(relax.op.subtract(zero, low)), scale))
     zero_point = node.emit(saturated(node, shift, None, "uint8"))
     y = node.emit(saturated(node, node.emit(relax.op.divide(x, scale)), zero_point, "uint8"))
-    return relax.Tuple([y, scale, zero_point])
+    return y, scale, zero_point
+
+
+def number(node: Node, value: Value | None) -> Value | None:
+    """A scale or zero point that must be one number, without dimensions."""
+    if value is None:
+        return None
+    if int(np.prod(shape_of(value))) != 1:
+        raise node.error(f"has a scale or zero point of shape {list(shape_of(value))}, where one number is expected")
+    return reshaped(node, value, ())
+
+
+def along(node: Node, value: Value | None, axis: int, rank: int) -> Value | None:
+    """A number, or a vector along one of several axes."""
+    if value is None:
+        return None
+    count = int(np.prod(shape_of(value)))
+    return reshaped(node, value, (1,) * axis + (count,) + (1,) * (rank - axis - 1) if count > 1 else ())
+
+
+def reshaped(node: Node, value: Value, shape: tuple[int, ...]) -> Value:
+    """A value in another shape."""
+    return value.reshape(shape) if isinstance(value, np.ndarray) else node.emit(relax.op.reshape(value, shape))
+
+
+def computed(node: Node, operator: str, x: Value, y: Value) -> Value:
+    """An elementwise operator of two values of one type, by its name in numpy and in Relax; of constants at once."""
+    if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
+        with np.errstate(all="ignore"):  # a quotient may be infinite
+            return np.asarray(getattr(np, operator)(x, y))
+    return node.emit(getattr(relax.op, operator)(as_expr(x), as_expr(y)))
 
 
 CONVERTERS: dict[str, Converter] = {

@@ -97,17 +97,21 @@ def _fully_connected(node: Node) -> Value:
     x, weights = node.floats(0), node.constant(1)
     if weights.ndim != 2 or weights.dtype != np.float32 or node.option("WeightsFormat", 0):
         raise node.error(f"has {weights.dtype} weights of shape {list(weights.shape)}; expected a float32 matrix")
-    outputs, inputs = weights.shape
-    if not inputs or math.prod(x.shape) % inputs:
-        raise node.error(f"multiplies a tensor of shape {list(x.shape)} by weights of shape {list(weights.shape)}")
-    keeps_axes = bool(node.option("KeepNumDims", 0)) and x.rank > 2
-    if keeps_axes and x.shape[-1] != inputs:
-        raise node.error(f"multiplies a tensor of shape {list(x.shape)} by weights of shape {list(weights.shape)}")
-    rows = node.graph.reshaped(x, (math.prod(x.shape) // inputs, inputs))
+    outputs = weights.shape[0]
+    rows, shape = rows_of(node, x, weights)
     matrix = node.graph.constant(weights, node.name_of(1))
     bias = [] if node.value(2) is None else [node.graph.constant(node.per_channel(2, outputs), node.name_of(2))]
-    result = activated(node, node.graph.add("Gemm", rows, matrix, *bias, transB=1))
-    return node.graph.reshaped(result, (*x.shape[:-1], outputs)) if keeps_axes else result
+    return node.graph.reshaped(activated(node, node.graph.add("Gemm", rows, matrix, *bias, transB=1)), shape)
+
+
+def rows_of(node: Node, x: Value, weights: np.ndarray) -> tuple[Value, tuple[int, ...]]:
+    """The rows that a dense layer multiplies by weights [outputs, inputs], and the shape of its result."""
+    outputs, inputs = weights.shape
+    keeps_axes = bool(node.option("KeepNumDims", 0)) and x.rank > 2
+    if not inputs or math.prod(x.shape) % inputs or (keeps_axes and x.shape[-1] != inputs):
+        raise node.error(f"multiplies a tensor of shape {list(x.shape)} by weights of shape {list(weights.shape)}")
+    count = math.prod(x.shape) // inputs
+    return node.graph.reshaped(x, (count, inputs)), (*x.shape[:-1], outputs) if keeps_axes else (count, outputs)
 
 
 def _batch_matmul(node: Node) -> Value:

@@ -21,17 +21,15 @@ _REDUCTIONS = {
 
 
 def _pool(op_type: str) -> Converter:
-    """A pooling; an average leaves out what was padded."""
+    return lambda node: activated(node, pooled(node, node.image(0), op_type))
 
-    def convert(node: Node) -> Value:
-        x = node.image(0)
-        kernel = node.positive("FilterHeight"), node.positive("FilterWidth")
-        strides = node.positive("StrideH"), node.positive("StrideW")
-        pads = padding(node, node.option("Padding"), x.shape[1:3], kernel, strides)
-        pooled = node.graph.add(op_type, x, order=CHANNELS_FIRST, kernel_shape=kernel, strides=strides, pads=pads)
-        return activated(node, pooled)
 
-    return convert
+def pooled(node: Node, x: Value, op_type: str) -> Value:
+    """A pooling of images that are stored as NCHW, without its activation; an average leaves out what was padded."""
+    kernel = node.positive("FilterHeight"), node.positive("FilterWidth")
+    strides = node.positive("StrideH"), node.positive("StrideW")
+    pads = padding(node, node.option("Padding"), x.shape[1:3], kernel, strides)
+    return node.graph.add(op_type, x, order=CHANNELS_FIRST, kernel_shape=kernel, strides=strides, pads=pads)
 
 
 def _reduction(op_type: str) -> Converter:

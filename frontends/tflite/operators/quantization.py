@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from onnx import TensorProto
 
@@ -16,11 +18,33 @@ def _dequantize(node: Node) -> Value:
     x = node.required(0)
     if x.dtype == "float16":
         return node.graph.add("Cast", x, order=x.order, to=TensorProto.FLOAT)
-    declared = node.read[0]
+    return _as_floats(node, 0)
+
+
+def _quantize(node: Node) -> Value:
+    """Codes of floats, or of other codes."""
+    return quantised(node, dequantised(node, 0), 0)
+
+
+def is_quantised(node: Node) -> bool:
+    """Whether a node reads or computes a tensor that has scales."""
+    return any(tensor is not None and len(tensor.scales) for tensor in (*node.read, *node.computed))
+
+
+def dequantised(node: Node, index: int) -> Value:
+    """Input ``index`` as float32 numbers, if it has scales."""
+    declared, x = node.read[index], node.required(index)
+    if declared is None or not len(declared.scales) or x.dtype.startswith("float"):
+        return x
+    return node.graph.once((x.name, "as floats", x.shape, x.order), lambda: _as_floats(node, index))
+
+
+def _as_floats(node: Node, index: int) -> Value:
+    x, declared = node.required(index), node.read[index]
     assert declared is not None
-    scale, zero_point, axis = _parameters(node, declared, x)
+    scale, zero_point, axis = parameters(node, declared, x.shape)
     if x.array is not None:
-        shape = [-1 if index == axis else 1 for index in range(x.rank)] if scale.ndim else []
+        shape = [-1 if position == axis else 1 for position in range(x.rank)] if scale.ndim else []
         distance = x.array.astype(np.float32) - zero_point.astype(np.float32).reshape(shape)
         with np.errstate(all="ignore"):  # a product may be infinite
             return node.graph.constant(distance * scale.reshape(shape), x.name)
@@ -29,16 +53,21 @@ def _dequantize(node: Node) -> Value:
     return node.graph.add("DequantizeLinear", x, *numbers, order=x.order, **attributes)
 
 
-def _quantize(node: Node) -> Value:
-    x, declared = node.floats(0), node.computed[0]
-    scale, zero_point, axis = _parameters(node, declared, x)
+def quantised(node: Node, value: Value, index: int) -> Value:
+    """A float32 value in the codes of output ``index``, halves rounded to even; as it is if that has no scales."""
+    declared = node.computed[index]
+    if not len(declared.scales) or value.dtype != "float32":
+        return value
+    scale, zero_point, axis = parameters(node, declared, value.shape)
+    if zero_point.dtype == np.int32:
+        raise node.error(f"quantises to int32 in {declared.name!r}, which is not supported")
     numbers = (node.graph.constant(array) for array in (scale, zero_point))
-    attributes = {"axis": x.stored_axis(axis)} if scale.ndim else {}
-    return node.graph.add("QuantizeLinear", x, *numbers, order=x.order, **attributes)
+    attributes = {"axis": value.stored_axis(axis)} if scale.ndim else {}
+    return node.graph.add("QuantizeLinear", value, *numbers, order=value.order, **attributes)
 
 
-def _parameters(node: Node, declared: Tensor, x: Value) -> tuple[np.ndarray, np.ndarray, int]:
-    """Scale and zero point, numbers or one for each index of the axis."""
+def parameters(node: Node, declared: Tensor, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Scale and zero point of a tensor with these sizes: numbers, or one for each index of the axis."""
     dtype = np.dtype(dtype_of(declared, node.graph.where))
     count, axis = len(declared.scales), declared.quantised_axis
     if dtype not in (np.int8, np.uint8, np.int16, np.int32) or len(declared.zero_points) != count or not count:
@@ -51,9 +80,9 @@ def _parameters(node: Node, declared: Tensor, x: Value) -> tuple[np.ndarray, np.
     scale, zero_point = declared.scales.astype(np.float32), declared.zero_points.astype(dtype)
     if count == 1:
         return scale.reshape(()), zero_point.reshape(()), 0
-    axis = node.axis(axis, x.rank)
-    if x.shape[axis] != count:
-        raise node.error(f"has {count} scales for {x.shape[axis]} indices in {declared.name!r}")
+    axis = node.axis(axis, len(sizes))
+    if sizes[axis] != count:
+        raise node.error(f"has {count} scales for {sizes[axis]} indices in {declared.name!r}")
     return scale, zero_point, axis
 
 

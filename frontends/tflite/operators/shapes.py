@@ -157,20 +157,21 @@ def _sliced(node: Node, x: Value, starts: Sequence[int], stops: Sequence[int], s
 
 def _pad(node: Node) -> Value:
     if len(node.inputs) < 3:
-        return _padded(node, "constant")
+        return padded(node, "constant")
     value = node.constant(2)
     if value.size != 1:
         raise node.error(f"pads with {value.size} numbers; expected one")
-    return _padded(node, "constant", value.reshape(()))
+    return padded(node, "constant", value.reshape(()))
 
 
 def _mirror_pad(node: Node) -> Value:
     if node.option("Mode", 0) != tflite.MirrorPadMode.REFLECT:
         raise node.error("repeats the pixels at the edge (mode SYMMETRIC), which is not supported; use REFLECT")
-    return _padded(node, "reflect")
+    return padded(node, "reflect")
 
 
-def _padded(node: Node, mode: str, value: np.ndarray | None = None) -> Value:
+def padded(node: Node, mode: str, value: np.ndarray | None = None) -> Value:
+    """Adds elements around a tensor, as its input 1 says: ``value`` or, by default, 0."""
     x, sides = node.required(0), node.constant(1)
     if sides.shape != (x.rank, 2) or sides.dtype.kind != "i" or sides.min(initial=0) < 0:
         raise node.error(f"pads a tensor of shape {list(x.shape)} by {sides.tolist()}")
@@ -211,7 +212,9 @@ def _depth_to_space(op_type: str) -> Converter:
     """Blocks of pixels from channels or back; both have the channel as the fastest axis of a block."""
 
     def convert(node: Node) -> Value:
-        return node.graph.add(op_type, node.image(0), order=CHANNELS_FIRST, blocksize=node.positive("BlockSize"))
+        return node.graph.add(
+            op_type, node.images_of_any_type(0), order=CHANNELS_FIRST, blocksize=node.positive("BlockSize")
+        )
 
     return convert
 
