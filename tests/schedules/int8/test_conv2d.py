@@ -27,6 +27,7 @@ from sbnn_tvm.schedules.epilogue.program import (
     Tensor,
 )
 from sbnn_tvm.schedules.int8.conv2d import int8_conv2d
+from sbnn_tvm.schedules.int8.products import pairs_of_bytes_fit
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from tests.support.conv2d_shapes import SHAPES
 from tests.support.kernel_execution import TARGETS, run, target_for
@@ -85,8 +86,22 @@ def test_every_target(shape: str, name: str, rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("dtype, zero_point", [("uint8", 0), ("uint8", 255), ("int8", -128), ("int8", 127)])
 @pytest.mark.parametrize("shape", ["asymmetric", "1x1", "stem"])
-def test_weights_of_nine_bits(shape: str, dtype: Element, zero_point: int, rng: np.random.Generator) -> None:
-    check(rng, SHAPES[shape], "native", dtype, zero_point, most=255)
+@pytest.mark.parametrize("most", [63, 255])
+def test_weights_of_seven_and_nine_bits(
+    most: int, shape: str, dtype: Element, zero_point: int, rng: np.random.Generator
+) -> None:
+    check(rng, SHAPES[shape], "native", dtype, zero_point, most)
+
+
+def test_which_pairs_of_bytes_fit_16_bits() -> None:
+    for weights, fit in (
+        ([64, 64, -64, -64], True),
+        ([127, 1, -128, 127], True),
+        ([65, 64, 0, 0], False),
+        ([1, 64, 65, 2], True),
+        ([0, 0, -65, -64], False),
+    ):
+        assert pairs_of_bytes_fit(np.array([weights], np.int16)) == fit
 
 
 @pytest.mark.parametrize("dtype, zero_point", [("uint8", 0), ("uint8", 255), ("int8", -128), ("int8", 127)])
@@ -96,9 +111,9 @@ def test_the_largest_sums(dtype: Element, zero_point: int) -> None:
     limits = np.iinfo(dtype)
     for value in (limits.min, limits.max):
         x = np.full((1, 5, 6, 40), value, dtype)
-        for extreme in (-128, 127, -255, 255):
+        for extreme in (-128, 127, 64, -65, 255):
             weight = np.full((24, 40, 3, 3), extreme, np.int16)
-            weight[1::2] *= -1 if extreme > -128 else 1
+            weight[1::2] *= -1 if abs(extreme) != 128 else 1
             kernel = int8_conv2d(shape, weight, zero_point, STORE, target.isa, data_dtype=dtype)
             expected = sums_of(x, weight, shape, zero_point, np.zeros(24, np.int64))
             np.testing.assert_array_equal(run(kernel, target, x)[0], expected.astype(np.float32))
