@@ -10,7 +10,7 @@ import numpy as np
 
 from sbnn_tvm.schedules.direct.tiles import Tile, default_tile, tile_cost, tiles
 from sbnn_tvm.schedules.int8.conv2d import int8_conv2d, int8_dense
-from sbnn_tvm.schedules.int8.depthwise import int8_depthwise_conv2d
+from sbnn_tvm.schedules.int8.depthwise import depthwise_tiles, int8_depthwise_conv2d
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.windows.pooling import avg_pool2d, global_avg_pool2d, max_pool2d
@@ -35,7 +35,7 @@ class Int8Family(Family):
             case GlobalAvgPool2d() if layer.data_dtype != "float32":
                 return (None,)
             case IntegerLinearLayer() if layer.shape.depthwise:
-                return window_tiles(layer.shape, isa, layer.program.packed)
+                return depthwise_tiles(layer.shape, isa, layer.program.packed)
             case IntegerLinearLayer():
                 return tiles(layer.shape, isa, "int8")
         return ()
