@@ -94,7 +94,7 @@ class PairProducts(SingleProducts):
     def accumulate(self, sums: tirx.Expr, x: tuple[tirx.Expr, ...], w: tuple[tirx.Expr, ...]) -> tirx.Expr:
         """Add the sums of two products."""
         if self.accumulates:
-            return _add_pairs(self.lanes)(sums, x[0], w[0])
+            return add_pairs(self.lanes)(sums, x[0], w[0])
         return sums + sum_of_pairs(self.lanes, self.architecture)(x[0], w[0])
 
 
@@ -275,7 +275,8 @@ def sum_of_byte_pairs(lanes: int) -> LlvmFunction:
 
 
 @cache
-def _add_pairs(lanes: int) -> LlvmFunction:
+def add_pairs(lanes: int) -> LlvmFunction:
+    """A function of sums, two signed 16-bit numbers and two others per lane: ``vpdpwssd``."""
     return _dot_product("vpdpwssd", lanes)
 
 
