@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help demo test test-slow test-interop conformance fuzz fuzz-kernels fuzz-c bench methods runtime-wheel emulators lint format clean
+.PHONY: help demo test test-slow test-interop conformance fuzz fuzz-kernels fuzz-c bench peers methods runtime-wheel emulators lint format clean
 
 help:
 	@echo 'make demo    train a small binary network, compile it for this machine and for ARM, verify and benchmark it'
@@ -22,6 +22,7 @@ help:
 	@echo 'make fuzz-kernels  compare 20,000 random kernels with numpy, for an hour or two; FIRST=20000 takes others'
 	@echo 'make fuzz-c  run 1,000 random networks as C libraries with sanitizers, for an hour or two; needs gcc or clang'
 	@echo 'make bench   measure kernels and networks against the limits of this machine and against onnxruntime'
+	@echo 'make peers   compare whole networks with OpenVINO, ncnn and XNNPACK too, in an environment of their own'
 	@echo 'make methods train every method on 28x28 MNIST, for an hour or two; renew table and picture of docs/methods.md'
 	@echo 'make runtime-wheel  build sbnn-tvm-runtime, the wheel for devices that only run compiled models, into dist/'
 	@echo 'make emulators  say which Debian packages some tests need beside Python; install them where CI=true'
@@ -48,6 +49,7 @@ test-slow: $(INSTALLED)
 # Networks of other tools, in environments of their own: Brevitas and QONNX here, Larq and TensorFlow in .venv-keras.
 INTEROP := .venv-interop
 KERAS := .venv-keras
+PEERS := .venv-peers
 
 test-interop: $(INTEROP)/.installed $(KERAS)/.installed
 	OMP_NUM_THREADS=1 SBNN_KERAS_PYTHON=$(CURDIR)/$(KERAS)/bin/python $(INTEROP)/bin/python -m pytest \
@@ -85,6 +87,10 @@ bench: $(INSTALLED)
 	-$(BIN)/python benchmarks/c_runtime.py --output out/c_runtime.json
 	-$(BIN)/python benchmarks/networks.py --output out/networks.json
 	$(BIN)/python benchmarks/plots.py
+
+peers: $(PEERS)/.installed
+	mkdir -p out
+	$(PEERS)/bin/python benchmarks/networks.py --output out/network_peers.json
 
 methods: $(INSTALLED)
 	$(BIN)/python benchmarks/methods.py --output out/methods.json --docs docs/methods.md
@@ -125,6 +131,13 @@ $(INTEROP)/.installed: pyproject.toml constraints.txt tests/interop/constraints.
 		-e '.[compile,torch,verify,interop]' hypothesis pytest pytest-randomly
 	touch $@
 
+$(PEERS)/.installed: pyproject.toml constraints.txt benchmarks/peers.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers.txt
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e '.[compile,torch,verify,benchmarks]'
+	touch $@
+
 # Larq needs an older numpy than ours.
 $(KERAS)/.installed: tests/interop/keras.txt
 	test -x $(KERAS)/bin/python || $(PYTHON) -m venv $(KERAS)
@@ -132,4 +145,4 @@ $(KERAS)/.installed: tests/interop/keras.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(INTEROP) $(KERAS) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(INTEROP) $(KERAS) $(PEERS) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

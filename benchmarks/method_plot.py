@@ -23,7 +23,7 @@ FAMILIES = {
     "codebooks": ("#009E73", "P"),
     "partly float": ("#8C564B", "^"),
     "2 bits": ("#CC79A7", "h"),
-    "gradients": ("#F0E442", "<"),
+    "gradients": ("#E31A1C", "<"),
     "losses": ("#6A3D9A", "X"),
     "blocks": ("#7F7F00", "p"),
     "not trained": ("#999999", "*"),

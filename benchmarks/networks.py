@@ -11,12 +11,15 @@ The table gives the minimum over many rounds, and the median in brackets, in mil
 than 5 %, the machine was busy. The columns "speed /" give ratios of minima. "KiB" is the size of the library, and of
 the float32 ONNX file. The exit code is 1 if a bar is missed. ``--profile`` times every kernel of the networks
 instead.
+
+Other engines (network_peers.py) run the float32 and int8 versions in the same turns, in a second table. Those whose
+packages are missing are left out, and a sentence says so; ``make peers`` installs all.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,6 +27,7 @@ import numpy as np
 import torch
 from command_line import console, parser
 from int8_version import int8_version
+from network_peers import PEERS, Peer, PeerNetwork
 from onnxruntime_peer import session
 from records import Machine, write_json
 from rich.table import Table
@@ -101,6 +105,7 @@ class Result:
         int8: The int8 version in onnxruntime.
         reference: The binary model in onnxruntime.
         bar, int8_bar: Same as in Network.
+        peers: Other engines (network_peers.py) by name.
     """
 
     name: str
@@ -113,6 +118,7 @@ class Result:
     reference: Timing
     bar: float | None
     int8_bar: float | None
+    peers: Mapping[str, Timing]
 
     @property
     def speedup(self) -> float:
@@ -171,7 +177,7 @@ def random_network(network: Network) -> nn.Module:
     return model.eval()
 
 
-def measure(network: Network, target: str, seconds: float, folder: Path) -> Result:
+def measure(network: Network, target: str, seconds: float, folder: Path, peers: Sequence[Peer]) -> Result:
     """Build, compile, verify and time one network; its library is written to ``folder``."""
     model = random_network(network)
     binary = to_onnx(model)
@@ -183,21 +189,27 @@ def measure(network: Network, target: str, seconds: float, folder: Path) -> Resu
         raise SystemExit(f"{network.name}: {verification}")
     loaded = sbnn_tvm.load(library, num_threads=1)
     float_model = to_onnx(float_twin(model).eval())
-    float32, int8, reference = session(float_model), session(int8_version(float_model)), session(binary)
+    int8_model = int8_version(float_model)
+    float32, int8, reference = session(float_model), session(int8_model), session(binary)
     x = np.random.default_rng(0).standard_normal(loaded.inputs[0].shape).astype(np.float32)
     (name,) = (node.name for node in float32.get_inputs())
+    expected = float32.run(None, {name: x})[0]
+    as_read = PeerNetwork(model, float_model, int8_model, x, expected, folder)
+    others = {peer.name: peer.checked(as_read) for peer in peers}
     times = interleave(
         {
             "ours": lambda: loaded.run(x),
             "float32": lambda: float32.run(None, {name: x}),
             "int8": lambda: int8.run(None, {name: x}),
             "reference": lambda: reference.run(None, {name: x}),
+            **others,
         },
         seconds,
     )
     sizes = library.stat().st_size, float_model.ByteSize()
     timings = times["ours"], times["float32"], times["int8"], times["reference"]
-    return Result(network.name, compile_seconds, *sizes, *timings, network.bar, network.int8_bar)
+    of_peers = {name: times[name] for name in others}
+    return Result(network.name, compile_seconds, *sizes, *timings, network.bar, network.int8_bar, of_peers)
 
 
 def table(results: list[Result], target: str) -> Table:
@@ -225,6 +237,18 @@ def table(results: list[Result], target: str) -> Table:
     return out
 
 
+def peer_table(results: Sequence[Result]) -> Table:
+    """One row per network, with the other engines."""
+    out = Table(title="The float32 and int8 versions in other engines: milliseconds, and our speed relative to them")
+    out.add_column("network")
+    for name in results[0].peers:
+        out.add_column(name, justify="right")
+    for result in results:
+        cells = [(t.minimum * 1e3, t.minimum / result.ours.minimum) for t in result.peers.values()]
+        out.add_row(result.name, *(f"{milliseconds:.2f} ({ratio:.1f}x)" for milliseconds, ratio in cells))
+    return out
+
+
 def _ratio(value: float, bar: float | None) -> str:
     return f"{value:.2f}" if bar is None else f"{value:.2f} {'pass' if value >= bar else 'FAIL'} (>= {bar:g})"
 
@@ -246,11 +270,17 @@ def main() -> int:
             module = sbnn_tvm.compile(random_network(network), arguments.target, name=network.name)
             out.print(profile_table(network.name, module.profile()))
         return 0
+    for peer in PEERS:
+        if peer.missing:
+            out.print(f"{peer.missing}.")
+    peers = [peer for peer in PEERS if not peer.missing]
     results = []
     for network in networks:
         with out.status(network.name):
-            results.append(measure(network, arguments.target, arguments.seconds, arguments.folder))
+            results.append(measure(network, arguments.target, arguments.seconds, arguments.folder, peers))
     out.print(table(results, arguments.target))
+    if peers:
+        out.print(peer_table(results))
     if arguments.output:
         rows = [{**asdict(result), "passed": result.passed} for result in results]
         content = {"machine": asdict(Machine()), "target": arguments.target, "networks": rows}

@@ -29,6 +29,8 @@ from .phases.canonicalize import canonicalize
 from .phases.choices_to_extrema import choices_to_extrema
 from .phases.fold_window_sums import fold_window_sums
 from .phases.fuse_layers import fuse_layers
+from .phases.integer_layers import integer_layers
+from .phases.integer_values import integer_values
 from .phases.keep_bits import keep_bits
 from .phases.merge_leading_axes import merge_leading_axes
 from .phases.move_permutations import move_permutations
@@ -68,10 +70,14 @@ PHASES: tuple[Phase, ...] = (
     Phase("move_permutations", lambda mod, sign_zero: move_permutations(mod)),
     # One form for elementwise functions of few values: a comparison, or the number of thresholds that x exceeds.
     Phase("step_functions", lambda mod, sign_zero: step_functions(mod, sign_zero)),
+    # One form for quantised values: integers in memory, a subtraction and a multiplication where they are read.
+    Phase("integer_values", lambda mod, sign_zero: integer_values(mod)),
     # One form for padded convolutions and dense layers after a feature map.
     Phase("canonicalize", lambda mod, sign_zero: canonicalize(mod)),
     # Splits, slices, shuffles, paddings and concatenations become selections of channels, rows and columns.
     Phase("rearrange_channels", lambda mod, sign_zero: rearrange_channels(mod)),
+    # Convolutions and dense layers of quantised values with weights that are integers times a scale sum integers.
+    Phase("integer_layers", lambda mod, sign_zero: integer_layers(mod)),
     # Weights that are two values but for rounding, or but for a few zeros, get two values; a note says so.
     Phase("snap_weights", lambda mod, sign_zero: snap_weights(mod, sign_zero), changes_weights=True),
     # Binary layers get weights -1 and +1: conv(x, tau * S + phi) = tau * conv(x, S) + phi * conv(x, 1).

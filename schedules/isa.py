@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal
 
@@ -19,6 +19,17 @@ class PopcountMethod(Enum):
     BYTES = "a vector popcount of bytes, whose neighbours are then added"
     LOOKUP = "a byte shuffle that looks up the counts of 4 bits"
     NONE = "shifts and masks"
+
+
+class IntegerProducts(Enum):
+    """What one instruction does with products of integers that are added to 32-bit sums."""
+
+    SINGLE = "one product a lane"
+    PAIRS = "the sum of two products of 16-bit numbers a lane"
+    QUADS = "adds four products of an unsigned and a signed byte to each lane"
+    BYTES = "a product of signed bytes a 16-bit lane, to which it may add"
+    LANES = "adds four products of signed bytes to each lane, the second four from any lane"
+    MATRICES = "adds the products of two times eight bytes with two times eight bytes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +57,7 @@ class Isa:
         multiplies_by_lane: Whether a float multiply-add takes a factor from one lane of a register, for all lanes of
             the other factor (``fmla v0.4s, v1.4s, v2.s[3]``).
         dot_product: Whether one instruction adds products of four bytes to a 32-bit sum (ARM's udot).
+        products: How products of integers are added.
         core: The class of the core, if the target names one. It decides between kernels, but not what they contain.
     """
 
@@ -61,6 +73,7 @@ class Isa:
     small: bool = False
     multiplies_by_lane: bool = False
     dot_product: bool = False
+    products: IntegerProducts = IntegerProducts.SINGLE
     core: CoreClass | None = None
 
     def __str__(self) -> str:
@@ -98,7 +111,7 @@ class Isa:
         return f"uint{self.word_bits}"
 
 
-AVX512_VPOPCNTDQ = Isa(  # vpopcntq; with IFMA
+AVX512_VPOPCNTDQ = Isa(  # vpopcntq; with IFMA and VNNI
     name="avx512-vpopcntdq",
     architecture="x86",
     vector_bits=512,
@@ -106,6 +119,7 @@ AVX512_VPOPCNTDQ = Isa(  # vpopcntq; with IFMA
     word_bits=64,
     popcount=PopcountMethod.VECTOR,
     ternary_logic=True,
+    products=IntegerProducts.QUADS,
 )
 AVX512 = Isa(  # popcount by vpshufb
     name="avx512",
@@ -115,12 +129,27 @@ AVX512 = Isa(  # popcount by vpshufb
     word_bits=64,
     popcount=PopcountMethod.LOOKUP,
     ternary_logic=True,
+    products=IntegerProducts.PAIRS,
 )
-AVX2 = Isa(  # popcount by vpshufb
-    name="avx2", architecture="x86", vector_bits=256, registers=16, word_bits=64, popcount=PopcountMethod.LOOKUP
+AVX512_VNNI = replace(AVX512, name="avx512-vnni", products=IntegerProducts.QUADS)  # vpdpbusd
+AVX2 = Isa(  # popcount by vpshufb; vpmaddwd
+    name="avx2",
+    architecture="x86",
+    vector_bits=256,
+    registers=16,
+    word_bits=64,
+    popcount=PopcountMethod.LOOKUP,
+    products=IntegerProducts.PAIRS,
 )
+AVX2_VNNI = replace(AVX2, name="avx2-vnni", products=IntegerProducts.QUADS)  # vpdpbusd of 256 bits
 X86_BASELINE = Isa(
-    name="sse", architecture="x86", vector_bits=128, registers=16, word_bits=64, popcount=PopcountMethod.NONE
+    name="sse",
+    architecture="x86",
+    vector_bits=128,
+    registers=16,
+    word_bits=64,
+    popcount=PopcountMethod.NONE,
+    products=IntegerProducts.PAIRS,
 )
 NEON = Isa(  # eor, cnt, uadalp into 16-bit counters
     name="neon",
@@ -130,8 +159,9 @@ NEON = Isa(  # eor, cnt, uadalp into 16-bit counters
     word_bits=16,
     popcount=PopcountMethod.VECTOR,
     multiplies_by_lane=True,
+    products=IntegerProducts.BYTES,  # smull, smlal, sadalp
 )
-NEON_DOTPROD = Isa(  # also udot: four bytes at once into a 32-bit counter
+NEON_DOTPROD = Isa(  # also udot: four bytes at once into a 32-bit counter; sdot
     name="neon-dotprod",
     architecture="aarch64",
     vector_bits=128,
@@ -140,9 +170,17 @@ NEON_DOTPROD = Isa(  # also udot: four bytes at once into a 32-bit counter
     popcount=PopcountMethod.VECTOR,
     dot_product=True,
     multiplies_by_lane=True,
+    products=IntegerProducts.LANES,
 )
+NEON_I8MM = replace(NEON_DOTPROD, name="neon-i8mm", products=IntegerProducts.MATRICES)  # also smmla, usmmla
 ARMV7_NEON = Isa(
-    name="armv7-neon", architecture="arm", vector_bits=128, registers=16, word_bits=16, popcount=PopcountMethod.VECTOR
+    name="armv7-neon",
+    architecture="arm",
+    vector_bits=128,
+    registers=16,
+    word_bits=16,
+    popcount=PopcountMethod.VECTOR,
+    products=IntegerProducts.BYTES,  # vmull.s8, vmlal.s8, vpadal.s16
 )
 RISCV64 = Isa(  # cpop of 64 bits (zbb): 2 lanes in 2 of 31 registers
     name="riscv64",
@@ -161,8 +199,14 @@ RISCV64_V = Isa(  # vectors of at least 128 bits, of which 128 are used
     word_bits=64,
     popcount=PopcountMethod.NONE,
 )
-WASM = Isa(  # i8x16.popcnt, i16x8.extadd_pairwise_i8x16_u; engines on x86 have 16 registers
-    name="wasm-simd128", architecture="wasm", vector_bits=128, registers=16, word_bits=16, popcount=PopcountMethod.BYTES
+WASM = Isa(  # i8x16.popcnt, i16x8.extadd_pairwise_i8x16_u, i32x4.dot_i16x8_s; engines on x86 have 16 registers
+    name="wasm-simd128",
+    architecture="wasm",
+    vector_bits=128,
+    registers=16,
+    word_bits=16,
+    popcount=PopcountMethod.BYTES,
+    products=IntegerProducts.PAIRS,
 )
 THUMB = Isa(  # Cortex-M without vectors: 8 channels of one pixel in 8 of 13 registers
     name="thumb",
@@ -188,8 +232,8 @@ HELIUM = Isa(  # Cortex-M with vectors of integers (MVE); its masks have a bit p
 ISAS = {
     isa.name: isa
     for isa in (
-        *(AVX512_VPOPCNTDQ, AVX512, AVX2, X86_BASELINE),
-        *(NEON, NEON_DOTPROD, ARMV7_NEON, THUMB, HELIUM),
+        *(AVX512_VPOPCNTDQ, AVX512_VNNI, AVX512, AVX2_VNNI, AVX2, X86_BASELINE),
+        *(NEON, NEON_DOTPROD, NEON_I8MM, ARMV7_NEON, THUMB, HELIUM),
         *(RISCV64, RISCV64_V, WASM),
     )
 }

@@ -1,11 +1,13 @@
 """PyTorch front end: binary layers, training methods, networks, conversion of float models, export to ONNX."""
 
-from .convert.post_training import Quantization, QuantizedLayer, quantize_, recalibrate_
-from .convert.replace_layers import FIRST, LAST, BinaryConfig, Conversion, LayerNote, binarize_
+from .convert.post_training import Quantization, QuantizedLayer, calibrate_, quantize_, recalibrate_
+from .convert.replace_layers import DEPTHWISE, FIRST, LAST, POINTWISE, BinaryConfig, Conversion, LayerNote, binarize_
 from .export import export_onnx, to_onnx
+from .layers.affine_quantizers import LSQ, AffineQuantizer, MovingAverage
 from .layers.domains import Bits, ScaledBits, ScaledSigns, Signs, TwoValues, WeightDomain
 from .layers.estimators import EDE, Clip, Estimator, Identity, Polynomial, binarize
 from .layers.modules import Binarize, BinaryConv2d, BinaryLayer, BinaryLinear, RPReLU, clamp_latent_
+from .layers.quantized import EightBit, QuantizedConv2d, QuantizedLinear
 from .layers.quantizers import EWGS, DoReFa, Quantizer, Symmetric
 from .layers.training_state import set_progress
 from .layers.two_bits import TwoBits
@@ -33,10 +35,13 @@ from .search.partial_binarization import PartialBinarization, search_partial_bin
 
 __all__ = [
     "APB",
+    "DEPTHWISE",
     "EDE",
     "EWGS",
     "FIRST",
     "LAST",
+    "LSQ",
+    "POINTWISE",
     "RBONN",
     "SBNN_CIFAR10",
     "SBNN_CIFAR100",
@@ -44,6 +49,7 @@ __all__ = [
     "APBMemory",
     "Adaptive",
     "AdaptiveBinarize",
+    "AffineQuantizer",
     "BCDNet",
     "BinReLU",
     "Binarize",
@@ -61,6 +67,7 @@ __all__ = [
     "Conversion",
     "DistributionMimicking",
     "DoReFa",
+    "EightBit",
     "Estimator",
     "Evolution",
     "ExpectedConnections",
@@ -70,11 +77,14 @@ __all__ = [
     "LayerNote",
     "Magnitudes",
     "Maxout",
+    "MovingAverage",
     "NetworkConfig",
     "PartialBinarization",
     "Polynomial",
     "Quantization",
+    "QuantizedConv2d",
     "QuantizedLayer",
+    "QuantizedLinear",
     "Quantizer",
     "QuickNet",
     "RPReLU",
@@ -101,6 +111,7 @@ __all__ = [
     "bcdnet",
     "binarize",
     "binarize_",
+    "calibrate_",
     "clamp_latent_",
     "export_onnx",
     "group_mobilenet",

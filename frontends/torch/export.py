@@ -29,8 +29,10 @@ from sbnn_tvm.errors import ModelError
 from ..onnx import opset
 from ..onnx.encode_weights import encode_weights
 from .compare_export import Probe, compare_with_module, module_calls
+from .layers.affine_quantizers import AffineQuantizer
 from .layers.estimators import Estimator
 from .layers.modules import BinaryLayer, Freezes
+from .layers.quantized import QuantizedConv2d, QuantizedLinear
 from .layers.quantizers import Quantizer
 from .layers.two_bits import TwoBitValues
 from .module_state import unchanged
@@ -40,6 +42,9 @@ from .unwrap import as_it_is, unwrapped
 from .user_code import reason_of
 
 Shape = Sequence[int]
+
+_WHOLE = (BinaryLayer, QuantizedConv2d, QuantizedLinear)
+"""Layers whose first node has the layer's name, though parts of them are modules, too."""
 
 
 def export_onnx(
@@ -245,6 +250,10 @@ def _packed_weights(model: nn.Module) -> Iterator[None]:
                 constants = packed_constants(module, name)
             elif isinstance(module, Quantizer):
                 constants = {"thresholds": _thresholds(name, module)}
+            elif isinstance(module, AffineQuantizer):
+                _check_scale(f"quantiser {name!r}", module.affine()[0])
+            elif isinstance(module, QuantizedConv2d | QuantizedLinear):
+                _check_scale(f"layer {name!r}", module.weight_quantizer.scale(module.weight))
             for key, value in constants.items():
                 module.register_buffer(f"packed_{key}", value, persistent=False)
                 attached.append((module, f"packed_{key}"))
@@ -301,6 +310,11 @@ def _thresholds(name: str, quantizer: Quantizer) -> Tensor:
     return thresholds.clone()
 
 
+def _check_scale(place: str, scale: Tensor) -> None:
+    if not torch.isfinite(scale).all():
+        raise ModelError(f"{place} has a scale that is not finite; the training has diverged")
+
+
 def _drop_zero_biases(graph: ir.Model) -> None:
     """Removes the biases of zeros that the exporter gives to convolutions without a bias."""
     for node in graph.graph:
@@ -312,7 +326,7 @@ def _drop_zero_biases(graph: ir.Model) -> None:
 def _name_after_modules(graph: ir.Model, model: nn.Module) -> None:
     """Names nodes, their outputs and their constants after the modules that they come from.
 
-    The first node of a module without children, or of a binary layer, gets the module's name. Others get
+    The first node of a module without children, or of a binary or 8-bit layer, gets the module's name. Others get
     ``module/Operator``, with a number if there are several.
     """
     modules = dict(model.named_modules())
@@ -324,7 +338,7 @@ def _name_after_modules(graph: ir.Model, model: nn.Module) -> None:
         scopes = _scopes(node)
         path = scopes[-2] if len(scopes) > 1 else ""
         module = modules.get(path)
-        whole = path and module is not None and (isinstance(module, BinaryLayer) or _is_leaf(module))
+        whole = path and module is not None and (isinstance(module, _WHOLE) or _is_leaf(module))
         long_name = f"{path}/{node.op_type}" if path else node.op_type
         node.name = _unused(path if whole and path not in used else long_name, used)
         for value in node.outputs:
@@ -337,6 +351,7 @@ def _name_after_modules(graph: ir.Model, model: nn.Module) -> None:
         for source, role in zip(node.inputs, _input_names(node), strict=False):
             if source is not None and source.name in graph.graph.initializers and source.name not in state:
                 source.name = _unused(f"{node.name}.{role}", taken)
+                state.add(source.name)  # the first node that reads it gives the name
 
 
 def _is_leaf(module: nn.Module) -> bool:

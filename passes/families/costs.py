@@ -78,6 +78,8 @@ class Steps:
 # - wasm-simd128 is armv7-neon with a dearer popcount, and narrow planes as slow as they were in Node.js on x86.
 # - thumb, helium and riscv64 are estimates: instructions of a step, counted by hand; the popcounts of thumb and helium
 #   by qemu-system-arm -icount shift=0, in a network of 9.5 M MACs.
+# - neon-i8mm is neon-dotprod, but for steps of integers.
+# - avx512-vnni and avx2-vnni are avx512 and avx2, but for steps of integers.
 # - A microcontroller reads its flash fast enough, but has little: there a KiB costs as much as 50,000 instructions.
 COSTS = {
     "avx512-vpopcntdq": Steps(
@@ -86,7 +88,13 @@ COSTS = {
     "avx512": Steps(
         0.836, 0.216, 0.475, 0.328, 1.13, 1.61, 0.646, 0.545, 0.123, 1.09, 0.662, 39, 0.209, 0.8081, 0.4319, 0.3065
     ),
+    "avx512-vnni": Steps(
+        0.836, 0.216, 0.475, 0.328, 1.13, 1.61, 0.646, 0.545, 0.123, 1.09, 0.662, 39, 0.209, 0.8081, 0.4319, 0.3065
+    ),
     "avx2": Steps(
+        0.596, 0.296, 0.641, 0, 1.32, 1.57, 0.654, 0.545, 0.201, 1.49, 1.63, 39, 0.149, 0.2454, 0.1753, 0.2191
+    ),
+    "avx2-vnni": Steps(
         0.596, 0.296, 0.641, 0, 1.32, 1.57, 0.654, 0.545, 0.201, 1.49, 1.63, 39, 0.149, 0.2454, 0.1753, 0.2191
     ),
     "sse": Steps(1.41, 0.33, 0.571, 0.45, 0.651, 0.904, 0.64, 0.23, 0.376, 2, 2.04, 39, 0.282, 0.2452, 0.2452, 0.3678),
@@ -101,6 +109,9 @@ COSTS = {
     "neon-dotprod wide": Steps(
         2.84, 4.79, 4.61, 4.5, 6.8, 8.07, 4.98, 5.82, 3.05, 8.82, 6.17, 307, 1.01, 1.4, 2.22, 1.23
     ),
+    "neon-i8mm": Steps(2.92, 5.33, 6.03, 5.9, 8.2, 9.49, 4.43, 10.6, 3.7, 7.91, 6.47, 307, 1.08, 2.41, 2.83, 1.32),
+    "neon-i8mm in-order": Steps(3, 5.87, 7.45, 7.3, 9.59, 10.9, 3.87, 15.4, 4.35, 7, 6.77, 307, 1.16, 3.42, 3.43, 1.41),
+    "neon-i8mm wide": Steps(2.84, 4.79, 4.61, 4.5, 6.8, 8.07, 4.98, 5.82, 3.05, 8.82, 6.17, 307, 1.01, 1.4, 2.22, 1.23),
     "armv7-neon": Steps(4.69, 4.09, 6.3, 6.1, 9.8, 7.5, 4.9, 13.6, 4.4, 8.1, 7.9, 307, 1.563, 1.911, 2.606, 4.343),
     "wasm-simd128": Steps(5.7, 4.09, 6.3, 6.1, 13, 7.5, 4.9, 13.6, 4.4, 8.1, 7.9, 307, 1.8, 1.911, 2.606, 4.343),
     "thumb": Steps(52, 8, 28, 14, 28, 30, 6, 16, 6, 40, 40, 50_000, 9, 10, 12, 6),

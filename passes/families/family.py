@@ -28,6 +28,7 @@ class Resource(Enum):
 
     POPCOUNT = "popcount"
     MULTIPLY_ADD = "float32"
+    INT8 = "int8"
     FULL_ADDER = "full adder"
     L2_LOADS = "loads, L2"
 

@@ -41,6 +41,7 @@ from ..layers.kinds import (
     FloatConvolution,
     FloatLinearLayer,
     GlobalAvgPool2d,
+    IntegerLinearLayer,
     Layer,
     LinearLayer,
     MaxPool2d,
@@ -67,6 +68,10 @@ class Float32Family(Family):
     def members(self, layer: Layer, isa: Isa) -> Sequence[Member]:
         """One member per register tile of linear layers, depthwise convolutions and poolings; else a single one."""
         match layer:
+            case IntegerLinearLayer():
+                return ()
+            case MaxPool2d() | AvgPool2d() | GlobalAvgPool2d() if layer.data_dtype != "float32":
+                return ()
             case BinaryConvolution() if layer.pad_value:
                 return ()
             case MaxPool2d() | AvgPool2d():
@@ -147,10 +152,10 @@ def _kernel(layer: Layer, isa: Isa, member: Member) -> Kernel:
     window_tile = member if isinstance(member, WindowTile) else None
     match layer:
         case Elementwise():
-            return elementwise(channels_last(layer.extent), program, isa)
+            return elementwise(channels_last(layer.extent), program, isa, layer.data_dtype)
         case ChannelSelection():
             pixels = channels_last(layer.extent)[:-1]
-            return select_channels(pixels, layer.selection, program, isa, layer.pixels, layer.fill)
+            return select_channels(pixels, layer.selection, program, isa, layer.pixels, layer.fill, layer.data_dtype)
         case Copy():
             return strided_copy(layer.view, isa)
         case Resampling():

@@ -4,6 +4,7 @@ Every kind has the fields of :class:`Layer`, and its own fields::
 
     Layer                               an anchor, and the epilogue after it
       FloatConvolution   FloatDense     weights float32
+      IntegerConvolution IntegerDense   weights of up to 9 bits, data of 8 bits
       BinaryConvolution  BinaryDense    weights -1 and +1, or 0 and 1; data of one or a few bits
       WindowSum                         sum of signs over each window, without weights
       MaxPool2d  AvgPool2d  GlobalAvgPool2d  BitMaxPool2d
@@ -29,10 +30,11 @@ import numpy as np
 from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain, Domain
 from sbnn_tvm.schedules.elementwise.resampling import AxisTaps
 from sbnn_tvm.schedules.elementwise.strided_copy import StridedView
-from sbnn_tvm.schedules.epilogue.program import Program
+from sbnn_tvm.schedules.epilogue.program import Element, Program
 from sbnn_tvm.schedules.recurrent.sequence import Recurrence
 from sbnn_tvm.schedules.selection import PixelSelection, Selection
 from sbnn_tvm.schedules.shapes import Conv2dShape, ProductShape
+from sbnn_tvm.schedules.tir.functions import EXACT, ULPS
 
 from ..relax.node_names import node_of
 from ..relax.snapped_weights import WeightChange
@@ -51,6 +53,7 @@ class Layer:
         in_channels: Channels of the data.
         data_inputs: Number of values that the anchor reads.
         input_domain: The two values, or the levels of a few bits, of the data; None if not known.
+        data_dtype: Element type of the data, unless they are packed bits.
         program: The epilogue. Index 0 of its tensor operands is the first operand after the data.
         members: Names of the values that the layer computes, in order.
         step_names: Name of the value that each step of the program computes.
@@ -63,6 +66,7 @@ class Layer:
     in_channels: int
     data_inputs: int
     input_domain: Domain | None
+    data_dtype: Element
     program: Program
     members: tuple[str, ...]
     step_names: tuple[str, ...]
@@ -157,6 +161,48 @@ class FloatDense(FloatLinearLayer):
     """A dense layer with float32 weights."""
 
     kind = "dense"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class IntegerLinearLayer(LinearLayer):
+    """A linear layer with integer weights on data of 8 bits, whose anchor is an integer sum.
+
+    Ref(0) of the epilogue is the sum of ``(data - zero_point) * weight``, plus the bias, as float32.
+
+    Attributes:
+        weight: int16, output channels first, of magnitude up to 255.
+        zero_point: The number of the data that stands for 0, also outside the image.
+        bias: int32 [OC]; None without a bias.
+    """
+
+    zero_point: int
+    bias: np.ndarray | None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the results equal those of the reference: it sums the same integers, and rounds the same steps."""
+        return self.integer_sum_of is None and all(
+            step.op not in ULPS or step.op in EXACT for step in self.program.steps
+        )
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of a weight."""
+        return 8 if int(self.weight.min()) >= -128 and int(self.weight.max()) <= 127 else 9
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class IntegerConvolution(IntegerLinearLayer):
+    """A convolution of integers."""
+
+    kind = "integer_conv2d"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class IntegerDense(IntegerLinearLayer):
+    """A dense layer of integers."""
+
+    kind = "integer_dense"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -282,19 +328,26 @@ class AvgPool2d(Layer):
 
     Attributes:
         counted_padding: The padding (top, left, bottom, right) that counts as elements; None if none does.
+        zero_point: What is subtracted from integers.
     """
 
     kind = "avg_pool2d"
     shape: Conv2dShape
     counted_padding: tuple[int, int, int, int] | None
+    zero_point: int = 0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GlobalAvgPool2d(Layer):
-    """The mean of each channel over the image."""
+    """The mean of each channel over the image.
+
+    Attributes:
+        zero_point: What is subtracted from integers.
+    """
 
     kind = "global_avg_pool2d"
     shape: Conv2dShape
+    zero_point: int = 0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -14,6 +14,7 @@ from sbnn_tvm.algebra.domain import BinaryDomain, Domain
 from sbnn_tvm.schedules.epilogue.program import (
     BitsOutput,
     Channel,
+    CodesOutput,
     FloatOutput,
     LevelsOutput,
     Op,
@@ -31,11 +32,13 @@ from sbnn_tvm.schedules.epilogue.program import (
 from sbnn_tvm.schedules.selection import PixelSelection, Selection
 from sbnn_tvm.schedules.shapes import Conv2dShape, ProductShape, dense_shape
 
+from ..relax.codes import STORED, codes
 from ..relax.comparisons import COMPARISONS, comparison
 from ..relax.copies import copied_view
 from ..relax.domains import signed_max_pool
 from ..relax.functions import FUNCTIONS, REDUCTIONS
 from ..relax.graph import Graph, constant, is_per_pixel, is_per_sample, op_name, shape, without_pixels
+from ..relax.integer_sums import integer_sums_of
 from ..relax.quantisers import quantisers
 from ..relax.resampling import bilinear
 from ..relax.selections import chosen_of
@@ -56,6 +59,8 @@ from .kinds import (
     FloatConvolution,
     FloatDense,
     GlobalAvgPool2d,
+    IntegerConvolution,
+    IntegerDense,
     Layer,
     MaxPool2d,
     Recurrent,
@@ -101,9 +106,14 @@ class _Reader:
         self.env: dict[Var, Operand] = {}
         self.steps: list[Step] = []
         self.step_names: list[str] = []
-        self.bits: dict[Var, tuple[BitsOutput | LevelsOutput, Domain]] = {}
+        self.stored: dict[Var, tuple[BitsOutput | LevelsOutput | CodesOutput, Domain | None]] = {}
         self.quantisers = quantisers(self.graph)
-        self.in_quantisers = {var for each in self.quantisers.values() for var in each.chain}
+        self.codes = codes(self.graph)
+        self.in_chains = {var for each in self.quantisers.values() for var in each.chain}
+        self.in_chains |= {var for each in self.codes.values() for var in each.chain}
+        # integers become floats as they are read: a cast of a parameter is the parameter
+        self.casts = {var: value.args[0] for var, value in self.graph.bindings if _reads_integers(value)}
+        self.bindings = [each for each in self.graph.bindings if each[0] not in self.casts]
 
     def layer(self) -> Layer:
         facts, params = self.facts, self.graph.params
@@ -112,29 +122,44 @@ class _Reader:
         channels = _channels(extent)
         self.env[anchor.result] = Ref(0)
         for i, param in enumerate(params[facts.data_inputs :]):
-            self.env[param] = _tensor_operand(shape(param), extent)(i)
-        for var, value in self.graph.bindings[anchor.used :]:
+            kind = _tensor_operand(shape(param), extent)
+            self.env[param] = Tensor(i, str(param.ty.dtype)) if kind is Tensor else kind(i)  # type: ignore[arg-type]
+        self.env |= {cast: self.env[param] for cast, param in self.casts.items() if param in self.env}
+        for var, value in self.bindings[anchor.used :]:
             self._step(var, value, channels)
             self.step_names += [var.name] * (len(self.steps) - len(self.step_names))
         results = [result for result in self.graph.results if isinstance(result, Var)]
-        outputs = tuple(self.bits[var][0] if var in self.bits else self._float_output(var, extent) for var in results)
-        members = tuple(var.name for var, _ in self.graph.bindings) if facts.members is None else facts.members
+        outputs = tuple(
+            self.stored[var][0] if var in self.stored else self._float_output(var, extent) for var in results
+        )
+        members = self._members() if facts.members is None else facts.members
         return anchor.kind(
             name=facts.name,
             extent=extent,
             in_channels=_channels(shape(params[0])),
             data_inputs=facts.data_inputs,
             input_domain=facts.input_domain,
+            data_dtype=str(params[0].ty.dtype),  # type: ignore[arg-type]
             program=Program(tuple(self.steps), outputs),
             members=members,
             step_names=tuple(self.step_names),
-            outputs=tuple(self.bits[var][1] if var in self.bits else None for var in results),
+            outputs=tuple(self.stored[var][1] if var in self.stored else None for var in results),
             **anchor.own,
         )
 
+    def _members(self) -> tuple[str, ...]:
+        """The names of the values, without those that only make floats of the integers that the layer reads."""
+        read = set(self.casts)
+        for var, value in self.graph.bindings:
+            scaled = op_name(value) in ("subtract", "multiply") and constant(value.args[1]) is not None
+            if scaled and value.args[0] in read and var not in self.graph.results:
+                read.add(var)
+        own = tuple(var.name for var, _ in self.graph.bindings if var not in read)
+        return own or tuple(var.name for var, _ in self.graph.bindings)
+
     def _anchor(self) -> _Anchor:
         """Read the first bindings of the function; the name of the composite determines their form."""
-        graph, bindings = self.graph, self.graph.bindings
+        graph, bindings = self.graph, self.bindings
         everything = len(bindings)
         match self.composite:
             case Elementwise.kind:
@@ -173,6 +198,12 @@ class _Reader:
                     raise _unreadable(self.facts)
                 own = {"shape": self._windows(bindings[1][1], None, shape(result)), "minima": pooled[1] < 0}
                 return _Anchor(result, BitMaxPool2d, own, everything)
+        if self.composite in (IntegerConvolution.kind, IntegerDense.kind):
+            return self._integer()
+        zero_point = 0
+        if op_name(bindings[0][1]) == "subtract":  # the mean of integers
+            point = constant(bindings[0][1].args[1])
+            zero_point, bindings = 0 if point is None else int(point.item()), bindings[1:]
         pad = bindings[0][1] if op_name(bindings[0][1]) == "nn.pad" else None
         used = 1 if pad is None else 2
         result, call = bindings[used - 1]
@@ -185,15 +216,33 @@ class _Reader:
             case AvgPool2d.kind:
                 # The padding that ceil_mode adds at the end is never counted.
                 counted = _padding(call) if call.attrs.count_include_pad else None
-                own = {"shape": self._windows(call, pad, extent), "counted_padding": counted}
-                return _Anchor(result, AvgPool2d, own)
+                own = {"shape": self._windows(call, pad, extent), "counted_padding": counted, "zero_point": zero_point}
+                return _Anchor(result, AvgPool2d, own, self._up_to(result))
             case GlobalAvgPool2d.kind:
-                return _Anchor(result, GlobalAvgPool2d, {"shape": self._whole_image()})
+                own = {"shape": self._whole_image(), "zero_point": zero_point}
+                return _Anchor(result, GlobalAvgPool2d, own, self._up_to(result))
             case WindowSum.kind:
                 rows = Conv2dShape(int(np.prod(extent[:-1])), 1, 1, _channels(shape(graph.params[0])), 1)
                 windows = rows if op_name(call) == "matmul" else self._windows(call, pad, extent)
                 return _Anchor(result, WindowSum, {"shape": windows, "pad_value": _pad_value(pad)}, used)
         return self._linear(result, call, pad, used)
+
+    def _up_to(self, result: Var) -> int:
+        """The number of bindings up to that of a variable."""
+        return next(i for i, (var, _) in enumerate(self.bindings, 1) if var == result)
+
+    def _integer(self) -> _Anchor:
+        """Read a convolution or dense layer of integers."""
+        result, total = next(iter(integer_sums_of(self.graph).items()))
+        kind = IntegerConvolution if self.composite == IntegerConvolution.kind else IntegerDense
+        own = {
+            "shape": self._linear_shape(total.call, None, shape(result)),
+            "weight": total.weight,
+            "integer_sum_of": self.facts.integer_sum_of,
+            "zero_point": total.zero_point,
+            "bias": total.bias,
+        }
+        return _Anchor(result, kind, own, self._up_to(result))
 
     def _linear(self, result: Var, call: Call, pad: Call | None, used: int) -> _Anchor:
         facts = self.facts
@@ -253,7 +302,7 @@ class _Reader:
             height, width = shape(chosen.sources[0])[2:]
             pixels = PixelSelection(height, width, tuple(chosen.rows.tolist()), tuple(chosen.columns.tolist()))
         own = {"selection": selection, "pixels": pixels, "fill": chosen.fill}
-        return _Anchor(result, kind, own, len(chosen.steps))
+        return _Anchor(result, kind, own, self._up_to(result))
 
     def _whole_image(self) -> Conv2dShape:
         batch, channels, height, width = shape(self.graph.params[0])
@@ -302,12 +351,16 @@ class _Reader:
         return Ref(len(self.steps))
 
     def _step(self, var: Var, value: Expr, channels: int) -> None:
-        if var in self.in_quantisers:
+        if var in self.in_chains:
+            return
+        if (found := self.codes.get(var)) is not None:
+            output = CodesOutput(self._operand(found.x, channels), found.dtype, found.zero_point)
+            self.stored[var] = (output, None)
             return
         if (quantised := self.quantisers.get(var)) is not None:
             thresholds = [self._operand(relax.const(row), channels) for row in quantised.thresholds]
-            output = LevelsOutput(self._operand(quantised.x, channels), tuple(thresholds))
-            self.bits[var] = (output, quantised.levels)
+            levels = LevelsOutput(self._operand(quantised.x, channels), tuple(thresholds))
+            self.stored[var] = (levels, quantised.levels)
             return
         name = op_name(value)
         if name in COMPARISONS or name == "logical_not":
@@ -323,7 +376,7 @@ class _Reader:
                 compared.inclusive,
                 compared.of_nan,
             )
-            self.bits[var] = (bits, BinaryDomain(lo.item(), hi.item()))
+            self.stored[var] = (bits, BinaryDomain(lo.item(), hi.item()))
             return
         a = self._operand(value.args[0], channels)
         if name == "reshape":
@@ -347,6 +400,16 @@ class _Reader:
             self.env[var] = self._emit(REDUCTIONS[name], a, a)
         else:
             raise AssertionError(f"{name} is not a step of an epilogue")
+
+
+def _reads_integers(value: Expr) -> bool:
+    """Whether a binding casts stored integers to float32."""
+    return (
+        op_name(value) == "astype"
+        and str(value.attrs.dtype) == "float32"
+        and isinstance(value.args[0], Var)
+        and str(value.args[0].ty.dtype) in STORED
+    )
 
 
 def _unreadable(facts: LayerFacts) -> AssertionError:

@@ -42,6 +42,7 @@ from ..families.float32 import FLOAT, build_pooled, pools_at_once
 from ..layers.forms import Form
 from ..layers.kinds import BitMaxPool2d, BitSelection, BitShift, Layer
 from ..layers.read import read_layer
+from ..relax.codes import STORED
 from ..relax.domains import domain_of
 from ..relax.facts import views
 from ..relax.graph import (
@@ -293,7 +294,8 @@ class _Lowering:
         if len(value.extent) != 4 or value.extent[1] == 1 or value.extent[2:] == (1, 1):
             return self._reshape(source, to, value.name)
         batch, channels, height, width = value.extent
-        kernel = schedule((batch, channels, height, width), self.isa)  # type: ignore[operator]
+        dtype = str(source.ty.dtype)
+        kernel = schedule((batch, channels, height, width), self.isa, dtype)  # type: ignore[operator]
         return self._convert(f"{value.name}_transposed", kernel, source)
 
     def _reshape(self, expr: Expr, to: Sequence[int], name: str) -> Expr:
@@ -474,7 +476,7 @@ class _Lowering:
         """Lower a transposition between channels first and last, whose result another form of the map holds already."""
         source, axes = self.values[permute.args[0]], permute.attrs.axes
         order = None if axes is None else [int(axis) % len(axes) for axis in axes]
-        if str(var.ty.dtype) != "float32":
+        if str(var.ty.dtype) not in ("float32", *STORED):
             return False
         if order == [0, 3, 1, 2]:
             stored, form = self._form(source, Form.PLAIN), Form.CHANNELS_LAST

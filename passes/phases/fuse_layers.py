@@ -35,6 +35,8 @@ from ..layers.kinds import (
     FloatConvolution,
     FloatDense,
     GlobalAvgPool2d,
+    IntegerConvolution,
+    IntegerDense,
     Layer,
     MaxPool2d,
     Resampling,
@@ -42,6 +44,7 @@ from ..layers.kinds import (
     SampleMean,
     WindowSum,
 )
+from ..relax.codes import STORED, codes
 from ..relax.comparisons import COMPARISONS, comparison
 from ..relax.copies import copied_view
 from ..relax.domains import binariser_domain, domains, signed_max_pool
@@ -61,6 +64,7 @@ from ..relax.graph import (
     shape,
     without_pixels,
 )
+from ..relax.integer_sums import integer_sums_of
 from ..relax.quantisers import quantisers
 from ..relax.resampling import bilinear
 from ..relax.selections import chosen_of, selection_rank
@@ -78,6 +82,7 @@ _ANCHORS = {
 }  # fmt: skip
 
 
+_POOLS = {"nn.max_pool2d", "nn.avg_pool2d", "nn.adaptive_avg_pool2d"}
 _OF_TWO_TENSORS = {"add", "subtract", "multiply", "divide", "maximum", "minimum"}
 
 
@@ -154,7 +159,11 @@ class _Former:
         self.values_taken = values_taken(mod)
         self.domains = domains(graph)
         self.quantisers = quantisers(graph)
-        self.in_quantisers = {var for each in self.quantisers.values() for var in each.chain}
+        self.codes = codes(graph)
+        self.sums = integer_sums_of(graph)
+        self.in_chains = {var for each in self.quantisers.values() for var in each.chain}
+        self.in_chains |= {var for each in self.codes.values() for var in each.chain}
+        self.in_chains |= {var for each in self.sums.values() for var in each.chain}
         self.groups: list[_Group] = []
         self.group_of: dict[Var, _Group] = {}
         # Conditions, paddings and broadcasts of one value per pixel have no group: each reader computes them itself.
@@ -165,7 +174,7 @@ class _Former:
         name = op_name(value)
         if self._is_inline(var, value):
             self.inline.add(var)
-        elif var in self.quantisers:
+        elif var in self.quantisers or var in self.codes:
             self._place_step(var, value)
         elif (anchored := self._anchor(var, value)) is not None:
             self._open(anchored, var)
@@ -187,7 +196,9 @@ class _Former:
         self.group_of[var] = group
 
     def _is_inline(self, var: Var, value: Expr) -> bool:
-        if var in self.in_quantisers:
+        if var in self.in_chains:
+            return True
+        if self._is_dequantisation(var, value):
             return True
         name, users = op_name(value), [self.graph.values[user] for user in self.graph.users[var]]
         if var in self.graph.results or not users:
@@ -218,6 +229,35 @@ class _Former:
                 return False
             return isinstance(pixel, Var) and is_per_pixel(shape(pixel), shape(var)) and shape(pixel) != shape(var)
         return False
+
+    def _is_dequantisation(self, var: Var, value: Expr) -> bool:
+        """Whether a value is a step from integers to floats that all its readers compute themselves."""
+        if var in self.graph.results or str(getattr(var.ty, "dtype", "")) != "float32":
+            return False
+        source = value.args[0] if isinstance(value, Call) and value.args else None
+        if not isinstance(source, Var):
+            return False
+        if op_name(value) == "astype":
+            readers = (*_STEPS, *_POOLS, *COMPARISONS, "round", "concat", "take", "nn.pad")
+            return str(source.ty.dtype) in STORED and self._read_only_by(var, readers)
+        of_number = op_name(value) in ("subtract", "multiply") and _is_number(value.args[1])
+        if (
+            not of_number
+            or source not in self.inline
+            or op_name(self.graph.values[source]) not in ("astype", "subtract")
+        ):
+            return False
+        pooled = _POOLS - {"nn.max_pool2d"} if op_name(value) == "subtract" else ()
+        return self._read_only_by(var, (*_STEPS, *COMPARISONS, "round", *pooled))
+
+    def _read_only_by(self, var: Var, names: Iterable[str]) -> bool:
+        """Whether only these operators read a value, on tensors of its own size or as poolings and selections."""
+        users = self.graph.users[var]
+        whole = all(
+            shape(user) == shape(var) or op_name(self.graph.values[user]) not in (*_STEPS, *COMPARISONS)
+            for user in users
+        )
+        return bool(users) and whole and all(op_name(self.graph.values[user]) in names for user in users)
 
     def _in_signed_pool(self, var: Var) -> bool:
         """Whether a value is an inner step of ``s * max_pool2d(s * bits)``, and nothing else reads it."""
@@ -307,6 +347,9 @@ class _Former:
             return self._layer(Resampling, var, [found.source], is_open=True)
         if domain is None and _is_copy(var, value):
             return self._layer(Copy, var, [value.args[0]])
+        if (total := self.sums.get(var)) is not None:
+            kind = IntegerDense if op_name(total.call) == "matmul" else IntegerConvolution
+            return self._layer(kind, var, [total.codes], is_open=True)
         if name not in _ANCHORS or str(var.ty.dtype) != "float32":
             return None
         weight = linear_weight(value)
@@ -319,13 +362,13 @@ class _Former:
             case "nn.max_pool2d" if domain is not None:
                 return self._layer(BitMaxPool2d, var, [value.args[0]], domain=domain)
             case "nn.max_pool2d":
-                return self._layer(MaxPool2d, var, [value.args[0]], is_open=True)
+                return self._layer(MaxPool2d, var, [self._stored(value.args[0])], is_open=True)
             case "nn.avg_pool2d":
-                return self._layer(AvgPool2d, var, [value.args[0]], is_open=True)
+                return self._layer(AvgPool2d, var, [self._stored(value.args[0])], is_open=True)
             case "mean" if _is_of_samples(value):
                 return self._layer(SampleMean, var, [value.args[0]])
             case "nn.adaptive_avg_pool2d" if shape(var)[2:] == (1, 1):
-                return self._layer(GlobalAvgPool2d, var, [value.args[0]], is_open=True)
+                return self._layer(GlobalAvgPool2d, var, [self._stored(value.args[0])], is_open=True)
         return self._selection(var, value)
 
     def _product_of(self, value: Expr) -> tuple[Var, Var] | None:
@@ -360,7 +403,16 @@ class _Former:
             return None
         if (domain := self.domains.get(var)) is not None:
             return self._layer(BitSelection, var, chosen.sources, domain=domain)
-        return self._layer(ChannelSelection, var, chosen.sources, is_open=True)
+        stored = [self._stored(source) for source in chosen.sources]
+        if len({str(each.ty.dtype) for each in stored}) > 1 or len(set(stored)) < len(stored):
+            return None
+        return self._layer(ChannelSelection, var, stored, is_open=True)
+
+    def _stored(self, var: Var) -> Var:
+        """The integers that a value is computed from inline; else the value itself."""
+        while var in self.inline:
+            var = self.graph.values[var].args[0]
+        return var
 
     def _unpadded(self, data: Var) -> Var:
         return self.graph.values[data].args[0] if data in self.inline else data
@@ -378,21 +430,26 @@ class _Former:
         out = shape(var)
         if not out:
             return False
-        variables = [arg for arg in value.args if isinstance(arg, Var) and arg not in self.inline]
+        variables = self.sources(value)
         constants = _constants(value)
         if op_name(value) == "where":
-            variables = self.sources(value)
             compared = comparison(self.graph, value.args[0])
             constants = [] if compared is None else [c for c in [constant(compared.threshold)] if c is not None]
         elif op_name(value) == "nn.prelu":
             constants = []
             if int(value.attrs.axis) != channel_axis(out):
                 return False
-        if any(str(v.ty.dtype) != "float32" for v in (var, *variables)):
+        if str(var.ty.dtype) != "float32" or not all(self._is_readable(v, out) for v in variables):
             return False
         fits = all(broadcasts_to(shape(v), out) for v in variables)
         known = all(is_per_channel(c, out) or _as_operand(value, c, out) is not None for c in constants)
         return fits and any(shape(v) == out for v in variables) and known
+
+    @staticmethod
+    def _is_readable(var: Var, extent: tuple[int, ...]) -> bool:
+        """Whether a step of a result of this shape can read a variable: float32, or integers of that shape."""
+        dtype = str(var.ty.dtype)
+        return dtype == "float32" or (dtype in STORED and shape(var) == extent)
 
     def _rows_of(self, value: Expr) -> _Group | None:
         """The group of rows that a value reads from last; None if the last group is another."""
@@ -412,8 +469,8 @@ class _Former:
         return floats and all(fits) and all(is_per_channel(each, shape(var)) for each in _constants(value))
 
     def _is_packed(self, var: Var) -> bool:
-        """Whether a group that computes a value stores it as bits or codes. Rows store floats only."""
-        return var in self.quantisers or var in self.domains
+        """Whether a group that computes a value stores it as bits or integers. Rows store floats only."""
+        return var in self.quantisers or var in self.domains or var in self.codes
 
     def _place_in_rows(self, var: Var, value: Call) -> None:
         rows = self._rows_of(value)
@@ -428,15 +485,17 @@ class _Former:
             self._open(self._layer(Rows, var, [reduced]), var)
 
     def _can_become_rows(self, group: _Group) -> bool:
-        return group.composite == Elementwise.kind and not any(map(self._is_packed, group.members))
+        floats = all(str(each.ty.dtype) == "float32" for each in group.data)
+        return group.composite == Elementwise.kind and floats and not any(map(self._is_packed, group.members))
 
     def _place_step(self, var: Var, value: Call) -> None:
         sources = self.sources(value)
         homes = [group for source in sources if (group := self.group_of.get(source)) is not None]
         last = max(homes, key=lambda group: group.index, default=None)
-        # A group stores its binarised values as bits. An operation on those values needs a group of its own, and so do
-        # bits of rows.
-        bits = any(source in self.domains and self.group_of.get(source) is last for source in sources)
+        # A group stores its binarised values as bits, and quantised ones as integers. An operation on those needs a
+        # group of its own, and so do bits of rows.
+        stored = [source for source in sources if source in self.domains or str(source.ty.dtype) in STORED]
+        bits = any(self.group_of.get(source) is last for source in stored)
         bits = bits or (last is not None and last.composite == Rows.kind and self._is_packed(var))
         if last is not None and last.open and last.extent == _extent(var) and not bits and _fits(last, value):
             self._join(last, var)
@@ -451,7 +510,7 @@ class _Former:
         """
         source = reshape.args[0]
         host = self.group_of.get(source)
-        if host is None or source in self.domains or len(shape(var)) not in (2, 4):
+        if host is None or source in self.domains or len(shape(var)) not in (2, 4) or str(var.ty.dtype) != "float32":
             return None
         if not host.open and host.composite != WindowSum.kind:
             return None
@@ -600,6 +659,11 @@ def _fits(group: _Group, step: Call) -> bool:
 
 def _extent(var: Var) -> tuple[int, ...]:
     return without_pixels(shape(var))
+
+
+def _is_number(expr: Expr) -> bool:
+    values = constant(expr)
+    return values is not None and values.size == 1
 
 
 def _constants(call: Call) -> list[np.ndarray]:

@@ -102,6 +102,7 @@ NAMED: dict[str, dict[str, Any]] = {
     "cortex-a53": {**_AARCH64, "mcpu": "cortex-a53"},
     "cortex-a72": {**_AARCH64, "mcpu": "cortex-a72"},
     "neoverse-n1": {**_AARCH64, "mcpu": "neoverse-n1"},
+    "neoverse-v1": {**_AARCH64, "mcpu": "neoverse-v1", "mattr": ["-sve"]},  # with i8mm; kernels have 128-bit vectors
     "armv7": {**_ARMV7, "mattr": ["+neon"]},
     "riscv64": _llvm("riscv64-unknown-linux-gnu", mcpu="generic-rv64", mattr=_RVA22),
     "riscv64-v": _llvm("riscv64-unknown-linux-gnu", mcpu="generic-rv64", mattr=[*_RVA22, "+v"]),
@@ -259,8 +260,12 @@ def _isa(name: str, machine: str, features: frozenset[str], mcpu: str | None) ->
     if machine == "x86_64":
         # The schedules use byte and word masks, and 256-bit vectors next to 512-bit ones.
         if {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= features:
-            return isa.AVX512_VPOPCNTDQ if {"avx512vpopcntdq", "avx512ifma"} <= features else isa.AVX512
-        return isa.AVX2 if "avx2" in features else isa.X86_BASELINE
+            if "avx512vnni" not in features:
+                return isa.AVX512
+            return isa.AVX512_VPOPCNTDQ if {"avx512vpopcntdq", "avx512ifma"} <= features else isa.AVX512_VNNI
+        if "avx2" not in features:
+            return isa.X86_BASELINE
+        return isa.AVX2_VNNI if "avxvnni" in features else isa.AVX2
     if machine == "riscv64":
         if "zbb" not in features:
             raise TargetError(f'the target {name!r} has no popcount (zbb), which the kernels need: add "+zbb"')
@@ -279,7 +284,10 @@ def _isa(name: str, machine: str, features: frozenset[str], mcpu: str | None) ->
         raise TargetError(f'the target {name!r} has no NEON, which the kernels need: add "+neon" to its mattr')
     if machine != "aarch64":
         return isa.ARMV7_NEON
-    return replace(isa.NEON_DOTPROD if "dotprod" in features else isa.NEON, core=_core_class(mcpu))
+    neon = isa.NEON_DOTPROD if "dotprod" in features else isa.NEON
+    if {"dotprod", "i8mm"} <= features:
+        neon = isa.NEON_I8MM
+    return replace(neon, core=_core_class(mcpu))
 
 
 def _core_class(mcpu: str | None) -> CoreClass | None:

@@ -13,8 +13,9 @@ from tvm.tirx.script import builder as T
 from sbnn_tvm.schedules.counters.adders import logic_function
 from sbnn_tvm.schedules.direct.popcount_lookup import lookup
 from sbnn_tvm.schedules.direct.popcount_threes import COUNT
-from sbnn_tvm.schedules.direct.tiles import THREE
-from sbnn_tvm.schedules.isa import PopcountMethod
+from sbnn_tvm.schedules.direct.tiles import PRODUCTS, THREE
+from sbnn_tvm.schedules.int8.products import add_quads, sum_of_pairs
+from sbnn_tvm.schedules.isa import IntegerProducts, PopcountMethod
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.tir.kernel_builder import KernelBuilder
 from sbnn_tvm.schedules.tir.vectors import load, store
@@ -104,6 +105,24 @@ def float_probe(target: CpuTarget) -> Probe:
     return Probe("float32", "multiply-add", _ACCUMULATORS * _STEPS * lanes, "MAC", run)
 
 
+def integer_probe(target: CpuTarget) -> Probe:
+    """Products of bytes, or of 16-bit numbers, added in registers: the limit of a convolution of bytes."""
+    isa = target.isa
+    lanes = isa.float_lanes
+    if isa.products == IntegerProducts.QUADS:
+        add = add_quads(lanes)
+        run = _register_loop(target, "int32", lanes, lambda sums, w: [add(x, x, w) for x in sums])
+        instructions = "dot product of four bytes"
+    elif isa.products == IntegerProducts.PAIRS:
+        pairs = sum_of_pairs(lanes, isa.architecture)
+        run = _register_loop(target, "int32", lanes, lambda sums, w: [x + pairs(x, w) for x in sums])
+        instructions = "dot product of two 16-bit numbers, add"
+    else:
+        run = _register_loop(target, "int32", lanes, lambda sums, w: [w + x * w for x in sums])
+        instructions = "multiply-add"
+    return Probe("int8", instructions, PRODUCTS[isa.products] * _ACCUMULATORS * _STEPS * lanes, "MAC", run)
+
+
 def adder_probe(target: CpuTarget) -> Probe:
     """Full adders in registers: the limit of counters in bit planes, which need one adder per counted plane.
 
@@ -149,7 +168,7 @@ def load_probe(target: CpuTarget, size: int, cache: str) -> Probe:
 def probes(target: CpuTarget) -> list[Probe]:
     """All probes."""
     loads = [load_probe(target, size, cache) for size, cache in ((_L1_BYTES, "L1"), (_L2_BYTES, "L2"))]
-    return [popcount_probe(target), float_probe(target), adder_probe(target), *loads]
+    return [popcount_probe(target), float_probe(target), integer_probe(target), adder_probe(target), *loads]
 
 
 class _Registers:

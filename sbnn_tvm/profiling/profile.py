@@ -17,7 +17,7 @@ from ..execution.runnable_model import RunnableModel
 from ..report.report import LayerReport
 from ..runtime.inputs import random_inputs
 from ..runtime.tvm_module import TvmModule
-from .limits import adder_probe, float_probe, load_probe, measure, popcount_probe
+from .limits import adder_probe, float_probe, integer_probe, load_probe, measure, popcount_probe
 from .timing import interleave
 
 _PROBED = 192 * 1024  # bytes: fits the second-level cache, whose loads limit kernels that only move data
@@ -74,7 +74,8 @@ def profile(module: RunnableModel, library: TvmModule, seconds: float = 0.06) ->
         seconds: Time per kernel; its fastest call counts.
     """
     target = module.target
-    probes = [popcount_probe(target), float_probe(target), adder_probe(target), load_probe(target, _PROBED, "L2")]
+    registers = [popcount_probe, float_probe, integer_probe, adder_probe]
+    probes = [*(probe(target) for probe in registers), load_probe(target, _PROBED, "L2")]
     limits = measure(probes, 1.0)
     recorder = _Recorder(library, seconds)
     inputs = random_inputs(module.imported.inputs, np.random.default_rng(0))

@@ -27,6 +27,9 @@ from sbnn_tvm.passes.layers.kinds import (
     FloatDense,
     FloatLinearLayer,
     GlobalAvgPool2d,
+    IntegerConvolution,
+    IntegerDense,
+    IntegerLinearLayer,
     Layer,
     LinearLayer,
     MaxPool2d,
@@ -50,6 +53,7 @@ from .report import COST_MODEL, TUNED, UNSCHEDULED, YOU, LayerReport, Report
 
 _KINDS: dict[type[Layer], str] = {
     BinaryConvolution: "binary conv", BinaryDense: "binary dense", FloatConvolution: "conv", FloatDense: "dense",
+    IntegerConvolution: "integer conv", IntegerDense: "integer dense",
     WindowSum: "window sum", MaxPool2d: "max pool", BitMaxPool2d: "max pool on bits",
     AvgPool2d: "average pool", GlobalAvgPool2d: "global average pool", Elementwise: "elementwise",
     SampleMean: "mean of each sample", ChannelSelection: "channels", BitSelection: "channels of bits",
@@ -183,6 +187,8 @@ def _layer(entry: LoweredLayer, imported: Imported) -> LayerReport:
         nonzero = np.count_nonzero(linear.weight) / linear.weight.size
         macs = round(linear.macs * nonzero) if family.skips_zeros else linear.macs
         weights = f"float32, {nonzero:.2%} not 0" if family.skips_zeros else "float32"
+        if isinstance(linear, IntegerLinearLayer):
+            weights = f"int{linear.weight_bits}"
     elif isinstance(layer, BatchedProduct):
         macs = layer.shape.macs
     return LayerReport(
@@ -227,8 +233,8 @@ def _why_float(choice: Choice) -> str:
 
 
 def _activation_bits(layer: Layer, choice: Choice) -> int:
-    if choice.built.reads == Form.CHANNELS_LAST:
-        return 32
+    if choice.built.reads in (Form.CHANNELS_LAST, Form.PLAIN):
+        return 8 * np.dtype(layer.data_dtype).itemsize
     return 1 if layer.input_domain is None else layer.input_domain.bits
 
 
@@ -240,7 +246,9 @@ def _geometry(layer: Layer) -> str:
             return f": {', '.join(parts)}"
         case Recurrent():
             return f": {layer.recurrence.cell}, {layer.steps} steps" + ", reversed" * layer.recurrence.reverse
-        case FloatConvolution() | BinaryConvolution() | MaxPool2d() | AvgPool2d() | BitMaxPool2d():
+        case (
+            FloatConvolution() | BinaryConvolution() | IntegerConvolution() | MaxPool2d() | AvgPool2d() | BitMaxPool2d()
+        ):
             conv = layer.shape
         case WindowSum() if len(layer.extent) == 4:
             conv = layer.shape
@@ -285,6 +293,8 @@ class _Values:
 
 def _two_values(layer: LinearLayer, nodes: Mapping[str, str]) -> _Values | None:
     """The values of two-valued weights; None for other weights."""
+    if isinstance(layer, IntegerLinearLayer):
+        return None
     if not isinstance(layer, BinaryLinearLayer):
         binary = BinaryWeight.of(layer.weight) if BinaryWeight.telling(layer.weight) else None
         return None if binary is None else _Values(binary.signs, binary.tau, binary.phi)

@@ -11,6 +11,7 @@ import onnx
 
 from ..errors import InputError, ModelError
 from ..extras import needed_by
+from .exact_products import with_exact_products
 from .model_graph import ModelGraph, in_float64
 
 
@@ -89,8 +90,9 @@ def _session(model: onnx.ModelProto) -> Any:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4  # errors are raised, not printed
+    exact = with_exact_products(model)
     try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(exact.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base but Exception
         raise ModelError(f"onnxruntime, the reference, cannot load this model: {_first_line(error)}") from None
 

@@ -1,4 +1,4 @@
-"""The loop nest of all direct convolutions, for float32 and for packed bits.
+"""The loop nest of all direct convolutions, for float32, for integers and for packed bits.
 
 Layouts: data [N, H, W, elements], weights [groups * blocks, steps per window, lanes per block]. A block is
 ``tile.vectors`` vectors of output channels::
@@ -48,6 +48,9 @@ _COLLECTED_RUN = 16
 # Kernels with at most this many columns of taps may have the column loop unrolled.
 _UNROLLED = 5
 
+# TVM does not put more bytes on the stack, and LLVM keeps nothing else in registers.
+_MOST_ON_STACK = 1023
+
 Store = Callable[[tirx.Expr, Sequence[tirx.Expr]], None]
 
 
@@ -91,10 +94,10 @@ class Partial:
 
 @dataclass(frozen=True, eq=False)
 class MultiplyAccumulate:
-    """The arithmetic of one step of the reduction. This class is float32; popcount.py has subclasses for packed bits.
+    """The arithmetic of one step of the reduction. This class is float32; subclasses are packed bits and integers.
 
     Attributes:
-        element: dtype of the data.
+        element: dtype of the image in the workspace, and of the data unless ``data_element`` says otherwise.
         accumulator: dtype of the accumulators.
         lanes: Output channels per vector.
     """
@@ -102,6 +105,11 @@ class MultiplyAccumulate:
     element: str
     accumulator: str
     lanes: int
+
+    @property
+    def data_element(self) -> str:
+        """dtype of the data."""
+        return self.element
 
     @property
     def image_element(self) -> str:
@@ -122,12 +130,22 @@ class MultiplyAccumulate:
         """Neighbouring elements of an image row that one step reads. ``joined`` replaces the first of them."""
         return 1
 
+    @property
+    def beyond(self) -> int:
+        """Elements that a step may read after the last one of the window: every row is followed by so many."""
+        return 0
+
     def declare(self, builder: KernelBuilder) -> None:
         """Declare the constants other than the weights."""
 
     def spread(self, element: tirx.Expr) -> tuple[tirx.Expr, ...]:
-        """The elements of the workspace, of the same dtype, that replace one element of the data."""
+        """The elements of the workspace that replace one element of the data."""
         return (element,)
+
+    @property
+    def copies(self) -> bool:
+        """Whether the inner loop cannot read the data itself, even if nothing is padded."""
+        return self.together > 1 or self.beyond > 0 or self.data_element != self.element
 
     def joined(self, elements: Sequence[tirx.Expr]) -> tirx.Expr:
         """The combination that replaces the first element of a step. The weights are already stored this way."""
@@ -145,6 +163,22 @@ class MultiplyAccumulate:
         """Add the products of a step."""
         return sums + x[0] * w[0]
 
+    def packed(self, weights: np.ndarray) -> np.ndarray:
+        """The weights as the inner loop reads them: [blocks, steps, channels].
+
+        Args:
+            weights: [blocks, channels of a block, steps].
+        """
+        return weights.transpose(0, 2, 1)
+
+    def sums(self, tile: Tile) -> int:
+        """Vectors of accumulators of a tile."""
+        return tile.pixels * tile.vectors
+
+    def results(self, sums: Callable[[int], tirx.Expr], tile: Tile, pixel: int) -> list[tirx.Expr]:
+        """The vectors of output channels of a pixel of the tile; ``sums`` gives the accumulators."""
+        return [sums(pixel * tile.vectors + v) for v in range(tile.vectors)]
+
     def block(self, tile: Tile, pixels: Sequence[int], stride: int, steps: int) -> LlvmFunction | None:
         """A function for all steps of the innermost loop; None if steps are emitted one by one.
 
@@ -155,10 +189,46 @@ class MultiplyAccumulate:
             steps: The number of steps.
 
         Returns:
-            A function of pointers to the accumulators [pixels, vectors] of the tile, and to the elements of the image
-            and of the weights that the first step reads.
+            A function of pointers to the accumulators of the tile, and to the elements of the image and of the weights
+            that the first step reads.
         """
         return None
+
+
+@dataclass(frozen=True, eq=False)
+class Accumulators:
+    """The sums of a tile, which LLVM keeps in registers.
+
+    Attributes:
+        vector: The type of one.
+        buffers: They are in these, one after the other, each small enough for the stack: [``each``, lanes].
+        each: Accumulators per buffer.
+    """
+
+    vector: VectorType
+    buffers: tuple[tirx.Buffer, ...]
+    each: int
+
+    @classmethod
+    def allocated(cls, count: int, vector: VectorType) -> Accumulators:
+        """``count`` accumulators."""
+        each = min(count, _MOST_ON_STACK * 8 // (vector.lanes * vector.bits))
+        sizes = [min(each, count - first) for first in range(0, count, each)]
+        return cls(vector, tuple(T.alloc_buffer((size, vector.lanes), vector.element) for size in sizes), each)
+
+    def load(self, k: int) -> tirx.Expr:
+        """An accumulator."""
+        return load(self.buffers[k // self.each], (k % self.each,), 0, self.vector.lanes)
+
+    def store(self, k: int, value: tirx.Expr) -> None:
+        """Set an accumulator."""
+        store(self.buffers[k // self.each], value, (k % self.each,), 0)
+
+    @property
+    def data(self) -> tirx.Expr:
+        """Where all of them are, for functions of pointers."""
+        (buffer,) = self.buffers
+        return buffer.data
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +242,8 @@ class DirectConv2d:
             row of N pixels: (N, depth). With several planes, the plane axis follows N.
         arithmetic: The arithmetic of one step.
         tile: The register tile.
-        weights: [groups, output channels per group, kh, kw, steps per pixel].
+        weights: [groups, output channels per group, kh, kw, steps per pixel]; or [..., kh, 1, steps per row] if
+            ``loops`` walk through a whole row of the window.
         loops: The loops over one group's elements of a pixel, as the inner loop reads the image; one iteration per
             step.
         border: A pixel outside the image, in the layout of the data: [planes, elements].
@@ -252,10 +323,10 @@ class DirectConv2d:
 
     def packed_weights(self) -> np.ndarray:
         """The weights as the inner loop reads them: [groups * blocks, kh * kw * steps, block]."""
-        groups, channels, kh, kw, steps = self.weights.shape
+        groups, channels, kh, columns, steps = self.weights.shape
         padded = np.pad(self.weights, [(0, 0), (0, self.blocks * self.block - channels), *[(0, 0)] * 3])
-        blocked = padded.reshape(groups * self.blocks, self.block, kh * kw * steps)
-        return np.ascontiguousarray(blocked.transpose(0, 2, 1))
+        blocked = padded.reshape(groups * self.blocks, self.block, kh * columns * steps)
+        return np.ascontiguousarray(self.arithmetic.packed(blocked))
 
     def build(self, sink: Sink) -> Kernel:
         """Generate the kernel.
@@ -265,7 +336,7 @@ class DirectConv2d:
         """
         weights, arithmetic = self.packed_weights(), self.arithmetic
         with KernelBuilder(self.name) as builder:
-            data = builder.data(self.data_shape, arithmetic.element)
+            data = builder.data(self.data_shape, arithmetic.data_element)
             weight = builder.constant("weights", weights)
             arithmetic.declare(builder)
             sink.declare(builder)
@@ -293,18 +364,19 @@ def padded_image(conv: DirectConv2d, data: tirx.Buffer) -> tirx.Buffer:
     """
     shape, arithmetic = conv.shape, conv.arithmetic
     borders = [
-        [arithmetic.spread(tirx.const(value, arithmetic.element)) for value in plane] for plane in conv.border.tolist()
+        [arithmetic.spread(tirx.const(value, arithmetic.data_element)) for value in plane]
+        for plane in conv.border.tolist()
     ]
     images, channels, spread = shape.batch * conv.planes, len(borders[0]), len(borders[0][0])
     if conv.dense:
         images, channels = shape.batch, conv.planes * channels
-    if spread == arithmetic.together == 1 and not any(shape.padding):
+    if spread == 1 and not arithmetic.copies and not any(shape.padding):
         return T.decl_buffer((images, shape.height, shape.width * channels), arithmetic.element, data=data.data)
     top, left, bottom, right = shape.padding
     width = shape.padded_width * channels * spread
     copies = 1 if arithmetic.together == 1 else 2
-    padded = T.alloc_buffer((images, shape.padded_height, copies * width), arithmetic.element)
-    rows = T.decl_buffer((images * shape.height, shape.width * channels), arithmetic.element, data=data.data)
+    padded = T.alloc_buffer((images, shape.padded_height, copies * width + arithmetic.beyond), arithmetic.element)
+    rows = T.decl_buffer((images * shape.height, shape.width * channels), arithmetic.data_element, data=data.data)
     uniform = conv.border.min() == conv.border.max()
 
     def put(n: Index, y: Index, element: Index, values: tuple[tirx.Expr, ...]) -> None:
@@ -327,16 +399,22 @@ def padded_image(conv: DirectConv2d, data: tirx.Buffer) -> tirx.Buffer:
                 for c in range(channels):
                     put(n, y, (first + x) * channels + c, border(n, c))
 
+    def end(n: Index, y: Index) -> None:
+        for i in range(arithmetic.beyond):  # their weights are 0
+            T.buffer_store(padded, tirx.const(0, arithmetic.element), [n, y, copies * width + i])
+
     for first, count in ((0, top), (top + shape.height, bottom)):
         if count:
             with T.serial(0, images) as n, T.serial(0, count) as y:
                 fill(n, first + y, 0, shape.padded_width)
+                end(n, first + y)
     with parallel_rows(images * shape.height, images * shape.height * width) as row:
         n, y = T.bind(tirx.floordiv(row, shape.height)), T.bind(top + tirx.floormod(row, shape.height))
         fill(n, y, 0, left)
         with T.serial(0, shape.width * channels) as i:
             put(n, y, left * channels + i, arithmetic.spread(T.bind(rows[row, i])))
         fill(n, y, left + shape.width, right)
+        end(n, y)
     if copies > 1:
         with parallel_rows(images * shape.padded_height, images * shape.padded_height * width) as row:
             n, y = T.bind(tirx.floordiv(row, shape.padded_height)), T.bind(tirx.floormod(row, shape.padded_height))
@@ -396,12 +474,12 @@ class Nest:
             accumulators = self._zeros(VectorType(conv.arithmetic.accumulator, conv.arithmetic.lanes))
             self._reduce(accumulators, (*row, x), group, T.bind(group * conv.blocks + block))
             for p in range(tile.pixels):
-                values = [self._vector(accumulators, p * tile.vectors + v) for v in range(tile.vectors)]
+                values = conv.arithmetic.results(accumulators.load, tile, p)
                 keep(T.bind(x + p), [T.bind(value) for value in values])
 
     def _reduce(
         self,
-        accumulators: tirx.Buffer,
+        accumulators: Accumulators,
         position: tuple[tirx.Expr, tirx.Expr, tirx.Expr],
         group: tirx.Expr,
         block: tirx.Expr,
@@ -417,7 +495,7 @@ class Nest:
         # The last plane is the most significant: its sum is doubled once for each plane that follows.
         for plane in reversed(range(conv.planes)):
             for k in range(conv.tile.pixels * conv.tile.vectors if plane < conv.planes - 1 else 0):
-                store(accumulators, self._vector(accumulators, k) + self._vector(accumulators, k), (k,), 0)
+                accumulators.store(k, accumulators.load(k) + accumulators.load(k))
             image, first = (
                 (n, start + plane * (pixel // conv.planes)) if conv.dense else (n * conv.planes + plane, start)
             )
@@ -425,13 +503,12 @@ class Nest:
             self._reduce_plane(accumulators, T.bind(image), place, pixel, block)
 
     def _reduce_plane(
-        self, accumulators: tirx.Buffer, n: tirx.Expr, place: _Place, pixel: int, block: tirx.Expr
+        self, accumulators: Accumulators, n: tirx.Expr, place: _Place, pixel: int, block: tirx.Expr
     ) -> None:
         """Emit the sums over the window in one plane for every pixel of the tile; a pixel has ``pixel`` elements."""
         shape, partial = self.conv.shape, self.conv.arithmetic.partial
-        column, loops, stride = (
-            ReductionLoop(shape.kernel[1], shape.dilation[1] * pixel), self.conv.loops, shape.strides[1] * pixel
-        )  # fmt: skip
+        column = ReductionLoop(self.conv.weights.shape[3], shape.dilation[1] * pixel)
+        loops, stride = self.conv.loops, shape.strides[1] * pixel
         columns, together = _fuse([column, *loops]), self.conv.arithmetic.together
         if together > 1:
             columns = [columns[0].grouped(together)]
@@ -444,7 +521,7 @@ class Nest:
             columns[-1] = columns[-1].grouped(together)
         rows = ReductionLoop(shape.kernel[0], 0, shape.dilation[0])
 
-        def step(target: tirx.Buffer, place: _Place, pixels: Sequence[int] = range(self.conv.tile.pixels)) -> None:
+        def step(target: Accumulators, place: _Place, pixels: Sequence[int] = range(self.conv.tile.pixels)) -> None:
             at, number = [n, T.bind(place.line), T.bind(place.element)], T.bind(place.step * together)
             function = self.conv.arithmetic.block(self.conv.tile, pixels, stride, together) if pixels else None
             if function is None:
@@ -457,8 +534,8 @@ class Nest:
             narrow = self._zeros(VectorType(partial.dtype, partial.lanes))
             walk(lambda place: step(narrow, place))
             for k in range(self.conv.tile.pixels * self.conv.tile.vectors):
-                added = self.conv.arithmetic.widened(self._vector(narrow, k))
-                store(accumulators, self._vector(accumulators, k) + added, (k,), 0)
+                added = self.conv.arithmetic.widened(narrow.load(k))
+                accumulators.store(k, accumulators.load(k) + added)
 
         def walk_row(place: _Place) -> None:
             if partial is not None:
@@ -506,8 +583,9 @@ class Nest:
 
     @property
     def _row_elements(self) -> int:
-        """Elements per image row, as the inner loop reads it, without the joined elements."""
-        return int(self.image.shape[-1]) // (1 if self.conv.arithmetic.together == 1 else 2)
+        """Elements per image row, as the inner loop reads it, without the joined elements and those beyond."""
+        arithmetic = self.conv.arithmetic
+        return (int(self.image.shape[-1]) - arithmetic.beyond) // (1 if arithmetic.together == 1 else 2)
 
     def _step_weights(self, block: tirx.Expr, step: tirx.Expr) -> list[tuple[tirx.Expr, ...]]:
         """The weights of one step, for each vector of the tile's channels."""
@@ -522,7 +600,7 @@ class Nest:
 
     def _step(
         self,
-        sums: tirx.Buffer,
+        sums: Accumulators,
         at: list[tirx.Expr],
         stride: int,
         weights: Sequence[tuple[tirx.Expr, ...]],
@@ -537,9 +615,9 @@ class Nest:
             value = tuple(part for parts in inputs for part in parts)
             for v in range(tile.vectors):
                 k = p * tile.vectors + v
-                store(sums, arithmetic.accumulate(self._vector(sums, k), value, weights[v]), (k,), 0)
+                sums.store(k, arithmetic.accumulate(sums.load(k), value, weights[v]))
 
-    def _run(self, sums: tirx.Buffer, n: tirx.Expr, stride: int, block: tirx.Expr, place: _Place, length: int) -> None:
+    def _run(self, sums: Accumulators, n: tirx.Expr, stride: int, block: tirx.Expr, place: _Place, length: int) -> None:
         """Emit ``length`` steps on neighbouring elements, the first of them at ``place``."""
         arithmetic, tile = self.conv.arithmetic, self.conv.tile
         line, element = T.bind(place.line), T.bind(place.element)
@@ -551,7 +629,7 @@ class Nest:
             value = (T.bind(elements[p][i]),)
             for v in range(tile.vectors):
                 k = p * tile.vectors + v
-                store(sums, arithmetic.accumulate(self._vector(sums, k), value, weights[i][v]), (k,), 0)
+                sums.store(k, arithmetic.accumulate(sums.load(k), value, weights[i][v]))
 
     def _image_row(self, row: tirx.Expr) -> tuple[tirx.Expr, tirx.Expr]:
         height = self.conv.shape.out_height
@@ -560,16 +638,13 @@ class Nest:
     def _position(self, n: tirx.Expr, y: tirx.Expr, x: tirx.Expr) -> tuple[tirx.Expr, ...]:
         return (x,) if self.conv.dense else (n, y, x)
 
-    def _zeros(self, vector: VectorType) -> tirx.Buffer:
+    def _zeros(self, vector: VectorType) -> Accumulators:
         """Accumulators of the tile, set to 0."""
-        tile = self.conv.tile
-        accumulators = T.alloc_buffer((tile.pixels * tile.vectors, vector.lanes), vector.element)
-        for k in range(tile.pixels * tile.vectors):
-            store(accumulators, vector.constant(0), (k,), 0)
+        count = self.conv.arithmetic.sums(self.conv.tile)
+        accumulators = Accumulators.allocated(count, vector)
+        for k in range(count):
+            accumulators.store(k, vector.constant(0))
         return accumulators
-
-    def _vector(self, buffer: tirx.Buffer, row: int) -> tirx.Expr:
-        return load(buffer, (row,), 0, int(buffer.shape[1]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from math import gcd
 from typing import Literal
 
-from ..isa import Isa, PopcountMethod
+from ..isa import IntegerProducts, Isa, PopcountMethod
 from ..shapes import Conv2dShape
+from .neon_bytes import MOST_PIXELS, tile_block
 from .neon_steps import fits_block
 
 # Bytes. The weights of a block are read again for every tile, so they should fit in a part of the second-level cache.
 _CACHED_WEIGHTS = 640 * 1024
 
-Arithmetic = Literal["popcount", "float32"]
+Arithmetic = Literal["popcount", "float32", "int8"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ _WORD_INSTRUCTIONS = {
 """Instructions per vector of words: exclusive or, count, add. LOOKUP is for channels that do not fill its lanes."""
 
 
+PRODUCTS = {IntegerProducts.SINGLE: 1, IntegerProducts.PAIRS: 2, IntegerProducts.QUADS: 4}
+"""Products of integers per lane and step."""
+
+
 def popcount_by_threes(shape: Conv2dShape, isa: Isa) -> bool:
     """Whether a layer with {-1, +1} weights counts three words at once, neighbours in a row of a window."""
     row = shape.kernel[1] * isa.words(shape.in_channels)
@@ -64,6 +69,11 @@ def popcount_by_broadcast(shape: Conv2dShape, isa: Isa) -> bool:
     reads = shape.kernel[0] * shape.kernel[1] * shape.group_out_channels / (shape.strides[0] * shape.strides[1])
     full = lanes(shape, isa, "popcount") == isa.word_lanes
     return isa.architecture == "aarch64" and full and reads >= 8 * isa.word_lanes
+
+
+def bytes_by_blocks(shape: Conv2dShape, isa: Isa) -> bool:
+    """Whether sums of bytes are blocks of assembly (neon_bytes.py): if the channels of a group fill vectors."""
+    return isa.architecture in ("aarch64", "arm") and not isa.small and lanes(shape, isa, "int8") == isa.float_lanes
 
 
 def lanes(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> int:
@@ -90,12 +100,18 @@ def tiles(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> list[Tile]:
     # Registers besides the accumulators: weights (two halves of bytes for a lookup), the input, the xor or a mask, the
     # constant 2.
     weights, others = 1, 1 if arithmetic == "float32" else 2
+    if arithmetic == "int8" and isa.products == IntegerProducts.QUADS:
+        others = 1
     if arithmetic == "popcount" and popcount_by_lookup(shape, isa):
         weights, others = 2, 3
     elif arithmetic == "popcount" and popcount_by_threes(shape, isa):
         weights, others = 3, 5
 
+    bytes_ = arithmetic == "int8" and bytes_by_blocks(shape, isa)
+
     def most_pixels(vectors: int) -> int:
+        if bytes_:
+            return MOST_PIXELS
         if arithmetic == "float32" and isa.multiplies_by_lane:  # a register per pixel, and at least four weights
             return (isa.registers - max(vectors, 4)) // (vectors + 1)
         return (isa.registers - weights * vectors - others) // vectors
@@ -107,6 +123,7 @@ def tiles(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> list[Tile]:
         for pixels in range(1, min(shape.out_width, most_pixels(vectors)) + 1)
         if pixels == 1 or -(-shape.out_width // pixels) < -(-shape.out_width // (pixels - 1))  # else: no fewer tiles
         if not blocks or fits_block(pixels, vectors)
+        if not bytes_ or tile_block(isa, pixels, vectors).fits
     ]
     return sorted(candidates, key=lambda tile: (tile_cost(tile, shape, isa, arithmetic), -tile.pixels))
 
@@ -142,6 +159,17 @@ def tile_cost(tile: Tile, shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) 
     elif arithmetic == "float32":
         # Latency: with fewer than 8 accumulators the multiply-add pipes are idle at times.
         channels, work = 1, float(max(results, 8))
+    elif arithmetic == "int8" and bytes_by_blocks(shape, isa):
+        # As for popcounts: cores that execute in order take as long for a load as for another vector instruction.
+        load = {"in-order": 1.0, "a72": 0.1, "wide": 0.1, None: 0.5}[isa.core]
+        block = tile_block(isa, tile.pixels, tile.vectors)
+        in_order = {"in-order": 1.0, "a72": 0.0, "wide": 0.0, None: 0.5}[isa.core]
+        channels, work, pixel, vector = 16, block.work(in_order) + load * block.loads, 0.0, 0.0
+    elif arithmetic == "int8":
+        # vpdpbusd has a latency of 5 cycles, at two a cycle. Pairs are added by an instruction of their own: then a
+        # core has time for few other loads, and vectors of weights come from the second-level cache.
+        channels, pixel, vector = PRODUCTS.get(isa.products, 1), 0.4, 1.0
+        work = float(max(results, 10)) if isa.products == IntegerProducts.QUADS else 2.0 * results
     elif popcount_by_lookup(shape, isa):
         # Per byte: two lookups and their additions. Per pixel: two table loads. Per weight vector: two halves.
         channels, work, pixel, vector = 8, 4 * results, 1.0, 3.0
@@ -160,6 +188,6 @@ def tile_cost(tile: Tile, shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) 
     cost = tiles_ * (steps * (work + vector * tile.vectors + pixel * tile.pixels + 0.5) + 4 * results + 20)
     if isa.vector_bits == 512 and results >= 16 and channels != 8:
         cost *= 1.1  # LLVM loads the inputs of several unrolled steps in advance, and spills registers
-    if steps * width * (4 if arithmetic == "float32" else channels / 8) > _CACHED_WEIGHTS:
+    if steps * width * (channels / 8 if arithmetic == "popcount" else 4) > _CACHED_WEIGHTS:
         cost *= 1.3
     return cost

@@ -1,4 +1,4 @@
-"""Selection of channels, rows and columns from float32 feature maps, with an epilogue."""
+"""Selection of channels, rows and columns from feature maps of float32 or integers, with an epilogue."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from ..epilogue.program import Program
+from ..epilogue.program import Element, Program
 from ..epilogue.writer import EpilogueWriter
 from ..isa import Isa
 from ..kernel import Kernel
@@ -29,29 +29,32 @@ def select_channels(
     isa: Isa,
     picked: PixelSelection | None = None,
     fill: float = 0.0,
+    dtype: Element = "float32",
 ) -> Kernel:
     """Assemble a feature map from selected channels, rows and columns of others.
 
     Args:
         pixels: (N, H, W) of the result, or (N,) for tensors [N, C].
         selection: The source of each output channel.
-        epilogue: Ref(0) is the selected channel.
+        epilogue: Ref(0) is the selected channel, as float32.
         isa: The instruction set.
         picked: The source of each output row and column; None if the inputs have the same pixels.
         fill: The value of channels, rows and columns without a source.
+        dtype: The element type of the inputs.
 
     Returns:
-        ``func(data float32 [N, H, W, C] (or [N, C]) of each input, *tensors, rows, columns, *constants, *outputs)``;
+        ``func(data [N, H, W, C] (or [N, C]) of each input, *tensors, rows, columns, *constants, *outputs)``;
         ``rows`` and ``columns`` are int32, and missing without ``picked``.
     """
     run, lanes = max(isa.word_bits, isa.float_lanes), isa.float_lanes
+    floats = VectorType("float32", lanes)
     shape = (*pixels, len(selection.sources))
     writer = EpilogueWriter(epilogue, shape, isa, tile=run)
     rows, columns = (pixels[0], 1) if len(pixels) == 1 else (pixels[0] * pixels[1], pixels[2])
     with KernelBuilder("select_channels") as builder:
         inputs = enumerate(selection.inputs)
         read = pixels if picked is None else (pixels[0], picked.height, picked.width)
-        data = [builder.data((*read, channels), "float32", f"data{i}") for i, channels in inputs]
+        data = [builder.data((*read, channels), dtype, f"data{i}") for i, channels in inputs]
         tables = () if picked is None else (picked.rows, picked.columns)
         names = zip(("rows", "columns"), tables, strict=False)
         indices = [builder.constant(name, np.array(table, np.int32)) for name, table in names]
@@ -69,10 +72,10 @@ def select_channels(
             position: tuple[Index, ...], source: tuple[Index, ...] | None, block: _Blocks, number: Index
         ) -> None:
             moved = number * block.step
-            values = [VectorType("float32", lanes).constant(fill)] * (run // lanes)
+            values = [floats.constant(fill)] * (run // lanes)
             if source is not None:
                 parts = [block.sources[i : i + lanes] for i in range(0, run, lanes)]
-                values = [_gather(data, source, part, moved, lanes, fill) for part in parts]
+                values = [floats.cast(_gather(data, source, part, moved, lanes, fill)) for part in parts]
             writer.store(values, position, block.first + number * run)
 
         with parallel_rows(rows, rows * columns * shape[-1]) as row, T.serial(0, columns) as x:
@@ -150,8 +153,10 @@ def _gather(
 ) -> tirx.Expr:
     """Load a vector of channels, each ``moved`` channels after its source; lanes without a source are ``fill``."""
     existing = [source for source in sources if source is not None]
+    vector = VectorType(str(data[0].dtype), lanes)
+    absent = fill if vector.element == "float32" else int(fill)
     if not existing:
-        return VectorType("float32", lanes).constant(fill)
+        return vector.constant(absent)
     pieces: list[tirx.Expr] = []
     place: dict[InputChannel, int] = {}
     size = 0
@@ -163,7 +168,7 @@ def _gather(
         return pieces[0]
     order = [size if source is None else place[source] for source in sources] + [size] * (lanes - len(sources))
     filled = max(1, lanes - size)  # a shuffle cannot have more lanes than its operands
-    return tirx.Shuffle(pieces + [tirx.const(fill, "float32")] * filled, order)
+    return tirx.Shuffle(pieces + [tirx.const(absent, vector.element)] * filled, order)
 
 
 def _pieces(sources: Sequence[InputChannel], lanes: int) -> list[list[InputChannel]]:

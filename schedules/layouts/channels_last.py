@@ -1,4 +1,4 @@
-"""Conversions between channels first and channels last: blocked transposes of float32 feature maps."""
+"""Conversions between channels first and channels last: blocked transposes of feature maps."""
 
 from __future__ import annotations
 
@@ -19,55 +19,57 @@ Shape = tuple[int, int, int, int]
 FEW_CHANNELS = 4
 
 
-def nchw_to_nhwc(shape: Shape, isa: Isa) -> Kernel:
+def nchw_to_nhwc(shape: Shape, isa: Isa, dtype: str = "float32") -> Kernel:
     """Convert a feature map to channels last.
 
     Args:
         shape: (N, C, H, W).
         isa: The instruction set.
+        dtype: The element type of both maps.
 
     Returns:
-        ``func(data float32 [N, C, H, W], out float32 [N, H, W, C])``.
+        ``func(data [N, C, H, W], out [N, H, W, C])``.
     """
     batch, channels, height, width = shape
-    return _transpose("nchw_to_nhwc", shape, (batch, height, width, channels), (channels, height * width), isa)
+    return _transpose("nchw_to_nhwc", shape, (batch, height, width, channels), (channels, height * width), isa, dtype)
 
 
-def nhwc_to_nchw(shape: Shape, isa: Isa) -> Kernel:
+def nhwc_to_nchw(shape: Shape, isa: Isa, dtype: str = "float32") -> Kernel:
     """Convert a feature map to channels first.
 
     Args:
         shape: (N, C, H, W).
         isa: The instruction set.
+        dtype: The element type of both maps.
 
     Returns:
-        ``func(data float32 [N, H, W, C], out float32 [N, C, H, W])``.
+        ``func(data [N, H, W, C], out [N, C, H, W])``.
     """
     batch, channels, height, width = shape
-    return _transpose("nhwc_to_nchw", (batch, height, width, channels), shape, (height * width, channels), isa)
+    return _transpose("nhwc_to_nchw", (batch, height, width, channels), shape, (height * width, channels), isa, dtype)
 
 
-def _transpose(name: str, in_shape: Shape, out_shape: Shape, matrix: tuple[int, int], isa: Isa) -> Kernel:
+def _transpose(name: str, in_shape: Shape, out_shape: Shape, matrix: tuple[int, int], isa: Isa, dtype: str) -> Kernel:
     """Transpose the matrix [rows, columns] of every image."""
     rows, columns = matrix
     batch, lanes = in_shape[0], isa.float_lanes
     blocks = -(-columns // lanes)
     with KernelBuilder(name) as builder:
-        data = builder.data(in_shape, "float32")
-        out = builder.output(out_shape, "float32")
-        source = T.decl_buffer((batch, rows, columns), "float32", data=data.data)
+        data = builder.data(in_shape, dtype)
+        out = builder.output(out_shape, dtype)
+        source = T.decl_buffer((batch, rows, columns), dtype, data=data.data)
 
         def interleave(image: Index, column: Index, width: int) -> None:
-            flat = T.decl_buffer((batch, columns * rows), "float32", data=out.data)
+            flat = T.decl_buffer((batch, columns * rows), dtype, data=out.data)
             vectors = [load(source, (image, row), column, lanes, width) for row in range(rows)]
             mixed = tirx.Shuffle(vectors, [row * lanes + i for i in range(lanes) for row in range(rows)])
             store(flat, T.bind(mixed), (image,), column * rows, width * rows)
 
         def transpose_columns(image: Index, column: Index, width: int) -> None:
-            target = T.decl_buffer((batch, columns, rows), "float32", data=out.data)
+            target = T.decl_buffer((batch, columns, rows), dtype, data=out.data)
 
             def transpose_block(row: Index, height: int) -> None:
-                zero = VectorType("float32", lanes).constant(0.0)
+                zero = VectorType(dtype, lanes).constant(0)
                 vectors = [
                     load(source, (image, row + i), column, lanes, width) if i < height else zero for i in range(lanes)
                 ]

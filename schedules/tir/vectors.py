@@ -111,13 +111,14 @@ def lanes_of(vector: tirx.Expr, lanes: int) -> list[tirx.Expr]:
     return [VectorType(source.element, lanes).broadcast(scalar) for scalar in scalars]
 
 
-def powers_of_two(length: int) -> list[tuple[int, int]]:
-    """Split [0, length) into pieces (start, size) whose sizes are powers of two, largest first."""
+def powers_of_two(length: int, most: int | None = None) -> list[tuple[int, int]]:
+    """Split [0, length) into pieces (start, size) whose sizes are powers of two, at most ``most``, largest first."""
     pieces, start = [], 0
-    for bit in reversed(range(length.bit_length())):
-        if length >> bit & 1:
-            pieces.append((start, 1 << bit))
-            start += 1 << bit
+    while start < length:
+        size = 1 << (length - start).bit_length() - 1
+        size = size if most is None else min(size, most)
+        pieces.append((start, size))
+        start += size
     return pieces
 
 

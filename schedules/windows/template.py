@@ -38,7 +38,7 @@ class Combine(Protocol):
     """Computes the new accumulator from the old one, an input vector, and the weights of the tap (None without)."""
 
     def __call__(self, accumulator: tirx.Expr, value: tirx.Expr, weight: tirx.Expr | None) -> tirx.Expr:
-        """All arguments and the result are float32 vectors."""
+        """All arguments and the result are vectors of the operation's accumulators; weights may have another type."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,18 +47,24 @@ class WindowOperation:
 
     Attributes:
         name: Name of the kernel.
-        initial: The initial value of the accumulator.
+        initial: The initial value of the accumulator: a number, or one for each channel, [C].
         combine: Combines the accumulator with one tap.
         finish: Computes the result from the accumulator and the first pixel of the window (y and x, which may be
             negative). None if the result is the accumulator.
-        weights: float32 [kh, kw, C], or None if ``combine`` uses no weights.
+        weights: [kh, kw, C], or None if ``combine`` uses no weights.
+        data: dtype of the data.
+        accumulator: dtype of the accumulators, float32 or int32. Integers are converted after ``finish``.
+        lanes: Channels of a vector, for tiles of a multiple of them; by default those of a vector of float32.
     """
 
     name: str
-    initial: float
+    initial: float | np.ndarray
     combine: Combine
     finish: Callable[[tirx.Expr, Index, Index], tirx.Expr] | None = None
     weights: np.ndarray | None = None
+    data: str = "float32"
+    accumulator: str = "float32"
+    lanes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -117,22 +123,27 @@ def window_kernel(
     Returns:
         ``func(data [N, H, W, C], *tensors, weights?, *constants, *outputs)``.
     """
-    lanes, tile = isa.float_lanes, tile or window_tiles(shape, isa, epilogue.packed)[0]
+    tile = tile or window_tiles(shape, isa, epilogue.packed)[0]
     pixels, run = tile.pixels, tile.channels
+    lanes = isa.float_lanes if operation.lanes is None or run % operation.lanes else operation.lanes
     out_shape = (shape.batch, shape.out_height, shape.out_width, shape.in_channels)
     writer = EpilogueWriter(epilogue, out_shape, isa, shape.border_classes())
     with KernelBuilder(operation.name) as builder:
-        data = builder.data((shape.batch, shape.height, shape.width, shape.in_channels), "float32")
+        data = builder.data((shape.batch, shape.height, shape.width, shape.in_channels), operation.data)
         weights = None
         if operation.weights is not None:
             padded = np.pad(operation.weights, [(0, 0), (0, 0), (0, -shape.in_channels % run)])
-            weights = builder.constant("weights", np.ascontiguousarray(padded, np.float32))
+            weights = builder.constant("weights", np.ascontiguousarray(padded))
+        initial = None
+        if isinstance(operation.initial, np.ndarray):
+            initial = builder.constant("initial", np.pad(operation.initial, (0, -shape.in_channels % run)))
         writer.declare(builder)
         registers = _RegisterTile(
             operation=operation,
             shape=shape,
             data=data,
             weights=weights,
+            initial=initial,
             writer=writer,
             lanes=lanes,
             vectors=run // lanes,
@@ -174,6 +185,7 @@ class _RegisterTile:
     shape: Conv2dShape
     data: tirx.Buffer
     weights: tirx.Buffer | None
+    initial: tirx.Buffer | None
     writer: EpilogueWriter
     lanes: int
     vectors: int
@@ -186,7 +198,8 @@ class _RegisterTile:
     def _emit_block(self, row: _Row, start: Index, pixels: int, channel: Index, valid: int) -> None:
         lanes, left = self.lanes, start * self.shape.strides[1] - self.shape.padding[1]
         vectors = [v for v in range(self.vectors) if v * lanes < valid]
-        accumulators = T.alloc_buffer((pixels * self.vectors * lanes,), "float32")
+        vector_type = VectorType(self.operation.accumulator, lanes)
+        accumulators = T.alloc_buffer((pixels * self.vectors * lanes,), vector_type.element)
 
         def place(pixel: int, vector: int) -> int:
             return (pixel * self.vectors + vector) * lanes
@@ -194,17 +207,17 @@ class _RegisterTile:
         def accumulator(pixel: int, vector: int) -> tirx.Expr:
             return load(accumulators, (), place(pixel, vector), lanes)
 
-        initial = VectorType("float32", lanes).constant(self.operation.initial)
         for pixel in range(pixels):
             for vector in range(self.vectors):
-                store(accumulators, initial, (), place(pixel, vector))
+                store(accumulators, self._first(channel + vector * lanes), (), place(pixel, vector))
         with T.serial(row.first_tap, row.end_tap) as ky:
             y = T.bind(row.top + ky * self.shape.dilation[0])
             for vector in vectors:
                 first = channel + vector * lanes
                 weights = self._weights(ky, first)
                 for column, uses in self._columns(left, pixels):
-                    value = T.bind(load(self.data, (row.n, y, left + column), first, lanes, valid - vector * lanes))
+                    value = load(self.data, (row.n, y, left + column), first, lanes, valid - vector * lanes)
+                    value = T.bind(vector_type.cast(value))
                     for pixel, kx in uses:
                         combined = self.operation.combine(accumulator(pixel, vector), value, weights[kx])
                         store(accumulators, combined, (), place(pixel, vector))
@@ -213,7 +226,23 @@ class _RegisterTile:
             if self.operation.finish is not None:
                 x = left + pixel * self.shape.strides[1]
                 values = [self.operation.finish(value, row.top, x) for value in values]
-            self.writer.store(values, (row.n, row.y, start + pixel), channel)
+            floats = [VectorType("float32", lanes).cast(value) for value in values]
+            self.writer.store(self._split(floats), (row.n, row.y, start + pixel), channel)
+
+    def _split(self, values: list[tirx.Expr]) -> list[tirx.Expr]:
+        """Vectors as long as those of floats."""
+        lanes = self.writer.isa.float_lanes
+        if lanes == self.lanes:
+            return values
+        starts = range(0, self.lanes, lanes)
+        return [tirx.Shuffle([T.bind(v)], list(range(start, start + lanes))) for v in values for start in starts]
+
+    def _first(self, channel: Index) -> tirx.Expr:
+        """The initial accumulator of a vector of channels."""
+        if self.initial is not None:
+            return load(self.initial, (), channel, self.lanes)
+        assert not isinstance(self.operation.initial, np.ndarray)
+        return VectorType(self.operation.accumulator, self.lanes).constant(self.operation.initial)
 
     def _weights(self, ky: Index, first_channel: Index) -> Sequence[tirx.Expr | None]:
         """The weights of tap row ``ky``, one vector per tap; None for each tap without weights."""

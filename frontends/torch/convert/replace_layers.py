@@ -1,4 +1,4 @@
-"""Replaces the convolutions and linear layers of a float model by binary ones."""
+"""Replaces the convolutions and linear layers of a float model by binary ones, and some by 8-bit ones."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -16,18 +17,25 @@ from torch.nn.utils.weight_norm import WeightNorm
 from sbnn_tvm.algebra.domain import SIGN, BinaryDomain
 from sbnn_tvm.errors import ArgumentError
 
+from ..layers.affine_quantizers import WeightQuantizer
 from ..layers.domains import ScaledSigns, Signs, WeightDomain
 from ..layers.estimators import Estimator, estimator
 from ..layers.modules import Binarize, BinaryConv2d, BinaryLayer, BinaryLinear
+from ..layers.quantized import EightBit, QuantizedConv2d, QuantizedLinear
 
 FIRST = "<first>"
 LAST = "<last>"
+POINTWISE = "<pointwise>"
+DEPTHWISE = "<depthwise>"
 
 Activations = Callable[[int, int], nn.Module]
 """Makes the module that binarises or quantises a layer's input, from its number of channels and their axis."""
 
+Form = Literal["binary", "8-bit"]
+
 Skip = Collection[str] | Callable[[str, nn.Module], bool]
 
+_SPECIAL = (FIRST, LAST, POINTWISE, DEPTHWISE)
 _LINEAR_KINDS = (
     nn.modules.conv._ConvNd,
     nn.Linear,
@@ -52,6 +60,8 @@ class BinaryConfig:
         learn_threshold: Whether its threshold is learned, one per input channel (RSign); otherwise it is 0. Not used if
             ``activations`` is a function.
         padding_value: The value of padded pixels after the binarisation: 0, -1 or +1.
+        eight_bit: How layers become 8-bit ones; None for no such layers.
+        eight_bit_layers: Which layers these are: given like ``skip`` in binarize_, which they need not be named in.
     """
 
     weights: WeightDomain = field(default_factory=ScaledSigns)
@@ -60,6 +70,8 @@ class BinaryConfig:
     activation_estimator: str | Estimator = "polynomial"
     learn_threshold: bool = False
     padding_value: int = 0
+    eight_bit: EightBit | None = None
+    eight_bit_layers: Skip = (FIRST, LAST, POINTWISE, DEPTHWISE)
 
 
 @dataclass(frozen=True)
@@ -84,21 +96,25 @@ class Conversion:
     Attributes:
         converted: The layers that are binary now.
         kept: The linear layers that stayed float, with the reason.
+        eight_bit: The layers that have 8 bits now.
     """
 
     converted: tuple[LayerNote, ...]
     kept: tuple[LayerNote, ...]
+    eight_bit: tuple[LayerNote, ...] = ()
 
     def __str__(self) -> str:
-        lines = [f"{len(self.converted)} layers binary, {len(self.kept)} float"]
-        width = max((len(note.name) for note in self.converted + self.kept), default=0)
+        eight = f"{len(self.eight_bit)} of 8 bits, " if self.eight_bit else ""
+        lines = [f"{len(self.converted)} layers binary, {eight}{len(self.kept)} float"]
+        width = max((len(note.name) for note in self.converted + self.eight_bit + self.kept), default=0)
         lines += [f"  {note.name:{width}}  {note.kind} -> binary" for note in self.converted]
+        lines += [f"  {note.name:{width}}  {note.kind} -> 8 bits" for note in self.eight_bit]
         lines += [f"  {note.name:{width}}  {note.kind} stays float: {note.reason}" for note in self.kept]
         return "\n".join(lines)
 
 
 def binarize_(model: nn.Module, config: BinaryConfig = BinaryConfig(), skip: Skip = (FIRST, LAST)) -> Conversion:
-    """Replaces nn.Conv2d and nn.Linear layers of a model by binary ones, in place.
+    """Replaces nn.Conv2d and nn.Linear layers of a model by binary ones, and some by 8-bit ones, in place.
 
     A converted layer binarises its input. It keeps the float weights (the same parameters) as latent weights, and its
     bias. Weights that ``torch.nn.utils.prune`` masks stay masked; the module ``domains`` describes which value they
@@ -110,12 +126,13 @@ def binarize_(model: nn.Module, config: BinaryConfig = BinaryConfig(), skip: Ski
         model: Changed in place. Optimisers that were made for it before miss new parameters of the config, if any.
         config: How to convert.
         skip: The layers that stay float: qualified names or patterns (``"layer*.downsample.*"``), where ``FIRST`` and
-            ``LAST`` mean the first and the last linear layer; or a function of (name, module). An explicit ``skip``
-            replaces the default: pass ``(FIRST, LAST, ...)`` to add to it.
+            ``LAST`` mean the first and the last linear layer, ``POINTWISE`` 1x1 convolutions and ``DEPTHWISE`` those
+            with one channel per group; or a function of (name, module). An explicit ``skip`` replaces the default: pass
+            ``(FIRST, LAST, ...)`` to add to it. Layers that become 8-bit ones are not float, if skipped or not.
 
     Returns:
-        The converted layers, and the others with the reason. A warning names the layers that stay float without being
-        skipped, and so does the report of the compiled model.
+        The converted layers, those of 8 bits, and the others with the reason. A warning names the layers that stay
+        float without being skipped, and so does the report of the compiled model.
 
     Raises:
         ArgumentError: If a name or pattern matches no linear layer, the model itself is a layer that would be replaced,
@@ -130,21 +147,32 @@ def binarize_(model: nn.Module, config: BinaryConfig = BinaryConfig(), skip: Ski
           3  Linear stays float: skipped, the last linear layer
     """
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, _LINEAR_KINDS)]
-    reason_to_skip = _skip_rule(skip, layers)
+    reason_to_skip = _rule("skip", skip, layers)
+    has_eight_bits = _rule("eight_bit_layers", config.eight_bit_layers if config.eight_bit else (), layers)
     converted: list[LayerNote] = []
+    eight_bit: list[LayerNote] = []
     kept: list[LayerNote] = []
     refused: list[str] = []
-    replacements: dict[nn.Module, BinaryLayer] = {}
+    replacements: dict[nn.Module, nn.Module] = {}
     for name, module in layers:
         kind = _kind(module).__name__
-        if reason := reason_to_skip(name, module):
+        form: Form = "8-bit" if has_eight_bits(name, module) else "binary"
+        skipped = reason_to_skip(name, module)
+        if isinstance(module, QuantizedConv2d | QuantizedLinear):
+            eight_bit.append(LayerNote(name, kind))
+        elif skipped and form == "binary":
+            kept.append(LayerNote(name, kind, f"skipped{skipped}"))
+        elif reason := obstacle(module, form):
             kept.append(LayerNote(name, kind, reason))
-        elif reason := obstacle(module):
-            kept.append(LayerNote(name, kind, reason))
-            refused.append(f"{name!r} stays float: {reason}")
-            module.stays_float = refused[-1]  # type: ignore[assignment]  # for the report of its compilation
+            if not skipped:
+                refused.append(f"{name!r} stays float: {reason}")
+                module.stays_float = refused[-1]  # type: ignore[assignment]  # for the report of its compilation
         elif not name:
             raise ArgumentError(f"the model itself is a {kind}; put it into an nn.Sequential to convert it in place")
+        elif form == "8-bit":
+            assert config.eight_bit is not None
+            replacements[module] = eight_bit_layer(module, config.eight_bit)
+            eight_bit.append(LayerNote(name, kind))
         else:
             try:
                 replacements[module] = binary_layer(module, config)
@@ -157,45 +185,59 @@ def binarize_(model: nn.Module, config: BinaryConfig = BinaryConfig(), skip: Ski
                 parent._modules[child_name] = replacements[child]
     if refused:
         warnings.warn("; ".join([*refused, "name it in skip= to say that this is right"]), stacklevel=2)
-    return Conversion(tuple(converted), tuple(kept))
+    return Conversion(tuple(converted), tuple(kept), tuple(eight_bit))
 
 
-def _skip_rule(skip: Skip, layers: Sequence[tuple[str, nn.Module]]) -> Callable[[str, nn.Module], str]:
-    """A function that returns why a layer is skipped; empty if it is not."""
-    if callable(skip):
-        return lambda name, module: "skipped by the given function" if skip(name, module) else ""
-    if isinstance(skip, str):
-        raise ArgumentError(f"skip is a collection of names, but got the string {skip!r}; write ({skip!r},)")
+def _rule(argument: str, chosen: Skip, layers: Sequence[tuple[str, nn.Module]]) -> Callable[[str, nn.Module], str]:
+    """A function that returns why a layer is chosen; empty if it is not."""
+    if callable(chosen):
+        return lambda name, module: " by the given function" if chosen(name, module) else ""
+    if isinstance(chosen, str):
+        raise ArgumentError(f"{argument} is a collection of names, but got the string {chosen!r}; write ({chosen!r},)")
     names = [name for name, _ in layers]
-    for pattern in skip:
-        if layers and pattern not in (FIRST, LAST) and not any(fnmatchcase(name, pattern) for name in names):
-            raise ArgumentError(f"skip={pattern!r} fits no linear layer of the model; they are {', '.join(names)}")
+    for pattern in chosen:
+        if layers and pattern not in _SPECIAL and not any(fnmatchcase(name, pattern) for name in names):
+            raise ArgumentError(
+                f"{argument}={pattern!r} fits no linear layer of the model; they are {', '.join(names)}"
+            )
 
     def reason(name: str, module: nn.Module) -> str:
-        if FIRST in skip and name == names[0]:
-            return "skipped, the first linear layer"
-        if LAST in skip and name == names[-1]:
-            return "skipped, the last linear layer"
-        found = [pattern for pattern in skip if fnmatchcase(name, pattern)]
-        return f"skipped by {found[0]!r}" if found else ""
+        if FIRST in chosen and name == names[0]:
+            return ", the first linear layer"
+        if LAST in chosen and name == names[-1]:
+            return ", the last linear layer"
+        if POINTWISE in chosen and _is_pointwise(module):
+            return ", a 1x1 convolution"
+        if DEPTHWISE in chosen and _is_depthwise(module):
+            return ", a depthwise convolution"
+        found = [pattern for pattern in chosen if fnmatchcase(name, pattern)]
+        return f" by {found[0]!r}" if found else ""
 
     return reason
 
 
-def obstacle(module: nn.Module) -> str:
-    """The reason why a layer cannot be converted; empty if it can."""
+def _is_pointwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1)
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
+
+
+def obstacle(module: nn.Module, form: Form = "binary") -> str:
+    """The reason why a layer cannot be converted to a form; empty if it can."""
     kind = _kind(module)
     if kind is not nn.Conv2d and kind is not nn.Linear:
         base = next((base for base in (nn.Conv2d, nn.Linear) if isinstance(module, base)), None)
-        return f"a subclass of {base.__name__} with code of its own" if base else f"{kind.__name__} has no binary form"
-    if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+        return f"a subclass of {base.__name__} with code of its own" if base else f"{kind.__name__} has no {form} form"
+    if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros" and form == "binary":
         return f"padding_mode={module.padding_mode!r}, only zeros has a binary form"
     if parametrize.is_parametrized(module, "bias"):
-        return "its bias is parametrised, only the weight of a binary layer can be"
+        return f"its bias is parametrised, only the weight of a {form} layer can be"
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm | SpectralNorm):
             old = "weight_norm" if isinstance(hook, WeightNorm) else "spectral_norm"
-            return f"it has torch.nn.utils.{old}; torch.nn.utils.parametrizations.{old} has a binary form"
+            return f"it has torch.nn.utils.{old}; torch.nn.utils.parametrizations.{old} has a {form} form"
     if module._forward_hooks or any(not _prunes_weight(hook) for hook in module._forward_pre_hooks.values()):
         return "it has forward hooks, which would be lost"
     if isinstance(module.weight, nn.UninitializedParameter):
@@ -233,18 +275,10 @@ def binary_layer(module: nn.Module, config: BinaryConfig) -> BinaryLayer:
             assert isinstance(module, nn.Linear)
             layer = BinaryLinear(module.in_features, module.out_features, domain=Signs())
             channels, axis = module.in_features, -1
-    pruned = "weight_mask" in module._buffers
-    if parametrize.is_parametrized(module):
-        layer.register_parameter("weight", nn.Parameter(module.weight.detach().clone()))  # type: ignore[operator]
-        parametrize.register_parametrization(layer, "weight", nn.Identity())
-        layer.parametrizations["weight"] = module.parametrizations["weight"]  # type: ignore[index, operator]
-    else:
-        layer.register_parameter("weight", module._parameters["weight_orig" if pruned else "weight"])
-    layer.register_parameter("bias", module._parameters["bias"])
+    _take_parameters(layer, module)
     layer.domain, layer.values = config.weights, config.weights.build(module.weight)  # type: ignore[arg-type]
     layer.estimator = estimator(config.weight_estimator).to(module.weight)
-    if pruned:
-        prune.custom_from_mask(layer, "weight", module._buffers["weight_mask"])
+    if _keep_mask(layer, module):
         layer.mask()  # raises if the domain has no value for pruned weights
     if callable(config.activations):
         layer.binarize = config.activations(channels, axis).to(module.weight)  # type: ignore[arg-type]
@@ -257,3 +291,50 @@ def binary_layer(module: nn.Module, config: BinaryConfig) -> BinaryLayer:
             channel_axis=axis,
         ).to(module.weight)
     return layer.train(module.training)
+
+
+def eight_bit_layer(module: nn.Module, config: EightBit) -> QuantizedConv2d | QuantizedLinear:
+    """The 8-bit form of an nn.Conv2d or nn.Linear, with the same parameters."""
+    layer: QuantizedConv2d | QuantizedLinear
+    with torch.device("meta"):
+        if isinstance(module, nn.Conv2d):
+            layer = config.conv2d(
+                module.in_channels,
+                module.out_channels,
+                module.kernel_size,
+                module.stride,
+                module.padding,
+                module.dilation,
+                module.groups,
+                padding_mode=module.padding_mode,
+            )
+        else:
+            assert isinstance(module, nn.Linear)
+            layer = config.linear(module.in_features, module.out_features)
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    layer.quantize = config.quantizer().to(weight)
+    layer.weight_quantizer = WeightQuantizer(weight, config.weights == "learned")
+    _take_parameters(layer, module)
+    _keep_mask(layer, module)
+    return layer.train(module.training)
+
+
+def _take_parameters(layer: nn.Module, module: nn.Module) -> None:
+    """Makes the weights, parametrised or not, and the bias of a module those of a layer."""
+    if parametrize.is_parametrized(module):
+        layer.register_parameter("weight", nn.Parameter(module.weight.detach().clone()))  # type: ignore[operator]
+        parametrize.register_parametrization(layer, "weight", nn.Identity())
+        layer.parametrizations["weight"] = module.parametrizations["weight"]  # type: ignore[index, operator]
+    else:
+        pruned = "weight_mask" in module._buffers
+        layer.register_parameter("weight", module._parameters["weight_orig" if pruned else "weight"])
+    layer.register_parameter("bias", module._parameters["bias"])
+
+
+def _keep_mask(layer: nn.Module, module: nn.Module) -> bool:
+    """Prunes the layer's weights by the mask of ``torch.nn.utils.prune`` of a module; whether it has one."""
+    mask = module._buffers.get("weight_mask")
+    if mask is not None:
+        prune.custom_from_mask(layer, "weight", mask)
+    return mask is not None

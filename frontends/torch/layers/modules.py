@@ -204,7 +204,7 @@ class BinaryLayer(nn.Module):
         else:
             with _computed_once(self), without_autocast(x):
                 weight = self.weight
-                warn_of_narrow_weights(self, weight)
+                warn_of_narrow_weights(self, weight, "its sums are exact, but its scales")
                 y = self._product(self.binarised(widened(x))).to(weight.dtype)
         if self.bias is None:
             return y

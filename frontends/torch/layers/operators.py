@@ -1,4 +1,4 @@
-"""Tracing of layers as single ai.sbnn operators, which the exporter needs."""
+"""Tracing of layers as single operators of ai.sbnn and of ONNX, which the exporter needs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ...onnx.opset import DOMAIN, VERSION
+from ...onnx.opset import DOMAIN, ONNX_OPSET, VERSION
 
 _traced_as_operators = False
 
 
 @contextmanager
 def traced_as_operators() -> Iterator[None]:
-    """While this context is open, the layers trace as single ai.sbnn operators; the exporter opens it.
+    """While this context is open, the layers trace as single operators; the exporter opens it.
 
     Elsewhere, such as in torch.compile or in a user's torch.onnx.export, they trace as the operations they consist of.
     """
@@ -37,3 +37,10 @@ def symbolic(operator: str, inputs: list[Tensor], attributes: dict, shape: tuple
     return torch.onnx.ops.symbolic(
         f"{DOMAIN}::{operator}", inputs, attributes, dtype=inputs[0].dtype, shape=shape, version=VERSION
     )
+
+
+def standard_operator(
+    operator: str, inputs: list[Tensor], dtype: torch.dtype, shape: torch.Size, attributes: dict | None = None
+) -> Tensor:
+    """The result of an operator of ONNX in a trace; only while ``traces_operators()``."""
+    return torch.onnx.ops.symbolic(operator, inputs, attributes, dtype=dtype, shape=shape, version=ONNX_OPSET)

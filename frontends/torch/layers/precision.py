@@ -28,13 +28,18 @@ def widened(x: Tensor) -> Tensor:
     return x.float() if x.dtype in _NARROW else x
 
 
-def warn_of_narrow_weights(layer: nn.Module, weight: Tensor) -> None:
-    """Warns, once for each description of a layer, that a model with these weights is not what will be exported."""
+def warn_of_narrow_weights(layer: nn.Module, weight: Tensor, rounded: str) -> None:
+    """Warns, once for each description of a layer, that a model with these weights is not what will be exported.
+
+    Args:
+        layer, weight: The layer and its weights.
+        rounded: What is not exact in such a layer.
+    """
     if weight.dtype not in _NARROW or not layer.training or torch.compiler.is_compiling():
         return
     dtype = str(weight.dtype).removeprefix("torch.")
     warnings.warn(
-        f"{type(layer).__name__}({layer.extra_repr()}) trains in {dtype}: its sums are exact, but its scales, and what "
+        f"{type(layer).__name__}({layer.extra_repr()}) trains in {dtype}: {rounded}, and what "
         f"lies between the layers, are rounded to {dtype}, while an exported model computes in float32; keep the model "
         "in float32 and train it under torch.autocast instead",
         stacklevel=2,

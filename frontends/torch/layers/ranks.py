@@ -27,7 +27,7 @@ class Moments:
         Ranks gather their counts n, means m and squared deviations q = sum (x - m)^2. With M the mean of all numbers,
         those of all ranks together deviate by ``sum of q + n (m - M)^2``.
         """
-        if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        if not _several_ranks():
             return cls(x.min(), x.std())
         mean = x.double().mean()
         own = torch.stack([mean.new_tensor(x.numel()), mean, (x - mean).double().square().sum(), x.min().double()])
@@ -37,3 +37,17 @@ class Moments:
         total = count.sum()
         squared = squares + count * (means - (count * means).sum() / total).square()
         return cls(least.min().to(x.dtype), (squared.sum() / (total - 1)).sqrt().to(x.dtype))
+
+
+def extremes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest number of x, or of all ranks' x: then every rank must call this."""
+    least, most = torch.aminmax(x)
+    if not _several_ranks():
+        return least, most
+    bounds = torch.stack([least, -most])
+    distributed.all_reduce(bounds, distributed.ReduceOp.MIN)
+    return bounds[0], -bounds[1]
+
+
+def _several_ranks() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

@@ -13,7 +13,9 @@ from torch.nn import functional
 
 from sbnn_tvm.errors import ArgumentError
 
+from ..layers.affine_quantizers import WeightQuantizer
 from ..layers.modules import RPReLU
+from ..layers.quantized import EightBit, quantized_product
 from .config import BI_REAL_SIGNS, NetworkConfig, NetworkOptions
 from .reactnet import ReActBlock
 
@@ -102,14 +104,14 @@ class DynamicBlock(ReActBlock):
         """[N, in, H, W] to [N, out, H / stride, W / stride]."""
         threshold, (term,) = self.context_3x3(x)
         conv, norm = self.conv_3x3
-        x = self.act_3x3(norm(conv(self.binarize_3x3(x - threshold)) + term) + self.pool(x))
+        x = self.stream_3x3(self.act_3x3(norm(conv(self.binarize_3x3(x - threshold)) + term) + self.pool(x)))
         threshold, terms = self.context_1x1(x)
         bits = self.binarize_1x1(x - threshold)
         halves = []
         for half, term in zip(self.convs_1x1, terms, strict=True):
             assert isinstance(half, nn.Sequential)
             halves.append(half[1](half[0](bits) + term) + x)
-        return self.act_1x1(halves[0] if len(halves) == 1 else torch.cat(halves, 1))
+        return self.stream_1x1(self.act_1x1(halves[0] if len(halves) == 1 else torch.cat(halves, 1)))
 
 
 class MLPBlock(nn.Module):
@@ -139,6 +141,7 @@ class MLPBlock(nn.Module):
         self.convs = nn.ModuleList(config.conv2d(channels, channels, 1) for _ in self.distances)
         self.bn = nn.BatchNorm2d(channels)
         self.act = RPReLU(channels)
+        self.stream = config.stream()
 
     def forward(self, x: Tensor) -> Tensor:
         """Mixes the channels of each pixel with those of its neighbours and of distant pixels."""
@@ -148,7 +151,7 @@ class MLPBlock(nn.Module):
         for conv, distance in zip(self.convs, self.distances, strict=True):
             rows, columns = (height // 2, width // 2) if distance is None else (distance, distance)
             maps.append(conv(shift_quarters(bits, rows, columns) if distance != 0 else bits))
-        return self.act(self.bn(reduce(torch.add, maps)) + x)
+        return self.stream(self.act(self.bn(reduce(torch.add, maps)) + x))
 
 
 class TwoHeads(nn.Linear):
@@ -157,27 +160,39 @@ class TwoHeads(nn.Linear):
     Args:
         features, classes: Same as in nn.Linear.
         separate: Whether forward returns the scores of both in training mode, to train each with a loss of its own.
+        eight_bit: Input and weights have 8 bits; None leaves them float.
 
     Shapes:
         float32 [N, features] to [N, classes], or to two of these. In eval mode, or without ``separate``, the result is
         the mean of both, computed with the mean of their weights: a deployed network holds one classifier.
     """
 
-    def __init__(self, features: int, classes: int, *, separate: bool) -> None:
+    def __init__(self, features: int, classes: int, *, separate: bool, eight_bit: EightBit | None = None) -> None:
         super().__init__(features, classes)
         self.teacher = nn.Linear(features, classes)
-        self.separate = separate
+        self.separate, self.has_eight_bits = separate, eight_bit is not None
+        if eight_bit is not None:
+            self.quantize = eight_bit.quantizer()
+            self.weight_quantizer = WeightQuantizer(self.weight, eight_bit.weights == "learned")
 
     def forward(self, input: Tensor) -> Tensor | tuple[Tensor, Tensor]:  # type: ignore[override]
         """The scores."""
         if self.training and self.separate:
-            return super().forward(input), self.teacher(input)
-        weight, bias = (self.weight + self.teacher.weight) / 2, (self.bias + self.teacher.bias) / 2
+            return self._scores(input, self.weight, self.bias), self._scores(
+                input, self.teacher.weight, self.teacher.bias
+            )
+        return self._scores(input, (self.weight + self.teacher.weight) / 2, (self.bias + self.teacher.bias) / 2)
+
+    def _scores(self, input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        if self.has_eight_bits:
+            return quantized_product(self, input, weight, bias, functional.linear)
         return functional.linear(input, weight, bias)
 
 
 class BCDNet(nn.Module):
-    """A float stem, a chain of convolution and MLP blocks, and a float head with two classifiers.
+    """A stem, a chain of convolution and MLP blocks, and a head with two classifiers.
+
+    Stem and head are float, or have 8 bits (NetworkConfig). The convolutions of Context are float: they read means.
 
     Args:
         config: Input, output and binary layers; the published networks set ``learn_threshold``.
@@ -209,7 +224,8 @@ class BCDNet(nn.Module):
         separate_heads: bool = False,
     ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(config.in_channels, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width))
+        stem = config.multibit_conv2d(config.in_channels, width, 3, 2, 1, bias=False)
+        self.stem = nn.Sequential(stem, nn.BatchNorm2d(width), config.stream())
         convolutions = DynamicBlock if dynamic else ReActBlock
         distances: dict[str, tuple[int | None, ...]] = {"shift": (0, 1, far), "point": (0,)}
         channels, size = width, -(-config.image_size // 2)
@@ -227,7 +243,7 @@ class BCDNet(nn.Module):
             else:
                 self.blocks.append(MLPBlock(config, channels, distances[kind]))
             channels, size = multiple * width, -(-size // stride)
-        classifiers = TwoHeads(channels, config.classes, separate=separate_heads)
+        classifiers = TwoHeads(channels, config.classes, separate=separate_heads, eight_bit=config.eight_bit)
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), classifiers)
         self.example_input_array = config.example_input()
 

@@ -1,4 +1,4 @@
-"""QuickNet: residual binary 3x3 convolutions, with float layers between them that cost little."""
+"""QuickNet: residual binary 3x3 convolutions, with other layers between them that cost little."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ class QuickBlock(nn.Module):
         self.conv = config.conv2d(channels, channels, 3, padding_value=1)
         self.relu = nn.ReLU()
         self.bn = nn.BatchNorm2d(channels)
+        self.stream = config.stream()
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to the same."""
-        return x + self.bn(self.relu(self.conv(self.binarize(x))))
+        return self.stream(x + self.bn(self.relu(self.conv(self.binarize(x)))))
 
 
-def transition(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Halves the image without aliasing: ReLU, 2x2 max pooling, fixed blur of stride 2, 1x1 convolution; all float."""
-    blur = nn.Conv2d(in_channels, in_channels, 3, 2, 1, groups=in_channels, bias=False)
+def transition(config: NetworkConfig, in_channels: int, out_channels: int) -> nn.Sequential:
+    """Halves the image without aliasing: ReLU, 2x2 max pooling, fixed blur of stride 2, 1x1 convolution; not binary."""
+    blur = config.multibit_conv2d(in_channels, in_channels, 3, 2, 1, groups=in_channels, bias=False)
     row = torch.tensor([1.0, 2.0, 1.0]) / 4
     with torch.no_grad():
         blur.weight.copy_(torch.outer(row, row).expand_as(blur.weight))
@@ -47,13 +48,16 @@ def transition(in_channels: int, out_channels: int) -> nn.Sequential:
         nn.ReLU(),
         nn.MaxPool2d(2, 1),
         blur,
-        nn.Conv2d(in_channels, out_channels, 1, bias=False),
+        config.multibit_conv2d(in_channels, out_channels, 1, bias=False),
         nn.BatchNorm2d(out_channels),
+        config.stream(),
     )
 
 
 class QuickNet(nn.Module):
-    """A float stem, sections of QuickBlock with a transition between them, and a float head.
+    """A stem, sections of QuickBlock with a transition between them, and a head.
+
+    All but the QuickBlocks is float, or has 8 bits (NetworkConfig).
 
     Args:
         config: Input, output and binary layers.
@@ -91,24 +95,27 @@ class QuickNet(nn.Module):
         channels = widths[0]
         stem = max(channels // 4, 1) if stem_channels is None else stem_channels
         self.stem = nn.Sequential(
-            nn.Conv2d(config.in_channels, stem, 3, 2, 1, bias=False),
+            config.multibit_conv2d(config.in_channels, stem, 3, 2, 1, bias=False),
             nn.BatchNorm2d(stem),
             nn.ReLU(),
-            nn.Conv2d(stem, stem, 3, 2, 1, groups=stem, bias=False),
+            config.multibit_conv2d(stem, stem, 3, 2, 1, groups=stem, bias=False),
             nn.BatchNorm2d(stem, affine=False),
-            nn.Conv2d(stem, channels, 1, bias=False),
+            config.multibit_conv2d(stem, channels, 1, bias=False),
             nn.BatchNorm2d(channels),
+            config.stream(),
         )
         self.sections = nn.Sequential()
         for width, count in zip(widths, blocks, strict=True):
             section = nn.Sequential()
             if len(self.sections):
-                section.append(transition(channels, width))
+                section.append(transition(config, channels, width))
             for _ in range(count):
                 section.append(QuickBlock(config, width))
             self.sections.append(section)
             channels = width
-        self.head = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, config.classes))
+        self.head = nn.Sequential(
+            nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), config.multibit_linear(channels, config.classes)
+        )
         self.example_input_array = config.example_input()
 
     def forward(self, x: Tensor) -> Tensor:

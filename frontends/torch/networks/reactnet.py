@@ -28,7 +28,7 @@ class ReActBlock(nn.Module):
     shortcut fits both. With stride 2 the first shortcut is an average pooling.
 
     Args:
-        config: The binary layers.
+        config: The binary layers, and the codes of both results, if they have any.
         in_channels, out_channels: Channels of input and output: equal, or twice as many outputs.
         stride: 1 or 2.
         odd_size: Whether height and width of the input are odd; matters for stride 2 only.
@@ -63,17 +63,18 @@ class ReActBlock(nn.Module):
         self.binarize_1x1 = config.binarize(in_channels)
         self.convs_1x1 = nn.ModuleList(conv(1, 1) for _ in range(out_channels // in_channels))
         self.act_1x1 = RPReLU(out_channels)
+        self.stream_3x3, self.stream_1x1 = config.stream(), config.stream()
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in, H, W] to [N, out, H / stride, W / stride]."""
-        x = self.act_3x3(self.conv_3x3(self.binarize_3x3(x)) + self.pool(x))
+        x = self.stream_3x3(self.act_3x3(self.conv_3x3(self.binarize_3x3(x)) + self.pool(x)))
         bits = self.binarize_1x1(x)
         halves = [conv(bits) + x for conv in self.convs_1x1]
-        return self.act_1x1(halves[0] if len(halves) == 1 else torch.cat(halves, 1))
+        return self.stream_1x1(self.act_1x1(halves[0] if len(halves) == 1 else torch.cat(halves, 1)))
 
 
 class ReActNet(nn.Module):
-    """A float stem, a chain of ReActBlock, and a float head.
+    """A stem, a chain of ReActBlock, and a head; stem and head are float, or have 8 bits (NetworkConfig).
 
     Args:
         config: Input, output and binary layers; the published networks set ``learn_threshold``.
@@ -101,7 +102,8 @@ class ReActNet(nn.Module):
         groups = [groups] * len(blocks) if isinstance(groups, int) else groups
         if len(groups) != len(blocks):
             raise ArgumentError(f"groups is one number, or one for each of {len(blocks)} blocks, but got {len(groups)}")
-        self.stem = nn.Sequential(nn.Conv2d(config.in_channels, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width))
+        stem = config.multibit_conv2d(config.in_channels, width, 3, 2, 1, bias=False)
+        self.stem = nn.Sequential(stem, nn.BatchNorm2d(width), config.stream())
         channels, size = width, -(-config.image_size // 2)
         self.blocks = nn.Sequential()
         for (multiple, stride), group in zip(blocks, groups, strict=True):
@@ -109,7 +111,9 @@ class ReActNet(nn.Module):
                 ReActBlock(config, channels, multiple * width, stride, odd_size=size % 2 == 1, groups=group)
             )
             channels, size = multiple * width, -(-size // stride)
-        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, config.classes))
+        self.head = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), config.multibit_linear(channels, config.classes)
+        )
         self.example_input_array = config.example_input()
 
     def forward(self, x: Tensor) -> Tensor:

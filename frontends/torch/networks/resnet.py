@@ -22,11 +22,11 @@ _BLOCKS_PER_STAGE = (4, 4, 4, 4)
 class ResidualBlock(nn.Module):
     """One binary 3x3 convolution with a shortcut around it: ``act(bn(conv(binarize(x))) + shortcut(x))``.
 
-    The shortcut is the identity if the shape does not change. Otherwise it is average pooling, a float 1x1 convolution
-    and a batch norm.
+    The shortcut is the identity if the shape does not change. Otherwise it is average pooling, a 1x1 convolution that
+    is not binary, and a batch norm.
 
     Args:
-        config: The binary layers.
+        config: The binary layers, the 1x1 convolution, and the codes of the result, if it has any.
         in_channels, out_channels: Channels of input and output.
         stride: 1 or 2.
         odd_size: Whether height and width of the input are odd; matters for stride 2 only.
@@ -47,17 +47,18 @@ class ResidualBlock(nn.Module):
         if stride != 1:
             self.shortcut.append(nn.AvgPool2d(stride, ceil_mode=odd_size, count_include_pad=False))
         if stride != 1 or in_channels != out_channels:
-            self.shortcut.append(nn.Conv2d(in_channels, out_channels, 1, bias=False))
+            self.shortcut.append(config.multibit_conv2d(in_channels, out_channels, 1, bias=False))
             self.shortcut.append(nn.BatchNorm2d(out_channels))
         self.act = nn.PReLU(out_channels) if prelu else nn.Identity()
+        self.stream = config.stream()
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in, H, W] to [N, out, H / stride, W / stride]."""
-        return self.act(self.bn(self.conv(self.binarize(x))) + self.shortcut(x))
+        return self.stream(self.act(self.bn(self.conv(self.binarize(x))) + self.shortcut(x)))
 
 
 class ResNet(nn.Module):
-    """A float stem, stages of ResidualBlock, and a float head.
+    """A stem, stages of ResidualBlock, and a head; stem and head are float, or have 8 bits (NetworkConfig).
 
     Args:
         config: Input, output and binary layers.
@@ -92,13 +93,14 @@ class ResNet(nn.Module):
             raise ArgumentError(f"stem is 'small' or 'imagenet', but got {stem!r}")
         channels, size = widths[0], config.image_size
         if stem == "small":
-            first = nn.Conv2d(config.in_channels, channels, 3, padding=1, bias=False)
+            first = config.multibit_conv2d(config.in_channels, channels, 3, padding=1, bias=False)
         else:
-            first = nn.Conv2d(config.in_channels, channels, 7, 2, padding=3, bias=False)
+            first = config.multibit_conv2d(config.in_channels, channels, 7, 2, padding=3, bias=False)
         self.stem = nn.Sequential(first, nn.BatchNorm2d(channels))
         if stem == "imagenet":
             self.stem.append(nn.MaxPool2d(3, 2, padding=1))
             size = -(-size // 4)
+        self.stem.append(config.stream())
         self.layers = nn.Sequential()
         for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
             layer = nn.Sequential()
@@ -107,7 +109,9 @@ class ResNet(nn.Module):
                 layer.append(ResidualBlock(config, channels, width, stride, odd_size=size % 2 == 1, prelu=prelu))
                 channels, size = width, -(-size // stride)
             self.layers.append(layer)
-        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, config.classes))
+        self.head = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), config.multibit_linear(channels, config.classes)
+        )
         self.example_input_array = config.example_input()
 
     def forward(self, x: Tensor) -> Tensor:

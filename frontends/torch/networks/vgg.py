@@ -19,7 +19,7 @@ _VGG_SMALL = ((128, 128), (256, 256), (512, 512))
 
 
 class VGG(nn.Module):
-    """Stages of 3x3 convolutions, then linear layers; the first convolution and the last linear layer are float.
+    """Stages of 3x3 convolutions, then linear layers; the first and the last layer are float, or have 8 bits.
 
     Args:
         config: Input, output and binary layers.
@@ -32,7 +32,7 @@ class VGG(nn.Module):
         example_input_array: float32 [1, C, H, W], the input shape that an export assumes.
 
     Raises:
-        ArgumentError: If the image is too small for the number of poolings.
+        ArgumentError: If the image is too small for the number of poolings, or the config has ``stream_bits``.
     """
 
     def __init__(
@@ -41,6 +41,8 @@ class VGG(nn.Module):
         super().__init__()
         if config.image_size >> len(stages) < 1:
             raise ArgumentError(f"image_size={config.image_size} cannot be halved {len(stages)} times, once per stage")
+        if config.stream_bits is not None:
+            raise ArgumentError(f"stream_bits={config.stream_bits} is for networks with shortcuts, and VGG has none")
         features: list[nn.Module] = []
         channels, size = config.in_channels, config.image_size
         for stage in stages:
@@ -48,7 +50,7 @@ class VGG(nn.Module):
                 if features:
                     features += [config.binarize(channels), config.conv2d(channels, width, 3)]
                 else:
-                    features.append(nn.Conv2d(channels, width, 3, padding=1, bias=False))
+                    features.append(config.multibit_conv2d(channels, width, 3, padding=1, bias=False))
                 features.append(nn.BatchNorm2d(width))
                 channels = width
                 if index == len(stage) - 1:
@@ -59,7 +61,7 @@ class VGG(nn.Module):
         for width in hidden:
             classifier += [config.binarize(inputs), config.linear(inputs, width), nn.BatchNorm1d(width)]
             inputs = width
-        classifier.append(nn.Linear(inputs, config.classes))
+        classifier.append(config.multibit_linear(inputs, config.classes))
         self.features, self.classifier = nn.Sequential(*features), nn.Sequential(*classifier)
         self.example_input_array = config.example_input()
 

@@ -10,6 +10,7 @@ from sbnn_tvm.errors import TargetError
 from sbnn_tvm.runtime import cpu
 from sbnn_tvm.schedules import isa
 
+VPOPCNTDQ_FEATURES = {"avx512vpopcntdq", "avx512ifma", "avx512vnni"}
 AVX512_FEATURES = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
 
 
@@ -102,7 +103,7 @@ def test_native_is_this_machine():
         assert target.features == cpu.this_cpu().features
         wide = target.features >= AVX512_FEATURES
         assert (target.isa.vector_bits == 512) == wide
-        assert (target.isa == isa.AVX512_VPOPCNTDQ) == (wide and {"avx512vpopcntdq", "avx512ifma"} <= target.features)
+        assert (target.isa == isa.AVX512_VPOPCNTDQ) == (wide and target.features >= VPOPCNTDQ_FEATURES)
 
 
 def test_native_without_what_the_virtual_machine_hides(monkeypatch):
@@ -119,9 +120,14 @@ def test_native_without_what_the_virtual_machine_hides(monkeypatch):
 def test_vpopcntdq_from_a_dict():
     target = targets.resolve({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "icelake-server"})
     assert (target.name, target.isa) == ("icelake-server", isa.AVX512_VPOPCNTDQ)
-    for feature in ("avx512vpopcntdq", "avx512ifma"):
+    for feature in sorted(VPOPCNTDQ_FEATURES):
         without = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "icelake-server", "mattr": [f"-{feature}"]}
-        assert targets.resolve(without).isa == isa.AVX512
+        assert targets.resolve(without).isa == (isa.AVX512 if feature == "avx512vnni" else isa.AVX512_VNNI)
+
+
+@pytest.mark.parametrize("mcpu, expected", [("cascadelake", isa.AVX512_VNNI), ("alderlake", isa.AVX2_VNNI)])
+def test_products_of_bytes(mcpu, expected):
+    assert targets.resolve({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": mcpu}).isa == expected
 
 
 def test_cpu_features_are_those_the_compiled_code_needs():

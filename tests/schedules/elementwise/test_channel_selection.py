@@ -8,11 +8,23 @@ import pytest
 from sbnn_tvm.schedules.bits.channel_selection import select_channels_bits
 from sbnn_tvm.schedules.elementwise.channel_selection import select_channels
 from sbnn_tvm.schedules.epilogue.interpreter import evaluate
-from sbnn_tvm.schedules.epilogue.program import STORE, BitsOutput, Channel, FloatOutput, Program, Ref, Step, Tensor
+from sbnn_tvm.schedules.epilogue.program import (
+    STORE,
+    BitsOutput,
+    Channel,
+    CodesOutput,
+    Element,
+    FloatOutput,
+    Program,
+    Ref,
+    Step,
+    Tensor,
+)
 from sbnn_tvm.schedules.layouts.words import pack_channels
 from sbnn_tvm.schedules.selection import InputChannel, Selection
 from tests.support.kernel_execution import ARM, X86, run, target_for
 from tests.support.random_arrays import normal
+from tests.support.random_integers import integers
 from tests.support.reference.elementwise import selected
 
 
@@ -90,3 +102,13 @@ def test_channels_on_several_threads(rng: np.random.Generator) -> None:
 def test_a_channel_that_does_not_exist() -> None:
     with pytest.raises(ValueError, match=r"no channel 3 of input 1 in \(5, 3\)"):
         Selection((5, 3), (InputChannel(0, 4), InputChannel(1, 3)))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16"])
+@pytest.mark.parametrize("name", ["65+100", "every third", "random"])
+def test_selections_of_integers(name: str, dtype: Element, rng: np.random.Generator) -> None:
+    target, selection, pixels = target_for("x86-64-v3"), SELECTIONS[name], (2, 3, 5)
+    inputs = [integers(rng, dtype, *pixels, count) for count in selection.inputs]
+    program = Program((), (CodesOutput(Ref(0), dtype),))
+    (output,) = run(select_channels(pixels, selection, program, target.isa, dtype=dtype), target, *inputs)
+    np.testing.assert_array_equal(output, selected(inputs, selection))

@@ -1,0 +1,1 @@
+"""Layers on bytes: convolutions, dense layers and depthwise convolutions whose sums are exact integers."""

@@ -1,0 +1,179 @@
+"""Convolutions and dense layers on bytes, by the loop nest of direct/loop_nest.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from ..direct.loop_nest import DirectConv2d, ReductionLoop
+from ..direct.tiles import Tile, bytes_by_blocks, default_tile, lanes
+from ..epilogue.program import Program
+from ..epilogue.writer import EpilogueWriter
+from ..isa import Isa
+from ..kernel import Kernel
+from ..shapes import Conv2dShape, dense_shape
+from ..tir.kernel_builder import KernelBuilder
+from ..tir.vectors import Index, VectorType, load
+from .neon import pack_bytes
+from .products import pack_products
+
+
+def int8_conv2d(
+    shape: Conv2dShape,
+    weight: np.ndarray,
+    zero_point: int,
+    epilogue: Program,
+    isa: Isa,
+    *,
+    data_dtype: str,
+    bias: np.ndarray | None = None,
+    tile: Tile | None = None,
+) -> Kernel:
+    """A convolution of bytes with integer weights; outside the image is the zero point, which stands for 0.
+
+    Args:
+        shape: Shape of the layer.
+        weight: Integers from -255 to 255, [OC, Cin / groups, kh, kw].
+        zero_point: A number of the data's type.
+        epilogue: Ref(0) is ``float32(sum((q - zero_point) * w) + bias)``. The sum has 32 bits: it is exact modulo 2^32.
+        isa: The instruction set.
+        data_dtype: int8 or uint8.
+        bias: Integers of 32 bits, [OC]; None for 0.
+        tile: One of direct.tiles.tiles(shape, isa, "int8"); by default the first.
+
+    Returns:
+        ``func(data [N, H, W, Cin], *tensors, *constants, *outputs)``.
+
+    Raises:
+        ValueError: If ``weight``, ``zero_point``, ``data_dtype``, ``bias``, ``tile`` or the epilogue do not fit.
+    """
+    data_shape = (shape.batch, shape.height, shape.width, shape.in_channels)
+    expected = (shape.out_channels, shape.group_in_channels, *shape.kernel)
+    if weight.shape != expected:
+        raise ValueError(f"the weight of a convolution is {weight.shape}, not (OC, Cin / groups, kh, kw) = {expected}")
+    conv, addend = _convolution("int8_conv2d", shape, weight, zero_point, isa, data_shape, data_dtype, bias, tile)
+    return conv.build(_Sums(_writer(epilogue, conv, isa), addend))
+
+
+def int8_dense(
+    rows: int,
+    weight: np.ndarray,
+    zero_point: int,
+    epilogue: Program,
+    isa: Isa,
+    *,
+    data_dtype: str,
+    bias: np.ndarray | None = None,
+    tile: Tile | None = None,
+) -> Kernel:
+    """A dense layer on bytes: data [rows, K], outputs of rank 2.
+
+    Args:
+        rows: Rows of the data.
+        weight: Integers from -255 to 255, [OC, K].
+        zero_point, epilogue, isa, data_dtype, bias: As in ``int8_conv2d``.
+        tile: One of direct.tiles.tiles(dense_shape(rows, K, OC), isa, "int8"); by default the first.
+
+    Raises:
+        ValueError: If ``weight``, ``zero_point``, ``data_dtype``, ``bias``, ``tile`` or the epilogue do not fit.
+    """
+    channels, depth = weight.shape
+    shape, kernel = dense_shape(rows, depth, channels), weight[:, :, None, None]
+    conv, addend = _convolution("int8_dense", shape, kernel, zero_point, isa, (rows, depth), data_dtype, bias, tile)
+    return conv.build(_Sums(_writer(epilogue, conv, isa), addend))
+
+
+def checked(
+    weight: np.ndarray, zero_point: int, data_dtype: str, bias: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The weights as int16 and the bias as int64 [OC].
+
+    Raises:
+        ValueError: If a value does not fit its type.
+    """
+    if data_dtype not in ("int8", "uint8"):
+        raise ValueError(f"an integer layer reads int8 or uint8, not {data_dtype}")
+    limits = np.iinfo(data_dtype)
+    if not limits.min <= zero_point <= limits.max:
+        raise ValueError(f"the zero point of {data_dtype} data is from {limits.min} to {limits.max}, not {zero_point}")
+    if weight.size and (weight.min() < -255 or weight.max() > 255):
+        raise ValueError(f"integer weights are from -255 to 255, not from {weight.min()} to {weight.max()}")
+    if bias is None:
+        bias = np.zeros(len(weight), np.int64)
+    if bias.shape != (len(weight),):
+        raise ValueError(f"the bias of an integer layer is {bias.shape}, not ({len(weight)},)")
+    return weight.astype(np.int16), bias.astype(np.int64)
+
+
+def _convolution(
+    name: str,
+    shape: Conv2dShape,
+    weight: np.ndarray,
+    zero_point: int,
+    isa: Isa,
+    data_shape: tuple[int, ...],
+    data_dtype: str,
+    bias: np.ndarray | None,
+    tile: Tile | None,
+) -> tuple[DirectConv2d, np.ndarray]:
+    """The convolution without its epilogue, and what to add to its sums: int32 [OC]."""
+    weight, bias = checked(weight, zero_point, data_dtype, bias)
+    elements = np.moveaxis(weight, 1, -1)
+    if shape.groups == 1 and (shape.dilation[1] == 1 or shape.kernel[1] == 1):
+        # A row of the window is one list of elements: one row of few channels fills whole steps.
+        elements = elements.reshape(shape.out_channels, shape.kernel[0], 1, -1)
+    if bytes_by_blocks(shape, isa):
+        packed = pack_bytes(elements, zero_point, data_dtype, bias, isa)
+    else:
+        packed = pack_products(elements, zero_point, data_dtype, bias, isa, lanes(shape, isa, "int8"))
+    conv = DirectConv2d(
+        name=name,
+        shape=shape,
+        data_shape=data_shape,
+        arithmetic=packed.arithmetic,
+        tile=tile or default_tile(shape, isa, "int8"),
+        weights=packed.weights.reshape(shape.groups, shape.group_out_channels, *packed.weights.shape[1:]),
+        loops=(
+            ReductionLoop(packed.summands, 0),
+            ReductionLoop(packed.weights.shape[-1] // packed.summands, packed.step),
+        ),
+        border=np.full((1, shape.in_channels), zero_point, np.int32),
+    )
+    return conv, packed.addend
+
+
+def _writer(epilogue: Program, conv: DirectConv2d, isa: Isa) -> EpilogueWriter:
+    classes = None if conv.dense else conv.shape.border_classes()
+    return EpilogueWriter(epilogue, conv.out_shape, isa, classes, conv.run)
+
+
+@dataclass(eq=False)
+class _Sums:
+    """Passes ``sum + addend`` as float32 to an epilogue program.
+
+    Attributes:
+        writer: The epilogue.
+        addend: int32 [OC].
+    """
+
+    writer: EpilogueWriter
+    addend: np.ndarray
+    _buffer: tirx.Buffer | None = field(default=None, init=False)
+
+    def declare(self, builder: KernelBuilder) -> None:
+        if self.addend.any():
+            padded = np.pad(self.addend, (0, -len(self.addend) % self.writer.tile))
+            self._buffer = builder.constant("addend", padded)
+        self.writer.declare(builder)
+
+    def store(self, values: Sequence[tirx.Expr], position: Sequence[Index], first_channel: Index) -> None:
+        results, lanes = [], values[0].ty.dtype.lanes
+        for i, value in enumerate(values):
+            if self._buffer is not None:
+                value = value + load(self._buffer, (), first_channel + i * lanes, lanes)
+            results.append(VectorType("float32", lanes).cast(T.bind(value)))
+        self.writer.store(results, position, first_channel)

@@ -1,0 +1,250 @@
+"""The arithmetic of integer sums: ``sum((q - zero_point) * w)`` in 32 bits, exact.
+
+The image is copied to a workspace, where a step of the reduction reads 1, 2 or 4 neighbouring elements at once:
+
+* ``SingleProducts``: 16-bit numbers ``q - zero_point``, one product per lane. Any target.
+* ``PairProducts``: the same numbers; ``vpmaddwd`` (or ``vpdpwssd``, which also adds) sums two products of 16 bits. It
+  never saturates, unlike ``vpmaddubsw``. On Zen 3 its peak is the same, since it needs no second multiplication.
+* ``QuadProducts``: unsigned bytes; ``vpdpbusd`` adds four products. Signed data is stored plus 128. The zero point is
+  a constant of each channel, and the padding holds the zero point.
+
+Elements of a window that are neighbours in memory form one list: the 3 channels of 7 pixels are 21 elements, 11 pairs
+or 6 quads. The steps may read up to 3 elements beyond the list, whose weights are 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from ..direct.loop_nest import MultiplyAccumulate
+from ..isa import Architecture, IntegerProducts, Isa
+from ..tir.llvm import LlvmFunction
+from ..tir.vectors import VectorType
+
+
+@dataclass(frozen=True, eq=False)
+class SingleProducts(MultiplyAccumulate):
+    """One product per lane: 16-bit numbers times 16-bit weights, added to 32-bit sums.
+
+    Attributes:
+        data: dtype of the data, int8 or uint8.
+        zero_point: The number of that type that stands for 0.
+    """
+
+    data: str
+    zero_point: int
+
+    @property
+    def data_element(self) -> str:
+        """dtype of the data."""
+        return self.data
+
+    def spread(self, element: tirx.Expr) -> tuple[tirx.Expr, ...]:
+        """The distance from the zero point."""
+        return (tirx.Cast("int16", element) - tirx.const(self.zero_point, "int16"),)
+
+    def input(self, image: tirx.Buffer, at: list[tirx.Expr]) -> tuple[tirx.Expr, ...]:
+        """A number in all lanes."""
+        return (VectorType("int16", self.lanes).broadcast(T.bind(image[tuple(at)])),)
+
+    def accumulate(self, sums: tirx.Expr, x: tuple[tirx.Expr, ...], w: tuple[tirx.Expr, ...]) -> tirx.Expr:
+        """Multiply and add."""
+        wide = VectorType("int32", self.lanes)
+        return sums + wide.cast(x[0]) * wide.cast(w[0])
+
+
+@dataclass(frozen=True, eq=False)
+class PairProducts(SingleProducts):
+    """Two products per lane.
+
+    Attributes:
+        beyond_: Same as ``beyond``.
+        architecture: The architecture.
+        accumulates: Whether the instruction also adds.
+    """
+
+    beyond_: int
+    architecture: Architecture
+    accumulates: bool
+
+    @property
+    def beyond(self) -> int:
+        """Elements after the last one of a row."""
+        return self.beyond_
+
+    def input(self, image: tirx.Buffer, at: list[tirx.Expr]) -> tuple[tirx.Expr, ...]:
+        """Neighbouring elements, 32 bits, in all lanes."""
+        return (T.bind(_repeated(self.lanes, 2)(T.address_of(image[tuple(at)]))),)
+
+    def accumulate(self, sums: tirx.Expr, x: tuple[tirx.Expr, ...], w: tuple[tirx.Expr, ...]) -> tirx.Expr:
+        """Add the sums of two products."""
+        if self.accumulates:
+            return _add_pairs(self.lanes)(sums, x[0], w[0])
+        return sums + sum_of_pairs(self.lanes, self.architecture)(x[0], w[0])
+
+
+@dataclass(frozen=True, eq=False)
+class QuadProducts(SingleProducts):
+    """Four products per lane, of unsigned and signed bytes.
+
+    Attributes:
+        beyond_: Same as ``beyond``.
+    """
+
+    beyond_: int
+
+    @property
+    def beyond(self) -> int:
+        """Elements after the last one of a row."""
+        return self.beyond_
+
+    @property
+    def copies(self) -> bool:
+        """Whether the data must be copied: unless it already is unsigned, and complete steps."""
+        return self.data != "uint8" or self.beyond_ > 0
+
+    def spread(self, element: tirx.Expr) -> tuple[tirx.Expr, ...]:
+        """The unsigned byte."""
+        if self.data == "uint8":
+            return (element,)
+        return (tirx.bitwise_xor(tirx.Cast("uint8", element), tirx.const(128, "uint8")),)
+
+    def input(self, image: tirx.Buffer, at: list[tirx.Expr]) -> tuple[tirx.Expr, ...]:
+        """Four neighbouring bytes in all lanes."""
+        return (T.bind(_repeated(self.lanes, 1)(T.address_of(image[tuple(at)]))),)
+
+    def accumulate(self, sums: tirx.Expr, x: tuple[tirx.Expr, ...], w: tuple[tirx.Expr, ...]) -> tirx.Expr:
+        """Add the products."""
+        return add_quads(self.lanes)(sums, x[0], w[0])
+
+
+@dataclass(frozen=True, eq=False)
+class PackedProducts:
+    """The arithmetic of a layer, and its weights as the inner loop reads them.
+
+    Attributes:
+        arithmetic: The arithmetic.
+        weights: [OC, kh, kw, steps per pixel], or [OC, kh, 1, steps per row].
+        step: Elements of the image per step.
+        addend: What to add to the sums, int32 [OC] (modulo 2^32).
+        summands: How often the weights walk through each list of neighbours, since they are sums of so many numbers.
+    """
+
+    arithmetic: MultiplyAccumulate
+    weights: np.ndarray
+    step: int
+    addend: np.ndarray
+    summands: int = 1
+
+
+def pack_products(
+    weight: np.ndarray, zero_point: int, data_dtype: str, bias: np.ndarray, isa: Isa, lanes: int
+) -> PackedProducts:
+    """Choose the arithmetic by the instruction set and by the range of the weights.
+
+    Args:
+        weight: int16 [OC, kh, columns, elements that are neighbours].
+        zero_point: Of the data.
+        data_dtype: int8 or uint8.
+        bias: int64 [OC].
+        isa: The instruction set.
+        lanes: Output channels per vector.
+    """
+    products = isa.products if lanes in (4, 8, 16) else IntegerProducts.SINGLE
+    if products == IntegerProducts.QUADS and (weight.min() < -128 or weight.max() > 127):
+        products = IntegerProducts.PAIRS
+    step = {IntegerProducts.SINGLE: 1, IntegerProducts.PAIRS: 2, IntegerProducts.QUADS: 4}[products]
+    beyond = -weight.shape[-1] % step
+    padded = np.pad(weight, [(0, 0)] * 3 + [(0, beyond)])
+    arithmetic: MultiplyAccumulate
+    if products == IntegerProducts.SINGLE:
+        arithmetic = SingleProducts("int16", "int32", lanes, data_dtype, zero_point)
+    elif products == IntegerProducts.PAIRS:
+        accumulates = isa.products == IntegerProducts.QUADS
+        data = data_dtype, zero_point, beyond
+        arithmetic = PairProducts("int16", "int32", lanes, *data, isa.architecture, accumulates)
+        padded = padded.view(np.int32)
+    else:
+        arithmetic = QuadProducts("uint8", "int32", lanes, data_dtype, zero_point, beyond)
+        padded = padded.astype(np.int8).view(np.int32)
+        unsigned = zero_point + (128 if data_dtype == "int8" else 0)
+        bias = bias - unsigned * weight.sum(axis=(1, 2, 3), dtype=np.int64)
+    return PackedProducts(arithmetic, padded, step, bias.astype(np.int32))
+
+
+@cache
+def _repeated(lanes: int, align: int) -> LlvmFunction:
+    """A function of a pointer: the 32 bits there in all lanes."""
+    vector = VectorType("int32", lanes)
+    return LlvmFunction.of(
+        f"sbnn_repeated_{lanes}_{align}",
+        vector,
+        ["ptr %from"],
+        [f"%bits = load i32, ptr %from, align {align}", *_splat(lanes, "%bits")],
+    )
+
+
+def _splat(lanes: int, value: str) -> list[str]:
+    kind = VectorType("int32", lanes).llvm
+    if lanes == 1:
+        return [f"ret i32 {value}"]
+    return [
+        f"%one = insertelement {kind} poison, i32 {value}, i64 0",
+        f"%all = shufflevector {kind} %one, {kind} poison, <{lanes} x i32> zeroinitializer",
+        f"ret {kind} %all",
+    ]
+
+
+_SUM_OF_PAIRS = {
+    ("x86", 4): "x86.sse2.pmadd.wd",
+    ("x86", 8): "x86.avx2.pmadd.wd",
+    ("x86", 16): "x86.avx512.pmaddw.d.512",
+    ("wasm", 4): "wasm.dot",
+}
+
+
+@cache
+def sum_of_pairs(lanes: int, architecture: Architecture) -> LlvmFunction:
+    """Sums of two products of 16-bit numbers: ``vpmaddwd`` of two int32 vectors that hold them."""
+    kind, halves = VectorType("int32", lanes).llvm, f"<{2 * lanes} x i16>"
+    name = _SUM_OF_PAIRS[architecture, lanes]
+    return LlvmFunction.of(
+        f"sbnn_sum_of_pairs_{lanes}",
+        VectorType("int32", lanes),
+        [f"{kind} %x", f"{kind} %w"],
+        [
+            f"%a = bitcast {kind} %x to {halves}",
+            f"%b = bitcast {kind} %w to {halves}",
+            f"%r = call {kind} @llvm.{name}({halves} %a, {halves} %b)",
+            f"ret {kind} %r",
+        ],
+        f"declare {kind} @llvm.{name}({halves}, {halves})\n",
+    )
+
+
+@cache
+def _add_pairs(lanes: int) -> LlvmFunction:
+    return _dot_product("vpdpwssd", lanes)
+
+
+@cache
+def add_quads(lanes: int) -> LlvmFunction:
+    """A function of sums, four unsigned bytes and four signed bytes per lane: ``vpdpbusd``."""
+    return _dot_product("vpdpbusd", lanes)
+
+
+def _dot_product(instruction: str, lanes: int) -> LlvmFunction:
+    """An instruction of VNNI: a function of sums, data and weights."""
+    kind, name = VectorType("int32", lanes).llvm, f"@llvm.x86.avx512.{instruction}.{32 * lanes}"
+    return LlvmFunction.of(
+        f"sbnn_{instruction}_{lanes}",
+        VectorType("int32", lanes),
+        [f"{kind} %s", f"{kind} %x", f"{kind} %w"],
+        [f"%r = call {kind} {name}({kind} %s, {kind} %x, {kind} %w)", f"ret {kind} %r"],
+        f"declare {kind} {name}({kind}, {kind}, {kind})\n",
+    )
