@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.support.imports import check
+import sbnn_tvm
+from tests.support.imports import build, check
 
 IMAGES = (1, 4, 6, 5)
 
@@ -105,3 +106,9 @@ def test_images_of_bytes(rng: np.random.Generator, order: str) -> None:
         {"mean": mean.reshape(shape), "deviation": deviation.reshape(shape)},
         exact=True,
     )
+
+
+def test_a_range_found_at_run_time_compiles(rng: np.random.Generator) -> None:
+    x = rng.normal(size=(3, 8)).astype(np.float32)
+    module = sbnn_tvm.compile(build("q, s, z = DynamicQuantizeLinear(x)", {"x": x}, version=11))
+    assert module.verify(samples=2).passed
