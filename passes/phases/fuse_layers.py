@@ -30,6 +30,7 @@ from ..layers.kinds import (
     BitSelection,
     BitShift,
     ChannelSelection,
+    Concatenation,
     Copy,
     Elementwise,
     FloatConvolution,
@@ -66,7 +67,7 @@ from ..relax.graph import (
 )
 from ..relax.integer_sums import integer_sums_of
 from ..relax.quantisers import quantisers
-from ..relax.resampling import bilinear
+from ..relax.resampling import resampled
 from ..relax.selections import chosen_of, selection_rank
 from ..relax.shifts import shift_of
 from ..relax.weights import is_window_sum, linear_weight
@@ -168,6 +169,7 @@ class _Former:
         self.group_of: dict[Var, _Group] = {}
         # Conditions, paddings and broadcasts of one value per pixel have no group: each reader computes them itself.
         self.inline: set[Var] = set()
+        self.elementwise_on: dict[Var, _Group] = {}
 
     def place(self, var: Var, value: Expr) -> None:
         """Put one binding into a new or an existing group, or mark it as inline."""
@@ -343,7 +345,7 @@ class _Former:
             return self._layer(BitMaxPool2d, var, [pooled[0]], domain=domain)
         if domain is not None and (shift := shift_of(self.graph, value)) is not None:
             return self._layer(BitShift, var, [shift.source], domain=domain)
-        if domain is None and (found := bilinear(value)) is not None:
+        if domain is None and (found := resampled(value)) is not None:
             return self._layer(Resampling, var, [found.source], is_open=True)
         if domain is None and _is_copy(var, value):
             return self._layer(Copy, var, [value.args[0]])
@@ -369,7 +371,7 @@ class _Former:
                 return self._layer(SampleMean, var, [value.args[0]])
             case "nn.adaptive_avg_pool2d" if shape(var)[2:] == (1, 1):
                 return self._layer(GlobalAvgPool2d, var, [self._stored(value.args[0])], is_open=True)
-        return self._selection(var, value)
+        return self._selection(var, value) or self._concatenation(var, value)
 
     def _product_of(self, value: Expr) -> tuple[Var, Var] | None:
         """The two activations that a value is the batched product of, before a transposition of the right one."""
@@ -413,6 +415,16 @@ class _Former:
         while var in self.inline:
             var = self.graph.values[var].args[0]
         return var
+
+    def _concatenation(self, var: Var, value: Call) -> _Group | None:
+        """The group of a concatenation that is no selection: along rows, or with constants."""
+        if op_name(value) != "concat" or value.attrs.axis is None or var in self.domains:
+            return None
+        variables = list(dict.fromkeys(operands(value)))
+        known = all(field in variables or constant(field) is not None for field in value.args[0].fields)
+        if not variables or not known or 0 in shape(var) or any(each in self.inline for each in variables):
+            return None
+        return self._layer(Concatenation, var, variables)
 
     def _unpadded(self, data: Var) -> Var:
         return self.graph.values[data].args[0] if data in self.inline else data
@@ -501,7 +513,12 @@ class _Former:
             self._join(last, var)
             return
         data = next(source for source in sources if shape(source) == shape(var))
-        self._open(self._layer(Elementwise, var, [data], is_open=True), var)
+        before = self.elementwise_on.get(data)
+        if before is not None and before.composite == Elementwise.kind and (last is None or last.index < before.index):
+            self._join(before, var)  # another function of the same value, as in max(x, 0) + min(x, 0)
+            return
+        group = self.elementwise_on[data] = self._layer(Elementwise, var, [data], is_open=True)
+        self._open(group, var)
 
     def _host_of_reshape(self, var: Var, reshape: Call) -> _Group | None:
         """The open group that a reshape between [N, C] and [N, C, 1, 1] can join; None for any other reshape.
@@ -595,7 +612,7 @@ def _is_copy(var: Var, value: Expr) -> bool:
 
     Between channels first and last nothing is copied: both are forms in which a map is stored (lowering/lower.py).
     """
-    if op_name(value) not in ("permute_dims", "strided_slice") or str(value.args[0].ty.dtype) != "float32":
+    if op_name(value) not in ("permute_dims", "strided_slice", "take") or str(value.args[0].ty.dtype) != "float32":
         return False
     axes = value.attrs.axes if op_name(value) == "permute_dims" else None
     if axes is not None and len(axes) == 4 and [int(axis) % 4 for axis in axes] in _IMAGE_FORMATS:
