@@ -47,7 +47,7 @@ from ..layers.kinds import (
 )
 from ..relax.codes import STORED, codes
 from ..relax.comparisons import COMPARISONS, comparison
-from ..relax.copies import copied_view
+from ..relax.copies import copied_view, interleaved
 from ..relax.domains import binariser_domain, domains, signed_max_pool
 from ..relax.facts import integer_sums, values_taken, weight_changes, weight_planes
 from ..relax.functions import FUNCTIONS, reduces_channels
@@ -221,6 +221,8 @@ class _Former:
             return True
         if name in ("reshape", "take") and self._in_shift(var):
             return True
+        if name in ("reshape", "permute_dims") and self._in_interleaving(var):
+            return True
         if name == "permute_dims" and _transposes_matrices(value):
             return all(self._product_of(user) == (user.args[0], value.args[0]) for user in users)
         if name in ("concat", "take"):
@@ -278,6 +280,15 @@ class _Former:
         if op_name(self.graph.values[var]) == "take":
             return all(shift_of(self.graph, self.graph.values[user]) is not None for user in users)
         return all(op_name(self.graph.values[user]) == "take" and self._in_shift(user) for user in users)
+
+    def _in_interleaving(self, var: Var) -> bool:
+        """Whether a value is an inner step of an interleaving of channels, and nothing else reads it."""
+        users = self.graph.users[var]
+        if len(users) != 1 or var in self.graph.results or op_name(self.graph.values[users[0]]) == "take":
+            return False
+        if op_name(self.graph.values[var]) == "permute_dims":
+            return interleaved(self.graph, users[0]) is not None
+        return op_name(self.graph.values[users[0]]) == "permute_dims" and self._in_interleaving(users[0])
 
     def _in_selection(self, var: Var, value: Call) -> bool:
         """Whether a value is an inner step of selections of channels, rows and columns, and nothing else reads it."""
@@ -347,6 +358,9 @@ class _Former:
             return self._layer(BitShift, var, [shift.source], domain=domain)
         if domain is None and (found := resampled(value)) is not None:
             return self._layer(Resampling, var, [found.source], is_open=True)
+        if domain is None and name == "reshape" and value.args[0] in self.inline:
+            joined = interleaved(self.graph, var)
+            return None if joined is None else self._layer(Copy, var, [joined[0]])
         if domain is None and _is_copy(var, value):
             return self._layer(Copy, var, [value.args[0]])
         if (total := self.sums.get(var)) is not None:
