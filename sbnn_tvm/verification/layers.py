@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from sbnn_tvm.passes.layers.forms import Form
-from sbnn_tvm.passes.layers.kinds import BinaryLinearLayer
+from sbnn_tvm.passes.layers.kinds import BinaryLinearLayer, IntegerLinearLayer
 from sbnn_tvm.passes.lowering.lower import Physical
 
 from ..algebra.domain import codes
@@ -70,7 +70,7 @@ class StoredValues:
         return frozenset(
             name
             for low in self.module.lowered.layers
-            if isinstance(low.layer, BinaryLinearLayer) and low.layer.exact
+            if isinstance(low.layer, BinaryLinearLayer | IntegerLinearLayer) and low.layer.exact
             for name in low.outputs
         )
 
@@ -125,13 +125,14 @@ def _compare(
         got = got.reshape(value.shape)
     if wrong := mismatch(got, np.empty(value.shape, got.dtype) if bits else value):
         return LayerComparison(name, node, bits, np.inf, 0, max(got.size, 1), max(got.size, 1), note=wrong)
+    integers = np.issubdtype(value.dtype, np.integer)
     if bits:
         expected, bound, relative = codes(physical.bits_domain, value), 0.0, 0.0
     else:
         expected, relative = value, largest_difference(got, value)[1]
         bound = tolerance_of(value.dtype, tolerance) * largest_value(value)
         bound = max(bound, _bound_of_mean(stored.reference, name, values))
-        if physical.value in stored.exact and tolerance is None:
+        if physical.value in stored.exact and tolerance is None and not integers:
             bound = _EXACT_ULPS * float(np.finfo(value.dtype).eps) * largest_value(value)
     differ = differing(got, expected, bound)
     if not differ.any():
@@ -139,17 +140,17 @@ def _compare(
     nothing = np.zeros_like(differ)
     flipped = less_exact = as_inexact = nothing
     note = ""
-    if not (bits and physical.value in stored.exact):
+    if not ((bits or integers) and physical.value in stored.exact):
         decision = compared(graph, name, {**values, **known})
-        one_step = np.abs(got.astype(np.int64) - expected) <= 1 if bits else ~nothing
+        one_step = np.abs(got.astype(np.int64) - expected) <= 1 if bits or integers else ~nothing
         if decision is not None:
             flipped = differ & one_step & decision.near(differ.shape)
         rest = differ & ~flipped
         if rest.any():
             boundary = {n: v for n, v in known.items() if n not in stored.siblings.get(physical.value, (name,))}
             try:
-                if bits:
-                    settled = _settle_bits(stored.reference, physical, name, got, decision, values, boundary)
+                if bits or integers:
+                    settled = _settle_codes(stored.reference, physical, name, got, decision, values, boundary)
                     less_exact, more = (rest & one_step & mask for mask in settled)
                     flipped = flipped | more & ~less_exact
                 else:
@@ -210,7 +211,7 @@ def error_alone(reference: Reference, name: str, values: Values) -> float:
     return largest_value(values[name] - exact) if exact.shape == values[name].shape else 0.0
 
 
-def _settle_bits(
+def _settle_codes(
     reference: Reference,
     physical: Physical,
     name: str,
@@ -219,10 +220,10 @@ def _settle_bits(
     values: Values,
     known: Values,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Masks of the bits that are right in float64, and of those that onnxruntime's own error could flip."""
+    """Masks of the bits and integers that are right in float64, and of those that onnxruntime's own error could flip."""
     sources = [source for source in (decision.sources if decision else ()) if source not in known]
     exact = reference.in_float64(known, [name, *sources])
-    right = got == codes(physical.bits_domain, exact[name])
+    right = got == (codes(physical.bits_domain, exact[name]) if _packed(physical) else exact[name])
     ideal = compared(reference.graph, name, {**values, **known, **exact})
     if decision is None or ideal is None or rounding_unit(decision.dtype) == 0:
         return right, np.zeros_like(right)

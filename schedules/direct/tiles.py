@@ -170,8 +170,8 @@ def tile_cost(tile: Tile, shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) 
         in_order = {"in-order": 1.0, "a72": 0.0, "wide": 0.0, None: 0.5}[isa.core]
         channels, work, pixel, vector = 16, block.work(in_order) + load * block.loads, 0.0, 0.0
     elif arithmetic == "int8":
-        # vpdpbusd has a latency of 5 cycles, at two a cycle. Pairs are added by an instruction of their own: then a
-        # core has time for few other loads, and vectors of weights come from the second-level cache.
+        # vpdpbusd has a latency of 5 cycles, at two a cycle. Pairs are added by an instruction of their own, and the
+        # weights are widened.
         channels, pixel, vector = PRODUCTS.get(isa.products, 1), 0.4, 1.0
         work = float(max(results, 10)) if isa.products == IntegerProducts.QUADS else 2.0 * results
     elif popcount_by_lookup(shape, isa):

@@ -35,7 +35,7 @@ def int8_depthwise_conv2d(
         shape: Shape of the layer, with ``groups == in_channels == out_channels``.
         weight: Integers from -255 to 255, [C, 1, kh, kw].
         zero_point, epilogue, isa, data_dtype, bias: As in ``conv2d.int8_conv2d``.
-        tile: One of windows.template.window_tiles(shape, isa, epilogue.packed); by default the first.
+        tile: One of depthwise_tiles(shape, isa, epilogue.packed); by default the first.
 
     Returns:
         ``func(data [N, H, W, C], *tensors, *constants, *outputs)``.
@@ -58,11 +58,9 @@ def int8_depthwise_conv2d(
     if pairs:
         taps &= 0xFFFF  # pairs whose second weight is 0: a product of 16 bits is faster than one of 32
 
-    widens = isa.products in (IntegerProducts.BYTES, IntegerProducts.LANES, IntegerProducts.MATRICES)
+    widens = _widens(isa)
     if widens:
         taps = taps.astype(np.int16)
-        # Eight channels are extended to 16 bits at once, for any kind of output.
-        tile = tile or window_tiles(shape, isa)[0]
 
     def widening_multiply_add(accumulator: tirx.Expr, value: tirx.Expr, weight: tirx.Expr | None) -> tirx.Expr:
         wide = VectorType.of(value)
@@ -85,4 +83,20 @@ def int8_depthwise_conv2d(
         accumulator="int32",
         lanes=_WIDENED if widens else None,
     )
-    return window_kernel(operation, shape, epilogue, isa, tile)
+    return window_kernel(operation, shape, epilogue, isa, tile or depthwise_tiles(shape, isa, epilogue.packed)[0])
+
+
+def depthwise_tiles(shape: Conv2dShape, isa: Isa, packed: bool) -> list[WindowTile]:
+    """All tiles worth measuring, the default first.
+
+    Args:
+        shape: Shape of the layer.
+        isa: The instruction set.
+        packed: Whether an output is packed.
+    """
+    return window_tiles(shape, isa, packed or _widens(isa))
+
+
+def _widens(isa: Isa) -> bool:
+    """Whether bytes are extended to 16 bits, eight channels at once, and multiplied to 32 bits."""
+    return isa.products in (IntegerProducts.BYTES, IntegerProducts.LANES, IntegerProducts.MATRICES)

@@ -81,6 +81,13 @@ class PairProducts(SingleProducts):
         """Neighbouring elements, 32 bits, in all lanes."""
         return (T.bind(_repeated(self.lanes, 2)(T.address_of(image[tuple(at)]))),)
 
+    def weight(self, vector: tirx.Expr) -> tuple[tirx.Expr, ...]:
+        """Pairs of bytes become pairs of 16-bit numbers."""
+        if VectorType.of(vector).element == "int32":
+            return (vector,)
+        wide = VectorType("int16", 2 * self.lanes).cast(VectorType("int8", 2 * self.lanes).reinterpret(vector))
+        return (T.bind(VectorType("int32", self.lanes).reinterpret(wide)),)
+
     def accumulate(self, sums: tirx.Expr, x: tuple[tirx.Expr, ...], w: tuple[tirx.Expr, ...]) -> tirx.Expr:
         """Add the sums of two products."""
         if self.accumulates:
@@ -156,7 +163,8 @@ def pack_products(
         lanes: Output channels per vector.
     """
     products = isa.products if lanes in (4, 8, 16) else IntegerProducts.SINGLE
-    if products == IntegerProducts.QUADS and (weight.min() < -128 or weight.max() > 127):
+    bytes_ = bool(weight.min() >= -128 and weight.max() <= 127)
+    if products == IntegerProducts.QUADS and not bytes_:
         products = IntegerProducts.PAIRS
     step = {IntegerProducts.SINGLE: 1, IntegerProducts.PAIRS: 2, IntegerProducts.QUADS: 4}[products]
     beyond = -weight.shape[-1] % step
@@ -168,7 +176,8 @@ def pack_products(
         accumulates = isa.products == IntegerProducts.QUADS
         data = data_dtype, zero_point, beyond
         arithmetic = PairProducts("int16", "int32", lanes, *data, isa.architecture, accumulates)
-        padded = padded.view(np.int32)
+        # Weights of 8 bits are stored in 8: half of the constants, and of the bytes from the caches.
+        padded = padded.astype(np.int8).view(np.int16) if bytes_ else padded.view(np.int32)
     else:
         arithmetic = QuadProducts("uint8", "int32", lanes, data_dtype, zero_point, beyond)
         padded = padded.astype(np.int8).view(np.int32)
@@ -248,3 +257,49 @@ def _dot_product(instruction: str, lanes: int) -> LlvmFunction:
         [f"%r = call {kind} {name}({kind} %s, {kind} %x, {kind} %w)", f"ret {kind} %r"],
         f"declare {kind} {name}({kind}, {kind}, {kind})\n",
     )
+
+
+def _of_arm(instruction: str) -> LlvmFunction:
+    kind, octets, name = "<4 x i32>", "<16 x i8>", f"@llvm.aarch64.neon.{instruction}.v4i32.v16i8"
+    return LlvmFunction.of(
+        f"sbnn_{instruction}",
+        VectorType("int32", 4),
+        [f"{kind} %s", f"{kind} %x", f"{kind} %w"],
+        [
+            f"%a = bitcast {kind} %x to {octets}",
+            f"%b = bitcast {kind} %w to {octets}",
+            f"%r = call {kind} {name}({kind} %s, {octets} %a, {octets} %b)",
+            f"ret {kind} %r",
+        ],
+        f"declare {kind} {name}({kind}, {octets}, {octets})\n",
+    )
+
+
+SDOT = _of_arm("sdot")
+"""Sums, and vectors of signed bytes as int32x4: adds four products to each sum."""
+
+SMMLA = _of_arm("smmla")
+"""Sums of 2x2 results, and matrices of 2x8 signed bytes as int32x4: adds eight products to each sum."""
+
+
+@cache
+def sum_of_bytes(architecture: Architecture) -> LlvmFunction:
+    """Sums of four products of signed bytes, in vectors as int32x4, added in 16 bits first: NEON without ``sdot``."""
+    kind, halves, bytes_ = "<4 x i32>", "<8 x i16>", "<8 x i8>"
+    pairwise = {"aarch64": "aarch64.neon.saddlp", "arm": "arm.neon.vpaddls"}[architecture] + ".v4i32.v8i16"
+    lines = []
+    for name in "xw":
+        lines.append(f"%{name}b = bitcast {kind} %{name} to <16 x i8>")
+        for part, first in (("l", 0), ("h", 8)):
+            order = ", ".join(f"i32 {first + i}" for i in range(8))
+            lines.append(f"%{name}{part} = shufflevector <16 x i8> %{name}b, <16 x i8> poison, <8 x i32> <{order}>")
+            lines.append(f"%{name}{part}w = sext {bytes_} %{name}{part} to {halves}")
+    lines += [
+        f"%l = mul {halves} %xlw, %wlw",
+        f"%h = mul {halves} %xhw, %whw",
+        f"%p = add {halves} %l, %h",
+        f"%r = call {kind} @llvm.{pairwise}({halves} %p)",
+        f"ret {kind} %r",
+    ]
+    arguments, declare = [f"{kind} %x", f"{kind} %w"], f"declare {kind} @llvm.{pairwise}({halves})\n"
+    return LlvmFunction.of("sbnn_sum_of_bytes", VectorType("int32", 4), arguments, lines, declare)

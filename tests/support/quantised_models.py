@@ -1,0 +1,147 @@
+"""Small float networks written by hand, quantised by onnxruntime's own quantiser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+
+class FloatNetwork:
+    """Builds an ONNX model of one input, ``x``, with random weights."""
+
+    def __init__(self, shape: tuple[int, ...], seed: int = 0) -> None:
+        self.shape, self._rng = shape, np.random.default_rng(seed)
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
+
+    def op(self, kind: str, *inputs: str, **attributes: object) -> str:
+        """Add a node; the name of its result."""
+        name = f"{kind.lower()}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
+        return name
+
+    def constant(self, values: np.ndarray) -> str:
+        """Add a constant."""
+        name = f"constant_{len(self._constants)}"
+        self._constants.append(numpy_helper.from_array(np.asarray(values, np.float32), name))
+        return name
+
+    def conv(self, x: str, sizes: tuple[int, int], kernel: int = 3, stride: int = 1, groups: int = 1) -> str:
+        """Add a convolution with bias, padded to keep the size; ``sizes`` are its channels."""
+        taps = sizes[0] // groups * kernel**2
+        weight = self._rng.standard_normal((sizes[1], sizes[0] // groups, kernel, kernel)) * np.sqrt(2 / taps)
+        bias = self.constant(self._rng.standard_normal(sizes[1]) / 10)
+        window = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [kernel // 2] * 4, "group": groups}
+        return self.op("Conv", x, self.constant(weight), bias, **window)
+
+    def gemm(self, x: str, sizes: tuple[int, int]) -> str:
+        """Add a dense layer with bias."""
+        weight = self._rng.standard_normal(sizes[::-1]) / np.sqrt(sizes[0])
+        return self.op("Gemm", x, self.constant(weight), self.constant(self._rng.standard_normal(sizes[1])), transB=1)
+
+    def model(self, result: str) -> onnx.ModelProto:
+        """The model that returns one value."""
+        inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, self.shape)]
+        outputs = [helper.make_tensor_value_info(result, TensorProto.FLOAT, None)]
+        graph = helper.make_graph(self._nodes, "quantised", inputs, outputs, self._constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        return onnx.shape_inference.infer_shapes(model)
+
+
+def conv_net(seed: int = 0) -> onnx.ModelProto:
+    """Convolutions, one of them depthwise, and ReLUs."""
+    net = FloatNetwork((2, 3, 9, 7), seed)
+    x = net.op("Relu", net.conv("x", (3, 12)))
+    x = net.op("Relu", net.conv(x, (12, 12), stride=2, groups=12))
+    return net.model(net.conv(x, (12, 5), kernel=1))
+
+
+def resnet(width: int = 8, size: int = 16, seed: int = 0) -> onnx.ModelProto:
+    """A stem with its pooling, two residual blocks, a global pooling and a dense layer."""
+    net = FloatNetwork((1, 3, size, size), seed)
+    x = net.op("Relu", net.conv("x", (3, width), 7, 2))
+    x = net.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    for sizes, stride in (((width, width), 1), ((width, 2 * width), 2)):
+        y = net.op("Relu", net.conv(x, sizes, stride=stride))
+        y = net.conv(y, (sizes[1], sizes[1]))
+        x = net.op("Relu", net.op("Add", y, x if stride == 1 else net.conv(x, sizes, 1, stride)))
+    x = net.op("Flatten", net.op("GlobalAveragePool", x))
+    return net.model(net.gemm(x, (2 * width, 10)))
+
+
+def mobilenet(width: int = 8, size: int = 16, seed: int = 0) -> onnx.ModelProto:
+    """Inverted residual blocks with ReLU6."""
+    net = FloatNetwork((1, 3, size, size), seed)
+
+    def relu6(x: str) -> str:
+        return net.op("Clip", x, net.constant(np.array(0.0)), net.constant(np.array(6.0)))
+
+    x = relu6(net.conv("x", (3, width), stride=2))
+    for stride in (1, 2):
+        y = relu6(net.conv(x, (width, 3 * width), 1))
+        y = relu6(net.conv(y, (3 * width, 3 * width), stride=stride, groups=3 * width))
+        y = net.conv(y, (3 * width, width), 1)
+        x = net.op("Add", y, x) if stride == 1 else y
+    x = net.op("ReduceMean", x, axes=[2, 3], keepdims=0)
+    return net.model(net.gemm(x, (width, 10)))
+
+
+def quantised(
+    model: onnx.ModelProto,
+    folder: Path,
+    *,
+    qdq: bool = True,
+    signed: bool = False,
+    per_channel: bool = False,
+) -> onnx.ModelProto:
+    """A model after onnxruntime's static quantiser.
+
+    Args:
+        model: The float model.
+        folder: Where files may be written.
+        qdq: Write QuantizeLinear and DequantizeLinear around float operators, rather than operators on integers.
+        signed: Activations are int8, not uint8.
+        per_channel: Weights have a scale per output channel.
+    """
+    shape = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    onnx.save(model, folder / "float.onnx")
+    quantize_static(
+        folder / "float.onnx",
+        folder / "quantised.onnx",
+        _Normal(shape),
+        quant_format=QuantFormat.QDQ if qdq else QuantFormat.QOperator,
+        activation_type=QuantType.QInt8 if signed else QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=per_channel,
+    )
+    return onnx.load(folder / "quantised.onnx")
+
+
+def run_fused(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    """The first output of onnxruntime with its optimisations, which compute layers of QDQ models in integers.
+
+    Products of bytes are asked not to saturate, as they do on x86 without VNNI.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"x": x})[0])
+
+
+class _Normal(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, shape: list[int]) -> None:
+        rng = np.random.default_rng(0)
+        self._batches: Iterator[np.ndarray] = iter(rng.standard_normal((4, *shape)).astype(np.float32))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next input, or None at the end."""
+        batch = next(self._batches, None)
+        return None if batch is None else {"x": batch}
