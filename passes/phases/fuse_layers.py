@@ -54,6 +54,7 @@ from ..relax.functions import FUNCTIONS, reduces_channels
 from ..relax.graph import (
     Graph,
     Writer,
+    between_formats,
     broadcasts_to,
     channel_axis,
     constant,
@@ -618,9 +619,6 @@ def _outline(graph: Graph, former: _Former, group: _Group, outputs: list[Var]) -
     return func if group.facts is None else group.facts.attach(func), args
 
 
-_IMAGE_FORMATS = ([0, 2, 3, 1], [0, 3, 1, 2])
-
-
 def _is_copy(var: Var, value: Expr) -> bool:
     """Whether a value copies a strided view of floats that are computed.
 
@@ -628,8 +626,7 @@ def _is_copy(var: Var, value: Expr) -> bool:
     """
     if op_name(value) not in ("permute_dims", "strided_slice", "take") or str(value.args[0].ty.dtype) != "float32":
         return False
-    axes = value.attrs.axes if op_name(value) == "permute_dims" else None
-    if axes is not None and len(axes) == 4 and [int(axis) % 4 for axis in axes] in _IMAGE_FORMATS:
+    if op_name(value) == "permute_dims" and between_formats(value):
         return False
     computed = isinstance(value.args[0], Var) and 0 not in shape(value.args[0])
     return computed and copied_view(value, shape(var)) is not None

@@ -127,6 +127,18 @@ CASES = {
         {"x": (2, 6, 11)},
         {"w": normal(6, 9, 5), "b": normal(18)},
     ),
+    "an image of bytes, channels last": Case(
+        "f = Cast<to=1>(x)\nt = Transpose<perm=[0, 3, 1, 2]>(f)\nd = Div(t, c)\nm = Sub(d, b)\ny = Conv(m, w)",
+        ("elementwise", "conv2d"),
+        {"x": ((1, 7, 6, 3), "uint8")},
+        {"c": 255.0, "b": normal(3, 1, 1), "w": normal(8, 3, 3, 3)},
+    ),
+    "an image of bytes that is transposed first": Case(
+        "t = Transpose<perm=[0, 3, 1, 2]>(x)\nf = Cast<to=1>(t)\nd = Mul(f, c)\ny = Conv(d, w)",
+        ("elementwise", "conv2d"),
+        {"x": ((1, 7, 6, 3), "uint8")},
+        {"c": 1 / 255, "w": normal(8, 3, 3, 3)},
+    ),
     "cubic": Case(
         'a = Resize<mode="cubic">(x, , scales)\n'
         'b = Resize<mode="cubic", coordinate_transformation_mode="align_corners", cubic_coeff_a=-0.5>(x, , scales)\n'
