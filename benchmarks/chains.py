@@ -17,6 +17,7 @@ from sbnn_tvm.schedules.epilogue.program import (
     STORE,
     BitsOutput,
     Channel,
+    CodesOutput,
     FloatOutput,
     IntegerThreshold,
     Program,
@@ -25,6 +26,7 @@ from sbnn_tvm.schedules.epilogue.program import (
     Step,
     Tensor,
 )
+from sbnn_tvm.schedules.int8.conv2d import int8_conv2d
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.layouts.words import pack_channels, unpack_channels
 from sbnn_tvm.schedules.shapes import Conv2dShape
@@ -98,6 +100,47 @@ class FloatChain:
             for s in layer.shapes
         ]
         return cls(layer.shapes, data, weights)
+
+
+@dataclass(frozen=True, eq=False)
+class Int8Chain:
+    """Convolutions of bytes: uint8 activations with the zero point 128, int8 weights, a float multiplier, uint8 again.
+
+    Attributes:
+        shapes: The convolutions, in order.
+        data: uint8 [N, H, W, C], the input of the first convolution.
+        weights: For each convolution int8 [OC, C, kh, kw].
+        multipliers: For each convolution what its integer sums are multiplied with.
+    """
+
+    shapes: list[Conv2dShape]
+    data: np.ndarray
+    weights: list[np.ndarray]
+    multipliers: list[np.float32]
+
+    @classmethod
+    def random(cls, layer: Layer, rng: np.random.Generator) -> Int8Chain:
+        """A chain whose values keep their magnitude from layer to layer.
+
+        The weights have 7 bits: with 8, onnxruntime's sums of two products saturate on CPUs without VNNI.
+        """
+        s = layer.shape
+        data = rng.integers(0, 256, (s.batch, s.height, s.width, s.in_channels)).astype(np.uint8)
+        weights = [
+            rng.integers(-63, 64, (s.out_channels, s.in_channels, *s.kernel)).astype(np.int8) for s in layer.shapes
+        ]
+        return cls(layer.shapes, data, weights, [np.float32(1 / (37 * np.sqrt(w[0].size))) for w in weights])
+
+
+def int8_contestant(chain: Int8Chain, target: CpuTarget) -> tuple[Contestant, np.ndarray]:
+    """A chain by kernels on bytes, and its output, uint8 [N, H, W, OC]."""
+    kernels = []
+    for shape, weight, multiplier in zip(chain.shapes, chain.weights, chain.multipliers, strict=True):
+        program = Program((Step("multiply", Ref(0), Scalar(float(multiplier))),), (CodesOutput(Ref(1), "uint8", 128),))
+        kernels.append(int8_conv2d(shape, weight, 128, program, target.isa, data_dtype="uint8"))
+    contestant, output = compiled(kernels, chain.data, target)
+    contestant.run()
+    return contestant, output.numpy()
 
 
 def binary_contestant(chain: BinaryChain, target: CpuTarget) -> Contestant:

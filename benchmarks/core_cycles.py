@@ -118,15 +118,23 @@ def execute(emulator: Emulator, machine: str, name: str, arrays: Sequence[np.nda
         name: The kernel.
         arrays: Its arguments; the outputs among them are written.
     """
-    blocks = []
-    for run in emulator.executions(name, arrays):
-        first = 0
-        lines = disassembled(run.code, machine)
-        for end in range(1, len(lines) + 1):
-            if end == len(lines) or _BRANCH.match(_mnemonic(lines[end - 1])):
-                blocks.append(Block(run.address + 4 * first, tuple(lines[first:end]), run.count))
-                first = end
+    runs = emulator.executions(name, arrays)
+    blocks = [block for run in runs for block in disassembled_blocks(run.code, machine, run.address, run.count)]
     return Execution(tuple(blocks), machine)
+
+
+def disassembled_blocks(code: bytes, machine: str, address: int = 0, count: int = 1) -> list[Block]:
+    """The basic blocks of machine code at an address, each of which was executed ``count`` times.
+
+    A block ends with a branch. One that is only a target of branches does not begin a block.
+    """
+    blocks, first = [], 0
+    lines = disassembled(code, machine)
+    for end in range(1, len(lines) + 1):
+        if end == len(lines) or _BRANCH.match(_mnemonic(lines[end - 1])):
+            blocks.append(Block(address + 4 * first, tuple(lines[first:end]), count))
+            first = end
+    return blocks
 
 
 def disassembled(code: bytes, machine: str) -> list[str]:

@@ -6,7 +6,8 @@ kernels for dense binary layers are counted: bits in, thresholded bits out, zero
 kernel that the compiler chooses and, if that is another one, the kernel that counts bits with popcounts.
 
 The tables give instructions and cycles per 128 multiply-accumulates, which is what a vector register holds. The cycles
-of a popcount kernel are those of its inner loop, and of the whole call. The exit code is 1 if a bar is missed.
+of a popcount kernel are those of its inner loop, and of the whole call. The kernels on bytes follow, for aarch64
+(int8_instructions.py). The exit code is 1 if a bar is missed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tvm
 from chains import BinaryChain
 from command_line import console, parser
 from core_cycles import CORES, Block, Execution, execute, missing_tools
+from int8_instructions import integer_counts, integers_table
 from layers import BINARY_LAYERS, Layer
 from records import write_json
 from rich.table import Table
@@ -171,9 +173,16 @@ def main() -> int:
         table, slow = cycles_table(counts, target)
         out.print(table)
         missed |= slow
+    integers = integer_counts(not skipped) if target.machine == "aarch64" else []
+    if integers:
+        table, more = integers_table(integers)
+        out.print(table)
+        missed |= more
     if arguments.output:
         rows = [{**asdict(each), "for_128_macs": each.for_128_macs} for each in counts]
-        write_json(arguments.output, {"target": str(target), "isa": target.isa.name, "counts": rows})
+        bytes_ = [asdict(each) for each in integers]
+        content = {"target": str(target), "isa": target.isa.name, "counts": rows, "bytes": bytes_}
+        write_json(arguments.output, content)
     return 1 if missed else 0
 
 

@@ -5,11 +5,13 @@ the next input, and every convolution has its own weights. The contestants take 
 
 * binary: the popcount kernel of this project, packed bits in, thresholded bits out, zero padding
 * float32: the float kernel of this project
+* int8: the kernel of this project on bytes; uint8 activations, int8 weights
 * OpenVINO binary: its binary convolution, with bits between the layers; the first layer is subtracted
-* onnxruntime float32 and int8 (uint8 activations, int8 weights)
+* onnxruntime float32 and int8
+* OpenVINO int8: the graph of onnxruntime int8, with QuantizeLinear and DequantizeLinear; the first layer is subtracted
 * limit: a loop of the instructions that the layer cannot avoid, on registers (probes.py)
 
-The binary outputs are compared with float convolutions, and the float outputs with those of onnxruntime.
+The binary outputs are compared with float convolutions, and the others with those of onnxruntime.
 
 With ``--target x86-64-v3`` the kernels are compiled for AVX2. Other engines choose their instructions themselves, so
 the binary kernel is then compared with a plain popcount loop by vpshufb (vpshufb_loop.c).
@@ -25,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 import openvino_peer
 import records
-from chains import BinaryChain, FloatChain, binary_contestant, float_contestant
+from chains import BinaryChain, FloatChain, Int8Chain, binary_contestant, float_contestant, int8_contestant
 from command_line import console, layer_parser
 from contestant import Contestant, seconds_a_layer
 from layers import BINARY_LAYERS, FLOAT_LAYERS, Layer
@@ -37,7 +39,7 @@ from rich.table import Table
 from vpshufb_loop import vpshufb_contestant
 
 from sbnn_tvm.deploy.targets import CpuTarget, resolve
-from sbnn_tvm.profiling.limits import float_probe, popcount_probe
+from sbnn_tvm.profiling.limits import float_probe, integer_probe, popcount_probe
 from sbnn_tvm.runtime.threads import use_threads
 from sbnn_tvm.schedules.isa import Isa, PopcountMethod
 
@@ -74,6 +76,9 @@ BARS = (
     Bar("binary speed / OpenVINO", "OpenVINO binary", "binary", 1.0),
     Bar("binary speed / vpshufb loop", "vpshufb loop", "binary", 1.3, ("avx2",)),
     Bar("binary speed / ort float32", "onnxruntime float32", "binary", 18.0),
+    Bar("int8 share of the limit", "int8 limit", "int8", 0.75),
+    Bar("int8 speed / ort int8", "onnxruntime int8", "int8", 1.0),
+    Bar("int8 speed / OpenVINO int8", "OpenVINO int8", "int8", 1.0),
     Bar("float32 speed / ort float32", "onnxruntime float32", "float32", 0.87),
 )
 
@@ -81,13 +86,18 @@ BARS = (
 def contestants(layer: Layer, target: CpuTarget, others: bool) -> dict[str, Contestant]:
     """All contestants of a layer, by name; with ``others`` also other engines. Their outputs are compared."""
     rng = np.random.default_rng(0)
-    floats = FloatChain.random(layer, rng)
+    floats, bytes_ = FloatChain.random(layer, rng), Int8Chain.random(layer, rng)
     taking_part, output = {}, np.empty(0)
     taking_part["float32"], output = float_contestant(floats, target)
+    taking_part["int8"], codes = int8_contestant(bytes_, target)
     if others:
         taking_part["onnxruntime float32"], means = onnxruntime_float(floats)
         np.testing.assert_allclose(output.mean(axis=(1, 2)), means, rtol=1e-3, atol=1e-4)
-        taking_part["onnxruntime int8"] = onnxruntime_int8(layer, rng)
+        taking_part["onnxruntime int8"], mean_codes = onnxruntime_int8(bytes_)
+        np.testing.assert_allclose(codes.mean(axis=(1, 2)), mean_codes, rtol=0, atol=0.51)  # a mean is rounded
+        if openvino_peer.available():
+            taking_part["OpenVINO int8"], theirs = openvino_peer.int8_contestant(bytes_)
+            np.testing.assert_allclose(codes, theirs, rtol=0, atol=layer.links)  # it rounds otherwise
     if layer.binary:
         chain = BinaryChain.random(layer, rng)
         taking_part["binary"] = binary_contestant(chain, target)
@@ -101,7 +111,8 @@ def contestants(layer: Layer, target: CpuTarget, others: bool) -> dict[str, Cont
 def measure(layer: Layer, target: CpuTarget, others: bool, seconds: float) -> list[Record]:
     """Time a layer by every contestant, and the limits, scaled to the multiply-accumulates of the layer."""
     all_ = contestants(layer, target, others)
-    limits = {"float32 limit": float_probe(target)} | ({"binary limit": popcount_probe(target)} if layer.binary else {})
+    limits = {"float32 limit": float_probe(target), "int8 limit": integer_probe(target)}
+    limits |= {"binary limit": popcount_probe(target)} if layer.binary else {}
     times = seconds_a_layer(all_ | {name: Contestant(probe.run) for name, probe in limits.items()}, seconds)
     for name, probe in limits.items():
         times[name] *= layer.shape.macs / probe.work
@@ -109,6 +120,8 @@ def measure(layer: Layer, target: CpuTarget, others: bool, seconds: float) -> li
 
 
 def _stored(contestant: str) -> str:
+    if "int8" in contestant:
+        return "bytes"
     return "counts" if contestant == "vpshufb loop" else "bits" if "binary" in contestant else "float"
 
 

@@ -49,6 +49,7 @@ BINARY_LAYERS = (square(56, 64), square(28, 128), square(14, 256), square(7, 512
 
 FLOAT_LAYERS = (
     Layer("stem 7x7/2 224x224 3-64", Conv2dShape(1, 224, 224, 3, 64, (7, 7), (2, 2), (3, 3, 3, 3)), 1, binary=False),
+    Layer("1x1 56x56 64-256", Conv2dShape(1, 56, 56, 64, 256), binary=False),
     Layer("1x1 56x56 64-128", Conv2dShape(1, 56, 56, 64, 128), binary=False),
 )
-"""Layers of a ResNet-18 that stay float: its stem, and a 1x1 convolution."""
+"""Layers of residual networks that stay float, or become int8: their stem, and 1x1 convolutions."""

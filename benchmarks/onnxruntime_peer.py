@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from chains import FloatChain
+from chains import FloatChain, Int8Chain
 from contestant import Contestant
-from layers import Layer
 from onnx import helper, numpy_helper
 
 from sbnn_tvm.schedules.shapes import Conv2dShape
@@ -30,29 +29,43 @@ def float_contestant(chain: FloatChain) -> tuple[Contestant, np.ndarray]:
     return _bound(made, x, len(chain.shapes)), made.run(None, {"x0": x})[0][:, :, 0, 0]
 
 
-def int8_contestant(layer: Layer, rng: np.random.Generator) -> Contestant:
-    """A chain of QLinearConv with uint8 activations and int8 weights, the fast combination on x86.
+def int8_contestant(chain: Int8Chain) -> tuple[Contestant, np.ndarray]:
+    """A chain of QLinearConv, the fast combination on x86, and the mean of every channel of its output, uint8 [N, OC].
 
-    Args:
-        layer: The layer that the chain repeats.
-        rng: Generates weights and input.
+    It ends in a mean as a float chain does.
     """
-    shape = layer.shape
     constants: dict[str, Any] = {
         "scale": np.float32(0.02),
         "zero": np.uint8(128),
-        "w_scale": np.float32(0.01),
         "w_zero": np.int8(0),
     }
     nodes = []
-    for i, s in enumerate(layer.shapes):
-        constants[f"w{i}"] = rng.integers(-127, 128, (s.out_channels, s.in_channels, *s.kernel)).astype(np.int8)
-        inputs = [f"x{i}", "scale", "zero", f"w{i}", "w_scale", "w_zero", "scale", "zero"]
+    for i, s in enumerate(chain.shapes):
+        constants |= {f"w{i}": chain.weights[i], f"w_scale{i}": chain.multipliers[i]}
+        inputs = [f"x{i}", "scale", "zero", f"w{i}", f"w_scale{i}", "w_zero", "scale", "zero"]
         nodes.append(helper.make_node("QLinearConv", inputs, [f"x{i + 1}"], **_attributes(s)))
-    inputs = [f"x{layer.links}", "scale", "zero", "scale", "zero"]
+    inputs = [f"x{len(nodes)}", "scale", "zero", "scale", "zero"]
     nodes.append(helper.make_node("QLinearGlobalAveragePool", inputs, ["y"], domain="com.microsoft"))
-    x = rng.integers(0, 256, (1, shape.in_channels, shape.height, shape.width)).astype(np.uint8)
-    return _bound(_session(nodes, constants, x), x, layer.links)
+    x = np.ascontiguousarray(chain.data.transpose(0, 3, 1, 2))
+    made = _session(nodes, constants, x)
+    return _bound(made, x, len(chain.shapes)), made.run(None, {"x0": x})[0][:, :, 0, 0]
+
+
+def quantised_model(chain: Int8Chain, links: int) -> onnx.ModelProto:
+    """The first ``links`` layers of a chain between DequantizeLinear and QuantizeLinear, from "x0" to "y", uint8."""
+    constants: dict[str, Any] = {"scale": np.float32(0.02), "zero": np.uint8(128), "w_zero": np.int8(0)}
+    nodes, code = [], "x0"
+    for i, s in enumerate(chain.shapes[:links]):
+        constants |= {f"w{i}": chain.weights[i], f"w_scale{i}": chain.multipliers[i]}
+        out = "y" if i == links - 1 else f"x{i + 1}"
+        nodes += [
+            helper.make_node("DequantizeLinear", [code, "scale", "zero"], [f"real{i}"]),
+            helper.make_node("DequantizeLinear", [f"w{i}", f"w_scale{i}", "w_zero"], [f"weight{i}"]),
+            helper.make_node("Conv", [f"real{i}", f"weight{i}"], [f"sum{i}"], **_attributes(s)),
+            helper.make_node("QuantizeLinear", [f"sum{i}", "scale", "zero"], [out]),
+        ]
+        code = out
+    return _model(nodes, constants, np.ascontiguousarray(chain.data.transpose(0, 3, 1, 2)))
 
 
 def _links(chain: FloatChain) -> list[tuple[int, Conv2dShape]]:
@@ -63,6 +76,10 @@ def _session(
     nodes: list[onnx.NodeProto], weights: Mapping[str, np.ndarray], x: np.ndarray
 ) -> onnxruntime.InferenceSession:
     """A session for a graph with the input "x0" and the output "y"."""
+    return session(_model(nodes, weights, x))
+
+
+def _model(nodes: list[onnx.NodeProto], weights: Mapping[str, np.ndarray], x: np.ndarray) -> onnx.ModelProto:
     kind = helper.np_dtype_to_tensor_dtype(x.dtype)
     graph = helper.make_graph(
         nodes,
@@ -72,8 +89,7 @@ def _session(
         [numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
     domains = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=domains, ir_version=10)
-    return session(model)
+    return helper.make_model(graph, opset_imports=domains, ir_version=10)
 
 
 def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:

@@ -1,6 +1,6 @@
-"""The layers of a chain as OpenVINO's BinaryConvolution, one thread.
+"""The layers of a chain in OpenVINO, on bits or on bytes, one thread.
 
-No converter produces this operation, so the graph is built here. OpenVINO's CPU plugin treats a FakeQuantize as a
+No converter produces a BinaryConvolution, so that graph is built here. OpenVINO's CPU plugin treats a FakeQuantize as a
 binarisation if it has two levels, 0 and 1, and equal input limits. After a BinaryConvolution it is fused into it, and
 bits pass between the layers.
 """
@@ -10,8 +10,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import numpy as np
-from chains import BinaryChain
+from chains import BinaryChain, Int8Chain
 from contestant import Contestant
+from onnxruntime_peer import quantised_model
 
 from sbnn_tvm.deploy.targets import CpuTarget
 
@@ -64,3 +65,27 @@ def binary_contestant(chain: BinaryChain, target: CpuTarget) -> Contestant:
     bits = whole.get_output_tensor().data.transpose(0, 2, 3, 1) >= chain.thresholds[-1]
     np.testing.assert_array_equal(bits, chain.output(target))
     return Contestant(whole.infer, len(chain.shapes), first.infer)
+
+
+def int8_contestant(chain: Int8Chain) -> tuple[Contestant, np.ndarray]:
+    """A chain of int8 convolutions, and its output, uint8 [N, H, W, OC].
+
+    The time of the first layer is subtracted, because it also converts layouts, unless it is the only one.
+    """
+    import openvino as ov
+
+    core = ov.Core()
+    x = np.ascontiguousarray(chain.data.transpose(0, 3, 1, 2))
+
+    def request(links: int) -> ov.InferRequest:
+        model = core.read_model(quantised_model(chain, links).SerializeToString())
+        one_thread = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
+        made = core.compile_model(model, "CPU", one_thread).create_infer_request()
+        made.set_input_tensor(ov.Tensor(x))
+        made.infer()
+        return made
+
+    links = len(chain.shapes)
+    whole = request(links)
+    codes = whole.get_output_tensor().data.transpose(0, 2, 3, 1).copy()
+    return Contestant(whole.infer, links, request(1).infer if links > 1 else None), codes

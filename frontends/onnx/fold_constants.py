@@ -14,6 +14,10 @@ _RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
 
+_AS_STANDARD = frozenset({("com.microsoft", "DequantizeLinear"), ("com.microsoft", "QuantizeLinear")})
+"""Operators that are the same as the standard ones of an operator set, for models of older ones."""
+_AS_STANDARD_SINCE = 21
+
 
 def fold(
     node: NodeProto, inputs: Sequence[np.ndarray | None], opsets: Mapping[str, int], budget: ConstantBudget
@@ -21,7 +25,7 @@ def fold(
     """Evaluates one standard node with ONNX's reference implementation.
 
     Args:
-        node: The node.
+        node: The node, or one of the quantisers of ``com.microsoft``.
         inputs: The values of its inputs in order; None for an omitted optional input.
         opsets: The operator set versions of the model, by domain.
         budget: What computing constants may cost.
@@ -33,6 +37,11 @@ def fold(
     Raises:
         ModelError: If its outputs are too large.
     """
+    if (node.domain, node.op_type) in _AS_STANDARD:
+        standard = NodeProto()
+        standard.CopyFrom(node)
+        standard.domain, node = "", standard
+        opsets = {**opsets, "": _AS_STANDARD_SINCE}
     has_subgraph = any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute)
     if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM or has_subgraph:
         return None

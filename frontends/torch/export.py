@@ -37,6 +37,7 @@ from .layers.quantizers import Quantizer
 from .layers.two_bits import TwoBitValues
 from .module_state import unchanged
 from .older_code import older_code_runs
+from .torch_quantization import ranges_as_they_are, refuse_integer_tensors
 from .trace import device_of, translate
 from .unwrap import as_it_is, unwrapped
 from .user_code import reason_of
@@ -110,11 +111,12 @@ def to_onnx(
     if isinstance(model, torch.jit.ScriptModule):
         model = nn.Sequential(model)  # TorchScript is no place for hooks and attributes
     model = unwrapped(model)
+    refuse_integer_tensors(model)
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise ModelError(f"{name!r} of the model is {_dtype(tensor)}, not float32; call model.float() first")
     inputs = example_inputs(model, input_shape)
-    with as_it_is(model), eval_mode(model), torch.no_grad():
+    with as_it_is(model), ranges_as_they_are(model), eval_mode(model), torch.no_grad():
         probe = _probe(model, inputs)
         with _packed_weights(model), _quiet():
             translation = translate(model, probe.inputs, exact_weights)

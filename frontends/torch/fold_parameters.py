@@ -64,7 +64,10 @@ def _values(program: ExportedProgram) -> dict[fx.Node, Tensor]:
 
 
 def _computed(node: fx.Node, values: dict[fx.Node, Tensor]) -> Tensor | None:
-    """The value of a node, None if it has to stay: it is random, no tensor, or much larger than what it is made of."""
+    """The value of a node, None if it has to stay.
+
+    It stays if it is random, no tensor, much larger than what it is made of, or weights whose codes a file should have.
+    """
     func: Any = node.target
     schema = getattr(func, "_schema", None)
     want = node.meta.get("val")
@@ -72,6 +75,8 @@ def _computed(node: fx.Node, values: dict[fx.Node, Tensor]) -> Tensor | None:
         return None
     read = sum(values[each].numel() for each in node.all_input_nodes)
     if not isinstance(want, Tensor) or want.numel() > max(_SMALL, read) or func.namespace == "onnx_symbolic":
+        return None
+    if func.namespace == "quantized_decomposed" and func._opname.startswith("dequantize"):
         return None
     args, kwargs = tree_map_only(fx.Node, values.__getitem__, (node.args, dict(node.kwargs)))
     with torch.no_grad():

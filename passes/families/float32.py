@@ -15,6 +15,7 @@ from sbnn_tvm.schedules.direct.dense import float_dense
 from sbnn_tvm.schedules.direct.pooled_conv2d import can_pool, pooled_conv2d
 from sbnn_tvm.schedules.direct.tiles import Tile, default_tile, lanes, tile_cost, tiles
 from sbnn_tvm.schedules.elementwise.channel_selection import select_channels
+from sbnn_tvm.schedules.elementwise.concatenation import concatenate
 from sbnn_tvm.schedules.elementwise.maps import elementwise
 from sbnn_tvm.schedules.elementwise.resampling import resample
 from sbnn_tvm.schedules.elementwise.rows import map_rows
@@ -36,6 +37,7 @@ from ..layers.kinds import (
     BinaryConvolution,
     BinaryLinearLayer,
     ChannelSelection,
+    Concatenation,
     Copy,
     Elementwise,
     FloatConvolution,
@@ -84,7 +86,7 @@ class Float32Family(Family):
                 return tiles(layer.shape.one, isa, "float32")
             case GlobalAvgPool2d() | ChannelSelection() | Elementwise() | SampleMean() | Recurrent():
                 return (None,)
-            case Rows() | Copy() | Resampling():
+            case Rows() | Copy() | Concatenation() | Resampling():
                 return (None,)
         return ()
 
@@ -107,7 +109,8 @@ class Float32Family(Family):
 
     def build(self, layer: Layer, isa: Isa, member: Member) -> BuiltKernel:
         """Build a kernel of schedules.direct, schedules.windows or schedules.elementwise."""
-        return BuiltKernel(_kernel(layer, isa, member), Form.PLAIN if isinstance(layer, Copy) else Form.CHANNELS_LAST)
+        plain = isinstance(layer, Concatenation) or (isinstance(layer, Copy) and not layer.channels_last)
+        return BuiltKernel(_kernel(layer, isa, member), Form.PLAIN if plain else Form.CHANNELS_LAST)
 
     def bound(self, layer: Layer) -> Bound | None:
         """One multiply-add per weight and output pixel; None without weights, or if all of them are +1."""
@@ -158,6 +161,8 @@ def _kernel(layer: Layer, isa: Isa, member: Member) -> Kernel:
             return select_channels(pixels, layer.selection, program, isa, layer.pixels, layer.fill, layer.data_dtype)
         case Copy():
             return strided_copy(layer.view, isa)
+        case Concatenation():
+            return concatenate(layer.outer, layer.lengths, layer.parts, isa)
         case Resampling():
             batch, channels, height, width = layer.source
             return resample((batch, height, width, channels), layer.rows, layer.columns, program, isa)

@@ -10,15 +10,15 @@ import numpy as np
 
 from sbnn_tvm.schedules.direct.tiles import Tile, default_tile, tile_cost, tiles
 from sbnn_tvm.schedules.int8.conv2d import int8_conv2d, int8_dense
-from sbnn_tvm.schedules.int8.depthwise import int8_depthwise_conv2d
+from sbnn_tvm.schedules.int8.depthwise import depthwise_tiles, int8_depthwise_conv2d
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.windows.pooling import avg_pool2d, global_avg_pool2d, max_pool2d
 from sbnn_tvm.schedules.windows.template import WindowTile, window_tiles
 
 from ..layers.kinds import AvgPool2d, GlobalAvgPool2d, IntegerDense, IntegerLinearLayer, Layer, MaxPool2d
-from .costs import Steps, cost_of
-from .family import BuiltKernel, Family, Member
+from .costs import Steps, cost_of, fetched
+from .family import Bound, BuiltKernel, Family, Member, Resource
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,18 @@ class Int8Family(Family):
             case GlobalAvgPool2d() if layer.data_dtype != "float32":
                 return (None,)
             case IntegerLinearLayer() if layer.shape.depthwise:
-                return window_tiles(layer.shape, isa, layer.program.packed)
+                return depthwise_tiles(layer.shape, isa, layer.program.packed)
             case IntegerLinearLayer():
                 return tiles(layer.shape, isa, "int8")
         return ()
 
     def cost(self, layer: Layer, isa: Isa, member: Member) -> float:
-        """Cost of the elements; no other family computes these layers, so that only tiles are compared."""
-        cost = cost_of(isa, Steps(element=int(np.prod(layer.extent))))
-        if isinstance(member, Tile) and isinstance(layer, IntegerLinearLayer):
+        """Cost of the products, the results and the weights. No other family computes these layers."""
+        results = Steps(element=int(np.prod(layer.extent)))
+        if not isinstance(layer, IntegerLinearLayer):
+            return cost_of(isa, results)
+        cost = cost_of(isa, Steps(integer_step=layer.macs / 16), results, fetched(layer.weight.size))
+        if isinstance(member, Tile):
             best = default_tile(layer.shape, isa, "int8")
             cost *= tile_cost(member, layer.shape, isa, "int8") / tile_cost(best, layer.shape, isa, "int8")
         return cost
@@ -51,6 +54,10 @@ class Int8Family(Family):
     def build(self, layer: Layer, isa: Isa, member: Member) -> BuiltKernel:
         """Build a kernel of schedules.int8 or schedules.windows."""
         return BuiltKernel(_kernel(layer, isa, member))
+
+    def bound(self, layer: Layer) -> Bound | None:
+        """One multiply-accumulate per weight and output pixel; None for poolings."""
+        return Bound(Resource.INT8, layer.macs) if isinstance(layer, IntegerLinearLayer) else None
 
 
 INT8 = Int8Family()

@@ -14,6 +14,7 @@ Every kind has the fields of :class:`Layer`, and its own fields::
       Rows                              elementwise operations and reductions over the channels
       BatchedProduct                    products of two activations
       Copy                              permutations of axes, and slices
+      Concatenation                     other values and constants along any axis
       Resampling                        pixels of another map, or weighted sums of a few
 """
 
@@ -447,14 +448,32 @@ class BatchedProduct(Layer):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Copy(Layer):
-    """A permutation of the axes, or a slice, of a value that is stored as in ONNX. It has no epilogue.
+    """A permutation of the axes, or a slice. It has no epilogue.
 
     Attributes:
         view: What is copied.
+        channels_last: Whether the value and the copy are maps with their channels last; else stored as in ONNX.
     """
 
     kind = "copy"
     view: StridedView
+    channels_last: bool = False
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Concatenation(Layer):
+    """Values and constants, one after the other along an axis, stored as in ONNX. It has no epilogue.
+
+    Attributes:
+        outer: Number of indices of the axes before it.
+        lengths: Number of elements of each value for each of them.
+        parts: What is concatenated: the index of a value, or a constant.
+    """
+
+    kind = "concatenate"
+    outer: int
+    lengths: tuple[int, ...]
+    parts: tuple[int | np.ndarray, ...]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

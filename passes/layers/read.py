@@ -34,13 +34,13 @@ from sbnn_tvm.schedules.shapes import Conv2dShape, ProductShape, dense_shape
 
 from ..relax.codes import codes, reads_integers
 from ..relax.comparisons import COMPARISONS, comparison
-from ..relax.copies import copied_view
+from ..relax.copies import copied_view, interleaved
 from ..relax.domains import signed_max_pool
 from ..relax.functions import FUNCTIONS, REDUCTIONS
 from ..relax.graph import Graph, constant, is_per_pixel, is_per_sample, op_name, shape, without_pixels
 from ..relax.integer_sums import integer_sums_of
 from ..relax.quantisers import quantisers
-from ..relax.resampling import bilinear
+from ..relax.resampling import resampled
 from ..relax.selections import chosen_of
 from ..relax.shifts import shift_of
 from ..relax.weights import linear_weight
@@ -54,6 +54,7 @@ from .kinds import (
     BitSelection,
     BitShift,
     ChannelSelection,
+    Concatenation,
     Copy,
     Elementwise,
     FloatConvolution,
@@ -166,10 +167,17 @@ class _Reader:
                 return _Anchor(graph.params[0], Elementwise, {}, 0)
             case Rows.kind:
                 return _Anchor(graph.params[0], Rows, {}, 0)
+            case Copy.kind if everything > 1:
+                joined = interleaved(graph, bindings[-1][0])
+                if joined is None:
+                    raise _unreadable(self.facts)
+                return _Anchor(bindings[-1][0], Copy, {"view": joined[1], "channels_last": True}, everything)
             case Copy.kind:
                 return _Anchor(bindings[0][0], Copy, {"view": copied_view(bindings[0][1], shape(bindings[0][0]))})
+            case Concatenation.kind:
+                return self._concatenation()
             case Resampling.kind:
-                found = bilinear(bindings[0][1])
+                found = resampled(bindings[0][1])
                 if found is None:
                     raise _unreadable(self.facts)
                 own = {"source": shape(found.source), "rows": found.rows, "columns": found.columns}
@@ -272,6 +280,18 @@ class _Reader:
         batch, rows, columns = shape(result)
         depth = shape(self.graph.params[0])[-1]
         return _Anchor(result, BatchedProduct, {"shape": ProductShape(batch, rows, depth, columns, used == 2)}, used)
+
+    def _concatenation(self) -> _Anchor:
+        """Read a concatenation of parameters and constants."""
+        (result, value), params = self.graph.bindings[0], self.graph.params
+        axis = int(value.attrs.axis) % len(shape(result))
+        parts = []
+        for field in value.args[0].fields:
+            numbers = constant(field)
+            parts.append(params.index(field) if numbers is None else numbers)
+        lengths = tuple(int(np.prod(shape(param)[axis:])) for param in params)
+        own = {"outer": int(np.prod(shape(result)[:axis])), "lengths": lengths, "parts": tuple(parts)}
+        return _Anchor(result, Concatenation, own)
 
     def _float_output(self, var: Var, extent: tuple[int, ...]) -> FloatOutput | RowOutput:
         of_rows = self.composite == Rows.kind and without_pixels(shape(var)) != without_pixels(extent)

@@ -30,6 +30,7 @@ from ..layers.kinds import (
     BitSelection,
     BitShift,
     ChannelSelection,
+    Concatenation,
     Copy,
     Elementwise,
     FloatConvolution,
@@ -46,13 +47,14 @@ from ..layers.kinds import (
 )
 from ..relax.codes import STORED, codes, reads_integers
 from ..relax.comparisons import COMPARISONS, comparison
-from ..relax.copies import copied_view
+from ..relax.copies import copied_view, interleaved
 from ..relax.domains import binariser_domain, domains, signed_max_pool
 from ..relax.facts import integer_sums, values_taken, weight_changes, weight_planes
 from ..relax.functions import FUNCTIONS, reduces_channels
 from ..relax.graph import (
     Graph,
     Writer,
+    between_formats,
     broadcasts_to,
     channel_axis,
     constant,
@@ -66,7 +68,7 @@ from ..relax.graph import (
 )
 from ..relax.integer_sums import integer_sums_of
 from ..relax.quantisers import quantisers
-from ..relax.resampling import bilinear
+from ..relax.resampling import resampled
 from ..relax.selections import chosen_of, selection_rank
 from ..relax.shifts import shift_of
 from ..relax.weights import is_window_sum, linear_weight
@@ -168,6 +170,7 @@ class _Former:
         self.group_of: dict[Var, _Group] = {}
         # Conditions, paddings and broadcasts of one value per pixel have no group: each reader computes them itself.
         self.inline: set[Var] = set()
+        self.elementwise_on: dict[Var, _Group] = {}
 
     def place(self, var: Var, value: Expr) -> None:
         """Put one binding into a new or an existing group, or mark it as inline."""
@@ -220,6 +223,8 @@ class _Former:
         if name in ("multiply", "nn.max_pool2d") and self._in_signed_pool(var):
             return True
         if name in ("reshape", "take") and self._in_shift(var):
+            return True
+        if name in ("reshape", "permute_dims") and self._in_interleaving(var):
             return True
         if name == "permute_dims" and _transposes_matrices(value):
             return all(self._product_of(user) == (user.args[0], value.args[0]) for user in users)
@@ -278,6 +283,15 @@ class _Former:
         if op_name(self.graph.values[var]) == "take":
             return all(shift_of(self.graph, self.graph.values[user]) is not None for user in users)
         return all(op_name(self.graph.values[user]) == "take" and self._in_shift(user) for user in users)
+
+    def _in_interleaving(self, var: Var) -> bool:
+        """Whether a value is an inner step of an interleaving of channels, and nothing else reads it."""
+        users = self.graph.users[var]
+        if len(users) != 1 or var in self.graph.results or op_name(self.graph.values[users[0]]) == "take":
+            return False
+        if op_name(self.graph.values[var]) == "permute_dims":
+            return interleaved(self.graph, users[0]) is not None
+        return op_name(self.graph.values[users[0]]) == "permute_dims" and self._in_interleaving(users[0])
 
     def _in_selection(self, var: Var, value: Call) -> bool:
         """Whether a value is an inner step of selections of channels, rows and columns, and nothing else reads it."""
@@ -345,8 +359,11 @@ class _Former:
             return self._layer(BitMaxPool2d, var, [pooled[0]], domain=domain)
         if domain is not None and (shift := shift_of(self.graph, value)) is not None:
             return self._layer(BitShift, var, [shift.source], domain=domain)
-        if domain is None and (found := bilinear(value)) is not None:
+        if domain is None and (found := resampled(value)) is not None:
             return self._layer(Resampling, var, [found.source], is_open=True)
+        if domain is None and name == "reshape" and value.args[0] in self.inline:
+            joined = interleaved(self.graph, var)
+            return None if joined is None else self._layer(Copy, var, [joined[0]])
         if domain is None and _is_copy(var, value):
             return self._layer(Copy, var, [value.args[0]])
         if (total := self.sums.get(var)) is not None:
@@ -371,7 +388,7 @@ class _Former:
                 return self._layer(SampleMean, var, [value.args[0]])
             case "nn.adaptive_avg_pool2d" if shape(var)[2:] == (1, 1):
                 return self._layer(GlobalAvgPool2d, var, [self._stored(value.args[0])], is_open=True)
-        return self._selection(var, value)
+        return self._selection(var, value) or self._concatenation(var, value)
 
     def _product_of(self, value: Expr) -> tuple[Var, Var] | None:
         """The two activations that a value is the batched product of, before a transposition of the right one."""
@@ -415,6 +432,16 @@ class _Former:
         while var in self.inline:
             var = self.graph.values[var].args[0]
         return var
+
+    def _concatenation(self, var: Var, value: Call) -> _Group | None:
+        """The group of a concatenation that is no selection: along rows, or with constants."""
+        if op_name(value) != "concat" or value.attrs.axis is None or var in self.domains:
+            return None
+        variables = list(dict.fromkeys(operands(value)))
+        known = all(field in variables or constant(field) is not None for field in value.args[0].fields)
+        if not variables or not known or 0 in shape(var) or any(each in self.inline for each in variables):
+            return None
+        return self._layer(Concatenation, var, variables)
 
     def _unpadded(self, data: Var) -> Var:
         return self.graph.values[data].args[0] if data in self.inline else data
@@ -504,7 +531,12 @@ class _Former:
             self._join(last, var)
             return
         data = next(source for source in sources if shape(source) == shape(var))
-        self._open(self._layer(Elementwise, var, [data], is_open=True), var)
+        before = self.elementwise_on.get(data)
+        if before is not None and before.composite == Elementwise.kind and (last is None or last.index < before.index):
+            self._join(before, var)  # another function of the same value, as in max(x, 0) + min(x, 0)
+            return
+        group = self.elementwise_on[data] = self._layer(Elementwise, var, [data], is_open=True)
+        self._open(group, var)
 
     def _has_narrow_groups(self, group: _Group) -> bool:
         """Whether a layer is a convolution of groups with 2 to 7 output channels, which cannot store integers.
@@ -601,18 +633,14 @@ def _outline(graph: Graph, former: _Former, group: _Group, outputs: list[Var]) -
     return func if group.facts is None else group.facts.attach(func), args
 
 
-_IMAGE_FORMATS = ([0, 2, 3, 1], [0, 3, 1, 2])
-
-
 def _is_copy(var: Var, value: Expr) -> bool:
     """Whether a value copies a strided view of floats that are computed.
 
     Between channels first and last nothing is copied: both are forms in which a map is stored (lowering/lower.py).
     """
-    if op_name(value) not in ("permute_dims", "strided_slice") or str(value.args[0].ty.dtype) != "float32":
+    if op_name(value) not in ("permute_dims", "strided_slice", "take") or str(value.args[0].ty.dtype) != "float32":
         return False
-    axes = value.attrs.axes if op_name(value) == "permute_dims" else None
-    if axes is not None and len(axes) == 4 and [int(axis) % 4 for axis in axes] in _IMAGE_FORMATS:
+    if op_name(value) == "permute_dims" and between_formats(value):
         return False
     computed = isinstance(value.args[0], Var) and 0 not in shape(value.args[0])
     return computed and copied_view(value, shape(var)) is not None

@@ -1,4 +1,4 @@
-"""Recognise the bilinear resampling of feature maps. Nearest pixels are selections (selections.py)."""
+"""Recognise the linear and cubic resampling of feature maps. Nearest pixels are selections (selections.py)."""
 
 from __future__ import annotations
 
@@ -26,23 +26,25 @@ class Resampled:
     columns: AxisTaps
 
 
-def bilinear(value: Expr) -> Resampled | None:
-    """The resampling that an ``image.resize2d`` computes, if it is bilinear; None for any other value."""
+def resampled(value: Expr) -> Resampled | None:
+    """The resampling that an ``image.resize2d`` computes, if it is linear or cubic; None for any other value."""
     if op_name(value) != "image.resize2d":
         return None
     attrs, source = value.attrs, value.args[0]
-    if str(attrs.method) != "linear" or str(attrs.layout) != "NCHW" or str(source.ty.dtype) != "float32":
+    method = str(attrs.method)
+    if method not in ("linear", "cubic") or str(attrs.layout) != "NCHW" or str(source.ty.dtype) != "float32":
         return None
+    alpha = float(attrs.cubic_alpha) if method == "cubic" else None
     sizes = [int(size) for size in value.args[1].values]
     mode = str(attrs.coordinate_transformation_mode)
-    taps = [_linear(mode, inputs, outputs) for inputs, outputs in zip(shape(source)[2:], sizes, strict=True)]
+    taps = [_taps(mode, inputs, outputs, alpha) for inputs, outputs in zip(shape(source)[2:], sizes, strict=True)]
     if not isinstance(source, Var) or taps[0] is None or taps[1] is None:
         return None
     return Resampled(source, taps[0], taps[1])
 
 
-def _linear(mode: str, inputs: int, outputs: int) -> AxisTaps | None:
-    """The two nearest positions of each output, and their weights."""
+def _taps(mode: str, inputs: int, outputs: int, alpha: float | None) -> AxisTaps | None:
+    """The two nearest positions of each output and their weights; the four nearest with a coefficient of cubics."""
     at = np.arange(outputs)
     if mode == "align_corners":
         x = at * ((inputs - 1) / max(outputs - 1, 1))
@@ -54,6 +56,21 @@ def _linear(mode: str, inputs: int, outputs: int) -> AxisTaps | None:
     else:
         return None
     below = np.floor(x)
-    above = x - below
-    indices = np.clip(np.stack([below, below + 1], axis=1), 0, inputs - 1)
-    return AxisTaps(indices.astype(np.int32), np.stack([1 - above, above], axis=1).astype(np.float32))
+    past = x - below
+    if alpha is None:
+        first, weights = 0, [1 - past, past]
+    else:
+        first = -1
+        weights = [_far(1 + past, alpha), _near(past, alpha), _near(1 - past, alpha), _far(2 - past, alpha)]
+    indices = np.clip(np.stack([below + first + tap for tap in range(len(weights))], axis=1), 0, inputs - 1)
+    return AxisTaps(indices.astype(np.int32), np.stack(weights, axis=1).astype(np.float32))
+
+
+def _near(distance: np.ndarray, alpha: float) -> np.ndarray:
+    """The cubic kernel for distances up to 1."""
+    return ((alpha + 2) * distance - (alpha + 3)) * distance**2 + 1
+
+
+def _far(distance: np.ndarray, alpha: float) -> np.ndarray:
+    """The cubic kernel for distances from 1 to 2."""
+    return ((distance - 5) * distance + 8) * distance * alpha - 4 * alpha

@@ -99,6 +99,8 @@ NAMED: dict[str, dict[str, Any]] = {
     "icelake-server": {**_X86, "mcpu": "icelake-server"},
     # Without mcpu: on an in-order core, code scheduled for a big core takes three times as long as generic code.
     "arm": {**_AARCH64, "mattr": ["+neon"]},
+    "arm-dotprod": {**_AARCH64, "mattr": ["+neon", "+dotprod"]},
+    "arm-i8mm": {**_AARCH64, "mattr": ["+neon", "+dotprod", "+i8mm"]},
     "cortex-a53": {**_AARCH64, "mcpu": "cortex-a53"},
     "cortex-a72": {**_AARCH64, "mcpu": "cortex-a72"},
     "neoverse-n1": {**_AARCH64, "mcpu": "neoverse-n1"},
@@ -123,10 +125,13 @@ NAMED: dict[str, dict[str, Any]] = {
 }
 """The named targets of one build except ``"native"``, as TVM target dicts."""
 
-SEVERAL: dict[str, tuple[str, ...]] = {"x86": ("icelake-server", "x86-64-v3", "x86-64")}
-"""The named targets of several builds, best first. ARM has none: docs/targets.md says why."""
+SEVERAL: dict[str, tuple[str, ...]] = {
+    "x86": ("icelake-server", "x86-64-v3", "x86-64"),
+    "arm-several": ("arm-i8mm", "arm-dotprod", "arm"),
+}
+"""The named targets of several builds, best first."""
 
-ONE_OF_SEVERAL = {"x86": "x86-64-v3"}
+ONE_OF_SEVERAL = {"x86": "x86-64-v3", "arm-several": "arm"}
 """The build of such a target for TVM's runtime, whose libraries hold one."""
 
 KNOWN = ("native", *SEVERAL, *NAMED)

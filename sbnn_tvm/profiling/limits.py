@@ -13,8 +13,8 @@ from tvm.tirx.script import builder as T
 from sbnn_tvm.schedules.counters.adders import logic_function
 from sbnn_tvm.schedules.direct.popcount_lookup import lookup
 from sbnn_tvm.schedules.direct.popcount_threes import COUNT
-from sbnn_tvm.schedules.direct.tiles import PRODUCTS, THREE
-from sbnn_tvm.schedules.int8.products import add_quads, sum_of_pairs
+from sbnn_tvm.schedules.direct.tiles import THREE
+from sbnn_tvm.schedules.int8.products import SDOT, SMMLA, add_quads, sum_of_byte_pairs, sum_of_bytes, sum_of_pairs
 from sbnn_tvm.schedules.isa import IntegerProducts, PopcountMethod
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.tir.kernel_builder import KernelBuilder
@@ -107,20 +107,28 @@ def float_probe(target: CpuTarget) -> Probe:
 
 def integer_probe(target: CpuTarget) -> Probe:
     """Products of bytes, or of 16-bit numbers, added in registers: the limit of a convolution of bytes."""
-    isa = target.isa
-    lanes = isa.float_lanes
-    if isa.products == IntegerProducts.QUADS:
-        add = add_quads(lanes)
-        run = _register_loop(target, "int32", lanes, lambda sums, w: [add(x, x, w) for x in sums])
-        instructions = "dot product of four bytes"
-    elif isa.products == IntegerProducts.PAIRS:
-        pairs = sum_of_pairs(lanes, isa.architecture)
-        run = _register_loop(target, "int32", lanes, lambda sums, w: [x + pairs(x, w) for x in sums])
-        instructions = "dot product of two 16-bit numbers, add"
-    else:
-        run = _register_loop(target, "int32", lanes, lambda sums, w: [w + x * w for x in sums])
-        instructions = "multiply-add"
-    return Probe("int8", instructions, PRODUCTS[isa.products] * _ACCUMULATORS * _STEPS * lanes, "MAC", run)
+    isa, lanes = target.isa, target.isa.float_lanes
+    match isa.products:
+        case IntegerProducts.QUADS:
+            add = add_quads(lanes)
+            step, products, name = (lambda x, w: add(x, x, w)), 4, "dot product of four bytes"
+        case IntegerProducts.LANES:
+            step, products, name = (lambda x, w: SDOT(x, x, w)), 4, "dot product of four bytes"
+        case IntegerProducts.MATRICES:
+            step, products, name = (lambda x, w: SMMLA(x, x, w)), 8, "product of matrices of 2x8 bytes"
+        case IntegerProducts.PAIRS if isa.architecture == "x86" and isa.vector_bits > 128:
+            sums = sum_of_byte_pairs(lanes)
+            step, products, name = (lambda x, w: x + sums(x, w)), 4, "sums of pairs of bytes, of pairs of these, add"
+        case IntegerProducts.PAIRS:
+            sums = sum_of_pairs(lanes, isa.architecture)
+            step, products, name = (lambda x, w: x + sums(x, w)), 2, "dot product of two 16-bit numbers, add"
+        case IntegerProducts.BYTES:
+            sums = sum_of_bytes(isa.architecture)
+            step, products, name = (lambda x, w: x + sums(x, w)), 4, "2 multiply, add pairs"
+        case _:
+            step, products, name = (lambda x, w: w + x * w), 1, "multiply-add of 32 bits"
+    run = _register_loop(target, "int32", lanes, lambda sums, w: [step(x, w) for x in sums])
+    return Probe("int8", name, products * _ACCUMULATORS * _STEPS * lanes, "MAC", run)
 
 
 def adder_probe(target: CpuTarget) -> Probe:

@@ -21,6 +21,7 @@ from sbnn_tvm.passes.layers.kinds import (
     BitSelection,
     BitShift,
     ChannelSelection,
+    Concatenation,
     Copy,
     Elementwise,
     FloatConvolution,
@@ -58,7 +59,7 @@ _KINDS: dict[type[Layer], str] = {
     AvgPool2d: "average pool", GlobalAvgPool2d: "global average pool", Elementwise: "elementwise",
     SampleMean: "mean of each sample", ChannelSelection: "channels", BitSelection: "channels of bits",
     BitShift: "shift of bits", Recurrent: "recurrent", Rows: "rows", BatchedProduct: "product of activations",
-    Copy: "copy", Resampling: "resampling",
+    Copy: "copy", Concatenation: "concatenation", Resampling: "resampling",
 }  # fmt: skip
 
 

@@ -316,6 +316,11 @@ class MatrixBlock(TileBlock):
     def _others(self) -> int:
         return 2 * self._pairs + 1
 
+    def work(self, in_order: float) -> float:
+        """Vector instructions, see above. Cores execute twice as many of them as loads: these may take longer."""
+        loaded = self.pixels + self._weight_bytes(_VECTOR) // _VECTOR
+        return max(super().work(in_order) + 2 * self._pairs, 2.0 * loaded)
+
     def _inputs(self, size: int, place: int | None) -> list[str]:
         """Load the bytes of each pixel; register ``2 * pair + half`` gets the halves of two pixels."""
         pixels = [min(i, self.pixels - 1) for i in range(2 * self._pairs)]

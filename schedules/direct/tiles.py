@@ -119,7 +119,7 @@ def tiles(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> list[Tile]:
     blocks = arithmetic == "popcount" and popcount_by_broadcast(shape, isa)
     candidates = [
         Tile(pixels, vectors)
-        for vectors in _vectors(shape.groups, shape.group_out_channels, lanes(shape, isa, arithmetic))
+        for vectors in _vectors(shape, lanes(shape, isa, arithmetic), arithmetic)
         for pixels in range(1, min(shape.out_width, most_pixels(vectors)) + 1)
         if pixels == 1 or -(-shape.out_width // pixels) < -(-shape.out_width // (pixels - 1))  # else: no fewer tiles
         if not blocks or fits_block(pixels, vectors)
@@ -133,12 +133,16 @@ def default_tile(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> Tile:
     return tiles(shape, isa, arithmetic)[0]
 
 
-def _vectors(groups: int, channels: int, lanes: int) -> list[int]:
+def _vectors(shape: Conv2dShape, lanes: int, arithmetic: Arithmetic) -> list[int]:
     """Vectors per tile whose channels fill whole bytes of the packed output, if the channels of a group allow it."""
-    useful = [vectors for vectors in (1, 2, 4, 8) if vectors == 1 or vectors * lanes < 2 * channels]
+    groups, channels = shape.groups, shape.group_out_channels
+    # Three vectors of four pixels are the fewest loads for 16 registers; 24 channels are then one block.
+    three = arithmetic == "float32" and groups == 1 and -(-channels // lanes) % 3 == 0
+    every = (1, 2, 3, 4, 8) if three else (1, 2, 4, 8)
+    useful = [vectors for vectors in every if vectors == 1 or vectors * lanes < 2 * channels]
     if groups > 1 and channels % 8:
         return useful
-    bytes_ = [vectors for vectors in (1, 2, 4, 8) if vectors * lanes % 8 == 0]
+    bytes_ = [vectors for vectors in every if vectors * lanes % 8 == 0]
     if groups > 1:
         bytes_ = [vectors for vectors in bytes_ if channels % (vectors * lanes) == 0]
     return [vectors for vectors in bytes_ if vectors in useful] or bytes_[:1]
@@ -166,8 +170,8 @@ def tile_cost(tile: Tile, shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) 
         in_order = {"in-order": 1.0, "a72": 0.0, "wide": 0.0, None: 0.5}[isa.core]
         channels, work, pixel, vector = 16, block.work(in_order) + load * block.loads, 0.0, 0.0
     elif arithmetic == "int8":
-        # vpdpbusd has a latency of 5 cycles, at two a cycle. Pairs are added by an instruction of their own: then a
-        # core has time for few other loads, and vectors of weights come from the second-level cache.
+        # vpdpbusd has a latency of 5 cycles, at two a cycle. Pairs are added by an instruction of their own, and the
+        # weights are widened.
         channels, pixel, vector = PRODUCTS.get(isa.products, 1), 0.4, 1.0
         work = float(max(results, 10)) if isa.products == IntegerProducts.QUADS else 2.0 * results
     elif popcount_by_lookup(shape, isa):

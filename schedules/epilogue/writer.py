@@ -19,6 +19,7 @@ from ..shapes import BorderClasses
 from ..tir.functions import function
 from ..tir.kernel_builder import KernelBuilder, Role
 from ..tir.llvm import Predicate, extremum, fence, pack
+from ..tir.narrowed_bytes import narrowed_bytes
 from ..tir.rounded_bytes import MOST, rounded_bytes
 from ..tir.vectors import Index, VectorType, load, powers_of_two, store
 from . import program as epilogue
@@ -282,10 +283,13 @@ class EpilogueWriter:
 
     def _store_codes(self, output: epilogue.CodesOutput, buffer: tirx.Buffer, vectors: Sequence[Vector]) -> None:
         head = vectors[0]
-        packs = self.isa.architecture == "x86" and output.dtype in ("int8", "uint8") and head.lanes in (4, 8, 16)
+        bytes_, neon = output.dtype in ("int8", "uint8"), self.isa.architecture == "aarch64" and head.lanes == 4
+        packs = bytes_ and (neon or (self.isa.architecture == "x86" and head.lanes in (4, 8, 16)))
         for start, count in powers_of_two(len(vectors), MOST) if packs else [(i, 1) for i in range(len(vectors))]:
             values = [vector.fetch(output.value) for vector in vectors[start : start + count]]
-            if packs:
+            if packs and neon:
+                stored = T.bind(narrowed_bytes(count, output.dtype, output.zero_point)(*values))
+            elif packs:
                 stored = T.bind(rounded_bytes(head.lanes, count, output.dtype, output.zero_point)(*values))
             else:
                 stored = quantised(output, values[0])

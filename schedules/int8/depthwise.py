@@ -10,9 +10,12 @@ from ..isa import IntegerProducts, Isa
 from ..kernel import Kernel
 from ..shapes import Conv2dShape
 from ..tir.vectors import VectorType
-from ..windows.template import WindowOperation, WindowTile, window_kernel
+from ..windows.template import WindowOperation, WindowTile, window_kernel, window_tiles
 from .conv2d import checked
 from .products import sum_of_pairs
+
+_WIDENED = 8
+"""Numbers of 16 bits in a vector of NEON. smlal and smlal2 multiply one half each, and add to 32 bits."""
 
 
 def int8_depthwise_conv2d(
@@ -32,7 +35,7 @@ def int8_depthwise_conv2d(
         shape: Shape of the layer, with ``groups == in_channels == out_channels``.
         weight: Integers from -255 to 255, [C, 1, kh, kw].
         zero_point, epilogue, isa, data_dtype, bias: As in ``conv2d.int8_conv2d``.
-        tile: One of windows.template.window_tiles(shape, isa, epilogue.packed); by default the first.
+        tile: One of depthwise_tiles(shape, isa, epilogue.packed); by default the first.
 
     Returns:
         ``func(data [N, H, W, C], *tensors, *constants, *outputs)``.
@@ -55,6 +58,16 @@ def int8_depthwise_conv2d(
     if pairs:
         taps &= 0xFFFF  # pairs whose second weight is 0: a product of 16 bits is faster than one of 32
 
+    widens = _widens(isa)
+    if widens:
+        taps = taps.astype(np.int16)
+
+    def widening_multiply_add(accumulator: tirx.Expr, value: tirx.Expr, weight: tirx.Expr | None) -> tirx.Expr:
+        wide = VectorType.of(value)
+        half = VectorType("int16", wide.lanes)
+        value = half.cast(value) - half.constant(zero_point)
+        return accumulator + wide.cast(value) * wide.cast(weight)
+
     def multiply_add(accumulator: tirx.Expr, value: tirx.Expr, weight: tirx.Expr | None) -> tirx.Expr:
         if zero_point:
             value = value - vector.constant(zero_point)
@@ -64,9 +77,26 @@ def int8_depthwise_conv2d(
     operation = WindowOperation(
         "int8_depthwise_conv2d",
         bias.astype(np.int32),
-        multiply_add,
+        widening_multiply_add if widens else multiply_add,
         weights=taps,
         data=data_dtype,
         accumulator="int32",
+        lanes=_WIDENED if widens else None,
     )
-    return window_kernel(operation, shape, epilogue, isa, tile)
+    return window_kernel(operation, shape, epilogue, isa, tile or depthwise_tiles(shape, isa, epilogue.packed)[0])
+
+
+def depthwise_tiles(shape: Conv2dShape, isa: Isa, packed: bool) -> list[WindowTile]:
+    """All tiles worth measuring, the default first.
+
+    Args:
+        shape: Shape of the layer.
+        isa: The instruction set.
+        packed: Whether an output is packed.
+    """
+    return window_tiles(shape, isa, packed or _widens(isa))
+
+
+def _widens(isa: Isa) -> bool:
+    """Whether bytes are extended to 16 bits, eight channels at once, and multiplied to 32 bits."""
+    return isa.products in (IntegerProducts.BYTES, IntegerProducts.LANES, IntegerProducts.MATRICES)

@@ -54,6 +54,7 @@ class WindowOperation:
         weights: [kh, kw, C], or None if ``combine`` uses no weights.
         data: dtype of the data.
         accumulator: dtype of the accumulators, float32 or int32. Integers are converted after ``finish``.
+        lanes: Channels of a vector, for tiles of a multiple of them; by default those of a vector of float32.
     """
 
     name: str
@@ -63,6 +64,7 @@ class WindowOperation:
     weights: np.ndarray | None = None
     data: str = "float32"
     accumulator: str = "float32"
+    lanes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,9 @@ def window_kernel(
     Returns:
         ``func(data [N, H, W, C], *tensors, weights?, *constants, *outputs)``.
     """
-    lanes, tile = isa.float_lanes, tile or window_tiles(shape, isa, epilogue.packed)[0]
+    tile = tile or window_tiles(shape, isa, epilogue.packed)[0]
     pixels, run = tile.pixels, tile.channels
+    lanes = isa.float_lanes if operation.lanes is None or run % operation.lanes else operation.lanes
     out_shape = (shape.batch, shape.out_height, shape.out_width, shape.in_channels)
     writer = EpilogueWriter(epilogue, out_shape, isa, shape.border_classes())
     with KernelBuilder(operation.name) as builder:
@@ -224,7 +227,15 @@ class _RegisterTile:
                 x = left + pixel * self.shape.strides[1]
                 values = [self.operation.finish(value, row.top, x) for value in values]
             floats = [VectorType("float32", lanes).cast(value) for value in values]
-            self.writer.store(floats, (row.n, row.y, start + pixel), channel)
+            self.writer.store(self._split(floats), (row.n, row.y, start + pixel), channel)
+
+    def _split(self, values: list[tirx.Expr]) -> list[tirx.Expr]:
+        """Vectors as long as those of floats."""
+        lanes = self.writer.isa.float_lanes
+        if lanes == self.lanes:
+            return values
+        starts = range(0, self.lanes, lanes)
+        return [tirx.Shuffle([T.bind(v)], list(range(start, start + lanes))) for v in values for start in starts]
 
     def _first(self, channel: Index) -> tirx.Expr:
         """The initial accumulator of a vector of channels."""

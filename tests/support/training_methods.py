@@ -1,4 +1,4 @@
-"""Every weight domain, activation, estimator and loss of the front end, for tests that all of them must pass."""
+"""Every weight domain, activation and kind of 8-bit layer of the front end, for tests that all of them must pass."""
 
 from __future__ import annotations
 
@@ -38,4 +38,10 @@ ACTIVATIONS: dict[str, Callable[[int, int], nn.Module]] = {
     "dorefa": lambda channels, axis: sbnn.DoReFa(2, learned=True),
     "symmetric": lambda channels, axis: sbnn.Symmetric(2, learned=True),
     "ewgs": lambda channels, axis: sbnn.EWGS(2),
+}
+
+EIGHT_BIT: dict[str, sbnn.EightBit] = {
+    f"{activations} activations, {weights} weights": sbnn.EightBit(activations, weights)
+    for activations in ("learned", "observed")
+    for weights in ("learned", "observed")
 }

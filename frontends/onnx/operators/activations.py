@@ -80,12 +80,15 @@ def sign(node: Node) -> relax.Expr:
 
 
 def elu(node: Node, x: relax.Expr, alpha: float) -> relax.Expr:
-    """``x if x > 0 else alpha * (exp(x) - 1)``; a NaN stays one."""
+    """``x if x > 0 else alpha * (exp(x) - 1)``; a NaN stays one.
+
+    It is ``max(x, 0) + alpha * (exp(min(x, 0)) - 1)``, which gives the same numbers: one of the terms is 0.
+    """
     dtype, rank = dtype_of(x), rank_of(x)
     zero, one, factor = (aligned(np.array(value, dtype), rank) for value in (0, 1, alpha))
     below = node.emit(relax.op.subtract(node.emit(relax.op.exp(node.emit(relax.op.minimum(x, zero)))), one))
-    positive = node.emit(relax.op.greater(x, zero))
-    return relax.op.where(positive, x, node.emit(relax.op.multiply(below, factor)))
+    scaled = node.emit(relax.op.multiply(below, factor))
+    return relax.op.add(node.emit(relax.op.maximum(x, zero)), scaled)
 
 
 def _elu(node: Node) -> relax.Expr:
@@ -102,12 +105,13 @@ def selu(node: Node) -> relax.Expr:
 
 
 def celu(node: Node) -> relax.Expr:
-    """``x if x > 0 else alpha * (exp(x / alpha) - 1)``."""
+    """``max(x, 0) + min(alpha * (exp(x / alpha) - 1), 0)``."""
     x, alpha = node.expr(0), node.attributes.get("alpha", 1.0)
-    factor = aligned(np.array(alpha, dtype_of(x)), rank_of(x))
-    below = node.emit(elu(node, node.emit(relax.op.divide(x, factor)), alpha))
-    positive = node.emit(relax.op.greater(x, aligned(np.zeros((), dtype_of(x)), rank_of(x))))
-    return relax.op.where(positive, x, below)
+    dtype, rank = dtype_of(x), rank_of(x)
+    zero, one, factor = (aligned(np.array(value, dtype), rank) for value in (0, 1, alpha))
+    power = node.emit(relax.op.exp(node.emit(relax.op.divide(x, factor))))
+    below = node.emit(relax.op.multiply(node.emit(relax.op.subtract(power, one)), factor))
+    return relax.op.add(node.emit(relax.op.maximum(x, zero)), node.emit(relax.op.minimum(below, zero)))
 
 
 def hard_sigmoid(node: Node) -> relax.Expr:
@@ -135,19 +139,16 @@ def shrink(node: Node) -> relax.Expr:
 def softplus(node: Node, x: relax.Expr) -> relax.Expr:
     """``log(1 + exp(x))``, without overflow and exact for very negative x.
 
-    It is ``max(x, 0) + log1p(u)`` with ``u = exp(-abs(x))``. ``log1p(u)`` is ``log(w) * u / (w - 1)`` with
-    ``w = 1 + u`` in floating point, which cancels the rounding of w.
+    It is ``max(x, 0) + log1p(u)`` with ``u = exp(-abs(x))``. ``log1p(u)`` is ``log(w) + (u - (w - 1)) / w`` with
+    ``w = 1 + u`` in floating point: the quotient makes up for the rounding of w.
     """
     dtype, rank = dtype_of(x), rank_of(x)
     zero, one = (aligned(np.array(value, dtype), rank) for value in (0, 1))
     u = node.emit(relax.op.exp(node.emit(relax.op.negative(node.emit(relax.op.abs(x))))))
-    w = node.emit(relax.op.add(one, u))
-    gap = node.emit(relax.op.subtract(w, one))
-    lost = node.emit(relax.op.equal(gap, zero))
-    quotient = node.emit(relax.op.divide(u, node.emit(relax.op.where(lost, one, gap))))
-    logarithm = node.emit(relax.op.multiply(node.emit(relax.op.log(w)), quotient))
-    tail = node.emit(relax.op.where(lost, u, logarithm))
-    return relax.op.add(node.emit(relax.op.maximum(x, zero)), tail)
+    w = node.emit(relax.op.add(u, one))
+    lost = node.emit(relax.op.subtract(u, node.emit(relax.op.subtract(w, one))))
+    log1p = node.emit(relax.op.add(node.emit(relax.op.log(w)), node.emit(relax.op.divide(lost, w))))
+    return relax.op.add(node.emit(relax.op.maximum(x, zero)), log1p)
 
 
 def mish(node: Node) -> relax.Expr:

@@ -36,7 +36,7 @@ def dequantised(node: Node, index: int) -> Value:
     declared, x = node.read[index], node.required(index)
     if declared is None or not len(declared.scales) or x.dtype.startswith("float"):
         return x
-    return node.graph.once((x.name, "as floats", x.order), lambda: _as_floats(node, index))
+    return node.graph.once((x.name, "as floats", x.shape, x.order), lambda: _as_floats(node, index))
 
 
 def _as_floats(node: Node, index: int) -> Value:

@@ -125,6 +125,7 @@ class AffineQuantizer(nn.Module):
         if not traces_operators():
             if self.training:
                 self._train_on(x)
+                self._has_range = True
             elif not self._ready():
                 raise ArgumentError(
                     f"{type(self).__name__} has no range yet: run a batch in training mode, "

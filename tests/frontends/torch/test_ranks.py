@@ -10,12 +10,13 @@ from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sbnn_tvm.frontends.torch import EWGS, BinaryConfig, binarize_, set_progress
-from sbnn_tvm.frontends.torch.layers.ranks import Moments
-from tests.support.training_methods import ACTIVATIONS, DOMAINS
+from sbnn_tvm.frontends.torch.layers.ranks import Moments, extremes
+from tests.support.training_methods import ACTIVATIONS, DOMAINS, EIGHT_BIT
 
 CONFIGS = {
     **{f"weights: {name}": BinaryConfig(weights=domain) for name, domain in DOMAINS.items()},
     **{f"activations: {name}": BinaryConfig(activations=make) for name, make in ACTIVATIONS.items()},
+    **{f"8 bits: {name}": BinaryConfig(eight_bit=config) for name, config in EIGHT_BIT.items()},
 }
 RANKS, STEPS = 2, 4
 
@@ -38,7 +39,7 @@ def train(rank: int, folder: str) -> None:
             loss.backward()
             optimizer.step()
         torch.save(model.state_dict(), Path(folder) / f"{index}-{rank}.pt")
-    torch.save(Moments.of(batch(rank)), Path(folder) / f"moments-{rank}.pt")
+    torch.save((Moments.of(batch(rank)), extremes(batch(rank))), Path(folder) / f"moments-{rank}.pt")
     distributed.destroy_process_group()
 
 
@@ -54,8 +55,10 @@ def test_ranks_stay_equal(tmp_path: Path) -> None:
         torch.testing.assert_close(first, second, rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")
     first, second = (torch.load(tmp_path / f"moments-{rank}.pt", weights_only=False) for rank in range(RANKS))
     assert first == second
+    moments, bounds = first
     together = torch.cat([batch(rank).flatten() for rank in range(RANKS)])
-    torch.testing.assert_close([first.least, first.deviation], [together.min(), together.std()])
+    torch.testing.assert_close([moments.least, moments.deviation], [together.min(), together.std()])
+    assert bounds == (together.min(), together.max())
 
 
 def test_moments_of_one_process() -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from sbnn_tvm.frontends import torch as sbnn
 from sbnn_tvm.frontends.torch import BinaryConfig, binarize_, set_progress
 from sbnn_tvm.frontends.torch.methods.rbonn import BilinearValues
-from tests.support.training_methods import ACTIVATIONS, DOMAINS
+from tests.support.training_methods import ACTIVATIONS, DOMAINS, EIGHT_BIT
 
 STEPS, STOP, EPOCH = 6, 3, 2
 
@@ -74,6 +74,7 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
 CONFIGS = {
     **{f"weights: {name}": BinaryConfig(weights=domain) for name, domain in DOMAINS.items()},
     **{f"activations: {name}": BinaryConfig(activations=make) for name, make in ACTIVATIONS.items()},
+    **{f"8 bits: {name}": BinaryConfig(eight_bit=config) for name, config in EIGHT_BIT.items()},
     "gradient of weights: ede": BinaryConfig(weight_estimator="ede"),
 }
 

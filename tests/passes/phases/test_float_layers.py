@@ -80,6 +80,26 @@ CASES = {
         ("batched_matmul", "rows"),
         {"q": (2, 2, 7, 16), "t": (2, 2, 16, 9), "m": (2, 2, 7, 9)},
     ),
+    "attention by einsum": Case(
+        'a = Einsum<equation="bqhd,bkhd->bhqk">(q, k)\ns = Mul(a, c)\np = Softmax<axis=-1>(s)\n'
+        'y = Einsum<equation="bhqk,bkhd->bqhd">(p, v)',
+        ("copy", "copy", "copy", "batched_matmul", "rows", "batched_matmul"),
+        {"q": (1, 7, 3, 16), "k": (1, 9, 3, 16), "v": (1, 9, 3, 16)},
+        {"c": 0.25},
+    ),
+    "a class token": Case(
+        "z = Concat<axis=1>(t, x)\na = Add(z, p)\nn = LayerNormalization(a, s, b)\ny = Gather<axis=1>(n, first)",
+        ("concatenate", "rows", "copy"),
+        constants={
+            "t": normal(2, 1, 24),
+            "p": normal(1, 6, 24),
+            "s": normal(24),
+            "b": normal(24),
+            "first": np.int64(0),
+        },
+    ),
+    "elu, celu, selu": Case("a = Elu<alpha=1.5>(x)\nb = Celu<alpha=0.5>(a)\ny = Selu(b)", ("elementwise",)),
+    "mish after a convolution": Case("c = Conv(x, w)\ny = Mish(c)", ("conv2d",), MAP, {"w": normal(8, 6, 3, 3)}),
     "splits and slices": Case(
         "a, b = Split<axis=1, num_outputs=2>(x)\nm = Mul(a, b)\ny = Transpose<perm=[0, 2, 1]>(m)",
         ("copy", "copy", "elementwise", "copy"),
@@ -94,6 +114,38 @@ CASES = {
     ),
     "bilinear": Case(
         'y = Resize<mode="linear">(x, , scales)', ("resample",), MAP, {"scales": np.array([1, 1, 2, 3], np.float32)}
+    ),
+    "a transposed convolution": Case(
+        "d = ConvTranspose<strides=[2, 2]>(x, w, b)\ne = Relu(d)\ny = Conv(e, v)",
+        ("conv2d", "copy", "conv2d"),
+        MAP,
+        {"w": normal(6, 9, 2, 2), "b": normal(9), "v": normal(4, 9, 1, 1)},
+    ),
+    "a transposed convolution of a sequence": Case(
+        "d = ConvTranspose<strides=[3], pads=[1, 2], group=2>(x, w, b)\ny = Relu(d)",
+        ("conv2d", "copy", "select_channels"),
+        {"x": (2, 6, 11)},
+        {"w": normal(6, 9, 5), "b": normal(18)},
+    ),
+    "an image of bytes, channels last": Case(
+        "f = Cast<to=1>(x)\nt = Transpose<perm=[0, 3, 1, 2]>(f)\nd = Div(t, c)\nm = Sub(d, b)\ny = Conv(m, w)",
+        ("elementwise", "conv2d"),
+        {"x": ((1, 7, 6, 3), "uint8")},
+        {"c": 255.0, "b": normal(3, 1, 1), "w": normal(8, 3, 3, 3)},
+    ),
+    "an image of bytes that is transposed first": Case(
+        "t = Transpose<perm=[0, 3, 1, 2]>(x)\nf = Cast<to=1>(t)\nd = Mul(f, c)\ny = Conv(d, w)",
+        ("elementwise", "conv2d"),
+        {"x": ((1, 7, 6, 3), "uint8")},
+        {"c": 1 / 255, "w": normal(8, 3, 3, 3)},
+    ),
+    "cubic": Case(
+        'a = Resize<mode="cubic">(x, , scales)\n'
+        'b = Resize<mode="cubic", coordinate_transformation_mode="align_corners", cubic_coeff_a=-0.5>(x, , scales)\n'
+        "y = Add(a, b)",
+        ("resample", "resample"),
+        MAP,
+        {"scales": np.array([1, 1, 2, 3], np.float32)},
     ),
 }
 

@@ -26,7 +26,7 @@ def along(data: np.ndarray, taps: AxisTaps, axis: int) -> np.ndarray:
 
 @pytest.mark.parametrize("target_name", ["native", "arm", pytest.param("x86-64-v3", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("channels", [3, 70])
-@pytest.mark.parametrize("taps", [1, 2])
+@pytest.mark.parametrize("taps", [1, 2, 4])
 def test_resampling(taps: int, channels: int, target_name: str, rng: np.random.Generator) -> None:
     target, shape = target_for(target_name), (2, 5, 4, channels)
     axes = [

@@ -13,6 +13,7 @@ from sbnn_tvm.schedules.direct.neon_bytes import pairs_fit
 from sbnn_tvm.schedules.direct.tiles import Tile, tiles
 from sbnn_tvm.schedules.epilogue.program import STORE, Element
 from sbnn_tvm.schedules.int8.conv2d import int8_conv2d
+from sbnn_tvm.schedules.int8.depthwise import int8_depthwise_conv2d
 from sbnn_tvm.schedules.int8.neon import signed_summands
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from tests.support.bare_execution import run_all
@@ -99,3 +100,16 @@ def test_tiles_fit_the_registers() -> None:
     for isa in (isas.NEON, isas.NEON_DOTPROD, isas.NEON_I8MM, isas.ARMV7_NEON, replace(isas.NEON, core="in-order")):
         found = tiles(Conv2dShape(1, 14, 14, 64, 64, (3, 3), (1, 1), (1, 1, 1, 1)), isa, "int8")
         assert found and Tile(12, 8) not in found
+
+
+@pytest.mark.parametrize("name", ["arm", "armv7"])
+def test_depthwise_reads_eight_channels(name: str, rng: np.random.Generator) -> None:
+    target, calls, expected = resolve(name), [], []
+    for dtype, zero_point, channels, most in (("uint8", 255, 19, 127), ("int8", -128, 16, 255)):
+        shape = Conv2dShape(2, 5, 6, channels, channels, (3, 3), (1, 2), (1, 1, 0, 1), groups=channels)
+        x, weight = integer_data(rng, dtype, shape), integer_weights(rng, shape, most)
+        calls.append((int8_depthwise_conv2d(shape, weight, zero_point, STORE, target.isa, data_dtype=dtype), [x]))
+        sums = conv2d(x.astype(np.int64) - zero_point, weight.astype(np.int64), shape)
+        expected.append(sums.astype(np.float32))
+    for (result,), reference in zip(run_all(calls, target), expected, strict=True):
+        np.testing.assert_array_equal(result, reference)

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from sbnn_tvm.errors import ModelError
 from sbnn_tvm.frontends.onnx.importer import import_onnx
 from sbnn_tvm.frontends.onnx.load_model import load_model
-from tests.support.imports import run_imported
+from tests.support.imports import constants_of, run_imported
 from tests.support.small_models import run_reference
 
 SCALES = np.float32([0.05, 0.1, 0.15, 0.2, 0.3, 0.35, 0.6, 0.7, 0.9, 1.1])
@@ -169,6 +169,25 @@ def test_quantisation_to_16_bits(rng: np.random.Generator) -> None:
     y = codes(rng, "uint16", 2, 3, 8)
     model.add("DequantizeLinear", [y, scales, zeros.astype(np.uint16)], x.shape, "float32", (0,), **options)
     model.check()
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int4", "uint4"])
+def test_quantised_weights_become_constants(rng: np.random.Generator, dtype: str) -> None:
+    """The weights of a product, as onnxruntime's quantiser writes them for operator sets before 21."""
+    model = Model()
+    weights = rng.integers(0, 8, (8, 6)).astype(
+        helper.tensor_dtype_to_np_dtype(getattr(onnx.TensorProto, dtype.upper()))
+    )
+    scales = rng.choice(SCALES, 6)
+    model.add("DequantizeLinear", [weights, scales, weights[0]], (8, 6), "float32", (), axis=1)
+    proto = model.proto()
+    proto.opset_import[0].version = 17
+    proto.graph.input.append(helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, (3, 8)))
+    proto.graph.node.append(helper.make_node("MatMul", ["x", "y0"], ["y"]))
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, (3, 6)))
+    want = (weights.astype(np.float32) - weights[0].astype(np.float32)) * scales
+    (got,) = (value for value in constants_of(import_onnx(proto)) if value.size == 48)
+    np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,11 @@ import training_loop
 from torch import nn
 
 from sbnn_tvm.frontends.torch import (
+    LSQ,
+    BinaryConfig,
+    EightBit,
+    binarize_,
+    calibrate_,
     quantize_,
     recalibrate_,
 )
@@ -38,3 +43,40 @@ def test_recalibration_is_the_mean_over_the_data() -> None:
     for wrong, message in [((model, []), "batches is empty"), ((nn.ReLU(), batches), "no batch norm")]:
         with pytest.raises(ValueError, match=message):
             recalibrate_(*wrong)
+
+
+def test_eight_bits_without_training() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 4)
+    )
+    batches = [torch.randn(16, 1, 8, 8) for _ in range(2)]
+    recalibrate_(model, batches)
+    expected = model.eval()(batches[0])
+    with pytest.raises(ValueError, match="pass calibration="):
+        quantize_(model, eight_bit=EightBit())
+    result = quantize_(model, eight_bit=EightBit(), eight_bit_layers=("*",), calibration=iter(batches), skip=("*",))
+    assert [note.name for note in result.eight_bit] == ["0", "3", "5"] and not result.layers and not result.kept
+    assert "0 layers two-valued, 3 of 8 bits, 0 float, 1 batch norms recalibrated" in str(result)
+    y = model(batches[0])
+    assert not torch.equal(y, expected)
+    torch.testing.assert_close(y, expected, rtol=0, atol=0.03 * float(expected.detach().abs().max()))
+
+
+def test_calibration_takes_the_range_of_all_data() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2)).train()
+    binarize_(model, BinaryConfig(eight_bit=EightBit("observed")))
+    batches = [torch.randn(4, 1, 6, 6) * scale for scale in (1, 5)]
+    assert calibrate_(model, batches) == ("0.quantize", "3.quantize")
+    together = torch.cat(batches)
+    assert (model[0].quantize.low, model[0].quantize.high) == (together.min(), together.max()) and model.training
+    hidden = torch.relu(nn.functional.conv2d(together, model[0].weight_quantizer(model[0].weight), model[0].bias))
+    torch.testing.assert_close(model[3].quantize.high, hidden.max())
+    for wrong, message in [
+        ((model, []), "batches is empty"),
+        ((nn.ReLU(), batches), "no quantiser to calibrate"),
+        ((model, torch.zeros(1, 1, 6, 6)), r"quantiser '0\.quantize' cannot be calibrated: MovingAverage takes its"),
+        ((nn.Sequential(LSQ()), torch.zeros(1)), "not all 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            calibrate_(*wrong)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -9,11 +11,15 @@ from torch.nn import functional
 
 from sbnn_tvm.algebra.domain import BinaryDomain
 from sbnn_tvm.frontends.torch import (
+    DEPTHWISE,
     FIRST,
     LAST,
+    POINTWISE,
     BinaryConfig,
     BinaryConv2d,
     BinaryLinear,
+    EightBit,
+    QuantizedConv2d,
     TwoValues,
     WeightDomain,
     binarize_,
@@ -105,6 +111,34 @@ def test_conversion_errors() -> None:
         binarize_(nn.Sequential(nn.Linear(2, 2)), skip="0")
     with pytest.raises(ValueError, match="the model itself is a Linear"):
         binarize_(nn.Linear(2, 2), skip=())
+
+
+def test_layers_of_eight_bits() -> None:
+    config = BinaryConfig(eight_bit=EightBit())
+    model = float_model()
+    first, last = model[0].weight, model[7].weight
+    report = binarize_(model, config, skip=("2", "3"))
+    assert (
+        [note.name for note in report.eight_bit] == ["0", "7"] and model[0].weight is first and model[7].weight is last
+    )
+    assert [note.name for note in report.converted] == ["1.0", "6"] and [note.name for note in report.kept] == [
+        "2",
+        "3",
+    ]
+    assert "2 layers binary, 2 of 8 bits, 2 float" in str(report) and "0    Conv2d -> 8 bits" in str(report)
+    again = binarize_(model, config, skip=("2", "3"))
+    assert again.eight_bit and not again.converted and isinstance(model[0], QuantizedConv2d)
+    mobile = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3))
+    for layers, names in [((DEPTHWISE,), ["1"]), ((POINTWISE,), ["2"]), ((LAST, "1"), ["1", "3"]), ((), [])]:
+        config = BinaryConfig(eight_bit=EightBit(), eight_bit_layers=layers)
+        report = binarize_(copy.deepcopy(mobile), config, skip=(FIRST, LAST))
+        assert [note.name for note in report.eight_bit] == names
+    with pytest.warns(UserWarning, match="'1' stays float: LSTM has no 8-bit form"):
+        binarize_(nn.Sequential(nn.Linear(2, 2), nn.LSTM(2, 2)), BinaryConfig(eight_bit=EightBit()), skip=())
+    with pytest.raises(ValueError, match="eight_bit_layers='stem' fits no linear layer"):
+        binarize_(float_model(), BinaryConfig(eight_bit=EightBit(), eight_bit_layers=("stem",)))
+    with pytest.raises(ValueError, match="activations='learned' or 'observed', but got 'fixed'"):
+        EightBit("fixed")  # type: ignore[arg-type]
 
 
 def test_conversion_keeps_device_type_and_mode() -> None:

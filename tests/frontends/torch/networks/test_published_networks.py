@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -16,9 +16,13 @@ from torch.nn import functional
 import sbnn_tvm
 from sbnn_tvm.frontends.torch import (
     VGG,
+    AffineQuantizer,
     Binarize,
     BinaryConv2d,
+    EightBit,
     NetworkConfig,
+    QuantizedConv2d,
+    QuantizedLinear,
     RPReLU,
     ScaledSigns,
     TwoValues,
@@ -31,8 +35,11 @@ from sbnn_tvm.frontends.torch import (
     to_onnx,
     vgg_small,
 )
-from sbnn_tvm.frontends.torch.networks.bcdnet import Context, MLPBlock, shift_quarters
+from sbnn_tvm.frontends.torch.networks.bcdnet import Context, DynamicBlock, MLPBlock, TwoHeads, shift_quarters
 from sbnn_tvm.frontends.torch.networks.config import NetworkOptions
+from sbnn_tvm.frontends.torch.networks.quicknet import QuickBlock
+from sbnn_tvm.frontends.torch.networks.reactnet import ReActBlock
+from sbnn_tvm.frontends.torch.networks.resnet import ResidualBlock
 from sbnn_tvm.frontends.torch.search.costs import layer_costs
 from tests.support.operation_counts import operations
 from tests.support.small_models import run_reference
@@ -233,6 +240,58 @@ def test_the_gradient_of_each_networks_paper() -> None:
         domains = {layer.domain for layer in model.modules() if isinstance(layer, BinaryConv2d)}
         assert domains == {ScaledSigns(gradient="unscaled")}
     assert resnet(widths=(4,), blocks=(1,), domain=TwoValues()).layers[0][0].conv.domain == TwoValues()
+
+
+SMALL: dict[str, Callable[..., nn.Module]] = {
+    "resnet": lambda **options: resnet(5, image_size=8, widths=(4, 8), blocks=(1, 1), **options),
+    "reactnet": lambda **options: reactnet(5, image_size=8, width=4, blocks=((2, 1), (4, 2)), **options),
+    "quicknet": lambda **options: quicknet(5, image_size=16, widths=(8, 8), blocks=(1, 1), **options),
+    "bcdnet": lambda **options: bcdnet(
+        5, image_size=8, width=4, blocks=(("conv", 2, 1), ("point", 2, 1)), dynamic=True, **options
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_networks_of_eight_bits_with_streams_of_codes(name: str) -> None:
+    make = SMALL[name]
+    plain = make()
+    assert not any(isinstance(each, AffineQuantizer | QuantizedConv2d) for each in plain.modules())
+    for bits, dtype in ((8, torch.int8), (16, torch.int16)):
+        torch.manual_seed(0)
+        model = make(eight_bit=EightBit("observed"), stream_bits=bits)
+        streams = [each for each in model.modules() if isinstance(each, AffineQuantizer) and each.dtype == dtype]
+        values: list[torch.Tensor] = []
+        for stream in streams:
+            stream.register_forward_hook(lambda _, __, y, values=values: values.append(y))
+        model(torch.randn(4, *model.example_input_array.shape[1:])).square().sum().backward()
+        additions = {QuickBlock: 1, ResidualBlock: 1, ReActBlock: 2, DynamicBlock: 2, MLPBlock: 1}
+        others = {"quicknet": 2}  # the stem's end, and that of a transition
+        assert (
+            len(values)
+            == len(streams)
+            == others.get(name, 1) + sum(additions.get(type(each), 0) for each in model.modules())
+        )
+        assert all(len(y.unique()) <= 2**bits for y in values)
+        assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+        layers = {each for each in model.modules() if isinstance(each, nn.Conv2d | nn.Linear)}
+        means = {each for module in model.modules() if isinstance(module, Context) for each in module.modules()}
+        heads = {each for module in model.modules() if isinstance(module, TwoHeads) for each in module.modules()}
+        assert all(isinstance(each, QuantizedConv2d | QuantizedLinear) for each in layers - means - heads)
+    with pytest.raises(ValueError, match="stream_bits is 8, 16 or None, but got 4"):
+        make(stream_bits=4)
+
+
+def test_streams_are_codes_in_a_file() -> None:
+    model = SMALL["resnet"](eight_bit=EightBit(), stream_bits=16)
+    model(torch.randn(4, *model.example_input_array.shape[1:]))
+    proto = to_onnx(model)
+    names = {node.name: node.op_type for node in proto.graph.node}
+    assert (
+        names["layers.0.0.stream"] == "QuantizeLinear" and names["stem.0"] == "Conv" == names["layers.1.0.shortcut.1"]
+    )
+    with pytest.raises(ValueError, match="stream_bits=8 is for networks with shortcuts, and VGG has none"):
+        vgg_small(stream_bits=8)
 
 
 def test_factories_take_the_attributes_of_the_configuration() -> None:
