@@ -32,7 +32,7 @@ from sbnn_tvm.schedules.epilogue.program import (
 from sbnn_tvm.schedules.selection import PixelSelection, Selection
 from sbnn_tvm.schedules.shapes import Conv2dShape, ProductShape, dense_shape
 
-from ..relax.codes import STORED, codes
+from ..relax.codes import codes, reads_integers
 from ..relax.comparisons import COMPARISONS, comparison
 from ..relax.copies import copied_view, interleaved
 from ..relax.domains import signed_max_pool
@@ -113,7 +113,7 @@ class _Reader:
         self.in_chains = {var for each in self.quantisers.values() for var in each.chain}
         self.in_chains |= {var for each in self.codes.values() for var in each.chain}
         # integers become floats as they are read: a cast of a parameter is the parameter
-        self.casts = {var: value.args[0] for var, value in self.graph.bindings if _reads_integers(value)}
+        self.casts = {var: value.args[0] for var, value in self.graph.bindings if reads_integers(value)}
         self.bindings = [each for each in self.graph.bindings if each[0] not in self.casts]
 
     def layer(self) -> Layer:
@@ -420,16 +420,6 @@ class _Reader:
             self.env[var] = self._emit(REDUCTIONS[name], a, a)
         else:
             raise AssertionError(f"{name} is not a step of an epilogue")
-
-
-def _reads_integers(value: Expr) -> bool:
-    """Whether a binding casts stored integers to float32."""
-    return (
-        op_name(value) == "astype"
-        and str(value.attrs.dtype) == "float32"
-        and isinstance(value.args[0], Var)
-        and str(value.args[0].ty.dtype) in STORED
-    )
 
 
 def _unreadable(facts: LayerFacts) -> AssertionError:

@@ -45,7 +45,7 @@ from ..layers.kinds import (
     SampleMean,
     WindowSum,
 )
-from ..relax.codes import STORED, codes
+from ..relax.codes import STORED, codes, reads_integers
 from ..relax.comparisons import COMPARISONS, comparison
 from ..relax.copies import copied_view, interleaved
 from ..relax.domains import binariser_domain, domains, signed_max_pool
@@ -187,6 +187,8 @@ class _Former:
             self._place_step(var, value)
         elif name == "reshape" and (host := self._host_of_reshape(var, value)) is not None:
             self._join(host, var)
+        elif reads_integers(value):
+            self._open(self._layer(Elementwise, var, [value.args[0]], is_open=True), var)
         else:
             self._open(_Group(len(self.groups), None), var)
 
@@ -244,7 +246,7 @@ class _Former:
             return False
         if op_name(value) == "astype":
             readers = (*_STEPS, *_POOLS, *COMPARISONS, "round", "concat", "take", "nn.pad")
-            return str(source.ty.dtype) in STORED and self._read_only_by(var, readers)
+            return reads_integers(value) and self._read_only_by(var, readers)
         of_number = op_name(value) in ("subtract", "multiply") and _is_number(value.args[1])
         if (
             not of_number

@@ -56,6 +56,7 @@ class _Integers:
         floats: A variable that holds them as float32, if there is one; at least one of both exists.
         source: The codes of which ``floats`` is a reshape or a permutation, if it is.
         moves: The names of the operators between both.
+        axes: The permutation, if it is one; None reverses all axes.
     """
 
     dtype: str
@@ -65,6 +66,7 @@ class _Integers:
     scale: np.float32 | None = None
     source: Expr | None = None
     moves: tuple[str, ...] = ()
+    axes: tuple[int, ...] | None = None
     made: list[Expr] = field(default_factory=list)
 
     def value(self, numbers: np.ndarray) -> np.ndarray:
@@ -198,16 +200,20 @@ class _Walk:
             assert integers.floats is not None
             if source is not None and moves == {"reshape"}:
                 made = self.writer.emit(op.reshape(source, shape(integers.floats)), name)
+            elif source is not None and integers.moves == ("permute_dims",):
+                made = self.writer.emit(op.permute_dims(source, integers.axes), name)
             else:
                 made = self.writer.emit(emit_codes(self.writer, integers.floats, integers.dtype, 0, name), name)
             integers.made.append(made)
         return integers.made[0] if integers.codes is None else integers.codes
 
-    def _numbers(self, integers: _Integers, name: str) -> Expr:
-        """The numbers as float32."""
-        if integers.floats is not None:
+    def _numbers(self, integers: _Integers, name: str, stored: bool = False) -> Expr:
+        """The numbers as float32; read from memory if they are computed, and ``stored`` asks for it."""
+        computed = bool({"nn.max_pool2d", "nn.relu"}.intersection(integers.moves))
+        if integers.floats is not None and not (stored and computed):
             return integers.floats
-        return self.writer.emit(op.astype(integers.codes, "float32"), f"{name}_codes")
+        codes = self._codes(integers, f"{name}_stored")
+        return self.writer.emit(op.astype(codes, "float32"), f"{name}_codes")
 
     def _floats(self, var: Var) -> Expr:
         """The float32 value, written once more for each reader."""
@@ -239,7 +245,8 @@ class _Walk:
         if name == "permute_dims" and base.codes is not None and between_formats(value):
             codes = self.writer.emit(op.permute_dims(base.codes, value.attrs.axes), f"{var.name}_stored")
             return replace(base, codes=codes, floats=None, made=[])
-        numbers = [self._numbers(each, arg.name) for each, arg in zip(found, read, strict=True)]
+        joined = name == "concat"
+        numbers = [self._numbers(each, arg.name, joined) for each, arg in zip(found, read, strict=True)]
         alone = len(read) == 1
         source = (base.source if base.codes is None else base.codes) if alone else None
         call: Expr
@@ -256,7 +263,9 @@ class _Walk:
             case _:
                 call = Call(value.op, [numbers[0], *value.args[1:]], value.attrs, value.ty_args)
         floats = self.writer.emit(call, f"{var.name}_numbers")
-        return _Integers(base.dtype, None, floats, base.zero_point, base.scale, source, (*base.moves, name))
+        given = value.attrs.axes if name == "permute_dims" else None
+        axes = None if given is None else tuple(int(axis) for axis in given)
+        return _Integers(base.dtype, None, floats, base.zero_point, base.scale, source, (*base.moves, name), axes)
 
     def _padding(self, pad: Call, base: _Integers) -> float | None:
         """The number that a padding fills in; None if its value is none of theirs."""
@@ -284,7 +293,7 @@ class _Walk:
         along = tuple(-1 if i == axis else 1 for i in range(len(extent)))
         points = np.repeat(np.array([each.zero_point for each in found if each], np.float32), counts).reshape(along)
         scales = np.repeat(np.array([each.scale for each in found if each], np.float32), counts).reshape(along)
-        numbers = [self._numbers(each, arg.name) for each, arg in zip(found, fields, strict=True) if each]
+        numbers = [self._numbers(each, arg.name, True) for each, arg in zip(found, fields, strict=True) if each]
         call = self.writer.emit(op.concat(numbers, axis), f"{var.name}_numbers")
         centred = self.writer.emit(op.subtract(call, relax.const(points)), f"{var.name}_centred")
         self.writer.bind(var, op.multiply(centred, relax.const(scales)))

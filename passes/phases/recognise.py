@@ -13,7 +13,7 @@ from tvm.relax import Expr, Var, op
 
 from ..relax.domains import domains
 from ..relax.exceptional_weights import EXCEPTIONS, TWO_VALUES, without_exceptions
-from ..relax.facts import weight_changes, with_integer_sums, with_weight_planes
+from ..relax.facts import integer_sums, weight_changes, with_integer_sums, with_weight_planes
 from ..relax.graph import Graph, Writer, flattened_map, op_name, shape
 from ..relax.weight_planes import WeightPlanes
 from ..relax.weights import BinaryWeight, all_ones, linear_weight
@@ -41,7 +41,8 @@ def recognise(mod: IRModule) -> IRModule:
     known = domains(graph)
     writer = Writer(graph)
     planes: dict[str, str] = {}
-    sums = {name: name for name in weight_changes(mod)}  # the reference has other weights, and rounds its sums
+    sums = integer_sums(mod)
+    sums |= {name: name for name in weight_changes(mod)}  # the reference has other weights, and rounds its sums
     for var, value in graph.bindings:
         if op_name(value) == "sum" and value.args[0] in known and _sums_rows(value):
             writer.bind(var, _sum_of_rows(graph, writer, var, value))

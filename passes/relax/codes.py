@@ -223,3 +223,13 @@ def dequantised(graph: Graph, expr: Expr) -> Dequantised | None:
     if cast is None or not isinstance(cast.args[0], Var) or str(cast.args[0].ty.dtype) not in STORED:
         return None
     return Dequantised(cast.args[0], int(zero_point), scale) if str(cast.attrs.dtype) == "float32" else None
+
+
+def reads_integers(value: Expr) -> bool:
+    """Whether a binding casts stored integers to float32."""
+    return (
+        op_name(value) == "astype"
+        and str(value.attrs.dtype) == "float32"
+        and isinstance(value.args[0], Var)
+        and str(value.args[0].ty.dtype) in STORED
+    )

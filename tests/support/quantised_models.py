@@ -11,6 +11,8 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from sbnn_tvm.verification.exact_products import with_exact_products
+
 
 class FloatNetwork:
     """Builds an ONNX model of one input, ``x``, with random weights."""
@@ -129,9 +131,13 @@ def run_fused(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
     Products of bytes are asked not to saturate, as they do on x86 without VNNI.
     """
     options = onnxruntime.SessionOptions()
+    # all but other layouts, in which onnxruntime has no kernel for some types
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    model = with_exact_products(model)
+    if not any(node.op_type == "QLinearConv" for node in model.graph.node):
+        options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, {"x": x})[0])
 
