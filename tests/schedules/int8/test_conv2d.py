@@ -40,6 +40,7 @@ from tests.support.random_arrays import normal
 from tests.support.random_integers import integer_data, integer_weights
 from tests.support.reference.convolution import conv2d
 
+
 def sums_of(x: np.ndarray, weight: np.ndarray, shape: Conv2dShape, zero_point: int, bias: np.ndarray) -> np.ndarray:
     """Exact sums: far below 2^53, so that float64 holds them."""
     return conv2d(x.astype(np.int64) - zero_point, weight.astype(np.int64), shape).astype(np.int64) + bias
