@@ -109,8 +109,8 @@ class Float32Family(Family):
 
     def build(self, layer: Layer, isa: Isa, member: Member) -> BuiltKernel:
         """Build a kernel of schedules.direct, schedules.windows or schedules.elementwise."""
-        form = Form.PLAIN if isinstance(layer, Copy | Concatenation) else Form.CHANNELS_LAST
-        return BuiltKernel(_kernel(layer, isa, member), form)
+        plain = isinstance(layer, Concatenation) or (isinstance(layer, Copy) and not layer.channels_last)
+        return BuiltKernel(_kernel(layer, isa, member), Form.PLAIN if plain else Form.CHANNELS_LAST)
 
     def bound(self, layer: Layer) -> Bound | None:
         """One multiply-add per weight and output pixel; None without weights, or if all of them are +1."""

@@ -448,14 +448,16 @@ class BatchedProduct(Layer):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Copy(Layer):
-    """A permutation of the axes, or a slice, of a value that is stored as in ONNX. It has no epilogue.
+    """A permutation of the axes, or a slice. It has no epilogue.
 
     Attributes:
         view: What is copied.
+        channels_last: Whether the value and the copy are maps with their channels last; else stored as in ONNX.
     """
 
     kind = "copy"
     view: StridedView
+    channels_last: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -34,7 +34,7 @@ from sbnn_tvm.schedules.shapes import Conv2dShape, ProductShape, dense_shape
 
 from ..relax.codes import STORED, codes
 from ..relax.comparisons import COMPARISONS, comparison
-from ..relax.copies import copied_view
+from ..relax.copies import copied_view, interleaved
 from ..relax.domains import signed_max_pool
 from ..relax.functions import FUNCTIONS, REDUCTIONS
 from ..relax.graph import Graph, constant, is_per_pixel, is_per_sample, op_name, shape, without_pixels
@@ -167,6 +167,11 @@ class _Reader:
                 return _Anchor(graph.params[0], Elementwise, {}, 0)
             case Rows.kind:
                 return _Anchor(graph.params[0], Rows, {}, 0)
+            case Copy.kind if everything > 1:
+                joined = interleaved(graph, bindings[-1][0])
+                if joined is None:
+                    raise _unreadable(self.facts)
+                return _Anchor(bindings[-1][0], Copy, {"view": joined[1], "channels_last": True}, everything)
             case Copy.kind:
                 return _Anchor(bindings[0][0], Copy, {"view": copied_view(bindings[0][1], shape(bindings[0][0]))})
             case Concatenation.kind:

@@ -47,13 +47,14 @@ from ..layers.kinds import (
 )
 from ..relax.codes import STORED, codes
 from ..relax.comparisons import COMPARISONS, comparison
-from ..relax.copies import copied_view
+from ..relax.copies import copied_view, interleaved
 from ..relax.domains import binariser_domain, domains, signed_max_pool
 from ..relax.facts import integer_sums, values_taken, weight_changes, weight_planes
 from ..relax.functions import FUNCTIONS, reduces_channels
 from ..relax.graph import (
     Graph,
     Writer,
+    between_formats,
     broadcasts_to,
     channel_axis,
     constant,
@@ -221,6 +222,8 @@ class _Former:
             return True
         if name in ("reshape", "take") and self._in_shift(var):
             return True
+        if name in ("reshape", "permute_dims") and self._in_interleaving(var):
+            return True
         if name == "permute_dims" and _transposes_matrices(value):
             return all(self._product_of(user) == (user.args[0], value.args[0]) for user in users)
         if name in ("concat", "take"):
@@ -278,6 +281,15 @@ class _Former:
         if op_name(self.graph.values[var]) == "take":
             return all(shift_of(self.graph, self.graph.values[user]) is not None for user in users)
         return all(op_name(self.graph.values[user]) == "take" and self._in_shift(user) for user in users)
+
+    def _in_interleaving(self, var: Var) -> bool:
+        """Whether a value is an inner step of an interleaving of channels, and nothing else reads it."""
+        users = self.graph.users[var]
+        if len(users) != 1 or var in self.graph.results or op_name(self.graph.values[users[0]]) == "take":
+            return False
+        if op_name(self.graph.values[var]) == "permute_dims":
+            return interleaved(self.graph, users[0]) is not None
+        return op_name(self.graph.values[users[0]]) == "permute_dims" and self._in_interleaving(users[0])
 
     def _in_selection(self, var: Var, value: Call) -> bool:
         """Whether a value is an inner step of selections of channels, rows and columns, and nothing else reads it."""
@@ -347,6 +359,9 @@ class _Former:
             return self._layer(BitShift, var, [shift.source], domain=domain)
         if domain is None and (found := resampled(value)) is not None:
             return self._layer(Resampling, var, [found.source], is_open=True)
+        if domain is None and name == "reshape" and value.args[0] in self.inline:
+            joined = interleaved(self.graph, var)
+            return None if joined is None else self._layer(Copy, var, [joined[0]])
         if domain is None and _is_copy(var, value):
             return self._layer(Copy, var, [value.args[0]])
         if (total := self.sums.get(var)) is not None:
@@ -509,6 +524,7 @@ class _Former:
         stored = [source for source in sources if source in self.domains or str(source.ty.dtype) in STORED]
         bits = any(self.group_of.get(source) is last for source in stored)
         bits = bits or (last is not None and last.composite == Rows.kind and self._is_packed(var))
+        bits = bits or (last is not None and var in self.codes and self._has_narrow_groups(last))
         if last is not None and last.open and last.extent == _extent(var) and not bits and _fits(last, value):
             self._join(last, var)
             return
@@ -519,6 +535,17 @@ class _Former:
             return
         group = self.elementwise_on[data] = self._layer(Elementwise, var, [data], is_open=True)
         self._open(group, var)
+
+    def _has_narrow_groups(self, group: _Group) -> bool:
+        """Whether a layer is a convolution of groups with 2 to 7 output channels, which cannot store integers.
+
+        LLVM fails on stores of four bytes that are beside those of another group: "Do not know how to split the
+        result of this operator!".
+        """
+        anchor = group.members[0]
+        call = self.sums[anchor].call if anchor in self.sums else self.graph.values[anchor]
+        groups = int(call.attrs.groups) if op_name(call) == "nn.conv2d" else 1
+        return groups > 1 and 1 < _extent(anchor)[1] // groups < 8
 
     def _host_of_reshape(self, var: Var, reshape: Call) -> _Group | None:
         """The open group that a reshape between [N, C] and [N, C, 1, 1] can join; None for any other reshape.
@@ -604,9 +631,6 @@ def _outline(graph: Graph, former: _Former, group: _Group, outputs: list[Var]) -
     return func if group.facts is None else group.facts.attach(func), args
 
 
-_IMAGE_FORMATS = ([0, 2, 3, 1], [0, 3, 1, 2])
-
-
 def _is_copy(var: Var, value: Expr) -> bool:
     """Whether a value copies a strided view of floats that are computed.
 
@@ -614,8 +638,7 @@ def _is_copy(var: Var, value: Expr) -> bool:
     """
     if op_name(value) not in ("permute_dims", "strided_slice", "take") or str(value.args[0].ty.dtype) != "float32":
         return False
-    axes = value.attrs.axes if op_name(value) == "permute_dims" else None
-    if axes is not None and len(axes) == 4 and [int(axis) % 4 for axis in axes] in _IMAGE_FORMATS:
+    if op_name(value) == "permute_dims" and between_formats(value):
         return False
     computed = isinstance(value.args[0], Var) and 0 not in shape(value.args[0])
     return computed and copied_view(value, shape(var)) is not None

@@ -11,7 +11,7 @@ from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
 
 from ..relax.codes import STORED, Rounded, emit_codes, rounded
-from ..relax.graph import Graph, Writer, channel_axis, constant, drop_dead, op_name, operands, shape
+from ..relax.graph import Graph, Writer, between_formats, channel_axis, constant, drop_dead, op_name, operands, shape
 
 _UNARY: dict[str, Callable[..., np.ndarray]] = {
     "add": np.add,
@@ -236,6 +236,9 @@ class _Walk:
             return None
         if name == "nn.relu" and base.zero_point == np.iinfo(base.dtype).min:
             return base
+        if name == "permute_dims" and base.codes is not None and between_formats(value):
+            codes = self.writer.emit(op.permute_dims(base.codes, value.attrs.axes), f"{var.name}_stored")
+            return replace(base, codes=codes, floats=None, made=[])
         numbers = [self._numbers(each, arg.name) for each, arg in zip(found, read, strict=True)]
         alone = len(read) == 1
         source = (base.source if base.codes is None else base.codes) if alone else None

@@ -207,6 +207,12 @@ def flattened_map(graph: Graph, expr: Expr) -> Var | None:
     return flatten.args[0] if whole else None
 
 
+def between_formats(permute: Call) -> bool:
+    """Whether a ``permute_dims`` only exchanges channels first and last, two forms in which a map is stored."""
+    axes = permute.attrs.axes
+    return axes is not None and [int(axis) % len(axes) for axis in axes] in ([0, 2, 3, 1], [0, 3, 1, 2])
+
+
 def channel_axis(extent: Sequence[int]) -> int:
     """The axis of the channels: axis 1 of a feature map [N, C, H, W], else the last axis."""
     return 1 if len(extent) == 4 else len(extent) - 1

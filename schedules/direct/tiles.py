@@ -119,7 +119,7 @@ def tiles(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> list[Tile]:
     blocks = arithmetic == "popcount" and popcount_by_broadcast(shape, isa)
     candidates = [
         Tile(pixels, vectors)
-        for vectors in _vectors(shape.groups, shape.group_out_channels, lanes(shape, isa, arithmetic))
+        for vectors in _vectors(shape, lanes(shape, isa, arithmetic), arithmetic)
         for pixels in range(1, min(shape.out_width, most_pixels(vectors)) + 1)
         if pixels == 1 or -(-shape.out_width // pixels) < -(-shape.out_width // (pixels - 1))  # else: no fewer tiles
         if not blocks or fits_block(pixels, vectors)
@@ -133,12 +133,16 @@ def default_tile(shape: Conv2dShape, isa: Isa, arithmetic: Arithmetic) -> Tile:
     return tiles(shape, isa, arithmetic)[0]
 
 
-def _vectors(groups: int, channels: int, lanes: int) -> list[int]:
+def _vectors(shape: Conv2dShape, lanes: int, arithmetic: Arithmetic) -> list[int]:
     """Vectors per tile whose channels fill whole bytes of the packed output, if the channels of a group allow it."""
-    useful = [vectors for vectors in (1, 2, 4, 8) if vectors == 1 or vectors * lanes < 2 * channels]
+    groups, channels = shape.groups, shape.group_out_channels
+    # Three vectors of four pixels are the fewest loads for 16 registers; 24 channels are then one block.
+    three = arithmetic == "float32" and groups == 1 and -(-channels // lanes) % 3 == 0
+    every = (1, 2, 3, 4, 8) if three else (1, 2, 4, 8)
+    useful = [vectors for vectors in every if vectors == 1 or vectors * lanes < 2 * channels]
     if groups > 1 and channels % 8:
         return useful
-    bytes_ = [vectors for vectors in (1, 2, 4, 8) if vectors * lanes % 8 == 0]
+    bytes_ = [vectors for vectors in every if vectors * lanes % 8 == 0]
     if groups > 1:
         bytes_ = [vectors for vectors in bytes_ if channels % (vectors * lanes) == 0]
     return [vectors for vectors in bytes_ if vectors in useful] or bytes_[:1]

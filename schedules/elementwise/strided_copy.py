@@ -80,6 +80,8 @@ def strided_copy(view: StridedView, isa: Isa) -> Kernel:
     rank, total = len(plain.extents), prod(plain.extents)
     along = next((axis for axis in range(rank) if plain.strides[axis] == 1), None)
     inner = {rank - 1} if along is None else {along, rank - 1}
+    if along == rank - 1 and rank > 2:
+        inner = {rank - 2, rank - 1}  # several runs for each computation of an address
     outer = [axis for axis in range(rank) if axis not in inner]
     rows = prod(plain.extents[axis] for axis in outer)
     with KernelBuilder("strided_copy") as builder:
@@ -113,8 +115,11 @@ class _Inner:
     def emit(self) -> None:
         last, lanes = len(self.view.extents) - 1, self.isa.float_lanes
         length, stride = self.view.extents[last], self.view.strides[last]
-        if self.along == last:
-            for_blocks(length, lanes, self._contiguous)
+        if self.along == last and last > 1:
+            with T.serial(0, self.view.extents[-2]) as run:
+                for_blocks(length, lanes, partial(self._contiguous, run))
+        elif self.along == last:
+            for_blocks(length, lanes, partial(self._contiguous, 0))
         elif self.along is None:
             with T.serial(0, length) as i:
                 T.buffer_store(self.out, self.data[self.source + i * stride], [self.target + i])
@@ -123,9 +128,11 @@ class _Inner:
         else:
             for_blocks(self.view.extents[self.along], lanes, self._columns)
 
-    def _contiguous(self, first: Index, valid: int) -> None:
-        value = load(self.data, (), self.source + first, self.isa.float_lanes, valid)
-        store(self.out, value, (), self.target + first, valid)
+    def _contiguous(self, run: Index, first: Index, valid: int) -> None:
+        source, target = self.source + first, self.target + first
+        if len(self.view.extents) > 2:
+            source, target = source + run * self.view.strides[-2], target + run * self.view.extents[-1]
+        store(self.out, load(self.data, (), source, self.isa.float_lanes, valid), (), target, valid)
 
     def _interleaved(self, first: Index, valid: int) -> None:
         lanes, (length, stride) = self.isa.float_lanes, (self.view.extents[-1], self.view.strides[-1])

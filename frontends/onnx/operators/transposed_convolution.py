@@ -14,9 +14,9 @@ from math import prod
 import numpy as np
 from tvm import relax
 
-from ..node import Converter, Node, Value, rank_of, shape_of
+from ..node import Converter, Node, Value, as_expr, rank_of, shape_of
 from ..window_attributes import Window
-from .convolutions import biased, slide
+from .convolutions import biased, rows, slide
 
 
 def conv_transpose(node: Node) -> relax.Expr:
@@ -32,13 +32,26 @@ def conv_transpose(node: Node) -> relax.Expr:
     if kernel != shape[2:]:
         raise node.error(f"has kernel_shape {list(kernel)}, but weights of shape {list(shape)}")
     strides, dilations, before, outputs = _geometry(node, inputs[2:], kernel)
-    weight, taps = _phase_weights(node, weight, groups, strides, dilations)
     axes = len(kernel)
+    if axes == 1:  # one row of a map
+        x, weight = as_expr(rows(node, x)), rows(node, weight)
+        strides, dilations, before, outputs = (1, *strides), (1, *dilations), [0, *before], [1, *outputs]
+    weight, taps = _phase_weights(node, weight, groups, strides, dilations)
+    axes = len(taps)
     padding = tuple(count - 1 for count in taps) * 2
     window = Window(taps, (1,) * axes, padding, (1,) * axes)
     y = node.emit(slide(node, x, weight, window, groups))
-    y = _interleaved(node, y, shape[1] * groups, strides)
-    return biased(node, _cropped(node, y, before, outputs), node.value(2))
+    bias = node.value(2)
+    computed = [size * stride for size, stride in zip(shape_of(y)[2:], strides, strict=True)]
+    early = all(start + count <= size for start, count, size in zip(before, outputs, computed, strict=True))
+    if isinstance(bias, np.ndarray) and early:  # then it joins the convolution
+        of_phases = np.repeat(bias.reshape(groups, 1, -1), prod(strides), axis=1)
+        y, bias = node.emit(biased(node, y, of_phases.reshape(-1))), None
+    y = _interleaved(node, y, groups, shape[1], strides)
+    y = _cropped(node, y, before, outputs)
+    if len(kernel) < axes:
+        y = relax.op.reshape(node.emit(y), (inputs[0], shape[1] * groups, outputs[-1]))
+    return biased(node, y, bias)
 
 
 def _geometry(
@@ -82,7 +95,7 @@ def _geometry(
 def _phase_weights(
     node: Node, weight: Value, groups: int, strides: Sequence[int], dilations: Sequence[int]
 ) -> tuple[Value, tuple[int, ...]]:
-    """Weights [inputs, outputs of a group, ...] as those of a convolution: [outputs * phases, inputs of a group, ...].
+    """Weights [inputs, outputs of a group, ...] as those of a convolution: [phases * outputs, inputs of a group, ...].
 
     Also returns the number of taps along each axis.
     """
@@ -100,22 +113,25 @@ def _phase_weights(
     split = chain.from_iterable(zip(taps, strides, strict=True))
     weight = _reshape(node, weight, (groups, inputs // groups, outputs, *split))
     positions, phases = range(3, 3 + 2 * axes, 2), range(4, 4 + 2 * axes, 2)
-    weight = _transpose(node, weight, (0, 2, *phases, 1, *positions))
+    weight = _transpose(node, weight, (0, *phases, 2, 1, *positions))
     weight = _reshape(node, weight, (groups * outputs * prod(strides), inputs // groups, *taps))
     return _flip(node, weight, range(2, 2 + axes)), taps
 
 
-def _interleaved(node: Node, y: relax.Var, channels: int, strides: Sequence[int]) -> relax.Var:
-    """Phases that are channels [N, C * phases, ...] to pixels [N, C, ...]."""
+def _interleaved(node: Node, y: relax.Var, groups: int, channels: int, strides: Sequence[int]) -> relax.Var:
+    """Phases that are channels [N, groups * phases * channels of a group, ...] to pixels [N, C, ...].
+
+    The channels of a phase are neighbours, so that a copy with channels last moves all of them at once.
+    """
     axes = len(strides)
     if prod(strides) == 1:
         return y
     batch, _, *sizes = shape_of(y)
-    y = node.emit(relax.op.reshape(y, (batch, channels, *strides, *sizes)))
-    order = chain.from_iterable((2 + axes + axis, 2 + axis) for axis in range(axes))
-    y = node.emit(relax.op.permute_dims(y, [0, 1, *order]))
+    y = node.emit(relax.op.reshape(y, (batch, groups, *strides, channels, *sizes)))
+    order = chain.from_iterable((3 + axes + axis, 2 + axis) for axis in range(axes))
+    y = node.emit(relax.op.permute_dims(y, [0, 1, 2 + axes, *order]))
     sizes = [size * stride for size, stride in zip(sizes, strides, strict=True)]
-    return node.emit(relax.op.reshape(y, (batch, channels, *sizes)))
+    return node.emit(relax.op.reshape(y, (batch, groups * channels, *sizes)))
 
 
 def _cropped(node: Node, y: relax.Var, before: Sequence[int], outputs: Sequence[int]) -> relax.Expr:

@@ -115,6 +115,30 @@ CASES = {
     "bilinear": Case(
         'y = Resize<mode="linear">(x, , scales)', ("resample",), MAP, {"scales": np.array([1, 1, 2, 3], np.float32)}
     ),
+    "a transposed convolution": Case(
+        "d = ConvTranspose<strides=[2, 2]>(x, w, b)\ne = Relu(d)\ny = Conv(e, v)",
+        ("conv2d", "copy", "conv2d"),
+        MAP,
+        {"w": normal(6, 9, 2, 2), "b": normal(9), "v": normal(4, 9, 1, 1)},
+    ),
+    "a transposed convolution of a sequence": Case(
+        "d = ConvTranspose<strides=[3], pads=[1, 2], group=2>(x, w, b)\ny = Relu(d)",
+        ("conv2d", "copy", "select_channels"),
+        {"x": (2, 6, 11)},
+        {"w": normal(6, 9, 5), "b": normal(18)},
+    ),
+    "an image of bytes, channels last": Case(
+        "f = Cast<to=1>(x)\nt = Transpose<perm=[0, 3, 1, 2]>(f)\nd = Div(t, c)\nm = Sub(d, b)\ny = Conv(m, w)",
+        ("elementwise", "conv2d"),
+        {"x": ((1, 7, 6, 3), "uint8")},
+        {"c": 255.0, "b": normal(3, 1, 1), "w": normal(8, 3, 3, 3)},
+    ),
+    "an image of bytes that is transposed first": Case(
+        "t = Transpose<perm=[0, 3, 1, 2]>(x)\nf = Cast<to=1>(t)\nd = Mul(f, c)\ny = Conv(d, w)",
+        ("elementwise", "conv2d"),
+        {"x": ((1, 7, 6, 3), "uint8")},
+        {"c": 1 / 255, "w": normal(8, 3, 3, 3)},
+    ),
     "cubic": Case(
         'a = Resize<mode="cubic">(x, , scales)\n'
         'b = Resize<mode="cubic", coordinate_transformation_mode="align_corners", cubic_coeff_a=-0.5>(x, , scales)\n'

@@ -90,13 +90,21 @@ def test_float_sums_have_one_order(shape: str, rng: np.random.Generator) -> None
         np.testing.assert_array_equal(result, results[0])
 
 
-def check_float(rng: np.random.Generator, shape: Conv2dShape, name: str) -> None:
+@pytest.mark.parametrize("name", FEWER)
+@pytest.mark.parametrize("channels", [24, 68])
+def test_tiles_of_three_vectors(channels: int, name: str, rng: np.random.Generator) -> None:
+    shape = Conv2dShape(1, 3, 9, 5, channels, (3, 3), (1, 1), (1, 1, 1, 1))
+    for tile in [tile for tile in tiles(shape, target_for(name).isa, "float32") if tile.vectors == 3][:2]:
+        check_float(rng, shape, name, tile)
+
+
+def check_float(rng: np.random.Generator, shape: Conv2dShape, name: str, tile: Tile | None = None) -> None:
     target = target_for(name)
     # Small integers: sums are exact in any order, so the epilogue's bits can be compared exactly.
     x = rng.integers(-8, 9, (shape.batch, shape.height, shape.width, shape.in_channels)).astype(np.float32)
     w = rng.integers(-8, 9, (shape.out_channels, shape.group_in_channels, *shape.kernel)).astype(np.float32)
     program, tensors = rich_program(rng, shape)
-    outputs = run(float_conv2d(shape, w, program, target.isa), target, x, *tensors)
+    outputs = run(float_conv2d(shape, w, program, target.isa, tile=tile), target, x, *tensors)
     expected = evaluate(program, conv2d(x, w, shape), tensors, target.isa, shape.border_classes())
     for output, reference in zip(outputs, expected, strict=True):
         np.testing.assert_array_equal(output, reference)

@@ -15,6 +15,7 @@ VIEWS = {
     "squares": StridedView.of((2, 37, 21)).permuted((0, 2, 1)),
     "squares apart": StridedView.of((5, 18, 3)).permuted((1, 2, 0)).permuted((1, 0, 2)),
     "pairs": StridedView.of((2, 2, 2, 7, 19)).permuted((0, 3, 1, 4, 2)),
+    "runs": StridedView.of((3, 2, 4, 11)).permuted((1, 0, 2, 3)).permuted((0, 2, 1, 3)),
     "slice": StridedView.of((4, 30, 3)).sliced(1, 7, 2, 9),
     "steps": StridedView.of((4, 40)).sliced(1, 3, 2, 17),
     "slice of columns": StridedView.of((4, 40)).sliced(1, 3, 1, 33).permuted((1, 0)),
