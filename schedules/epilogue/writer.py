@@ -282,18 +282,23 @@ class EpilogueWriter:
                     store(buffer, vector.fetch(output.value), position, vector.first, vector.valid)
 
     def _store_codes(self, output: epilogue.CodesOutput, buffer: tirx.Buffer, vectors: Sequence[Vector]) -> None:
-        head = vectors[0]
-        bytes_, neon = output.dtype in ("int8", "uint8"), self.isa.architecture == "aarch64" and head.lanes == 4
-        packs = bytes_ and (neon or (self.isa.architecture == "x86" and head.lanes in (4, 8, 16)))
-        for start, count in powers_of_two(len(vectors), MOST) if packs else [(i, 1) for i in range(len(vectors))]:
-            values = [vector.fetch(output.value) for vector in vectors[start : start + count]]
-            if packs and neon:
-                stored = T.bind(narrowed_bytes(count, output.dtype, output.zero_point)(*values))
+        lanes, values = vectors[0].lanes, [vector.fetch(output.value) for vector in vectors]
+        packs = self.isa.architecture in ("x86", "aarch64") and output.dtype in ("int8", "uint8") and lanes >= 4
+        if packs and lanes > self.isa.float_lanes:  # each is several registers
+            parts = [list(range(i, i + self.isa.float_lanes)) for i in range(0, lanes, self.isa.float_lanes)]
+            values = [tirx.Shuffle([value], part) for value in values for part in parts]
+            lanes = self.isa.float_lanes
+        for start, count in powers_of_two(len(values), MOST if packs else 1):
+            if packs and self.isa.architecture == "x86":
+                pack = rounded_bytes(lanes, count, output.dtype, output.zero_point)
+                stored = T.bind(pack(*values[start : start + count]))
             elif packs:
-                stored = T.bind(rounded_bytes(head.lanes, count, output.dtype, output.zero_point)(*values))
+                pack = narrowed_bytes(count, output.dtype, output.zero_point)
+                stored = T.bind(pack(*values[start : start + count]))
             else:
-                stored = quantised(output, values[0])
-            store(buffer, stored, head.position, vectors[start].first, vectors[start].valid)
+                stored = quantised(output, values[start])
+            head, first = vectors[0], start * lanes
+            store(buffer, stored, head.position, head.first + first, head.valid - first)
 
     def _store_bits(
         self,
