@@ -80,10 +80,11 @@ class Steps:
 # - wasm-simd128 is armv7-neon with a dearer popcount, and narrow planes as slow as they were in Node.js on x86.
 # - thumb, helium and riscv64 are estimates: instructions of a step, counted by hand; the popcounts of thumb and helium
 #   by qemu-system-arm -icount shift=0, in a network of 9.5 M MACs.
-# - neon-i8mm is neon-dotprod, but for steps of integers.
+# - neon-i8mm is neon-dotprod, but for steps of integers. Those of ARM are the whole calls of the 3x3 layer of
+#   benchmarks/int8_instructions.py, in cycles by core; of i8mm, and of armv7-neon, its loop or its instructions.
 # - avx512-vnni and avx2-vnni are avx512 and avx2, but for steps of integers.
 # - Steps of integers are estimates: on x86, an instruction that sums products costs as much as a float multiply-add;
-#   elsewhere, instructions of the inner loops. They are only compared with each other.
+#   beside x86 and ARM, instructions of the inner loops. They are only compared with each other.
 # - A microcontroller reads its flash fast enough, but has little: there a KiB costs as much as 50,000 instructions.
 COSTS = {
     "avx512-vpopcntdq": Steps(
@@ -152,25 +153,25 @@ COSTS = {
     "sse": Steps(
         1.41, 0.33, 0.571, 0.45, 0.651, 0.904, 0.64, 0.23, 0.376, 2, 2.04, 39, 0.282, 0.2452, 0.2452, 0.3678, 0.564
     ),
-    "neon": Steps(2.91, 6.43, 6.2, 6.1, 8.03, 9.13, 4.09, 9.69, 4.13, 8.07, 6.53, 307, 1.39, 2.37, 2.93, 1.44, 4.2),
-    "neon in-order": Steps(3, 5.87, 7.45, 7.3, 9.59, 10.9, 3.87, 15.4, 4.35, 7, 6.77, 307, 1.16, 3.42, 3.43, 1.41, 4.6),
-    "neon a72": Steps(2.88, 8.62, 6.5, 6.4, 7.73, 7.92, 3.3, 7.97, 4.99, 8.38, 6.63, 307, 2.01, 2.27, 3.12, 1.76, 3.3),
-    "neon wide": Steps(2.84, 4.79, 4.61, 4.5, 6.8, 8.07, 4.98, 5.82, 3.05, 8.82, 6.17, 307, 1.01, 1.4, 2.22, 1.23, 3),
+    "neon": Steps(2.91, 6.43, 6.2, 6.1, 8.03, 9.13, 4.09, 9.69, 4.13, 8.07, 6.53, 307, 1.39, 2.37, 2.93, 1.44, 3.8),
+    "neon in-order": Steps(3, 5.87, 7.45, 7.3, 9.59, 10.9, 3.87, 15.4, 4.35, 7, 6.77, 307, 1.16, 3.42, 3.43, 1.41, 3.3),
+    "neon a72": Steps(2.88, 8.62, 6.5, 6.4, 7.73, 7.92, 3.3, 7.97, 4.99, 8.38, 6.63, 307, 2.01, 2.27, 3.12, 1.76, 4.1),
+    "neon wide": Steps(2.84, 4.79, 4.61, 4.5, 6.8, 8.07, 4.98, 5.82, 3.05, 8.82, 6.17, 307, 1.01, 1.4, 2.22, 1.23, 4),
     "neon-dotprod": Steps(
-        2.92, 5.33, 6.03, 5.9, 8.2, 9.49, 4.43, 10.6, 3.7, 7.91, 6.47, 307, 1.08, 2.41, 2.83, 1.32, 1.25
+        2.92, 5.33, 6.03, 5.9, 8.2, 9.49, 4.43, 10.6, 3.7, 7.91, 6.47, 307, 1.08, 2.41, 2.83, 1.32, 1.1
     ),
     "neon-dotprod in-order": Steps(
-        3, 5.87, 7.45, 7.3, 9.59, 10.9, 3.87, 15.4, 4.35, 7, 6.77, 307, 1.16, 3.42, 3.43, 1.41, 1.4
+        3, 5.87, 7.45, 7.3, 9.59, 10.9, 3.87, 15.4, 4.35, 7, 6.77, 307, 1.16, 3.42, 3.43, 1.41, 1.13
     ),
     "neon-dotprod wide": Steps(
-        2.84, 4.79, 4.61, 4.5, 6.8, 8.07, 4.98, 5.82, 3.05, 8.82, 6.17, 307, 1.01, 1.4, 2.22, 1.23, 1.15
+        2.84, 4.79, 4.61, 4.5, 6.8, 8.07, 4.98, 5.82, 3.05, 8.82, 6.17, 307, 1.01, 1.4, 2.22, 1.23, 1.04
     ),
     "neon-i8mm": Steps(2.92, 5.33, 6.03, 5.9, 8.2, 9.49, 4.43, 10.6, 3.7, 7.91, 6.47, 307, 1.08, 2.41, 2.83, 1.32, 0.8),
     "neon-i8mm in-order": Steps(
         3, 5.87, 7.45, 7.3, 9.59, 10.9, 3.87, 15.4, 4.35, 7, 6.77, 307, 1.16, 3.42, 3.43, 1.41, 0.9
     ),
     "neon-i8mm wide": Steps(
-        2.84, 4.79, 4.61, 4.5, 6.8, 8.07, 4.98, 5.82, 3.05, 8.82, 6.17, 307, 1.01, 1.4, 2.22, 1.23, 0.7
+        2.84, 4.79, 4.61, 4.5, 6.8, 8.07, 4.98, 5.82, 3.05, 8.82, 6.17, 307, 1.01, 1.4, 2.22, 1.23, 0.65
     ),
     "armv7-neon": Steps(4.69, 4.09, 6.3, 6.1, 9.8, 7.5, 4.9, 13.6, 4.4, 8.1, 7.9, 307, 1.563, 1.911, 2.606, 4.343, 5.5),
     "wasm-simd128": Steps(5.7, 4.09, 6.3, 6.1, 13, 7.5, 4.9, 13.6, 4.4, 8.1, 7.9, 307, 1.8, 1.911, 2.606, 4.343, 6),

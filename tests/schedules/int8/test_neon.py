@@ -9,7 +9,7 @@ import pytest
 
 from sbnn_tvm.deploy.targets import resolve
 from sbnn_tvm.schedules import isa as isas
-from sbnn_tvm.schedules.direct.neon_bytes import pairs_fit
+from sbnn_tvm.schedules.direct.neon_bytes import DotBlock, pairs_fit
 from sbnn_tvm.schedules.direct.tiles import Tile, tiles
 from sbnn_tvm.schedules.epilogue.program import STORE, Element
 from sbnn_tvm.schedules.int8.conv2d import int8_conv2d
@@ -94,6 +94,13 @@ def test_weights_are_sums_of_signed_bytes(least: int, most: int, rng: np.random.
         np.testing.assert_array_equal(summands.sum(axis=-2, dtype=np.int64), weight)
         assert fit(summands)
     assert signed_summands(np.clip(weight, -127, 127), pairs_fit).shape == (3, 2, 1, 48)
+
+
+@pytest.mark.parametrize("pixels, vectors", [(8, 2), (7, 2), (5, 4), (4, 4)])
+def test_instructions_of_the_loop(pixels: int, vectors: int) -> None:
+    text = DotBlock(pixels, vectors, stride=64, size=256, double=True).function.text
+    _, *loop = text.split('asm sideeffect "')[1].split('"')[0].split("\\0A")
+    assert len(loop) <= 1.25 * sum(line.startswith("sdot") for line in loop)
 
 
 def test_tiles_fit_the_registers() -> None:
