@@ -136,6 +136,7 @@ class GraphWriter:
         """The value that ``make`` adds, which is the same for all operators that ask for the same key."""
         if key not in self._made:
             self._made[key] = make()
+            self._fresh.discard(self._made[key].name)  # others read it by this name
         return self._made[key]
 
     def reshaped(self, value: Value, shape: Sequence[int]) -> Value:

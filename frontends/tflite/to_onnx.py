@@ -66,6 +66,8 @@ class _Conversion:
         self._check_operators()
         if len(set(self._graph.outputs)) != len(self._graph.outputs):
             raise ModelError(f"{self._where} has the same output twice; convert it again")
+        for number in set(self._graph.outputs).intersection(self._graph.inputs):
+            raise ModelError(f"{self._where} returns its input {self._names[number]!r}; remove that output")
         shapes = self._input_shapes(input_shape)
         for number, shape in shapes.items():
             self._values[number] = self._input(number, shape)

@@ -99,7 +99,8 @@ def _fully_connected(node: Node) -> Value | None:
 
 def _mul(node: Node) -> Value | None:
     """``(a - a_zero) * (b - b_zero)``, scaled and rounded."""
-    if any(tensor is None or not _has_bytes(tensor) for tensor in (*node.read, *node.computed)):
+    tensors = (*node.read, *node.computed)
+    if len(tensors) != 3 or any(tensor is None or not _has_bytes(tensor) for tensor in tensors):
         return None
     operands, order = aligned(node, [node.required(0), node.required(1)])
     scales, one = [], node.graph.constant(np.array(1, np.float32))
@@ -174,7 +175,8 @@ def _is_product(node: Node, rank: int, axis: int) -> bool:
 
 def _tensors(node: Node) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Data, weights and output as the file declares them."""
-    return node.read[0], node.read[1] if len(node.read) > 1 else None, node.computed[0]
+    data, weights = (*node.read, None, None)[:2]
+    return data, weights, node.computed[0]
 
 
 def _has_bytes(tensor: Tensor) -> bool:

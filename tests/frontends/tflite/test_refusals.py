@@ -108,6 +108,11 @@ def out_of_range(b: TfliteBuilder) -> bytes:
     return b.file([0], [1])
 
 
+def returned_input(b: TfliteBuilder) -> bytes:
+    b.operator("RELU", [b.tensor(IMAGES, name="x")], [b.tensor(IMAGES, name="y")])
+    return b.file([0], [1, 0])
+
+
 def huge(b: TfliteBuilder) -> bytes:
     return unary("RELU", b, (2**20, 2**20))
 
@@ -171,6 +176,7 @@ REFUSED = {
     short_constant: "reads 'c', which needs 192 bytes, but has 4",
     missing_value: "reads 'late', which no operator before it computes",
     out_of_range: "is damaged: RELU reads tensor 7 of 2",
+    returned_input: "returns its input 'x'; remove that output",
     huge: "tensor 'x' of the given TFLite data has the shape [1048576, 1048576], but at most",
     huge_result: "TILE, which computes 'y' in the given TFLite data, has the shape [1048576, 1048576], but at most",
     huge_constant: "computes a constant of 1,073,741,824 bytes",
