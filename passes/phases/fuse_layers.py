@@ -524,6 +524,7 @@ class _Former:
         stored = [source for source in sources if source in self.domains or str(source.ty.dtype) in STORED]
         bits = any(self.group_of.get(source) is last for source in stored)
         bits = bits or (last is not None and last.composite == Rows.kind and self._is_packed(var))
+        bits = bits or (last is not None and var in self.codes and self._has_narrow_groups(last))
         if last is not None and last.open and last.extent == _extent(var) and not bits and _fits(last, value):
             self._join(last, var)
             return
@@ -534,6 +535,17 @@ class _Former:
             return
         group = self.elementwise_on[data] = self._layer(Elementwise, var, [data], is_open=True)
         self._open(group, var)
+
+    def _has_narrow_groups(self, group: _Group) -> bool:
+        """Whether a layer is a convolution of groups with 2 to 7 output channels, which cannot store integers.
+
+        LLVM fails on stores of four bytes that are beside those of another group: "Do not know how to split the
+        result of this operator!".
+        """
+        anchor = group.members[0]
+        call = self.sums[anchor].call if anchor in self.sums else self.graph.values[anchor]
+        groups = int(call.attrs.groups) if op_name(call) == "nn.conv2d" else 1
+        return groups > 1 and 1 < _extent(anchor)[1] // groups < 8
 
     def _host_of_reshape(self, var: Var, reshape: Call) -> _Group | None:
         """The open group that a reshape between [N, C] and [N, C, 1, 1] can join; None for any other reshape.

@@ -10,7 +10,7 @@ from tvm.ir import Call, IRModule
 from tvm.relax import Expr, Var, op
 
 from ..relax.codes import Dequantised, codes, dequantised
-from ..relax.facts import integer_sums, with_integer_sums
+from ..relax.facts import Note, integer_sums, with_integer_sums, with_notes
 from ..relax.graph import (
     Graph,
     Writer,
@@ -37,13 +37,15 @@ def integer_layers(mod: IRModule) -> IRModule:
     2. A bias of integers times that product is added to the sum, before it becomes a float.
     3. If a quantisation follows, with a ReLU between at most, its scale joins the factor: ``scale * weight_scale /
        result_scale``. This is the arithmetic of ONNX's QLinearConv, and of what onnxruntime makes of such a layer.
+
+    A note tells of each layer that reads such data and stays float.
     """
     graph = Graph(mod["main"])
     rewriter = _Rewriter(graph)
     for var, value in graph.bindings:
         rewriter.visit(var, value)
     sums = {**integer_sums(mod), **rewriter.sums}
-    return with_integer_sums(drop_dead(rewriter.writer.module(mod)), sums)
+    return with_notes(with_integer_sums(drop_dead(rewriter.writer.module(mod)), sums), rewriter.notes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +91,7 @@ class _Rewriter:
         self.writer = Writer(graph)
         self.codes = codes(graph)
         self.sums: dict[str, str] = {}
+        self.notes: list[Note] = []
         self.biased: dict[Var, Expr] = {}
         self.scaled: dict[Var, _Scaled] = {}
 
@@ -96,28 +99,35 @@ class _Rewriter:
         """Write one binding."""
         if var in self.biased:
             return
-        if (layer := self._layer(value)) is not None:
+        if (layer := self._layer(var, value)) is not None:
             self._write(var, value, layer)
         elif (merged := self._merged(var, value)) is not None:
             self.writer.bind(var, merged)
         else:
             self.writer.keep(var, value)
 
-    def _layer(self, call: Expr) -> _Layer | None:
+    def _layer(self, var: Var, call: Expr) -> _Layer | None:
         weight = linear_weight(call)
         if weight is None or weight.dtype != np.float32 or str(call.args[0].ty.dtype) != "float32":
             return None
         data = dequantised(self.graph, call.args[0])
-        if data is None or data.dtype not in ("int8", "uint8"):
+        if data is None:
+            return None
+        if data.dtype not in ("int8", "uint8"):
+            self._stays_float(var, f"its data are {data.dtype}, and layers of integers read 8 bits")
             return None
         integers = IntegerWeight.of(weight)
         if integers is None:
+            self._stays_float(var, "its weights are not integers of 8 bits times a scale per output channel")
             return None
         if op_name(call) == "matmul":
             feature_map = flattened_map(self.graph, data.codes)
             return _Layer(data, integers, feature_map=feature_map)
         padded = self._padded(data)
         return _Layer(data, integers) if padded is None else replace(padded, weight=integers)
+
+    def _stays_float(self, var: Var, why: str) -> None:
+        self.notes.append(Note(var.name, f"a layer that reads quantised data stays float: {why}", True))
 
     def _padded(self, data: Dequantised) -> _Layer | None:
         """A layer that reads what a padding with zeros reads."""

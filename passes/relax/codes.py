@@ -24,7 +24,7 @@ from tvm.relax import Expr, Var, op
 
 from sbnn_tvm.schedules.epilogue.program import Element
 
-from .graph import Graph, Writer, constant, op_name
+from .graph import Graph, Writer, constant, op_name, shape
 
 STORED: tuple[Element, ...] = ("int8", "uint8", "int16", "uint16")
 """The element types of quantised values."""
@@ -153,11 +153,11 @@ class Codes:
 
 
 def codes(graph: Graph) -> dict[Var, Codes]:
-    """All quantised values of a function that have the form of ``emit_codes``."""
+    """All quantised values of a function that have the form of ``emit_codes``, single numbers apart."""
     found = {}
     for var, value in graph.bindings:
         casts = op_name(value) == "astype" and str(value.attrs.dtype) in STORED
-        if casts and (each := _codes(graph, var)) is not None:
+        if casts and shape(var) and (each := _codes(graph, var)) is not None:
             found[var] = each
     return found
 

@@ -14,7 +14,7 @@ from sbnn_tvm.schedules.counters.adders import logic_function
 from sbnn_tvm.schedules.direct.popcount_lookup import lookup
 from sbnn_tvm.schedules.direct.popcount_threes import COUNT
 from sbnn_tvm.schedules.direct.tiles import THREE
-from sbnn_tvm.schedules.int8.products import SDOT, SMMLA, add_quads, sum_of_bytes, sum_of_pairs
+from sbnn_tvm.schedules.int8.products import SDOT, SMMLA, add_quads, sum_of_byte_pairs, sum_of_bytes, sum_of_pairs
 from sbnn_tvm.schedules.isa import IntegerProducts, PopcountMethod
 from sbnn_tvm.schedules.kernel import Kernel
 from sbnn_tvm.schedules.tir.kernel_builder import KernelBuilder
@@ -116,6 +116,9 @@ def integer_probe(target: CpuTarget) -> Probe:
             step, products, name = (lambda x, w: SDOT(x, x, w)), 4, "dot product of four bytes"
         case IntegerProducts.MATRICES:
             step, products, name = (lambda x, w: SMMLA(x, x, w)), 8, "product of matrices of 2x8 bytes"
+        case IntegerProducts.PAIRS if isa.architecture == "x86" and isa.vector_bits > 128:
+            sums = sum_of_byte_pairs(lanes)
+            step, products, name = (lambda x, w: x + sums(x, w)), 4, "sums of pairs of bytes, of pairs of these, add"
         case IntegerProducts.PAIRS:
             sums = sum_of_pairs(lanes, isa.architecture)
             step, products, name = (lambda x, w: x + sums(x, w)), 2, "dot product of two 16-bit numbers, add"

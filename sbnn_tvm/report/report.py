@@ -68,6 +68,11 @@ class LayerReport:
         return self.kind.startswith("binary") and self.activations < 32
 
     @property
+    def of_integers(self) -> bool:
+        """Whether it has integer weights and reads activations of 8 bits."""
+        return self.kind.startswith("integer")
+
+    @property
     def scheduled(self) -> bool:
         """Whether the layer has a scheduled kernel, rather than TVM's default loops."""
         return self.kernel != UNSCHEDULED
@@ -126,9 +131,11 @@ class Report:
         binary = [layer for layer in self.linear if layer.binary]
         macs, binary_macs = (sum(layer.macs for layer in some) for some in (self.linear, binary))
         share = binary_macs / macs if macs else 0.0
+        integers = sum(layer.of_integers for layer in self.linear)
+        also = f", {integers} are of 8-bit integers" if integers else ""
         return printable(
             f"{self.model} for {self.target}: {len(binary)} of {len(self.linear)} layers with weights are binary "
-            f"({share:.1%} of {macs / 1e6:.4g} M MACs), {self.bytes / 1024:.1f} KiB of constants"
+            f"({share:.1%} of {macs / 1e6:.4g} M MACs){also}, {self.bytes / 1024:.1f} KiB of constants"
         )
 
     def fallbacks(self) -> tuple[str, ...]:

@@ -220,7 +220,7 @@ def _settle_codes(
     values: Values,
     known: Values,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Masks of the bits and integers that are right in float64, and of those that onnxruntime's own error could flip."""
+    """Masks of the codes that are right in float64, and of those that onnxruntime's own error could flip."""
     sources = [source for source in (decision.sources if decision else ()) if source not in known]
     exact = reference.in_float64(known, [name, *sources])
     right = got == (codes(physical.bits_domain, exact[name]) if _packed(physical) else exact[name])

@@ -4,7 +4,10 @@ The image is copied to a workspace, where a step of the reduction reads 1, 2 or 
 
 * ``SingleProducts``: 16-bit numbers ``q - zero_point``, one product per lane. Any target.
 * ``PairProducts``: the same numbers; ``vpmaddwd`` (or ``vpdpwssd``, which also adds) sums two products of 16 bits. It
-  never saturates, unlike ``vpmaddubsw``. On Zen 3 its peak is the same, since it needs no second multiplication.
+  never saturates.
+* ``BytePairProducts``: unsigned bytes; ``vpmaddubsw`` sums two products in 16 bits, where it saturates: it is used only
+  if the layer's weights cannot reach that (``pairs_of_bytes_fit``), as those of 7 bits. Three instructions instead of
+  four for as many products as two ``PairProducts``.
 * ``QuadProducts``: unsigned bytes; ``vpdpbusd`` adds four products. Signed data is stored plus 128. The zero point is
   a constant of each channel, and the padding holds the zero point.
 
@@ -91,7 +94,7 @@ class PairProducts(SingleProducts):
     def accumulate(self, sums: tirx.Expr, x: tuple[tirx.Expr, ...], w: tuple[tirx.Expr, ...]) -> tirx.Expr:
         """Add the sums of two products."""
         if self.accumulates:
-            return _add_pairs(self.lanes)(sums, x[0], w[0])
+            return add_pairs(self.lanes)(sums, x[0], w[0])
         return sums + sum_of_pairs(self.lanes, self.architecture)(x[0], w[0])
 
 
@@ -119,7 +122,7 @@ class QuadProducts(SingleProducts):
         """The unsigned byte."""
         if self.data == "uint8":
             return (element,)
-        return (tirx.bitwise_xor(tirx.Cast("uint8", element), tirx.const(128, "uint8")),)
+        return (tirx.Cast("uint8", tirx.Cast("int16", element) + tirx.const(128, "int16")),)
 
     def input(self, image: tirx.Buffer, at: list[tirx.Expr]) -> tuple[tirx.Expr, ...]:
         """Four neighbouring bytes in all lanes."""
@@ -128,6 +131,22 @@ class QuadProducts(SingleProducts):
     def accumulate(self, sums: tirx.Expr, x: tuple[tirx.Expr, ...], w: tuple[tirx.Expr, ...]) -> tirx.Expr:
         """Add the products."""
         return add_quads(self.lanes)(sums, x[0], w[0])
+
+
+@dataclass(frozen=True, eq=False)
+class BytePairProducts(QuadProducts):
+    """Four products per lane by two instructions that sum pairs: first of bytes, then of 16-bit numbers."""
+
+    def accumulate(self, sums: tirx.Expr, x: tuple[tirx.Expr, ...], w: tuple[tirx.Expr, ...]) -> tirx.Expr:
+        """Add the sums of four products."""
+        return sums + sum_of_byte_pairs(self.lanes)(x[0], w[0])
+
+
+def pairs_of_bytes_fit(weight: np.ndarray) -> bool:
+    """Whether the sum of two products of neighbouring weights [..., 2 * n] and unsigned bytes fits in 16 bits."""
+    pairs = weight.astype(np.int32).reshape(-1, 2)
+    largest, smallest = np.maximum(pairs, 0).sum(axis=1).max(), np.minimum(pairs, 0).sum(axis=1).min()
+    return bool(255 * largest <= np.iinfo(np.int16).max and 255 * smallest >= np.iinfo(np.int16).min)
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,28 +181,26 @@ def pack_products(
         isa: The instruction set.
         lanes: Output channels per vector.
     """
+    fit = bool(weight.min() >= -128 and weight.max() <= 127)
+    pairs, quads = (np.pad(weight, [(0, 0)] * 3 + [(0, -weight.shape[-1] % step)]) for step in (2, 4))
     products = isa.products if lanes in (4, 8, 16) else IntegerProducts.SINGLE
-    bytes_ = bool(weight.min() >= -128 and weight.max() <= 127)
-    if products == IntegerProducts.QUADS and not bytes_:
-        products = IntegerProducts.PAIRS
-    step = {IntegerProducts.SINGLE: 1, IntegerProducts.PAIRS: 2, IntegerProducts.QUADS: 4}[products]
-    beyond = -weight.shape[-1] % step
-    padded = np.pad(weight, [(0, 0)] * 3 + [(0, beyond)])
-    arithmetic: MultiplyAccumulate
-    if products == IntegerProducts.SINGLE:
-        arithmetic = SingleProducts("int16", "int32", lanes, data_dtype, zero_point)
-    elif products == IntegerProducts.PAIRS:
-        accumulates = isa.products == IntegerProducts.QUADS
-        data = data_dtype, zero_point, beyond
+    by_byte_pairs = products == IntegerProducts.PAIRS and isa.architecture == "x86" and isa.vector_bits > 128
+    if fit and (products == IntegerProducts.QUADS or (by_byte_pairs and pairs_of_bytes_fit(quads))):
+        kind = BytePairProducts if by_byte_pairs else QuadProducts
+        beyond = quads.shape[-1] - weight.shape[-1]
+        arithmetic: MultiplyAccumulate = kind("uint8", "int32", lanes, data_dtype, zero_point, beyond)
+        unsigned = zero_point + (128 if data_dtype == "int8" else 0)
+        addend = bias - unsigned * weight.sum(axis=(1, 2, 3), dtype=np.int64)
+        return PackedProducts(arithmetic, quads.astype(np.int8).view(np.int32), 4, addend.astype(np.int32))
+    if products in (IntegerProducts.PAIRS, IntegerProducts.QUADS):
+        data = data_dtype, zero_point, pairs.shape[-1] - weight.shape[-1]
+        accumulates = products == IntegerProducts.QUADS
         arithmetic = PairProducts("int16", "int32", lanes, *data, isa.architecture, accumulates)
         # Weights of 8 bits are stored in 8: half of the constants, and of the bytes from the caches.
-        padded = padded.astype(np.int8).view(np.int16) if bytes_ else padded.view(np.int32)
-    else:
-        arithmetic = QuadProducts("uint8", "int32", lanes, data_dtype, zero_point, beyond)
-        padded = padded.astype(np.int8).view(np.int32)
-        unsigned = zero_point + (128 if data_dtype == "int8" else 0)
-        bias = bias - unsigned * weight.sum(axis=(1, 2, 3), dtype=np.int64)
-    return PackedProducts(arithmetic, padded, step, bias.astype(np.int32))
+        packed = pairs.astype(np.int8).view(np.int16) if fit else pairs.view(np.int32)
+        return PackedProducts(arithmetic, packed, 2, bias.astype(np.int32))
+    arithmetic = SingleProducts("int16", "int32", lanes, data_dtype, zero_point)
+    return PackedProducts(arithmetic, weight, 1, bias.astype(np.int32))
 
 
 @cache
@@ -237,7 +254,29 @@ def sum_of_pairs(lanes: int, architecture: Architecture) -> LlvmFunction:
 
 
 @cache
-def _add_pairs(lanes: int) -> LlvmFunction:
+def sum_of_byte_pairs(lanes: int) -> LlvmFunction:
+    """Sums of four products of unsigned and signed bytes: ``vpmaddubsw``, then ``vpmaddwd`` with 1."""
+    kind, halves, octets = VectorType("int32", lanes).llvm, f"<{2 * lanes} x i16>", f"<{4 * lanes} x i8>"
+    first = {4: "ssse3.pmadd.ub.sw.128", 8: "avx2.pmadd.ub.sw", 16: "avx512.pmaddubs.w.512"}[lanes]
+    second = _SUM_OF_PAIRS["x86", lanes]
+    return LlvmFunction.of(
+        f"sbnnsum_of_byte_pairs_{lanes}",
+        VectorType("int32", lanes),
+        [f"{kind} %x", f"{kind} %w"],
+        [
+            f"%a = bitcast {kind} %x to {octets}",
+            f"%b = bitcast {kind} %w to {octets}",
+            f"%p = call {halves} @llvm.x86.{first}({octets} %a, {octets} %b)",
+            f"%r = call {kind} @llvm.{second}({halves} %p, {halves} splat (i16 1))",
+            f"ret {kind} %r",
+        ],
+        f"declare {halves} @llvm.x86.{first}({octets}, {octets})\ndeclare {kind} @llvm.{second}({halves}, {halves})\n",
+    )
+
+
+@cache
+def add_pairs(lanes: int) -> LlvmFunction:
+    """A function of sums, two signed 16-bit numbers and two others per lane: ``vpdpwssd``."""
     return _dot_product("vpdpwssd", lanes)
 
 

@@ -10,6 +10,7 @@ import onnx
 
 from sbnn_tvm.frontends.onnx.control_flow import CONTROL_FLOW
 from sbnn_tvm.frontends.onnx.function_bodies import schema_of
+from sbnn_tvm.frontends.onnx.operators import contributed
 from sbnn_tvm.frontends.onnx.operators.table import CONVERTERS
 from sbnn_tvm.frontends.onnx.refused_operators import REFUSED
 from sbnn_tvm.frontends.onnx.tvm_converters import HONOURED
@@ -36,6 +37,13 @@ shapes.
 """
 _ONLY_CONSTANT = frozenset({"Constant", "ConstantOfShape", "EyeLike", "MelWeightMatrix", "Shape", "Size"})
 """Operators that are always computed at import."""
+
+_CONTRIBUTED = """
+## Operators of onnxruntime
+
+Of the domain `com.microsoft`, what its quantiser writes, with the codes of its kernels for x86 with AVX2, on int8 and
+uint8 (`frontends/onnx/operators/contributed.py`):
+"""
 
 _REFUSALS = """
 ## What is refused, and why
@@ -66,6 +74,7 @@ def page(outcomes: Iterable[Outcome]) -> str:
     for operator in operators():
         found = counts[operator]
         text += f"| {operator} | {imported_by(operator)} | {found[Verdict.RIGHT]} | {found[Verdict.REFUSED]} |\n"
+    text += _CONTRIBUTED + "".join(f"- {operator}\n" for operator in sorted(contributed.CONVERTERS))
     text += _REFUSALS
     for operator in sorted(reasons):
         for reason, count in reasons[operator].most_common():

@@ -37,9 +37,7 @@ def inputs(model: onnx.ModelProto, seed: int) -> np.ndarray:
 @pytest.mark.parametrize("signed", [False, True], ids=["uint8", "int8"])
 @pytest.mark.parametrize("per_channel", [False, True], ids=["tensor", "channel"])
 @pytest.mark.parametrize("qdq", [True, False], ids=["qdq", "qoperator"])
-def test_convolutions_give_the_bits_of_qlinearconv(
-    tmp_path: Path, qdq: bool, per_channel: bool, signed: bool
-) -> None:
+def test_convolutions_give_the_bits_of_qlinearconv(tmp_path: Path, qdq: bool, per_channel: bool, signed: bool) -> None:
     """QDQ models as well: onnxruntime's optimisations make QLinearConv of them."""
     model = quantised(conv_net(), tmp_path, qdq=qdq, per_channel=per_channel, signed=signed)
     module = compiled(model, layers=3)

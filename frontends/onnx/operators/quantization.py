@@ -21,6 +21,8 @@ def quantize_linear(node: Node) -> relax.Expr:
     precision = _element_type(node, "precision") or dtype_of(scale)
     if precision not in ("float16", "float32", "float64"):
         raise node.error(f"divides in {precision}, which is not supported; expected float16, float32 or float64")
+    if precision == "float16" and dtype_of(scale) != "float16":
+        raise node.error("divides in float16, which onnxruntime does not; leave out its precision")
     quotient = node.emit(
         relax.op.divide(cast(node, x, precision), as_expr(cast(node, _spread(node, scale), precision)))
     )

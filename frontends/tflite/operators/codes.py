@@ -24,6 +24,10 @@ from .quantization import parameters
 from .windows import padding, spans
 
 _BYTES = ("int8", "uint8")
+_STEP = 2.0**-22
+"""What a half of a code is moved by, relative to it: two units in the last place, or more."""
+_MOST_TAPS = 2**13
+"""Means of fewer codes that are no halves are further from one than 256 steps: 1 / (2 * taps)."""
 _KIND = tflite.ActivationFunctionType
 _LIMITS = {_KIND.RELU: (0.0, math.inf), _KIND.RELU_N1_TO_1: (-1.0, 1.0), _KIND.RELU6: (0.0, 6.0)}
 
@@ -112,20 +116,19 @@ def _mul(node: Node) -> Value | None:
 
 
 def _average_pool_2d(node: Node) -> Value | None:
-    """The mean of the codes; TFLite rounds its halves away from 0."""
-    if not _keeps_codes(node):
+    """The mean of the codes, whose halves TFLite rounds away from 0.
+
+    They are divided by a little less than 1 before they are rounded to even: that moves halves away from 0, and nothing
+    else past a half, since other means of so few codes are further away.
+    """
+    taps = node.positive("FilterHeight") * node.positive("FilterWidth")
+    if not _keeps_codes(node) or taps >= _MOST_TAPS:
         return None
-    x, dtype = node.images_of_any_type(0), node.required(0).dtype
-    x = node.graph.add("Cast", x, order=CHANNELS_FIRST, to=TensorProto.FLOAT)
+    x = node.graph.add("Cast", node.images_of_any_type(0), order=CHANNELS_FIRST, to=TensorProto.FLOAT)
     mean = pooling.pooled(node, x, "AveragePool")
-    size = node.graph.add("Abs", mean, order=CHANNELS_FIRST) if dtype == "int8" else mean
-    raised = node.graph.add("Add", size, node.graph.constant(np.array(0.5, np.float32)), order=CHANNELS_FIRST)
-    y = node.graph.add("Floor", raised, order=CHANNELS_FIRST)
-    if dtype == "int8":
-        sign = node.graph.add("Sign", mean, order=CHANNELS_FIRST)
-        y = node.graph.add("Mul", y, sign, order=CHANNELS_FIRST)
-    element = TensorProto.INT8 if dtype == "int8" else TensorProto.UINT8
-    return _activated(node, node.graph.add("Cast", y, order=CHANNELS_FIRST, to=element))
+    below_one = node.graph.constant(np.array(1 - _STEP, np.float32))
+    zero = node.graph.constant(np.zeros((), node.required(0).dtype))
+    return _activated(node, node.graph.add("QuantizeLinear", mean, below_one, zero, order=CHANNELS_FIRST))
 
 
 def _max_pool_2d(node: Node) -> Value | None:

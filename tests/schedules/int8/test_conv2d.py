@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -26,17 +27,18 @@ from sbnn_tvm.schedules.epilogue.program import (
     Step,
     Tensor,
 )
+from sbnn_tvm.schedules.int8 import products
 from sbnn_tvm.schedules.int8.conv2d import int8_conv2d
+from sbnn_tvm.schedules.int8.products import pairs_of_bytes_fit
 from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.tir.llvm import LlvmFunction
+from sbnn_tvm.schedules.tir.vectors import VectorType
 from tests.support.conv2d_shapes import SHAPES
 from tests.support.kernel_execution import TARGETS, run, target_for
 from tests.support.paths import ROOT
 from tests.support.random_arrays import normal
 from tests.support.random_integers import integer_data, integer_weights
 from tests.support.reference.convolution import conv2d
-
-grid = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-
 
 def sums_of(x: np.ndarray, weight: np.ndarray, shape: Conv2dShape, zero_point: int, bias: np.ndarray) -> np.ndarray:
     """Exact sums: far below 2^53, so that float64 holds them."""
@@ -71,35 +73,51 @@ def check(
         np.testing.assert_array_equal(output, reference)
 
 
-@pytest.mark.parametrize("dtype, zero_point", [("uint8", 131), ("int8", -5)])
-@grid
-def test_int8_conv2d(shape: Conv2dShape, dtype: Element, zero_point: int, rng: np.random.Generator) -> None:
-    check(rng, shape, "native", dtype, zero_point)
+@pytest.mark.parametrize("name", SHAPES)
+def test_int8_conv2d(name: str, rng: np.random.Generator) -> None:
+    if list(SHAPES).index(name) % 2:
+        check(rng, SHAPES[name], "native", "uint8", 131)
+    else:
+        check(rng, SHAPES[name], "native", "int8", -5)
 
 
 @pytest.mark.parametrize("name", [name for name in TARGETS if name != "native"])
-@pytest.mark.parametrize("shape", ["channel tails", "dilated", "stem", "2 groups", "3 odd groups"])
+@pytest.mark.parametrize("shape", ["dilated", "stem", "3 odd groups"])
 def test_every_target(shape: str, name: str, rng: np.random.Generator) -> None:
     check(rng, SHAPES[shape], name, "uint8", 128)
 
 
-@pytest.mark.parametrize("dtype, zero_point", [("uint8", 0), ("uint8", 255), ("int8", -128), ("int8", 127)])
-@pytest.mark.parametrize("shape", ["asymmetric", "1x1", "stem"])
-def test_weights_of_nine_bits(shape: str, dtype: Element, zero_point: int, rng: np.random.Generator) -> None:
-    check(rng, SHAPES[shape], "native", dtype, zero_point, most=255)
+@pytest.mark.parametrize("dtype, zero_point", [("uint8", 0), ("int8", -128)])
+@pytest.mark.parametrize("shape", ["asymmetric", "stem"])
+@pytest.mark.parametrize("most", [63, 255])
+def test_weights_of_seven_and_nine_bits(
+    most: int, shape: str, dtype: Element, zero_point: int, rng: np.random.Generator
+) -> None:
+    check(rng, SHAPES[shape], "native", dtype, zero_point, most)
 
 
-@pytest.mark.parametrize("dtype, zero_point", [("uint8", 0), ("uint8", 255), ("int8", -128), ("int8", 127)])
+def test_which_pairs_of_bytes_fit_16_bits() -> None:
+    for weights, fit in (
+        ([64, 64, -64, -64], True),
+        ([127, 1, -128, 127], True),
+        ([65, 64, 0, 0], False),
+        ([1, 64, 65, 2], True),
+        ([0, 0, -65, -64], False),
+    ):
+        assert pairs_of_bytes_fit(np.array([weights], np.int16)) == fit
+
+
+@pytest.mark.parametrize("dtype, zero_point", [("uint8", 255), ("int8", -128)])
 def test_the_largest_sums(dtype: Element, zero_point: int) -> None:
     """Sums that saturate 16 bits, in both directions: every product is the largest or the smallest."""
-    target, shape = target_for("native"), Conv2dShape(1, 5, 6, 40, 24, (3, 3), (1, 1), (1, 1, 1, 1))
+    target, shape = target_for("native"), Conv2dShape(1, 3, 4, 40, 24, (3, 3), (1, 1), (1, 1, 1, 1))
     limits = np.iinfo(dtype)
-    for value in (limits.min, limits.max):
-        x = np.full((1, 5, 6, 40), value, dtype)
-        for extreme in (-128, 127, -255, 255):
-            weight = np.full((24, 40, 3, 3), extreme, np.int16)
-            weight[1::2] *= -1 if extreme > -128 else 1
-            kernel = int8_conv2d(shape, weight, zero_point, STORE, target.isa, data_dtype=dtype)
+    for extreme in (-128, 64, -65, 255):
+        weight = np.full((24, 40, 3, 3), extreme, np.int16)
+        weight[1::2] *= -1 if extreme != -128 else 1
+        kernel = int8_conv2d(shape, weight, zero_point, STORE, target.isa, data_dtype=dtype)
+        for value in (limits.min, limits.max):
+            x = np.full((1, 3, 4, 40), value, dtype)
             expected = sums_of(x, weight, shape, zero_point, np.zeros(24, np.int64))
             np.testing.assert_array_equal(run(kernel, target, x)[0], expected.astype(np.float32))
 
@@ -108,7 +126,7 @@ def test_every_kind_of_tile(rng: np.random.Generator) -> None:
     target, shape = target_for("native"), Conv2dShape(1, 3, 9, 21, 70, (3, 3), (1, 1), (1, 1, 1, 1))
     x, weight = integer_data(rng, "uint8", shape), integer_weights(rng, shape, 127)
     expected = sums_of(x, weight, shape, 7, np.zeros(70, np.int64))
-    for tile in tiles(shape, target.isa, "int8")[::4]:
+    for tile in tiles(shape, target.isa, "int8")[::6]:
         kernel = int8_conv2d(shape, weight, 7, STORE, target.isa, data_dtype="uint8", tile=tile)
         np.testing.assert_array_equal(run(kernel, target, x)[0], expected.astype(np.float32), err_msg=str(tile))
 
@@ -147,3 +165,46 @@ def test_errors_name_what_does_not_fit() -> None:
         int8_conv2d(shape, weight, 0, STORE, isa, data_dtype="int8", bias=np.zeros(63, np.int32))
     with pytest.raises(ValueError, match="does not fit a row"):
         int8_conv2d(replace(shape, width=5), weight, 0, STORE, isa, data_dtype="int8", tile=Tile(10, 2))
+
+
+@pytest.fixture
+def plain_dot_products(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The instructions of VNNI by instructions that every CPU has."""
+    caches = products.add_quads, products.add_pairs
+    monkeypatch.setattr(products, "_dot_product", plain_dot_product)
+    for each in caches:
+        each.cache_clear()
+    yield
+    for each in caches:
+        each.cache_clear()
+
+
+def plain_dot_product(instruction: str, lanes: int) -> LlvmFunction:
+    """``vpdpbusd`` and ``vpdpwssd`` by their definitions, without saturation."""
+    count, bits, extend = (4, 8, "zext") if instruction == "vpdpbusd" else (2, 16, "sext")
+    vector, parts, wide = (f"<{n} x i{b}>" for n, b in ((lanes, 32), (lanes * count, bits), (lanes * count, 32)))
+    lines = [f"%xp = bitcast {vector} %x to {parts}", f"%wp = bitcast {vector} %w to {parts}"]
+    lines += [f"%xw = {extend} {parts} %xp to {wide}", f"%ww = sext {parts} %wp to {wide}"]
+    lines += [f"%p = mul {wide} %xw, %ww", f"%s0 = bitcast {vector} %s to {vector}"]
+    for i in range(count):
+        order = ", ".join(f"i32 {lane * count + i}" for lane in range(lanes))
+        lines.append(f"%p{i} = shufflevector {wide} %p, {wide} poison, <{lanes} x i32> <{order}>")
+        lines.append(f"%s{i + 1} = add {vector} %s{i}, %p{i}")
+    arguments = [f"{vector} %s", f"{vector} %x", f"{vector} %w"]
+    name = f"plain_{instruction}_{lanes}"
+    return LlvmFunction.of(name, VectorType("int32", lanes), arguments, [*lines, f"ret {vector} %s{count}"])
+
+
+@pytest.mark.usefixtures("plain_dot_products")
+@pytest.mark.parametrize("most", [127, 255])
+@pytest.mark.parametrize("dtype, zero_point", [("uint8", 131), ("int8", -128)])
+@pytest.mark.parametrize("shape", ["asymmetric", "stem", "2 groups"])
+def test_kernels_of_vnni(shape: str, dtype: Element, zero_point: int, most: int, rng: np.random.Generator) -> None:
+    """All but the instruction itself, which few machines have; their own tests run it."""
+    target = replace(target_for("x86-64-v3"), isa=isas.AVX2_VNNI)
+    layer = SHAPES[shape]
+    x, weight = integer_data(rng, dtype, layer), integer_weights(rng, layer, most)
+    bias = rng.integers(-(1 << 20), 1 << 20, layer.out_channels)
+    kernel = int8_conv2d(layer, weight, zero_point, STORE, target.isa, data_dtype=dtype, bias=bias)
+    expected = sums_of(x, weight, layer, zero_point, bias).astype(np.float32)
+    np.testing.assert_array_equal(run(kernel, target, x)[0], expected)

@@ -29,7 +29,7 @@ def check(
     program = Program((Step("multiply", Ref(0), scale),), outputs)
     sums = reference.depthwise_conv2d(x.astype(np.int64) - zero_point, weight.astype(np.int64), shape) + bias
     expected = evaluate(program, sums.astype(np.float32), [])
-    for tile in depthwise_tiles(layer, target.isa, packed=False)[::3]:
+    for tile in depthwise_tiles(layer, target.isa, packed=False)[::4]:
         kernel = int8_depthwise_conv2d(
             layer, weight, zero_point, program, target.isa, data_dtype=dtype, bias=bias, tile=tile
         )
@@ -37,14 +37,16 @@ def check(
             np.testing.assert_array_equal(output, wanted, err_msg=str(tile))
 
 
-@pytest.mark.parametrize("dtype, zero_point, most", [("uint8", 3, 127), ("int8", -128, 255)])
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-def test_shapes(shape: Conv2dShape, dtype: Element, zero_point: int, most: int, rng: np.random.Generator) -> None:
-    check(rng, shape, "native", dtype, zero_point, most)
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes(name: str, rng: np.random.Generator) -> None:
+    if list(SHAPES).index(name) % 2:
+        check(rng, SHAPES[name], "native", "uint8", 3)
+    else:
+        check(rng, SHAPES[name], "native", "int8", -128, most=255)
 
 
 @pytest.mark.parametrize("name", [*X86, *ARM])
-@pytest.mark.parametrize("shape", ["3x3", "wide, strided"])
+@pytest.mark.parametrize("shape", ["wide, strided"])
 def test_every_target(shape: str, name: str, rng: np.random.Generator) -> None:
     check(rng, SHAPES[shape], name, "uint8", 255)
 

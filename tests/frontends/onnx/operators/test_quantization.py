@@ -172,10 +172,12 @@ def test_zero_points_by_row_which_onnxruntime_lacks(rng: np.random.Generator) ->
         ("y = QuantizeLinear<axis = 5>(x, s)", "has axis 5"),
         ("y = QuantizeLinear<axis = 0>(x, s)", r"axis 0 needs \[2\]"),
         ("y = QuantizeLinear<axis = 1, block_size = 2>(x, s)", r"blocks of 2 need \[2, 2, 6\]"),
+        ("y = QuantizeLinear<axis = 1, precision = 10>(x, s)", "divides in float16, which onnxruntime does not"),
     ],
 )
 def test_refusals(text: str, message: str, rng: np.random.Generator) -> None:
-    model = build(text, {"x": normal(rng, 2, 4, 6)}, {"s": np.float32([1, 2, 3, 4])}, outputs=["y"])
+    constants = {"s": np.float32([1, 2, 3, 4])}
+    model = build(text, {"x": normal(rng, 2, 4, 6)}, constants, version=23, outputs=["y"])
     model.graph.output[0].type.tensor_type.elem_type = 2
     with pytest.raises(ModelError, match=message):
         import_onnx(model)
