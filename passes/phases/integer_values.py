@@ -35,7 +35,7 @@ def integer_values(mod: IRModule) -> IRModule:
        ``multiply(subtract(astype(q, float32), zero_point), scale)``, so that what is kept in memory is q. Casts between
        integer types, and differences in int32, which float32 represents exactly, are written in float32.
     3. Max pooling, reshapes, transposes, slices, selections, paddings and concatenations of such values work on q. A
-       concatenation of several scales has one scale per channel after it.
+       concatenation of several scales has one scale per channel after it. Poolings of integers are written alike.
     4. Means are taken of q, which sums integers.
     5. A quantisation that gives every code back as it was is left out.
     """
@@ -95,6 +95,12 @@ class _Walk:
         dtype = str(var.ty.dtype)
         if dtype in STORED and (matched := rounded(self.graph, var)) is not None and matched.fits(dtype):
             self._quantised(var, matched, dtype)
+            return
+        if dtype in STORED and op_name(value) == "nn.max_pool2d":
+            floats = self.writer.emit(op.astype(self.writer[value.args[0]], "float32"), f"{var.name}_codes")
+            pooled = self.writer.emit(Call(value.op, [floats], value.attrs, value.ty_args), f"{var.name}_numbers")
+            self.writer.bind(var, emit_codes(self.writer, pooled, dtype, 0, var.name))
+            self.known[var] = _Integers(dtype, self.writer[var])
             return
         if (found := self._integers(var, value)) is not None:
             self.known[var] = found
