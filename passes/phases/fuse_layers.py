@@ -187,7 +187,7 @@ class _Former:
             self._place_step(var, value)
         elif name == "reshape" and (host := self._host_of_reshape(var, value)) is not None:
             self._join(host, var)
-        elif reads_integers(value):
+        elif reads_integers(value) and shape(var):
             self._open(self._layer(Elementwise, var, [value.args[0]], is_open=True), var)
         else:
             self._open(_Group(len(self.groups), None), var)
