@@ -17,9 +17,8 @@ from tvm.ir import Call
 from tvm.relax import Var
 
 from .graph import Graph, constant, is_per_channel, op_name, shape
+from .integer_weights import LARGEST
 from .weights import linear_weight
-
-_LARGEST = 255
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +64,7 @@ def _integer_sum(graph: Graph, cast: Call) -> IntegerSum | None:
     weight = None if call is None else linear_weight(call)
     if call is None or weight is None or weight.dtype != np.int32 or not isinstance(call.args[0], Var):
         return None
-    if np.abs(weight).max(initial=0) > _LARGEST:
+    if np.abs(weight).max(initial=0) > LARGEST:
         return None
     source, zero_point = call.args[0], 0
     chain.insert(0, source)
