@@ -40,8 +40,12 @@ from sbnn_tvm.frontends.torch import (
     BinaryConv2d,
     BinaryLayer,
     BinaryLinear,
+    EightBit,
+    QuantizedConv2d,
+    QuantizedLinear,
     RPReLU,
     TwoValues,
+    calibrate_,
     quicknet,
     reactnet,
     resnet,
@@ -77,9 +81,18 @@ def sparse(model: nn.Module, density: float = 0.05) -> nn.Module:
     return model
 
 
+def eight_bit() -> nn.Module:
+    """A Bi-Real ResNet-18 whose stem, shortcuts and head have 8 bits, with ranges of random images."""
+    model = resnet18(eight_bit=EightBit())
+    calibrate_(model, [torch.randn(2, 3, 224, 224)])
+    return model
+
+
 NETWORKS = (
     Network("Bi-Real ResNet-18, 224x224", resnet18, 7.0, 2.2),
     Network("Bi-Real ResNet-18, 224x224, 5 % positive", lambda: sparse(resnet18())),
+    Network("Bi-Real ResNet-18, 224x224, 8-bit stem, shortcuts, head", eight_bit),
+    Network("Bi-Real ResNet-18, 224x224, 8-bit stem, shortcuts, head, 5 % positive", lambda: sparse(eight_bit())),
     Network("Bi-Real ResNet-18 with PReLU, 224x224", lambda: resnet18(prelu=True)),
     Network("ReActNet-A, 224x224", reactnet, 5.0),
     Network("QuickNet, 224x224", quicknet, 5.0),
@@ -142,14 +155,15 @@ def float_twin(model: nn.Module) -> nn.Module:
     for name, child in list(model.named_children()):
         if isinstance(child, Binarize):
             setattr(model, name, nn.Identity())
-        elif isinstance(child, BinaryConv2d):
-            padding, bias = child.pads[:2], child.bias is not None
+        elif isinstance(child, BinaryConv2d | QuantizedConv2d):
+            padding = child.pads[:2] if isinstance(child, BinaryConv2d) else child.padding
+            bias = child.bias is not None
             conv = nn.Conv2d(
                 child.in_channels, child.out_channels, child.kernel_size, child.stride, padding, child.dilation,
                 child.groups, bias,
             )  # fmt: skip
             setattr(model, name, conv)
-        elif isinstance(child, BinaryLinear):
+        elif isinstance(child, BinaryLinear | QuantizedLinear):
             setattr(model, name, nn.Linear(child.in_features, child.out_features, child.bias is not None))
         else:
             float_twin(child)
