@@ -4,6 +4,7 @@
     python examples/train.py --data cifar10 --root data --model resnet --method sbnn-cifar10 --expected 0.05 \\
         --epochs 500 --batch 512 --rate 1e-3 --out out/cifar
     python examples/train.py --data mnist1d --model curves --width 64 --epochs 40 --out out/mnist1d
+    python examples/train.py --model resnet --eight-bit learned --stream-bits 16 --out out/eight
     torchrun --nproc_per_node 4 examples/train.py --data folder --root imagenet --model reactnet --out out/imagenet
 
 The loop uses Adam with a cosine schedule of the learning rate, optional mixup and label smoothing, and clamps the
@@ -20,7 +21,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ from sbnn_tvm.frontends.torch import (
     AdaptiveBinarize,
     Binarize,
     BinarizeAboveMean,
+    EightBit,
     ExpectedConnections,
     KurtosisPenalty,
     Magnitudes,
@@ -134,6 +136,9 @@ class Settings:
         expected, gamma: The share of +1 to reach (ExpectedConnections), 0 for none; and the penalty's share of the
             loss, None for that of the method's recipe.
         kurtosis: The weight of KurtosisPenalty; 0 for none.
+        eight_bit: The layers that are not binary have 8 bits, with "learned" or "observed" ranges of their inputs; None
+            leaves them float.
+        stream_bits: The values on shortcuts have 8 or 16 bits; None leaves them float.
         seed: Seed of all random numbers.
     """
 
@@ -152,6 +157,8 @@ class Settings:
     expected: float = 0.0
     gamma: float | None = None
     kurtosis: float = 0.0
+    eight_bit: str | None = None
+    stream_bits: int | None = None
     seed: int = 0
 
 
@@ -162,9 +169,15 @@ def build(settings: Settings, data: datasets.Data) -> nn.Module:
     if (height == 1) != (settings.model == "curves"):
         other = "curves" if height == 1 else "vgg, for example"
         raise SystemExit(f"--model {settings.model} is not for {height}x{size} pixels: pass --model {other}")
-    activations: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if method.recipe is not None:
-        activations = {"estimator": method.recipe.estimator, "learn_threshold": method.recipe.learn_threshold}
+        options = {"estimator": method.recipe.estimator, "learn_threshold": method.recipe.learn_threshold}
+    if settings.eight_bit is not None:
+        options["eight_bit"] = EightBit(settings.eight_bit)  # type: ignore[arg-type]
+    if settings.stream_bits is not None:
+        options["stream_bits"] = settings.stream_bits
+    if settings.model == "curves" and (settings.eight_bit or settings.stream_bits):
+        raise SystemExit("--model curves has no layers or shortcuts of 8 bits: leave out --eight-bit and --stream-bits")
     torch.manual_seed(settings.seed)
     model = MODELS[settings.model](
         settings.width,
@@ -173,7 +186,7 @@ def build(settings: Settings, data: datasets.Data) -> nn.Module:
         image_size=size,
         domain=method.domain,
         weight_estimator=method.weight_estimator,
-        **activations,
+        **options,
     )
     if method.activation is not None:
         for parent in list(model.modules()):
@@ -408,11 +421,13 @@ def deploy(model: nn.Module, out: Path, target: str) -> None:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line: every setting, and options that do not change the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    choices = {"data": datasets.DATASETS, "model": MODELS, "method": METHODS}
-    types = {"root": str, "size": int, "mixup": float, "gamma": float}
+    choices: dict[str, Collection[Any]] = {"data": datasets.DATASETS, "model": MODELS, "method": METHODS}
+    choices |= {"eight_bit": ("learned", "observed"), "stream_bits": (8, 16)}
+    types = {"root": str, "size": int, "mixup": float, "gamma": float, "eight_bit": str, "stream_bits": int}
     for name, default in asdict(Settings()).items():
         kind = types.get(name, type(default))
-        parser.add_argument(f"--{name}", type=kind, default=default, choices=choices.get(name), help=f"{default!r}")
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=kind, default=default, choices=choices.get(name), help=f"{default!r}")
     parser.add_argument("--out", type=Path, default=Path("out/train"), help="folder of the checkpoint and the results")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint")
     parser.add_argument("--workers", type=int, default=0, help="processes that load images")

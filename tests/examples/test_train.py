@@ -18,7 +18,7 @@ import train
 from torch import nn
 from torch.utils.data import DataLoader
 
-from sbnn_tvm.frontends.torch import Binarize, BinaryLayer
+from sbnn_tvm.frontends.torch import Binarize, BinaryLayer, MovingAverage, QuantizedLinear
 
 SCRIPT = Path(train.__file__)
 SMALL = train.Settings(width=4, epochs=2, batch=32, mixup=0.5, smoothing=0.1)
@@ -100,6 +100,20 @@ def test_curves_have_a_network_of_their_own() -> None:
         train.build(train.Settings(), data)
     with pytest.raises(SystemExit, match="--model curves is not for 8x8 pixels: pass --model vgg"):
         train.build(train.Settings(model="curves"), few_digits(1))
+    with pytest.raises(SystemExit, match="curves has no layers or shortcuts of 8 bits"):
+        train.build(train.Settings(model="curves", stream_bits=8), data)
+
+
+def test_the_other_layers_can_have_8_bits() -> None:
+    arguments = train.parse(["--model", "resnet", "--eight-bit", "observed", "--stream-bits", "16"])
+    settings = train.Settings(
+        width=4, model=arguments.model, eight_bit=arguments.eight_bit, stream_bits=arguments.stream_bits
+    )
+    model = train.build(settings, few_digits(1))
+    kinds = [type(module) for module in model.modules()]
+    assert kinds.count(QuantizedLinear) == 1 and nn.Conv2d not in kinds
+    codes = [module.dtype for module in model.modules() if isinstance(module, MovingAverage)]
+    assert {torch.uint8, torch.int16} == set(codes)
 
 
 def test_what_is_missing(tmp_path: Path) -> None:
