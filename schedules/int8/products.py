@@ -6,9 +6,9 @@ The image is copied to a workspace, where a step of the reduction reads 1, 2 or 
 * ``PairProducts``: the same numbers; ``vpmaddwd`` (or ``vpdpwssd``, which also adds) sums two products of 16 bits. It
   never saturates.
 * ``BytePairProducts``: unsigned bytes; ``vpmaddubsw`` sums two products in 16 bits, where it saturates. Pairs of
-  weights that could reach that are sums of two pairs that cannot (``fitting_pairs``); the second ones are rare in trained
-  layers, and blocks list the steps where they have some. Beyond ``MOST_RARE`` of them, ``PairProducts`` are used.
-  Three instructions instead of four for as many products as two ``PairProducts``.
+  weights that could reach that are sums of two pairs that cannot (``fitting_pairs``); the second ones are rare in
+  trained layers, and blocks list the steps where they have some. Beyond ``MOST_RARE`` of them, ``PairProducts`` are
+  used. Three instructions instead of four for as many products as two ``PairProducts``.
 * ``QuadProducts``: unsigned bytes; ``vpdpbusd`` adds four products. Signed data is stored plus 128. The zero point is
   a constant of each channel, and the padding holds the zero point.
 
