@@ -1,6 +1,7 @@
 """How fast are ordinary networks in int8, compared with onnxruntime and OpenVINO?
 
-Run ``python benchmarks/int8_networks.py``. ResNet-18 and MobileNetV2 with random weights, quantised by onnxruntime's
+Run ``python benchmarks/int8_networks.py``. ResNet-18 and MobileNetV2 with random weights, normal as those from which
+such networks are trained (He et al., 2015) or, with ``--uniform``, PyTorch's default, quantised by onnxruntime's
 quantiser to uint8 activations and int8 weights, run on one thread in turns with the same file in
 onnxruntime and in OpenVINO (left out with a sentence if it is missing), and with the float32 network in onnxruntime.
 
@@ -137,10 +138,13 @@ class Result:
         return self.seconds["ours"] <= self.seconds.get("OpenVINO int8", np.inf) and self.equal == 1
 
 
-def measure(name: str, target: str, size: int, seconds: float) -> Result:
+def measure(name: str, target: str, size: int, seconds: float, uniform: bool = False) -> Result:
     """Quantise, compile, verify and time one network for images of size x size."""
     torch.manual_seed(0)
     module = NETWORKS[name]()
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d) and not uniform:
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     randomise_statistics(module)
     x = np.random.default_rng(0).standard_normal((1, 3, size, size)).astype(np.float32)
     float32 = to_onnx(module.eval(), x.shape)
@@ -214,13 +218,14 @@ def main() -> int:
     options = parser(__doc__, seconds=8.0, timed="per network")
     options.add_argument("--only", default="", metavar="TEXT", help="measure only networks whose name contains TEXT")
     options.add_argument("--size", type=int, default=224, help="height and width of the image (default: %(default)s)")
+    options.add_argument("--uniform", action="store_true", help="uniform weights: more pairs of them are large")
     arguments = options.parse_args()
     out = console()
     results = []
     for name in NETWORKS:
         if arguments.only.lower() in name.lower():
             with out.status(name):
-                results.append(measure(name, arguments.target, arguments.size, arguments.seconds))
+                results.append(measure(name, arguments.target, arguments.size, arguments.seconds, arguments.uniform))
     out.print(table(results))
     if arguments.output:
         write_json(arguments.output, {"machine": asdict(Machine()), "networks": [asdict(each) for each in results]})

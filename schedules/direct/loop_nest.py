@@ -251,6 +251,8 @@ class DirectConv2d:
         skippable: Whether taps outside the image may be skipped. The sink then accounts for them.
         run_length: Steps whose elements of the image one load reads. They must be neighbours in memory. Only for plain
             arithmetic: no narrow accumulators, no joined elements, no taps skipped.
+        rare: More weights for the same steps, mostly 0, as ``weights``: the sums are those of both. A block lists the
+            steps where it has any, and repeats these alone. Only for plain arithmetic and one plane.
     """
 
     name: str
@@ -264,6 +266,7 @@ class DirectConv2d:
     planes: int = 1
     skippable: bool = False
     run_length: int = 1
+    rare: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.tile.pixels <= self.shape.out_width:
@@ -323,10 +326,32 @@ class DirectConv2d:
 
     def packed_weights(self) -> np.ndarray:
         """The weights as the inner loop reads them: [groups * blocks, kh * kw * steps, block]."""
-        groups, channels, kh, columns, steps = self.weights.shape
-        padded = np.pad(self.weights, [(0, 0), (0, self.blocks * self.block - channels), *[(0, 0)] * 3])
-        blocked = padded.reshape(groups * self.blocks, self.block, kh * columns * steps)
-        return np.ascontiguousarray(self.arithmetic.packed(blocked))
+        return np.ascontiguousarray(self.arithmetic.packed(self._blocked(self.weights)))
+
+    def _blocked(self, weights: np.ndarray) -> np.ndarray:
+        """[groups * blocks, channels of a block, kh * columns * steps]."""
+        groups, channels, kh, columns, steps = weights.shape
+        padded = np.pad(weights, [(0, 0), (0, self.blocks * self.block - channels), *[(0, 0)] * 3])
+        return padded.reshape(groups * self.blocks, self.block, kh * columns * steps)
+
+    def rare_steps(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """The steps of the weights ``rare``.
+
+        Returns:
+            The weights [steps of all blocks, channels of a block], how far each step's elements are from the first of
+            the window, and the number of steps before each block [blocks + 1]. None if there are no such steps.
+        """
+        if self.rare is None or not self.rare.any():
+            return None
+        blocked, (down, right) = self._blocked(self.rare).transpose(0, 2, 1), self.shape.dilation
+        pixel = self.shape.in_channels
+        row = self.shape.padded_width * pixel + self.arithmetic.beyond
+        strides = [row * down, pixel * right, *(loop.stride for loop in self.loops)]
+        extents = [*self.weights.shape[2:4], *(loop.extent for loop in self.loops)]
+        places = np.tensordot(strides, np.indices(extents), 1).ravel()
+        block, step = np.nonzero(blocked.any(axis=2))
+        first = np.searchsorted(block, np.arange(len(blocked) + 1))
+        return blocked[block, step], places[step].astype(np.int32), first.astype(np.int32)
 
     def build(self, sink: Sink) -> Kernel:
         """Generate the kernel.
@@ -340,7 +365,8 @@ class DirectConv2d:
             weight = builder.constant("weights", weights)
             arithmetic.declare(builder)
             sink.declare(builder)
-            nest = Nest(self, padded_image(self, data), weight)
+            rare = _Rare.declared(self, builder)
+            nest = Nest(self, padded_image(self, data), weight, rare)
             rows, blocks = self.shape.batch * self.shape.out_height, self.shape.groups * self.blocks
             work = rows * blocks * (weights[0].size // arithmetic.lanes) * self.shape.out_width
             if self.collected:
@@ -428,12 +454,30 @@ def padded_image(conv: DirectConv2d, data: tirx.Buffer) -> tirx.Buffer:
 
 
 @dataclass(frozen=True, eq=False)
+class _Rare:
+    """The steps of ``DirectConv2d.rare_steps``, as constants of the kernel."""
+
+    weights: tirx.Buffer
+    places: tirx.Buffer
+    first: tirx.Buffer
+
+    @classmethod
+    def declared(cls, conv: DirectConv2d, builder: KernelBuilder) -> _Rare | None:
+        """The constants; None if there are no such steps."""
+        if (steps := conv.rare_steps()) is None:
+            return None
+        names = ("rare_weights", "rare_places", "rare_first")
+        return cls(*(builder.constant(name, each) for name, each in zip(names, steps, strict=True)))
+
+
+@dataclass(frozen=True, eq=False)
 class Nest:
     """Emits the main loops."""
 
     conv: DirectConv2d
     image: tirx.Buffer
     weights: tirx.Buffer
+    rare: _Rare | None = None
 
     def row(self, row: tirx.Expr, block: tirx.Expr, sink: Sink) -> None:
         """Emit one row of one block of channels, stored directly by the sink."""
@@ -491,6 +535,8 @@ class Nest:
         row = T.bind(y * shape.strides[0])
         if conv.planes == 1:
             self._reduce_plane(accumulators, n, _Place(row, start, tirx.const(0, "int32")), pixel, block)
+            if self.rare is not None:
+                self._reduce_rare(accumulators, [n, row, start], self.rare, block)
             return
         # The last plane is the most significant: its sum is doubled once for each plane that follows.
         for plane in reversed(range(conv.planes)):
@@ -560,6 +606,16 @@ class Nest:
             _walk([rows, *columns], place, lambda place: step(accumulators, place))
         else:
             _walk_in_chunks([rows, *columns], place, partial.steps, chunk)
+
+    def _reduce_rare(self, sums: Accumulators, at: list[tirx.Expr], rare: _Rare, block: tirx.Expr) -> None:
+        """Emit the steps that the block has listed; the window starts at ``at``."""
+        pixel = self._row_elements // self.conv.shape.padded_width
+        lanes, vectors = self.conv.arithmetic.lanes, range(self.conv.tile.vectors)
+        with T.serial(rare.first[block], rare.first[block + 1]) as step:
+            place = [*at[:-1], T.bind(at[-1] + rare.places[step])]
+            loaded = [T.bind(load(rare.weights, (step,), v * lanes, lanes)) for v in vectors]
+            weights = [self.conv.arithmetic.weight(vector) for vector in loaded]
+            self._step(sums, place, self.conv.shape.strides[1] * pixel, weights, range(self.conv.tile.pixels))
 
     def _steps_of_block(self, steps: int, stride: int, subsets: Sequence[Sequence[int]]) -> int:
         """``steps`` if the arithmetic has blocks of them for all these subsets of the pixels, otherwise 1."""

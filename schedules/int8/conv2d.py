@@ -126,22 +126,26 @@ def _convolution(
     if shape.groups == 1 and (shape.dilation[1] == 1 or shape.kernel[1] == 1):
         # A row of the window is one list of elements: one row of few channels fills whole steps.
         elements = elements.reshape(shape.out_channels, shape.kernel[0], 1, -1)
+    tile, vector = tile or default_tile(shape, isa, "int8"), lanes(shape, isa, "int8")
     if bytes_by_blocks(shape, isa):
         packed = pack_bytes(elements, zero_point, data_dtype, bias, isa)
     else:
-        packed = pack_products(elements, zero_point, data_dtype, bias, isa, lanes(shape, isa, "int8"))
+        block = vector * tile.vectors
+        packed = pack_products(elements, zero_point, data_dtype, bias, isa, vector, shape.groups, block)
+    by_group = shape.groups, shape.group_out_channels, *packed.weights.shape[1:]
     conv = DirectConv2d(
         name=name,
         shape=shape,
         data_shape=data_shape,
         arithmetic=packed.arithmetic,
-        tile=tile or default_tile(shape, isa, "int8"),
-        weights=packed.weights.reshape(shape.groups, shape.group_out_channels, *packed.weights.shape[1:]),
+        tile=tile,
+        weights=packed.weights.reshape(by_group),
         loops=(
             ReductionLoop(packed.summands, 0),
             ReductionLoop(packed.weights.shape[-1] // packed.summands, packed.step),
         ),
         border=np.full((1, shape.in_channels), zero_point, np.int32),
+        rare=None if packed.rare is None else packed.rare.reshape(by_group),
     )
     return conv, packed.addend
 

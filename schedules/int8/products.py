@@ -5,9 +5,10 @@ The image is copied to a workspace, where a step of the reduction reads 1, 2 or 
 * ``SingleProducts``: 16-bit numbers ``q - zero_point``, one product per lane. Any target.
 * ``PairProducts``: the same numbers; ``vpmaddwd`` (or ``vpdpwssd``, which also adds) sums two products of 16 bits. It
   never saturates.
-* ``BytePairProducts``: unsigned bytes; ``vpmaddubsw`` sums two products in 16 bits, where it saturates: it is used only
-  if the layer's weights cannot reach that (``pairs_of_bytes_fit``), as those of 7 bits. Three instructions instead of
-  four for as many products as two ``PairProducts``.
+* ``BytePairProducts``: unsigned bytes; ``vpmaddubsw`` sums two products in 16 bits, where it saturates. Pairs of
+  weights that could reach that are sums of two pairs that cannot (``fitting_pairs``); the second ones are rare in
+  trained layers, and blocks list the steps where they have some. Beyond ``MOST_RARE`` of them, ``PairProducts`` are
+  used. Three instructions instead of four for as many products as two ``PairProducts``.
 * ``QuadProducts``: unsigned bytes; ``vpdpbusd`` adds four products. Signed data is stored plus 128. The zero point is
   a constant of each channel, and the padding holds the zero point.
 
@@ -142,11 +143,37 @@ class BytePairProducts(QuadProducts):
         return sums + sum_of_byte_pairs(self.lanes)(x[0], w[0])
 
 
-def pairs_of_bytes_fit(weight: np.ndarray) -> bool:
-    """Whether the sum of two products of neighbouring weights [..., 2 * n] and unsigned bytes fits in 16 bits."""
-    pairs = weight.astype(np.int32).reshape(-1, 2)
-    largest, smallest = np.maximum(pairs, 0).sum(axis=1).max(), np.minimum(pairs, 0).sum(axis=1).min()
-    return bool(255 * largest <= np.iinfo(np.int16).max and 255 * smallest >= np.iinfo(np.int16).min)
+_MOST_IN_PAIR = 128
+"""Two neighbouring weights of the same sign may sum to this: 255 * 128 fits 16 bits."""
+
+MOST_RARE = 0.25
+"""The share of steps that may be listed: PairProducts take 1.33 times as long."""
+
+
+def fitting_pairs(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Signed bytes [..., 2 * n] as sums of two arrays whose pairs of products with unsigned bytes fit in 16 bits.
+
+    The second is 0 where a pair of weights fits; elsewhere it takes what is too much from the larger one of the pair.
+    """
+    pairs = weight.astype(np.int16).reshape(*weight.shape[:-1], -1, 2)
+    sums = np.where(pairs[..., :1] * pairs[..., 1:] > 0, pairs.sum(axis=-1, keepdims=True), 0)
+    excess = (sums - np.clip(sums, -_MOST_IN_PAIR, _MOST_IN_PAIR)).astype(np.int16)
+    larger = np.abs(pairs).argmax(axis=-1, keepdims=True) == np.arange(2)
+    rest = np.where(larger, excess, 0).astype(np.int16)
+    return (pairs - rest).reshape(weight.shape), rest.reshape(weight.shape)
+
+
+def listed(rest: np.ndarray, groups: int, block: int) -> float:
+    """The share of steps of four elements where a block of output channels has weights that are not 0.
+
+    Args:
+        rest: [OC, ..., 4 * n].
+        groups: Groups of the layer.
+        block: Output channels per block.
+    """
+    each = rest.reshape(groups, len(rest) // groups, -1, 4).any(axis=3)
+    padded = np.pad(each, [(0, 0), (0, -each.shape[1] % block), (0, 0)])
+    return float(padded.reshape(groups, -1, block, each.shape[2]).any(axis=2).mean())
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +186,7 @@ class PackedProducts:
         step: Elements of the image per step.
         addend: What to add to the sums, int32 [OC] (modulo 2^32).
         summands: How often the weights walk through each list of neighbours, since they are sums of so many numbers.
+        rare: More weights, mostly 0, to be added to the sums of ``weights``: of the same shape, or None.
     """
 
     arithmetic: MultiplyAccumulate
@@ -166,10 +194,18 @@ class PackedProducts:
     step: int
     addend: np.ndarray
     summands: int = 1
+    rare: np.ndarray | None = None
 
 
 def pack_products(
-    weight: np.ndarray, zero_point: int, data_dtype: str, bias: np.ndarray, isa: Isa, lanes: int
+    weight: np.ndarray,
+    zero_point: int,
+    data_dtype: str,
+    bias: np.ndarray,
+    isa: Isa,
+    lanes: int,
+    groups: int,
+    block: int,
 ) -> PackedProducts:
     """Choose the arithmetic by the instruction set and by the range of the weights.
 
@@ -180,18 +216,25 @@ def pack_products(
         bias: int64 [OC].
         isa: The instruction set.
         lanes: Output channels per vector.
+        groups: Groups of the layer.
+        block: Output channels per block.
     """
     fit = bool(weight.min() >= -128 and weight.max() <= 127)
     pairs, quads = (np.pad(weight, [(0, 0)] * 3 + [(0, -weight.shape[-1] % step)]) for step in (2, 4))
     products = isa.products if lanes in (4, 8, 16) else IntegerProducts.SINGLE
     by_byte_pairs = products == IntegerProducts.PAIRS and isa.architecture == "x86" and isa.vector_bits > 128
-    if fit and (products == IntegerProducts.QUADS or (by_byte_pairs and pairs_of_bytes_fit(quads))):
+    rare = None
+    if fit and by_byte_pairs:
+        quads, rare = fitting_pairs(quads)
+        by_byte_pairs = listed(rare, groups, block) <= MOST_RARE
+    if fit and (products == IntegerProducts.QUADS or by_byte_pairs):
         kind = BytePairProducts if by_byte_pairs else QuadProducts
         beyond = quads.shape[-1] - weight.shape[-1]
         arithmetic: MultiplyAccumulate = kind("uint8", "int32", lanes, data_dtype, zero_point, beyond)
         unsigned = zero_point + (128 if data_dtype == "int8" else 0)
         addend = bias - unsigned * weight.sum(axis=(1, 2, 3), dtype=np.int64)
-        return PackedProducts(arithmetic, quads.astype(np.int8).view(np.int32), 4, addend.astype(np.int32))
+        more = None if rare is None else rare.astype(np.int8).view(np.int32)
+        return PackedProducts(arithmetic, quads.astype(np.int8).view(np.int32), 4, addend.astype(np.int32), rare=more)
     if products in (IntegerProducts.PAIRS, IntegerProducts.QUADS):
         data = data_dtype, zero_point, pairs.shape[-1] - weight.shape[-1]
         accumulates = products == IntegerProducts.QUADS

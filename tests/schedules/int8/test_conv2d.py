@@ -29,7 +29,7 @@ from sbnn_tvm.schedules.epilogue.program import (
 )
 from sbnn_tvm.schedules.int8 import products
 from sbnn_tvm.schedules.int8.conv2d import int8_conv2d
-from sbnn_tvm.schedules.int8.products import pairs_of_bytes_fit
+from sbnn_tvm.schedules.int8.products import fitting_pairs
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.tir.llvm import LlvmFunction
 from sbnn_tvm.schedules.tir.vectors import VectorType
@@ -97,15 +97,32 @@ def test_weights_of_seven_and_nine_bits(
     check(rng, SHAPES[shape], "native", dtype, zero_point, most)
 
 
-def test_which_pairs_of_bytes_fit_16_bits() -> None:
-    for weights, fit in (
-        ([64, 64, -64, -64], True),
-        ([127, 1, -128, 127], True),
-        ([65, 64, 0, 0], False),
-        ([1, 64, 65, 2], True),
-        ([0, 0, -65, -64], False),
-    ):
-        assert pairs_of_bytes_fit(np.array([weights], np.int16)) == fit
+def test_pairs_of_bytes_become_pairs_that_fit_16_bits() -> None:
+    values = np.arange(-128, 128, dtype=np.int16)
+    pairs = np.stack(np.meshgrid(values, values), axis=-1)
+    kept, rest = fitting_pairs(pairs)
+    np.testing.assert_array_equal(kept + rest, pairs)
+    assert max(np.abs(kept).max(), np.abs(rest).max()) <= 128 and kept.max() <= 127 and rest.max() <= 127
+    for part in kept.astype(np.int64), rest.astype(np.int64):
+        assert 255 * np.maximum(part, 0).sum(axis=-1).max() <= 32767
+        assert 255 * np.minimum(part, 0).sum(axis=-1).min() >= -32768
+    fit = (pairs.clip(0).sum(axis=-1) <= 128) & (pairs.clip(None, 0).sum(axis=-1) >= -128)
+    np.testing.assert_array_equal(rest.any(axis=-1), ~fit)
+
+
+@pytest.mark.parametrize("dtype, zero_point", [("uint8", 0), ("int8", -128)])
+@pytest.mark.parametrize("name", ["asymmetric", "stem", "2 groups", "dilated", "1x1"])
+def test_few_pairs_that_do_not_fit(name: str, dtype: Element, zero_point: int, rng: np.random.Generator) -> None:
+    """Steps with such pairs are repeated; the data are the largest and the smallest numbers."""
+    target, shape = target_for("x86-64-v3"), SHAPES[name]
+    weight = integer_weights(rng, shape, 63)
+    few = rng.random(weight.shape) < 0.02
+    weight[few] = rng.choice([-128, 127], few.sum())
+    limits, size = np.iinfo(dtype), (shape.batch, shape.height, shape.width, shape.in_channels)
+    x = rng.choice(np.array([limits.min, limits.max], dtype), size)
+    kernel = int8_conv2d(shape, weight, zero_point, STORE, target.isa, data_dtype=dtype)
+    expected = sums_of(x, weight, shape, zero_point, np.zeros(shape.out_channels, np.int64)).astype(np.float32)
+    np.testing.assert_array_equal(run(kernel, target, x)[0], expected)
 
 
 @pytest.mark.parametrize("dtype, zero_point", [("uint8", 255), ("int8", -128)])
