@@ -10,8 +10,9 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 from tvm.tirx.script.builder.frame import ForFrame
 
-# Starting the other threads takes about as long as one core needs to load and store this many float32 values.
-GRAIN = 16384
+# Loops that load and store fewer float32 values than this, some 1 us of work, stay on one thread. Smaller loops gain
+# nothing from the threads of a C library, which look for work while a model runs (benchmarks/network_scaling.py).
+GRAIN = 4096
 
 
 _one_thread: ContextVar[bool] = ContextVar("_one_thread", default=False)
