@@ -26,8 +26,7 @@ def _execute(uc: unicorn.Uc, exception: int, user_data: object) -> None:
         raise unicorn.UcError(unicorn.UC_ERR_EXCEPTION)
     result, *registers = (arm64_const.UC_ARM64_REG_Q0 + (word >> at & 31) for at in (0, 5, 16))
     rows, columns = (
-        _vector(uc, register, of).reshape(2, 8).astype(np.int32)
-        for register, of in zip(registers, types, strict=True)
+        _vector(uc, register, of).reshape(2, 8).astype(np.int32) for register, of in zip(registers, types, strict=True)
     )
     sums = _vector(uc, result, "<i4").reshape(2, 2) + rows @ columns.T
     uc.reg_write(result, int.from_bytes(sums.astype("<i4").tobytes(), "little"))
