@@ -360,7 +360,7 @@ class CompiledModule:
 
     @property
     def _emulated(self) -> bool:
-        """Whether kernels run in the emulator. It has no i8mm: such kernels run in a program where possible."""
+        """Whether kernels run in the emulator. It is slow with i8mm: such kernels run in a program if possible."""
         program = "i8mm" in self.target.features and not self.needs_tvm and programs.why_not(self.target) is None
         elf = self.target.machine in ("aarch64", "arm") and self.target.platform.object_format == "ELF"
         return elf and not program

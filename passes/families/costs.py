@@ -12,7 +12,7 @@ counted instructions.
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 from sbnn_tvm.schedules.isa import Isa
 
@@ -82,11 +82,12 @@ class Steps:
 #   by qemu-system-arm -icount shift=0, in a network of 9.5 M MACs.
 # - neon-i8mm is neon-dotprod, but for steps of integers. Those of ARM are the whole calls of the 3x3 layer of
 #   benchmarks/int8_instructions.py, in cycles by core; of i8mm, and of armv7-neon, its loop or its instructions.
-# - avx512-vnni and avx2-vnni are avx512 and avx2, but for steps of integers.
+# - What differs in products of integers alone has the other steps of its base: neon of its class of cores, for example.
+#   No core like the A72 has dot products. A target may combine them all the same: it has their mean.
 # - Steps of integers are estimates: on x86, an instruction that sums products costs as much as a float multiply-add;
 #   beside x86 and ARM, instructions of the inner loops. They are only compared with each other.
 # - A microcontroller reads its flash fast enough, but has little: there a KiB costs as much as 50,000 instructions.
-COSTS = {
+_FITTED = {
     "avx512-vpopcntdq": Steps(
         0.524,
         0.141,
@@ -125,30 +126,8 @@ COSTS = {
         0.3065,
         0.135,
     ),
-    "avx512-vnni": Steps(
-        0.836,
-        0.216,
-        0.475,
-        0.328,
-        1.13,
-        1.61,
-        0.646,
-        0.545,
-        0.123,
-        1.09,
-        0.662,
-        39,
-        0.209,
-        0.8081,
-        0.4319,
-        0.3065,
-        0.0523,
-    ),
     "avx2": Steps(
         0.596, 0.296, 0.641, 0, 1.32, 1.57, 0.654, 0.545, 0.201, 1.49, 1.63, 39, 0.149, 0.2454, 0.1753, 0.2191, 0.149
-    ),
-    "avx2-vnni": Steps(
-        0.596, 0.296, 0.641, 0, 1.32, 1.57, 0.654, 0.545, 0.201, 1.49, 1.63, 39, 0.149, 0.2454, 0.1753, 0.2191, 0.0745
     ),
     "sse": Steps(
         1.41, 0.33, 0.571, 0.45, 0.651, 0.904, 0.64, 0.23, 0.376, 2, 2.04, 39, 0.282, 0.2452, 0.2452, 0.3678, 0.564
@@ -160,19 +139,6 @@ COSTS = {
     "neon-dotprod": Steps(
         2.92, 5.33, 6.03, 5.9, 8.2, 9.49, 4.43, 10.6, 3.7, 7.91, 6.47, 307, 1.08, 2.41, 2.83, 1.32, 1.1
     ),
-    "neon-dotprod in-order": Steps(
-        3, 5.87, 7.45, 7.3, 9.59, 10.9, 3.87, 15.4, 4.35, 7, 6.77, 307, 1.16, 3.42, 3.43, 1.41, 1.13
-    ),
-    "neon-dotprod wide": Steps(
-        2.84, 4.79, 4.61, 4.5, 6.8, 8.07, 4.98, 5.82, 3.05, 8.82, 6.17, 307, 1.01, 1.4, 2.22, 1.23, 1.04
-    ),
-    "neon-i8mm": Steps(2.92, 5.33, 6.03, 5.9, 8.2, 9.49, 4.43, 10.6, 3.7, 7.91, 6.47, 307, 1.08, 2.41, 2.83, 1.32, 0.8),
-    "neon-i8mm in-order": Steps(
-        3, 5.87, 7.45, 7.3, 9.59, 10.9, 3.87, 15.4, 4.35, 7, 6.77, 307, 1.16, 3.42, 3.43, 1.41, 0.9
-    ),
-    "neon-i8mm wide": Steps(
-        2.84, 4.79, 4.61, 4.5, 6.8, 8.07, 4.98, 5.82, 3.05, 8.82, 6.17, 307, 1.01, 1.4, 2.22, 1.23, 0.65
-    ),
     "armv7-neon": Steps(4.69, 4.09, 6.3, 6.1, 9.8, 7.5, 4.9, 13.6, 4.4, 8.1, 7.9, 307, 1.563, 1.911, 2.606, 4.343, 5.5),
     "wasm-simd128": Steps(5.7, 4.09, 6.3, 6.1, 13, 7.5, 4.9, 13.6, 4.4, 8.1, 7.9, 307, 1.8, 1.911, 2.606, 4.343, 6),
     "thumb": Steps(52, 8, 28, 14, 28, 30, 6, 16, 6, 40, 40, 50_000, 9, 10, 12, 6, 48),
@@ -180,6 +146,25 @@ COSTS = {
     "riscv64": Steps(7, 6, 13, 6.5, 13, 12, 5, 10, 5, 14, 14, 300, 7, 8, 10, 5, 48),
     "riscv64-v": Steps(15, 5, 6.5, 6.5, 9, 8, 5, 10, 5, 12, 12, 300, 2, 3, 4, 5, 12),
 }
+
+
+def _with_products(base: str, integer_step: float) -> Steps:
+    """The costs of an instruction set that differs from another one in its products of integers alone."""
+    return replace(_FITTED[base], integer_step=integer_step)
+
+
+COSTS = _FITTED | {
+    "avx512-vnni": _with_products("avx512", 0.0523),
+    "avx2-vnni": _with_products("avx2", 0.0745),
+    "neon-dotprod in-order": _with_products("neon in-order", 1.13),
+    "neon-dotprod a72": _with_products("neon a72", 1.1),
+    "neon-dotprod wide": _with_products("neon wide", 1.04),
+    "neon-i8mm": _with_products("neon-dotprod", 0.8),
+    "neon-i8mm in-order": _with_products("neon in-order", 0.9),
+    "neon-i8mm a72": _with_products("neon a72", 0.8),
+    "neon-i8mm wide": _with_products("neon wide", 0.65),
+}
+"""The cost of one step of each kind, by ``Isa.costs``."""
 
 
 def cost_of(isa: Isa, *steps: Steps) -> float:

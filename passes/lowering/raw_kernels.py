@@ -27,6 +27,7 @@ from tvm.target import Target
 from tvm.tirx import compilation_pipeline
 
 from ..relax.graph import op_name
+from .import_once import KERNEL_CALL, is_shared
 from .machine_code import after_interface, before_interface
 
 ALIGNMENT = 64
@@ -35,7 +36,6 @@ ALIGNMENT = 64
 HOOKS = ("__TVMBackendParallelLaunch", "__TVMBackendAllocWorkspace", "__TVMBackendFreeWorkspace")
 """The variables of the machine code that point to functions of the library."""
 
-_KERNEL_CALL = 2  # TVM's calling convention for functions whose arguments are not packed
 _CPU = 1  # kDLCPU
 
 
@@ -126,10 +126,12 @@ def raw_kernels(mod: IRModule, target: Target, prefix: str) -> RawKernels:
     }
     lowered = tirx.transform.BindTarget(target)(IRModule(kernels))
     lowered = before_interface(lowered)
-    signatures = {gvar.name_hint: _signature(func) for gvar, func in lowered.functions.items()}
-    raw = {gvar: _raw(func, signatures[gvar.name_hint], target) for gvar, func in lowered.functions.items()}
-    lowered = compilation_pipeline.finalize_host_passes()(after_interface(IRModule(raw)))
-    found = {gvar.name_hint: _Walk(func.body) for gvar, func in lowered.functions.items()}
+    shared = {gvar: func for gvar, func in lowered.functions.items() if is_shared(func)}
+    whole = {gvar: func for gvar, func in lowered.functions.items() if gvar not in shared}
+    signatures = {gvar.name_hint: _signature(func) for gvar, func in whole.items()}
+    raw = {gvar: _raw(func, signatures[gvar.name_hint], target) for gvar, func in whole.items()}
+    lowered = compilation_pipeline.finalize_host_passes()(after_interface(IRModule({**raw, **shared})))
+    found = {gvar.name_hint: _Walk(lowered[gvar].body) for gvar in whole}
     workspaces = {name: Workspace(walk.most[False], walk.most[True]) for name, walk in found.items()}
     parallel = frozenset(name for name, walk in found.items() if walk.parallel)
     foreign = {gvar.name_hint: called for gvar, func in raw.items() if (called := _Walk(func.body).foreign)}
@@ -169,7 +171,7 @@ def _raw(func: tirx.PrimFunc, signature: KernelSignature, target: Target) -> tir
     for key, value in (("device_type", _CPU), ("device_id", 0)):
         body = tirx.AttrStmt(ir.StringImm("default"), key, tirx.IntImm("int32", value), body)
     attrs = {key: func.attrs[key] for key in func.attrs.keys()}  # noqa: SIM118  # no dict
-    attrs |= {"calling_conv": _KERNEL_CALL, "target": target}
+    attrs |= {"calling_conv": KERNEL_CALL, "target": target}
     return tirx.PrimFunc([*pointers, *extents], body, PrimType("int32"), ir.make_node("ir.DictAttrs", **attrs))
 
 

@@ -22,8 +22,9 @@ from tvm.tirx.script import builder as T
 
 from ..epilogue.program import IntegerThreshold, WindowThreshold
 from ..tir.kernel_builder import KernelBuilder
+from ..tir.llvm import keep_rolled
 from ..tir.vectors import load, store
-from .adders import Adder, Counters
+from .adders import Adder
 from .counting import PlaneCounting
 from .window_counts import WindowCounts
 
@@ -104,15 +105,28 @@ class ThresholdResult:
         """The planes of ``|factor| * v``."""
         assert self.counting.term is not None
         planes = [windows.load(self._vector, group, level) for level in range(self.counting.window_levels)]
-        factor = abs(self.counting.term.factor)
+        factor, levels = abs(self.counting.term.factor), self._range.term_levels
         if factor == 1:
             return planes
-        product = Counters(self._adder, self._range.term_levels)
-        product.start()
-        for bit in range(factor.bit_length()):
-            if factor >> bit & 1:
-                product.add_number(planes, bit)
-        return product.planes
+        # Loops over memory: this runs once for each vector of pixels, and written out it is more code than the rest.
+        words, zero = self.counting.target.words, self._adder.vector.constant(0)
+        number, carry = (T.alloc_buffer((count, words), "uint64") for count in (len(planes), 1))
+        product = T.alloc_buffer((factor.bit_length() + len(planes), words), "uint64")
+        for level, plane in enumerate(planes):
+            store(number, plane, (level,), 0)
+        with T.serial(0, factor.bit_length() + len(planes)) as level:
+            store(product, zero, (level,), 0)
+        with T.serial(0, factor.bit_length()) as bit, T.If(tirx.const(factor, "int32") >> bit & 1 != 0), T.Then():
+            store(carry, zero, (0,), 0)
+            with T.serial(0, len(planes)) as level:
+                keep_rolled()
+                addends = ((product, level + bit), (number, level), (carry, 0))
+                total, out = self._adder.full(*(T.bind(load(each, (at,), 0, words)) for each, at in addends))
+                store(product, total, (level + bit,), 0)
+                store(carry, out, (0,), 0)
+            # The product so far is less than 2^bit times the number: here it is 0.
+            store(product, load(carry, (0,), 0, words), (bit + len(planes),), 0)
+        return [T.bind(load(product, (level,), 0, words)) for level in range(levels)]
 
     def _clamped(self, planes: list[tirx.Expr]) -> list[tirx.Expr]:
         """The term minus the lowest value that matters: 0 if it is below the range, all ones if it is above."""

@@ -12,6 +12,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from ..layouts.bit_planes import PlaneLayout
+from ..tir.llvm import keep_rolled
 from ..tir.loops import parallel_rows
 from ..tir.vectors import load, store
 from .adders import Adder, Counters, Plane, load_plane
@@ -64,6 +65,7 @@ class WindowCounts:
             counters = Counters(self._adder, self._levels)
             counters.start()
             with T.serial(0, kh) as ky, T.serial(0, kw) as kx:
+                keep_rolled()
                 number = T.bind((first + ky * (dy * slabs_x) + kx * dx) * stride + group * levels)
                 loaded = [load(rows, (number + i,), 0, target.lanes) for i in range(levels)]
                 counters.add_number([T.bind(self._adder.vector.reinterpret(part)) for part in loaded])
@@ -101,6 +103,7 @@ class WindowCounts:
             counters.start()
             if depth >= _CHANNELS:
                 with T.serial(0, depth // _CHANNELS) as block:
+                    keep_rolled()
                     counters.add([plane(block * _CHANNELS + i) for i in range(_CHANNELS)])
             if depth % _CHANNELS:
                 with T.serial(depth // _CHANNELS * _CHANNELS, depth) as c:

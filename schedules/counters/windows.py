@@ -24,6 +24,7 @@ from tvm.tirx.script import builder as T
 
 from ..layouts.bit_planes import PlaneLayout
 from ..shapes import Conv2dShape
+from ..tir.llvm import keep_rolled
 from ..tir.loops import parallel_rows
 from ..tir.vectors import Index, VectorType, load, store
 
@@ -222,7 +223,8 @@ class PlaneWindow:
                 bits = T.decl_buffer((slabs_y * slabs_x, lanes), lane, data=table.data)
                 number = (r - rows.first) * slabs_x + s - columns.first
                 masks.append(T.bind(load(bits, (number,), 0, lanes)))
-            with T.serial(0, channels) as c:
+
+            def copy_plane(c: tirx.Expr) -> None:
                 value = load(inputs, (from_vector + c,), 0, lanes)
                 if down and lanes > 1:
                     order = [i + down if 0 <= i + down < lanes else lanes for i in range(lanes)]
@@ -236,6 +238,13 @@ class PlaneWindow:
                 if masks:
                     value = (value & masks[0]) | masks[1]
                 store(outputs, value, (to_vector + c,), 0)
+
+            # There are up to nine of these loops: LLVM would unroll each of them sixteen times.
+            together = next(count for count in (8, 4, 2, 1) if channels % count == 0)
+            with T.serial(0, channels // together) as first_channel:
+                keep_rolled()
+                for i in range(together):
+                    copy_plane(first_channel * together + i)
             store(outputs, const(0), (to_vector + channels,), 0)
 
         # One loop for each run of slab rows with the same shift.

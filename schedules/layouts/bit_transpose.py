@@ -1,14 +1,13 @@
-"""Transposes of bit squares, 8x8 or 64x64, in registers, by a network of swaps."""
+"""Transposes of 8x8 bits, in registers, by a network of swaps."""
 
 from __future__ import annotations
 
 from functools import cache
 
 from tvm import tirx
-from tvm.tirx.script import builder as T
 
 from ..tir.llvm import LlvmFunction
-from ..tir.vectors import VectorType, load, store, transposed
+from ..tir.vectors import VectorType
 
 
 def transpose_bytes(rows: list[tirx.Expr]) -> list[tirx.Expr]:
@@ -38,43 +37,37 @@ def masks(shift: int) -> int:
 def _swap(shift: int, high: bool, words: int) -> LlvmFunction:
     """One row of a pair after swapping the off-diagonal blocks of ``shift`` bits: the high or the low row."""
     vector = VectorType("uint64", words)
-    kind = vector.llvm
-
-    def const(value: int) -> str:
-        signed = value - (1 << 64) if value >> 63 else value
-        return f"<{', '.join([f'i64 {signed}'] * words)}>" if words > 1 else str(signed)
-
-    mask = masks(shift)
-    if high:
-        lines = [
-            f"%s = lshr {kind} %low, {const(shift)}",
-            f"%x = and {kind} %s, {const(mask)}",
-            f"%y = and {kind} %high, {const(mask << shift)}",
-        ]
-    else:
-        lines = [
-            f"%x = and {kind} %low, {const(mask)}",
-            f"%m = and {kind} %high, {const(mask)}",
-            f"%y = shl {kind} %m, {const(shift)}",
-        ]
-    lines += [f"%r = or {kind} %x, %y", f"ret {kind} %r"]
-    name = f"sbnn_swap_{shift}_{'high' if high else 'low'}_{words}"
+    kind, name = vector.llvm, f"sbnn_swap_{shift}_{'high' if high else 'low'}_{words}"
+    lines = [*swap_lines(shift, high, vector, ("%low", "%high"), "%r"), f"ret {kind} %r"]
     return LlvmFunction.of(name, vector, [f"{kind} %low", f"{kind} %high"], lines)
 
 
-def transpose_words(square: tirx.Buffer) -> None:
-    """Emit the transpose of 64x64 bits in place: bit c of word r becomes bit r of word c.
+def swap_lines(shift: int, high: bool, vector: VectorType, rows: tuple[str, str], result: str) -> list[str]:
+    """LLVM instructions that swap the off-diagonal blocks of ``shift`` bits of two rows: one row of the result.
 
     Args:
-        square: uint64 [64].
+        shift: The size of the blocks.
+        high: Whether to compute the high row.
+        vector: The type of the rows.
+        rows: The low and the high row.
+        result: The value to define; names that begin with it are free.
     """
-    # Vectors of 8 neighbouring rows swap blocks of 32, 16 and 8 bits. Then vectors of every 8th row swap the smaller
-    # blocks.
-    rows = [T.bind(load(square, (), 8 * i, 8)) for i in range(8)]
-    for shift in (4, 2, 1):
-        for low in (i for i in range(8) if not i & shift):
-            pair = rows[low], rows[low + shift]
-            for at, high in ((low, False), (low + shift, True)):
-                rows[at] = _swap(8 * shift, high, 8).call_once(*pair)
-    for i, row in enumerate(transposed(transpose_bytes(transposed(rows)))):
-        store(square, row, (), 8 * i)
+    kind, mask = vector.llvm, masks(shift)
+
+    def splat(value: int) -> str:
+        signed = value - (1 << 64) if value >> 63 else value
+        return f"<{', '.join([f'i64 {signed}'] * vector.lanes)}>" if vector.lanes > 1 else str(signed)
+
+    if high:
+        lines = [
+            f"{result}.s = lshr {kind} {rows[0]}, {splat(shift)}",
+            f"{result}.x = and {kind} {result}.s, {splat(mask)}",
+            f"{result}.y = and {kind} {rows[1]}, {splat(mask << shift)}",
+        ]
+    else:
+        lines = [
+            f"{result}.x = and {kind} {rows[0]}, {splat(mask)}",
+            f"{result}.m = and {kind} {rows[1]}, {splat(mask)}",
+            f"{result}.y = shl {kind} {result}.m, {splat(shift)}",
+        ]
+    return [*lines, f"{result} = or {kind} {result}.x, {result}.y"]

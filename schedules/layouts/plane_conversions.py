@@ -8,10 +8,11 @@ from tvm.tirx.script import builder as T
 from ..isa import Isa
 from ..kernel import Kernel
 from ..tir.kernel_builder import KernelBuilder
+from ..tir.llvm import keep_rolled
 from ..tir.loops import parallel_rows
 from .bit_planes import PlaneLayout
-from .bit_transpose import transpose_words
 from .plane_pixels import pixel_of
+from .word_transpose import transpose_words
 
 _SQUARE = 64
 
@@ -42,7 +43,8 @@ def words_to_planes(layout: PlaneLayout, isa: Isa) -> Kernel:
                             value = tirx.Cast("uint64", data[(*position, group * (_SQUARE // isa.word_bits) + part)])
                             shift = tirx.const(part * isa.word_bits, "uint64")
                             T.buffer_store(square, square[bit] | (value << shift), [bit])
-                transpose_words(square)
+                keep_rolled()
+                transpose_words(square, isa)
                 with T.serial(0, tirx.min(_SQUARE, layout.channels - group * _SQUARE)) as c:
                     T.buffer_store(planes, square[c], [vector, group * _SQUARE + c, word])
     return builder.kernel()
@@ -70,7 +72,8 @@ def planes_to_words(layout: PlaneLayout, isa: Isa) -> Kernel:
                     T.buffer_store(square, tirx.const(0, "uint64"), [c])
                     with T.If(group * _SQUARE + c < layout.channels), T.Then():
                         T.buffer_store(square, planes[vector, group * _SQUARE + c, word], [c])
-                transpose_words(square)
+                keep_rolled()
+                transpose_words(square, isa)
                 with T.serial(0, _SQUARE) as bit:
                     position, inside = pixel_of(layout, vector, T.bind(word * _SQUARE + bit))
                     for part, exists in _parts(layout, isa, group):

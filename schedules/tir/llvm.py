@@ -22,6 +22,16 @@ from .vectors import VectorType, load, store
 
 Predicate = Literal["ogt", "oge", "olt", "ole", "ugt", "uge", "ult", "ule", "sgt", "sge", "slt", "sle", "eq", "ne"]
 
+SHARED = "; shared\n"
+"""What the text of a function begins with that kernels call through a function of the library.
+
+TVM has all imported functions inlined. So lowering (passes/lowering/import_once.py) makes one TIR function of it, whose
+name is ``shared_name`` of the imported one, and the kernels call that.
+"""
+
+ROLLED = 'call void asm sideeffect "", ""() noduplicate'
+"""An instruction without code. LLVM does not unroll a loop that contains it, since it may not copy it."""
+
 _called: ContextVar[set[LlvmFunction] | None] = ContextVar("_called", default=None)
 
 
@@ -67,6 +77,17 @@ class LlvmFunction:
         head = f"define linkonce_odr {result.llvm} @{name}({', '.join(arguments)}) alwaysinline"
         return cls(name, result, f"{declare}{head} {{\n  {body}\n}}\n")
 
+    @classmethod
+    def shared(cls, name: str, result: VectorType, arguments: Sequence[str], lines: Sequence[str]) -> LlvmFunction:
+        """A function of one pointer whose code is worth sharing between the kernels of a library; see ``SHARED``.
+
+        Args:
+            name: Symbol of the function.
+            result, arguments, lines: Same as in ``of``.
+        """
+        function = cls.of(name, result, arguments, lines)
+        return cls(function.name, result, f"{SHARED}{function.text}")
+
     def __call__(self, *args: tirx.Expr) -> tirx.Expr:
         """A call, as an expression of type ``result``."""
         self._collect()
@@ -75,7 +96,8 @@ class LlvmFunction:
     def emit(self, *args: tirx.Expr) -> None:
         """Emit a call for its effects, for a function of pointers; its int32 result says nothing."""
         self._collect()
-        T.evaluate(T.call_extern(str(self.result), self.name, *args))
+        name = shared_name(self.name) if self.text.startswith(SHARED) else self.name
+        T.evaluate(T.call_extern(str(self.result), name, *args))
 
     def call_once(self, *args: tirx.Expr) -> tirx.Expr:
         """A call that is evaluated exactly once, however often its result is used.
@@ -95,6 +117,16 @@ class LlvmFunction:
         functions = _called.get()
         if functions is not None:
             functions.add(self)
+
+
+def shared_name(name: str) -> str:
+    """The name of the TIR function through which kernels call a shared LLVM function."""
+    return f"shared_{name}"
+
+
+def keep_rolled() -> None:
+    """Emit in a loop that LLVM is not to unroll it, nor the loops around it: code that is worth more than its time."""
+    LlvmFunction.of("sbnn_keep_rolled", VectorType("int32", 1), [], [ROLLED, "ret i32 0"]).emit()
 
 
 def link(func: tirx.PrimFunc, functions: Iterable[LlvmFunction]) -> tirx.PrimFunc:

@@ -38,6 +38,7 @@ from ...runtime.library_file import read_library
 from ...temporary_folder import temporary_folder
 from .arm_machines import MACHINES, ArmMachine, start
 from .imports import Imports, UnknownImportError
+from .matrix_products import add_matrix_products
 from .memory import PAGE, GuardedMemory, NoRoomError, Slot
 
 _IMAGE = 0x10_0000  # where the library is loaded
@@ -330,6 +331,8 @@ class Emulator:
             known = ", ".join(machine.cpus)
             raise TargetError(f"unknown CPU {self.cpu!r} to emulate: for {name} there are {known}")
         self._uc = start(machine, self.cpu)
+        if name == "aarch64" and "i8mm" in features:
+            add_matrix_products(self._uc)
         self._memory = GuardedMemory(self._uc, machine.slots, machine.slot)
         self._call = self._memory.slot("the arguments of the call")
         self._stack = self._memory.slot("the stack")

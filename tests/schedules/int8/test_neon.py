@@ -17,6 +17,7 @@ from sbnn_tvm.schedules.int8.depthwise import int8_depthwise_conv2d
 from sbnn_tvm.schedules.int8.neon import signed_summands
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from tests.support.bare_execution import run_all
+from tests.support.kernel_execution import run
 from tests.support.conv2d_shapes import SHAPES
 from tests.support.random_integers import integer_data, integer_weights
 from tests.support.reference.convolution import conv2d
@@ -120,3 +121,13 @@ def test_depthwise_reads_eight_channels(name: str, rng: np.random.Generator) -> 
         expected.append(sums.astype(np.float32))
     for (result,), reference in zip(run_all(calls, target), expected, strict=True):
         np.testing.assert_array_equal(result, reference)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_matrix_products_in_the_emulator(dtype: str, rng: np.random.Generator) -> None:
+    target, shape = resolve("arm-i8mm"), Conv2dShape(1, 4, 5, 16, 12, (1, 1), (1, 1), (0, 0, 0, 0))
+    x, weight = integer_data(rng, dtype, shape), integer_weights(rng, shape, 127)
+    kernel = int8_conv2d(shape, weight, 3, STORE, target.isa, data_dtype=dtype)
+    (result,) = run(kernel, target, x)
+    sums = conv2d(x.astype(np.int64) - 3, weight.astype(np.int64), shape)
+    np.testing.assert_array_equal(result, sums.astype(np.float32))

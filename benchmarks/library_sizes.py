@@ -1,0 +1,74 @@
+"""Is a sparse library larger than the dense one of the same network?
+
+Run ``python benchmarks/library_sizes.py``; it works on any machine. Two trained networks for 28x28 images come with the
+package: one with dense binary weights and one with 5 %. They are compiled for each target. The table has the sizes of
+the files: shared libraries, static ones for microcontrollers, modules of WebAssembly. The exit code is 1 if a sparse
+one is larger.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from command_line import console, parser
+from records import write_json
+from rich.table import Table
+
+import sbnn_tvm
+from sbnn_tvm import zoo
+from sbnn_tvm.deploy.targets import resolve
+from sbnn_tvm.temporary_folder import temporary_folder
+
+MODELS = {"dense": "mnist-dense", "5 %": "mnist-sbnn-5"}
+TARGETS = (
+    *("x86", "x86-64", "x86-64-v3", "x86-64-v4", "icelake-server", "arm", "arm-i8mm", "arm-several", "cortex-a53"),
+    *("cortex-a72", "armv7", "riscv64", "riscv64-v", "wasm", "cortex-m4", "cortex-m55"),
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size of a library, in bytes.
+
+    Attributes:
+        target: The target.
+        model: Which network.
+        file: The shared library, WebAssembly module or static library.
+    """
+
+    target: str
+    model: str
+    file: int
+
+
+def size_of(model: str, target: str, folder: Path) -> Size:
+    """Compile a network of the package for a target."""
+    platform = resolve(target).platform
+    suffix = ".so" if platform.shared_libraries else ".a" if platform.static_libraries else ".wasm"
+    written = sbnn_tvm.compile(zoo.load(MODELS[model]).path, target=target).export(folder / f"model{suffix}")
+    return Size(target, model, written.stat().st_size)
+
+
+def main() -> int:
+    """Compare the sizes on all targets; the exit code is 1 if a sparse library is larger."""
+    options = parser(__doc__)
+    options.add_argument("--targets", default=",".join(TARGETS), help="names, separated by commas")
+    arguments = options.parse_args()
+    table, sizes, larger = Table(title="Bytes of a library"), list[Size](), False
+    for heading in ("target", *MODELS, "5 % over dense"):
+        table.add_column(heading, justify="left" if heading == "target" else "right")
+    with temporary_folder(sbnn_tvm.SbnnError) as folder:
+        for target in arguments.targets.split(","):
+            dense, sparse = found = [size_of(model, target, folder) for model in MODELS]
+            sizes += found
+            larger |= sparse.file > dense.file
+            table.add_row(target, f"{dense.file:,}", f"{sparse.file:,}", f"{sparse.file / dense.file:.2f}")
+    console().print(table)
+    if arguments.output:
+        write_json(arguments.output, {"sizes": [asdict(each) for each in sizes]})
+    return int(larger)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
