@@ -23,7 +23,6 @@ from ..relax.graph import channels_last
 from .costs import Steps, cost_of
 from .family import BuiltKernel, Family, Member
 
-
 _LAYERS = (WindowSum, BitMaxPool2d, BitSelection, BitShift, BitInterleaving)
 
 
