@@ -27,6 +27,7 @@ from .lowering.to_program import to_program as read_program
 from .lowering.unknown_pragmas import remove_unknown_pragmas
 from .phases.canonicalize import canonicalize
 from .phases.choices_to_extrema import choices_to_extrema
+from .phases.delay_interleaving import delay_interleaving
 from .phases.fold_window_sums import fold_window_sums
 from .phases.fuse_layers import fuse_layers
 from .phases.integer_layers import integer_layers
@@ -76,6 +77,8 @@ PHASES: tuple[Phase, ...] = (
     Phase("canonicalize", lambda mod, sign_zero: canonicalize(mod)),
     # Splits, slices, shuffles, paddings and concatenations become selections of channels, rows and columns.
     Phase("rearrange_channels", lambda mod, sign_zero: rearrange_channels(mod)),
+    # Phases of transposed convolutions and pixel shuffles are interleaved after what follows them: as bits or codes.
+    Phase("delay_interleaving", lambda mod, sign_zero: delay_interleaving(mod)),
     # Convolutions and dense layers of quantised values with weights that are integers times a scale sum integers.
     Phase("integer_layers", lambda mod, sign_zero: integer_layers(mod)),
     # Weights that are two values but for rounding, or but for a few zeros, get two values; a note says so.

@@ -220,7 +220,8 @@ class GraphImport:
         hint = f"{node.output[0]}_part"
         result = None
         if converter is not None:
-            read = Node(node, tuple(inputs), version, lambda expr: self._emit(expr, hint), self._builder.add_func)
+            bound, define = self._builder.lookup_binding, self._builder.add_func
+            read = Node(node, tuple(inputs), version, lambda expr: self._emit(expr, hint), define, bound)
             result = converter(read)
             unread = off_default(node, version, read.read) if result is not None and node.domain != opset.DOMAIN else ""
             if unread:

@@ -49,6 +49,7 @@ class Node:
         opset: Version of the node's operator set.
         emit: Binds an intermediate expression to a variable. Converters return the last expression unbound.
         define: Adds a function to the module, by a name that resembles the given one.
+        bound: The expression that a variable is bound to; None for an input of the model.
         read: The attributes that the converter has asked for, or knows to mean nothing. The importer refuses a node
             with any other attribute off its default.
     """
@@ -58,6 +59,7 @@ class Node:
     opset: int
     emit: Callable[[relax.Expr], relax.Var]
     define: Callable[[relax.Function, str], ir.GlobalVar]
+    bound: Callable[[relax.Var], relax.Expr | None]
     read: set[str] = field(default_factory=set)
 
     @property

@@ -23,6 +23,7 @@ from sbnn_tvm.schedules.elementwise.sample_mean import sample_mean
 from sbnn_tvm.schedules.elementwise.strided_copy import strided_copy
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.layouts.interleaving import interleave
 from sbnn_tvm.schedules.recurrent.sequence import recurrent
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from sbnn_tvm.schedules.tir.loops import one_thread
@@ -47,6 +48,7 @@ from ..layers.kinds import (
     Layer,
     LinearLayer,
     MaxPool2d,
+    PhaseInterleaving,
     Recurrent,
     Resampling,
     Rows,
@@ -86,7 +88,7 @@ class Float32Family(Family):
                 return tiles(layer.shape.one, isa, "float32")
             case GlobalAvgPool2d() | ChannelSelection() | Elementwise() | SampleMean() | Recurrent():
                 return (None,)
-            case Rows() | Copy() | Concatenation() | Resampling():
+            case Rows() | Copy() | Concatenation() | Resampling() | PhaseInterleaving():
                 return (None,)
         return ()
 
@@ -109,7 +111,7 @@ class Float32Family(Family):
 
     def build(self, layer: Layer, isa: Isa, member: Member) -> BuiltKernel:
         """Build a kernel of schedules.direct, schedules.windows or schedules.elementwise."""
-        plain = isinstance(layer, Concatenation) or (isinstance(layer, Copy) and not layer.channels_last)
+        plain = isinstance(layer, Concatenation | Copy)
         return BuiltKernel(_kernel(layer, isa, member), Form.PLAIN if plain else Form.CHANNELS_LAST)
 
     def bound(self, layer: Layer) -> Bound | None:
@@ -161,6 +163,8 @@ def _kernel(layer: Layer, isa: Isa, member: Member) -> Kernel:
             return select_channels(pixels, layer.selection, program, isa, layer.pixels, layer.fill, layer.data_dtype)
         case Copy():
             return strided_copy(layer.view, isa)
+        case PhaseInterleaving():
+            return interleave(layer.small, layer.parts, layer.interleaving, layer.data_dtype, isa)
         case Concatenation():
             return concatenate(layer.outer, layer.lengths, layer.parts, isa)
         case Resampling():

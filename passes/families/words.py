@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -15,12 +15,15 @@ from sbnn_tvm.schedules.bits.packing import window_sum
 from sbnn_tvm.schedules.bits.shifts import shift_bits
 from sbnn_tvm.schedules.isa import Isa
 from sbnn_tvm.schedules.kernel import Kernel
+from sbnn_tvm.schedules.layouts.interleaving import interleave
 
 from ..layers.forms import Form
-from ..layers.kinds import BitMaxPool2d, BitSelection, BitShift, Layer, WindowSum
+from ..layers.kinds import BitInterleaving, BitMaxPool2d, BitSelection, BitShift, Layer, WindowSum
 from ..relax.graph import channels_last
 from .costs import Steps, cost_of
 from .family import BuiltKernel, Family, Member
+
+_LAYERS = (WindowSum, BitMaxPool2d, BitSelection, BitShift, BitInterleaving)
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class WordsFamily(Family):
 
     def members(self, layer: Layer, isa: Isa) -> Sequence[Member]:
         """A single member, for each layer on packed words that has no weights."""
-        return (None,) if isinstance(layer, WindowSum | BitMaxPool2d | BitSelection | BitShift) else ()
+        return (None,) if isinstance(layer, _LAYERS) else ()
 
     def cost(self, layer: Layer, isa: Isa, member: Member) -> float:
         """Cost of the words of the result. It is never compared, since no other family computes these layers."""
@@ -39,7 +42,8 @@ class WordsFamily(Family):
 
     def build(self, layer: Layer, isa: Isa, member: Member) -> BuiltKernel:
         """Build a kernel of schedules.bits."""
-        return BuiltKernel(_kernel(layer, isa), Form.BITS)
+        groups = layer.interleaving.phases // len(layer.parts) if isinstance(layer, BitInterleaving) else 1
+        return BuiltKernel(_kernel(layer, isa), Form.BITS, groups)
 
 
 WORDS = WordsFamily()
@@ -53,6 +57,8 @@ def _kernel(layer: Layer, isa: Isa) -> Kernel:
             code = code_of(layer.input_domain, layer.fill) or 0  # the phases fill with values of the domain alone
             fill = [bool(code >> digit & 1) for digit in range(layer.input_domain.bits)]
             return select_channels_bits(maps, layer.selection, isa, layer.pixels, fill)
+        case BitInterleaving():
+            return _interleaved_words(layer, isa)
         case BitShift():
             batch, channels, height, width = layer.extent
             return shift_bits((batch * layer.input_domain.bits, height, width, channels), layer.shifts, isa)
@@ -61,3 +67,14 @@ def _kernel(layer: Layer, isa: Isa) -> Kernel:
         case WindowSum():
             return window_sum(layer.shape, int(layer.pad_value), isa)
     raise TypeError(f"no {WORDS} layer: {layer}")
+
+
+def _interleaved_words(layer: BitInterleaving, isa: Isa) -> Kernel:
+    """Interleave the words of phases, each of which begins at a word."""
+    rows, columns, channels = layer.interleaving.channels.shape
+    words = isa.words(channels)
+    of_words = np.arange(rows * columns * words).reshape(rows, columns, words)
+    batch, *pixels = layer.small
+    parts = [part // channels * words for part in layer.parts]
+    small = (batch * layer.input_domain.bits, pixels[0], pixels[1])
+    return interleave(small, parts, replace(layer.interleaving, channels=of_words), isa.word, isa)

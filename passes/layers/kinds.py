@@ -14,6 +14,7 @@ Every kind has the fields of :class:`Layer`, and its own fields::
       Rows                              elementwise operations and reductions over the channels
       BatchedProduct                    products of two activations
       Copy                              permutations of axes, and slices
+      PhaseInterleaving BitInterleaving phases that become the pixels of a larger map, of numbers or of bits
       Concatenation                     other values and constants along any axis
       Resampling                        pixels of another map, or weighted sums of a few
 """
@@ -32,6 +33,7 @@ from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain, Domain
 from sbnn_tvm.schedules.elementwise.resampling import AxisTaps
 from sbnn_tvm.schedules.elementwise.strided_copy import StridedView
 from sbnn_tvm.schedules.epilogue.program import Element, Program
+from sbnn_tvm.schedules.layouts.interleaving import Interleaving
 from sbnn_tvm.schedules.recurrent.sequence import Recurrence
 from sbnn_tvm.schedules.selection import PixelSelection, Selection
 from sbnn_tvm.schedules.shapes import Conv2dShape, ProductShape
@@ -448,16 +450,46 @@ class BatchedProduct(Layer):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Copy(Layer):
-    """A permutation of the axes, or a slice. It has no epilogue.
+    """A permutation of the axes, or a slice, stored as in ONNX. It has no epilogue.
 
     Attributes:
         view: What is copied.
-        channels_last: Whether the value and the copy are maps with their channels last; else stored as in ONNX.
     """
 
     kind = "copy"
     view: StridedView
-    channels_last: bool = False
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PhaseInterleaving(Layer):
+    """Phases that become the pixels of a larger map. It has no epilogue.
+
+    Attributes:
+        small: (N, H, W) of the data.
+        parts: Channels of each of the data.
+        interleaving: What is read.
+    """
+
+    kind = "interleave"
+    small: tuple[int, int, int]
+    parts: tuple[int, ...]
+    interleaving: Interleaving
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BitInterleaving(BitLayer):
+    """Phases of packed bits or codes that become the pixels of a larger map.
+
+    Attributes:
+        small: (N, H, W) of the data.
+        parts: Channels of each of the data, which have equal numbers of whole phases.
+        interleaving: What is read.
+    """
+
+    kind = "interleave_bits"
+    small: tuple[int, int, int]
+    parts: tuple[int, ...]
+    interleaving: Interleaving
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

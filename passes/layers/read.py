@@ -34,11 +34,12 @@ from sbnn_tvm.schedules.shapes import Conv2dShape, ProductShape, dense_shape
 
 from ..relax.codes import codes, reads_integers
 from ..relax.comparisons import COMPARISONS, comparison
-from ..relax.copies import copied_view, interleaved
+from ..relax.copies import copied_view
 from ..relax.domains import signed_max_pool
 from ..relax.functions import FUNCTIONS, REDUCTIONS
 from ..relax.graph import Graph, constant, is_per_pixel, is_per_sample, op_name, shape, without_pixels
 from ..relax.integer_sums import integer_sums_of
+from ..relax.interleavings import interleaved
 from ..relax.quantisers import quantisers
 from ..relax.resampling import resampled
 from ..relax.selections import chosen_of
@@ -50,6 +51,7 @@ from .kinds import (
     BatchedProduct,
     BinaryConvolution,
     BinaryDense,
+    BitInterleaving,
     BitMaxPool2d,
     BitSelection,
     BitShift,
@@ -64,6 +66,7 @@ from .kinds import (
     IntegerDense,
     Layer,
     MaxPool2d,
+    PhaseInterleaving,
     Recurrent,
     Resampling,
     Rows,
@@ -167,11 +170,10 @@ class _Reader:
                 return _Anchor(graph.params[0], Elementwise, {}, 0)
             case Rows.kind:
                 return _Anchor(graph.params[0], Rows, {}, 0)
-            case Copy.kind if everything > 1:
-                joined = interleaved(graph, bindings[-1][0])
-                if joined is None:
-                    raise _unreadable(self.facts)
-                return _Anchor(bindings[-1][0], Copy, {"view": joined[1], "channels_last": True}, everything)
+            case PhaseInterleaving.kind | BitInterleaving.kind:
+                return self._interleaving(
+                    PhaseInterleaving if self.composite == PhaseInterleaving.kind else BitInterleaving
+                )
             case Copy.kind:
                 return _Anchor(bindings[0][0], Copy, {"view": copied_view(bindings[0][1], shape(bindings[0][0]))})
             case Concatenation.kind:
@@ -323,6 +325,17 @@ class _Reader:
             pixels = PixelSelection(height, width, tuple(chosen.rows.tolist()), tuple(chosen.columns.tolist()))
         own = {"selection": selection, "pixels": pixels, "fill": chosen.fill}
         return _Anchor(result, kind, own, self._up_to(result))
+
+    def _interleaving(self, kind: type[PhaseInterleaving | BitInterleaving]) -> _Anchor:
+        """Read phases that become pixels: all bindings."""
+        result = self.bindings[-1][0]
+        found = interleaved(self.graph, result)
+        if found is None:
+            raise _unreadable(self.facts)
+        batch, _, height, width = shape(found.parts[0])
+        parts = tuple(shape(part)[1] for part in found.parts)
+        own = {"small": (batch, height, width), "parts": parts, "interleaving": found.interleaving}
+        return _Anchor(result, kind, own, len(self.bindings))
 
     def _whole_image(self) -> Conv2dShape:
         batch, channels, height, width = shape(self.graph.params[0])

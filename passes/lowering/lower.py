@@ -40,7 +40,7 @@ from ..families.choose import Choice, Decisions, choose, named
 from ..families.family import BuiltKernel
 from ..families.float32 import FLOAT, build_pooled, pools_at_once
 from ..layers.forms import Form
-from ..layers.kinds import BitMaxPool2d, BitSelection, BitShift, Layer
+from ..layers.kinds import BitInterleaving, BitMaxPool2d, BitSelection, BitShift, Layer
 from ..layers.read import read_layer
 from ..relax.codes import STORED
 from ..relax.domains import domain_of
@@ -407,7 +407,7 @@ class _Lowering:
         name = var.name if len(layer.outputs) < 2 else layer.name
         caller, stored = self._emit_call(name, built.kernel, args, constants)
         results: list[tuple[Expr, Form, int, Domain | None]] = []
-        if isinstance(layer, BitMaxPool2d | BitSelection | BitShift):
+        if isinstance(layer, BitMaxPool2d | BitSelection | BitShift | BitInterleaving):
             results.append((stored[0], Form.BITS, 1, data[0].domain))
         else:
             for expr, domain in zip(stored, layer.outputs, strict=True):

@@ -26,6 +26,7 @@ from ..layers.kinds import (
     BatchedProduct,
     BinaryConvolution,
     BinaryDense,
+    BitInterleaving,
     BitMaxPool2d,
     BitSelection,
     BitShift,
@@ -40,6 +41,7 @@ from ..layers.kinds import (
     IntegerDense,
     Layer,
     MaxPool2d,
+    PhaseInterleaving,
     Resampling,
     Rows,
     SampleMean,
@@ -47,7 +49,7 @@ from ..layers.kinds import (
 )
 from ..relax.codes import STORED, codes, reads_integers
 from ..relax.comparisons import COMPARISONS, comparison
-from ..relax.copies import copied_view, interleaved
+from ..relax.copies import copied_view
 from ..relax.domains import binariser_domain, domains, signed_max_pool
 from ..relax.facts import integer_sums, values_taken, weight_changes, weight_planes
 from ..relax.functions import FUNCTIONS, reduces_channels
@@ -67,6 +69,7 @@ from ..relax.graph import (
     without_pixels,
 )
 from ..relax.integer_sums import integer_sums_of
+from ..relax.interleavings import Interleaved, interleaved
 from ..relax.quantisers import quantisers
 from ..relax.resampling import resampled
 from ..relax.selections import chosen_of, selection_rank
@@ -84,6 +87,8 @@ _ANCHORS = {
 }  # fmt: skip
 
 
+_FEWEST_CHANNELS = 8
+"""The fewest floats that are copied at once, for an interleaving with channels last to be worth it."""
 _POOLS = {"nn.max_pool2d", "nn.avg_pool2d", "nn.adaptive_avg_pool2d"}
 _OF_TWO_TENSORS = {"add", "subtract", "multiply", "divide", "maximum", "minimum"}
 
@@ -166,11 +171,30 @@ class _Former:
         self.in_chains = {var for each in self.quantisers.values() for var in each.chain}
         self.in_chains |= {var for each in self.codes.values() for var in each.chain}
         self.in_chains |= {var for each in self.sums.values() for var in each.chain}
+        self.interleaved = self._interleavings()
+        self.in_chains |= {step for each in self.interleaved.values() for step in each.steps}
         self.groups: list[_Group] = []
         self.group_of: dict[Var, _Group] = {}
         # Conditions, paddings and broadcasts of one value per pixel have no group: each reader computes them itself.
         self.inline: set[Var] = set()
         self.elementwise_on: dict[Var, _Group] = {}
+
+    def _interleavings(self) -> dict[Var, Interleaved]:
+        """The interleavings that one kernel computes: of floats with runs of channels, of codes, of bits by phases."""
+        found = {}
+        for var, _ in self.graph.bindings:
+            each = interleaved(self.graph, var)
+            if each is None or any(part in self.in_chains for part in each.parts):
+                continue
+            channels = each.interleaving.channels.shape[2]
+            sizes = {shape(part)[1] for part in each.parts}
+            if var in self.domains:
+                whole = each.interleaving.in_order and len(sizes) == 1 and sizes.pop() % channels == 0
+            else:
+                whole = str(var.ty.dtype) in STORED or channels >= _FEWEST_CHANNELS
+            if whole:
+                found[var] = each
+        return found
 
     def place(self, var: Var, value: Expr) -> None:
         """Put one binding into a new or an existing group, or mark it as inline."""
@@ -223,8 +247,6 @@ class _Former:
         if name in ("multiply", "nn.max_pool2d") and self._in_signed_pool(var):
             return True
         if name in ("reshape", "take") and self._in_shift(var):
-            return True
-        if name in ("reshape", "permute_dims") and self._in_interleaving(var):
             return True
         if name == "permute_dims" and _transposes_matrices(value):
             return all(self._product_of(user) == (user.args[0], value.args[0]) for user in users)
@@ -283,15 +305,6 @@ class _Former:
         if op_name(self.graph.values[var]) == "take":
             return all(shift_of(self.graph, self.graph.values[user]) is not None for user in users)
         return all(op_name(self.graph.values[user]) == "take" and self._in_shift(user) for user in users)
-
-    def _in_interleaving(self, var: Var) -> bool:
-        """Whether a value is an inner step of an interleaving of channels, and nothing else reads it."""
-        users = self.graph.users[var]
-        if len(users) != 1 or var in self.graph.results or op_name(self.graph.values[users[0]]) == "take":
-            return False
-        if op_name(self.graph.values[var]) == "permute_dims":
-            return interleaved(self.graph, users[0]) is not None
-        return op_name(self.graph.values[users[0]]) == "permute_dims" and self._in_interleaving(users[0])
 
     def _in_selection(self, var: Var, value: Call) -> bool:
         """Whether a value is an inner step of selections of channels, rows and columns, and nothing else reads it."""
@@ -361,9 +374,10 @@ class _Former:
             return self._layer(BitShift, var, [shift.source], domain=domain)
         if domain is None and (found := resampled(value)) is not None:
             return self._layer(Resampling, var, [found.source], is_open=True)
-        if domain is None and name == "reshape" and value.args[0] in self.inline:
-            joined = interleaved(self.graph, var)
-            return None if joined is None else self._layer(Copy, var, [joined[0]])
+        if (phases := self.interleaved.get(var)) is not None:
+            if domain is not None:
+                return self._layer(BitInterleaving, var, phases.parts, domain=domain)
+            return self._layer(PhaseInterleaving, var, phases.parts)
         if domain is None and _is_copy(var, value):
             return self._layer(Copy, var, [value.args[0]])
         if (total := self.sums.get(var)) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -55,8 +55,7 @@ class _Integers:
         codes: The variable of the new function that holds them in that type, if there is one.
         floats: A variable that holds them as float32, if there is one; at least one of both exists.
         source: The codes of which ``floats`` is a reshape or a permutation, if it is.
-        moves: The names of the operators between both.
-        axes: The permutation, if it is one; None reverses all axes.
+        moves: The operations between both, in order.
     """
 
     dtype: str
@@ -65,8 +64,7 @@ class _Integers:
     zero_point: int = 0
     scale: np.float32 | None = None
     source: Expr | None = None
-    moves: tuple[str, ...] = ()
-    axes: tuple[int, ...] | None = None
+    moves: tuple[Call, ...] = ()
     made: list[Expr] = field(default_factory=list)
 
     def value(self, numbers: np.ndarray) -> np.ndarray:
@@ -202,12 +200,14 @@ class _Walk:
     def _codes(self, integers: _Integers, name: str) -> Expr:
         """The variable that holds the numbers in their integer type."""
         if integers.codes is None and not integers.made:
-            source, moves = integers.source, set(integers.moves)
+            source, moves = integers.source, list(map(op_name, integers.moves))
             assert integers.floats is not None
-            if source is not None and moves == {"reshape"}:
+            if source is not None and set(moves) == {"reshape"}:
                 made = self.writer.emit(op.reshape(source, shape(integers.floats)), name)
-            elif source is not None and integers.moves == ("permute_dims",):
-                made = self.writer.emit(op.permute_dims(source, integers.axes), name)
+            elif source is not None and (moves == ["permute_dims"] or _interleaves(integers.moves, source)):
+                made = source
+                for move in integers.moves:
+                    made = self.writer.emit(Call(move.op, [made, *move.args[1:]], move.attrs, move.ty_args), name)
             else:
                 made = self.writer.emit(emit_codes(self.writer, integers.floats, integers.dtype, 0, name), name)
             integers.made.append(made)
@@ -215,7 +215,7 @@ class _Walk:
 
     def _numbers(self, integers: _Integers, name: str, stored: bool = False) -> Expr:
         """The numbers as float32; read from memory if they are computed, and ``stored`` asks for it."""
-        computed = bool({"nn.max_pool2d", "nn.relu"}.intersection(integers.moves))
+        computed = bool({"nn.max_pool2d", "nn.relu"}.intersection(map(op_name, integers.moves)))
         if integers.floats is not None and not (stored and computed):
             return integers.floats
         codes = self._codes(integers, f"{name}_stored")
@@ -269,9 +269,7 @@ class _Walk:
             case _:
                 call = Call(value.op, [numbers[0], *value.args[1:]], value.attrs, value.ty_args)
         floats = self.writer.emit(call, f"{var.name}_numbers")
-        given = value.attrs.axes if name == "permute_dims" else None
-        axes = None if given is None else tuple(int(axis) for axis in given)
-        return _Integers(base.dtype, None, floats, base.zero_point, base.scale, source, (*base.moves, name), axes)
+        return _Integers(base.dtype, None, floats, base.zero_point, base.scale, source, (*base.moves, value))
 
     def _padding(self, pad: Call, base: _Integers) -> float | None:
         """The number that a padding fills in; None if its value is none of theirs."""
@@ -337,6 +335,15 @@ class _Walk:
                 y = step(y)
             y = np.minimum(np.maximum(np.rint(y) + np.float32(matched.zero_point), matched.low), matched.high)
         return base if np.array_equal(y, numbers) else None
+
+
+def _interleaves(moves: Sequence[Call], source: Expr) -> bool:
+    """Whether operations make pixels of channels: a transposed convolution or a pixel shuffle (interleavings.py)."""
+    names = list(map(op_name, moves))
+    if names[:3] != ["reshape", "permute_dims", "reshape"] or any(name != "strided_slice" for name in names[3:]):
+        return False
+    before, after = shape(source), [int(extent) for extent in moves[2].args[1].values]
+    return len(before) == len(after) == 4 and before[2] <= after[2] and before[3] <= after[3] and before[1] > after[1]
 
 
 def _step(value: Expr) -> tuple[Expr, Callable[[np.ndarray], np.ndarray]] | None:

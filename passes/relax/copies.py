@@ -2,78 +2,13 @@
 
 from __future__ import annotations
 
-from math import prod
-
 from tvm.ir import Call
-from tvm.relax import Expr, Var
+from tvm.relax import Expr
 from tvm.tirx import IntImm
 
 from sbnn_tvm.schedules.elementwise.strided_copy import StridedView
 
-from .graph import Graph, op_name, shape
-
-_RUN = 8
-"""The fewest elements that are copied at once, for a copy of a map with channels last to be worth it."""
-
-
-def interleaved(graph: Graph, var: Var) -> tuple[Var, StridedView] | None:
-    """A map [N, C, H, W] whose rows and columns are channels of another, as after a transposed convolution.
-
-    It is ``reshape(permute_dims(reshape(map)))``, of which the first reshape only cuts axes and the last one only joins
-    them.
-
-    Returns:
-        The other map, and the view that is copied where both are stored with their channels last. None for any other
-        value, and where single elements or short runs would be copied.
-    """
-    permute = _operand(graph, var, "reshape", "permute_dims")
-    cut = None if permute is None else _operand(graph, permute, "permute_dims", "reshape")
-    source = None if cut is None else graph.values[cut].args[0]
-    if cut is None or permute is None or not isinstance(source, Var) or len(shape(source)) != 4 or len(shape(var)) != 4:
-        return None
-    if str(var.ty.dtype) != "float32" or graph.values[permute].attrs.axes is None:
-        return None
-    _, channels, height, width = shape(source)
-    strides = (channels * height * width, 1, width * channels, channels)
-    factors = _grouped(shape(source), shape(cut))
-    if factors is None:
-        return None
-    of_factors = []
-    for group, stride in zip(factors, strides, strict=True):
-        of_factors += [stride * prod(group[i + 1 :]) for i in range(len(group))]
-    axes = [int(axis) for axis in graph.values[permute].attrs.axes]
-    order = [(shape(cut)[axis], of_factors[axis]) for axis in axes]
-    groups = _grouped(shape(var), [size for size, _ in order])
-    if groups is None:
-        return None
-    ends = [sum(map(len, groups[: i + 1])) for i in range(4)]
-    n, c, h, w = (order[end - len(group) : end] for end, group in zip(ends, groups, strict=True))
-    extents, steps = zip(*n, *h, *w, *c, strict=True)
-    view = StridedView(prod(shape(source)), 0, extents, steps).simplified()
-    return (source, view) if view.strides[-1] == 1 and view.extents[-1] >= _RUN else None
-
-
-def _operand(graph: Graph, var: Var, name: str, producer: str) -> Var | None:
-    """The operand of a call of one operator that another one computes."""
-    value = graph.values.get(var)
-    if value is None or op_name(value) != name or graph.producer(value.args[0], producer) is None:
-        return None
-    return value.args[0]
-
-
-def _grouped(whole: tuple[int, ...], parts: tuple[int, ...] | list[int]) -> list[list[int]] | None:
-    """Consecutive parts whose products are the extents of ``whole``; None if there are none."""
-    rest, groups = list(parts), []
-    for extent in whole:
-        group: list[int] = []
-        while rest and prod(group) < extent:
-            group.append(rest.pop(0))
-        if prod(group) != extent:
-            return None
-        groups.append(group)
-    while rest and rest[0] == 1:
-        groups[-1].append(rest.pop(0))
-    return None if rest else groups
+from .graph import op_name, shape
 
 
 def copied_view(value: Expr, out: tuple[int, ...]) -> StridedView | None:

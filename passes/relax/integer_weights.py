@@ -9,6 +9,7 @@ import numpy as np
 LARGEST = 255
 """The largest magnitude of an integer weight: a number of 8 bits minus a zero point of 8 bits."""
 _NEIGHBOURS = 3
+_FEW = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,18 +55,28 @@ def _integers(flat: np.ndarray, scale: np.ndarray) -> np.ndarray | None:
 
 def _scale_of(magnitudes: np.ndarray) -> np.float32 | None:
     """The largest scale of which all these distinct positive numbers, ascending, are multiples but for rounding."""
-    top = np.arange(1, LARGEST + 1, dtype=np.float64)
-    multiples = magnitudes[None, :].astype(np.float64) * (top / float(magnitudes[-1]))[:, None]
-    away = np.abs(multiples - np.rint(multiples)).max(axis=1)
-    for k in top[away <= 3 * 2.0**-24 * top + 1e-9]:
-        scale = np.float32(float(magnitudes[-1]) / k)
-        near = [scale]
-        for towards in (np.float32(0), np.float32(np.inf)):
-            for _ in range(_NEIGHBOURS):
-                scale = np.nextafter(scale, towards)
-                near.append(scale)
-            scale = near[0]
-        fits = [each for each in near if each > 0 and _integers(magnitudes[None, :], each.reshape(1)) is not None]
-        if fits:
-            return sorted(fits)[len(fits) // 2]
+    # Few numbers exclude most multiples; all numbers judge the rest.
+    few = magnitudes[:: max(1, len(magnitudes) // _FEW)]
+    largest = float(magnitudes[-1])
+    top = _near_multiples(few, largest, np.arange(1, LARGEST + 1, dtype=np.float64))
+    for k in _near_multiples(magnitudes, largest, top):
+        middle = np.float32(largest / k)
+        below, above = [middle], [middle]
+        for _ in range(_NEIGHBOURS):
+            below.append(np.nextafter(below[-1], np.float32(0)))
+            above.append(np.nextafter(above[-1], np.float32(np.inf)))
+        near = np.array(below[:0:-1] + above, np.float32)
+        near = near[near > 0]
+        multiples = np.rint(magnitudes.astype(np.float64) / near[:, None])
+        same = multiples.astype(np.float32) * near[:, None] == magnitudes
+        fits = near[same.all(axis=1) & (multiples[:, -1] <= LARGEST)]
+        if len(fits):
+            return np.float32(fits[len(fits) // 2])
     return None
+
+
+def _near_multiples(magnitudes: np.ndarray, largest: float, top: np.ndarray) -> np.ndarray:
+    """The multiples of a scale that the largest number may be, so that all numbers are multiples but for rounding."""
+    multiples = magnitudes[None, :].astype(np.float64) * (top / largest)[:, None]
+    away = np.abs(multiples - np.rint(multiples)).max(axis=1)
+    return top[away <= 3 * 2.0**-24 * top + 1e-9]

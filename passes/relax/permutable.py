@@ -17,7 +17,7 @@ from tvm.relax import Expr, Var, op
 from .graph import constant, op_name, operands, shape
 from .views import View
 
-_ELEMENTWISE = {
+ELEMENTWISE = {
     "abs", "add", "astype", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "ceil", "clip", "cos", "cosh",
     "divide", "equal", "erf", "exp", "floor", "floor_divide", "floor_mod", "greater", "greater_equal", "isfinite",
     "isinf", "isnan", "left_shift", "less", "less_equal", "log", "logical_and", "logical_not", "logical_or",
@@ -25,6 +25,7 @@ _ELEMENTWISE = {
     "nn.relu", "nn.relu6", "nn.selu", "nn.silu", "nn.softplus", "not_equal", "power", "right_shift", "round", "rsqrt",
     "sigmoid", "sign", "sin", "sinh", "sqrt", "square", "subtract", "tan", "tanh", "trunc", "where",
 }  # fmt: skip
+"""Operators of which each element depends on the elements at its place alone."""
 _REDUCTIONS = {"mean": op.mean, "sum": op.sum, "max": op.max, "min": op.min, "prod": op.prod}
 
 
@@ -289,7 +290,7 @@ def _dense(given: Operands, var: Var, value: Call, weight: np.ndarray) -> Moved 
 
 
 _RULES: dict[str, Rule] = {
-    **dict.fromkeys(_ELEMENTWISE, _elementwise),
+    **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys(_REDUCTIONS, _reduction),
     "argmax": _extremum_position,
     "argmin": _extremum_position,
@@ -305,6 +306,6 @@ _RULES: dict[str, Rule] = {
 }
 _MOVABLE = {*_RULES, "permute_dims", "reshape", "squeeze", "expand_dims", "split"}
 KEEPS_AXES = {
-    *_ELEMENTWISE, "nn.softmax", "nn.log_softmax", "nn.prelu", "flip", "nn.pad", "strided_slice", "concat", "take",
+    *ELEMENTWISE, "nn.softmax", "nn.log_softmax", "nn.prelu", "flip", "nn.pad", "strided_slice", "concat", "take",
 }  # fmt: skip
 """Those whose result has the axes of their operands in the same order."""

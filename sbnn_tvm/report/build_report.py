@@ -17,6 +17,7 @@ from sbnn_tvm.passes.layers.kinds import (
     BinaryConvolution,
     BinaryDense,
     BinaryLinearLayer,
+    BitInterleaving,
     BitMaxPool2d,
     BitSelection,
     BitShift,
@@ -34,6 +35,7 @@ from sbnn_tvm.passes.layers.kinds import (
     Layer,
     LinearLayer,
     MaxPool2d,
+    PhaseInterleaving,
     Recurrent,
     Resampling,
     Rows,
@@ -59,6 +61,7 @@ _KINDS: dict[type[Layer], str] = {
     AvgPool2d: "average pool", GlobalAvgPool2d: "global average pool", Elementwise: "elementwise",
     SampleMean: "mean of each sample", ChannelSelection: "channels", BitSelection: "channels of bits",
     BitShift: "shift of bits", Recurrent: "recurrent", Rows: "rows", BatchedProduct: "product of activations",
+    PhaseInterleaving: "interleaving", BitInterleaving: "interleaving of bits",
     Copy: "copy", Concatenation: "concatenation", Resampling: "resampling",
 }  # fmt: skip
 

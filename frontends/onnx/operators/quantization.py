@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from onnx import helper
 from tvm import relax
+from tvm.ir import Call, GenericConst, Op
 
 from ..node import Converter, Node, Value, as_expr, dtype_of, rank_of, shape_of
 
@@ -152,6 +155,27 @@ def computed(node: Node, operator: str, x: Value, y: Value) -> Value:
         with np.errstate(all="ignore"):  # a quotient may be infinite
             return np.asarray(getattr(np, operator)(x, y))
     return node.emit(getattr(relax.op, operator)(as_expr(x), as_expr(y)))
+
+
+_KNOWN: dict[str, Callable[..., np.ndarray]] = {
+    "relax.astype": np.asarray,
+    "relax.multiply": np.multiply,
+    "relax.subtract": np.subtract,
+}
+
+
+def known(node: Node, value: Value) -> Value:
+    """The numbers of a dequantised constant, in the arithmetic of ``dequantize_linear``; any other value as it is."""
+    if not isinstance(value, relax.Var):
+        return value
+    call = node.bound(value)
+    if not isinstance(call, Call) or not isinstance(call.op, Op) or str(call.op.name) not in _KNOWN:
+        return value
+    read = [arg.value.numpy() if isinstance(arg, GenericConst) else known(node, arg) for arg in call.args]
+    if not all(isinstance(each, np.ndarray) for each in read):
+        return value
+    with np.errstate(all="ignore"):
+        return np.asarray(_KNOWN[str(call.op.name)](*read), dtype_of(value))
 
 
 CONVERTERS: dict[str, Converter] = {

@@ -1,15 +1,18 @@
-"""Transposed convolution, as one ordinary convolution and a rearrangement of its channels.
+"""Transposed convolution, as ordinary convolutions whose results are interleaved.
 
 With stride s, the outputs at the positions r, r + s, r + 2s ... (phase r) are a convolution of the input with every
-s-th weight, in reverse order. One convolution computes the phases of all axes as channels. So no multiplication with an
-inserted zero remains, and the kernels for convolutions do the work.
+s-th weight, in reverse order. So no multiplication with an inserted zero remains, and the kernels for convolutions do
+the work. A phase has a convolution of its own with exactly its weights: two-valued ones stay so. Phases that read the
+same pixels, and all phases of few channels, are the channels of one convolution; the latter has zeros where phases have
+fewer weights than others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
-from math import prod
+from dataclasses import dataclass
+from itertools import chain, product
+from math import gcd, prod
 
 import numpy as np
 from tvm import relax
@@ -17,11 +20,14 @@ from tvm import relax
 from ..node import Converter, Node, Value, as_expr, rank_of, shape_of
 from ..window_attributes import Window
 from .convolutions import biased, rows, slide
+from .quantization import known
 
 
 def conv_transpose(node: Node) -> relax.Expr:
     """ConvTranspose over one to three axes."""
-    x, weight, groups = node.expr(0), node.required(1), node.attributes.get("group", 1)
+    x, groups = node.expr(0), node.attributes.get("group", 1)
+    weight, bias = (None if value is None else known(node, value) for value in (node.required(1), node.value(2)))
+    assert weight is not None
     shape, inputs = shape_of(weight), shape_of(x)
     if not 3 <= rank_of(x) <= 5 or len(shape) != len(inputs) or shape[0] != inputs[1] or inputs[1] % groups:
         raise node.error(
@@ -36,12 +42,17 @@ def conv_transpose(node: Node) -> relax.Expr:
     if axes == 1:  # one row of a map
         x, weight = as_expr(rows(node, x)), rows(node, weight)
         strides, dilations, before, outputs = (1, *strides), (1, *dilations), [0, *before], [1, *outputs]
+    phases = None
+    if isinstance(weight, np.ndarray) and len(strides) == 2 and shape[1] * groups >= _FEWEST_CHANNELS:
+        phases = _Phases.of(weight.shape[2:], shape_of(x)[2:], strides, dilations, before, outputs)
+    if isinstance(weight, np.ndarray) and phases is not None:
+        y = _cropped(node, _of_phases(node, x, weight, bias, groups, phases), [0, 0], outputs)
+        return y if len(kernel) == 2 else relax.op.reshape(node.emit(y), (inputs[0], shape[1] * groups, outputs[-1]))
     weight, taps = _phase_weights(node, weight, groups, strides, dilations)
     axes = len(taps)
     padding = tuple(count - 1 for count in taps) * 2
     window = Window(taps, (1,) * axes, padding, (1,) * axes)
     y = node.emit(slide(node, x, weight, window, groups))
-    bias = node.value(2)
     computed = [size * stride for size, stride in zip(shape_of(y)[2:], strides, strict=True)]
     early = all(start + count <= size for start, count, size in zip(before, outputs, computed, strict=True))
     if isinstance(bias, np.ndarray) and early:  # then it joins the convolution
@@ -52,6 +63,102 @@ def conv_transpose(node: Node) -> relax.Expr:
     if len(kernel) < axes:
         y = relax.op.reshape(node.emit(y), (inputs[0], shape[1] * groups, outputs[-1]))
     return biased(node, y, bias)
+
+
+_FEWEST_CHANNELS = 16
+"""With fewer output channels, one convolution of all phases uses vectors better, in spite of zeros."""
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One phase along one axis: output q of it is the sum of ``weight[taps[i]] * x[q + first + i * step]``.
+
+    Attributes:
+        taps: The weights, in the order of the pixels that they multiply.
+        first: The first pixel for output 0.
+        step: Distance of pixels.
+    """
+
+    taps: tuple[int, ...]
+    first: int
+    step: int
+
+
+@dataclass(frozen=True)
+class _Phases:
+    """The phases of a transposed convolution over two axes.
+
+    Attributes:
+        axes: The phases along each axis.
+        sizes: Number of outputs of a phase along each axis.
+    """
+
+    axes: tuple[tuple[_Axis, ...], ...]
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls,
+        kernel: Sequence[int],
+        sizes: Sequence[int],
+        strides: Sequence[int],
+        dilations: Sequence[int],
+        before: Sequence[int],
+        outputs: Sequence[int],
+    ) -> _Phases | None:
+        """The phases; None if one has no weights, or reads less than the whole image."""
+        axes = []
+        counts = tuple(-(-output // stride) for output, stride in zip(outputs, strides, strict=True))
+        for along, (taps, stride, step) in enumerate(zip(kernel, strides, dilations, strict=True)):
+            phases = []
+            for phase in range(stride):
+                shift = phase + before[along]
+                own = [tap for tap in reversed(range(taps)) if (shift - tap * step) % stride == 0]
+                if not own:
+                    return None
+                first, last = ((shift - tap * step) // stride for tap in (own[0], own[-1]))
+                if first > 0 or counts[along] - 1 + last < sizes[along] - 1:
+                    return None
+                phases.append(_Axis(tuple(own), first, step // gcd(step, stride)))
+            axes.append(tuple(phases))
+        return cls(tuple(axes), counts)
+
+    @property
+    def alike(self) -> bool:
+        """Whether all phases multiply the same pixels."""
+        return all(len({(len(each.taps), each.first, each.step) for each in axis}) == 1 for axis in self.axes)
+
+    def window(self, phase: tuple[_Axis, _Axis], sizes: Sequence[int]) -> Window:
+        """The window of a phase on images of these sizes."""
+        starts = [-each.first for each in phase]
+        ends = [
+            count - size + (len(each.taps) - 1) * each.step + each.first
+            for each, count, size in zip(phase, self.sizes, sizes, strict=True)
+        ]
+        taps = len(phase[0].taps), len(phase[1].taps)
+        return Window(taps, (1, 1), (*starts, *ends), (phase[0].step, phase[1].step))
+
+
+def _of_phases(
+    node: Node, x: relax.Expr, weight: np.ndarray, bias: Value | None, groups: int, phases: _Phases
+) -> relax.Var:
+    """The interleaved phases [N, C, ...], of weights [inputs, outputs of a group, rows, columns]."""
+    inputs, channels = weight.shape[0], weight.shape[1] * groups
+    grouped = weight.reshape(groups, inputs // groups, *weight.shape[1:]).swapaxes(1, 2)
+    weight = grouped.reshape(channels, inputs // groups, *weight.shape[2:])
+    order = list(product(phases.axes[0], phases.axes[1]))
+    weights = [np.ascontiguousarray(weight[:, :, list(rows.taps)][..., list(columns.taps)]) for rows, columns in order]
+    if phases.alike and groups == 1:
+        weights, order = [np.concatenate(weights)], order[:1]
+    parts = []
+    for each, phase in zip(weights, order, strict=True):
+        y = node.emit(slide(node, x, each, phases.window(phase, shape_of(x)[2:]), groups))
+        if isinstance(bias, np.ndarray):
+            y = node.emit(biased(node, y, np.tile(bias, len(each) // channels)))
+        parts.append(y)
+    y = parts[0] if len(parts) == 1 else node.emit(relax.op.concat(parts, 1))
+    y = _interleaved(node, y, 1, channels, [len(axis) for axis in phases.axes])
+    return y if isinstance(bias, np.ndarray) else node.emit(biased(node, y, bias))
 
 
 def _geometry(

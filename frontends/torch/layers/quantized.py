@@ -61,7 +61,20 @@ class EightBit:
         return QuantizedLinear(*args, **kwargs, quantize=self.quantizer(), learned=self.weights == "learned")
 
 
-class QuantizedConv2d(nn.Conv2d):
+class _QuantizedLayer(nn.Module):
+    """What both layers have beside their float counterpart, which is the next base class."""
+
+    weight: Tensor
+
+    def __init__(
+        self, *args: Any, quantize: AffineQuantizer | None = None, learned: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.quantize = quantize
+        self.weight_quantizer = WeightQuantizer(self.weight, learned)
+
+
+class QuantizedConv2d(_QuantizedLayer, nn.Conv2d):
     """A 2-D convolution whose weights and input have 8 bits.
 
     Args:
@@ -83,19 +96,12 @@ class QuantizedConv2d(nn.Conv2d):
         torch.Size([1, 16, 8, 8])
     """
 
-    def __init__(
-        self, *args: Any, quantize: AffineQuantizer | None = None, learned: bool = False, **kwargs: Any
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.quantize = quantize
-        self.weight_quantizer = WeightQuantizer(self.weight, learned)
-
     def forward(self, x: Tensor) -> Tensor:
         """Quantises x if the layer has a ``quantize``, and the weights, and convolves them."""
         return quantized_product(self, x, self.weight, self.bias, self._conv_forward)
 
 
-class QuantizedLinear(nn.Linear):
+class QuantizedLinear(_QuantizedLayer, nn.Linear):
     """A linear layer whose weights and input have 8 bits.
 
     Args:
@@ -108,13 +114,6 @@ class QuantizedLinear(nn.Linear):
     Shapes:
         float32 [..., in_features] to float32 [..., out_features]; under autocast too.
     """
-
-    def __init__(
-        self, *args: Any, quantize: AffineQuantizer | None = None, learned: bool = False, **kwargs: Any
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.quantize = quantize
-        self.weight_quantizer = WeightQuantizer(self.weight, learned)
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantises x if the layer has a ``quantize``, and the weights, and multiplies them."""

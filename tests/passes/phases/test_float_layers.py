@@ -117,13 +117,13 @@ CASES = {
     ),
     "a transposed convolution": Case(
         "d = ConvTranspose<strides=[2, 2]>(x, w, b)\ne = Relu(d)\ny = Conv(e, v)",
-        ("conv2d", "copy", "conv2d"),
+        ("conv2d", "interleave", "conv2d"),
         MAP,
         {"w": normal(6, 9, 2, 2), "b": normal(9), "v": normal(4, 9, 1, 1)},
     ),
     "a transposed convolution of a sequence": Case(
         "d = ConvTranspose<strides=[3], pads=[1, 2], group=2>(x, w, b)\ny = Relu(d)",
-        ("conv2d", "copy", "select_channels"),
+        ("conv2d", "conv2d", "conv2d", "interleave"),
         {"x": (2, 6, 11)},
         {"w": normal(6, 9, 5), "b": normal(18)},
     ),
