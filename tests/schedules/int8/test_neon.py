@@ -17,8 +17,8 @@ from sbnn_tvm.schedules.int8.depthwise import int8_depthwise_conv2d
 from sbnn_tvm.schedules.int8.neon import signed_summands
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from tests.support.bare_execution import run_all
-from tests.support.kernel_execution import run
 from tests.support.conv2d_shapes import SHAPES
+from tests.support.kernel_execution import run
 from tests.support.random_integers import integer_data, integer_weights
 from tests.support.reference.convolution import conv2d
 
