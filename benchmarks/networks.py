@@ -176,8 +176,9 @@ def randomise_statistics(model: nn.Module) -> None:
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, std=0.5)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.5)
+            if module.affine:
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, std=0.5)
         elif isinstance(module, RPReLU):
             nn.init.normal_(module.before, std=0.5)
             nn.init.normal_(module.after, std=0.5)
