@@ -8,6 +8,7 @@ from sbnn_tvm.schedules.epilogue.program import (
     BitsOutput,
     Border,
     Channel,
+    CodesOutput,
     FloatOutput,
     IntegerThreshold,
     Pixel,
@@ -64,7 +65,7 @@ def border_program(rng: np.random.Generator, shape: Conv2dShape) -> Program:
 
 
 def rich_program(rng: np.random.Generator, shape: Conv2dShape) -> tuple[Program, list[np.ndarray]]:
-    """Scale, border table, residual, PReLU; floats and bits out. Also its tensor operands."""
+    """Scale, border table, residual, PReLU; floats, bits and codes of bytes out. Also its tensor operands."""
     channels = shape.out_channels
 
     def constant() -> Channel:
@@ -79,7 +80,12 @@ def rich_program(rng: np.random.Generator, shape: Conv2dShape) -> tuple[Program,
             Step("multiply", Ref(3), Pixel(1)),
             Step("prelu", Ref(4), constant()),
         ),
-        (BitsOutput(Ref(3), constant()), FloatOutput(Ref(5)), BitsOutput(Ref(5), Scalar(0.25), inclusive=True)),
+        (
+            BitsOutput(Ref(3), constant()),
+            FloatOutput(Ref(5)),
+            CodesOutput(Ref(5), "uint8", 128),
+            BitsOutput(Ref(5), Scalar(0.25), inclusive=True),
+        ),
     )
     pixels = (shape.batch, shape.out_height, shape.out_width)
     return program, [normal(rng, *pixels, channels), normal(rng, *pixels, 1)]
