@@ -237,6 +237,8 @@ class _Walk:
     def _moved(self, var: Var, value: Call) -> _Integers | None:
         """A value of an operator that only moves numbers, or takes the largest; None if it is none of integers."""
         name = op_name(value)
+        if name == "permute_dims" and str(var.ty.dtype) == "int32":
+            return self._permuted_differences(var, value)
         read = list(value.args[0].fields) if isinstance(value.args[0], relax.Tuple) else [value.args[0]]
         if not _is_float(var) or any(each not in self.known for each in read):
             return None
@@ -270,6 +272,19 @@ class _Walk:
                 call = Call(value.op, [numbers[0], *value.args[1:]], value.attrs, value.ty_args)
         floats = self.writer.emit(call, f"{var.name}_numbers")
         return _Integers(base.dtype, None, floats, base.zero_point, base.scale, source, (*base.moves, value))
+
+    def _permuted_differences(self, var: Var, value: Call) -> _Integers | None:
+        """Differences in int32 in another image format: the codes change it, so that a layer of integers reads them."""
+        base = self.known.get(value.args[0])
+        if base is None or base.codes is None or base.scale is not None or not between_formats(value):
+            return None
+        codes = self.writer.emit(op.permute_dims(base.codes, value.attrs.axes), f"{var.name}_stored")
+        difference: Expr = op.astype(codes, "int32")
+        if base.zero_point:
+            number = self.writer.emit(difference, f"{var.name}_codes")
+            difference = op.subtract(number, relax.const(np.int32(base.zero_point)))
+        self.writer.bind(var, difference)
+        return replace(base, codes=codes, floats=None, made=[])
 
     def _padding(self, pad: Call, base: _Integers) -> float | None:
         """The number that a padding fills in; None if its value is none of theirs."""
