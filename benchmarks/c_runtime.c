@@ -2,23 +2,9 @@
    Compiled with -DMODEL=NAME -DHEADER='"NAME.h"'. A burst of runs for each line that it reads; it ends with its input. */
 
 #define _POSIX_C_SOURCE 200809L
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#include HEADER
-
-#define JOIN_(a, b) a##b
-#define JOIN(a, b) JOIN_(a, b)
-#define F(name) JOIN(MODEL, name)
-
-static double seconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
+#include "model_run.h"
 
 /* Peak memory of this program; getrusage would count what the process had before it began. */
 static long peak_kib(void)
@@ -36,31 +22,15 @@ static long peak_kib(void)
 
 int main(int count, char **arguments)
 {
-    static sbnn_input inputs[64];
-    static sbnn_output outputs[64];
-    const sbnn_tensor *tensors;
     sbnn_options options = {0};
-    size_t number, index, bytes;
+    size_t bytes;
     double begin, initialised, first;
     char line[16];
     void *context;
     FILE *file = count == 3 ? fopen(arguments[1], "rb") : NULL;
-    if (file == NULL)
+    if (file == NULL || !make_tensors(file))
         return 2;
-    tensors = F(_inputs)(&number);
-    for (index = 0; index < number; index++) {
-        void *data = aligned_alloc(64, (tensors[index].bytes + 63) / 64 * 64);
-        if (fread(data, 1, tensors[index].bytes, file) != tensors[index].bytes)
-            return 2;
-        inputs[index].data = data;
-        inputs[index].bytes = tensors[index].bytes;
-    }
     fclose(file);
-    tensors = F(_outputs)(&number);
-    for (index = 0; index < number; index++) {
-        outputs[index].data = aligned_alloc(64, (tensors[index].bytes + 63) / 64 * 64);
-        outputs[index].bytes = tensors[index].bytes;
-    }
     options.threads = (size_t)atoi(arguments[2]);
     begin = seconds();
     bytes = F(_context_bytes)(&options);

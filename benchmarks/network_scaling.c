@@ -5,15 +5,7 @@
    context for each number of threads, and bursts of runs in turns, so that noise affects all of them equally. */
 
 #define _POSIX_C_SOURCE 200809L
-#include <stdio.h>
-#include <stdlib.h>
-#include <time.h>
-
-#include HEADER
-
-#define JOIN_(a, b) a##b
-#define JOIN(a, b) JOIN_(a, b)
-#define F(name) JOIN(MODEL, name)
+#include "model_run.h"
 
 #define MOST_STEPS 1024
 #define MOST_NUMBERS 16
@@ -22,13 +14,6 @@
 
 static double began[MOST_STEPS];
 static int steps;
-
-static double seconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
 
 void scaling_step(int step)
 {
@@ -50,33 +35,17 @@ static void print(float *times, int count)
 
 int main(int count, char **arguments)
 {
-    static sbnn_input inputs[64];
-    static sbnn_output outputs[64];
     static void *contexts[MOST_NUMBERS];
     static float *times[MOST_NUMBERS]; /* [steps + 1][MOST_RUNS]; the last row is the whole run */
     static int runs[MOST_NUMBERS];
-    const sbnn_tensor *tensors;
     sbnn_options options = {0};
-    size_t number, index, bytes;
+    size_t bytes;
     int numbers = count - 3, each, step;
     double end;
     FILE *file = numbers > 0 && numbers <= MOST_NUMBERS ? fopen(arguments[1], "rb") : NULL;
-    if (file == NULL)
+    if (file == NULL || !make_tensors(file))
         return 2;
-    tensors = F(_inputs)(&number);
-    for (index = 0; index < number; index++) {
-        void *data = aligned_alloc(64, (tensors[index].bytes + 63) / 64 * 64);
-        if (fread(data, 1, tensors[index].bytes, file) != tensors[index].bytes)
-            return 2;
-        inputs[index].data = data;
-        inputs[index].bytes = tensors[index].bytes;
-    }
     fclose(file);
-    tensors = F(_outputs)(&number);
-    for (index = 0; index < number; index++) {
-        outputs[index].data = aligned_alloc(64, (tensors[index].bytes + 63) / 64 * 64);
-        outputs[index].bytes = tensors[index].bytes;
-    }
     for (each = 0; each < numbers; each++) {
         options.threads = (size_t)atoi(arguments[3 + each]);
         bytes = F(_context_bytes)(&options);

@@ -83,7 +83,7 @@ class Steps:
 # - neon-i8mm is neon-dotprod, but for steps of integers. Those of ARM are the whole calls of the 3x3 layer of
 #   benchmarks/int8_instructions.py, in cycles by core; of i8mm, and of armv7-neon, its loop or its instructions.
 # - What differs in products of integers alone has the other steps of its base: neon of its class of cores, for example.
-#   No core like the A72 has dot products. A target may combine them all the same: it has their mean.
+#   No core like the A72 has dot products. A target may combine them all the same: it has the step of any core.
 # - Steps of integers are estimates: on x86, an instruction that sums products costs as much as a float multiply-add;
 #   beside x86 and ARM, instructions of the inner loops. They are only compared with each other.
 # - A microcontroller reads its flash fast enough, but has little: there a KiB costs as much as 50,000 instructions.
