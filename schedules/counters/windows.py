@@ -161,7 +161,7 @@ class PlaneWindow:
         return same and lanes and self.rows.aligned and self.columns.aligned
 
     def constants(self) -> list[np.ndarray]:
-        """The tables of :meth:`emit`: shifts, or input rows and columns to gather; masks of the bits outside the image."""
+        """The tables of :meth:`emit`: shifts, or rows and columns to gather; masks of the bits outside the image."""
         tables = [self._slab_table()] if self.direct else [self._row_table(), self._column_table()]
         if self.masked:
             tables += [self._inside(), self._padding_bits()]
@@ -198,7 +198,7 @@ class PlaneWindow:
         source, target, channels, planes = self.source, self.target, self.source.channels, self.planes
         lane, lanes, const = source.lane, source.lanes, source.vector.constant
         slabs, downs = self._slab_table(), self._shifts_down()
-        shifted = slabs[:, 3:].any(axis=0)
+        shifts_right, shifts_left = bool(slabs[:, 3].any()), bool(slabs[:, 4].any())
         in_block, slabs_in_block = source.row_phases * source.column_phases, self.rows.slabs * self.columns.slabs
         outputs = T.decl_buffer((target.blocks * slabs_in_block * planes, lanes), lane, data=window.data)
 
@@ -224,9 +224,9 @@ class PlaneWindow:
                     if down:
                         order = [i + down if 0 <= i + down < lanes else lanes for i in range(lanes)]
                         value = tirx.Shuffle([T.bind(value), const(0)], order)
-                    if shifted[0]:
+                    if shifts_right:
                         value = value >> source.vector.broadcast(tirx.Cast(lane, right))
-                    if shifted[1]:
+                    if shifts_left:
                         value = value << source.vector.broadcast(tirx.Cast(lane, left))
                 if masks:
                     value = (value & masks[0]) | masks[1]
@@ -242,7 +242,7 @@ class PlaneWindow:
             store(outputs, const(0), (to_vector + channels,), 0)
 
     def _shifts(self, displacement: int, axis: WindowAxis, size: int) -> tuple[int, int | None]:
-        """The phase of a displacement in the input, and the shift in lanes or bits, None if nothing of ``size`` is left."""
+        """The input phase of a displacement, and the shift in lanes or bits: None if nothing of ``size`` is left."""
         shift, phase = divmod(displacement, axis.input_phases)
         return phase, shift if abs(shift) < size else None
 
