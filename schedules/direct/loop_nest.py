@@ -393,7 +393,10 @@ def padded_image(conv: DirectConv2d, data: tirx.Buffer, outside: tirx.Expr | Non
     """
     shape, arithmetic = conv.shape, conv.arithmetic
     borders = [
-        [arithmetic.spread(tirx.const(value, arithmetic.data_element) if outside is None else outside) for value in plane]
+        [
+            arithmetic.spread(tirx.const(value, arithmetic.data_element) if outside is None else outside)
+            for value in plane
+        ]
         for plane in conv.border.tolist()
     ]
     images, channels, spread = shape.batch * conv.planes, len(borders[0]), len(borders[0][0])

@@ -308,10 +308,10 @@ class EpilogueWriter:
             parts = [list(range(i, i + self.isa.float_lanes)) for i in range(0, lanes, self.isa.float_lanes)]
             values = [tirx.Shuffle([value], part) for value in values for part in parts]
             lanes = self.isa.float_lanes
-        point, known, more = output.zero_point, None, ()
+        point, known, more = output.zero_point, None, []
         if isinstance(point, epilogue.Number):
             point = tirx.Cast("int32", self.number(point))
-            more = (point,)
+            more.append(point)
         else:
             known = point
         for start, count in powers_of_two(len(values), MOST if packs else 1):

@@ -40,7 +40,9 @@ def check_conv2d(rng: np.random.Generator, shape: str, name: str, dtype: Element
     check(kernel, name, x, sums, zero_point)
 
 
-@pytest.mark.parametrize("shape, name, dtype, most", [("stem", "native", "uint8", 127), ("2 groups", "arm", "int8", 63)])
+@pytest.mark.parametrize(
+    "shape, name, dtype, most", [("stem", "native", "uint8", 127), ("2 groups", "arm", "int8", 63)]
+)
 def test_convolutions(shape: str, name: str, dtype: Element, most: int, rng: np.random.Generator) -> None:
     check_conv2d(rng, shape, name, dtype, most)
 
@@ -66,9 +68,7 @@ def test_depthwise(name: str, rng: np.random.Generator) -> None:
     shape = window_shapes.SHAPES["wide, strided"]
     layer = replace(shape, groups=shape.in_channels)
     x, weight = integer_data(rng, "uint8", layer), integer_weights(rng, layer, 255)
-    kernel = int8_depthwise_conv2d(
-        layer, weight, Number(0, "uint8"), PROGRAM, target_for(name).isa, data_dtype="uint8"
-    )
+    kernel = int8_depthwise_conv2d(layer, weight, Number(0, "uint8"), PROGRAM, target_for(name).isa, data_dtype="uint8")
     check(kernel, name, x, conv2d(x.astype(np.int64) - 3, weight.astype(np.int64), layer), 3)
 
 
