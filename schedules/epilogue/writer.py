@@ -18,11 +18,12 @@ from ..layouts.words import packed_shape
 from ..shapes import BorderClasses
 from ..tir.functions import function
 from ..tir.kernel_builder import KernelBuilder, Role
-from ..tir.llvm import Predicate, extremum, fence, pack
+from ..tir.llvm import Predicate, extremum, fence, fused_multiply_add, pack
 from ..tir.narrowed_bytes import narrowed_bytes
 from ..tir.rounded_bytes import MOST, rounded_bytes
 from ..tir.vectors import Index, VectorType, load, powers_of_two, store
 from . import program as epilogue
+from .reciprocals import reciprocal
 
 _COMPUTED = epilogue.Ref | epilogue.TensorOperand
 _PREDICATES: dict[tuple[bool, bool], Predicate] = {
@@ -302,7 +303,7 @@ class EpilogueWriter:
                     store(buffer, vector.fetch(output.value), position, vector.first, vector.valid)
 
     def _store_codes(self, output: epilogue.CodesOutput, buffer: tirx.Buffer, vectors: Sequence[Vector]) -> None:
-        lanes, values = vectors[0].lanes, [vector.fetch(output.value) for vector in vectors]
+        lanes, values = vectors[0].lanes, [vector.quotient(output) for vector in vectors]
         packs = self.isa.architecture in ("x86", "aarch64") and output.dtype in ("int8", "uint8") and lanes >= 4
         if packs and lanes > self.isa.float_lanes:  # each is several registers
             parts = [list(range(i, i + self.isa.float_lanes)) for i in range(0, lanes, self.isa.float_lanes)]
@@ -434,6 +435,20 @@ class Vector:
             case epilogue.Channel():
                 return load(self.writer._vectors[operand], (), self.first, self.lanes)
         raise TypeError(f"not an operand of an epilogue: {operand!r}")
+
+    def quotient(self, output: epilogue.CodesOutput) -> tirx.Expr:
+        """The value that an output rounds, or another one that gives the same integers without a division."""
+        match output.value:
+            case epilogue.Ref(index) if index > 0:
+                step = self.writer.program.steps[index - 1]
+                if step.op == "divide" and isinstance(step.b, epilogue.Scalar) and self.writer.isa.fuses:
+                    factors = reciprocal(step.b.value, output)
+                    if factors is not None:
+                        x, high = self.fetch(step.a), self.type.constant(factors.high)
+                        if not factors.low:
+                            return x * high
+                        return fused_multiply_add(self.type)(x, high, x * self.type.constant(factors.low))
+        return self.fetch(output.value)
 
     def threshold(self, operand: epilogue.Operand) -> tirx.Expr:
         """The threshold of a packed output, with NaN after the last channel."""
