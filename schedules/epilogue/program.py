@@ -139,6 +139,14 @@ class CodesOutput:
     dtype: Element
     zero_point: int | Number = 0
 
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The smallest and the largest number before the zero point is added, whatever it is at run time."""
+        info = np.iinfo(self.dtype)
+        least, most = (0, 0) if isinstance(self.zero_point, int) else (int(info.min), int(info.max))
+        known = self.zero_point if isinstance(self.zero_point, int) else 0
+        return int(info.min) - known - most, int(info.max) - known - least
+
 
 @dataclass(frozen=True)
 class RowOutput:
