@@ -21,6 +21,7 @@ from sbnn_tvm.schedules.epilogue.program import (
     CodesOutput,
     Element,
     FloatOutput,
+    Number,
     Operand,
     Pixel,
     Program,
@@ -249,11 +250,19 @@ def test_integers_in_and_out(target_name: str, dtype: Element, channels: int, rn
     codes = [rng.integers(info.min, info.max, shape, dtype, endpoint=True) for _ in range(2)]
     program = Program(
         (Step("multiply", Ref(0), Scalar(0.5)), Step("add", Ref(1), Tensor(0, dtype)), Step("add", Ref(2), Tensor(1))),
-        (CodesOutput(Ref(3), dtype, zero_point), CodesOutput(Ref(1), "uint8", 3), FloatOutput(Ref(3))),
+        (
+            CodesOutput(Ref(3), dtype, zero_point),
+            CodesOutput(Ref(1), "uint8", 3),
+            FloatOutput(Ref(3)),
+            CodesOutput(Ref(3), dtype, Number(2, dtype)),  # a zero point that is known only at run time
+            CodesOutput(Ref(1), "uint8", Number(3, "uint8")),
+        ),
     )
     special = rng.choice(TIES, shape)
-    outputs = run(elementwise(shape, program, target.isa, dtype), target, codes[0], codes[1], special)
-    assert_same(outputs, evaluate(program, codes[0], [codes[1], special], target.isa))
+    operands = codes[1], special, np.full((1, 1), zero_point, dtype), np.full((1, 1), 3, np.uint8)
+    outputs = run(elementwise(shape, program, target.isa, dtype), target, codes[0], *operands)
+    assert_same(outputs, evaluate(program, codes[0], operands, target.isa))
+    assert_same(outputs[3:], outputs[:2])
     value = codes[0].astype(np.float32) * np.float32(0.5)
     expected = np.clip(np.round(value) + 3, 0, 255).astype(np.uint8)
     np.testing.assert_array_equal(outputs[1], expected)
