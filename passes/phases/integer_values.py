@@ -91,7 +91,7 @@ class _Walk:
             self._keep(var, value)
             return
         dtype = str(var.ty.dtype)
-        if dtype in STORED and (matched := rounded(self.graph, var)) is not None and matched.fits(dtype):
+        if dtype in STORED and (matched := rounded(self.graph, var)) is not None and _is_quantised(matched, dtype):
             self._quantised(var, matched, dtype)
             return
         if dtype in STORED and op_name(value) == "nn.max_pool2d":
@@ -121,7 +121,7 @@ class _Walk:
         self.writer.keep(var, value)
 
     def _quantised(self, var: Var, matched: Rounded, dtype: str) -> None:
-        base = self._unchanged(matched)
+        base = self._unchanged(matched) if matched.point is None else None
         if base is not None and base.dtype == dtype:
             self.writer.alias(var, self._codes(base, var.name))
         else:
@@ -133,6 +133,8 @@ class _Walk:
             if operand in self.known and _is_float(operand):
                 self.writer.alias(operand, self._floats(operand))
         x, limits = self.writer[matched.x], np.iinfo(dtype)
+        if matched.point is not None:
+            return emit_codes(self.writer, x, dtype, self.writer[matched.point], name)
         if matched.low > limits.min:
             x = self.writer.emit(op.maximum(x, _number(matched.low - matched.zero_point)), f"{name}_above")
         if matched.high < limits.max:
@@ -183,7 +185,7 @@ class _Walk:
             return None
         matched = rounded(self.graph, source)
         scale = np.float32(number.item())
-        if matched is None or not (np.isfinite(scale) and scale > 0):
+        if matched is None or matched.point is not None or not (np.isfinite(scale) and scale > 0):
             return None
         # 256 numbers that fit neither int8 nor uint8 get a zero point of their own
         shift = int(-matched.low) if matched.type not in ("int8", "uint8") and matched.high - matched.low <= 255 else 0
@@ -381,6 +383,14 @@ def _step(value: Expr) -> tuple[Expr, Callable[[np.ndarray], np.ndarray]] | None
         number = np.float32(a.item())
         return second, lambda x: function(number, x)
     return None
+
+
+def _is_quantised(matched: Rounded, dtype: str) -> bool:
+    """Whether a value is a quantisation to a type; to all of its numbers if a zero point is known only at run time."""
+    limits = np.iinfo(dtype)
+    return matched.fits(dtype) and (
+        matched.point is None or (matched.low, matched.high, matched.keeps_nan) == (limits.min, limits.max, False)
+    )
 
 
 def _is_float(var: Expr) -> bool:

@@ -6,9 +6,11 @@ import sys
 import textwrap
 import threading
 
+import numpy as np
 import pytest
 
-from sbnn_tvm.runtime import callers, threads
+import sbnn_tvm
+from sbnn_tvm.runtime import callers, threads, tvm_module
 from tests.support import tiny_model
 
 # The tiny model has one parallel loop. "ready" is how the program says that it reached its end.
@@ -17,7 +19,8 @@ import atexit, os, signal, sys, threading, time
 at_end = []  # called last: functions at exit are called in reverse order
 atexit.register(lambda: [function() for function in at_end])
 import numpy as np, sbnn_tvm
-from sbnn_tvm.runtime import callers
+from sbnn_tvm.runtime import callers, tvm_module
+tvm_module._SHORT = 0.0  # the second call uses all threads, although the model is tiny
 model = sbnn_tvm.load(sys.argv[1], num_threads=int(sys.argv[2]))
 arrays = [np.random.default_rng(0).standard_normal((4, 37)).astype(np.float32) for _ in range(2)]
 expected = model.run(*arrays)[0]
@@ -277,6 +280,7 @@ def test_where_calls_run():
 
         calls.call(num_threads, lambda: way(f"{num_threads}: alone"), lambda: way(f"{num_threads}: together"), ())
 
+    call(1)  # does not crowd out the next one
     call(2)
     caller = threading.Thread(target=call, args=(1, True))
     caller.start()
@@ -288,7 +292,7 @@ def test_where_calls_run():
     calls._crowded = -math.inf  # as if some time had passed
     call(2)
     # When 3 threads were asked for, 2 callers had just been busy.
-    assert ways == ["2: together", "1: alone", "2: alone", "3: alone", "2: together"]
+    assert ways == ["1: alone", "2: together", "1: alone", "2: alone", "3: alone", "2: together"]
 
 
 def test_calls_of_tvm_on_several_threads_run_in_one_thread():
@@ -296,3 +300,17 @@ def test_calls_of_tvm_on_several_threads_run_in_one_thread():
     for _ in range(2):
         threads._pool.call(1, lambda: names.append(threading.current_thread().name), ())
     assert names == ["sbnn_tvm pool"] * 2
+
+
+@pytest.mark.parametrize(
+    ("short", "expected"), [(math.inf, [1] * 10), (0.0, [1] + [2] * 9)], ids=["short runs", "long runs"]
+)
+def test_short_runs_of_tvm_stay_on_one_thread(tmp_path, monkeypatch, short, expected):
+    counts = []
+    model = sbnn_tvm.load(tiny_model.write(tmp_path / "tiny.so", "tvm"), num_threads=1)
+    model._num_threads = 2  # whatever this machine has
+    monkeypatch.setattr(tvm_module, "_SHORT", short)
+    monkeypatch.setattr(threads, "call", lambda count, function, arrays: counts.append(count) or function(arrays))
+    for _ in range(10):
+        model.run(*(np.zeros((4, 37), np.float32) for _ in range(2)))
+    assert counts == expected
