@@ -13,6 +13,7 @@ from sbnn_tvm.passes.families.popcount import popcount_cost
 from sbnn_tvm.schedules import isa as isas
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from tests.support import foreign_models
+from tests.support.grids import every
 
 
 def sparse(model: nn.Module, density: float = 0.05, seed: int = 0) -> nn.Module:
@@ -54,7 +55,7 @@ class Mixed(nn.Module):
         return self.last(joined), self.pool(bits), joined
 
 
-@pytest.mark.parametrize("target", ["native", "x86-64-v3", "x86-64", "arm", "armv7"])
+@pytest.mark.parametrize("target", every(3, ["native", "x86-64-v3", "x86-64", "arm", "armv7"]))
 def test_among_other_forms(target: str, rng: np.random.Generator) -> None:
     if target.startswith("x86") and not sbnn_tvm.compile(foreign_models.mlp(), target).target.native:
         pytest.skip(f"this machine cannot run {target}")
@@ -69,11 +70,14 @@ def test_among_other_forms(target: str, rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize(
     "model",
-    [
-        vgg_small(in_channels=3, image_size=16, stages=((64, 64), (128, 128)), hidden=(64,)),
-        resnet(in_channels=3, image_size=16, widths=(64, 128), blocks=(2, 2), prelu=True, learn_threshold=True),
-        resnet(in_channels=3, image_size=16, widths=(64,), blocks=(3,), domain=TwoValues()),
-    ],
+    every(
+        3,
+        [
+            vgg_small(in_channels=3, image_size=16, stages=((64, 64), (128, 128)), hidden=(64,)),
+            resnet(in_channels=3, image_size=16, widths=(64, 128), blocks=(2, 2), prelu=True, learn_threshold=True),
+            resnet(in_channels=3, image_size=16, widths=(64,), blocks=(3,), domain=TwoValues()),
+        ],
+    ),
     ids=["vgg", "resnet", "two values"],
 )
 def test_networks(model: nn.Module) -> None:
