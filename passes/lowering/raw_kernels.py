@@ -26,7 +26,7 @@ from tvm.relax import Expr
 from tvm.target import Target
 from tvm.tirx import compilation_pipeline
 
-from sbnn_tvm.schedules.tir.loops import parallel_work
+from sbnn_tvm.schedules.tir.loops import grains
 
 from ..relax.graph import op_name
 from .import_once import KERNEL_CALL, is_shared
@@ -101,7 +101,7 @@ class RawKernels:
         prefix: What the symbols of the kernels begin with; the rest is their name.
         signatures: The parameters of each kernel.
         workspaces: The workspace of each kernel.
-        parallel_work: What the parallel loops of a kernel process (schedules/tir/loops.py); 0 without such loops.
+        grains: The work of the parallel loops of each kernel, in grains (schedules/tir/loops.py); 0 without such loops.
         foreign: The kernels that call functions of TVM's runtime, such as sorts: the name of one of these functions.
     """
 
@@ -109,7 +109,7 @@ class RawKernels:
     prefix: str
     signatures: dict[str, KernelSignature]
     workspaces: dict[str, Workspace]
-    parallel_work: dict[str, float]
+    grains: dict[str, float]
     foreign: dict[str, str]
 
 
@@ -135,10 +135,10 @@ def raw_kernels(mod: IRModule, target: Target, prefix: str) -> RawKernels:
     lowered = compilation_pipeline.finalize_host_passes()(after_interface(IRModule({**raw, **shared})))
     found = {gvar.name_hint: _Walk(lowered[gvar].body) for gvar in whole}
     workspaces = {name: Workspace(walk.most[False], walk.most[True]) for name, walk in found.items()}
-    parallel_work = {name: walk.parallel_work for name, walk in found.items()}
+    parallel = {name: walk.grains for name, walk in found.items()}
     foreign = {gvar.name_hint: called for gvar, func in raw.items() if (called := _Walk(func.body).foreign)}
     code = tvm.get_global_func("target.build.llvm")(lowered, target)
-    return RawKernels(code, prefix, signatures, workspaces, parallel_work, foreign)
+    return RawKernels(code, prefix, signatures, workspaces, parallel, foreign)
 
 
 def _signature(func: tirx.PrimFunc) -> KernelSignature:
@@ -185,7 +185,7 @@ class _Walk:
 
     def __init__(self, body: tirx.Stmt) -> None:
         self.most = {False: 0, True: 0}
-        self.parallel_work = 0.0
+        self.grains = 0.0
         self.foreign = ""
         self.visit(body)
 
@@ -197,7 +197,7 @@ class _Walk:
                 now = self.visit(each, now, task)
         elif isinstance(statement, tirx.For):
             begins = statement.kind == tirx.ForKind.PARALLEL and not task
-            self.parallel_work += parallel_work(statement) if begins else 0
+            self.grains += grains(statement) if begins else 0
             self.visit(statement.body, 0 if begins else live, task or begins)
         elif isinstance(statement, tirx.IfThenElse):
             self.visit(statement.then_case, live, task)

@@ -17,9 +17,9 @@ GRAIN = 4096
 
 # Models with less parallel work than this many grains, some 50 us, use one thread: if the others sleep when a run
 # begins, the caller needs some us to wake them, and they need longer to come.
-GRAINS_OF_A_MODEL = 32
+MODEL_GRAINS = 32
 
-_WORK = "sbnn_work"
+_GRAINS = "sbnn_grains"
 
 
 _one_thread: ContextVar[bool] = ContextVar("_one_thread", default=False)
@@ -38,17 +38,12 @@ def one_thread() -> Iterator[None]:
 def parallel_rows(rows: int, elements: int) -> ForFrame:
     """A loop over ``rows`` rows, parallel if all rows together process at least ``GRAIN`` elements."""
     parallel = rows > 1 and elements >= GRAIN and not _one_thread.get()
-    return T.parallel(0, rows, annotations={_WORK: elements}) if parallel else T.serial(0, rows)
+    return T.parallel(0, rows, annotations={_GRAINS: elements // GRAIN}) if parallel else T.serial(0, rows)
 
 
-def parallel_work(loop: tirx.For) -> float:
-    """The elements that a parallel loop processes; infinite for a loop of TVM's, whose work is not known."""
-    return float(loop.annotations.get(_WORK, inf))
-
-
-def worth_threads(work: float) -> bool:
-    """Whether a model with so much work in its parallel loops, in elements, is to use several threads."""
-    return work > 0 and work >= GRAINS_OF_A_MODEL * GRAIN
+def grains(loop: tirx.For) -> float:
+    """The work of a parallel loop, in grains; infinite for a loop of TVM's, whose work is not known."""
+    return float(loop.annotations.get(_GRAINS, inf))
 
 
 def for_blocks(length: int, step: int, body: Callable[[tirx.Expr | int, int], None]) -> None:
