@@ -13,11 +13,10 @@ def loop(rows: int, elements: int) -> tirx.For:
         out = builder.output((rows,), "float32")
         with parallel_rows(rows, elements) as row:
             T.buffer_store(out, tirx.const(0, "float32"), [row])
-    found: list[tirx.For] = []
-    tirx.stmt_functor.post_order_visit(
-        builder.kernel().func.body, lambda node: found.append(node) if isinstance(node, tirx.For) else None
-    )
-    return found[0]
+    body = builder.kernel().func.body
+    while not isinstance(body, tirx.For):
+        body = body.seq[-1] if isinstance(body, tirx.SeqStmt) else body.body
+    return body
 
 
 @pytest.mark.parametrize(("rows", "elements", "expected"), [(2, GRAIN, 1), (9, 5 * GRAIN - 1, 4), (3, 10 * GRAIN, 10)])
