@@ -184,9 +184,9 @@ def _parallel_work(counting: PlaneCounting, values: int) -> int:
     """The net gain of several threads, in elements of loops.GRAIN.
 
     One addition of planes costs as much as one element, and one value of a float epilogue half of that. The loss grows
-    with the window: the other threads fetch it from the core that wrote it, eight bytes in the time of one element. This
-    rate was inferred from the times of benchmarks/network_scaling.py on one machine. Threads save at most half of the
-    work.
+    with the window: the other threads fetch it from the core that wrote it, eight bytes in the time of one element.
+    This rate was inferred from the times of benchmarks/network_scaling.py on one machine. Threads save at most half of
+    the work.
     """
     additions = (int(counting.lists.mean) + 2 * counting.levels) * counting.shape.out_channels
     window = int(np.prod(counting.window.array_shape)) * 2
