@@ -25,7 +25,7 @@ from sbnn_tvm.deploy.c_library.program import (
     Workspaces,
 )
 from sbnn_tvm.errors import CompileError
-from sbnn_tvm.schedules.tir.loops import MODEL_GRAINS
+from sbnn_tvm.schedules.tir import loops
 
 from ..relax.graph import op_name, shape
 from .lower import PREPARE
@@ -74,7 +74,7 @@ def to_program(mod: IRModule, kernels: RawKernels, inputs: Sequence[Tensor], out
             max((kernels.workspaces[name].task for name in reader.names), default=0),
             prepare_bytes,
         ),
-        sum(kernels.grains[name] for name in reader.names) >= MODEL_GRAINS,
+        sum(kernels.grains[name] for name in reader.names) >= loops.MODEL_GRAINS,
     )
     return program
 

@@ -666,10 +666,10 @@ def test_other_instruction_sets_of_this_machine(target: str) -> None:
 
 
 def test_threads_do_not_change_the_result(tmp_path: Path, rng: np.random.Generator) -> None:
-    with patch.object(loops, "GRAIN", 64):  # most loops are parallel, as in a large network
+    with patch.multiple(loops, GRAIN=64, MODEL_GRAINS=1):  # most loops are parallel, as in a large network
         module = sbnn_tvm.compile(torch_model("resnet, imagenet stem")[1])
+        path = module.export(tmp_path / "model.so")
     x = rng.standard_normal((1, 3, 33, 33)).astype(np.float32)
-    path = module.export(tmp_path / "model.so")
     libraries = [sbnn_tvm.load(path, num_threads=threads) for threads in (1, 2, 1)]
     assert libraries[1].metadata.parallel
     results = [library.run(x) for library in libraries]

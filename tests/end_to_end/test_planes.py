@@ -87,11 +87,12 @@ def test_networks(model: nn.Module) -> None:
 
 
 def test_foreign_weights(tmp_path, rng: np.random.Generator) -> None:
-    with patch.object(loops, "GRAIN", 64):  # most loops are parallel, as in a large network
+    with patch.multiple(loops, GRAIN=64, MODEL_GRAINS=1):  # most loops are parallel, as in a large network
         module = sbnn_tvm.compile(foreign_models.bireal_net(channels=64, size=32, density=0.04, symmetric=False))
+        path = module.export(tmp_path / "model.so")
     assert any(name.startswith("counters") for name in kernels(module))
     module.verify()
-    library = sbnn_tvm.load(module.export(tmp_path / "model.so"), num_threads=2)
+    library = sbnn_tvm.load(path, num_threads=2)
     x = rng.standard_normal(library.inputs[0].shape).astype(np.float32)
     np.testing.assert_array_equal(library.run(x), module.run(x))
 
