@@ -6,8 +6,10 @@ import sys
 import textwrap
 import threading
 
+import numpy as np
 import pytest
 
+import sbnn_tvm
 from sbnn_tvm.runtime import callers, threads
 from tests.support import tiny_model
 
@@ -297,3 +299,13 @@ def test_calls_of_tvm_on_several_threads_run_in_one_thread():
     for _ in range(2):
         threads._pool.call(1, lambda: names.append(threading.current_thread().name), ())
     assert names == ["sbnn_tvm pool"] * 2
+
+
+@pytest.mark.parametrize(("parallel", "expected"), [(True, 2), (False, 1)])
+def test_small_models_of_tvm_run_on_one_thread(tmp_path, monkeypatch, parallel, expected):
+    counts = []
+    model = sbnn_tvm.load(tiny_model.write(tmp_path / "tiny.so", "tvm", parallel=parallel), num_threads=1)
+    model._num_threads = 2  # whatever this machine has
+    monkeypatch.setattr(threads, "call", lambda count, function, arrays: counts.append(count) or function(arrays))
+    model.run(*(np.zeros((4, 37), np.float32) for _ in range(2)))
+    assert counts == [expected]
