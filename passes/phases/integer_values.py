@@ -78,6 +78,7 @@ class _Walk:
         self.graph = graph
         self.writer = Writer(graph)
         self.known: dict[Var, _Integers] = {}
+        self.differences: dict[Var, tuple[Expr, Expr | None]] = {}
         self.named: set[Var] = set()
 
     def visit(self, var: Var, value: Expr) -> None:
@@ -100,6 +101,7 @@ class _Walk:
             self.writer.bind(var, emit_codes(self.writer, pooled, dtype, 0, var.name))
             self.known[var] = _Integers(dtype, self.writer[var])
             return
+        self._note_differences(var, value)
         if (found := self._integers(var, value)) is not None:
             self.known[var] = found
             if not _is_float(var):
@@ -107,6 +109,8 @@ class _Walk:
             return
         if op_name(value) in _MOVES and (moved := self._moved(var, value)) is not None:
             self.known[var] = moved
+            return
+        if op_name(value) in ("reshape", "permute_dims") and self._moved_differences(var, value):
             return
         if op_name(value) == "concat" and self._concatenated(var, value):
             return
@@ -287,6 +291,32 @@ class _Walk:
             difference = op.subtract(number, relax.const(np.int32(base.zero_point)))
         self.writer.bind(var, difference)
         return replace(base, codes=codes, floats=None, made=[])
+
+    def _note_differences(self, var: Var, value: Call) -> None:
+        """Note the codes, and what is subtracted from them, of a value of differences in int32."""
+        source = value.args[0] if value.args else None
+        if str(var.ty.dtype) != "int32" or not isinstance(source, Var):
+            return
+        if op_name(value) == "astype" and str(source.ty.dtype) in STORED:
+            self.differences[var] = self.writer[source], None
+        elif op_name(value) == "subtract" and source in self.differences and not shape(value.args[1]):
+            codes, point = self.differences[source]
+            if point is None:
+                self.differences[var] = codes, self.writer[value.args[1]]
+
+    def _moved_differences(self, var: Var, value: Call) -> bool:
+        """Write a permutation or reshape of differences in int32 as one of the codes, which are fewer bytes."""
+        codes, point = self.differences.get(value.args[0], (None, None))
+        if codes is None:
+            return False
+        moved = Call(value.op, [codes, *value.args[1:]], value.attrs, value.ty_args)
+        codes = self.writer.emit(moved, f"{var.name}_stored")
+        difference: Expr = op.astype(codes, "int32")
+        if point is not None:
+            difference = op.subtract(self.writer.emit(difference, f"{var.name}_codes"), point)
+        self.writer.bind(var, difference)
+        self.differences[var] = codes, point
+        return True
 
     def _padding(self, pad: Call, base: _Integers) -> float | None:
         """The number that a padding fills in; None if its value is none of theirs."""
