@@ -227,13 +227,13 @@ class _CountingNest:
         if counting.slices == 1:
             with T.serial(0, left) as i:
                 number = T.bind(chunk * size + i)
-                sink.store(self.count(window, 0, number), number, T.bind(self.channels[0, number]))
+                sink.store(self.count(window, 0, number), number, self.channel(0, number))
         else:
             # Counters of the previous slices.
             counted = T.alloc_buffer((size, counting.levels, words), "uint64")
             with T.serial(0, counting.slices) as slice_, T.serial(0, left) as i:
                 number = T.bind(chunk * size + i)
-                channel = T.bind(self.channels[slice_, number])
+                channel = self.channel(slice_, number)
                 counters = Counters(Adder(counting.isa, words), counting.levels)
                 counters.start(self.count(window, slice_, number))
                 at = T.bind(channel - chunk * size)
@@ -247,6 +247,10 @@ class _CountingNest:
                         sink.store(counters.planes, number, channel)
         sink.end()
 
+    def channel(self, slice_: tirx.Expr | int, number: tirx.Expr) -> tirx.Expr:
+        """The output channel of a list."""
+        return T.bind(tirx.Cast("int32", self.channels[slice_, number]))
+
     def count(self, window: tirx.Expr, slice_: tirx.Expr | int, number: tirx.Expr) -> list[tirx.Expr]:
         """The bit-sliced sum over one list, the lowest plane first."""
         counters = Counters(self.adder, self.counting.levels)
@@ -254,8 +258,8 @@ class _CountingNest:
         # A buffer of one element, which LLVM keeps in a register. TVM substitutes bound variables into each use, so a
         # chain of them would be written out in full every time.
         at = T.alloc_buffer((1,), "int32")
-        T.buffer_store(at, self.table[slice_, number, 0], [0])
-        tails = T.bind(self.table[slice_, number, 1])
+        T.buffer_store(at, tirx.Cast("int32", self.table[slice_, number, 0]), [0])
+        tails = T.bind(tirx.Cast("int32", self.table[slice_, number, 1]))
         steps, block = TAIL, self.counting.block
         # Short pieces first: the counters are still small, so their carries need not ripple.
         while steps < block:

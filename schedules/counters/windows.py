@@ -130,17 +130,18 @@ class PlaneWindow:
         """Shape of the window, uint64 [blocks, slabs_y, slabs_x, C + 1, words]."""
         return (self.target.blocks, self.rows.slabs, self.columns.slabs, self.planes, self.target.words)
 
-    @property
-    def zero(self) -> int:
-        """Offset of the plane of zeros from the first slab of a vector, in words."""
-        return self.shape.in_channels * self.target.words
+    def zeros(self) -> np.ndarray:
+        """Offsets of the planes of zeros from the first slab of a vector, in words: int64 [kh * kw], ascending."""
+        return self._offsets(np.array([self.shape.in_channels])).reshape(-1)
 
     def offsets(self) -> np.ndarray:
         """Offsets of all taps from the first slab of a vector, in words: int64 [Cin, kh, kw]."""
-        shape, words = self.shape, self.target.words
-        c, ky, kx = np.indices((shape.in_channels, *shape.kernel))
-        slab = ky * shape.dilation[0] * self.columns.slabs + kx * shape.dilation[1]
-        return (slab * self.planes + c) * words
+        return self._offsets(np.arange(self.shape.in_channels))
+
+    def _offsets(self, channels: np.ndarray) -> np.ndarray:
+        (kh, kw), (dy, dx) = self.shape.kernel, self.shape.dilation
+        slabs = (np.arange(kh) * dy * self.columns.slabs)[:, None] + np.arange(kw) * dx
+        return (slabs * self.planes + channels[:, None, None]) * self.target.words
 
     def first_slab(self, block: Index, row_phase: Index, column_phase: Index) -> tirx.Expr:
         """Index of the first slab of an output vector."""
