@@ -53,6 +53,6 @@ def test_ranges(name: str, count: int, rng: np.random.Generator) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*X86, *ARM])
-@pytest.mark.parametrize("count", [1, 2, 7, 33, 4096, 8191, 8192, 16384, 131072, 131072 + 1])
+@pytest.mark.parametrize("count", [1, 33, 4096, 8191, 131072 + 1])
 def test_ranges_everywhere(name: str, count: int, rng: np.random.Generator) -> None:
     check(name, count, rng)
