@@ -38,6 +38,7 @@ from sbnn_tvm.module import CompiledModule
 from sbnn_tvm.schedules.tir import loops
 from tests.support import foreign_models
 from tests.support.binarised_models import BINARIZE, BITS, IMAGE
+from tests.support.grids import every
 from tests.support.random_arrays import normal, signs, two_valued
 from tests.support.small_models import grid_inputs, run_reference, small_model
 from tests.support.torch_seed import fixed_seed
@@ -518,7 +519,7 @@ def cases(rng: np.random.Generator) -> dict[str, Case]:
 CASES = cases(np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", every(2, CASES))
 def test_small_graph(name: str) -> None:
     case = CASES[name]
     model = small_model(case.text, case.inputs, case.constants, case.outputs)
@@ -613,7 +614,7 @@ def torch_model(name: str) -> tuple[nn.Module, onnx.ModelProto]:
         return model, to_onnx(model, shape)
 
 
-@pytest.mark.parametrize("name", TORCH_MODELS)
+@pytest.mark.parametrize("name", every(2, TORCH_MODELS))
 def test_torch_model(name: str) -> None:
     model, exported = torch_model(name)
     shape = TORCH_MODELS[name][1]
