@@ -1,4 +1,4 @@
-"""A float32 network in onnxruntime's int8: static quantisation with random calibration data."""
+"""A float32 network in onnxruntime's int8: static quantisation with random calibration data, or dynamic one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 
@@ -47,4 +47,14 @@ def int8_version(model: onnx.ModelProto, samples: int = 2) -> onnx.ModelProto:
             weight_type=QuantType.QInt8,
             per_channel=False,
         )
+        return onnx.load(quantised)
+
+
+def dynamic_int8_version(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Quantise the weights of a network to int8; its activations become uint8 by their range at run time."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, prepared, quantised = (Path(folder) / f"{name}.onnx" for name in ("source", "prepared", "quantised"))
+        onnx.save(model, source)
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        quantize_dynamic(prepared, quantised, weight_type=QuantType.QInt8)
         return onnx.load(quantised)

@@ -92,11 +92,12 @@ def _model(nodes: list[onnx.NodeProto], weights: Mapping[str, np.ndarray], x: np
     return helper.make_model(graph, opset_imports=domains, ir_version=10)
 
 
-def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """A session on one thread with all optimisations."""
+def session(model: onnx.ModelProto, optimised: bool = True) -> onnxruntime.InferenceSession:
+    """A session on one thread, with all optimisations or none."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
     options.log_severity_level = 3  # errors only
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 

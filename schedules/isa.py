@@ -92,6 +92,11 @@ class Isa:
         return self.vector_bits // 32
 
     @property
+    def fuses(self) -> bool:
+        """Whether every machine has a fused multiply-add of float32 vectors."""
+        return self.architecture in ("aarch64", "riscv64") or (self.architecture == "x86" and self.vector_bits > 128)
+
+    @property
     def word_lanes(self) -> int:
         """Packed words per vector."""
         return self.vector_bits // self.word_bits

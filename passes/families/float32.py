@@ -17,6 +17,7 @@ from sbnn_tvm.schedules.direct.tiles import Tile, default_tile, lanes, tile_cost
 from sbnn_tvm.schedules.elementwise.channel_selection import select_channels
 from sbnn_tvm.schedules.elementwise.concatenation import concatenate
 from sbnn_tvm.schedules.elementwise.maps import elementwise
+from sbnn_tvm.schedules.elementwise.quantisation_range import quantisation_range
 from sbnn_tvm.schedules.elementwise.resampling import resample
 from sbnn_tvm.schedules.elementwise.rows import map_rows
 from sbnn_tvm.schedules.elementwise.sample_mean import sample_mean
@@ -49,6 +50,7 @@ from ..layers.kinds import (
     LinearLayer,
     MaxPool2d,
     PhaseInterleaving,
+    QuantisationRange,
     Recurrent,
     Resampling,
     Rows,
@@ -88,7 +90,7 @@ class Float32Family(Family):
                 return tiles(layer.shape.one, isa, "float32")
             case GlobalAvgPool2d() | ChannelSelection() | Elementwise() | SampleMean() | Recurrent():
                 return (None,)
-            case Rows() | Copy() | Concatenation() | Resampling() | PhaseInterleaving():
+            case Rows() | Copy() | Concatenation() | Resampling() | PhaseInterleaving() | QuantisationRange():
                 return (None,)
         return ()
 
@@ -162,7 +164,7 @@ def _kernel(layer: Layer, isa: Isa, member: Member) -> Kernel:
             pixels = channels_last(layer.extent)[:-1]
             return select_channels(pixels, layer.selection, program, isa, layer.pixels, layer.fill, layer.data_dtype)
         case Copy():
-            return strided_copy(layer.view, isa)
+            return strided_copy(layer.view, isa, layer.data_dtype)
         case PhaseInterleaving():
             return interleave(layer.small, layer.parts, layer.interleaving, layer.data_dtype, isa)
         case Concatenation():
@@ -170,6 +172,8 @@ def _kernel(layer: Layer, isa: Isa, member: Member) -> Kernel:
         case Resampling():
             batch, channels, height, width = layer.source
             return resample((batch, height, width, channels), layer.rows, layer.columns, program, isa)
+        case QuantisationRange():
+            return quantisation_range(layer.values, isa)
         case Rows():
             return map_rows(channels_last(layer.extent), program, isa)
         case BatchedProduct():

@@ -11,6 +11,7 @@ Every kind has the fields of :class:`Layer`, and its own fields::
       ChannelSelection  BitSelection    channels, rows and columns of other values, of floats or of bits
       BitShift                          circular shifts of channels over the image
       Elementwise  SampleMean  Recurrent
+      QuantisationRange                 a scale and a zero point that the values give
       Rows                              elementwise operations and reductions over the channels
       BatchedProduct                    products of two activations
       Copy                              permutations of axes, and slices
@@ -32,7 +33,7 @@ import numpy as np
 from sbnn_tvm.algebra.domain import BIT, SIGN, BinaryDomain, Domain
 from sbnn_tvm.schedules.elementwise.resampling import AxisTaps
 from sbnn_tvm.schedules.elementwise.strided_copy import StridedView
-from sbnn_tvm.schedules.epilogue.program import Element, Program
+from sbnn_tvm.schedules.epilogue.program import Element, Number, Program
 from sbnn_tvm.schedules.layouts.interleaving import Interleaving
 from sbnn_tvm.schedules.recurrent.sequence import Recurrence
 from sbnn_tvm.schedules.selection import PixelSelection, Selection
@@ -174,11 +175,12 @@ class IntegerLinearLayer(LinearLayer):
 
     Attributes:
         weight: int16, output channels first, of magnitude up to 255.
-        zero_point: The number of the data that stands for 0, also outside the image.
+        zero_point: The number of the data that stands for 0, also outside the image; an operand if it is known only at
+            run time.
         bias: int32 [OC]; None without a bias.
     """
 
-    zero_point: int
+    zero_point: int | Number
     bias: np.ndarray | None
 
     @property
@@ -426,6 +428,18 @@ class SampleMean(Layer):
     """
 
     kind = "sample_mean"
+    values: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class QuantisationRange(Layer):
+    """The scale and the zero point with which the range of all values fills uint8. Two outputs, no epilogue.
+
+    Attributes:
+        values: Number of values.
+    """
+
+    kind = "quantisation_range"
     values: int
 
 

@@ -17,6 +17,7 @@ from sbnn_tvm.schedules.epilogue.program import (
     CodesOutput,
     FloatOutput,
     LevelsOutput,
+    Number,
     Op,
     Operand,
     Pixel,
@@ -37,9 +38,10 @@ from ..relax.comparisons import COMPARISONS, comparison
 from ..relax.copies import copied_view
 from ..relax.domains import signed_max_pool
 from ..relax.functions import FUNCTIONS, REDUCTIONS
-from ..relax.graph import Graph, constant, is_per_pixel, is_per_sample, op_name, shape, without_pixels
+from ..relax.graph import Graph, channels_last, constant, is_per_pixel, is_per_sample, op_name, shape, without_pixels
 from ..relax.integer_sums import integer_sums_of
 from ..relax.interleavings import interleaved
+from ..relax.quantisation_ranges import quantisation_ranges
 from ..relax.quantisers import quantisers
 from ..relax.resampling import resampled
 from ..relax.selections import chosen_of
@@ -67,6 +69,7 @@ from .kinds import (
     Layer,
     MaxPool2d,
     PhaseInterleaving,
+    QuantisationRange,
     Recurrent,
     Resampling,
     Rows,
@@ -127,7 +130,8 @@ class _Reader:
         self.env[anchor.result] = Ref(0)
         for i, param in enumerate(params[facts.data_inputs :]):
             kind = _tensor_operand(shape(param), extent)
-            self.env[param] = Tensor(i, str(param.ty.dtype)) if kind is Tensor else kind(i)  # type: ignore[arg-type]
+            dtype = str(param.ty.dtype)
+            self.env[param] = kind(i, dtype) if kind in (Tensor, Number) else kind(i)  # type: ignore[call-arg, arg-type]
         self.env |= {cast: self.env[param] for cast, param in self.casts.items() if param in self.env}
         for var, value in self.bindings[anchor.used :]:
             self._step(var, value, channels)
@@ -195,6 +199,8 @@ class _Reader:
                 return self._selection(BitSelection)
             case Recurrent.kind:
                 return self._recurrent(everything)
+            case QuantisationRange.kind:
+                return self._quantisation_range(everything)
             case BitShift.kind:
                 result, moved = bindings[-1]
                 shift = shift_of(graph, moved)
@@ -249,10 +255,15 @@ class _Reader:
             "shape": self._linear_shape(total.call, None, shape(result)),
             "weight": total.weight,
             "integer_sum_of": self.facts.integer_sum_of,
-            "zero_point": total.zero_point,
+            "zero_point": self._zero_point(total.zero_point),
             "bias": total.bias,
         }
         return _Anchor(result, kind, own, self._up_to(result))
+
+    def _zero_point(self, point: int | Var) -> int | Number:
+        if isinstance(point, int):
+            return point
+        return Number(self.graph.params.index(point) - self.facts.data_inputs, str(point.ty.dtype))  # type: ignore[arg-type]
 
     def _linear(self, result: Var, call: Call, pad: Call | None, used: int) -> _Anchor:
         facts = self.facts
@@ -308,6 +319,13 @@ class _Reader:
         steps, batch, _ = shape(self.graph.params[0])
         own = {"recurrence": recurrence, "steps": steps, "batch": batch}
         return _Anchor(self.graph.results[0], Recurrent, own, used)
+
+    def _quantisation_range(self, used: int) -> _Anchor:
+        (found,) = quantisation_ranges(self.graph)
+        self.env[found.scale] = Ref(0)
+        self.stored[found.zero_point] = (CodesOutput(Ref(0), "uint8"), None)
+        own = {"values": int(np.prod(shape(found.x)))}
+        return _Anchor(found.scale, QuantisationRange, own, used)
 
     def _selection(self, kind: type[ChannelSelection | BitSelection]) -> _Anchor:
         """Read the one form of selections (relax/selections.py)."""
@@ -387,7 +405,8 @@ class _Reader:
         if var in self.in_chains:
             return
         if (found := self.codes.get(var)) is not None:
-            output = CodesOutput(self._operand(found.x, channels), found.dtype, found.zero_point)
+            point = self._zero_point(found.zero_point)
+            output = CodesOutput(self._operand(found.x, channels), found.dtype, point)
             self.stored[var] = (output, None)
             return
         if (quantised := self.quantisers.get(var)) is not None:
@@ -449,8 +468,12 @@ def _padding(call: Call) -> tuple[int, int, int, int]:
     return top, left, bottom, right
 
 
-def _tensor_operand(of: tuple[int, ...], extent: tuple[int, ...]) -> type[Tensor | Pixel | Sample | SampleChannel]:
+def _tensor_operand(
+    of: tuple[int, ...], extent: tuple[int, ...]
+) -> type[Tensor | Pixel | Sample | SampleChannel | Number]:
     """The class of a tensor operand of shape ``of``: how it is broadcast to a result of shape ``extent``."""
+    if not of:
+        return Number
     extent = without_pixels(extent)
     if len(extent) == 2:  # [N, C] or [N, C, 1, 1]: after a reshape the operand may have two axes, or four
         of = without_pixels(of)
@@ -460,4 +483,4 @@ def _tensor_operand(of: tuple[int, ...], extent: tuple[int, ...]) -> type[Tensor
 
 
 def _channels(extent: tuple[int, ...]) -> int:
-    return extent[1] if len(extent) == 4 else extent[-1]
+    return channels_last(extent)[-1]

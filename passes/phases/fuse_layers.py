@@ -42,6 +42,7 @@ from ..layers.kinds import (
     Layer,
     MaxPool2d,
     PhaseInterleaving,
+    QuantisationRange,
     Resampling,
     Rows,
     SampleMean,
@@ -70,6 +71,7 @@ from ..relax.graph import (
 )
 from ..relax.integer_sums import integer_sums_of
 from ..relax.interleavings import Interleaved, interleaved
+from ..relax.quantisation_ranges import quantisation_ranges
 from ..relax.quantisers import quantisers
 from ..relax.resampling import resampled
 from ..relax.selections import chosen_of, selection_rank
@@ -171,6 +173,9 @@ class _Former:
         self.in_chains = {var for each in self.quantisers.values() for var in each.chain}
         self.in_chains |= {var for each in self.codes.values() for var in each.chain}
         self.in_chains |= {var for each in self.sums.values() for var in each.chain}
+        self.ranges = {each.scale: each for each in quantisation_ranges(graph)}
+        self.of_ranges = {each.zero_point: each.scale for each in self.ranges.values()}
+        self.in_chains |= {var for each in self.ranges.values() for var in each.chain}
         self.interleaved = self._interleavings()
         self.in_chains |= {step for each in self.interleaved.values() for step in each.steps}
         self.groups: list[_Group] = []
@@ -201,6 +206,10 @@ class _Former:
         name = op_name(value)
         if self._is_inline(var, value):
             self.inline.add(var)
+        elif (found := self.ranges.get(var)) is not None:
+            self._open(self._layer(QuantisationRange, var, [found.x]), var)
+        elif var in self.of_ranges:
+            self._join(self.group_of[self.of_ranges[var]], var)
         elif var in self.quantisers or var in self.codes:
             self._place_step(var, value)
         elif (anchored := self._anchor(var, value)) is not None:
@@ -227,7 +236,7 @@ class _Former:
     def _is_inline(self, var: Var, value: Expr) -> bool:
         if var in self.in_chains:
             return True
-        if self._is_dequantisation(var, value):
+        if self._is_dequantisation(var, value) or self._is_factor(var, value):
             return True
         name, users = op_name(value), [self.graph.values[user] for user in self.graph.users[var]]
         if var in self.graph.results or not users:
@@ -278,6 +287,22 @@ class _Former:
             return False
         pooled = _POOLS - {"nn.max_pool2d"} if op_name(value) == "subtract" else ()
         return self._read_only_by(var, (*_STEPS, *COMPARISONS, "round", *pooled))
+
+    def _is_factor(self, var: Var, value: Expr) -> bool:
+        """Whether a value is a number times constants, one per channel at most, that epilogues compute themselves."""
+        if op_name(value) != "multiply" or var in self.graph.results or str(var.ty.dtype) != "float32":
+            return False
+        number, factor = value.args if isinstance(value.args[0], Var) else reversed(value.args)
+        values = constant(factor)
+        if values is None or not isinstance(number, Var) or shape(number):
+            return False
+        users = self.graph.users[var]
+        return bool(users) and all(
+            op_name(self.graph.values[user]) in _OF_TWO_TENSORS
+            and shape(user) not in ((), shape(var))
+            and is_per_channel(values, shape(user))
+            for user in users
+        )
 
     def _read_only_by(self, var: Var, names: Iterable[str]) -> bool:
         """Whether only these operators read a value, on tensors of its own size or as poolings and selections."""
@@ -577,7 +602,12 @@ class _Former:
         return host if _extent(source) == _extent(var) else None
 
     def leaves(self, group: _Group, var: Var) -> bool:
-        """Whether a value of a group is read outside of the group, or is a result of ``main``."""
+        """Whether a value of a group is read outside of the group, or is a result of ``main``.
+
+        A kernel for a range computes both of its values, whether somebody reads them or not.
+        """
+        if group.composite == QuantisationRange.kind:
+            return True
         return var in self.graph.results or any(self.group_of.get(user) is not group for user in self._readers(var))
 
     def _readers(self, var: Var) -> Iterable[Var]:
@@ -648,11 +678,13 @@ def _outline(graph: Graph, former: _Former, group: _Group, outputs: list[Var]) -
 
 
 def _is_copy(var: Var, value: Expr) -> bool:
-    """Whether a value copies a strided view of floats that are computed.
+    """Whether a value copies a strided view of floats or codes that are computed.
 
     Between channels first and last nothing is copied: both are forms in which a map is stored (lowering/lower.py).
     """
-    if op_name(value) not in ("permute_dims", "strided_slice", "take") or str(value.args[0].ty.dtype) != "float32":
+    if op_name(value) not in ("permute_dims", "strided_slice", "take"):
+        return False
+    if str(value.args[0].ty.dtype) not in ("float32", *STORED):
         return False
     if op_name(value) == "permute_dims" and between_formats(value):
         return False

@@ -132,7 +132,7 @@ class _Rewriter:
     def _padded(self, data: Dequantised) -> _Layer | None:
         """A layer that reads what a padding with zeros reads."""
         found = self.codes.get(data.codes)
-        pad = None if found is None or found.zero_point else self.graph.producer(found.x, "nn.pad")
+        pad = None if found is None or found.zero_point != 0 else self.graph.producer(found.x, "nn.pad")
         cast = None if pad is None else self.graph.producer(pad.args[0], "astype")
         if pad is None or cast is None or str(cast.args[0].ty.dtype) != data.dtype:
             return None

@@ -80,6 +80,7 @@ class _Walk:
         self.graph = graph
         self.writer = Writer(graph)
         self.known: dict[Var, _Integers] = {}
+        self.differences: dict[Var, tuple[Expr, Expr | None]] = {}
         self.named: set[Var] = set()
 
     def visit(self, var: Var, value: Expr) -> None:
@@ -93,11 +94,12 @@ class _Walk:
             self._keep(var, value)
             return
         dtype = str(var.ty.dtype)
-        if dtype in STORED and (matched := rounded(self.graph, var)) is not None and matched.fits(dtype):
+        if dtype in STORED and (matched := rounded(self.graph, var)) is not None and _is_quantised(matched, dtype):
             self._quantised(var, matched, dtype)
             return
         if dtype in STORED and op_name(value) in _MOVES_OF_CODES and self._moved_codes(var, value, dtype):
             return
+        self._note_differences(var, value)
         if (found := self._integers(var, value)) is not None:
             self.known[var] = found
             if not _is_float(var):
@@ -105,6 +107,8 @@ class _Walk:
             return
         if op_name(value) in _MOVES and (moved := self._moved(var, value)) is not None:
             self.known[var] = moved
+            return
+        if op_name(value) in ("reshape", "permute_dims") and self._moved_differences(var, value):
             return
         if op_name(value) == "concat" and self._concatenated(var, value):
             return
@@ -119,7 +123,7 @@ class _Walk:
         self.writer.keep(var, value)
 
     def _quantised(self, var: Var, matched: Rounded, dtype: str) -> None:
-        base = self._unchanged(matched)
+        base = self._unchanged(matched) if matched.point is None else None
         if base is not None and base.dtype == dtype:
             self.writer.alias(var, self._codes(base, var.name))
         else:
@@ -131,6 +135,8 @@ class _Walk:
             if operand in self.known and _is_float(operand):
                 self.writer.alias(operand, self._floats(operand))
         x, limits = self.writer[matched.x], np.iinfo(dtype)
+        if matched.point is not None:
+            return emit_codes(self.writer, x, dtype, self.writer[matched.point], name)
         if matched.low > limits.min:
             x = self.writer.emit(op.maximum(x, _number(matched.low - matched.zero_point)), f"{name}_above")
         if matched.high < limits.max:
@@ -181,7 +187,7 @@ class _Walk:
             return None
         matched = rounded(self.graph, source)
         scale = np.float32(number.item())
-        if matched is None or not (np.isfinite(scale) and scale > 0):
+        if matched is None or matched.point is not None or not (np.isfinite(scale) and scale > 0):
             return None
         # 256 numbers that fit neither int8 nor uint8 get a zero point of their own
         shift = int(-matched.low) if matched.type not in ("int8", "uint8") and matched.high - matched.low <= 255 else 0
@@ -297,6 +303,32 @@ class _Walk:
         self.writer.bind(var, difference)
         return replace(base, codes=codes, floats=None, made=[])
 
+    def _note_differences(self, var: Var, value: Call) -> None:
+        """Note the codes, and what is subtracted from them, of a value of differences in int32."""
+        source = value.args[0] if value.args else None
+        if str(var.ty.dtype) != "int32" or not isinstance(source, Var):
+            return
+        if op_name(value) == "astype" and str(source.ty.dtype) in STORED:
+            self.differences[var] = self.writer[source], None
+        elif op_name(value) == "subtract" and source in self.differences and not shape(value.args[1]):
+            codes, point = self.differences[source]
+            if point is None:
+                self.differences[var] = codes, self.writer[value.args[1]]
+
+    def _moved_differences(self, var: Var, value: Call) -> bool:
+        """Write a permutation or reshape of differences in int32 as one of the codes, which are fewer bytes."""
+        codes, point = self.differences.get(value.args[0], (None, None))
+        if codes is None:
+            return False
+        moved = Call(value.op, [codes, *value.args[1:]], value.attrs, value.ty_args)
+        codes = self.writer.emit(moved, f"{var.name}_stored")
+        difference: Expr = op.astype(codes, "int32")
+        if point is not None:
+            difference = op.subtract(self.writer.emit(difference, f"{var.name}_codes"), point)
+        self.writer.bind(var, difference)
+        self.differences[var] = codes, point
+        return True
+
     def _padding(self, pad: Call, base: _Integers) -> float | None:
         """The number that a padding fills in; None if its value is none of theirs."""
         if str(pad.attrs.pad_mode) != "constant":
@@ -394,6 +426,14 @@ def _step(value: Expr) -> tuple[Expr, Callable[[np.ndarray], np.ndarray]] | None
         number = np.float32(a.item())
         return second, lambda x: function(number, x)
     return None
+
+
+def _is_quantised(matched: Rounded, dtype: str) -> bool:
+    """Whether a value is a quantisation to a type; to all of its numbers if a zero point is known only at run time."""
+    limits = np.iinfo(dtype)
+    return matched.fits(dtype) and (
+        matched.point is None or (matched.low, matched.high, matched.keeps_nan) == (limits.min, limits.max, False)
+    )
 
 
 def _is_float(var: Expr) -> bool:

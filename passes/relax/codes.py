@@ -3,7 +3,7 @@
 The form is that of ONNX's QuantizeLinear, after its division::
 
     rounded = round(x)
-    shifted = add(rounded, zero_point)         left out if the zero point is 0
+    shifted = add(rounded, zero_point)         left out if it is 0; astype(point, float32) if known only at run time
     above   = greater(shifted, low)            low, high: the limits of the type
     limited = where(above, shifted, low)       low for NaN
     capped  = minimum(limited, high)
@@ -37,6 +37,7 @@ class Rounded:
     Attributes:
         x: What is rounded, halves to even.
         zero_point: What is added then.
+        point: An integer that is added as well, whose variable has no dimensions; None for 0.
         low: The least result, which NaN becomes as well; -inf if there is no limit.
         high: The largest result.
         chain: The variables between x and the value, in order.
@@ -49,6 +50,7 @@ class Rounded:
     high: float = np.inf
     chain: tuple[Var, ...] = ()
     keeps_nan: bool = True
+    point: Var | None = None
 
     def fits(self, dtype: str) -> bool:
         """Whether all results are numbers of an integer type."""
@@ -94,16 +96,28 @@ def rounded(graph: Graph, expr: Expr) -> Rounded | None:
     if name != "subtract" and not isinstance(first, Var):
         first, second = second, first
     number, inner = _integer(second), rounded(graph, first)
+    if name == "add" and inner is not None and number is None:
+        return _shifted_at_run_time(graph, expr, inner, second)
     if inner is None or number is None:
         return None
     if name == "maximum":
         return _limited(inner, number, np.inf, expr)
     if name == "minimum":
         return _limited(inner, -np.inf, number, expr)
-    if np.isinf(max(-inner.low, inner.high)) and abs(number) > 2**20:
+    if (np.isinf(max(-inner.low, inner.high)) and abs(number) > 2**20) or inner.point is not None:
         return None
     shifted = inner.shifted(int(number if name == "add" else -number))
     return replace(shifted, chain=(*inner.chain, expr))
+
+
+def _shifted_at_run_time(graph: Graph, var: Var, inner: Rounded, shift: Expr) -> Rounded | None:
+    """A value that is rounded, plus a number of 8 or 16 bits that is known only at run time."""
+    cast = graph.producer(shift, "astype")
+    if cast is None or not isinstance(cast.args[0], Var) or shape(shift) or str(cast.args[0].ty.dtype) not in STORED:
+        return None
+    if np.isfinite([inner.low, inner.high]).any() or inner.zero_point or inner.point is not None:
+        return None
+    return replace(inner, point=cast.args[0], chain=(*inner.chain, shift, var))
 
 
 def _integer(expr: Expr) -> float | None:
@@ -142,13 +156,13 @@ class Codes:
     Attributes:
         x: What is quantised.
         dtype: The type.
-        zero_point: The code of 0.
+        zero_point: The code of 0; a variable without dimensions if it is known only at run time.
         chain: The variables between x and the value, in order; nothing else reads them.
     """
 
     x: Expr
     dtype: Element
-    zero_point: int
+    zero_point: int | Var
     chain: tuple[Var, ...]
 
 
@@ -171,15 +185,27 @@ def _codes(graph: Graph, var: Var) -> Codes | None:
         return None
     alone = all(set(graph.users[each]) <= set(matched.chain) and each not in graph.results for each in inner)
     whole = isinstance(matched.x, Var) and alone
-    return Codes(matched.x, dtype, matched.zero_point, inner) if whole else None  # type: ignore[arg-type]
+    zero_point = matched.zero_point if matched.point is None else matched.point
+    return Codes(matched.x, dtype, zero_point, inner) if whole else None  # type: ignore[arg-type]
 
 
-def emit_codes(writer: Writer, x: Expr, dtype: str, zero_point: int, name: str) -> Expr:
-    """Write the quantisation of a float32 value; its last step is returned, to be bound by the caller."""
+def emit_codes(writer: Writer, x: Expr, dtype: str, zero_point: int | Expr, name: str) -> Expr:
+    """Write the quantisation of a float32 value; its last step is returned, to be bound by the caller.
+
+    Args:
+        writer: The new function.
+        x: The value.
+        dtype: The type of the codes.
+        zero_point: The code of 0; a variable of the new function if it is known only at run time.
+        name: The name of the result.
+    """
     limits = np.iinfo(dtype)
     low, high = (relax.const(np.float32(limit)) for limit in (limits.min, limits.max))
     y = writer.emit(op.round(x), f"{name}_rounded")
-    if zero_point:
+    if not isinstance(zero_point, int):
+        point = writer.emit(op.astype(zero_point, "float32"), f"{name}_point")
+        y = writer.emit(op.add(y, point), f"{name}_shifted")
+    elif zero_point:
         y = writer.emit(op.add(y, relax.const(np.float32(zero_point))), f"{name}_shifted")
     above = writer.emit(op.greater(y, low), f"{name}_above")
     y = writer.emit(op.where(above, y, low), f"{name}_limited")

@@ -244,8 +244,11 @@ def is_per_sample_channel(of: Sequence[int], extent: Sequence[int]) -> bool:
 
 
 def broadcasts_to(of: Sequence[int], extent: Sequence[int]) -> bool:
-    """Whether an epilogue of shape ``extent`` can read a tensor of shape ``of``: equal, or one of the three above."""
-    return tuple(of) == tuple(extent) or any(
+    """Whether an epilogue of shape ``extent`` can read a tensor of shape ``of``.
+
+    They are equal, or it is one of the three above, or one number without dimensions.
+    """
+    return tuple(of) in ((), tuple(extent)) or any(
         fits(of, extent) for fits in (is_per_pixel, is_per_sample, is_per_sample_channel)
     )
 
@@ -255,6 +258,8 @@ def channels_last(extent: tuple[int, ...]) -> tuple[int, ...]:
     if len(extent) == 4:
         batch, channels, height, width = extent
         return (batch, height, width, channels)
+    if not extent:
+        return (1, 1)
     return (int(np.prod(extent[:-1])), extent[-1])
 
 

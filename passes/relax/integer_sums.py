@@ -2,7 +2,8 @@
 
 In Relax::
 
-    difference = subtract(astype(codes, int32), zero_point)      without the subtraction if the zero point is 0
+    difference = subtract(astype(codes, int32), zero_point)      without the subtraction if the zero point is 0;
+                                                                 astype(point, int32) if it is known only at run time
     total      = conv2d(difference, weight)                      or matmul; weight int32, constant
     biased     = add(total, bias)                                bias int32, one per channel; it may be missing
     sum        = astype(biased, float32)
@@ -27,7 +28,7 @@ class IntegerSum:
 
     Attributes:
         codes: The data, int8 or uint8.
-        zero_point: The code of 0.
+        zero_point: The code of 0; a variable without dimensions if it is known only at run time.
         call: The convolution or product.
         weight: int16, output channels first.
         bias: int32 [OC]; None without a bias.
@@ -35,7 +36,7 @@ class IntegerSum:
     """
 
     codes: Var
-    zero_point: int
+    zero_point: int | Var
     call: Call
     weight: np.ndarray
     bias: np.ndarray | None
@@ -52,8 +53,8 @@ def integer_sums_of(graph: Graph) -> dict[Var, IntegerSum]:
     return found
 
 
-def _integer_sum(graph: Graph, cast: Call) -> IntegerSum | None:
-    chain: list[Var] = [cast.args[0]]
+def _integer_sum(graph: Graph, total: Call) -> IntegerSum | None:
+    chain: list[Var] = [total.args[0]]
     bias = None
     if (biased := graph.producer(chain[0], "add")) is not None:
         bias = constant(biased.args[1])
@@ -66,19 +67,30 @@ def _integer_sum(graph: Graph, cast: Call) -> IntegerSum | None:
         return None
     if np.abs(weight).max(initial=0) > LARGEST:
         return None
-    source, zero_point = call.args[0], 0
+    source = call.args[0]
+    zero_point: int | Var = 0
     chain.insert(0, source)
     if (centred := graph.producer(source, "subtract")) is not None:
-        point = constant(centred.args[1])
-        if point is None or point.size != 1 or not isinstance(centred.args[0], Var):
+        point, cast = constant(centred.args[1]), graph.producer(centred.args[1], "astype")
+        if not isinstance(centred.args[0], Var):
             return None
-        zero_point, source = int(point.item()), centred.args[0]
+        if point is not None and point.size == 1:
+            zero_point = int(point.item())
+        elif cast is not None and isinstance(cast.args[0], Var) and not shape(cast.args[0]):
+            zero_point = cast.args[0]
+            chain.insert(0, centred.args[1])
+        else:
+            return None
+        source = centred.args[0]
         chain.insert(0, source)
     inner = graph.producer(source, "astype")
     if inner is None or not isinstance(inner.args[0], Var) or str(inner.args[0].ty.dtype) not in ("int8", "uint8"):
         return None
-    limits = np.iinfo(str(inner.args[0].ty.dtype))
-    if not limits.min <= zero_point <= limits.max:
+    dtype = str(inner.args[0].ty.dtype)
+    limits = np.iinfo(dtype)
+    if isinstance(zero_point, int) and not limits.min <= zero_point <= limits.max:
+        return None
+    if isinstance(zero_point, Var) and str(zero_point.ty.dtype) != dtype:
         return None
     if any(len(graph.users[each]) != 1 or each in graph.results for each in chain):
         return None

@@ -268,7 +268,7 @@ def _isa(name: str, machine: str, features: frozenset[str], mcpu: str | None) ->
             if "avx512vnni" not in features:
                 return isa.AVX512
             return isa.AVX512_VPOPCNTDQ if {"avx512vpopcntdq", "avx512ifma"} <= features else isa.AVX512_VNNI
-        if "avx2" not in features:
+        if not {"avx2", "fma"} <= features:
             return isa.X86_BASELINE
         return isa.AVX2_VNNI if "avxvnni" in features else isa.AVX2
     if machine == "riscv64":

@@ -36,6 +36,7 @@ from sbnn_tvm.passes.layers.kinds import (
     LinearLayer,
     MaxPool2d,
     PhaseInterleaving,
+    QuantisationRange,
     Recurrent,
     Resampling,
     Rows,
@@ -62,7 +63,7 @@ _KINDS: dict[type[Layer], str] = {
     SampleMean: "mean of each sample", ChannelSelection: "channels", BitSelection: "channels of bits",
     BitShift: "shift of bits", Recurrent: "recurrent", Rows: "rows", BatchedProduct: "product of activations",
     PhaseInterleaving: "interleaving", BitInterleaving: "interleaving of bits",
-    Copy: "copy", Concatenation: "concatenation", Resampling: "resampling",
+    QuantisationRange: "quantisation range", Copy: "copy", Concatenation: "concatenation", Resampling: "resampling",
 }  # fmt: skip
 
 

@@ -45,7 +45,7 @@ def call(num_threads: int | None, alone: Callable[..., _T], together: Callable[.
     """Call one of two functions that compute the same, in this thread.
 
     Args:
-        num_threads: The number of threads that ``together`` uses; None if that is no more than one.
+        num_threads: The number of threads that ``together`` uses; with 1 or None it is not called.
         alone: The function on one thread. A call from a signal handler that interrupted a call is always this one.
         together: The function on several threads, for times when there are CPUs without work.
         arguments: Their arguments.
@@ -94,7 +94,7 @@ class _Callers:
             if self._ending:
                 time.sleep(_END)
                 raise LibraryError("the model cannot run any more: this process is about to end")
-            if num_threads is not None:
+            if num_threads is not None and num_threads > 1:
                 now = time.monotonic()
                 if num_threads <= len(inside):
                     self._crowded = now

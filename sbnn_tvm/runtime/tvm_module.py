@@ -63,7 +63,10 @@ class TvmModule(LoadedModule):
         self._idle = [self._new_instance(first)]
 
     def _call(self, arrays: tuple[np.ndarray, ...]) -> np.ndarray | tuple[np.ndarray, ...]:
-        return threads.call(self._num_threads if self._parallel else None, self._run, arrays)
+        if not self._parallel:
+            return threads.call(None, self._run, arrays)
+        num_threads = self._num_threads if self.metadata.parallel else 1
+        return threads.call(num_threads, self._run, arrays)
 
     def _run(self, arrays: tuple[np.ndarray, ...]) -> np.ndarray | tuple[np.ndarray, ...]:
         try:

@@ -1,4 +1,7 @@
-"""Read bit streams in TIR. sbnn_tvm.algebra.coding packs them; the first bit is the lowest bit of the first byte."""
+"""Read bit streams in TIR. sbnn_tvm.algebra.coding packs them; the first bit is the lowest bit of the first byte.
+
+All of this runs once, when a library is loaded, so loops are not unrolled.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from tvm.tirx.script import builder as T
 
 from ..kernel import Kernel
 from ..tir.kernel_builder import KernelBuilder
+from ..tir.llvm import keep_rolled
 
 
 def expanding_kernel(
@@ -77,10 +81,13 @@ def bit(stream: tirx.Buffer, at: tirx.Expr) -> tirx.Expr:
 
 
 def field(stream: tirx.Buffer, at: tirx.Expr, width: tirx.Expr, value: Variables, index: int) -> None:
-    """Read ``width`` bits from bit ``at`` on into variable ``index``, the lowest bit first."""
+    """Read ``width`` bits, up to 32, from bit ``at`` on into variable ``index``, the lowest bit first."""
+    first, skipped = T.bind(at >> int64(3)), T.bind(at & int64(7))
     value[index] = 0
-    with T.serial(int64(0), width) as i:
-        value[index] = value[index] | (bit(stream, at + i) << i)
+    with T.serial(int64(0), (skipped + width + int64(7)) >> int64(3)) as i:
+        keep_rolled()
+        value[index] = value[index] | (int64(stream[first + i]) << (i << int64(3)))
+    value[index] = (value[index] >> skipped) & ((int64(1) << width) - int64(1))
 
 
 def positions(

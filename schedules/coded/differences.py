@@ -1,8 +1,8 @@
 """Code integers that grow in small steps, such as the offsets in weight lists, by a Rice code of their differences.
 
 A number is the sum of the number ``stride`` places before it and a difference. If a difference is too large, the stream
-has an escape followed by the number itself. The same is done for negative differences, unless all differences are coded
-with their signs. All numbers are divided by a common factor.
+has an escape, so many zeros, followed by the number itself. The same is done for negative differences, unless all
+differences are coded with their signs. All numbers are divided by a common factor.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from ..kernel import Kernel
+from ..tir.llvm import keep_rolled
 from .bit_stream import Variables, bit, expanding_kernel, field, int64, length
 
-_ESCAPE = 20  # zeros of the unary part that mark an escape
+_ESCAPES = (6, 10, 20)  # zeros of the unary part that mark an escape, one of them
 _WIDEST = 32  # maximum bits of a number
 
 
@@ -29,14 +30,15 @@ def encode(array: np.ndarray) -> Kernel | None:
     width = max(1, int(numbers.max()).bit_length())
     strides = {1, array.shape[-1]} if array.ndim > 1 and array.shape[-1] <= 8 else {1}
     codes = (
-        (*_cheapest(_symbols(numbers, stride, least), width), stride, least)
+        (*_cheapest(_symbols(numbers, stride, least), width, escape), stride, least, escape)
+        for escape in _ESCAPES
         for stride in strides
         for least in (0, 1, _SIGNED)
     )
-    _, k, symbols, stride, least = min(codes, key=lambda each: each[0])
+    _, k, symbols, stride, least, escape = min(codes, key=lambda each: each[0])
     constants = {
-        "parameters": np.array([k, width, stride, least, factor], np.int32),
-        "stream": _stream(numbers, symbols, k, width),
+        "parameters": np.array([k, width, stride, least, factor, escape], np.int32),
+        "stream": _stream(numbers, symbols, k, width, escape),
     }
     return expanding_kernel(f"expand_differences_{array.dtype}", constants, (array.size, str(array.dtype)), _body)
 
@@ -50,23 +52,23 @@ def _symbols(numbers: np.ndarray, stride: int, least: int) -> np.ndarray:
     return np.where(differences < 0, -2 * differences - 1, 2 * differences) if least == _SIGNED else differences - least
 
 
-def _cheapest(symbols: np.ndarray, width: int) -> tuple[int, int, np.ndarray]:
+def _cheapest(symbols: np.ndarray, width: int, escape: int) -> tuple[int, int, np.ndarray]:
     """Length in bits, the best Rice parameter k, and the symbols, -1 where k needs an escape."""
     best: tuple[int, int, np.ndarray] | None = None
     for k in range(width + 1):
         quotients = symbols >> k
-        escapes = (quotients < 0) | (quotients >= _ESCAPE)
-        bits = int(np.where(escapes, _ESCAPE + width, quotients + 1 + k).sum())
+        escapes = (quotients < 0) | (quotients >= escape)
+        bits = int(np.where(escapes, escape + width, quotients + 1 + k).sum())
         if best is None or bits < best[0]:
             best = bits, k, np.where(escapes, -1, symbols)
     assert best is not None
     return best
 
 
-def _stream(numbers: np.ndarray, symbols: np.ndarray, k: int, width: int) -> np.ndarray:
+def _stream(numbers: np.ndarray, symbols: np.ndarray, k: int, width: int, escape: int) -> np.ndarray:
     escapes = symbols < 0
-    unary = np.where(escapes, _ESCAPE, symbols >> k)
-    lengths = np.where(escapes, _ESCAPE + width, unary + 1 + k)
+    unary = np.where(escapes, escape, symbols >> k)
+    lengths = np.where(escapes, escape + width, unary + 1 + k)
     starts = np.cumsum(lengths) - lengths
     bits = np.zeros(int(lengths.sum()), np.uint8)
     ends = (starts + unary)[~escapes]
@@ -74,20 +76,20 @@ def _stream(numbers: np.ndarray, symbols: np.ndarray, k: int, width: int) -> np.
     for i in range(k):
         bits[ends + 1 + i] = symbols[~escapes] >> i & 1
     for i in range(width):
-        bits[(starts + _ESCAPE)[escapes] + i] = numbers[escapes] >> i & 1
+        bits[(starts + escape)[escapes] + i] = numbers[escapes] >> i & 1
     return np.packbits(bits, bitorder="little")
 
 
 def _body(buffers: dict[str, tirx.Buffer], out: tirx.Buffer) -> None:
     stream, dtype = buffers["stream"], str(out.dtype)
-    k, width, stride, least, factor = (T.bind(int64(buffers["parameters"][i])) for i in range(5))
+    k, width, stride, least, factor, escape = (T.bind(int64(buffers["parameters"][i])) for i in range(6))
     state = Variables(3)  # the position in the stream, the quotient, the number
     with T.serial(int64(0), length(out)) as i:
         state[1] = 0
-        with T.While(tirx.all(bit(stream, state[0]) == 0, state[1] < _ESCAPE)):
+        with T.While(tirx.all(bit(stream, state[0]) == 0, state[1] < escape)):
             state[0] = state[0] + int64(1)
             state[1] = state[1] + int64(1)
-        with T.If(state[1] < _ESCAPE):
+        with T.If(state[1] < escape):
             with T.Then():
                 state[0] = state[0] + int64(1)
                 field(stream, state[0], k, state, 2)
@@ -102,4 +104,5 @@ def _body(buffers: dict[str, tirx.Buffer], out: tirx.Buffer) -> None:
                 state[0] = state[0] + width
         T.buffer_store(out, tirx.Cast(dtype, state[2]), [i])
     with T.serial(int64(0), length(out)) as i:
+        keep_rolled()
         T.buffer_store(out, tirx.Cast(dtype, int64(out[i]) * factor), [i])

@@ -50,7 +50,7 @@ def expansion(array: np.ndarray) -> Expansion | None:
     if array.nbytes <= LEAST_SAVED or array.dtype.itemsize > 8:
         return None
     if array.dtype == np.float32:
-        kernels = [("sparse", expand_floats.encode(array))]
+        kernels = [("sparse", expand_floats.encode(array)), ("table", expand_table.encode(array))]
     elif array.dtype.kind in "iu":
         kernels = [
             ("rice", expand_bits.encode(array)),

@@ -14,6 +14,7 @@ from tvm.tirx.script import builder as T
 from sbnn_tvm.algebra.coding import pack_fields
 
 from ..kernel import Kernel
+from ..tir.llvm import keep_rolled
 from .bit_stream import Variables, expanding_kernel, field, int64, length
 
 _TAPS = (9, 4, 25)  # taps of the kernel sizes that are tried: 3x3, 2x2, 5x5
@@ -54,11 +55,13 @@ def _body(buffers: dict[str, tirx.Buffer], out: tirx.Buffer) -> None:
     bits = tvm.DataType(dtype).bits
     index, zero = Variables(1), int64(0)
     with T.serial(zero, length(out)) as i:
+        keep_rolled()
         T.buffer_store(out, tirx.const(0, dtype), [i])
     with T.serial(zero, blocks) as block, T.serial(zero, run) as word, T.serial(zero, int64(bits)) as j:
         field(buffers["indices"], ((block * run + word) * int64(bits) + j) * width, width, index, 0)
         pattern = T.bind(int64(buffers["patterns"][index[0]]))
         with T.serial(zero, taps) as tap:
+            keep_rolled()
             at = (block * taps + tap) * run + word
             placed = tirx.Cast(dtype, (pattern >> tap) & int64(1)) << tirx.Cast(dtype, j)
             T.buffer_store(out, out[at] | placed, [at])

@@ -12,6 +12,7 @@ from tvm.tirx.script import builder as T
 from sbnn_tvm.algebra.coding import Rice
 
 from ..kernel import Kernel
+from ..tir.llvm import keep_rolled
 from .bit_stream import as_bytes, expanding_kernel, int64, positions
 
 _MOST_SET = 0.4  # with a larger share of set bits, a Rice code is not shorter than the bits
@@ -50,6 +51,7 @@ def _body(buffers: dict[str, tirx.Buffer], out: tirx.Buffer) -> None:
     with T.serial(zero, blocks) as block, T.serial(zero, steps) as step, T.serial(zero, lanes) as lane:
         first = T.bind(((block * steps + step) * lanes + lane) * size)
         with T.serial(zero, size) as i:
+            keep_rolled()
             T.buffer_store(octets, inverted[block * lanes + lane], [first + i])
 
     def put(number: tirx.Expr, position: tirx.Expr) -> None:

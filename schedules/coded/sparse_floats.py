@@ -9,6 +9,7 @@ from tvm.tirx.script import builder as T
 from sbnn_tvm.algebra.coding import Rice
 
 from ..kernel import Kernel
+from ..tir.llvm import keep_rolled
 from .bit_stream import expanding_kernel, int64, length, positions
 
 _MOST_SET = 0.9
@@ -33,6 +34,7 @@ def encode(array: np.ndarray) -> Kernel | None:
 
 def _body(buffers: dict[str, tirx.Buffer], out: tirx.Buffer) -> None:
     with T.serial(int64(0), length(out)) as i:
+        keep_rolled()
         T.buffer_store(out, tirx.const(0, "float32"), [i])
 
     def put(number: tirx.Expr, position: tirx.Expr) -> None:

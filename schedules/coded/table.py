@@ -1,4 +1,4 @@
-"""Code integers with few distinct values, such as threshold planes, by a table of the values and indices into it."""
+"""Code numbers with few distinct values, such as threshold planes, by a table of the values and indices into it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ _MOST_BITS = 12  # maximum bits of an index
 
 
 def encode(array: np.ndarray) -> Kernel | None:
-    """The kernel that expands an array of integers; None if it has too many distinct values."""
-    table, indices = np.unique(array, return_inverse=True)
+    """The kernel that expands an array of integers or float32; None if it has too many distinct values."""
+    # The bits of floats are compared: NaN and -0.0 are values like others.
+    table, indices = np.unique(array.view(np.uint32) if array.dtype == np.float32 else array, return_inverse=True)
     width = max(1, (len(table) - 1).bit_length())
     if width > min(_MOST_BITS, 8 * array.itemsize - 1):
         return None
     constants = {
         "parameters": np.array([width], np.int32),
         "indices": pack_fields(indices.reshape(-1), width),
-        "table": table,
+        "table": table.view(array.dtype),
     }
     return expanding_kernel(f"expand_table_{array.dtype}", constants, (array.size, str(array.dtype)), _body)
 

@@ -187,7 +187,7 @@ class PlaneCounting:
         ]
         # AArch64 loads two 32-bit offsets with one instruction.
         wide = self.isa.architecture == "aarch64"
-        return WeightLists.of(slices, self.window.zero // self.unit, self.pieces, self.chunk, wide)
+        return WeightLists.of(slices, self.window.zeros() // self.unit, self.pieces, self.chunk, wide)
 
     @property
     def block(self) -> int:

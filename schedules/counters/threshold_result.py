@@ -286,7 +286,7 @@ def _planes(numbers: np.ndarray, kinds: np.ndarray, levels: int) -> np.ndarray:
 def _numbered(limits: np.ndarray) -> dict[str, np.ndarray]:
     """The distinct planes [planes, words], and the index of each use [kinds, C, levels]."""
     planes, numbers = np.unique(limits.reshape(-1, limits.shape[-1]), axis=0, return_inverse=True)
-    dtype = np.uint16 if len(planes) <= 1 << 16 else np.uint32
+    dtype = np.min_scalar_type(len(planes) - 1)
     return {"limits": planes, "limit_numbers": numbers.reshape(limits.shape[:-1]).astype(dtype)}
 
 

@@ -75,16 +75,6 @@ class WindowAxis:
         pixels, taps = range(self.phases), range(self.taps)
         return sorted({p * self.stride + k * self.dilation - self.padding for p in pixels for k in taps})
 
-    def runs(self) -> Iterator[tuple[int, int, int]]:
-        """Runs (shift, first, count) of consecutive needed displacements with the same shift, in lanes or bits."""
-        needed = self.needed()
-        start = 0
-        for i in range(1, len(needed) + 1):
-            first = needed[start]
-            if i == len(needed) or needed[i] != needed[i - 1] + 1 or needed[i] % self.input_phases == 0:
-                yield first // self.input_phases, first, i - start
-                start = i
-
 
 @dataclass(frozen=True)
 class PlaneWindow:
@@ -140,17 +130,18 @@ class PlaneWindow:
         """Shape of the window, uint64 [blocks, slabs_y, slabs_x, C + 1, words]."""
         return (self.target.blocks, self.rows.slabs, self.columns.slabs, self.planes, self.target.words)
 
-    @property
-    def zero(self) -> int:
-        """Offset of the plane of zeros from the first slab of a vector, in words."""
-        return self.shape.in_channels * self.target.words
+    def zeros(self) -> np.ndarray:
+        """Offsets of the planes of zeros from the first slab of a vector, in words: int64 [kh * kw], ascending."""
+        return self._offsets(np.array([self.shape.in_channels])).reshape(-1)
 
     def offsets(self) -> np.ndarray:
         """Offsets of all taps from the first slab of a vector, in words: int64 [Cin, kh, kw]."""
-        shape, words = self.shape, self.target.words
-        c, ky, kx = np.indices((shape.in_channels, *shape.kernel))
-        slab = ky * shape.dilation[0] * self.columns.slabs + kx * shape.dilation[1]
-        return (slab * self.planes + c) * words
+        return self._offsets(np.arange(self.shape.in_channels))
+
+    def _offsets(self, channels: np.ndarray) -> np.ndarray:
+        (kh, kw), (dy, dx) = self.shape.kernel, self.shape.dilation
+        slabs = (np.arange(kh) * dy * self.columns.slabs)[:, None] + np.arange(kw) * dx
+        return (slabs * self.planes + channels[:, None, None]) * self.target.words
 
     def first_slab(self, block: Index, row_phase: Index, column_phase: Index) -> tirx.Expr:
         """Index of the first slab of an output vector."""
@@ -171,8 +162,8 @@ class PlaneWindow:
         return same and lanes and self.rows.aligned and self.columns.aligned
 
     def constants(self) -> list[np.ndarray]:
-        """The tables of :meth:`emit`: input rows and columns to gather, and masks of the bits outside the image."""
-        tables = [] if self.direct else [self._row_table(), self._column_table()]
+        """The tables of :meth:`emit`: shifts, or rows and columns to gather; masks of the bits outside the image."""
+        tables = [self._slab_table()] if self.direct else [self._row_table(), self._column_table()]
         if self.masked:
             tables += [self._inside(), self._padding_bits()]
         return tables
@@ -205,56 +196,81 @@ class PlaneWindow:
         return window
 
     def _shift_vectors(self, data: tirx.Buffer, window: tirx.Buffer, tables: list[tirx.Buffer]) -> None:
-        source, rows, columns = self.source, self.rows, self.columns
-        lane, lanes, channels, const = source.lane, source.lanes, source.channels, source.vector.constant
-        blocks, slabs_y, slabs_x, planes, _ = self.array_shape
-        outputs = T.decl_buffer((blocks * slabs_y * slabs_x * planes, lanes), lane, data=window.data)
+        source, target, channels, planes = self.source, self.target, self.source.channels, self.planes
+        lane, lanes, const = source.lane, source.lanes, source.vector.constant
+        slabs, downs = self._slab_table(), self._shifts_down()
+        shifts_right, shifts_left = bool(slabs[:, 3].any()), bool(slabs[:, 4].any())
+        in_block, slabs_in_block = source.row_phases * source.column_phases, self.rows.slabs * self.columns.slabs
+        outputs = T.decl_buffer((target.blocks * slabs_in_block * planes, lanes), lane, data=window.data)
 
-        def copy(r: tirx.Expr, s: tirx.Expr, block: tirx.Expr, down: int, right: int) -> None:
-            phase_y, phase_x = r - down * rows.input_phases, s - right * columns.input_phases
-            first = (block * source.row_phases + phase_y) * source.column_phases + phase_x
-            # Declared at each use: TIR reuses the memory of a buffer after the buffer's last mention.
-            inputs = T.decl_buffer((int(np.prod(source.shape[:-1])), lanes), lane, data=data.data)
-            from_vector = T.bind(first * channels)
-            slab = T.bind((block * slabs_y + r - rows.first) * slabs_x + s - columns.first)
-            to_vector = T.bind(slab * planes)
-            masks = []
-            for table in tables:
-                bits = T.decl_buffer((slabs_y * slabs_x, lanes), lane, data=table.data)
-                number = (r - rows.first) * slabs_x + s - columns.first
-                masks.append(T.bind(load(bits, (number,), 0, lanes)))
+        # One loop for all slabs, so that several threads share them evenly.
+        count = target.blocks * len(slabs)
+        with parallel_rows(count, count * planes * source.words * 2) as task:
+            block, row = T.bind(task // len(slabs)), T.bind(task % len(slabs))
+            number, vector, shift, right, left = (T.bind(tirx.Cast("int32", tables[0][row, i])) for i in range(5))
+            from_vector = T.bind((block * in_block + vector) * channels)
+            to_vector = T.bind((block * slabs_in_block + number) * planes)
+            masks = [
+                T.bind(load(T.decl_buffer((slabs_in_block, lanes), lane, data=table.data), (number,), 0, lanes))
+                for table in tables[1:]
+            ]
 
-            def copy_plane(c: tirx.Expr) -> None:
-                value = load(inputs, (from_vector + c,), 0, lanes)
-                if down and lanes > 1:
-                    order = [i + down if 0 <= i + down < lanes else lanes for i in range(lanes)]
-                    value = tirx.Shuffle([T.bind(value), const(0)], order)
-                elif down:
+            def copy_plane(c: tirx.Expr, down: int | None) -> None:
+                if down is None:
                     value = const(0)
-                if abs(right) >= source.row_bits:
-                    value = const(0)
-                elif right:
-                    value = value >> const(right) if right > 0 else value << const(-right)
+                else:
+                    # Declared at each use: TIR reuses the memory of a buffer after the buffer's last mention.
+                    inputs = T.decl_buffer((int(np.prod(source.shape[:-1])), lanes), lane, data=data.data)
+                    value = load(inputs, (from_vector + c,), 0, lanes)
+                    if down:
+                        order = [i + down if 0 <= i + down < lanes else lanes for i in range(lanes)]
+                        value = tirx.Shuffle([T.bind(value), const(0)], order)
+                    if shifts_right:
+                        value = value >> source.vector.broadcast(tirx.Cast(lane, right))
+                    if shifts_left:
+                        value = value << source.vector.broadcast(tirx.Cast(lane, left))
                 if masks:
                     value = (value & masks[0]) | masks[1]
                 store(outputs, value, (to_vector + c,), 0)
 
-            # There are up to nine of these loops: LLVM would unroll each of them sixteen times.
-            together = next(count for count in (8, 4, 2, 1) if channels % count == 0)
-            with T.serial(0, channels // together) as first_channel:
-                keep_rolled()
-                for i in range(together):
-                    copy_plane(first_channel * together + i)
+            # LLVM would unroll each of these loops sixteen times.
+            together = next(size for size in (8, 4, 2, 1) if channels % size == 0)
+            for index, down in enumerate(downs):
+                with T.If(shift == index), T.Then(), T.serial(0, channels // together) as first_channel:
+                    keep_rolled()
+                    for i in range(together):
+                        copy_plane(first_channel * together + i, down)
             store(outputs, const(0), (to_vector + channels,), 0)
 
-        # One loop for each run of slab rows with the same shift.
-        for down, first_r, count_r in rows.runs():
-            work = blocks * count_r * columns.slabs * channels * lanes
-            with parallel_rows(blocks * count_r, work) as row:
-                block, r = T.bind(tirx.floordiv(row, count_r)), T.bind(tirx.floormod(row, count_r) + first_r)
-                for right, first_s, count_s in columns.runs():
-                    with T.serial(first_s, first_s + count_s) as s:
-                        copy(r, s, block, down, right)
+    def _shifts(self, displacement: int, axis: WindowAxis, size: int) -> tuple[int, int | None]:
+        """The input phase of a displacement, and the shift in lanes or bits: None if nothing of ``size`` is left."""
+        shift, phase = divmod(displacement, axis.input_phases)
+        return phase, shift if abs(shift) < size else None
+
+    def _shifts_down(self) -> list[int | None]:
+        """All shifts in lanes, ascending; last None, for slabs without pixels, if there are such slabs."""
+        downs = dict.fromkeys(down for _, _, down, _ in self._slabs())
+        return sorted(down for down in downs if down is not None) + [None] * (None in downs)
+
+    def _slabs(self) -> Iterator[tuple[int, int, int | None, int]]:
+        """The number of each needed slab, its input vector within a block, and its shifts in lanes and bits.
+
+        Slabs without pixels have None as their shift in lanes.
+        """
+        for r in self.rows.needed():
+            phase_y, down = self._shifts(r, self.rows, self.source.lanes)
+            for s in self.columns.needed():
+                phase_x, right = self._shifts(s, self.columns, self.source.row_bits)
+                number = (r - self.rows.first) * self.columns.slabs + s - self.columns.first
+                vector = phase_y * self.source.column_phases + phase_x
+                yield (number, vector, None, 0) if right is None else (number, vector, down, right)
+
+    def _slab_table(self) -> np.ndarray:
+        """For each needed slab: number, input vector, index of ``_shifts_down``, bits to shift right, and left."""
+        downs = self._shifts_down()
+        rows = [(n, vector, downs.index(down), max(0, s), max(0, -s)) for n, vector, down, s in self._slabs()]
+        table = np.asarray(rows)
+        return table.astype(np.min_scalar_type(table.max()))
 
     def _gather_rows(self, data: tirx.Buffer, window: tirx.Buffer, tables: list[tirx.Buffer]) -> None:
         source, target = self.source, self.target

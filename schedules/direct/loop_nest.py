@@ -358,11 +358,13 @@ class DirectConv2d:
         first = np.searchsorted(block, np.arange(len(blocked) + 1))
         return blocked[block, step], places[step].astype(np.int32), first.astype(np.int32)
 
-    def build(self, sink: Sink) -> Kernel:
+    def build(self, sink: Sink, outside: Callable[[], tirx.Expr] | None = None) -> Kernel:
         """Generate the kernel.
 
         Args:
             sink: Stores runs of ``self.run`` accumulators.
+            outside: Gives the elements of a pixel outside the image, all equal, if only a tensor operand of the sink
+                knows them; by default they are ``self.border``.
         """
         weights, arithmetic = self.packed_weights(), self.arithmetic
         with KernelBuilder(self.name) as builder:
@@ -371,7 +373,7 @@ class DirectConv2d:
             arithmetic.declare(builder)
             sink.declare(builder)
             rare = _Rare.declared(self, builder)
-            nest = Nest(self, padded_image(self, data), weight, rare)
+            nest = Nest(self, padded_image(self, data, None if outside is None else outside()), weight, rare)
             rows, blocks = self.shape.batch * self.shape.out_height, self.shape.groups * self.blocks
             work = rows * blocks * (weights[0].size // arithmetic.lanes) * self.shape.out_width
             if self.collected:
@@ -387,15 +389,19 @@ class DirectConv2d:
         return builder.kernel(" ".join(filter(None, (self.name, str(self.tile), arithmetic.instruction))))
 
 
-def padded_image(conv: DirectConv2d, data: tirx.Buffer) -> tirx.Buffer:
+def padded_image(conv: DirectConv2d, data: tirx.Buffer, outside: tirx.Expr | None = None) -> tirx.Buffer:
     """The padded image as the inner loop reads it, [N, rows, elements per row]; the data itself if no copy is needed.
 
     The planes of a feature map are stored like images, one after the other. The planes of a dense layer are stored
     within a pixel. If a step reads several elements together, each row is followed by its joined elements.
+    ``outside`` replaces the border of the convolution.
     """
     shape, arithmetic = conv.shape, conv.arithmetic
     borders = [
-        [arithmetic.spread(tirx.const(value, arithmetic.data_element)) for value in plane]
+        [
+            arithmetic.spread(tirx.const(value, arithmetic.data_element) if outside is None else outside)
+            for value in plane
+        ]
         for plane in conv.border.tolist()
     ]
     images, channels, spread = shape.batch * conv.planes, len(borders[0]), len(borders[0][0])

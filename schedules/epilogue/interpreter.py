@@ -42,7 +42,7 @@ def evaluate(
         match operand:
             case epilogue.Ref(index):
                 return values[index]
-            case epilogue.Tensor(index=index) | epilogue.Pixel(index):
+            case epilogue.Tensor(index=index) | epilogue.Number(index=index) | epilogue.Pixel(index):
                 return np.asarray(tensors[index], np.float32)
             case epilogue.Sample(index) | epilogue.SampleChannel(index):
                 samples = np.asarray(tensors[index], np.float32)
@@ -68,7 +68,9 @@ def evaluate(
             if isinstance(output, epilogue.RowOutput):
                 outputs.append(value[..., :1].copy())
             elif isinstance(output, epilogue.CodesOutput):
-                outputs.append(quantised(output, value))
+                point = output.zero_point
+                number = point if isinstance(point, int) else int(fetch(point).item())
+                outputs.append(quantised(value, output.dtype, number))
             elif isinstance(output, epilogue.PackedOutput):
                 thresholds = [fetch(each) for each in output.thresholds]
                 code = np.zeros(value.shape, np.uint8)
@@ -90,11 +92,12 @@ def exceeds(
     return above | np.isnan(value) | np.isnan(threshold) if output.of_nan else above
 
 
-def quantised(output: epilogue.CodesOutput, value: np.ndarray) -> np.ndarray:
+def quantised(value: np.ndarray, dtype: epilogue.Element, zero_point: int) -> np.ndarray:
     """The integers that an output stores for float32 values."""
-    low, high = output.limits
+    info = np.iinfo(dtype)
+    low, high = int(info.min) - zero_point, int(info.max) - zero_point
     limited = np.minimum(np.where(value > low, value, np.float32(low)), np.float32(high))
-    return (np.round(limited).astype(np.int32) + output.zero_point).astype(output.dtype)
+    return (np.round(limited).astype(np.int32) + zero_point).astype(dtype)
 
 
 def _apply(op: epilogue.Op, a: np.ndarray, b: np.ndarray) -> np.ndarray:

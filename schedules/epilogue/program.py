@@ -60,6 +60,14 @@ class SampleChannel:
     index: int
 
 
+@dataclass(frozen=True)
+class Number:
+    """The index-th tensor operand of the kernel, one value for all elements: [1, 1]."""
+
+    index: int
+    dtype: Element = "float32"
+
+
 @dataclass(frozen=True, eq=False)
 class Channel:
     """A constant per output channel: float32 [C]."""
@@ -81,7 +89,7 @@ class Scalar:
     value: float
 
 
-TensorOperand = Tensor | Pixel | Sample | SampleChannel
+TensorOperand = Tensor | Pixel | Sample | SampleChannel | Number
 Operand = Ref | TensorOperand | Channel | Border | Scalar
 
 Reduction = Literal["row_sum", "row_mean", "row_max", "row_min"]
@@ -124,18 +132,20 @@ class CodesOutput:
     Attributes:
         value: The value to quantise.
         dtype: int8, uint8, int16 or uint16.
-        zero_point: A number of that type.
+        zero_point: A number of that type, which may be known only at run time.
     """
 
     value: Operand
     dtype: Element
-    zero_point: int = 0
+    zero_point: int | Number = 0
 
     @property
     def limits(self) -> tuple[int, int]:
-        """The smallest and the largest number before the zero point is added."""
+        """The smallest and the largest number before the zero point is added, whatever it is at run time."""
         info = np.iinfo(self.dtype)
-        return int(info.min) - self.zero_point, int(info.max) - self.zero_point
+        least, most = (0, 0) if isinstance(self.zero_point, int) else (int(info.min), int(info.max))
+        known = self.zero_point if isinstance(self.zero_point, int) else 0
+        return int(info.min) - known - most, int(info.max) - known - least
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ from ..layouts.words import packed_shape
 from ..shapes import BorderClasses
 from ..tir.functions import function
 from ..tir.kernel_builder import KernelBuilder, Role
-from ..tir.llvm import Predicate, extremum, fence, pack
+from ..tir.llvm import Predicate, extremum, fence, fused_multiply_add, pack
 from ..tir.narrowed_bytes import narrowed_bytes
 from ..tir.rounded_bytes import MOST, rounded_bytes
 from ..tir.vectors import Index, VectorType, load, powers_of_two, store
 from . import program as epilogue
+from .reciprocals import reciprocal
 
 _COMPUTED = epilogue.Ref | epilogue.TensorOperand
 _PREDICATES: dict[tuple[bool, bool], Predicate] = {
@@ -66,15 +67,23 @@ def element_of(output: epilogue.Output) -> epilogue.Element | None:
 _ROUNDER, _ROUNDER_BITS = 12582912.0, 0x4B400000
 
 
-def quantised(output: epilogue.CodesOutput, value: tirx.Expr) -> tirx.Expr:
-    """The integers that an output stores for a vector of float32 values (interpreter.quantised)."""
-    vector = VectorType.of(value)
-    low, high = (vector.constant(float(limit)) for limit in output.limits)
+def quantised(value: tirx.Expr, dtype: epilogue.Element, zero_point: tirx.Expr | int) -> tirx.Expr:
+    """The integers of a type that an output stores for a vector of float32 values (interpreter.quantised)."""
+    vector, info = VectorType.of(value), np.iinfo(dtype)
+    integers = VectorType("int32", vector.lanes)
+
+    def before(limit: int) -> tirx.Expr:
+        """A limit before the zero point is added."""
+        if isinstance(zero_point, int):
+            return vector.constant(float(limit - zero_point))
+        return vector.broadcast(tirx.Cast("float32", tirx.const(limit, "int32") - zero_point))
+
+    low, high = before(int(info.min)), before(int(info.max))
     value = T.bind(tirx.Select(value > low, value, low))  # low for NaN
     value = T.bind(tirx.Select(value < high, value, high))
-    bits = VectorType("int32", vector.lanes).reinterpret(value + vector.constant(_ROUNDER))
-    shift = VectorType("int32", vector.lanes).constant(_ROUNDER_BITS - output.zero_point)
-    return VectorType(output.dtype, vector.lanes).cast(bits - shift)
+    bits = integers.reinterpret(value + vector.constant(_ROUNDER))
+    shift = integers.broadcast(tirx.const(_ROUNDER_BITS, "int32") - zero_point)
+    return VectorType(dtype, vector.lanes).cast(bits - shift)
 
 
 @dataclass(eq=False)
@@ -88,6 +97,7 @@ class EpilogueWriter:
         classes: The border classes. Required for Border operands.
         tile: Per-channel constants are padded to a multiple of ``tile`` channels. The length of every stored run of
             channels divides ``tile``, and a run starts at a multiple of its length.
+        read: Operands that the kernel reads itself.
     """
 
     program: epilogue.Program
@@ -95,6 +105,7 @@ class EpilogueWriter:
     isa: Isa
     classes: BorderClasses | None = None
     tile: int = 64
+    read: Sequence[epilogue.Number] = ()
     _tensors: dict[int, tirx.Buffer] = field(default_factory=dict, init=False)
     _vectors: dict[epilogue.Operand, tirx.Buffer] = field(default_factory=dict, init=False)
     _thresholds: dict[epilogue.Operand, tirx.Buffer] = field(default_factory=dict, init=False)
@@ -124,7 +135,7 @@ class EpilogueWriter:
 
         Each element of such an operand is read once, before the same element of the output is stored.
         """
-        read = [each for each in (*self._operands(), *self._compared()) if isinstance(each, epilogue.TensorOperand)]
+        read = self._tensor_operands()
         indices = sorted({each.index for each in read})
         stored = [(k, element_of(output)) for k, output in enumerate(self.program.outputs)]
         once = [each for each in read if isinstance(each, epilogue.Tensor) and read.count(each) == 1]
@@ -132,15 +143,15 @@ class EpilogueWriter:
 
     def declare(self, builder: KernelBuilder) -> None:
         """Declare the tensor operands in the order of their indices, the per-channel constants, and the outputs."""
-        operands = [each for each in (*self._operands(), *self._compared()) if isinstance(each, epilogue.TensorOperand)]
-        for index, tensor in sorted({each.index: each for each in operands}.items()):
+        for index, tensor in sorted({each.index: each for each in self._tensor_operands()}.items()):
             shape = {
                 epilogue.Tensor: self.shape,
                 epilogue.Pixel: (*self.shape[:-1], 1),
                 epilogue.Sample: (self.shape[0], 1),
                 epilogue.SampleChannel: (self.shape[0], self.channels),
+                epilogue.Number: (1, 1),
             }[type(tensor)]
-            dtype = tensor.dtype if isinstance(tensor, epilogue.Tensor) else "float32"
+            dtype = tensor.dtype if isinstance(tensor, epilogue.Tensor | epilogue.Number) else "float32"
             self._tensors[index] = builder.tensor(f"tensor{index}", shape, dtype)
         self.declare_constants(builder)
         for index, output in enumerate(self.program.outputs):
@@ -217,10 +228,20 @@ class EpilogueWriter:
         """The evaluation of the steps for one vector, for kernels that interleave them with other code."""
         return Vector(writer=self, position=position, first=first, lanes=lanes, valid=valid, border=None)
 
+    def number(self, operand: epilogue.Number) -> tirx.Expr:
+        """A number that is known only at run time, in its own type."""
+        return self._tensors[operand.index][0, 0]
+
     def _operands(self) -> list[epilogue.Operand]:
         """The operands of all steps and the values of all outputs."""
         steps = [operand for step in self.program.steps for operand in (step.a, step.b)]
         return steps + [output.value for output in self.program.outputs]
+
+    def _tensor_operands(self) -> list[epilogue.TensorOperand]:
+        """The tensors that are read, each as often as it is."""
+        points = [each.zero_point for each in self.program.outputs if isinstance(each, epilogue.CodesOutput)]
+        operands = (*self._operands(), *self._compared(), *points, *self.read)
+        return [each for each in operands if isinstance(each, epilogue.TensorOperand)]
 
     def _compared(self) -> list[epilogue.Operand]:
         """The thresholds of all packed outputs."""
@@ -282,21 +303,28 @@ class EpilogueWriter:
                     store(buffer, vector.fetch(output.value), position, vector.first, vector.valid)
 
     def _store_codes(self, output: epilogue.CodesOutput, buffer: tirx.Buffer, vectors: Sequence[Vector]) -> None:
-        lanes, values = vectors[0].lanes, [vector.fetch(output.value) for vector in vectors]
+        lanes, values = vectors[0].lanes, [vector.quotient(output) for vector in vectors]
         packs = self.isa.architecture in ("x86", "aarch64") and output.dtype in ("int8", "uint8") and lanes >= 4
         if packs and lanes > self.isa.float_lanes:  # each is several registers
             parts = [list(range(i, i + self.isa.float_lanes)) for i in range(0, lanes, self.isa.float_lanes)]
             values = [tirx.Shuffle([value], part) for value in values for part in parts]
             lanes = self.isa.float_lanes
+        point, known, more = output.zero_point, None, []
+        if isinstance(point, epilogue.Number):
+            point = tirx.Cast("int32", self.number(point))
+            more.append(point)
+        else:
+            known = point
         for start, count in powers_of_two(len(values), MOST if packs else 1):
-            if packs and self.isa.architecture == "x86":
-                pack = rounded_bytes(lanes, count, output.dtype, output.zero_point)
-                stored = T.bind(pack(*values[start : start + count]))
-            elif packs:
-                pack = narrowed_bytes(count, output.dtype, output.zero_point)
-                stored = T.bind(pack(*values[start : start + count]))
+            if packs:
+                pack = (
+                    rounded_bytes(lanes, count, output.dtype, known)
+                    if self.isa.architecture == "x86"
+                    else narrowed_bytes(count, output.dtype, known)
+                )
+                stored = T.bind(pack(*values[start : start + count], *more))
             else:
-                stored = quantised(output, values[start])
+                stored = quantised(values[start], output.dtype, point)
             head, first = vectors[0], start * lanes
             store(buffer, stored, head.position, head.first + first, head.valid - first)
 
@@ -391,6 +419,8 @@ class Vector:
                 return self.type.cast(
                     load(self.writer._tensors[index], self.position, self.first, self.lanes, self.valid)
                 )
+            case epilogue.Number():
+                return self.type.broadcast(tirx.Cast("float32", self.writer.number(operand)))
             case epilogue.Pixel(index):
                 return self.type.broadcast(self.writer._tensors[index][(*self.position, 0)])
             case epilogue.Sample(index):
@@ -405,6 +435,20 @@ class Vector:
             case epilogue.Channel():
                 return load(self.writer._vectors[operand], (), self.first, self.lanes)
         raise TypeError(f"not an operand of an epilogue: {operand!r}")
+
+    def quotient(self, output: epilogue.CodesOutput) -> tirx.Expr:
+        """The value that an output rounds, or another one that gives the same integers without a division."""
+        match output.value:
+            case epilogue.Ref(index) if index > 0:
+                step = self.writer.program.steps[index - 1]
+                if step.op == "divide" and isinstance(step.b, epilogue.Scalar) and self.writer.isa.fuses:
+                    factors = reciprocal(step.b.value, output)
+                    if factors is not None:
+                        x, high = self.fetch(step.a), self.type.constant(factors.high)
+                        if not factors.low:
+                            return x * high
+                        return fused_multiply_add(self.type)(x, high, x * self.type.constant(factors.low))
+        return self.fetch(output.value)
 
     def threshold(self, operand: epilogue.Operand) -> tirx.Expr:
         """The threshold of a packed output, with NaN after the last channel."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from tvm import tirx
@@ -11,7 +12,7 @@ from tvm.tirx.script import builder as T
 
 from ..direct.loop_nest import DirectConv2d, ReductionLoop
 from ..direct.tiles import Tile, bytes_by_blocks, default_tile, lanes
-from ..epilogue.program import Program
+from ..epilogue.program import Number, Program
 from ..epilogue.writer import EpilogueWriter
 from ..isa import Isa
 from ..kernel import Kernel
@@ -25,7 +26,7 @@ from .products import pack_products
 def int8_conv2d(
     shape: Conv2dShape,
     weight: np.ndarray,
-    zero_point: int,
+    zero_point: int | Number,
     epilogue: Program,
     isa: Isa,
     *,
@@ -38,7 +39,8 @@ def int8_conv2d(
     Args:
         shape: Shape of the layer.
         weight: Integers from -255 to 255, [OC, Cin / groups, kh, kw].
-        zero_point: A number of the data's type.
+        zero_point: A number of the data's type, which may be known only at run time: ``sum(w)`` times it is subtracted
+            from the sums of ``q * w`` then.
         epilogue: Ref(0) is ``float32(sum((q - zero_point) * w) + bias)``. The sum has 32 bits: it is exact modulo 2^32.
         isa: The instruction set.
         data_dtype: int8 or uint8.
@@ -56,13 +58,13 @@ def int8_conv2d(
     if weight.shape != expected:
         raise ValueError(f"the weight of a convolution is {weight.shape}, not (OC, Cin / groups, kh, kw) = {expected}")
     conv, addend = _convolution("int8_conv2d", shape, weight, zero_point, isa, data_shape, data_dtype, bias, tile)
-    return conv.build(_Sums(_writer(epilogue, conv, isa), addend))
+    return _built(conv, addend, weight, zero_point, epilogue, isa)
 
 
 def int8_dense(
     rows: int,
     weight: np.ndarray,
-    zero_point: int,
+    zero_point: int | Number,
     epilogue: Program,
     isa: Isa,
     *,
@@ -84,11 +86,11 @@ def int8_dense(
     channels, depth = weight.shape
     shape, kernel = dense_shape(rows, depth, channels), weight[:, :, None, None]
     conv, addend = _convolution("int8_dense", shape, kernel, zero_point, isa, (rows, depth), data_dtype, bias, tile)
-    return conv.build(_Sums(_writer(epilogue, conv, isa), addend))
+    return _built(conv, addend, kernel, zero_point, epilogue, isa)
 
 
 def checked(
-    weight: np.ndarray, zero_point: int, data_dtype: str, bias: np.ndarray | None
+    weight: np.ndarray, zero_point: int | Number, data_dtype: str, bias: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The weights as int16 and the bias as int64 [OC].
 
@@ -98,7 +100,9 @@ def checked(
     if data_dtype not in ("int8", "uint8"):
         raise ValueError(f"an integer layer reads int8 or uint8, not {data_dtype}")
     limits = np.iinfo(data_dtype)
-    if not limits.min <= zero_point <= limits.max:
+    if isinstance(zero_point, Number) and zero_point.dtype != data_dtype:
+        raise ValueError(f"the zero point of {data_dtype} data is a number of that type, not {zero_point.dtype}")
+    if isinstance(zero_point, int) and not limits.min <= zero_point <= limits.max:
         raise ValueError(f"the zero point of {data_dtype} data is from {limits.min} to {limits.max}, not {zero_point}")
     if weight.size and (weight.min() < -255 or weight.max() > 255):
         raise ValueError(f"integer weights are from -255 to 255, not from {weight.min()} to {weight.max()}")
@@ -113,25 +117,29 @@ def _convolution(
     name: str,
     shape: Conv2dShape,
     weight: np.ndarray,
-    zero_point: int,
+    zero_point: int | Number,
     isa: Isa,
     data_shape: tuple[int, ...],
     data_dtype: str,
     bias: np.ndarray | None,
     tile: Tile | None,
 ) -> tuple[DirectConv2d, np.ndarray]:
-    """The convolution without its epilogue, and what to add to its sums: int32 [OC]."""
+    """The convolution without its epilogue, and what to add to its sums: int32 [OC].
+
+    If the zero point is known only at run time, the sums are those of ``q * w``.
+    """
     weight, bias = checked(weight, zero_point, data_dtype, bias)
+    known = zero_point if isinstance(zero_point, int) else 0
     elements = np.moveaxis(weight, 1, -1)
     if shape.groups == 1 and (shape.dilation[1] == 1 or shape.kernel[1] == 1):
         # A row of the window is one list of elements: one row of few channels fills whole steps.
         elements = elements.reshape(shape.out_channels, shape.kernel[0], 1, -1)
     tile, vector = tile or default_tile(shape, isa, "int8"), lanes(shape, isa, "int8")
     if bytes_by_blocks(shape, isa):
-        packed = pack_bytes(elements, zero_point, data_dtype, bias, isa)
+        packed = pack_bytes(elements, known, data_dtype, bias, isa)
     else:
         block = vector * tile.vectors
-        packed = pack_products(elements, zero_point, data_dtype, bias, isa, vector, shape.groups, block)
+        packed = pack_products(elements, known, data_dtype, bias, isa, vector, shape.groups, block)
     by_group = shape.groups, shape.group_out_channels, *packed.weights.shape[1:]
     conv = DirectConv2d(
         name=name,
@@ -144,40 +152,61 @@ def _convolution(
             ReductionLoop(packed.summands, 0),
             ReductionLoop(packed.weights.shape[-1] // packed.summands, packed.step),
         ),
-        border=np.full((1, shape.in_channels), zero_point, np.int32),
+        border=np.full((1, shape.in_channels), known, np.int32),
         rare=None if packed.rare is None else packed.rare.reshape(by_group),
     )
     return conv, packed.addend
 
 
-def _writer(epilogue: Program, conv: DirectConv2d, isa: Isa) -> EpilogueWriter:
+def _built(
+    conv: DirectConv2d, addend: np.ndarray, weight: np.ndarray, zero_point: int | Number, epilogue: Program, isa: Isa
+) -> Kernel:
+    """The kernel of a convolution and an epilogue; weight [OC, ...]."""
     classes = None if conv.dense else conv.shape.border_classes()
-    return EpilogueWriter(epilogue, conv.out_shape, isa, classes, conv.run)
+    if isinstance(zero_point, int):
+        return conv.build(_Sums(EpilogueWriter(epilogue, conv.out_shape, isa, classes, conv.run), addend))
+    writer = EpilogueWriter(epilogue, conv.out_shape, isa, classes, conv.run, read=(zero_point,))
+    factor = -weight.sum(axis=tuple(range(1, weight.ndim)), dtype=np.int32)
+    sums = _Sums(writer, addend, zero_point, factor)
+    return conv.build(sums, outside=partial(writer.number, zero_point))
 
 
 @dataclass(eq=False)
 class _Sums:
-    """Passes ``sum + addend`` as float32 to an epilogue program.
+    """Passes ``sum + addend + factor * number`` as float32 to an epilogue program.
 
     Attributes:
         writer: The epilogue.
         addend: int32 [OC].
+        number: A number that is known only at run time, which the writer reads; None for 0.
+        factor: int32 [OC], if there is a number.
     """
 
     writer: EpilogueWriter
     addend: np.ndarray
-    _buffer: tirx.Buffer | None = field(default=None, init=False)
+    number: Number | None = None
+    factor: np.ndarray | None = None
+    _addend: tirx.Buffer | None = field(default=None, init=False)
+    _factor: tirx.Buffer | None = field(default=None, init=False)
 
     def declare(self, builder: KernelBuilder) -> None:
-        if self.addend.any():
-            padded = np.pad(self.addend, (0, -len(self.addend) % self.writer.tile))
-            self._buffer = builder.constant("addend", padded)
+        self._addend = self._constant(builder, "addend", self.addend)
+        if self.factor is not None:
+            self._factor = self._constant(builder, "factor", self.factor)
         self.writer.declare(builder)
+
+    def _constant(self, builder: KernelBuilder, name: str, values: np.ndarray) -> tirx.Buffer | None:
+        padded = np.pad(values, (0, -len(values) % self.writer.tile))
+        return builder.constant(name, padded) if values.any() else None
 
     def store(self, values: Sequence[tirx.Expr], position: Sequence[Index], first_channel: Index) -> None:
         results, lanes = [], values[0].ty.dtype.lanes
         for i, value in enumerate(values):
-            if self._buffer is not None:
-                value = value + load(self._buffer, (), first_channel + i * lanes, lanes)
+            first = first_channel + i * lanes
+            if self._addend is not None:
+                value = value + load(self._addend, (), first, lanes)
+            if self._factor is not None and self.number is not None:
+                number = tirx.Cast("int32", self.writer.number(self.number))
+                value = value + load(self._factor, (), first, lanes) * VectorType("int32", lanes).broadcast(number)
             results.append(VectorType("float32", lanes).cast(T.bind(value)))
         self.writer.store(results, position, first_channel)

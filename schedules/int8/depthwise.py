@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from tvm import tirx
 
-from ..epilogue.program import Program
+from ..epilogue.program import Number, Program
 from ..isa import IntegerProducts, Isa
 from ..kernel import Kernel
 from ..shapes import Conv2dShape
@@ -21,7 +21,7 @@ _WIDENED = 8
 def int8_depthwise_conv2d(
     shape: Conv2dShape,
     weight: np.ndarray,
-    zero_point: int,
+    zero_point: int | Number,
     epilogue: Program,
     isa: Isa,
     *,
@@ -62,15 +62,17 @@ def int8_depthwise_conv2d(
     if widens:
         taps = taps.astype(np.int16)
 
+    known = zero_point if isinstance(zero_point, int) else 0
+
     def widening_multiply_add(accumulator: tirx.Expr, value: tirx.Expr, weight: tirx.Expr | None) -> tirx.Expr:
         wide = VectorType.of(value)
         half = VectorType("int16", wide.lanes)
-        value = half.cast(value) - half.constant(zero_point)
+        value = half.cast(value) - half.constant(known)
         return accumulator + wide.cast(value) * wide.cast(weight)
 
     def multiply_add(accumulator: tirx.Expr, value: tirx.Expr, weight: tirx.Expr | None) -> tirx.Expr:
-        if zero_point:
-            value = value - vector.constant(zero_point)
+        if known:
+            value = value - vector.constant(known)
         product = sum_of_pairs(vector.lanes, isa.architecture)(value, weight) if pairs else value * weight
         return accumulator + product
 
@@ -83,6 +85,7 @@ def int8_depthwise_conv2d(
         accumulator="int32",
         lanes=_WIDENED if widens else None,
         instruction="smlal" if widens else instruction_of_pairs(vector.lanes, isa.architecture) if pairs else "mul",
+        subtracted=None if isinstance(zero_point, int) else zero_point,
     )
     return window_kernel(operation, shape, epilogue, isa, tile or depthwise_tiles(shape, isa, epilogue.packed)[0])
 

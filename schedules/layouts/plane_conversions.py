@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
@@ -15,6 +18,8 @@ from .plane_pixels import pixel_of
 from .word_transpose import transpose_words
 
 _SQUARE = 64
+
+_WORK = 512  # of a square, in elements of loops.GRAIN: some 0.1 us
 
 
 def words_to_planes(layout: PlaneLayout, isa: Isa) -> Kernel:
@@ -31,22 +36,20 @@ def words_to_planes(layout: PlaneLayout, isa: Isa) -> Kernel:
         data = builder.data(_words_shape(layout, isa), isa.word)
         out = builder.output(layout.shape, "uint64")
         planes = T.decl_buffer((layout.vectors, layout.channels, layout.words), "uint64", data=out.data)
-        with parallel_rows(layout.vectors * layout.words, _work(layout)) as row:
-            vector, word = T.bind(row // layout.words), T.bind(row % layout.words)
-            with T.serial(0, -(-layout.channels // _SQUARE)) as group:
-                square = T.alloc_buffer((_SQUARE,), "uint64")
-                with T.serial(0, _SQUARE) as bit:
-                    position, inside = pixel_of(layout, vector, T.bind(word * _SQUARE + bit))
-                    T.buffer_store(square, tirx.const(0, "uint64"), [bit])
-                    for part, exists in _parts(layout, isa, group):
-                        with T.If(tirx.all(inside, exists)), T.Then():
-                            value = tirx.Cast("uint64", data[(*position, group * (_SQUARE // isa.word_bits) + part)])
-                            shift = tirx.const(part * isa.word_bits, "uint64")
-                            T.buffer_store(square, square[bit] | (value << shift), [bit])
-                keep_rolled()
-                transpose_words(square, isa)
-                with T.serial(0, tirx.min(_SQUARE, layout.channels - group * _SQUARE)) as c:
-                    T.buffer_store(planes, square[c], [vector, group * _SQUARE + c, word])
+        with _squares(layout) as (vector, word, group):
+            square = T.alloc_buffer((_SQUARE,), "uint64")
+            with T.serial(0, _SQUARE) as bit:
+                position, inside = pixel_of(layout, vector, T.bind(word * _SQUARE + bit))
+                T.buffer_store(square, tirx.const(0, "uint64"), [bit])
+                for part, exists in _parts(layout, isa, group):
+                    with T.If(tirx.all(inside, exists)), T.Then():
+                        value = tirx.Cast("uint64", data[(*position, group * (_SQUARE // isa.word_bits) + part)])
+                        shift = tirx.const(part * isa.word_bits, "uint64")
+                        T.buffer_store(square, square[bit] | (value << shift), [bit])
+            keep_rolled()
+            transpose_words(square, isa)
+            with T.serial(0, tirx.min(_SQUARE, layout.channels - group * _SQUARE)) as c:
+                T.buffer_store(planes, square[c], [vector, group * _SQUARE + c, word])
     return builder.kernel()
 
 
@@ -64,23 +67,21 @@ def planes_to_words(layout: PlaneLayout, isa: Isa) -> Kernel:
         data = builder.data(layout.shape, "uint64")
         out = builder.output(_words_shape(layout, isa), isa.word)
         planes = T.decl_buffer((layout.vectors, layout.channels, layout.words), "uint64", data=data.data)
-        with parallel_rows(layout.vectors * layout.words, _work(layout)) as row:
-            vector, word = T.bind(row // layout.words), T.bind(row % layout.words)
-            with T.serial(0, -(-layout.channels // _SQUARE)) as group:
-                square = T.alloc_buffer((_SQUARE,), "uint64")
-                with T.serial(0, _SQUARE) as c:
-                    T.buffer_store(square, tirx.const(0, "uint64"), [c])
-                    with T.If(group * _SQUARE + c < layout.channels), T.Then():
-                        T.buffer_store(square, planes[vector, group * _SQUARE + c, word], [c])
-                keep_rolled()
-                transpose_words(square, isa)
-                with T.serial(0, _SQUARE) as bit:
-                    position, inside = pixel_of(layout, vector, T.bind(word * _SQUARE + bit))
-                    for part, exists in _parts(layout, isa, group):
-                        with T.If(tirx.all(inside, exists)), T.Then():
-                            value = square[bit] >> tirx.const(part * isa.word_bits, "uint64")
-                            at = (*position, group * (_SQUARE // isa.word_bits) + part)
-                            T.buffer_store(out, tirx.Cast(isa.word, value), at)
+        with _squares(layout) as (vector, word, group):
+            square = T.alloc_buffer((_SQUARE,), "uint64")
+            with T.serial(0, _SQUARE) as c:
+                T.buffer_store(square, tirx.const(0, "uint64"), [c])
+                with T.If(group * _SQUARE + c < layout.channels), T.Then():
+                    T.buffer_store(square, planes[vector, group * _SQUARE + c, word], [c])
+            keep_rolled()
+            transpose_words(square, isa)
+            with T.serial(0, _SQUARE) as bit:
+                position, inside = pixel_of(layout, vector, T.bind(word * _SQUARE + bit))
+                for part, exists in _parts(layout, isa, group):
+                    with T.If(tirx.all(inside, exists)), T.Then():
+                        value = square[bit] >> tirx.const(part * isa.word_bits, "uint64")
+                        at = (*position, group * (_SQUARE // isa.word_bits) + part)
+                        T.buffer_store(out, tirx.Cast(isa.word, value), at)
     return builder.kernel()
 
 
@@ -88,8 +89,14 @@ def _words_shape(layout: PlaneLayout, isa: Isa) -> tuple[int, ...]:
     return (layout.batch, layout.height, layout.width, isa.words(layout.channels))
 
 
-def _work(layout: PlaneLayout) -> int:
-    return layout.vectors * layout.vector_bits * layout.channels // 16
+@contextmanager
+def _squares(layout: PlaneLayout) -> Iterator[tuple[tirx.Expr, tirx.Expr, tirx.Expr]]:
+    """A loop over all squares of bits: the vector, the word within it, and the group of channels."""
+    groups = -(-layout.channels // _SQUARE)
+    count = layout.vectors * layout.words * groups
+    with parallel_rows(count, count * _WORK) as square:
+        row = T.bind(square // groups)
+        yield T.bind(row // layout.words), T.bind(row % layout.words), T.bind(square % groups)
 
 
 def _parts(layout: PlaneLayout, isa: Isa, group: tirx.Expr) -> list[tuple[int, tirx.Expr]]:

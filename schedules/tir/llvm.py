@@ -206,6 +206,19 @@ def fence(vector: VectorType) -> LlvmFunction:
 
 
 @cache
+def fused_multiply_add(vector: VectorType) -> LlvmFunction:
+    """``a * b + c`` of float32 vectors, rounded once. Slow where the instruction set does not have it (Isa.fuses)."""
+    kind, intrinsic = vector.llvm, f"@llvm.fma.v{vector.lanes}f32"
+    return LlvmFunction.of(
+        f"sbnn_fma_{vector}",
+        vector,
+        [f"{kind} %a", f"{kind} %b", f"{kind} %c"],
+        [f"%r = call {kind} {intrinsic}({kind} %a, {kind} %b, {kind} %c)", f"ret {kind} %r"],
+        f"declare {kind} {intrinsic}({kind}, {kind}, {kind})\n",
+    )
+
+
+@cache
 def extremum(
     which: Literal["maximum", "minimum"], vector: VectorType, architecture: Architecture, first_is_number: bool = False
 ) -> LlvmFunction:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from .llvm import LlvmFunction
+from .rounded_bytes import halves_of_point
 from .vectors import VectorType
 
 _BELOW = -65536.0
@@ -12,7 +13,7 @@ _BELOW = -65536.0
 
 
 @cache
-def narrowed_bytes(count: int, dtype: str, zero_point: int) -> LlvmFunction:
+def narrowed_bytes(count: int, dtype: str, zero_point: int | None) -> LlvmFunction:
     """A function of ``count`` float32x4 vectors: ``saturate(round_half_even(x) + zero_point)``, NaN the smallest.
 
     ``fmaxnm`` replaces NaN, ``fcvtns`` rounds, ``sqxtn`` saturates to 16 bits, where ``sqadd`` adds the zero point, and
@@ -21,10 +22,10 @@ def narrowed_bytes(count: int, dtype: str, zero_point: int) -> LlvmFunction:
     Args:
         count: 1, 2 or 4.
         dtype: int8 or uint8.
-        zero_point: A number of that type.
+        zero_point: A number of that type; None if it is the last argument, of 32 bits.
     """
     floats, words, halves, bytes_ = "<4 x float>", "<4 x i32>", "<8 x i16>", "<8 x i8>"
-    lines, declared = [], set()
+    lines, declared = [] if zero_point is not None else halves_of_point(8), set()
 
     def call(result: str, kind: str, name: str, *args: tuple[str, str]) -> None:
         declared.add(f"declare {kind} @llvm.{name}({', '.join(of for of, _ in args)})\n")
@@ -41,7 +42,7 @@ def narrowed_bytes(count: int, dtype: str, zero_point: int) -> LlvmFunction:
     parts = max(1, count // 2)
     for i in range(parts):
         joined(f"%j{i}", "<4 x i16>", f"%s{2 * i}", f"%s{2 * i + 1}" if count > 1 else "poison", 4)
-        zero = (halves, f"splat (i16 {zero_point})")
+        zero = (halves, "%zero" if zero_point is None else f"splat (i16 {zero_point})")
         call(f"%h{i}", halves, "sadd.sat.v8i16", (halves, f"%j{i}"), zero)
         narrow = "aarch64.neon.sqxtn.v8i8" if dtype == "int8" else "aarch64.neon.sqxtun.v8i8"
         call(f"%b{i}", bytes_, narrow, (halves, f"%h{i}"))
@@ -54,7 +55,7 @@ def narrowed_bytes(count: int, dtype: str, zero_point: int) -> LlvmFunction:
     return LlvmFunction.of(
         f"sbnn_narrowed_{result}_of_{count}_{zero_point}".replace("-", "m"),
         result,
-        [f"{floats} %x{i}" for i in range(count)],
+        [f"{floats} %x{i}" for i in range(count)] + ["i32 %point"] * (zero_point is None),
         [*lines, f"ret {result.llvm} %r"],
         "".join(sorted(declared)),
     )

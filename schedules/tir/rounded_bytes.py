@@ -21,7 +21,7 @@ _PACK = {128: "sse2.{}.128", 256: "avx2.{}", 512: "avx512.{}.512"}
 
 
 @cache
-def rounded_bytes(lanes: int, count: int, dtype: str, zero_point: int) -> LlvmFunction:
+def rounded_bytes(lanes: int, count: int, dtype: str, zero_point: int | None) -> LlvmFunction:
     """A function of ``count`` float32 vectors: ``saturate(round_half_even(x) + zero_point)``, NaN the smallest.
 
     A conversion to 32 bits rounds, and gives NaN the smallest number. The first pack saturates to 16 bits, where the
@@ -31,11 +31,11 @@ def rounded_bytes(lanes: int, count: int, dtype: str, zero_point: int) -> LlvmFu
         lanes: 4, 8 or 16.
         count: 1, 2 or 4.
         dtype: int8 or uint8.
-        zero_point: A number of that type.
+        zero_point: A number of that type; None if it is the last argument, of 32 bits.
     """
     bits, floats, words = 32 * lanes, VectorType("float32", lanes).llvm, VectorType("int32", lanes).llvm
     halves, octets = f"<{2 * lanes} x i16>", f"<{4 * lanes} x i8>"
-    lines, declared = [], set()
+    lines, declared = [] if zero_point is not None else halves_of_point(2 * lanes), set()
 
     def call(result: str, kind: str, name: str, *args: tuple[str, str]) -> None:
         declared.add(f"declare {kind} @llvm.x86.{name}({', '.join(of for of, _ in args)})\n")
@@ -55,10 +55,11 @@ def rounded_bytes(lanes: int, count: int, dtype: str, zero_point: int) -> LlvmFu
     for i, (a, b) in enumerate(pairs):
         name = "sse2.packssdw.128" if bits == 128 else _PACK[bits].format("packssdw")
         call(f"%p{i}", halves, name, (words, f"%i{a}"), (words, f"%i{b}"))
-        if zero_point:
+        if zero_point != 0:
             added = f"@llvm.sadd.sat.v{2 * lanes}i16"
             declared.add(f"declare {halves} {added}({halves}, {halves})\n")
-            lines.append(f"%h{i} = call {halves} {added}({halves} %p{i}, {halves} splat (i16 {zero_point}))")
+            addend = "%zero" if zero_point is None else f"splat (i16 {zero_point})"
+            lines.append(f"%h{i} = call {halves} {added}({halves} %p{i}, {halves} {addend})")
         else:
             lines.append(f"%h{i} = bitcast {halves} %p{i} to {halves}")
     order = [_packed(order[a], order[b], bits // 128) for a, b in pairs]
@@ -72,10 +73,20 @@ def rounded_bytes(lanes: int, count: int, dtype: str, zero_point: int) -> LlvmFu
     return LlvmFunction.of(
         f"sbnn_rounded_{result}_of_{count}_{zero_point}".replace("-", "m"),
         result,
-        [f"{floats} %x{i}" for i in range(count)],
+        [f"{floats} %x{i}" for i in range(count)] + ["i32 %point"] * (zero_point is None),
         [*lines, f"ret {result.llvm} %r"],
         "".join(sorted(declared)),
     )
+
+
+def halves_of_point(lanes: int) -> list[str]:
+    """LLVM code that makes %zero, vectors of ``lanes`` numbers of 16 bits, of the argument %point."""
+    kind = f"<{lanes} x i16>"
+    return [
+        "%point16 = trunc i32 %point to i16",
+        f"%first = insertelement {kind} poison, i16 %point16, i64 0",
+        f"%zero = shufflevector {kind} %first, {kind} poison, <{lanes} x i32> zeroinitializer",
+    ]
 
 
 def _pairs(items: Sequence[object]) -> list[tuple[int, int]]:

@@ -21,7 +21,7 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from ..epilogue.program import Program
+from ..epilogue.program import Number, Program
 from ..epilogue.writer import EpilogueWriter
 from ..isa import Isa
 from ..kernel import Kernel
@@ -56,6 +56,7 @@ class WindowOperation:
         accumulator: dtype of the accumulators, float32 or int32. Integers are converted after ``finish``.
         lanes: Channels of a vector, for tiles of a multiple of them; by default those of a vector of float32.
         instruction: The instruction that multiplies, for the report.
+        subtracted: A number that is subtracted from the data before they are combined; None for 0.
     """
 
     name: str
@@ -67,6 +68,7 @@ class WindowOperation:
     accumulator: str = "float32"
     lanes: int | None = None
     instruction: str = ""
+    subtracted: Number | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,8 @@ def window_kernel(
     pixels, run = tile.pixels, tile.channels
     lanes = isa.float_lanes if operation.lanes is None or run % operation.lanes else operation.lanes
     out_shape = (shape.batch, shape.out_height, shape.out_width, shape.in_channels)
-    writer = EpilogueWriter(epilogue, out_shape, isa, shape.border_classes())
+    read = () if operation.subtracted is None else (operation.subtracted,)
+    writer = EpilogueWriter(epilogue, out_shape, isa, shape.border_classes(), read=read)
     with KernelBuilder(operation.name) as builder:
         data = builder.data((shape.batch, shape.height, shape.width, shape.in_channels), operation.data)
         weights = None
@@ -219,7 +222,11 @@ class _RegisterTile:
                 weights = self._weights(ky, first)
                 for column, uses in self._columns(left, pixels):
                     value = load(self.data, (row.n, y, left + column), first, lanes, valid - vector * lanes)
-                    value = T.bind(vector_type.cast(value))
+                    value = vector_type.cast(value)
+                    if self.operation.subtracted is not None:
+                        number = tirx.Cast(vector_type.element, self.writer.number(self.operation.subtracted))
+                        value = value - vector_type.broadcast(number)
+                    value = T.bind(value)
                     for pixel, kx in uses:
                         combined = self.operation.combine(accumulator(pixel, vector), value, weights[kx])
                         store(accumulators, combined, (), place(pixel, vector))

@@ -16,6 +16,7 @@ from onnxruntime.quantization import QuantType
 import sbnn_tvm
 from sbnn_tvm.report.report import UNSCHEDULED
 from sbnn_tvm.verification.reference import Reference
+from tests.support.grids import every
 
 from ..support.quantised_models import FloatNetwork, conv_net, detector, mobilenet, quantised, resnet, run_fused
 from ..support.small_models import small_model
@@ -52,7 +53,7 @@ def test_convolutions_give_the_bits_of_qlinearconv(tmp_path: Path, qdq: bool, pe
     module.verify(samples=1)
 
 
-@pytest.mark.parametrize("make", [resnet, mobilenet])
+@pytest.mark.parametrize("make", every(2, [mobilenet, resnet]))
 def test_networks_are_integers_throughout(tmp_path: Path, make: Callable[[], onnx.ModelProto]) -> None:
     model = quantised(make(), tmp_path)
     module = compiled(model)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 from sbnn_tvm.verification.exact_products import with_exact_products
 
@@ -29,10 +30,10 @@ class FloatNetwork:
         self._nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return name
 
-    def constant(self, values: np.ndarray) -> str:
+    def constant(self, values: np.ndarray, dtype: type[np.generic] = np.float32) -> str:
         """Add a constant."""
         name = f"constant_{len(self._constants)}"
-        self._constants.append(numpy_helper.from_array(np.asarray(values, np.float32), name))
+        self._constants.append(numpy_helper.from_array(np.asarray(values, dtype), name))
         return name
 
     def conv(self, x: str, sizes: tuple[int, int], kernel: int = 3, stride: int = 1, groups: int = 1) -> str:
@@ -47,6 +48,12 @@ class FloatNetwork:
         """Add a dense layer with bias."""
         weight = self._rng.standard_normal(sizes[::-1]) / np.sqrt(sizes[0])
         return self.op("Gemm", x, self.constant(weight), self.constant(self._rng.standard_normal(sizes[1])), transB=1)
+
+    def dense(self, x: str, sizes: tuple[int, int]) -> str:
+        """Add a product with a matrix and a bias, over the last axis."""
+        weight = self._rng.standard_normal(sizes) / np.sqrt(sizes[0])
+        product = self.op("MatMul", x, self.constant(weight))
+        return self.op("Add", product, self.constant(self._rng.standard_normal(sizes[1])))
 
     def model(self, result: str) -> onnx.ModelProto:
         """The model that returns one value."""
@@ -63,6 +70,42 @@ def conv_net(seed: int = 0) -> onnx.ModelProto:
     x = net.op("Relu", net.conv("x", (3, 12)))
     x = net.op("Relu", net.conv(x, (12, 12), stride=2, groups=12))
     return net.model(net.conv(x, (12, 5), kernel=1))
+
+
+def mlp(rows: tuple[int, ...], sizes: Sequence[int], seed: int = 0) -> onnx.ModelProto:
+    """Dense layers with ReLUs between them, for data [*rows, sizes[0]]."""
+    net = FloatNetwork((*rows, sizes[0]), seed)
+    x = net.dense("x", (sizes[0], sizes[1]))
+    for pair in pairwise(sizes[1:]):
+        x = net.dense(net.op("Relu", x), pair)
+    return net.model(x)
+
+
+def transformer_block(tokens: int = 9, width: int = 24, heads: int = 2, seed: int = 0) -> onnx.ModelProto:
+    """A block of a vision transformer: attention and an MLP with GELU, each after a layer norm."""
+    net = FloatNetwork((1, tokens, width), seed)
+
+    def norm(x: str) -> str:
+        one, zero = net.constant(np.ones(width)), net.constant(np.zeros(width))
+        return net.op("LayerNormalization", x, one, zero, axis=-1)
+
+    def head_of(x: str, order: tuple[int, ...]) -> str:
+        split = net.op("Reshape", x, net.constant(np.array([1, tokens, heads, width // heads]), np.int64))
+        return net.op("Transpose", split, perm=order)
+
+    x = norm("x")
+    query, value = (head_of(net.dense(x, (width, width)), (0, 2, 1, 3)) for _ in range(2))
+    key = head_of(net.dense(x, (width, width)), (0, 2, 3, 1))
+    scores = net.op("Mul", net.op("MatMul", query, key), net.constant(np.array((width // heads) ** -0.5)))
+    mixed = net.op("MatMul", net.op("Softmax", scores, axis=-1), value)
+    joined = net.op("Transpose", mixed, perm=(0, 2, 1, 3))
+    joined = net.op("Reshape", joined, net.constant(np.array([1, tokens, width]), np.int64))
+    x = net.op("Add", "x", net.dense(joined, (width, width)))
+    up = net.dense(norm(x), (width, 4 * width))
+    error = net.op("Erf", net.op("Mul", up, net.constant(np.array(2**-0.5))))
+    error = net.op("Add", error, net.constant(np.array(1.0)))
+    gelu = net.op("Mul", net.op("Mul", up, error), net.constant(np.array(0.5)))
+    return net.model(net.op("Add", x, net.dense(gelu, (4 * width, width))))
 
 
 def resnet(width: int = 8, size: int = 16, seed: int = 0) -> onnx.ModelProto:
@@ -141,6 +184,23 @@ def quantised(
         **settings,
     )
     return onnx.load(folder / "quantised.onnx")
+
+
+def dynamically_quantised(
+    model: onnx.ModelProto, folder: Path, *, signed: bool = True, per_channel: bool = False
+) -> onnx.ModelProto:
+    """A model after onnxruntime's dynamic quantiser, whose activations get their scales at run time.
+
+    Args:
+        model: The float model.
+        folder: Where files may be written.
+        signed: Weights are int8, not uint8.
+        per_channel: Weights of products have a scale per output channel.
+    """
+    onnx.save(model, folder / "float.onnx")
+    weights = QuantType.QInt8 if signed else QuantType.QUInt8
+    quantize_dynamic(folder / "float.onnx", folder / "dynamic.onnx", weight_type=weights, per_channel=per_channel)
+    return onnx.load(folder / "dynamic.onnx")
 
 
 def run_fused(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:

@@ -146,6 +146,8 @@ def along(node: Node, value: Value | None, axis: int, rank: int) -> Value | None
 
 def reshaped(node: Node, value: Value, shape: tuple[int, ...]) -> Value:
     """A value in another shape."""
+    if shape_of(value) == shape:
+        return value
     return value.reshape(shape) if isinstance(value, np.ndarray) else node.emit(relax.op.reshape(value, shape))
 
 

@@ -6,8 +6,10 @@ import sys
 import textwrap
 import threading
 
+import numpy as np
 import pytest
 
+import sbnn_tvm
 from sbnn_tvm.runtime import callers, threads
 from tests.support import tiny_model
 
@@ -277,6 +279,7 @@ def test_where_calls_run():
 
         calls.call(num_threads, lambda: way(f"{num_threads}: alone"), lambda: way(f"{num_threads}: together"), ())
 
+    call(1)  # does not crowd out the next one
     call(2)
     caller = threading.Thread(target=call, args=(1, True))
     caller.start()
@@ -288,7 +291,7 @@ def test_where_calls_run():
     calls._crowded = -math.inf  # as if some time had passed
     call(2)
     # When 3 threads were asked for, 2 callers had just been busy.
-    assert ways == ["2: together", "1: alone", "2: alone", "3: alone", "2: together"]
+    assert ways == ["1: alone", "2: together", "1: alone", "2: alone", "3: alone", "2: together"]
 
 
 def test_calls_of_tvm_on_several_threads_run_in_one_thread():
@@ -296,3 +299,13 @@ def test_calls_of_tvm_on_several_threads_run_in_one_thread():
     for _ in range(2):
         threads._pool.call(1, lambda: names.append(threading.current_thread().name), ())
     assert names == ["sbnn_tvm pool"] * 2
+
+
+@pytest.mark.parametrize(("parallel", "expected"), [(True, 2), (False, 1)])
+def test_small_models_of_tvm_run_on_one_thread(tmp_path, monkeypatch, parallel, expected):
+    counts = []
+    model = sbnn_tvm.load(tiny_model.write(tmp_path / "tiny.so", "tvm", parallel=parallel), num_threads=1)
+    model._num_threads = 2  # whatever this machine has
+    monkeypatch.setattr(threads, "call", lambda count, function, arrays: counts.append(count) or function(arrays))
+    model.run(*(np.zeros((4, 37), np.float32) for _ in range(2)))
+    assert counts == [expected]

@@ -69,6 +69,7 @@ def arrays(rng: np.random.Generator) -> dict[str, tuple[str, np.ndarray]]:
         "0 or all bits": ("table", (rng.integers(0, 2, 9000) * (2**32 - 1)).astype(np.uint64)),
         "a permutation": ("differences", rng.permutation(700).astype(np.int32)),
         "sparse floats": ("sparse", sparse_floats(rng, 0.1)),
+        "few floats": ("table", rng.choice(np.array([-0.0, 0.0, np.nan, 1.5, -3], np.float32), (9, 64))),
         "half of the floats": ("sparse", sparse_floats(rng, 0.6)),
     }
 

@@ -21,6 +21,7 @@ from sbnn_tvm.schedules.epilogue.program import (
     CodesOutput,
     Element,
     FloatOutput,
+    Number,
     Operand,
     Pixel,
     Program,
@@ -249,11 +250,38 @@ def test_integers_in_and_out(target_name: str, dtype: Element, channels: int, rn
     codes = [rng.integers(info.min, info.max, shape, dtype, endpoint=True) for _ in range(2)]
     program = Program(
         (Step("multiply", Ref(0), Scalar(0.5)), Step("add", Ref(1), Tensor(0, dtype)), Step("add", Ref(2), Tensor(1))),
-        (CodesOutput(Ref(3), dtype, zero_point), CodesOutput(Ref(1), "uint8", 3), FloatOutput(Ref(3))),
+        (
+            CodesOutput(Ref(3), dtype, zero_point),
+            CodesOutput(Ref(1), "uint8", 3),
+            FloatOutput(Ref(3)),
+            CodesOutput(Ref(3), dtype, Number(2, dtype)),  # a zero point that is known only at run time
+            CodesOutput(Ref(1), "uint8", Number(3, "uint8")),
+        ),
     )
     special = rng.choice(TIES, shape)
-    outputs = run(elementwise(shape, program, target.isa, dtype), target, codes[0], codes[1], special)
-    assert_same(outputs, evaluate(program, codes[0], [codes[1], special], target.isa))
+    operands = codes[1], special, np.full((1, 1), zero_point, dtype), np.full((1, 1), 3, np.uint8)
+    outputs = run(elementwise(shape, program, target.isa, dtype), target, codes[0], *operands)
+    assert_same(outputs, evaluate(program, codes[0], operands, target.isa))
+    assert_same(outputs[3:], outputs[:2])
     value = codes[0].astype(np.float32) * np.float32(0.5)
     expected = np.clip(np.round(value) + 3, 0, 255).astype(np.uint8)
     np.testing.assert_array_equal(outputs[1], expected)
+
+
+@pytest.mark.parametrize("target_name", X86 + ARM)
+def test_divisions_before_a_rounding(target_name: str, rng: np.random.Generator) -> None:
+    """Numbers next to each tie, infinities and NaN; divisors of every kind; only the last two need a division."""
+    target = target_for(target_name)
+    scales = [np.float32(scale) for scale in (0.25, 3.0, 0.0231, 1 / 255, 7.3e-9, 28.999998, 1e20)]
+    ties = np.concatenate([TIES, np.arange(-260.5, 260.5, dtype=np.float32)])
+    near = [(ties * scale).astype(np.float32) for scale in scales]
+    data = np.concatenate(
+        [np.nextafter(x, towards) for x in near for towards in (x, np.float32(-1e38), np.float32(1e38))]
+    )
+    data = np.pad(data, (0, -len(data) % 16)).reshape(1, 1, -1, 16)
+    program = Program(
+        tuple(Step("divide", Ref(0), Scalar(float(scale))) for scale in scales),
+        tuple(CodesOutput(Ref(i + 1), "uint8", 128) for i in range(len(scales))),
+    )
+    outputs = run(elementwise(data.shape, program, target.isa), target, data)
+    assert_same(outputs, evaluate(program, data, [], target.isa))
