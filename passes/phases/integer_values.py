@@ -22,6 +22,8 @@ _UNARY: dict[str, Callable[..., np.ndarray]] = {
     "minimum": np.minimum,
 }
 _MEANS = ("nn.avg_pool2d", "nn.adaptive_avg_pool2d", "mean")
+_MOVES_OF_CODES = ("nn.max_pool2d", "strided_slice", "take", "nn.pad", "concat")
+"""Operators on integers that kernels compute as those on floats; others stay as they are."""
 _MOVES = ("nn.max_pool2d", "nn.relu", "reshape", "permute_dims", "strided_slice", "take", "nn.pad", "concat")
 
 
@@ -95,11 +97,7 @@ class _Walk:
         if dtype in STORED and (matched := rounded(self.graph, var)) is not None and _is_quantised(matched, dtype):
             self._quantised(var, matched, dtype)
             return
-        if dtype in STORED and op_name(value) == "nn.max_pool2d":
-            floats = self.writer.emit(op.astype(self.writer[value.args[0]], "float32"), f"{var.name}_codes")
-            pooled = self.writer.emit(Call(value.op, [floats], value.attrs, value.ty_args), f"{var.name}_numbers")
-            self.writer.bind(var, emit_codes(self.writer, pooled, dtype, 0, var.name))
-            self.known[var] = _Integers(dtype, self.writer[var])
+        if dtype in STORED and op_name(value) in _MOVES_OF_CODES and self._moved_codes(var, value, dtype):
             return
         self._note_differences(var, value)
         if (found := self._integers(var, value)) is not None:
@@ -279,6 +277,19 @@ class _Walk:
         floats = self.writer.emit(call, f"{var.name}_numbers")
         return _Integers(base.dtype, None, floats, base.zero_point, base.scale, source, (*base.moves, value))
 
+    def _moved_codes(self, var: Var, value: Call, dtype: str) -> bool:
+        """Write an operator that only moves numbers of an integer type, or takes the largest, on their floats."""
+        joined = isinstance(value.args[0], relax.Tuple)
+        read = list(value.args[0].fields) if joined else [value.args[0]]
+        if not all(isinstance(each, Var) for each in read) or any(isinstance(arg, Var) for arg in value.args[1:]):
+            return False
+        floats = [self.writer.emit(op.astype(self.writer[each], "float32"), f"{each.name}_codes") for each in read]
+        arguments = [relax.Tuple(floats) if joined else floats[0], *value.args[1:]]
+        moved = self.writer.emit(Call(value.op, arguments, value.attrs, value.ty_args), f"{var.name}_numbers")
+        self.writer.bind(var, emit_codes(self.writer, moved, dtype, 0, var.name))
+        self.known[var] = _Integers(dtype, self.writer[var])
+        return True
+
     def _permuted_differences(self, var: Var, value: Call) -> _Integers | None:
         """Differences in int32 in another image format: the codes change it, so that a layer of integers reads them."""
         base = self.known.get(value.args[0])
@@ -353,13 +364,15 @@ class _Walk:
     def _mean(self, var: Var, value: Call) -> bool:
         """Write the mean of integers."""
         base = self.known.get(value.args[0])
-        if base is None or base.scale is None or not _is_float(var):
+        if base is None or not _is_float(var):
             return False
         numbers = self._numbers(base, value.args[0].name)
         if base.zero_point:
             numbers = self.writer.emit(op.subtract(numbers, _number(base.zero_point)), f"{var.name}_centred")
         mean = Call(value.op, [numbers, *value.args[1:]], value.attrs, value.ty_args)
-        self.writer.bind(var, op.multiply(self.writer.emit(mean, f"{var.name}_mean"), relax.const(base.scale)))
+        if base.scale is not None:
+            mean = op.multiply(self.writer.emit(mean, f"{var.name}_mean"), relax.const(base.scale))
+        self.writer.bind(var, mean)
         return True
 
     def _unchanged(self, matched: Rounded) -> _Integers | None:
