@@ -117,4 +117,4 @@ def _scales_of_multiples(flat: np.ndarray, largest: np.ndarray, top: np.ndarray)
     same = np.stack([(multiples * each[:, None] == flat).all(axis=1) for each in near.T], axis=1) & (near > 0)
     place = same.cumsum(axis=1) == same.sum(axis=1, keepdims=True) // 2 + 1
     chosen = (same & place).argmax(axis=1)
-    return near[np.arange(len(near)), chosen], same.any(axis=1)
+    return near[np.arange(len(near)), chosen], np.asarray(same.any(axis=1))
