@@ -164,7 +164,7 @@ def _kernel(layer: Layer, isa: Isa, member: Member) -> Kernel:
             pixels = channels_last(layer.extent)[:-1]
             return select_channels(pixels, layer.selection, program, isa, layer.pixels, layer.fill, layer.data_dtype)
         case Copy():
-            return strided_copy(layer.view, isa)
+            return strided_copy(layer.view, isa, layer.data_dtype)
         case PhaseInterleaving():
             return interleave(layer.small, layer.parts, layer.interleaving, layer.data_dtype, isa)
         case Concatenation():

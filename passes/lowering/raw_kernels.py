@@ -26,6 +26,8 @@ from tvm.relax import Expr
 from tvm.target import Target
 from tvm.tirx import compilation_pipeline
 
+from sbnn_tvm.schedules.tir.loops import grains
+
 from ..relax.graph import op_name
 from .import_once import KERNEL_CALL, is_shared
 from .machine_code import after_interface, before_interface
@@ -99,7 +101,7 @@ class RawKernels:
         prefix: What the symbols of the kernels begin with; the rest is their name.
         signatures: The parameters of each kernel.
         workspaces: The workspace of each kernel.
-        parallel: The kernels with a parallel loop.
+        grains: The work of the parallel loops of each kernel, in grains (schedules/tir/loops.py); 0 without such loops.
         foreign: The kernels that call functions of TVM's runtime, such as sorts: the name of one of these functions.
     """
 
@@ -107,7 +109,7 @@ class RawKernels:
     prefix: str
     signatures: dict[str, KernelSignature]
     workspaces: dict[str, Workspace]
-    parallel: frozenset[str]
+    grains: dict[str, float]
     foreign: dict[str, str]
 
 
@@ -133,7 +135,7 @@ def raw_kernels(mod: IRModule, target: Target, prefix: str) -> RawKernels:
     lowered = compilation_pipeline.finalize_host_passes()(after_interface(IRModule({**raw, **shared})))
     found = {gvar.name_hint: _Walk(lowered[gvar].body) for gvar in whole}
     workspaces = {name: Workspace(walk.most[False], walk.most[True]) for name, walk in found.items()}
-    parallel = frozenset(name for name, walk in found.items() if walk.parallel)
+    parallel = {name: walk.grains for name, walk in found.items()}
     foreign = {gvar.name_hint: called for gvar, func in raw.items() if (called := _Walk(func.body).foreign)}
     code = tvm.get_global_func("target.build.llvm")(lowered, target)
     return RawKernels(code, prefix, signatures, workspaces, parallel, foreign)
@@ -176,14 +178,14 @@ def _raw(func: tirx.PrimFunc, signature: KernelSignature, target: Target) -> tir
 
 
 class _Walk:
-    """Finds the memory that a kernel allocates, whether it has a parallel loop, and calls of TVM's runtime.
+    """Finds the memory that a kernel allocates, the work of its parallel loops, and calls of TVM's runtime.
 
     A buffer lives until the end of the sequence of statements in which it is allocated.
     """
 
     def __init__(self, body: tirx.Stmt) -> None:
         self.most = {False: 0, True: 0}
-        self.parallel = False
+        self.grains = 0.0
         self.foreign = ""
         self.visit(body)
 
@@ -195,7 +197,7 @@ class _Walk:
                 now = self.visit(each, now, task)
         elif isinstance(statement, tirx.For):
             begins = statement.kind == tirx.ForKind.PARALLEL and not task
-            self.parallel |= begins
+            self.grains += grains(statement) if begins else 0
             self.visit(statement.body, 0 if begins else live, task or begins)
         elif isinstance(statement, tirx.IfThenElse):
             self.visit(statement.then_case, live, task)

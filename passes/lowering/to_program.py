@@ -25,6 +25,7 @@ from sbnn_tvm.deploy.c_library.program import (
     Workspaces,
 )
 from sbnn_tvm.errors import CompileError
+from sbnn_tvm.schedules.tir import loops
 
 from ..relax.graph import op_name, shape
 from .lower import PREPARE
@@ -73,7 +74,7 @@ def to_program(mod: IRModule, kernels: RawKernels, inputs: Sequence[Tensor], out
             max((kernels.workspaces[name].task for name in reader.names), default=0),
             prepare_bytes,
         ),
-        any(name in kernels.parallel for name in reader.names),
+        sum(kernels.grains[name] for name in reader.names) >= loops.MODEL_GRAINS,
     )
     return program
 

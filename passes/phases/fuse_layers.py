@@ -678,11 +678,13 @@ def _outline(graph: Graph, former: _Former, group: _Group, outputs: list[Var]) -
 
 
 def _is_copy(var: Var, value: Expr) -> bool:
-    """Whether a value copies a strided view of floats that are computed.
+    """Whether a value copies a strided view of floats or codes that are computed.
 
     Between channels first and last nothing is copied: both are forms in which a map is stored (lowering/lower.py).
     """
-    if op_name(value) not in ("permute_dims", "strided_slice", "take") or str(value.args[0].ty.dtype) != "float32":
+    if op_name(value) not in ("permute_dims", "strided_slice", "take"):
+        return False
+    if str(value.args[0].ty.dtype) not in ("float32", *STORED):
         return False
     if op_name(value) == "permute_dims" and between_formats(value):
         return False

@@ -22,6 +22,8 @@ _UNARY: dict[str, Callable[..., np.ndarray]] = {
     "minimum": np.minimum,
 }
 _MEANS = ("nn.avg_pool2d", "nn.adaptive_avg_pool2d", "mean")
+_MOVES_OF_CODES = ("nn.max_pool2d", "strided_slice", "take", "nn.pad", "concat")
+"""Operators on integers that kernels compute as those on floats; others stay as they are."""
 _MOVES = ("nn.max_pool2d", "nn.relu", "reshape", "permute_dims", "strided_slice", "take", "nn.pad", "concat")
 
 
@@ -78,6 +80,7 @@ class _Walk:
         self.graph = graph
         self.writer = Writer(graph)
         self.known: dict[Var, _Integers] = {}
+        self.differences: dict[Var, tuple[Expr, Expr | None]] = {}
         self.named: set[Var] = set()
 
     def visit(self, var: Var, value: Expr) -> None:
@@ -94,12 +97,9 @@ class _Walk:
         if dtype in STORED and (matched := rounded(self.graph, var)) is not None and _is_quantised(matched, dtype):
             self._quantised(var, matched, dtype)
             return
-        if dtype in STORED and op_name(value) == "nn.max_pool2d":
-            floats = self.writer.emit(op.astype(self.writer[value.args[0]], "float32"), f"{var.name}_codes")
-            pooled = self.writer.emit(Call(value.op, [floats], value.attrs, value.ty_args), f"{var.name}_numbers")
-            self.writer.bind(var, emit_codes(self.writer, pooled, dtype, 0, var.name))
-            self.known[var] = _Integers(dtype, self.writer[var])
+        if dtype in STORED and op_name(value) in _MOVES_OF_CODES and self._moved_codes(var, value, dtype):
             return
+        self._note_differences(var, value)
         if (found := self._integers(var, value)) is not None:
             self.known[var] = found
             if not _is_float(var):
@@ -107,6 +107,8 @@ class _Walk:
             return
         if op_name(value) in _MOVES and (moved := self._moved(var, value)) is not None:
             self.known[var] = moved
+            return
+        if op_name(value) in ("reshape", "permute_dims") and self._moved_differences(var, value):
             return
         if op_name(value) == "concat" and self._concatenated(var, value):
             return
@@ -275,6 +277,19 @@ class _Walk:
         floats = self.writer.emit(call, f"{var.name}_numbers")
         return _Integers(base.dtype, None, floats, base.zero_point, base.scale, source, (*base.moves, value))
 
+    def _moved_codes(self, var: Var, value: Call, dtype: str) -> bool:
+        """Write an operator that only moves numbers of an integer type, or takes the largest, on their floats."""
+        joined = isinstance(value.args[0], relax.Tuple)
+        read = list(value.args[0].fields) if joined else [value.args[0]]
+        if not all(isinstance(each, Var) for each in read) or any(isinstance(arg, Var) for arg in value.args[1:]):
+            return False
+        floats = [self.writer.emit(op.astype(self.writer[each], "float32"), f"{each.name}_codes") for each in read]
+        arguments = [relax.Tuple(floats) if joined else floats[0], *value.args[1:]]
+        moved = self.writer.emit(Call(value.op, arguments, value.attrs, value.ty_args), f"{var.name}_numbers")
+        self.writer.bind(var, emit_codes(self.writer, moved, dtype, 0, var.name))
+        self.known[var] = _Integers(dtype, self.writer[var])
+        return True
+
     def _permuted_differences(self, var: Var, value: Call) -> _Integers | None:
         """Differences in int32 in another image format: the codes change it, so that a layer of integers reads them."""
         base = self.known.get(value.args[0])
@@ -287,6 +302,32 @@ class _Walk:
             difference = op.subtract(number, relax.const(np.int32(base.zero_point)))
         self.writer.bind(var, difference)
         return replace(base, codes=codes, floats=None, made=[])
+
+    def _note_differences(self, var: Var, value: Call) -> None:
+        """Note the codes, and what is subtracted from them, of a value of differences in int32."""
+        source = value.args[0] if value.args else None
+        if str(var.ty.dtype) != "int32" or not isinstance(source, Var):
+            return
+        if op_name(value) == "astype" and str(source.ty.dtype) in STORED:
+            self.differences[var] = self.writer[source], None
+        elif op_name(value) == "subtract" and source in self.differences and not shape(value.args[1]):
+            codes, point = self.differences[source]
+            if point is None:
+                self.differences[var] = codes, self.writer[value.args[1]]
+
+    def _moved_differences(self, var: Var, value: Call) -> bool:
+        """Write a permutation or reshape of differences in int32 as one of the codes, which are fewer bytes."""
+        codes, point = self.differences.get(value.args[0], (None, None))
+        if codes is None:
+            return False
+        moved = Call(value.op, [codes, *value.args[1:]], value.attrs, value.ty_args)
+        codes = self.writer.emit(moved, f"{var.name}_stored")
+        difference: Expr = op.astype(codes, "int32")
+        if point is not None:
+            difference = op.subtract(self.writer.emit(difference, f"{var.name}_codes"), point)
+        self.writer.bind(var, difference)
+        self.differences[var] = codes, point
+        return True
 
     def _padding(self, pad: Call, base: _Integers) -> float | None:
         """The number that a padding fills in; None if its value is none of theirs."""
@@ -323,13 +364,15 @@ class _Walk:
     def _mean(self, var: Var, value: Call) -> bool:
         """Write the mean of integers."""
         base = self.known.get(value.args[0])
-        if base is None or base.scale is None or not _is_float(var):
+        if base is None or not _is_float(var):
             return False
         numbers = self._numbers(base, value.args[0].name)
         if base.zero_point:
             numbers = self.writer.emit(op.subtract(numbers, _number(base.zero_point)), f"{var.name}_centred")
         mean = Call(value.op, [numbers, *value.args[1:]], value.attrs, value.ty_args)
-        self.writer.bind(var, op.multiply(self.writer.emit(mean, f"{var.name}_mean"), relax.const(base.scale)))
+        if base.scale is not None:
+            mean = op.multiply(self.writer.emit(mean, f"{var.name}_mean"), relax.const(base.scale))
+        self.writer.bind(var, mean)
         return True
 
     def _unchanged(self, matched: Rounded) -> _Integers | None:

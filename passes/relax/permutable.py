@@ -98,6 +98,8 @@ def _elementwise(given: Operands, var: Var, value: Call) -> Moved | None:
 
     def part(operand: Var) -> Part:
         own = shape(operand)
+        if not own:  # one number, for every order of the axes
+            return lambda view: View.identity(())
         return lambda view: view.broadcast((1,) * (len(extent) - len(own)) + own)
 
     view = _layout(given, [given.stored(each).view for each in whole], [(each, part(each)) for each in read])
@@ -119,8 +121,10 @@ def _elementwise(given: Operands, var: Var, value: Call) -> Moved | None:
 
 
 def _reduction(given: Operands, var: Var, value: Call) -> Moved | None:
-    """A sum, mean, product or extremum over whole stored axes; the result keeps them with extent 1."""
+    """A sum, mean, product or extremum over whole stored axes; the result keeps them, unless it is one number."""
     source = given.stored(value.args[0])
+    if not shape(var):
+        return Moved(_REDUCTIONS[op_name(value)](source.tensor), View.identity(()))
     rank = len(source.view.shape)
     axes = range(rank) if value.attrs.axis is None else sorted({int(axis) % rank for axis in value.attrs.axis})
     factors = source.view.value_factors

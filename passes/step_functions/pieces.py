@@ -95,7 +95,8 @@ def find_pieces(program: Program, low: float = -np.inf, high: float = np.inf) ->
 def looks_discrete(program: Program, low: float = -np.inf, high: float = np.inf) -> bool:
     """Whether the result has few values at some inputs. A cheap test, which refuses functions that vary smoothly."""
     rng = np.random.default_rng(0)
-    magnitude = np.concatenate([np.geomspace(1e-3, 1e3, 40), np.linspace(0, 4, 56)])
+    # the last ones are codes of 8 bits
+    magnitude = np.concatenate([np.geomspace(1e-3, 1e3, 40), np.linspace(0, 4, 56), np.linspace(8, 256, 32)])
     x = np.concatenate([magnitude, -magnitude, rng.uniform(-2, 2, 32)])
     if np.isfinite(low) and np.isfinite(high):
         x = np.concatenate([x, np.linspace(low, high, 64)])

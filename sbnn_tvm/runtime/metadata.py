@@ -89,7 +89,7 @@ class Metadata:
         tvm_version: The version of TVM that compiled it, and whose runtime a library for that runtime needs.
         runtime: What runs it: ``"c"`` for a library that stands alone, ``"tvm"`` for one that needs TVM's runtime.
         symbol: With which its C functions begin, for example ``"digits"`` for ``digits_run``; empty for TVM's runtime.
-        parallel: Whether some of its loops are parallel, so that several threads can share the work of a call.
+        parallel: Whether it has enough work in parallel loops for several threads.
         prepares: Whether it has a function ``prepare`` that decodes constants; ``main`` takes them after the inputs. A
             C library decodes them itself.
         builds: The builds of a C library, best first. It runs the first one that the CPU can run; ``features`` are

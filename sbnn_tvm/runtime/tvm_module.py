@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from math import inf
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,12 +25,6 @@ _CPU = 1  # kDLCPU
 _POOLED = 2  # TVM's pooled allocator
 _PARALLEL = b"\0__TVMBackendParallelLaunch\0"
 """What the names of a library contain if some loop of it is parallel."""
-
-_SHORT = 100e-6
-"""Seconds. A run that takes less on one thread gains nothing from several: the hand-over takes 20 us (threads.py)."""
-
-_TIMED_RUNS = 8
-"""How many runs show how long one takes; the first ones are slow."""
 
 
 def load_tvm_module(library: Library, num_threads: int) -> TvmModule:
@@ -65,7 +57,6 @@ class TvmModule(LoadedModule):
         super().__init__(path, digest, metadata, num_threads)
         self._library = library
         self._parallel = parallel
-        self._timed_runs, self._fastest = 0, inf
         first = self._new_machine()
         prepare = first["prepare"] if metadata.prepares else tuple
         self._constants = tuple(threads.call(num_threads, prepare))
@@ -74,17 +65,8 @@ class TvmModule(LoadedModule):
     def _call(self, arrays: tuple[np.ndarray, ...]) -> np.ndarray | tuple[np.ndarray, ...]:
         if not self._parallel:
             return threads.call(None, self._run, arrays)
-        if self._num_threads > 1 and (self._timed_runs < _TIMED_RUNS or self._fastest < _SHORT):
-            return threads.call(1, self._timed_run, arrays)
-        return threads.call(self._num_threads, self._run, arrays)
-
-    def _timed_run(self, arrays: tuple[np.ndarray, ...]) -> np.ndarray | tuple[np.ndarray, ...]:
-        """Run on one thread to see how long that takes, and no more if it is long."""
-        start = time.perf_counter()
-        result = self._run(arrays)
-        self._fastest = min(self._fastest, time.perf_counter() - start)
-        self._timed_runs += 1 if self._fastest < 10 * _SHORT else _TIMED_RUNS
-        return result
+        num_threads = self._num_threads if self.metadata.parallel else 1
+        return threads.call(num_threads, self._run, arrays)
 
     def _run(self, arrays: tuple[np.ndarray, ...]) -> np.ndarray | tuple[np.ndarray, ...]:
         try:

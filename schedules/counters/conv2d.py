@@ -155,8 +155,8 @@ class PlaneSink(Protocol):
 
 def _build(counting: PlaneCounting, sink: PlaneSink) -> Kernel:
     lists, target, window = counting.lists, counting.target, counting.window
-    threads = nullcontext() if _parallel_work(counting, sink.values) >= GRAIN else one_thread()
-    with threads, KernelBuilder("sparse_conv2d") as builder:
+    work = _parallel_work(counting, sink.values)
+    with nullcontext() if work >= GRAIN else one_thread(), KernelBuilder("sparse_conv2d") as builder:
         data = builder.data(counting.source.shape, "uint64")
         channels, table = builder.constant("channels", lists.channels), builder.constant("table", lists.table)
         # The code does not depend on the number of entries, so layers of equal shape share one function.
@@ -174,7 +174,7 @@ def _build(counting: PlaneCounting, sink: PlaneSink) -> Kernel:
             window=planes,
             windows=windows,
         )
-        with parallel_rows(target.vectors * counting.chunks, GRAIN) as task:
+        with parallel_rows(target.vectors * counting.chunks, work) as task:
             nest.task(T.bind(task // counting.chunks), T.bind(task % counting.chunks))
     kind = "signs" if counting.signs else "bits" if counting.term is None else "two values"
     return builder.kernel(f"counters of {kind} {target.vector_bits}x{target.row_bits}")
@@ -184,12 +184,13 @@ def _parallel_work(counting: PlaneCounting, values: int) -> int:
     """The net gain of several threads, in elements of loops.GRAIN.
 
     One addition of planes costs as much as one element, and one value of a float epilogue half of that. The loss grows
-    with the window: the other threads fetch it from the core that wrote it, four bytes in the time of one element. This
-    rate was inferred from the times of benchmarks/scaling.py on one machine. Threads save at most half of the work.
+    with the window: the other threads fetch it from the core that wrote it, eight bytes in the time of one element.
+    This rate was inferred from the times of benchmarks/network_scaling.py on one machine. Threads save at most half of
+    the work.
     """
     additions = (int(counting.lists.mean) + 2 * counting.levels) * counting.shape.out_channels
     window = int(np.prod(counting.window.array_shape)) * 2
-    return additions * counting.target.vectors + values // 2 - 2 * window
+    return additions * counting.target.vectors + values // 2 - window
 
 
 class _CountingNest:

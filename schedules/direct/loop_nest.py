@@ -117,6 +117,11 @@ class MultiplyAccumulate:
         return self.element
 
     @property
+    def instruction(self) -> str:
+        """The instruction that multiplies, for the report; empty if there is nothing to choose."""
+        return ""
+
+    @property
     def partial(self) -> Partial | None:
         """The narrow accumulators, or None if steps add to the full-width accumulators."""
         return None
@@ -381,7 +386,7 @@ class DirectConv2d:
                         nest.row(tirx.floordiv(task, blocks), tirx.floormod(task, blocks), sink)
                     else:
                         nest.row(tirx.floormod(task, rows), tirx.floordiv(task, rows), sink)
-        return builder.kernel(f"{self.name} {self.tile}")
+        return builder.kernel(" ".join(filter(None, (self.name, str(self.tile), arithmetic.instruction))))
 
 
 def padded_image(conv: DirectConv2d, data: tirx.Buffer, outside: tirx.Expr | None = None) -> tirx.Buffer:

@@ -83,6 +83,9 @@ class TileBlock(ABC):
     granularity = 8
     """Bytes that one product reads: a list of bytes is a multiple of them."""
 
+    instruction = ""
+    """The instruction that multiplies."""
+
     _name = ""
     _registers = 31  # one is left for values that live longer than the block
     _most_pixels = MOST_PIXELS
@@ -270,6 +273,7 @@ class DotBlock(TileBlock):
     """Blocks of ``sdot``: sums [pixels, vectors], lanes are channels. Weights: [size / 4, channels, 4]."""
 
     granularity = 4
+    instruction = "sdot"
     _name = "dot"
 
     @property
@@ -297,6 +301,7 @@ class MatrixBlock(TileBlock):
     Weights: [size / 8, channels, 8]. The last of an odd number of pixels is computed twice.
     """
 
+    instruction = "smmla"
     _name = "matrix"
 
     @property
@@ -357,6 +362,7 @@ class PairBlock(TileBlock):
     Weights: [size / 16, channels, 16], then [channels, 8] if 8 bytes are left.
     """
 
+    instruction = "smull"
     _name = "pairs"
     _multiply = ("smull ${t}.8h, ${w}.8b, ${x}.8b", "smlal2 ${t}.8h, ${w}.16b, ${x}.16b")
     _add = "sadalp ${s}.4s, ${t}.8h"
@@ -419,6 +425,7 @@ def _filled(line: str, registers: dict[str, int]) -> str:
 class ArmPairBlock(PairBlock):
     """The same on ARMv7: ``vmull.s8``, ``vmlal.s8`` and ``vpadal.s16``."""
 
+    instruction = "vmull.s8"
     _name = "arm_pairs"
     _registers = 15
     _most_pixels = 4

@@ -9,6 +9,7 @@ from math import prod
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
+from ..epilogue.program import Element
 from ..isa import Isa
 from ..kernel import Kernel
 from ..tir.kernel_builder import KernelBuilder
@@ -66,15 +67,16 @@ class StridedView:
         return StridedView(self.size, self.offset, extents, strides)
 
 
-def strided_copy(view: StridedView, isa: Isa) -> Kernel:
-    """Copy a view of a float32 array to an array of its own.
+def strided_copy(view: StridedView, isa: Isa, dtype: Element = "float32") -> Kernel:
+    """Copy a view of an array to an array of its own.
 
     Args:
         view: What to copy.
         isa: The instruction set.
+        dtype: Type of the elements.
 
     Returns:
-        ``func(data float32 [view.size], out float32 [elements of the view])``.
+        ``func(data [view.size], out [elements of the view])``.
     """
     plain = view.simplified()
     rank, total = len(plain.extents), prod(plain.extents)
@@ -85,8 +87,8 @@ def strided_copy(view: StridedView, isa: Isa) -> Kernel:
     outer = [axis for axis in range(rank) if axis not in inner]
     rows = prod(plain.extents[axis] for axis in outer)
     with KernelBuilder("strided_copy") as builder:
-        data = builder.data((plain.size,), "float32")
-        out = builder.output((total,), "float32")
+        data = builder.data((plain.size,), dtype)
+        out = builder.output((total,), dtype)
         with parallel_rows(rows, total) as row:
             source: Index = plain.offset
             target: Index = 0
@@ -145,7 +147,7 @@ class _Inner:
         lanes, (length, stride) = self.isa.float_lanes, (self.view.extents[-1], self.view.strides[-1])
         assert self.along is not None
         step = prod(self.view.extents[self.along + 1 :])
-        zero = VectorType("float32", lanes).constant(0.0)
+        zero = VectorType(str(self.data.dtype), lanes).constant(0)
 
         def square(row: Index, height: int) -> None:
             vectors = [

@@ -12,7 +12,7 @@ from ..shapes import Conv2dShape
 from ..tir.vectors import VectorType
 from ..windows.template import WindowOperation, WindowTile, window_kernel, window_tiles
 from .conv2d import checked
-from .products import sum_of_pairs
+from .products import instruction_of_pairs, sum_of_pairs
 
 _WIDENED = 8
 """Numbers of 16 bits in a vector of NEON. smlal and smlal2 multiply one half each, and add to 32 bits."""
@@ -84,6 +84,7 @@ def int8_depthwise_conv2d(
         data=data_dtype,
         accumulator="int32",
         lanes=_WIDENED if widens else None,
+        instruction="smlal" if widens else instruction_of_pairs(vector.lanes, isa.architecture) if pairs else "mul",
         subtracted=None if isinstance(zero_point, int) else zero_point,
     )
     return window_kernel(operation, shape, epilogue, isa, tile or depthwise_tiles(shape, isa, epilogue.packed)[0])

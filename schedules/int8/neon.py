@@ -42,6 +42,12 @@ class TileProducts(SingleProducts):
     list_steps: int
 
     @property
+    def instruction(self) -> str:
+        """The instruction of the blocks."""
+        name = block_of(self.isa).instruction
+        return f"u{name}" if self.element == "uint8" else name
+
+    @property
     def beyond(self) -> int:
         """Elements after the last one of a row."""
         return self.beyond_

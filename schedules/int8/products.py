@@ -44,6 +44,11 @@ class SingleProducts(MultiplyAccumulate):
     zero_point: int
 
     @property
+    def instruction(self) -> str:
+        """A plain multiplication of 32-bit lanes."""
+        return "mul"
+
+    @property
     def data_element(self) -> str:
         """dtype of the data."""
         return self.data
@@ -75,6 +80,11 @@ class PairProducts(SingleProducts):
     beyond_: int
     architecture: Architecture
     accumulates: bool
+
+    @property
+    def instruction(self) -> str:
+        """The instruction on pairs of 16-bit numbers."""
+        return "vpdpwssd" if self.accumulates else instruction_of_pairs(self.lanes, self.architecture)
 
     @property
     def beyond(self) -> int:
@@ -110,6 +120,11 @@ class QuadProducts(SingleProducts):
     beyond_: int
 
     @property
+    def instruction(self) -> str:
+        """The instruction on four bytes."""
+        return "vpdpbusd"
+
+    @property
     def beyond(self) -> int:
         """Elements after the last one of a row."""
         return self.beyond_
@@ -137,6 +152,11 @@ class QuadProducts(SingleProducts):
 @dataclass(frozen=True, eq=False)
 class BytePairProducts(QuadProducts):
     """Four products per lane by two instructions that sum pairs: first of bytes, then of 16-bit numbers."""
+
+    @property
+    def instruction(self) -> str:
+        """The instruction on bytes."""
+        return "vpmaddubsw"
 
     def accumulate(self, sums: tirx.Expr, x: tuple[tirx.Expr, ...], w: tuple[tirx.Expr, ...]) -> tirx.Expr:
         """Add the sums of four products."""
@@ -244,6 +264,13 @@ def pack_products(
         return PackedProducts(arithmetic, packed, 2, bias.astype(np.int32))
     arithmetic = SingleProducts("int16", "int32", lanes, data_dtype, zero_point)
     return PackedProducts(arithmetic, weight, 1, bias.astype(np.int32))
+
+
+def instruction_of_pairs(lanes: int, architecture: Architecture) -> str:
+    """The name of the instruction of ``sum_of_pairs``."""
+    if architecture == "wasm":
+        return "i32x4.dot_i16x8_s"
+    return "pmaddwd" if lanes == 4 else "vpmaddwd"
 
 
 @cache

@@ -55,6 +55,7 @@ class WindowOperation:
         data: dtype of the data.
         accumulator: dtype of the accumulators, float32 or int32. Integers are converted after ``finish``.
         lanes: Channels of a vector, for tiles of a multiple of them; by default those of a vector of float32.
+        instruction: The instruction that multiplies, for the report.
         subtracted: A number that is subtracted from the data before they are combined; None for 0.
     """
 
@@ -66,6 +67,7 @@ class WindowOperation:
     data: str = "float32"
     accumulator: str = "float32"
     lanes: int | None = None
+    instruction: str = ""
     subtracted: Number | None = None
 
 
@@ -160,7 +162,7 @@ def window_kernel(
                 else:
                     with T.serial(0, count) as i:
                         registers.emit(row, start + i * size, size)
-    return builder.kernel(f"{operation.name} {tile}")
+    return builder.kernel(" ".join(filter(None, (operation.name, str(tile), operation.instruction))))
 
 
 class _Row(NamedTuple):

@@ -209,6 +209,7 @@ def test_a_fit_finds_the_costs_that_made_the_times() -> None:
     assert all(choice.lost < 1.05 for choice in made) and {choice.counters for choice in made} == {False, True}
 
 
+@pytest.mark.slow
 def test_compiled_chains_take_counters_or_popcounts() -> None:
     from compiled_chains import DOMAINS, FORCED, chain
     from layers import square

@@ -13,18 +13,16 @@ from .cases import cases
 from .documentation import imported_by, operators
 from .outcome import Verdict, outcome
 
-SAMPLE = 200
+SAMPLE = 60
 LEAST_RIGHT = 1450
 
 
 def _sample() -> list[int]:
-    """A case of each operator, and others up to ``SAMPLE``; the same in every run."""
-    order = np.random.default_rng(0).permutation(len(cases())).tolist()
+    """Cases of as many operators; the same in every run."""
     first: dict[str, int] = {}
-    for index in order:
+    for index in np.random.default_rng(0).permutation(len(cases())).tolist():
         first.setdefault(cases()[index].operator, index)
-    chosen = list(first.values())
-    return sorted((chosen + [index for index in order if index not in set(chosen)])[:SAMPLE])
+    return sorted(first.values())[:: max(1, len(first) // SAMPLE)]
 
 
 @pytest.mark.parametrize("part", range(10))
@@ -36,11 +34,12 @@ def test_sample(part: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(4))
-def test_all(part: int) -> None:
-    found = [outcome(case) for case in cases()[part::4]]
+def test_a_third(part: int) -> None:
+    """``make conformance`` runs all."""
+    found = [outcome(case) for case in cases()[3 * part :: 12]]
     assert not [each for each in found if each.verdict in (Verdict.WRONG, Verdict.EXCEPTION)]
     right = Counter(each.verdict for each in found)[Verdict.RIGHT]
-    assert right >= LEAST_RIGHT / len(cases()) * len(found) - 15  # the parts differ a little
+    assert right >= LEAST_RIGHT / len(cases()) * len(found) - 10  # the parts differ a little
 
 
 def test_the_page_of_operators_lists_all() -> None:

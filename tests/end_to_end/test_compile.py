@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import onnx
@@ -34,8 +35,10 @@ from sbnn_tvm.frontends.torch import (
     vgg_small,
 )
 from sbnn_tvm.module import CompiledModule
+from sbnn_tvm.schedules.tir import loops
 from tests.support import foreign_models
 from tests.support.binarised_models import BINARIZE, BITS, IMAGE
+from tests.support.grids import every
 from tests.support.random_arrays import normal, signs, two_valued
 from tests.support.small_models import grid_inputs, run_reference, small_model
 from tests.support.torch_seed import fixed_seed
@@ -516,7 +519,7 @@ def cases(rng: np.random.Generator) -> dict[str, Case]:
 CASES = cases(np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", every(2, CASES))
 def test_small_graph(name: str) -> None:
     case = CASES[name]
     model = small_model(case.text, case.inputs, case.constants, case.outputs)
@@ -611,7 +614,7 @@ def torch_model(name: str) -> tuple[nn.Module, onnx.ModelProto]:
         return model, to_onnx(model, shape)
 
 
-@pytest.mark.parametrize("name", TORCH_MODELS)
+@pytest.mark.parametrize("name", every(2, TORCH_MODELS))
 def test_torch_model(name: str) -> None:
     model, exported = torch_model(name)
     shape = TORCH_MODELS[name][1]
@@ -664,10 +667,13 @@ def test_other_instruction_sets_of_this_machine(target: str) -> None:
 
 
 def test_threads_do_not_change_the_result(tmp_path: Path, rng: np.random.Generator) -> None:
-    module = sbnn_tvm.compile(torch_model("resnet, imagenet stem")[1])
+    with patch.multiple(loops, GRAIN=64, MODEL_GRAINS=1):  # most loops are parallel, as in a large network
+        module = sbnn_tvm.compile(torch_model("resnet, imagenet stem")[1])
+        path = module.export(tmp_path / "model.so")
     x = rng.standard_normal((1, 3, 33, 33)).astype(np.float32)
-    path = module.export(tmp_path / "model.so")
-    results = [sbnn_tvm.load(path, num_threads=threads).run(x) for threads in (1, 2, 1)]
+    libraries = [sbnn_tvm.load(path, num_threads=threads) for threads in (1, 2, 1)]
+    assert libraries[1].metadata.parallel
+    results = [library.run(x) for library in libraries]
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnxruntime.quantization import QuantType
 
 import sbnn_tvm
 from sbnn_tvm.report.report import UNSCHEDULED
+from sbnn_tvm.verification.reference import Reference
+from tests.support.grids import every
 
-from ..support.quantised_models import FloatNetwork, conv_net, mobilenet, quantised, resnet, run_fused
+from ..support.quantised_models import FloatNetwork, conv_net, detector, mobilenet, quantised, resnet, run_fused
 from ..support.small_models import small_model
 
 
@@ -49,12 +53,44 @@ def test_convolutions_give_the_bits_of_qlinearconv(tmp_path: Path, qdq: bool, pe
     module.verify(samples=1)
 
 
-@pytest.mark.parametrize("make", [resnet, mobilenet])
+@pytest.mark.parametrize("make", every(2, [mobilenet, resnet]))
 def test_networks_are_integers_throughout(tmp_path: Path, make: Callable[[], onnx.ModelProto]) -> None:
     model = quantised(make(), tmp_path)
     module = compiled(model)
     assert not [layer for layer in module.report.layers if layer.weights == "float32"]
     module.verify(samples=2)
+
+
+@pytest.mark.parametrize("make", [resnet, detector])
+def test_networks_of_operators_on_integers(tmp_path: Path, make: Callable[..., onnx.ModelProto]) -> None:
+    """QLinearAdd, QLinearMul, QLinearSigmoid, QLinearConcat and QLinearGlobalAveragePool have kernels as well."""
+    model = quantised(make(width=4, size=8), tmp_path, qdq=False)
+    module = compiled(model)
+    assert all(layer.weights == "int8" for layer in module.report.linear)
+    x = inputs(model, 0)
+    name = model.graph.output[0].name
+    np.testing.assert_array_equal(module.run(x), Reference(model).run({"x": x}, [name])[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"weight_type": QuantType.QUInt8, "per_channel": True},
+        {"reduce_range": True},
+        {"signed": True, "extra_options": {"ActivationSymmetric": True}},
+        {"extra_options": {"WeightSymmetric": False}},
+        {"extra_options": {"QuantizeBias": False}},
+        {"extra_options": {"DedicatedQDQPair": True, "AddQDQPairToWeight": True}},
+        {"extra_options": {"OpTypesToExcludeOutputQuantization": ["Conv", "Gemm", "Add"]}},
+        {"op_types_to_quantize": ["Conv", "Gemm"]},
+    ],
+    ids=str,
+)
+def test_settings_of_the_quantiser(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """docs/your-network.md lists them."""
+    module = compiled(quantised(resnet(width=4, size=8), tmp_path, **settings), layers=7)
+    module.verify(samples=1)
 
 
 def test_on_arm(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import digits
+import pytest
 import torch
 import training_loop
 from agreement import deploy
@@ -35,6 +36,7 @@ def mixed_network() -> nn.Module:
     return digits.tiny_network(lambda i, o: next(layers)(i, o), activation=Maxout)
 
 
+@pytest.mark.slow
 def test_a_trained_model_deploys_exactly() -> None:
     torch.manual_seed(0)  # the bounds are those of one training
     data = digits.load()

@@ -1,5 +1,7 @@
 """Sparse layers in bit planes: right among layers of every other form, and only where they pay."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,9 @@ from sbnn_tvm.passes.families.counters import counters_cost
 from sbnn_tvm.passes.families.popcount import popcount_cost
 from sbnn_tvm.schedules import isa as isas
 from sbnn_tvm.schedules.shapes import Conv2dShape
+from sbnn_tvm.schedules.tir import loops
 from tests.support import foreign_models
+from tests.support.grids import every
 
 
 def sparse(model: nn.Module, density: float = 0.05, seed: int = 0) -> nn.Module:
@@ -54,7 +58,7 @@ class Mixed(nn.Module):
         return self.last(joined), self.pool(bits), joined
 
 
-@pytest.mark.parametrize("target", ["native", "x86-64-v3", "x86-64", "arm", "armv7"])
+@pytest.mark.parametrize("target", every(3, ["native", "x86-64-v3", "x86-64", "arm", "armv7"]))
 def test_among_other_forms(target: str, rng: np.random.Generator) -> None:
     if target.startswith("x86") and not sbnn_tvm.compile(foreign_models.mlp(), target).target.native:
         pytest.skip(f"this machine cannot run {target}")
@@ -69,11 +73,14 @@ def test_among_other_forms(target: str, rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize(
     "model",
-    [
-        vgg_small(in_channels=3, image_size=16, stages=((64, 64), (128, 128)), hidden=(64,)),
-        resnet(in_channels=3, image_size=16, widths=(64, 128), blocks=(2, 2), prelu=True, learn_threshold=True),
-        resnet(in_channels=3, image_size=16, widths=(64,), blocks=(3,), domain=TwoValues()),
-    ],
+    every(
+        3,
+        [
+            vgg_small(in_channels=3, image_size=16, stages=((64, 64), (128, 128)), hidden=(64,)),
+            resnet(in_channels=3, image_size=16, widths=(64, 128), blocks=(2, 2), prelu=True, learn_threshold=True),
+            resnet(in_channels=3, image_size=16, widths=(64,), blocks=(3,), domain=TwoValues()),
+        ],
+    ),
     ids=["vgg", "resnet", "two values"],
 )
 def test_networks(model: nn.Module) -> None:
@@ -84,10 +91,12 @@ def test_networks(model: nn.Module) -> None:
 
 
 def test_foreign_weights(tmp_path, rng: np.random.Generator) -> None:
-    module = sbnn_tvm.compile(foreign_models.bireal_net(channels=64, size=32, density=0.04, symmetric=False))
+    with patch.multiple(loops, GRAIN=64, MODEL_GRAINS=1):  # most loops are parallel, as in a large network
+        module = sbnn_tvm.compile(foreign_models.bireal_net(channels=64, size=32, density=0.04, symmetric=False))
+        path = module.export(tmp_path / "model.so")
     assert any(name.startswith("counters") for name in kernels(module))
     module.verify()
-    library = sbnn_tvm.load(module.export(tmp_path / "model.so"), num_threads=2)
+    library = sbnn_tvm.load(path, num_threads=2)
     x = rng.standard_normal(library.inputs[0].shape).astype(np.float32)
     np.testing.assert_array_equal(library.run(x), module.run(x))
 

@@ -12,6 +12,7 @@ from torch import nn
 import sbnn_tvm
 from sbnn_tvm.compiler import explain
 from tests.support.binarised_models import kinds
+from tests.support.grids import every
 
 
 class Recurrent(nn.Module):
@@ -26,7 +27,7 @@ class Recurrent(nn.Module):
         return self.head(states), states
 
 
-@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+@pytest.mark.parametrize("kind", every(2, ["GRU", "LSTM"]))
 def test_each_direction_is_one_kernel(kind: str) -> None:
     layer = getattr(nn, kind)(7, 20, num_layers=1, bidirectional=kind == "LSTM")
     width = 40 if kind == "LSTM" else 20

@@ -143,6 +143,7 @@ def test_convert_float_model(one_torch_thread, capsys):
     assert "Conv2d stays float: skipped, the first linear layer" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_digits_deploy_tells_rounding_from_difference(one_torch_thread, monkeypatch):
     import claims
     import digits

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import tvm
@@ -30,20 +32,34 @@ def target_for(name: str) -> CpuTarget:
 
 def run(kernel: Kernel, target: CpuTarget, *arrays: np.ndarray) -> list[np.ndarray]:
     """Compile a kernel and call it with its data and tensor operands; the outputs are garbage before."""
+    return compiled(kernel, target)(*arrays)
+
+
+def compiled(kernel: Kernel, target: CpuTarget) -> Callable[..., list[np.ndarray]]:
+    """A kernel as a function of its data and tensor operands."""
     module = tvm.IRModule({"kernel": kernel.func.with_attr("global_symbol", "kernel")})
-    inputs = [np.ascontiguousarray(array) for array in (*arrays, *kernel.constants)]
     if not target.native:
-        outputs = [np.full(shape, 77, dtype) for shape, dtype in kernel.outputs]
-        Emulator(module, target, num_tasks=3).run("kernel", [*inputs, *outputs])
-        return outputs
+        emulator = Emulator(module, target, num_tasks=3)
+
+        def emulate(*arrays: np.ndarray) -> list[np.ndarray]:
+            outputs = [np.full(shape, 77, dtype) for shape, dtype in kernel.outputs]
+            emulator.run("kernel", [*map(np.ascontiguousarray, (*arrays, *kernel.constants)), *outputs])
+            return outputs
+
+        return emulate
     library = tvm.compile(module, target.target, tir_pipeline=MACHINE_CODE)
-    rooms = [_room(shape, dtype) for shape, dtype in kernel.outputs]
-    outputs = [room[: -_GUARD // room.itemsize] for room in rooms]
-    outputs = [output.reshape(shape) for output, (shape, _) in zip(outputs, kernel.outputs, strict=True)]
-    library["kernel"](*[tvm.runtime.tensor(array) for array in inputs], *map(tvm.runtime.from_dlpack, outputs))
-    for room in rooms:
-        assert (room[-_GUARD // room.itemsize :] == 77).all(), f"{kernel.name} writes beyond its output"
-    return outputs
+
+    def call(*arrays: np.ndarray) -> list[np.ndarray]:
+        inputs = [tvm.runtime.tensor(np.ascontiguousarray(array)) for array in (*arrays, *kernel.constants)]
+        rooms = [_room(shape, dtype) for shape, dtype in kernel.outputs]
+        outputs = [room[: -_GUARD // room.itemsize] for room in rooms]
+        outputs = [output.reshape(shape) for output, (shape, _) in zip(outputs, kernel.outputs, strict=True)]
+        library["kernel"](*inputs, *map(tvm.runtime.from_dlpack, outputs))
+        for room in rooms:
+            assert (room[-_GUARD // room.itemsize :] == 77).all(), f"{kernel.name} writes beyond its output"
+        return outputs
+
+    return call
 
 
 def _room(shape: tuple[int, ...], dtype: str) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -137,6 +138,18 @@ def mobilenet(width: int = 8, size: int = 16, seed: int = 0) -> onnx.ModelProto:
     return net.model(net.gemm(x, (width, 10)))
 
 
+def detector(width: int = 8, size: int = 16, seed: int = 0) -> onnx.ModelProto:
+    """Convolutions with SiLU, as products with sigmoids, a concatenation of two of them, and a last convolution."""
+    net = FloatNetwork((1, 3, size, size), seed)
+
+    def silu(x: str) -> str:
+        return net.op("Mul", x, net.op("Sigmoid", x))
+
+    x = silu(net.conv("x", (3, width), stride=2))
+    y = silu(net.conv(x, (width, width)))
+    return net.model(net.conv(net.op("Concat", x, y, axis=1), (2 * width, 5), kernel=1))
+
+
 def quantised(
     model: onnx.ModelProto,
     folder: Path,
@@ -144,6 +157,8 @@ def quantised(
     qdq: bool = True,
     signed: bool = False,
     per_channel: bool = False,
+    weight_type: QuantType = QuantType.QInt8,
+    **settings: Any,
 ) -> onnx.ModelProto:
     """A model after onnxruntime's static quantiser.
 
@@ -153,6 +168,8 @@ def quantised(
         qdq: Write QuantizeLinear and DequantizeLinear around float operators, rather than operators on integers.
         signed: Activations are int8, not uint8.
         per_channel: Weights have a scale per output channel.
+        weight_type: The type of the weights.
+        settings: More arguments of ``quantize_static``.
     """
     shape = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
     onnx.save(model, folder / "float.onnx")
@@ -162,8 +179,9 @@ def quantised(
         _Normal(shape),
         quant_format=QuantFormat.QDQ if qdq else QuantFormat.QOperator,
         activation_type=QuantType.QInt8 if signed else QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
+        weight_type=weight_type,
         per_channel=per_channel,
+        **settings,
     )
     return onnx.load(folder / "quantised.onnx")
 

@@ -8,12 +8,14 @@ QLinearAdd uses fused multiply-adds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from tvm import relax
 
+from sbnn_tvm.schedules.tir.functions import ULPS
+
 from ..node import Converter, Node, Value, as_expr, dtype_of, rank_of, shape_of
+from .equal_codes import equal_mean, equal_sum
 from .integer_products import integer_product
 from .pooling import averaged
 from .quantization import (
@@ -33,7 +35,11 @@ _CODES = 256
 
 
 def qlinear_add(node: Node) -> relax.Expr:
-    """``a * a_ratio + (b * b_ratio + shift)``, rounded; each product and sum is one fused multiply-add."""
+    """``a * a_ratio + (b * b_ratio + shift)``, rounded; each product and sum is one fused multiply-add.
+
+    Plain multiplications and additions in float32 take their place, which kernels compute, if they give the same code
+    for each pair of codes.
+    """
     dtype = _check_bytes(node, 0)
     a, b = node.aligned(0, rank_of(node.required(3))), node.aligned(3, rank_of(node.required(0)))
     a_scale, a_zero, b_scale, b_zero, scale, zero = (_parameter(node, index, dtype) for index in (1, 2, 4, 5, 6, 7))
@@ -42,7 +48,14 @@ def qlinear_add(node: Node) -> relax.Expr:
         a, a_ratio, a_zero, b, b_ratio, b_zero = b, b_ratio, b_zero, a, a_ratio, a_zero
     origin = _fused(node, a_ratio, a_zero, computed(node, "multiply", b_ratio, cast(node, b_zero, "float32")))
     shift = computed(node, "subtract", cast(node, zero, "float32"), origin)
-    total = _fused(node, a, a_ratio, _fused(node, b, b_ratio, shift))
+    equal = equal_sum(dtype, a_ratio, b_ratio, shift)
+    if equal is None:
+        total = _fused(node, a, a_ratio, _fused(node, b, b_ratio, shift))
+        return saturated(node, as_expr(total), None, dtype)
+    left, right = (
+        computed(node, "multiply", cast(node, each, "float32"), ratio) for each, ratio in ((a, a_ratio), (b, b_ratio))
+    )
+    total = computed(node, "add", left, computed(node, "add", right, equal))
     return saturated(node, as_expr(total), None, dtype)
 
 
@@ -64,11 +77,10 @@ def qlinear_mul(node: Node) -> relax.Expr:
     """``(a - a_zero) * (b - b_zero) * ratio + zero``, rounded."""
     dtype = _check_bytes(node, 0)
     a_scale, a_zero, b_scale, b_zero, scale, zero = (_parameter(node, index, dtype) for index in (1, 2, 4, 5, 6, 7))
-    a = centred(node, node.aligned(0, rank_of(node.required(3))), a_zero)
-    b = centred(node, node.aligned(3, rank_of(node.required(0))), b_zero)
+    a = cast(node, centred(node, node.aligned(0, rank_of(node.required(3))), a_zero), "float32")
+    b = cast(node, centred(node, node.aligned(3, rank_of(node.required(0))), b_zero), "float32")
     ratio = computed(node, "divide", computed(node, "multiply", a_scale, b_scale), scale)
-    product = cast(node, node.emit(relax.op.multiply(a, b)), "float32")
-    value = computed(node, "multiply", product, ratio)
+    value = computed(node, "multiply", computed(node, "multiply", a, b), ratio)  # the first product is exact
     return saturated(node, as_expr(computed(node, "add", value, cast(node, zero, "float32"))), None, dtype)
 
 
@@ -82,7 +94,10 @@ def qlinear_average_pool(node: Node) -> relax.Expr:
 
 
 def qlinear_global_average_pool(node: Node) -> relax.Expr:
-    """The sum of a channel as an integer, scaled by ``x_scale / (y_scale * pixels)``, rounded."""
+    """The sum of a channel as an integer, scaled by ``x_scale / (y_scale * pixels)``, rounded.
+
+    A mean, which kernels compute, takes the place of the sum if it gives the same code for each sum.
+    """
     dtype = _check_bytes(node, 0)
     x_scale, x_zero, y_scale, y_zero = (_parameter(node, index, dtype) for index in (1, 2, 3, 4))
     x = centred(node, node.expr(0), x_zero)
@@ -90,6 +105,10 @@ def qlinear_global_average_pool(node: Node) -> relax.Expr:
     axes = list(range(first, first + rank_of(x) - 2))
     pixels = np.array(math.prod(shape_of(x)[axis] for axis in axes), np.float32)
     factor = computed(node, "divide", x_scale, computed(node, "multiply", y_scale, pixels))
+    equal = equal_mean(dtype, x_zero, int(pixels), factor, y_zero) if axes == [2, 3] else None
+    if equal is not None:
+        mean = node.emit(relax.op.nn.adaptive_avg_pool2d(as_expr(cast(node, x, "float32")), (1, 1)))
+        return saturated(node, as_expr(computed(node, "multiply", mean, equal)), y_zero, dtype)
     total = cast(node, node.emit(relax.op.sum(x, axes, keepdims=True)), "float32")
     return saturated(node, as_expr(computed(node, "multiply", total, factor)), y_zero, dtype)
 
@@ -120,27 +139,32 @@ def _requantised(node: Node, index: int, scale: int, target: int, dtype: str) ->
 def qlinear_leaky_relu(node: Node) -> relax.Expr:
     """``x < 0 ? alpha * x : x`` of dequantised numbers."""
     dtype = _check_bytes(node, 0)
-    x = _dequantised(node, 0, 1, dtype)
-    zero, alpha = (relax.const(value, "float32") for value in (0.0, node.attributes.get("alpha", 0.01)))
-    scaled = node.emit(relax.op.multiply(x, alpha))
-    y = node.emit(relax.op.where(node.emit(relax.op.greater_equal(x, zero)), x, scaled))
+    y = node.emit(relax.op.nn.leakyrelu(_dequantised(node, 0, 1, dtype), node.attributes.get("alpha", 0.01)))
     value = computed(node, "divide", y, _parameter(node, 3, dtype))
     return saturated(node, as_expr(value), _parameter(node, 4, dtype), dtype)
 
 
 def qlinear_sigmoid(node: Node) -> relax.Expr:
-    """A table with the sigmoid of each code."""
+    """A table with the sigmoid of each code; the function itself where its error changes no code."""
     dtype = _check_bytes(node, 0)
+    scale, zero = _constants(node, 1, dtype)
+    y_scale, y_zero = _constants(node, 3, dtype)
 
-    def sigmoid(codes: np.ndarray) -> np.ndarray:
-        scale, zero = _constants(node, 1, dtype)
-        y_scale, y_zero = _constants(node, 3, dtype)
-        x = (codes - np.int32(zero)).astype(np.float32) * scale
-        with np.errstate(over="ignore"):
-            value = (1 / (1 + np.exp(-x.astype(np.float64)))).astype(np.float32) / y_scale
-        return np.clip(np.rint(value) + np.float32(y_zero), *_limits(dtype)).astype(dtype)
+    def quantised(value: np.ndarray) -> np.ndarray:
+        return np.clip(np.rint(value.astype(np.float32) / y_scale) + np.float32(y_zero), *_limits(dtype)).astype(dtype)
 
-    return _looked_up(node, node.expr(0), sigmoid)
+    codes = np.arange(_limits(dtype)[0], _limits(dtype)[1] + 1, dtype=np.int32)
+    with np.errstate(over="ignore"):
+        exact = 1 / (1 + np.exp(-((codes - np.int32(zero)).astype(np.float32) * scale).astype(np.float64)))
+    table, error = quantised(exact), (ULPS["sigmoid"] + 1) * float(np.finfo(np.float32).eps)
+    if all(np.array_equal(quantised(exact * (1 + sign * error)), table) for sign in (-1, 1)):
+        value = node.emit(relax.op.sigmoid(_dequantised(node, 0, 1, dtype)))
+        quotient = computed(node, "divide", value, _parameter(node, 3, dtype))
+        return saturated(node, as_expr(quotient), _parameter(node, 4, dtype), dtype)
+    index = node.emit(
+        relax.op.subtract(as_expr(cast(node, node.expr(0), "int32")), relax.const(int(codes[0]), "int32"))
+    )
+    return relax.op.take(as_expr(table), index, 0, mode="clip")
 
 
 def qlinear_softmax(node: Node) -> relax.Expr:
@@ -166,14 +190,6 @@ def qlinear_softmax(node: Node) -> relax.Expr:
     y = node.emit(relax.op.round(node.emit(relax.op.divide(scaled, total))))
     y = node.emit(relax.op.add(node.emit(relax.op.astype(y, "int32")), relax.const(int(y_zero), "int32")))
     return relax.op.astype(node.emit(relax.op.minimum(y, relax.const(_limits(dtype)[1], "int32"))), dtype)
-
-
-def _looked_up(node: Node, x: relax.Expr, function: Callable[[np.ndarray], np.ndarray]) -> relax.Expr:
-    """A function of the codes of 8 bits, by a table of all of them."""
-    least, largest = _limits(dtype_of(x))
-    table = function(np.arange(least, largest + 1, dtype=np.int32))
-    index = node.emit(relax.op.subtract(as_expr(cast(node, x, "int32")), relax.const(least, "int32")))
-    return relax.op.take(as_expr(table), index, 0, mode="clip")
 
 
 def qgemm(node: Node) -> relax.Expr:
@@ -208,6 +224,47 @@ def dynamic_quantize_matmul(node: Node) -> relax.Expr:
     """The same with an ``a`` that is quantised by its range at run time."""
     codes, scale, zero = dynamically_quantized(node, node.expr(0))
     return _product(node, codes, scale, zero, 2, 3, 4)
+
+
+def matmul_n_bits(node: Node) -> relax.Expr:
+    """``a @ weights.T + bias``: weights of 2, 4 or 8 bits, with a scale and a zero point for each block of a row.
+
+    A row of ``K`` weights is divided into blocks of ``block_size``, the last of which is filled up. Bytes hold the
+    first weight in their lowest bits.
+    """
+    columns, rows, bits, block = (node.attribute(name) for name in ("K", "N", "bits", "block_size"))
+    node.ignore("accuracy_level", "weight_prepacked")
+    if bits not in (2, 4, 8) or block < 1 or node.value(4) is not None:
+        raise node.error("is supported with 2, 4 or 8 bits, whole blocks and no group indices only")
+    blocks = -(-columns // block)
+    packed, scales = node.constant(1), node.constant(2)
+    if packed.dtype != np.uint8 or packed.size * 8 != rows * blocks * block * bits or scales.size != rows * blocks:
+        raise node.error(
+            f"has weights of shape {list(packed.shape)} and {scales.size} scales; expected {rows} rows of {blocks} "
+            f"blocks of {block} numbers of {bits} bits"
+        )
+    codes = _unpacked(packed.reshape(rows, -1), bits).reshape(rows, blocks, block)
+    zeros = np.float32(1 << (bits - 1)) if node.value(3) is None else _zero_points(node, rows, blocks, bits)
+    weights = (codes.astype(np.float32) - zeros) * scales.astype(np.float32).reshape(rows, blocks, 1)
+    matrix = np.ascontiguousarray(weights.reshape(rows, -1)[:, :columns].T)
+    y = node.emit(relax.op.matmul(node.expr(0), as_expr(matrix)))
+    return y if node.value(5) is None else relax.op.add(y, node.aligned(5, rank_of(y)))
+
+
+def _zero_points(node: Node, rows: int, blocks: int, bits: int) -> np.ndarray:
+    """The zero points of blocks, float32 [rows, blocks, 1]; as bytes they are packed by rows."""
+    given = node.constant(3)
+    if given.dtype == np.uint8 and given.size == rows * -(-blocks * bits // 8):
+        given = _unpacked(given.reshape(rows, -1), bits)[:, :blocks]
+    if given.size != rows * blocks:
+        raise node.error(f"has {given.size} zero points; expected {blocks} for each of {rows} rows")
+    return given.reshape(rows, blocks, 1).astype(np.float32)
+
+
+def _unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
+    """The numbers of a few bits in bytes [rows, n], lowest bits first: uint8 [rows, 8 * n / bits]."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    return (packed[:, :, None] >> shifts & np.uint8((1 << bits) - 1)).reshape(len(packed), -1)
 
 
 def _product(
@@ -268,6 +325,7 @@ CONVERTERS: dict[str, Converter] = {
     "DequantizeLinear": dequantize_linear,
     "DynamicQuantizeMatMul": dynamic_quantize_matmul,
     "MatMulIntegerToFloat": matmul_integer_to_float,
+    "MatMulNBits": matmul_n_bits,
     "QGemm": qgemm,
     "QLinearAdd": qlinear_add,
     "QLinearAveragePool": qlinear_average_pool,

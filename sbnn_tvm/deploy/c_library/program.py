@@ -147,7 +147,7 @@ class Program:
         run: The calls that compute the outputs, in order.
         copies: Copies after the last call.
         workspaces: The memory that kernels allocate.
-        parallel: Whether some kernel has a parallel loop.
+        parallel: Whether there is enough work in parallel loops for several threads.
     """
 
     inputs: tuple[Tensor, ...]

@@ -15,6 +15,9 @@ from pathlib import Path
 from ...errors import LibraryError
 from ..linking import find_zig
 
+_STAND_INS: dict[tuple[str, str], bytes] = {}
+"""The libraries of Toolchain.stand_in by target and name: they never change, and every model needs one."""
+
 
 @dataclass(frozen=True)
 class Toolchain:
@@ -60,10 +63,14 @@ class Toolchain:
         Raises:
             LibraryError: If the compiler or linker is missing or fails.
         """
-        source, library = self.folder / "empty.c", self.folder / name
-        source.write_text("typedef int empty;\n")
-        self.compile(source, source.with_suffix(".o"))
-        self._zig("ld.lld", "-shared", "-soname", name, "-o", str(library), str(source.with_suffix(".o")))
+        library = self.folder / name
+        if (self.target, name) not in _STAND_INS:
+            source = self.folder / "empty.c"
+            source.write_text("typedef int empty;\n")
+            self.compile(source, source.with_suffix(".o"))
+            self._zig("ld.lld", "-shared", "-soname", name, "-o", str(library), str(source.with_suffix(".o")))
+            _STAND_INS[self.target, name] = library.read_bytes()
+        library.write_bytes(_STAND_INS[self.target, name])
         return library
 
     def link_shared(self, output: Path, objects: Sequence[Path], options: Sequence[str] = ()) -> None:

@@ -28,6 +28,7 @@ from sbnn_tvm.schedules.epilogue.program import (
     Scalar,
     Step,
 )
+from tests.support.grids import every
 
 CHANNELS = 6
 
@@ -190,7 +191,9 @@ def test_counters_use_the_window_sum_if_it_exists(density: float) -> None:
     assert conv.choice.kernel.name.startswith("counters of bits")
 
 
-@pytest.mark.parametrize("options", [{}, {"density": 0.95}, {"groups": 2, "density": 0.2}, {"pad_value": 1}], ids=str)
+@pytest.mark.parametrize(
+    "options", every(2, [{"density": 0.95}, {}, {"groups": 2, "density": 0.2}, {"pad_value": 1}]), ids=str
+)
 def test_counters_of_any_two_values_sum_windows_themselves(options: dict[str, Any]) -> None:
     model = network(offset=-0.2, **options)
     module = sbnn_tvm.compile(model, "native", input_shape=(2, 64, 9, 9), kernels={"1": "counters"})

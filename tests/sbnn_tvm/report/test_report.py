@@ -224,6 +224,7 @@ def test_summary_adds_up() -> None:
         assert 0 < layer.bytes < layer.macs
 
 
+@pytest.mark.slow
 def test_resnet18_has_the_published_size() -> None:
     """16 binary 3x3 convolutions of Bi-Real Net 18 at 224x224: 10,985,472 weights, 1.6763e9 multiply-accumulates."""
     report = explain(resnet18().eval())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import sbnn_tvm
-from sbnn_tvm.runtime import callers, threads, tvm_module
+from sbnn_tvm.runtime import callers, threads
 from tests.support import tiny_model
 
 # The tiny model has one parallel loop. "ready" is how the program says that it reached its end.
@@ -19,8 +19,7 @@ import atexit, os, signal, sys, threading, time
 at_end = []  # called last: functions at exit are called in reverse order
 atexit.register(lambda: [function() for function in at_end])
 import numpy as np, sbnn_tvm
-from sbnn_tvm.runtime import callers, tvm_module
-tvm_module._SHORT = 0.0  # the second call uses all threads, although the model is tiny
+from sbnn_tvm.runtime import callers
 model = sbnn_tvm.load(sys.argv[1], num_threads=int(sys.argv[2]))
 arrays = [np.random.default_rng(0).standard_normal((4, 37)).astype(np.float32) for _ in range(2)]
 expected = model.run(*arrays)[0]
@@ -302,15 +301,11 @@ def test_calls_of_tvm_on_several_threads_run_in_one_thread():
     assert names == ["sbnn_tvm pool"] * 2
 
 
-@pytest.mark.parametrize(
-    ("short", "expected"), [(math.inf, [1] * 10), (0.0, [1] + [2] * 9)], ids=["short runs", "long runs"]
-)
-def test_short_runs_of_tvm_stay_on_one_thread(tmp_path, monkeypatch, short, expected):
+@pytest.mark.parametrize(("parallel", "expected"), [(True, 2), (False, 1)])
+def test_small_models_of_tvm_run_on_one_thread(tmp_path, monkeypatch, parallel, expected):
     counts = []
-    model = sbnn_tvm.load(tiny_model.write(tmp_path / "tiny.so", "tvm"), num_threads=1)
+    model = sbnn_tvm.load(tiny_model.write(tmp_path / "tiny.so", "tvm", parallel=parallel), num_threads=1)
     model._num_threads = 2  # whatever this machine has
-    monkeypatch.setattr(tvm_module, "_SHORT", short)
     monkeypatch.setattr(threads, "call", lambda count, function, arrays: counts.append(count) or function(arrays))
-    for _ in range(10):
-        model.run(*(np.zeros((4, 37), np.float32) for _ in range(2)))
-    assert counts == expected
+    model.run(*(np.zeros((4, 37), np.float32) for _ in range(2)))
+    assert counts == [expected]

@@ -301,6 +301,7 @@ def test_tune_records_everything_and_goes_on(model, front, tasks, tmp_path):
     assert tune(model, database=path, runner=runner).trials == 0 and len(runner.measured) == count
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_tuning(model, front, tmp_path, monkeypatch):
     """It is no failure of a candidate."""
 

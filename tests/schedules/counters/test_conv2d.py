@@ -24,6 +24,7 @@ from sbnn_tvm.schedules.layouts.bit_planes import ROW_BITS, PlaneLayout, plane_l
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from tests.support.conv2d_shapes import SHAPES
 from tests.support.epilogues import integer_threshold, rich_program
+from tests.support.grids import diagonals
 from tests.support.kernel_execution import run, target_for
 from tests.support.paths import ROOT
 from tests.support.plane_layouts import layouts_of
@@ -116,8 +117,14 @@ def test_two_sums(name: str, pad_value: int, target: str, shift: int, factor: in
         sparse_conv2d(shape, w_bits, pad_value, threshold, cpu.isa, weight_domain=SIGN)
 
 
-@pytest.mark.parametrize("target", ["x86-64-v3", "x86-64", "arm", "armv7"])
-@pytest.mark.parametrize("name", ["strided 5x5", "3 odd groups", "images side by side", "shrinks"])
+@pytest.mark.parametrize(
+    ("target", "name"),
+    diagonals(
+        2,
+        ["x86-64-v3", "x86-64", "arm", "armv7"],
+        ["strided 5x5", "3 odd groups", "images side by side", "shrinks"],
+    ),
+)
 def test_threshold_of_other_targets(name: str, target: str, rng: np.random.Generator) -> None:
     check_threshold(rng, MORE[name], 0, target, SIGN)
     check_threshold(rng, MORE[name], 1, target, BIT)
@@ -190,10 +197,15 @@ def test_two_threads_agree(target: str, flip: int, domain: str, tmp_path: Path) 
         subprocess.run([sys.executable, script, ROOT], env=environment, check=True)
 
 
-@pytest.mark.parametrize("domain", [SIGN, BIT], ids=str)
-@pytest.mark.parametrize("target", ["x86-64-v4", "x86-64-v3", "arm"])
 @pytest.mark.parametrize(
-    "name", ["channel tails", "strided 5x5", "3 odd groups", "images side by side", "counts of two bytes"]
+    ("domain", "target", "name"),
+    diagonals(
+        2,
+        [SIGN, BIT],
+        ["x86-64-v4", "x86-64-v3", "arm"],
+        ["channel tails", "strided 5x5", "3 odd groups", "images side by side", "counts of two bytes"],
+    ),
+    ids=str,
 )
 def test_program(name: str, target: str, domain: BinaryDomain, rng: np.random.Generator) -> None:
     shape, cpu = MORE[name], target_for(target)

@@ -21,6 +21,7 @@ from sbnn_tvm.schedules.layouts.words import pack_channels
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from tests.support.conv2d_shapes import SHAPES
 from tests.support.epilogues import integer_threshold, rich_program
+from tests.support.grids import diagonals, every
 from tests.support.kernel_execution import FEWER, TARGETS, run, target_for
 from tests.support.packing import pack_groups
 from tests.support.paths import ROOT
@@ -28,10 +29,9 @@ from tests.support.random_arrays import bits_and_signs, normal
 from tests.support.reference.convolution import conv2d
 
 
-@pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-def test_popcount_conv2d(shape: Conv2dShape, name: str, rng: np.random.Generator) -> None:
-    check_popcount(rng, shape, name)
+@pytest.mark.parametrize(("shape", "name"), diagonals(2, SHAPES, TARGETS))
+def test_popcount_conv2d(shape: str, name: str, rng: np.random.Generator) -> None:
+    check_popcount(rng, SHAPES[shape], name)
 
 
 def check_popcount(rng: np.random.Generator, shape: Conv2dShape, name: str, pad_value: int = 0) -> None:
@@ -54,10 +54,9 @@ def test_padding_with_bits(shape: str, pad_value: int, name: str, rng: np.random
     check_popcount(rng, SHAPES[shape], name, pad_value)
 
 
-@pytest.mark.parametrize("name", FEWER)
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-def test_popcount_program(shape: Conv2dShape, name: str, rng: np.random.Generator) -> None:
-    target = target_for(name)
+@pytest.mark.parametrize(("title", "name"), diagonals(2, SHAPES, FEWER))
+def test_popcount_program(title: str, name: str, rng: np.random.Generator) -> None:
+    shape, target = SHAPES[title], target_for(name)
     x_bits, x = bits_and_signs(rng, shape.batch, shape.height, shape.width, shape.in_channels)
     w_bits, w = bits_and_signs(rng, shape.out_channels, shape.group_in_channels, *shape.kernel)
     program, tensors = rich_program(rng, shape)
@@ -68,10 +67,9 @@ def test_popcount_program(shape: Conv2dShape, name: str, rng: np.random.Generato
         np.testing.assert_array_equal(output, reference)
 
 
-@pytest.mark.parametrize("name", [*FEWER, "x86-64"])
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-def test_float_conv2d(shape: Conv2dShape, name: str, rng: np.random.Generator) -> None:
-    check_float(rng, shape, name)
+@pytest.mark.parametrize(("shape", "name"), diagonals(2, SHAPES, [*FEWER, "x86-64"]))
+def test_float_conv2d(shape: str, name: str, rng: np.random.Generator) -> None:
+    check_float(rng, SHAPES[shape], name)
 
 
 @pytest.mark.skipif(not target_for("x86-64-v3").native, reason="the comparison needs fused multiply-adds")
@@ -127,7 +125,7 @@ def test_every_kind_of_tile(name: str, rng: np.random.Generator) -> None:
         np.testing.assert_array_equal(stored, sums, err_msg=str(tile))
 
 
-@pytest.mark.parametrize("threads", ["1", "2"])
+@pytest.mark.parametrize("threads", every(2, ["2", "1"]))
 def test_threads_agree(threads: str) -> None:
     script = (
         "import numpy as np; from sbnn_tvm.schedules.shapes import Conv2dShape;"

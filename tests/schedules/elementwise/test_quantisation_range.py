@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sbnn_tvm.schedules.elementwise.quantisation_range import quantisation_range
-from tests.support.kernel_execution import ARM, X86, run, target_for
+from tests.support.kernel_execution import ARM, X86, compiled, target_for
 
 
 def expected(x: np.ndarray) -> tuple[np.float32, int]:
@@ -35,11 +35,11 @@ def cases(rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
 
 def check(name: str, count: int, rng: np.random.Generator) -> None:
     target = target_for(name)
-    kernel = quantisation_range(count, target.isa)
+    kernel = compiled(quantisation_range(count, target.isa), target)
     for case, x in cases(rng, count).items():
         if case == "tiny" and name == "armv7":  # takes numbers below 1.2e-38 for 0
             continue
-        (scale,), (zero_point,) = (each.ravel() for each in run(kernel, target, x))
+        (scale,), (zero_point,) = (each.ravel() for each in kernel(x))
         wanted, point = expected(x)
         np.testing.assert_array_equal(scale, wanted, err_msg=case)
         assert zero_point == point, (case, zero_point, point)
@@ -53,6 +53,6 @@ def test_ranges(name: str, count: int, rng: np.random.Generator) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*X86, *ARM])
-@pytest.mark.parametrize("count", [1, 2, 7, 33, 4096, 8191, 8192, 16384, 131072, 131072 + 1])
+@pytest.mark.parametrize("count", [1, 33, 4096, 8191, 131072 + 1])
 def test_ranges_everywhere(name: str, count: int, rng: np.random.Generator) -> None:
     check(name, count, rng)

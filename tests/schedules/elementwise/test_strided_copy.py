@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sbnn_tvm.schedules.elementwise.strided_copy import StridedView, strided_copy
+from sbnn_tvm.schedules.epilogue.program import Element
 from tests.support.kernel_execution import run, target_for
 
 VIEWS = {
@@ -22,12 +23,22 @@ VIEWS = {
 }
 
 
-@pytest.mark.parametrize("target_name", ["native", pytest.param("x86-64-v3", marks=pytest.mark.slow), "arm"])
+CASES = [
+    ("native", "float32"),
+    ("arm", "uint8"),
+    *(
+        pytest.param(name, dtype, marks=pytest.mark.slow)
+        for name, dtype in (("x86-64-v3", "float32"), ("x86-64-v3", "uint8"), ("arm", "float32"))
+    ),
+]
+
+
+@pytest.mark.parametrize(("target_name", "dtype"), CASES)
 @pytest.mark.parametrize("name", VIEWS)
-def test_copies(name: str, target_name: str) -> None:
+def test_copies(name: str, target_name: str, dtype: Element) -> None:
     view, target = VIEWS[name], target_for(target_name)
-    data = np.arange(view.size, dtype=np.float32)
-    (got,) = run(strided_copy(view, target.isa), target, data)
-    strides = [4 * stride for stride in view.strides]
+    data = np.arange(view.size).astype(dtype)
+    (got,) = run(strided_copy(view, target.isa, dtype), target, data)
+    strides = [data.itemsize * stride for stride in view.strides]
     expected = np.lib.stride_tricks.as_strided(data[view.offset :], view.extents, strides)
     np.testing.assert_array_equal(got, expected.reshape(-1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -86,8 +87,15 @@ def test_codes(domain: Domain, rng: np.random.Generator) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["native", "x86-64-v3", "x86-64", "arm", "armv7"])
-@pytest.mark.parametrize("domain", DOMAINS, ids=str)
+@pytest.mark.parametrize(
+    ("name", "domain"),
+    [
+        (name, domain)
+        for domain, other in zip(DOMAINS, itertools.cycle(["x86-64-v3", "x86-64", "armv7"]))
+        for name in ("native", "arm", other)
+    ],
+    ids=str,
+)
 def test_everything(name: str, domain: Domain | None, rng: np.random.Generator) -> None:
     for shape in MORE.values():
         check_convolution(rng, shape, name, domain)

@@ -159,6 +159,20 @@ def test_products(rng: np.random.Generator, dtype: str) -> None:
     model.check()
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_in_blocks(rng: np.random.Generator, bits: int) -> None:
+    """Rows of 40 weights in blocks of 16, the last of which is filled up; all sums are exact."""
+    model = Model()
+    x = rng.integers(-9, 9, (2, 3, 40)).astype(np.float32)
+    weights = rng.integers(0, 256, (6, 3, 2 * bits)).astype(np.uint8)
+    zeros = rng.integers(0, 256, 6 * -(-3 * bits // 8)).astype(np.uint8)
+    scales, bias = (2.0 ** rng.integers(-3, 3, 18)).astype(np.float32), rng.integers(-9, 9, 6).astype(np.float32)
+    options = {"K": 40, "N": 6, "bits": bits, "block_size": 16}
+    model.add("MatMulNBits", [x, weights, scales], (2, 3, 6), "float32", (0,), **options)
+    model.add("MatMulNBits", [x, weights, scales, zeros, None, bias], (2, 3, 6), "float32", (0,), **options)
+    model.check()
+
+
 def test_quantisation_to_16_bits(rng: np.random.Generator) -> None:
     model = Model()
     x = (rng.standard_normal((2, 3, 8)) * 99).astype(np.float32)

@@ -24,6 +24,7 @@ from sbnn_tvm.frontends.torch import (
     binarize_,
     to_onnx,
 )
+from tests.support.grids import every
 from tests.support.small_models import run_reference
 
 
@@ -149,7 +150,7 @@ class Block(nn.Module):
 
 
 @pytest.mark.parametrize("weights", [TwoValues(), TwoBits()], ids=["1-bit weights", "2-bit weights"])
-@pytest.mark.parametrize("kind", QUANTIZERS)
+@pytest.mark.parametrize("kind", every(3, QUANTIZERS))
 def test_torch_onnxruntime_and_the_library_agree(kind: str, weights) -> None:
     model = Block(QUANTIZERS[kind], weights).eval()
     nn.init.uniform_(model.bn.running_mean, -3, 3)

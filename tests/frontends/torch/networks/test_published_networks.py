@@ -41,6 +41,7 @@ from sbnn_tvm.frontends.torch.networks.quicknet import QuickBlock
 from sbnn_tvm.frontends.torch.networks.reactnet import ReActBlock
 from sbnn_tvm.frontends.torch.networks.resnet import ResidualBlock
 from sbnn_tvm.frontends.torch.search.costs import layer_costs
+from tests.support.grids import every
 from tests.support.operation_counts import operations
 from tests.support.small_models import run_reference
 
@@ -71,7 +72,7 @@ def random_network(name: str) -> nn.Module:
     return model.eval()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", every(2, NETWORKS))
 def test_torch_file_and_library_agree(name: str) -> None:
     model = random_network(name)
     x = torch.randn(model.example_input_array.shape)

@@ -34,6 +34,7 @@ from sbnn_tvm.frontends.torch.search.evaluate_masks import apply_mask_
 from sbnn_tvm.frontends.torch.search.mixed_layer import MixedLayer
 from sbnn_tvm.frontends.torch.search.search_methods import Gradual, Method, Random
 from sbnn_tvm.passes.pipeline import to_composites, to_kernels
+from tests.support.grids import every
 from tests.support.operation_counts import Operations, operations
 from tests.support.small_models import run_reference
 
@@ -334,9 +335,9 @@ def test_a_loss_that_is_no_number_counts_as_the_worst() -> None:
     assert search("greedy", 0.6, evaluate=loss).binary == ("3.conv",)
 
 
-@pytest.mark.parametrize("mask", [(), ("3.conv",), ("2.conv", "5.conv"), NAMES], ids=str)
-def test_mixed_networks_pack_at_the_borders_only(mask: Mask) -> None:
-    model = network().train()
+@pytest.mark.parametrize("names", every(4, ["2.conv 5.conv", "", "3.conv", " ".join(NAMES)]))
+def test_mixed_networks_pack_at_the_borders_only(names: str) -> None:
+    mask, model = tuple(names.split()), network().train()
     model(torch.randn(8, 1, 8, 8))
     apply_mask_(model.eval(), mask)
     x = torch.randn(2, 1, 8, 8)

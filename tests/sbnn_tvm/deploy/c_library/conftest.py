@@ -61,7 +61,7 @@ def two_outputs() -> onnx.ModelProto:
 
 
 def _write(folder: Path, model: onnx.ModelProto, name: str) -> Exported:
-    with patch.object(loops, "GRAIN", 64):  # loops of small layers are parallel, too
+    with patch.multiple(loops, GRAIN=64, MODEL_GRAINS=1):  # loops of small layers are parallel, too
         module = sbnn_tvm.compile(model, name=name)
         exported = Exported(name, module, module.export(folder / name, "c"))
     rng = np.random.default_rng(1)

@@ -40,16 +40,16 @@ def digests(path: Path) -> dict[str, str]:
 def test_same_model_same_bytes(c_models: Sequence[Exported], tmp_path: Path) -> None:
     """Written twice, and compiled twice, to other folders."""
     small = c_models[2].module
-    with patch.object(loops, "GRAIN", 64):  # as in conftest.py
+    with patch.multiple(loops, GRAIN=64, MODEL_GRAINS=1):  # as in conftest.py
         again = sbnn_tvm.compile(onnx.load_from_string(small.imported.model.SerializeToString()), name="small")
-    for suffix in SUFFIXES:
-        written = []
-        for number, module in enumerate((small, small, again)):
-            folder = tmp_path / str(number)
-            folder.mkdir(exist_ok=True)
-            written.append(digests(module.export(folder / f"model{suffix}", "c")))
-        assert written[0] == written[1], suffix
-        assert written[0] == written[2], suffix
+        for suffix in SUFFIXES:
+            written = []
+            for number, module in enumerate((small, small, again)):
+                folder = tmp_path / str(number)
+                folder.mkdir(exist_ok=True)
+                written.append(digests(module.export(folder / f"model{suffix}", "c")))
+            assert written[0] == written[1], suffix
+            assert written[0] == written[2], suffix
 
 
 def test_no_path_of_this_machine_and_known_parts(c_models: Sequence[Exported], tmp_path: Path) -> None:
