@@ -97,6 +97,11 @@ class Isa:
         return self.architecture in ("aarch64", "riscv64") or (self.architecture == "x86" and self.vector_bits > 128)
 
     @property
+    def plane_bits(self) -> int:
+        """Pixels of the widest vector in bit planes (layouts/bit_planes.py): one word where there are no vectors."""
+        return 64 if self.scalar else self.vector_bits
+
+    @property
     def word_lanes(self) -> int:
         """Packed words per vector."""
         return self.vector_bits // self.word_bits

@@ -111,7 +111,7 @@ def _steps(counting: PlaneCounting, floats: bool) -> Steps:
     lists = vectors * int((-(-counting.counts // (TAIL * counting.pieces)) * TAIL).sum())
     if counting.signs:  # the sum over all planes of the input is computed too, once
         lists += source.vectors * conv.in_channels
-    narrow, half = counting.pieces > 1, target.vector_bits < counting.isa.vector_bits
+    narrow, half = counting.pieces > 1, target.vector_bits < counting.isa.plane_bits
     elements = conv.batch * conv.out_height * conv.out_width * conv.out_channels
     # The counters of each slice are added to the sum over the slices before it.
     compared = 2 * (counting.slices - 1) * counting.levels

@@ -110,11 +110,14 @@ def compile_(
     if report is not None:
         with replacing(report, LibraryError) as draft:
             draft.write_text(json.dumps(json.loads(module.report.to_json()), indent=2) + "\n")
+    from ..deploy.library_parts import library_parts
     from .tables import readable_bytes
 
     files = [output] if output.is_file() else list(output.iterdir())
     size = readable_bytes(sum(file.stat().st_size for file in files))
-    console.print("\n", bold(output), plain(f": {size} for {module.target.triple}"), sep="")
+    parts = library_parts(output) if output.is_file() else None
+    of_these = "" if parts is None else f" ({parts})"
+    console.print("\n", bold(output), plain(f": {size}{of_these} for {module.target.triple}"), sep="")
 
 
 def _check_output(output: Path, runtime: RuntimeChoice | None) -> None:

@@ -67,7 +67,7 @@ def _output_cells(output: OutputComparison) -> Iterator[str | Text]:
     yield _OK if output.within else _MORE_EXACT if output.less_exact else _WRONG
 
 
-def metadata_table(metadata: Metadata, parts: LibraryParts) -> Table:
+def metadata_table(metadata: Metadata, parts: LibraryParts | None) -> Table:
     """The metadata of a compiled library."""
     rows = {
         "model": printable(metadata.name),
@@ -81,15 +81,10 @@ def metadata_table(metadata: Metadata, parts: LibraryParts) -> Table:
         rows["C names"] = printable(f"{metadata.symbol}_init, {metadata.symbol}_run and so on, in {metadata.symbol}.h")
     rows |= {
         "builds": _builds(metadata.builds),
-        "size": f"{readable_bytes(parts.file)}: {_parts(parts)}",
+        "size": "unknown" if parts is None else f"{readable_bytes(parts.file)}: {parts}",
         "made by": printable(f"sbnn_tvm {metadata.sbnn_version} with TVM {metadata.tvm_version}"),
     }
     return _properties(rows)
-
-
-def _parts(parts: LibraryParts) -> str:
-    named = {"code": parts.code, "constants": parts.constants, "record": parts.record}
-    return ", ".join(f"{readable_bytes(size)} {name}" for name, size in named.items())
 
 
 def _builds(builds: Sequence[BuildRecord]) -> str:

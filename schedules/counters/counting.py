@@ -102,7 +102,7 @@ class PlaneCounting:
     def cuts(self) -> list[Cut]:
         """Every cut that is worth measuring; the default of the rule comes first."""
         slices = dict.fromkeys([self.best_slices, *(s for s in (1, 2, 4) if s <= self.shape.group_in_channels)])
-        blocks = (32, 16) if self.best_block == 32 else (16, 32)
+        blocks = dict.fromkeys((self.best_block, 16, 32))
         return [Cut(each, block) for each in slices for block in blocks]
 
     @cached_property
@@ -144,7 +144,7 @@ class PlaneCounting:
     @property
     def pieces(self) -> int:
         """Planes that are added at once, side by side in one register; more than 1 if planes are narrow."""
-        return max(1, min(256, self.isa.vector_bits) // self.target.vector_bits)
+        return max(1, min(256, self.isa.plane_bits) // self.target.vector_bits)
 
     @property
     def unit(self) -> int:
@@ -196,7 +196,9 @@ class PlaneCounting:
 
     @property
     def best_block(self) -> int:
-        """The default block."""
+        """The default block; a small one without vectors, where each addition of planes is a dozen instructions."""
+        if self.isa.scalar:
+            return 2 * TAIL
         steps = -(-self.counts // (self.best_slices * self.pieces * TAIL)) * TAIL
         return 32 if steps.mean() >= 64 else 16
 

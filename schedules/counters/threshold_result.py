@@ -52,7 +52,8 @@ class ThresholdResult:
         self._adder = Adder(counting.isa, counting.target.words)
         kinds, kind_of = np.unique(counting.classes, axis=0, return_inverse=True)
         words = kinds.reshape(len(kinds), -1, 64)
-        same = (words == words[:, :1]).all(axis=(1, 2))
+        # Without vectors one word is a whole plane, which is no smaller than others.
+        same = (words == words[:, :1]).all(axis=(1, 2)) & (not counting.isa.scalar)
         # Kinds whose words are all equal come first.
         order = np.argsort(~same, kind="stable")
         kinds, kind_of, self._same = kinds[order], np.argsort(order)[kind_of.reshape(-1)], int(same.sum())

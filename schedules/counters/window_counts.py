@@ -18,7 +18,8 @@ from ..tir.vectors import load, store
 from .adders import Adder, Counters, Plane, load_plane
 from .counting import PlaneCounting
 
-_CHANNELS = 16  # channels that are added at once
+_CHANNELS = 16  # channels that are added at once,
+_SCALAR_CHANNELS = 4  # and where there are no vectors
 
 
 class WindowCounts:
@@ -101,12 +102,14 @@ class WindowCounts:
 
             counters = Counters(adder, int(sums.shape[2]))
             counters.start()
-            if depth >= _CHANNELS:
-                with T.serial(0, depth // _CHANNELS) as block:
+            together = _SCALAR_CHANNELS if counting.isa.scalar else _CHANNELS
+            if depth >= together:
+                with T.serial(0, depth // together) as block:
                     keep_rolled()
-                    counters.add([plane(block * _CHANNELS + i) for i in range(_CHANNELS)])
-            if depth % _CHANNELS:
-                with T.serial(depth // _CHANNELS * _CHANNELS, depth) as c:
+                    counters.add([plane(block * together + i) for i in range(together)])
+            if depth % together:
+                with T.serial(depth // together * together, depth) as c:
+                    keep_rolled()
                     counters.add([plane(c)])
             for level, total in enumerate(counters.planes):
                 store(sums, layout.vector.reinterpret(total), (vector, group, level), 0)

@@ -165,13 +165,23 @@ class PlaneWindow:
         """The tables of :meth:`emit`: shifts, or rows and columns to gather; masks of the bits outside the image."""
         tables = [self._slab_table()] if self.direct else [self._row_table(), self._column_table()]
         if self.masked:
-            tables += [self._inside(), self._padding_bits()]
+            tables.append(self._inside())
+        if self.pad_value == 1:
+            tables.append(~self._inside())
         return tables
 
     @property
     def masked(self) -> bool:
-        """Whether slabs need masks outside the image: to pad with 1, or to remove bits of the neighbouring image."""
-        return self.pad_value == 1 or (self.direct and self.source.images > 1)
+        """Whether slabs need masks of the image: to pad with 1, or to remove what shifts bring from elsewhere.
+
+        Shifts of words bring bits of other lanes, and shifts of lanes bring those of a neighbouring image.
+        """
+        return self.pad_value == 1 or (self.direct and (self.source.images > 1 or self.of_words))
+
+    @property
+    def of_words(self) -> bool:
+        """Whether the pixels of a vector are shifted as one word, with their lanes."""
+        return self.direct and self.source.words == 1
 
     def emit(self, data: tirx.Buffer, tables: list[tirx.Buffer]) -> tirx.Buffer:
         """Emit the code that computes the window.
@@ -198,6 +208,7 @@ class PlaneWindow:
     def _shift_vectors(self, data: tirx.Buffer, window: tirx.Buffer, tables: list[tirx.Buffer]) -> None:
         source, target, channels, planes = self.source, self.target, self.source.channels, self.planes
         lane, lanes, const = source.lane, source.lanes, source.vector.constant
+        element = VectorType("uint64", 1) if self.of_words else source.vector
         slabs, downs = self._slab_table(), self._shifts_down()
         shifts_right, shifts_left = bool(slabs[:, 3].any()), bool(slabs[:, 4].any())
         in_block, slabs_in_block = source.row_phases * source.column_phases, self.rows.slabs * self.columns.slabs
@@ -210,10 +221,7 @@ class PlaneWindow:
             number, vector, shift, right, left = (T.bind(tirx.Cast("int32", tables[0][row, i])) for i in range(5))
             from_vector = T.bind((block * in_block + vector) * channels)
             to_vector = T.bind((block * slabs_in_block + number) * planes)
-            masks = [
-                T.bind(load(T.decl_buffer((slabs_in_block, lanes), lane, data=table.data), (number,), 0, lanes))
-                for table in tables[1:]
-            ]
+            masks = [T.bind(element.reinterpret(load(self._masks(table), (number,), 0, lanes))) for table in tables[1:]]
 
             def copy_plane(c: tirx.Expr, down: int | None) -> None:
                 if down is None:
@@ -221,20 +229,22 @@ class PlaneWindow:
                 else:
                     # Declared at each use: TIR reuses the memory of a buffer after the buffer's last mention.
                     inputs = T.decl_buffer((int(np.prod(source.shape[:-1])), lanes), lane, data=data.data)
-                    value = load(inputs, (from_vector + c,), 0, lanes)
-                    if down:
+                    value = element.reinterpret(load(inputs, (from_vector + c,), 0, lanes))
+                    if down and not self.of_words:
                         order = [i + down if 0 <= i + down < lanes else lanes for i in range(lanes)]
                         value = tirx.Shuffle([T.bind(value), const(0)], order)
                     if shifts_right:
-                        value = value >> source.vector.broadcast(tirx.Cast(lane, right))
+                        value = value >> element.broadcast(tirx.Cast(element.element, right))
                     if shifts_left:
-                        value = value << source.vector.broadcast(tirx.Cast(lane, left))
+                        value = value << element.broadcast(tirx.Cast(element.element, left))
                 if masks:
-                    value = (value & masks[0]) | masks[1]
-                store(outputs, value, (to_vector + c,), 0)
+                    value = value & masks[0]
+                if self.pad_value == 1:
+                    value = value | masks[1]
+                store(outputs, source.vector.reinterpret(value), (to_vector + c,), 0)
 
             # LLVM would unroll each of these loops sixteen times.
-            together = next(size for size in (8, 4, 2, 1) if channels % size == 0)
+            together = next(size for size in ((2, 1) if self.of_words else (8, 4, 2, 1)) if channels % size == 0)
             for index, down in enumerate(downs):
                 with T.If(shift == index), T.Then(), T.serial(0, channels // together) as first_channel:
                     keep_rolled()
@@ -242,13 +252,24 @@ class PlaneWindow:
                         copy_plane(first_channel * together + i, down)
             store(outputs, const(0), (to_vector + channels,), 0)
 
+    def _masks(self, table: tirx.Buffer) -> tirx.Buffer:
+        """A table of masks, with the lanes of each slab. Declared at each use, as all views of a buffer are."""
+        return T.decl_buffer(
+            (self.rows.slabs * self.columns.slabs, self.target.lanes), self.target.lane, data=table.data
+        )
+
     def _shifts(self, displacement: int, axis: WindowAxis, size: int) -> tuple[int, int | None]:
         """The input phase of a displacement, and the shift in lanes or bits: None if nothing of ``size`` is left."""
         shift, phase = divmod(displacement, axis.input_phases)
         return phase, shift if abs(shift) < size else None
 
     def _shifts_down(self) -> list[int | None]:
-        """All shifts in lanes, ascending; last None, for slabs without pixels, if there are such slabs."""
+        """All shifts in lanes, ascending; last None, for slabs without pixels, if there are such slabs.
+
+        Shifts of words need one loop for all of them: their masks clear what is no pixel.
+        """
+        if self.of_words:
+            return [0]
         downs = dict.fromkeys(down for _, _, down, _ in self._slabs())
         return sorted(down for down in downs if down is not None) + [None] * (None in downs)
 
@@ -267,8 +288,12 @@ class PlaneWindow:
 
     def _slab_table(self) -> np.ndarray:
         """For each needed slab: number, input vector, index of ``_shifts_down``, bits to shift right, and left."""
-        downs = self._shifts_down()
-        rows = [(n, vector, downs.index(down), max(0, s), max(0, -s)) for n, vector, down, s in self._slabs()]
+        downs, rows = self._shifts_down(), []
+        for number, vector, down, right in self._slabs():
+            loop, bits = (
+                (0, right + (down or 0) * self.source.row_bits) if self.of_words else (downs.index(down), right)
+            )
+            rows.append((number, vector, loop, max(0, bits), max(0, -bits)))
         table = np.asarray(rows)
         return table.astype(np.min_scalar_type(table.max()))
 
@@ -278,7 +303,7 @@ class PlaneWindow:
         element, in_lanes, out_lanes = f"uint{target.row_bits}", source.lanes, target.lanes
         outputs = T.decl_buffer((blocks * slabs_y * slabs_x * planes, out_lanes), element, data=window.data)
         row_table, column_table = tables[:2]
-        masks = [T.decl_buffer((slabs_y * slabs_x, out_lanes), element, data=table.data) for table in tables[2:]]
+        masks = [self._masks(table) for table in tables[2:]]
         needed_r, needed_s = self.rows.needed(), self.columns.needed()
         rows = source.row_phases * in_lanes
 
@@ -383,11 +408,6 @@ class PlaneWindow:
         x = x + self.columns.step * np.arange(self.target.columns)
         rows, columns = (y >= 0) & (y < self.shape.height), (x >= 0) & (x < self.shape.width)
         return self._slab_bits(rows[:, None, :, None] & columns[None, :, None, :])
-
-    def _padding_bits(self) -> np.ndarray:
-        """Mask of the slab bits that padding sets to 1: uint64 [slabs_y * slabs_x, words]."""
-        inside = self._inside()
-        return ~inside if self.pad_value == 1 else np.zeros_like(inside)
 
     def _slab_bits(self, bits: np.ndarray) -> np.ndarray:
         """Pack bool [slabs_y, slabs_x, rows, columns] into words, repeated for all images of a vector."""

@@ -152,7 +152,7 @@ def plane_layouts(batch: int, height: int, width: int, channels: int, isa: Isa) 
     The estimate prefers few vectors, and few vectors that are needed only as shifted copies.
     """
     candidates: list[tuple[float, int, PlaneLayout]] = []
-    for vector_bits in (bits for bits in (64, 128, 256, 512) if bits <= isa.vector_bits):
+    for vector_bits in (bits for bits in (64, 128, 256, 512) if bits <= isa.plane_bits):
         for row_bits in (bits for bits in ROW_BITS if bits <= vector_bits):
             lanes = vector_bits // row_bits
             rows, columns = -(-height // lanes), 1 << (-(-width // row_bits) - 1).bit_length()
@@ -169,6 +169,6 @@ def plane_layouts(batch: int, height: int, width: int, channels: int, isa: Isa) 
                 images=images,
             )
             halo = layout.blocks * (rows + 2) * (columns + 2)
-            vector = 1.0 if vector_bits == isa.vector_bits else _NARROW
+            vector = 1.0 if vector_bits == isa.plane_bits else _NARROW
             candidates.append(((layout.vectors + _HALO * halo) * vector, vector_bits, layout))
     return [layout for _, _, layout in sorted(candidates, key=lambda each: each[:2])]

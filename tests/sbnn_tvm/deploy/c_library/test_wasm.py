@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import sbnn_tvm
+from sbnn_tvm.deploy.library_parts import library_parts
 from sbnn_tvm.errors import LibraryError
 from tests.support.paths import ROOT
 from tests.support.small_models import small_model
@@ -30,6 +31,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     sbnn_tvm.compile(digits, target="wasm", name="digits").export(folder / "digits.wasm")
     return folder
+
+
+def test_parts(folder: Path) -> None:
+    parts = library_parts(folder / "two.wasm")
+    assert parts is not None
+    assert min(parts.code, parts.constants) > 0
+    assert parts.code + parts.constants < parts.file
+    assert str(parts).endswith("KiB constants")  # there is no record
 
 
 def node(folder: Path, script: str) -> object:

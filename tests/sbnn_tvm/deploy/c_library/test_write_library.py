@@ -19,6 +19,7 @@ import sbnn_tvm
 from sbnn_tvm.deploy import linking
 from sbnn_tvm.deploy.c_library import interface, toolchain
 from sbnn_tvm.deploy.c_library.object_symbols import check_imports
+from sbnn_tvm.deploy.library_parts import library_parts
 from sbnn_tvm.errors import LibraryError
 from sbnn_tvm.schedules.tir import loops
 from tests.support import c_programs
@@ -51,9 +52,14 @@ def test_same_model_same_bytes(c_models: Sequence[Exported], tmp_path: Path) -> 
             assert written[0] == written[2], suffix
 
 
-def test_no_path_of_this_machine(c_models: Sequence[Exported], tmp_path: Path) -> None:
+def test_no_path_of_this_machine_and_known_parts(c_models: Sequence[Exported], tmp_path: Path) -> None:
     for suffix in (".so", ".a"):
-        data = c_models[0].module.export(tmp_path / f"m{suffix}", "c").read_bytes()
+        path = c_models[0].module.export(tmp_path / f"m{suffix}", "c")
+        data, parts = path.read_bytes(), library_parts(path)
+        assert parts is not None
+        assert min(parts.code, parts.constants) > 0
+        assert parts.code + parts.constants + parts.record < parts.file == len(data)
+        assert (parts.record > 0) == (suffix == ".so")
         for path in (str(tmp_path), str(Path.cwd()), str(Path.home()) + "/", "/tmp/"):
             assert path.encode() not in data
 
