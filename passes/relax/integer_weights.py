@@ -99,7 +99,7 @@ def _may_be_multiples(magnitudes: np.ndarray, largest: np.ndarray, top: np.ndarr
     """
     multiples = magnitudes[:, None, :].astype(np.float64) * (top / largest[:, None].astype(np.float64))[:, :, None]
     away = np.abs(multiples - np.rint(multiples)).max(axis=2)
-    return away <= 3 * 2.0**-24 * top + 1e-9  # type: ignore[no-any-return]
+    return np.asarray(away <= 3 * 2.0**-24 * top + 1e-9)
 
 
 def _scales_of_multiples(flat: np.ndarray, largest: np.ndarray, top: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -244,7 +244,8 @@ def matmul_n_bits(node: Node) -> relax.Expr:
             f"blocks of {block} numbers of {bits} bits"
         )
     codes = _unpacked(packed.reshape(rows, -1), bits).reshape(rows, blocks, block)
-    zeros = np.float32(1 << (bits - 1)) if node.value(3) is None else _zero_points(node, rows, blocks, bits)
+    middle = np.array(1 << (bits - 1), np.float32)
+    zeros = middle if node.value(3) is None else _zero_points(node, rows, blocks, bits)
     weights = (codes.astype(np.float32) - zeros) * scales.astype(np.float32).reshape(rows, blocks, 1)
     matrix = np.ascontiguousarray(weights.reshape(rows, -1)[:, :columns].T)
     y = node.emit(relax.op.matmul(node.expr(0), as_expr(matrix)))
