@@ -21,7 +21,6 @@ from ..values import CHANNELS_FIRST, Value
 from . import convolutions, pooling, shapes
 from .elementwise import aligned
 from .quantization import parameters
-from .windows import padding, spans
 
 _BYTES = ("int8", "uint8")
 _STEP = 2.0**-22
@@ -48,14 +47,7 @@ def _convolution(node: Node, arranged: Callable[[np.ndarray], np.ndarray], axis:
     if not _is_product(node, 4, axis):
         return None
     x, weights = node.graph.reordered(node.required(0), CHANNELS_FIRST), arranged(node.constant(1))
-    outputs, group_channels, *kernel = weights.shape
-    groups = x.shape[3] // max(group_channels, 1)
-    if not groups or group_channels * groups != x.shape[3] or outputs % groups:
-        raise node.error(f"has weights of shape {list(node.constant(1).shape)}, which do not fit {x.shape[3]} channels")
-    strides = node.positive("StrideH"), node.positive("StrideW")
-    dilations = node.positive("DilationHFactor", 1), node.positive("DilationWFactor", 1)
-    pads = padding(node, node.option("Padding"), x.shape[1:3], spans(tuple(kernel), dilations), strides)
-    bias = _bias(node, outputs)
+    bias = _bias(node, len(weights))
     y = node.graph.add(
         "QLinearConv",
         x,
@@ -65,11 +57,8 @@ def _convolution(node: Node, arranged: Callable[[np.ndarray], np.ndarray], axis:
         *_constants(node, node.computed[0]),
         *([] if bias is None else [node.graph.constant(bias, node.name_of(2))]),
         order=CHANNELS_FIRST,
-        strides=strides,
-        dilations=dilations,
-        pads=pads,
-        group=groups,
-        kernel_shape=kernel,
+        kernel_shape=weights.shape[2:],
+        **convolutions.window_attributes(node, x, weights),
     )
     return _activated(node, y)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,54 +14,40 @@ from .windows import padding, spans
 
 
 def _conv_2d(node: Node) -> Value:
-    x, weights = node.image(0), _weights(node, 1)
-    group_channels = weights.shape[3]
-    groups = x.shape[3] // max(group_channels, 1)
-    return _convolution(node, x, weights.transpose(0, 3, 1, 2), groups)
+    return _convolution(node, _weights(node, 1).transpose(0, 3, 1, 2))
 
 
 def _depthwise_conv_2d(node: Node) -> Value:
-    x, weights = node.image(0), _weights(node, 1)
+    weights = _weights(node, 1)
     if weights.shape[0] != 1:
         raise node.error(f"has weights of shape {list(weights.shape)}; expected 1 as the first size")
-    return _convolution(node, x, weights.transpose(3, 0, 1, 2), x.shape[3])
+    return _convolution(node, weights.transpose(3, 0, 1, 2))
 
 
-def _convolution(node: Node, x: Value, weights: np.ndarray, groups: int) -> Value:
+def _convolution(node: Node, weights: np.ndarray) -> Value:
     """A convolution with weights [outputs, inputs of a group, rows, columns]."""
+    x = node.image(0)
+    bias = [] if node.value(2) is None else [node.graph.constant(node.per_channel(2, len(weights)), node.name_of(2))]
+    return activated(node, convolved(node, x, weights, *bias, **window_attributes(node, x, weights)))
+
+
+def window_attributes(node: Node, x: Value, weights: np.ndarray) -> dict[str, Any]:
+    """How weights [outputs, inputs of a group, rows, columns] slide over images: attributes of ONNX's convolutions."""
     outputs, group_channels, *kernel = weights.shape
+    groups = x.shape[3] // max(group_channels, 1)
     if not groups or group_channels * groups != x.shape[3] or outputs % groups:
         raise node.error(f"has weights of shape {list(node.constant(1).shape)}, which do not fit {x.shape[3]} channels")
     strides = node.positive("StrideH"), node.positive("StrideW")
-    dilation = node.positive("DilationHFactor", 1), node.positive("DilationWFactor", 1)
-    pads = padding(node, node.option("Padding"), x.shape[1:3], spans(tuple(kernel), dilation), strides)
-    bias = [] if node.value(2) is None else [node.graph.constant(node.per_channel(2, outputs), node.name_of(2))]
-    result = convolved(node, x, weights, *bias, strides=strides, dilations=dilation, pads=pads, groups=groups)
-    return activated(node, result)
+    dilations = node.positive("DilationHFactor", 1), node.positive("DilationWFactor", 1)
+    pads = padding(node, node.option("Padding"), x.shape[1:3], spans(tuple(kernel), dilations), strides)
+    return {"strides": strides, "dilations": dilations, "pads": pads, "group": groups}
 
 
-def convolved(
-    node: Node,
-    x: Value,
-    weights: np.ndarray,
-    *bias: Value,
-    strides: tuple[int, int],
-    dilations: tuple[int, int],
-    pads: Sequence[int],
-    groups: int,
-) -> Value:
+def convolved(node: Node, x: Value, weights: np.ndarray, *bias: Value, **attributes: Any) -> Value:
     """ONNX's Conv of images with constant weights [outputs, inputs of a group, rows, columns]: input 1 of the node."""
+    constant = node.graph.constant(weights, node.name_of(1))
     return node.graph.add(
-        "Conv",
-        x,
-        node.graph.constant(weights, node.name_of(1)),
-        *bias,
-        order=CHANNELS_FIRST,
-        strides=strides,
-        dilations=dilations,
-        pads=pads,
-        group=groups,
-        kernel_shape=weights.shape[2:],
+        "Conv", x, constant, *bias, order=CHANNELS_FIRST, kernel_shape=weights.shape[2:], **attributes
     )
 
 

@@ -112,7 +112,7 @@ def _convolve_signs(node: Node, x: Value, weights: np.ndarray, groups: int) -> V
         sides = node.graph.constant(np.array([0, 0, *pads[:2], 0, 0, *pads[2:]], np.int64))
         x = node.graph.add("Pad", x, sides, node.graph.constant(np.array(1, np.float32)), order=CHANNELS_FIRST)
         pads = [0] * 4
-    return convolved(node, x, weights, strides=strides, dilations=dilation, pads=pads, groups=groups)
+    return convolved(node, x, weights, strides=strides, dilations=dilation, pads=pads, group=groups)
 
 
 def _clamped(node: Node, dots: Value) -> Value:
