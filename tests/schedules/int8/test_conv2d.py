@@ -226,3 +226,24 @@ def test_kernels_of_vnni(shape: str, dtype: Element, zero_point: int, most: int,
     kernel = int8_conv2d(layer, weight, zero_point, STORE, target.isa, data_dtype=dtype, bias=bias)
     expected = sums_of(x, weight, layer, zero_point, bias).astype(np.float32)
     np.testing.assert_array_equal(run(kernel, target, x)[0], expected)
+
+
+@pytest.mark.parametrize(
+    "isa, most, instruction",
+    [
+        (isas.AVX512_VNNI, 127, "vpdpbusd"),
+        (isas.AVX2, 63, "vpmaddubsw"),
+        (isas.AVX2, 255, "vpmaddwd"),
+        (isas.NEON, 127, "smull"),
+        (isas.NEON_DOTPROD, 127, "sdot"),
+        (isas.NEON_I8MM, 127, "smmla"),
+    ],
+    ids=str,
+)
+def test_the_name_of_a_kernel_has_its_instruction(
+    isa: isas.Isa, most: int, instruction: str, rng: np.random.Generator
+) -> None:
+    """The report shows it."""
+    shape = SHAPES["plain"]
+    kernel = int8_conv2d(shape, integer_weights(rng, shape, most), 0, STORE, isa, data_dtype="int8")
+    assert kernel.name.split()[-1] == instruction
