@@ -116,8 +116,9 @@ def compile_(
     files = [output] if output.is_file() else list(output.iterdir())
     size = readable_bytes(sum(file.stat().st_size for file in files))
     parts = library_parts(output) if output.is_file() else None
-    of_these = "" if parts is None else f" ({parts})"
-    console.print("\n", bold(output), plain(f": {size}{of_these} for {module.target.triple}"), sep="")
+    console.print("\n", bold(output), plain(f": {size} for {module.target.triple}"), sep="")
+    if parts is not None:
+        console.print(plain(str(parts)))
 
 
 def _check_output(output: Path, runtime: RuntimeChoice | None) -> None:

@@ -639,7 +639,7 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("name", every(2, FOREIGN))
 def test_foreign_model(name: str) -> None:
     module = check(FOREIGN[name])
     binary = [layer for layer in module.report.linear if layer.binary]

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import sbnn_tvm
+from tests.support.grids import every
 from tests.support.small_models import small_model
 
 
-@pytest.mark.parametrize("target", ["native", "arm"])
+@pytest.mark.parametrize("target", every(2, ["native", "arm"]))
 @pytest.mark.parametrize(
     "text",
     [

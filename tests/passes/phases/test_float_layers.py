@@ -11,6 +11,7 @@ import pytest
 
 import sbnn_tvm
 from sbnn_tvm.passes.lowering.lower import UnscheduledOperator
+from tests.support.grids import every
 from tests.support.small_models import small_model
 
 RNG = np.random.default_rng(0)
@@ -150,7 +151,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", every(2, CASES))
 def test_layers(name: str) -> None:
     case = CASES[name]
     module = sbnn_tvm.compile(small_model(case.text, case.inputs, case.constants, case.outputs))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support.binarised_models import BINARIZE, binarized, check_exactly, kinds
+from tests.support.grids import every
 from tests.support.random_arrays import quarters, signs
 from tests.support.small_models import small_model
 
@@ -92,7 +93,7 @@ def cases(rng: np.random.Generator) -> dict[str, Case]:
 CASES = cases(np.random.default_rng(11))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", every(2, CASES))
 def test_binarisers_move(name: str, rng: np.random.Generator) -> None:
     check_case(rng, CASES[name], "native")
 

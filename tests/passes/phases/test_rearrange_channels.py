@@ -15,6 +15,7 @@ from sbnn_tvm.passes.families.float32 import binary_float_cost
 from sbnn_tvm.passes.families.popcount import popcount_cost
 from sbnn_tvm.schedules.shapes import Conv2dShape
 from tests.support.binarised_models import BINARIZE, binarized, check_exactly, kinds
+from tests.support.grids import every
 from tests.support.random_arrays import quarters, signs
 from tests.support.small_models import small_model
 
@@ -144,7 +145,7 @@ def cases(rng: np.random.Generator) -> dict[str, Case]:
 CASES = cases(np.random.default_rng(5))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", every(2, CASES))
 def test_channels(name: str) -> None:
     case = CASES[name]
     module = check_exactly(small_model(case.text, case.inputs, case.constants, case.outputs))

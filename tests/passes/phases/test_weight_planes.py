@@ -78,8 +78,8 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("codes", [TERNARY, CODES], ids=str)
 @pytest.mark.parametrize("domain", [SIGN, BIT, BinaryDomain(-0.25, 2.0)], ids=str)
+@pytest.mark.parametrize("codes", [CODES, pytest.param(TERNARY, marks=pytest.mark.slow)], ids=str)
 def test_two_calls_with_signs(name: str, codes: tuple[int, ...], domain: BinaryDomain) -> None:
     text, extent, shape = LAYERS[name]
     weight = weights(np.random.default_rng(0), codes, *shape[::-1]).T if "MatMul" in text else None

@@ -68,7 +68,7 @@ def test_compile_as_a_process_leaves_a_library_its_header_and_nothing_else(model
     environment = {**os.environ, "TMPDIR": str(temporary)}
     done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"net\.so: [\d.]+ KiB for \S+-linux-gnu", done.stdout)
+    assert re.search(r"net\.so: [\d.]+ KiB for \S+-linux-gnu\n[\d.]+ KiB code, [\d.]+ KiB constants", done.stdout)
     assert "agrees with onnxruntime" in done.stdout
     assert "4 of 5 layers with weights are binary" in done.stdout
     assert sorted(path.name for path in here.iterdir()) == ["net.h", "net.so", "report.json"]
