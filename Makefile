@@ -128,7 +128,7 @@ $(INTEROP)/.installed: pyproject.toml constraints.txt tests/interop/constraints.
 	test -x $(INTEROP)/bin/python || $(PYTHON) -m venv $(INTEROP)
 	grep -v '^setuptools=' constraints.txt | cat - tests/interop/constraints.txt > $(INTEROP)/constraints.txt
 	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check -c $(INTEROP)/constraints.txt \
-		-e '.[compile,torch,verify,interop]' hypothesis pytest pytest-randomly
+		-e '.[compile,torch,verify,interop]' hypothesis pytest pytest-randomly pytest-timeout
 	touch $@
 
 $(PEERS)/.installed: pyproject.toml constraints.txt benchmarks/peers.txt

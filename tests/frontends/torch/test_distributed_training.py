@@ -9,6 +9,7 @@ import torch
 from torch import distributed, multiprocessing, nn
 
 from sbnn_tvm.frontends.torch import Binarize, BinaryConv2d, BinaryLinear, TwoValues, clamp_latent_, to_onnx
+from tests.support.ranks import leave
 
 RANKS = 2
 
@@ -39,7 +40,7 @@ def train_one_rank(rank: int, folder: str) -> None:
     train(model, batch()[rank::RANKS])
     file = to_onnx(model, (1, 1, 6, 6), compare_export=False).SerializeToString() if rank == 0 else b""
     torch.save({"state": model.module.state_dict(), "file": file}, f"{folder}/{rank}.pt")
-    distributed.destroy_process_group()
+    leave()
 
 
 @pytest.mark.slow  # three processes that import torch

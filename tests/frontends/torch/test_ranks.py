@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sbnn_tvm.frontends.torch import EWGS, BinaryConfig, binarize_, set_progress
 from sbnn_tvm.frontends.torch.layers.ranks import Moments, extremes
+from tests.support.ranks import leave
 from tests.support.training_methods import ACTIVATIONS, DOMAINS, EIGHT_BIT
 
 CONFIGS = {
@@ -41,8 +41,7 @@ def train(rank: int, folder: str) -> None:
             optimizer.step()
         torch.save(model.state_dict(), Path(folder) / f"{index}-{rank}.pt")
     torch.save((Moments.of(batch(rank)), extremes(batch(rank))), Path(folder) / f"moments-{rank}.pt")
-    distributed.barrier()
-    os._exit(0)  # without the end of torch's threads of communication, which sometimes takes for ever
+    leave()
 
 
 def batch(rank: int) -> torch.Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, distributed, multiprocessing, nn
 
 from sbnn_tvm.frontends.torch import Binarize, BinarizerPairs, BinaryConv2d, ContrastiveLoss, Twin
 from sbnn_tvm.frontends.torch.methods.contrastive import nce_loss
+from tests.support.ranks import leave
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 1])
 
@@ -122,7 +123,7 @@ def _rank(rank: int, store: str, memories: Tensor) -> None:
         wrapped(torch.randn(len(index), 1, 8, 8))
         wrapped_loss(index).backward()
     memories[rank] = torch.cat([loss.memory.flatten(), loss.normalisers.flatten(), loss.heads[0].weight.grad.flatten()])
-    distributed.destroy_process_group()
+    leave()
 
 
 @pytest.mark.slow
