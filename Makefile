@@ -59,7 +59,7 @@ conformance: $(INSTALLED)
 	OMP_NUM_THREADS=1 TVM_NUM_THREADS=1 $(BIN)/python -m tests.conformance --docs docs/operators.md
 
 fuzz: $(INSTALLED)
-	$(BIN)/python -m pytest -m fuzz
+	$(BIN)/python -m pytest -m fuzz --timeout 0
 
 FIRST ?= 0
 NUMBER ?= 20000
